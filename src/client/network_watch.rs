@@ -1,0 +1,1 @@
+//! Hints that the network changed: addresses, routes, wake from sleep.

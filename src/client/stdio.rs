@@ -1,0 +1,1 @@
+//! Standard input and output as asynchronous pipes, whatever they are.

@@ -1,0 +1,1 @@
+//! An `authorized_keys` file, as sshd(8) reads it.

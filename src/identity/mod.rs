@@ -1,0 +1,9 @@
+//! Who is at the other end: the SSH keys both sides already hold.
+
+pub mod authorized_keys;
+pub mod known_hosts;
+pub mod raw_key;
+pub mod ssh_config;
+pub mod sshsig;
+pub mod statement;
+pub mod user_keys;

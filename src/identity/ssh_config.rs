@@ -1,0 +1,1 @@
+//! What `ssh -G` says about a host.

@@ -1,0 +1,1 @@
+//! SSHSIG signatures (PROTOCOL.sshsig) by SSH keys.

@@ -1,0 +1,1 @@
+//! The user's keys, from the agent and from files, and the order they are tried in.

@@ -1,0 +1,20 @@
+//! SSH sessions that do not break.
+//!
+//! A client half and a server half carry an ordinary SSH connection over QUIC. The path between them may
+//! die; the session waits, keeps the bytes, and goes on from the exact byte where it stopped.
+//! `ARCHITECTURE.md` says what lives where; `PROTOCOL.md` gives the wire format.
+
+pub mod carrier;
+#[doc(hidden)]
+pub mod cli;
+pub mod client;
+pub mod clock;
+#[cfg(debug_assertions)]
+mod fault;
+pub mod identity;
+pub mod pump;
+pub mod server;
+pub mod session;
+pub mod sshd;
+mod tasks;
+pub mod wire;

@@ -1,0 +1,5 @@
+//! The `bowline` program.
+
+fn main() -> std::process::ExitCode {
+    bowline::cli::main()
+}

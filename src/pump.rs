@@ -1,0 +1,1 @@
+//! The one loop that joins a local pipe, a session and its carriers.

@@ -1,0 +1,1 @@
+//! The keeper: holds what needs privilege, starts the worker and keeps it running.

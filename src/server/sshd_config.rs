@@ -1,0 +1,1 @@
+//! What `sshd -T` says, for the real address and for loopback.

@@ -1,0 +1,1 @@
+//! The built-in SSH server, for machines without sshd, the demo and tests.

@@ -1,0 +1,1 @@
+//! The only place that spawns: every task has an owner that awaits it.
