@@ -16,9 +16,7 @@ use rustls::{
 };
 
 use super::{SPKI_LEN, SPKI_PREFIX, TlsKey};
-
-/// The application protocol that both ends insist on: bowline's wire protocol, version 1.
-pub const ALPN: &[u8] = b"bowline/1";
+use crate::wire::ALPN;
 
 /// Which server key the handshake accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]

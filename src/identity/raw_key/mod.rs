@@ -12,7 +12,7 @@ use std::fmt;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use zeroize::Zeroizing;
 
-pub use config::{ALPN, ServerKey, TlsConfigError, client_config, is_tls_key, server_config};
+pub use config::{ServerKey, TlsConfigError, client_config, is_tls_key, server_config};
 pub use file::KeyFileError;
 
 /// Length in bytes of the SPKI DER of an Ed25519 key (RFC 8410): always this, for every bowline key.

@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, NamedGroup, ServerConfig, ServerConnection};
 
 use super::*;
+use crate::wire::ALPN;
 
 #[test]
 fn the_spki_is_the_one_that_rustls_derives() {
