@@ -13,6 +13,12 @@ use tokio_util::io::poll_read_buf;
 /// Most bytes taken from the transport in one read.
 const READ_SIZE: usize = 32 * 1024;
 
+/// A write of this size is part of a transfer.
+const BULK: usize = 4 * 1024;
+/// Bounds of what the transport takes in beyond what the peer has.
+const LEAST_SEND_WINDOW: u64 = 128 * 1024;
+const MOST_SEND_WINDOW: u64 = 16 << 20;
+
 pub(super) enum Link {
     Quic(QuicLink),
     Stream(StreamLink),
@@ -49,6 +55,18 @@ impl QuicLink {
             recv,
             datagram: None,
             trusted_window,
+        }
+    }
+}
+
+impl QuicLink {
+    /// Keeps little more queued in the transport than is in flight. What lies there can no longer be overtaken: an
+    /// ack behind megabytes of upload would stall the download for as long as they take.
+    fn tune_send_window(&self, writing: usize) {
+        if writing >= BULK {
+            let in_flight = self.connection.congestion_state().window();
+            self.connection
+                .set_send_window((2 * in_flight).clamp(LEAST_SEND_WINDOW, MOST_SEND_WINDOW));
         }
     }
 }
@@ -95,6 +113,7 @@ impl Link {
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), CarrierError>> {
         let written = match self {
             Link::Quic(quic) => {
+                quic.tune_send_window(bytes.len());
                 // Takes what fits without a copy and leaves the rest in `bytes`.
                 let chunks = std::slice::from_mut(bytes);
                 ready!(pin!(quic.send.write_chunks(chunks)).poll(cx))

@@ -41,6 +41,7 @@ pub enum Verdict {
 
 /// Judges the lead by what is heard on it.
 pub struct Liveness {
+    heard: Instant,
     active: Instant,
     usual_gap: Duration,
     /// Since when an answer is due. The allowance starts anew with every sign of progress.
@@ -58,6 +59,7 @@ impl Liveness {
     /// The first carrier leads from `now` on.
     pub fn new(now: Instant) -> Liveness {
         Liveness {
+            heard: now,
             active: now,
             usual_gap: FIRST_PROBE / 2,
             asked: None,
@@ -75,6 +77,11 @@ impl Liveness {
         self.suspect
     }
 
+    /// When something was last heard on the lead.
+    pub fn heard(&self) -> Instant {
+        self.heard
+    }
+
     /// When the session was last used.
     pub fn active(&self) -> Instant {
         self.active
@@ -82,6 +89,7 @@ impl Liveness {
 
     /// Another carrier leads from `now` on.
     pub fn handle_attached(&mut self, now: Instant) {
+        self.heard = now;
         self.asked = None;
         self.probed = false;
         self.suspect = false;
@@ -93,6 +101,7 @@ impl Liveness {
     /// Any packet arrived on the lead.
     pub fn handle_heard(&mut self, now: Instant) {
         self.suspect = false;
+        self.heard = now;
         // A probe that is still unanswered stays so, but the path moves: its allowance starts anew.
         self.asked = self.probed.then_some(now);
     }

@@ -237,7 +237,7 @@ impl Session {
         peer_received: Offset,
         peer_window: u64,
     ) -> Result<Option<u64>, SessionError> {
-        if self.attached && epoch < self.epoch {
+        if epoch < self.epoch {
             return Ok(None);
         }
         let replayed = self.outgoing.rewind(peer_received)?;

@@ -20,6 +20,7 @@ const JITTER_PERCENT: u64 = 20;
 pub struct RedialPacer {
     since: Instant,
     waited_for: bool,
+    last: Instant,
     next: Instant,
     random: u64,
 }
@@ -30,6 +31,7 @@ impl RedialPacer {
         RedialPacer {
             since: now,
             waited_for,
+            last: now,
             next: now,
             random: seed | 1,
         }
@@ -39,7 +41,8 @@ impl RedialPacer {
     pub fn handle_sign(&mut self, now: Instant) {
         self.since = now;
         self.waited_for = true;
-        self.next = now;
+        // Each key of a fast typist is a sign; the shortest interval holds for them too.
+        self.next = self.next.min(now.max(self.last + WAITED_FOR[0].0));
     }
 
     /// When the next attempt is due.
@@ -52,6 +55,7 @@ impl RedialPacer {
         if now < self.next {
             return false;
         }
+        self.last = now;
         self.next = now + self.jittered(self.interval(now));
         true
     }
