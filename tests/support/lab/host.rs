@@ -58,7 +58,7 @@ impl Host {
     pub fn build(name: &str, index: u8, prefix: &str, hosts_file: &str) -> Host {
         let namespace = format!("{prefix}{name}");
         sys::make_namespace(&namespace, hosts_file);
-        let device = sys::open_device(&namespace, DEVICE)
+        let device = sys::inside(&namespace, || sys::make_device(DEVICE))
             .unwrap_or_else(|e| panic!("cannot make a TUN device in {namespace}: {e}"));
         for step in [
             "link set lo up".to_owned(),

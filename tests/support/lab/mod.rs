@@ -20,7 +20,7 @@ use host::{DEVICE, Host, Item};
 use nat::Nat;
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, RwLock};
@@ -113,6 +113,13 @@ impl Lab {
     /// A command that runs on a host.
     pub fn command(&self, host: &str, program: &str) -> Command {
         self.place(host).command(program)
+    }
+
+    /// A UDP socket of this process on a host, at its own address and a free port.
+    pub fn udp_socket(&self, host: &str) -> UdpSocket {
+        let host = self.host(host);
+        let address = Ipv4Addr::from(host.address());
+        sys::inside(&host.namespace, move || UdpSocket::bind((address, 0))).expect("a UDP port on a host of the lab")
     }
 
     /// Changes a host's link: `delay=75,up.loss=5`; see `link::configure`. Holds for packets from now on.

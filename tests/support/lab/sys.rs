@@ -83,30 +83,41 @@ pub fn remove_leftovers(prefix: &str) {
     }
 }
 
-/// Opens a new TUN device inside a namespace; the descriptor then serves from anywhere.
+/// Does something inside a namespace; what it opens there then serves from anywhere.
 ///
 /// # Errors
-/// Those of opening the namespace, moving into it, and making the device.
-pub fn open_device(namespace: &str, device: &str) -> io::Result<File> {
+/// Those of entering the namespace, and its own.
+pub fn inside<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let namespace = File::open(format!("/var/run/netns/{namespace}"))?;
+    // Only the calling thread moves, so a thread made for it, and then ended, keeps us where we are.
+    let thread = std::thread::spawn(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        work()
+    });
+    thread.join().expect("the thread only makes system calls")
+}
+
+/// Makes a TUN device, where the calling thread is.
+///
+/// # Errors
+/// Those of opening `/dev/net/tun` and making the device.
+pub fn make_device(device: &str) -> io::Result<File> {
     let mut request = InterfaceRequest {
         name: [0; 16],
         flags: IFF_TUN | IFF_NO_PI,
         rest: [0; 22],
     };
     request.name[..device.len()].copy_from_slice(device.as_bytes());
-    // Only the calling thread moves, so a thread made for it, and then ended, keeps us where we are.
-    let made = std::thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/net/tun")?;
-        set_interface(&file, &mut request)?;
-        Ok(file)
-    });
-    made.join().expect("the thread only makes system calls")
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")?;
+    set_interface(&file, &mut request)?;
+    Ok(file)
 }
 
 #[allow(unsafe_code, reason = "no crate here wraps TUNSETIFF")]
