@@ -66,7 +66,7 @@ pub fn wait_for<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Opti
     }
 }
 
-/// A folder that goes with its owner; kept, and named, when `BOWLINE_KEEP` is set.
+/// A folder that goes with its owner; kept, and named, when `KEEP_TEST_FILES` is set.
 pub struct Scratch {
     dir: Option<tempfile::TempDir>,
     path: PathBuf,
@@ -98,7 +98,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if std::env::var_os("BOWLINE_KEEP").is_some() {
+        if std::env::var_os("KEEP_TEST_FILES").is_some() {
             measured(
                 "kept",
                 self.dir

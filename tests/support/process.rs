@@ -1,6 +1,6 @@
 //! Child processes with a hard limit: killed by id, with all they started, when time is up or their owner goes.
 
-use super::now;
+use super::{now, wait_for};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -8,8 +8,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What a program left behind.
@@ -254,22 +254,20 @@ fn parent_of(pid: u32) -> Option<u32> {
 /// A stream read to its end by a thread of its own.
 struct Collected {
     bytes: Arc<Mutex<Vec<u8>>>,
-    ended: Receiver<()>,
+    reader: JoinHandle<()>,
 }
 
 impl<R: Read + Send + 'static> From<R> for Collected {
     fn from(mut stream: R) -> Collected {
         let bytes = Arc::new(Mutex::new(vec![]));
-        let (end, ended) = channel();
         let filled = bytes.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
             while let Ok(n @ 1..) = stream.read(&mut buffer) {
                 filled.lock().expect("no reader panics").extend_from_slice(&buffer[..n]);
             }
-            let _ = end.send(());
         });
-        Collected { bytes, ended }
+        Collected { bytes, reader }
     }
 }
 
@@ -283,6 +281,6 @@ impl Collected {
 /// (ssh's ControlMaster does), so the wait for that end has a limit.
 fn all(stream: Option<Collected>) -> Vec<u8> {
     let Some(stream) = stream else { return vec![] };
-    let _ = stream.ended.recv_timeout(Duration::from_secs(2));
+    wait_for(Duration::from_secs(2), || stream.reader.is_finished().then_some(()));
     std::mem::take(&mut stream.bytes.lock().expect("no reader panics"))
 }
