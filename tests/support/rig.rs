@@ -1,0 +1,115 @@
+//! A whole set-up in one value: sshd, where wanted the server half and a bad path before it, and the user's files.
+//!
+//! The same rig stands over plain TCP, so that every scenario can be shown to be fair to begin with.
+
+use super::gate::UdpGate;
+use super::lab::Lab;
+use super::place::Place;
+use super::serve::{Serve, ServeOptions};
+use super::ssh::{SshFiles, SshSetup};
+use super::sshd::TestSshd;
+
+/// The parts, in the order in which they are to end.
+pub struct Rig {
+    pub ssh: SshFiles,
+    pub serve: Option<Serve>,
+    pub gate: Option<UdpGate>,
+    pub sshd: TestSshd,
+}
+
+impl Rig {
+    /// Plain ssh over loopback.
+    pub fn plain() -> Rig {
+        let sshd = TestSshd::start();
+        Rig {
+            ssh: SshSetup::plain(&sshd).write(),
+            serve: None,
+            gate: None,
+            sshd,
+        }
+    }
+
+    /// ssh over bowline over loopback.
+    pub fn bowline() -> Rig {
+        Rig::with(ServeOptions::here(), |setup| setup)
+    }
+
+    /// ssh over bowline, where every carrier is closed loudly so long after its attach.
+    pub fn faulty(close_after: &str) -> Rig {
+        Rig::with(ServeOptions::here(), |setup| {
+            setup.fault(&format!("close-carrier-after={close_after}"))
+        })
+    }
+
+    /// ssh over bowline with everything adjustable.
+    pub fn with(options: ServeOptions, adjust: impl FnOnce(SshSetup) -> SshSetup) -> Rig {
+        let sshd = TestSshd::start();
+        let serve = Serve::start(&sshd, options);
+        let ssh = adjust(SshSetup::bowline(&sshd, serve.udp().port())).write();
+        Rig {
+            ssh,
+            serve: Some(serve),
+            gate: None,
+            sshd,
+        }
+    }
+
+    /// ssh over bowline through a gate that a test can make as bad as it likes.
+    pub fn gated(adjust: impl FnOnce(SshSetup) -> SshSetup) -> Rig {
+        let sshd = TestSshd::start();
+        let serve = Serve::start(&sshd, ServeOptions::here());
+        let gate = UdpGate::to(serve.udp());
+        let ssh = adjust(SshSetup::bowline(&sshd, gate.port())).write();
+        Rig {
+            ssh,
+            serve: Some(serve),
+            gate: Some(gate),
+            sshd,
+        }
+    }
+
+    /// Plain ssh between the lab's `client` and `server`.
+    pub fn plain_in(lab: &Lab) -> Rig {
+        let sshd = TestSshd::start_at(lab.place("server"), "");
+        Rig {
+            ssh: SshSetup::plain(&sshd).at(lab.place("client")).write(),
+            serve: None,
+            gate: None,
+            sshd,
+        }
+    }
+
+    /// ssh over bowline between the lab's `client` and `server`.
+    pub fn bowline_in(lab: &Lab) -> Rig {
+        let place: Place = lab.place("server");
+        let sshd = TestSshd::start_at(place.clone(), "");
+        let mut options = ServeOptions::here();
+        options.place = place;
+        // sshd in the lab listens on the host's own address, so that plain ssh reaches it too.
+        let serve = Serve::start(&sshd, options);
+        let ssh = SshSetup::bowline(&sshd, serve.udp().port())
+            .at(lab.place("client"))
+            .write();
+        Rig {
+            ssh,
+            serve: Some(serve),
+            gate: None,
+            sshd,
+        }
+    }
+
+    /// The gate of a gated rig.
+    pub fn gate(&self) -> &UdpGate {
+        self.gate.as_ref().expect("a gated rig")
+    }
+
+    /// The server half of a rig that has one.
+    pub fn serve(&self) -> &Serve {
+        self.serve.as_ref().expect("a rig over bowline")
+    }
+
+    /// How often the client halves came back to a session.
+    pub fn resumes(&self) -> usize {
+        self.ssh.proxy_logged("resumed")
+    }
+}

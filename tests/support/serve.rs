@@ -1,0 +1,157 @@
+//! The server half as its own program: `bowline serve` in front of a `TestSshd`.
+
+use super::place::Place;
+use super::process::{Running, Usage, usage};
+use super::sshd::TestSshd;
+use super::{BOWLINE, Scratch, wait_for};
+use rustix::process::Signal;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// How a server half is to be started.
+pub struct ServeOptions {
+    pub place: Place,
+    /// More arguments, after those that every server half here gets.
+    pub arguments: Vec<OsString>,
+    pub environment: Vec<(String, String)>,
+}
+
+impl ServeOptions {
+    /// On loopback, nothing special.
+    pub fn here() -> ServeOptions {
+        ServeOptions {
+            place: Place::here(),
+            arguments: vec![],
+            environment: vec![],
+        }
+    }
+
+    /// With one more argument.
+    pub fn argument(mut self, argument: impl Into<OsString>) -> ServeOptions {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// With a fault injected into the process (`close-carrier-after=500ms`).
+    pub fn fault(mut self, fault: &str) -> ServeOptions {
+        self.environment.push(("BOWLINE_FAULT".into(), fault.into()));
+        self
+    }
+}
+
+/// A running server half; it and its worker end with their owner.
+pub struct Serve {
+    running: Running,
+    scratch: Scratch,
+    udp: SocketAddr,
+    ready: String,
+}
+
+impl Serve {
+    /// In front of a sshd, with all its host keys.
+    pub fn start(sshd: &TestSshd, options: ServeOptions) -> Serve {
+        let mut options = options;
+        let mut arguments: Vec<OsString> = vec!["--sshd-config".into(), sshd.config().into()];
+        for key in sshd.host_keys() {
+            arguments.extend(["--host-key".into(), key.into()]);
+        }
+        arguments.append(&mut options.arguments);
+        options.arguments = arguments;
+        Serve::start_before(sshd.address(), options)
+    }
+
+    /// In front of any TCP service; `options` says everything else.
+    ///
+    /// # Panics
+    /// When no `ready` line comes within seconds, with its log.
+    pub fn start_before(target: SocketAddr, options: ServeOptions) -> Serve {
+        let scratch = Scratch::new();
+        let mut running = Running::spawn(&mut command(&scratch, target, &options));
+        let out = scratch.join("stdout");
+        let ready = wait_for(Duration::from_secs(15), || {
+            let text = fs::read_to_string(&out).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with("ready ")).map(str::to_owned);
+            line.filter(|_| text.ends_with('\n'))
+                .or_else(|| running.ended(Duration::ZERO).then(String::new))
+        });
+        let ready = ready.unwrap_or_default();
+        let log = fs::read_to_string(scratch.join("log")).unwrap_or_default();
+        let udp = field(&ready, "udp").and_then(|address| address.parse().ok());
+        let udp = udp.unwrap_or_else(|| panic!("bowline serve says \"{ready}\", not ready udp=ADDR:PORT\n{log}"));
+        Serve {
+            running,
+            scratch,
+            udp,
+            ready,
+        }
+    }
+
+    /// Where it listens.
+    pub fn udp(&self) -> SocketAddr {
+        self.udp
+    }
+
+    /// A field of its `ready` line, such as `fingerprint`.
+    pub fn ready_field(&self, name: &str) -> Option<&str> {
+        field(&self.ready, name)
+    }
+
+    /// Everything it and its worker have logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
+    }
+
+    /// How many log lines hold a text.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// What the keeper and its worker use together.
+    pub fn usage(&self) -> Usage {
+        usage(self.running.id())
+    }
+
+    /// The process id of the keeper.
+    pub fn id(&self) -> u32 {
+        self.running.id()
+    }
+
+    /// Sends the keeper a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+
+    /// A graceful stop; the exit code.
+    pub fn stop(self, limit: Duration) -> Option<i32> {
+        self.running.signal(Signal::TERM);
+        self.running.finish(limit).code
+    }
+}
+
+fn command(scratch: &Scratch, target: SocketAddr, options: &ServeOptions) -> std::process::Command {
+    let mut command = options.place.command(BOWLINE);
+    command
+        .arg("serve")
+        .arg("--listen")
+        .arg(SocketAddr::from((options.place.address, 0)).to_string());
+    command.arg("--target").arg(target.to_string());
+    command
+        .arg("--state-dir")
+        .arg(scratch.join("state"))
+        .arg("--runtime-dir")
+        .arg(scratch.join("run"));
+    command
+        .args(&options.arguments)
+        .envs(options.environment.iter().map(|(key, value)| (key, value)));
+    let file = |name| File::create(scratch.join(name)).expect("the scratch folder");
+    command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("log"));
+    command
+}
+
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
