@@ -1,1 +1,356 @@
 //! The only source of the present: an `Instant` that goes on while the machine sleeps.
+//!
+//! The protocol core takes time as an argument; what it is given comes from here. Not a wall clock: setting
+//! the date changes nothing.
+
+use std::{
+    future::poll_fn,
+    sync::OnceLock,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use self::alarm::Alarm;
+
+/// The present, time spent suspended included.
+///
+/// `std::time::Instant` stands still while a Linux machine sleeps (`CLOCK_MONOTONIC`), so that after a night
+/// with a closed lid no deadline would have passed. Where there is no suspend-aware clock it is plain
+/// `Instant::now()`. Never goes backwards.
+pub fn now() -> Instant {
+    let origin = origin();
+    origin.awake + since_boot().saturating_sub(origin.boot)
+}
+
+/// How long the machine has slept in all since the process first asked for the time, in whole milliseconds.
+///
+/// Two calls with equal answers: it did not sleep in between.
+pub fn slept() -> Duration {
+    let origin = origin();
+    // The two clocks cannot be read at once; between them lie microseconds, or a preemption. Rounding hides
+    // the former, the smallest of a few tries the latter.
+    let slept = (0..3)
+        .map(|_| {
+            let awake = awake().saturating_duration_since(origin.awake);
+            since_boot().saturating_sub(origin.boot).saturating_sub(awake)
+        })
+        .min()
+        .unwrap_or_default();
+    Duration::from_millis((slept + Duration::from_micros(500)).as_millis() as u64)
+}
+
+/// Returns at `deadline` on the clock of [`now`], or at once where that has passed.
+///
+/// After a sleep of the machine over the deadline it returns on wake (see [`Timer`]). For a `select!` in a
+/// loop keep a [`Timer`] instead: this one makes and drops a descriptor per call.
+pub async fn sleep_until(deadline: Instant) {
+    let mut timer = Timer::new();
+    timer.set(Some(deadline));
+    poll_fn(|cx| timer.poll(cx)).await;
+}
+
+/// One deadline on the clock of [`now`], which can be moved for next to nothing.
+///
+/// On Linux it is a `CLOCK_BOOTTIME` timerfd: exact to microseconds rather than tokio's millisecond, and the
+/// kernel fires it on wake from sleep, which no timer of tokio's does. Where there is none, or no descriptor
+/// is left for one, it is tokio's timer, looked at again at least once a second.
+///
+/// Must be polled inside a tokio runtime with I/O and time enabled, and always in the same one.
+#[derive(Debug, Default)]
+pub struct Timer {
+    deadline: Option<Instant>,
+    /// When the alarm goes off, if it is set. May be earlier than the deadline, never later.
+    armed: Option<Instant>,
+    /// Made at the first poll that has to wait.
+    alarm: Option<Alarm>,
+}
+
+impl Timer {
+    /// A timer without a deadline.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Replaces the deadline; `None` never fires. Poll again afterwards.
+    ///
+    /// Costs nothing by itself: the kernel hears of it at the next poll, and of a later deadline only once the
+    /// earlier one has gone off.
+    pub fn set(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// The deadline last set.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Ready once the deadline has been reached, and again at each poll until another one is set.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
+        loop {
+            if now() >= deadline {
+                return Poll::Ready(());
+            }
+            let alarm = self.alarm.get_or_insert_with(Alarm::new);
+            if self.armed.is_none_or(|armed| armed > deadline) {
+                self.armed = Some(alarm.arm(deadline));
+            }
+            std::task::ready!(alarm.poll(cx));
+            self.armed = None;
+        }
+    }
+}
+
+/// The moment from which both clocks are counted.
+struct Origin {
+    awake: Instant,
+    boot: Duration,
+}
+
+fn origin() -> &'static Origin {
+    static ORIGIN: OnceLock<Origin> = OnceLock::new();
+    ORIGIN.get_or_init(|| Origin {
+        awake: awake(),
+        boot: since_boot(),
+    })
+}
+
+#[allow(clippy::disallowed_methods)]
+fn awake() -> Instant {
+    Instant::now()
+}
+
+/// A clock that goes on in suspend, from an arbitrary beginning.
+#[cfg(target_os = "linux")]
+fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Elsewhere std's clock has to do (on macOS it stops in sleep as well).
+#[cfg(not(target_os = "linux"))]
+fn since_boot() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(awake).elapsed()
+}
+
+/// tokio's timer, as an alarm that may go off early.
+mod coarse {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+        time::{Duration, Instant},
+    };
+
+    use tokio::time::Sleep;
+
+    /// tokio's clock stands still in suspend; this is how late a deadline slept over can be noticed.
+    const RECHECK: Duration = Duration::from_secs(1);
+
+    #[derive(Debug)]
+    pub(super) struct Coarse(Pin<Box<Sleep>>);
+
+    impl Coarse {
+        pub(super) fn new() -> Self {
+            Self(Box::pin(tokio::time::sleep(RECHECK)))
+        }
+
+        /// Returns when it will really go off.
+        pub(super) fn arm(&mut self, deadline: Instant) -> Instant {
+            let now = super::now();
+            let wait = deadline.saturating_duration_since(now).min(RECHECK);
+            self.0.as_mut().reset(tokio::time::Instant::now() + wait);
+            now + wait
+        }
+
+        pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            self.0.as_mut().poll(cx)
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod alarm {
+    pub(super) use super::coarse::Coarse as Alarm;
+}
+
+#[cfg(target_os = "linux")]
+mod alarm {
+    use std::{
+        io,
+        task::{Context, Poll, ready},
+        time::Instant,
+    };
+
+    use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+    use tokio::io::Interest;
+
+    use super::coarse::Coarse;
+    use crate::descriptor::Pollable;
+
+    #[derive(Debug)]
+    pub(super) enum Alarm {
+        Kernel(Pollable),
+        Coarse(Coarse),
+    }
+
+    impl Alarm {
+        pub(super) fn new() -> Self {
+            match timerfd() {
+                Ok(fd) => Self::Kernel(fd),
+                Err(error) => {
+                    tracing::debug!(%error, "no suspend-aware timer");
+                    Self::Coarse(Coarse::new())
+                }
+            }
+        }
+
+        /// Returns when it will really go off.
+        pub(super) fn arm(&mut self, deadline: Instant) -> Instant {
+            if let Self::Kernel(fd) = self {
+                match settime(fd, deadline) {
+                    Ok(()) => return deadline,
+                    Err(error) => tracing::warn!(%error, "suspend-aware timer failed"),
+                }
+                *self = Self::Coarse(Coarse::new());
+            }
+            match self {
+                Self::Kernel(_) => deadline,
+                Self::Coarse(coarse) => coarse.arm(deadline),
+            }
+        }
+
+        /// May be ready early, for a deadline armed before; then arm it again.
+        pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            match self {
+                // The count of expirations need not be read: arming again clears it, and tokio's epoll is
+                // edge-triggered. An error here means that the runtime is going down.
+                Self::Kernel(fd) => match ready!(fd.poll_read_ready(cx)) {
+                    Ok(mut guard) => {
+                        guard.clear_ready();
+                        Poll::Ready(())
+                    }
+                    Err(_) => Poll::Pending,
+                },
+                Self::Coarse(coarse) => coarse.poll(cx),
+            }
+        }
+    }
+
+    fn timerfd() -> io::Result<Pollable> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let fd = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
+        Pollable::new(fd, Interest::READABLE)
+    }
+
+    fn settime(fd: &Pollable, deadline: Instant) -> io::Result<()> {
+        let origin = super::origin();
+        let boot = origin.boot + deadline.saturating_duration_since(origin.awake);
+        // All zeros would disarm it; a deadline before the machine booted is not one of ours.
+        let it_value = Timespec {
+            tv_sec: boot.as_secs() as _,
+            tv_nsec: boot.subsec_nanos() as _,
+        };
+        let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::time::timerfd_settime(fd, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval, it_value })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fired(timer: &mut Timer) -> Instant {
+        poll_fn(|cx| timer.poll(cx)).await;
+        now()
+    }
+
+    fn pending(timer: &mut Timer) -> bool {
+        timer
+            .poll(&mut Context::from_waker(std::task::Waker::noop()))
+            .is_pending()
+    }
+
+    #[test]
+    fn present_never_goes_backwards() {
+        let mut last = now();
+        for _ in 0..10_000 {
+            let next = now();
+            assert!(next >= last);
+            last = next;
+        }
+    }
+
+    #[test]
+    fn machine_that_stays_awake_has_slept_nothing() {
+        let before = slept();
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(slept(), before);
+    }
+
+    #[tokio::test]
+    async fn sleep_until_returns_at_its_deadline_and_not_before() {
+        let deadline = now() + Duration::from_millis(20);
+        sleep_until(deadline).await;
+        let late = now().checked_duration_since(deadline).expect("not before its deadline");
+        assert!(late < Duration::from_millis(500), "{late:?} late");
+    }
+
+    #[tokio::test]
+    async fn deadline_in_the_past_is_ready_at_once() {
+        let mut timer = Timer::new();
+        timer.set(Some(now()));
+        assert!(!pending(&mut timer));
+    }
+
+    #[tokio::test]
+    async fn timer_without_a_deadline_never_fires() {
+        let mut timer = Timer::new();
+        assert!(pending(&mut timer));
+        timer.set(Some(now() + Duration::from_millis(5)));
+        assert!(pending(&mut timer));
+        timer.set(None);
+        let waited = tokio::time::timeout(Duration::from_millis(30), fired(&mut timer)).await;
+        assert!(waited.is_err());
+    }
+
+    #[tokio::test]
+    async fn deadline_can_be_moved_both_ways_while_it_runs() {
+        let mut timer = Timer::new();
+        let start = now();
+        timer.set(Some(start + Duration::from_millis(10)));
+        assert!(pending(&mut timer));
+        timer.set(Some(start + Duration::from_millis(60)));
+        assert!(fired(&mut timer).await >= start + Duration::from_millis(60));
+
+        let start = now();
+        timer.set(Some(start + Duration::from_secs(3600)));
+        assert!(pending(&mut timer));
+        timer.set(Some(start + Duration::from_millis(10)));
+        let at = fired(&mut timer).await;
+        assert!(at >= start + Duration::from_millis(10) && at < start + Duration::from_secs(60));
+    }
+
+    #[tokio::test]
+    async fn timer_is_reusable_a_thousand_times_with_one_descriptor() {
+        let mut timer = Timer::new();
+        for _ in 0..1000 {
+            let deadline = now() + Duration::from_micros(200);
+            timer.set(Some(deadline));
+            assert!(fired(&mut timer).await >= deadline);
+        }
+    }
+
+    #[tokio::test]
+    async fn coarse_alarm_goes_off_early_rather_than_late() {
+        let mut alarm = coarse::Coarse::new();
+        let start = now();
+        assert!(alarm.arm(start + Duration::from_secs(3600)) <= now() + Duration::from_secs(1));
+        alarm.arm(start + Duration::from_millis(5));
+        poll_fn(|cx| alarm.poll(cx)).await;
+        assert!(now() >= start + Duration::from_millis(5));
+    }
+}

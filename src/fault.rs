@@ -1,1 +1,16 @@
 //! Faults that tests inject into a running half. Not compiled into release builds.
+//!
+//! `BOWLINE_FAULT=close-carrier-after=500ms` closes every carrier that long after it was attached, loudly.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How long a carrier may live.
+pub(crate) fn carrier_lifetime() -> Option<Duration> {
+    static LIFETIME: OnceLock<Option<Duration>> = OnceLock::new();
+    *LIFETIME.get_or_init(|| {
+        let fault = std::env::var("BOWLINE_FAULT").ok()?;
+        let millis = fault.strip_prefix("close-carrier-after=")?.strip_suffix("ms")?;
+        millis.parse().ok().map(Duration::from_millis)
+    })
+}

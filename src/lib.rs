@@ -9,6 +9,7 @@ pub mod carrier;
 pub mod cli;
 pub mod client;
 pub mod clock;
+mod descriptor;
 #[cfg(debug_assertions)]
 mod fault;
 pub mod identity;

@@ -1,1 +1,220 @@
 //! The only place that spawns: every task has an owner that awaits it.
+//!
+//! Stopping has two steps. The token asks: a task sees it and ends in order. What has not ended within the
+//! grace period is dropped at its next `.await`.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::error;
+
+/// A group of tasks with one owner.
+///
+/// Dropped without [`shutdown`](Self::shutdown), it drops its tasks: none outlives its owner by more than a poll.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    /// Ends what did not heed `stop`.
+    kill: CancellationToken,
+}
+
+impl Tasks {
+    /// An empty group, whose token nothing else cancels.
+    pub(crate) fn new() -> Self {
+        Self::under(&CancellationToken::new())
+    }
+
+    /// An empty group whose tasks are asked to stop when `token` is cancelled.
+    pub(crate) fn under(token: &CancellationToken) -> Self {
+        Self {
+            tracker: TaskTracker::new(),
+            stop: token.child_token(),
+            kill: CancellationToken::new(),
+        }
+    }
+
+    /// A group of its own, asked to stop along with this one. Its owner has to shut it down itself.
+    pub(crate) fn child(&self) -> Self {
+        Self::under(&self.stop)
+    }
+
+    /// Cancelled when the tasks should end in order. Cancelling it asks them all to.
+    pub(crate) fn token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Starts a task in the current tokio runtime. A panic in it ends that task only, and is logged.
+    pub(crate) fn spawn<F>(&self, name: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let kill = self.kill.clone();
+        self.tracker.spawn(async move {
+            kill.run_until_cancelled(log_panic(name, future)).await;
+        });
+    }
+
+    /// Asks every task to stop, waits up to `grace` for them, then drops what is left.
+    ///
+    /// Returns how many tasks were dropped that way.
+    pub(crate) async fn shutdown(self, grace: Duration) -> usize {
+        self.stop.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(grace, self.tracker.wait()).await.is_ok() {
+            return 0;
+        }
+        let left = self.tracker.len();
+        self.kill.cancel();
+        self.tracker.wait().await;
+        left
+    }
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.kill.cancel();
+    }
+}
+
+async fn log_panic(name: &'static str, future: impl Future<Output = ()>) {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        // Unwind safe as tokio's own catch is: after a panic the future is dropped, never polled again.
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))).unwrap_or_else(|panic| {
+            error!(task = name, panic = panic_text(&*panic), "task panicked");
+            Poll::Ready(())
+        })
+    })
+    .await;
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&'static str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::pending,
+        io::Write,
+        sync::{Arc, Mutex},
+    };
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn shutdown_waits_for_tasks_that_heed_the_token() {
+        let tasks = Tasks::new();
+        let (ended, mut seen) = oneshot::channel();
+        let token = tasks.token();
+        tasks.spawn("polite", async move {
+            token.cancelled().await;
+            tokio::task::yield_now().await;
+            ended.send(()).expect("the test listens");
+        });
+        assert_eq!(tasks.shutdown(LONG).await, 0);
+        seen.try_recv().expect("ended before shutdown returned");
+    }
+
+    #[tokio::test]
+    async fn shutdown_drops_tasks_that_ignore_the_token() {
+        let tasks = Tasks::new();
+        let (held, dropped) = oneshot::channel::<()>();
+        tasks.spawn("deaf", async move {
+            let _held = held;
+            pending::<()>().await;
+        });
+        assert_eq!(tasks.shutdown(Duration::from_millis(5)).await, 1);
+        assert!(dropped.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn dropped_owner_drops_its_tasks() {
+        let tasks = Tasks::new();
+        let (held, dropped) = oneshot::channel::<()>();
+        tasks.spawn("orphan", async move {
+            let _held = held;
+            pending::<()>().await;
+        });
+        drop(tasks);
+        assert!(dropped.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn child_group_is_asked_to_stop_with_its_parent_but_not_the_reverse() {
+        let parent = Tasks::new();
+        let first = parent.child();
+        let second = parent.child();
+        first.token().cancel();
+        assert!(!parent.token().is_cancelled() && !second.token().is_cancelled());
+        parent.shutdown(LONG).await;
+        assert!(second.token().is_cancelled());
+    }
+
+    #[test]
+    fn panic_is_logged_with_the_name_of_its_task_and_ends_nothing_else() {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(log.clone())
+            .with_ansi(false)
+            .finish();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            runtime.block_on(async {
+                let tasks = Tasks::new();
+                tasks.spawn("clumsy", async { panic!("dropped a {}", "vase") });
+                assert_eq!(tasks.shutdown(LONG).await, 0);
+            });
+        });
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(
+            text.contains("ERROR") && text.contains("clumsy") && text.contains("dropped a vase"),
+            "{text}"
+        );
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Log {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+}

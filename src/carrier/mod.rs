@@ -1,1 +1,220 @@
 //! Carriers: authenticated, encrypted, ordered byte pipes between the halves, which may die at any moment.
+//!
+//! A carrier has two lives: first hello messages, written as sequential code ([`Carrier::send_message`],
+//! [`Carrier::read_message`]); then frames, moved by polling, since the pump serves many at once. It knows nothing
+//! of sessions.
+
+mod link;
+pub mod memory;
+pub mod quic;
+
+use crate::wire::{DecodeError, Frame, next_message};
+use bytes::{Bytes, BytesMut};
+use link::Link;
+use std::fmt;
+use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// Longest wait for the peer to take the last bytes of a carrier that is closed in good order.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why a carrier is of no use any more. Never the end of a session.
+#[derive(Debug, thiserror::Error)]
+pub enum CarrierError {
+    /// The path or the peer is gone, or the peer closed the carrier.
+    #[error("carrier lost: {0}")]
+    Lost(#[from] quinn::ConnectionError),
+    /// The byte stream ended or broke.
+    #[error("carrier broke")]
+    Stream(#[from] std::io::Error),
+    /// The peer sent what the protocol does not allow.
+    #[error("peer broke the protocol")]
+    Protocol(#[from] DecodeError),
+}
+
+/// What both ends of a carrier proved, and what the carrier is.
+#[derive(Clone, Debug)]
+pub struct CarrierInfo {
+    /// Which kind of path.
+    pub kind: Kind,
+    /// Where the peer is, as this end saw it first.
+    pub remote: SocketAddr,
+    /// The peer's TLS key, SPKI DER.
+    pub peer_key: Bytes,
+    /// TLS exporter (RFC 8446 section 7.5), label `bowline open`: the same at both ends and nowhere else.
+    pub exporter: [u8; 32],
+}
+
+/// Kinds of carrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// QUIC over UDP.
+    Quic,
+    /// An in-process pipe, for tests and embedding.
+    Memory,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Quic => "quic",
+            Kind::Memory => "memory",
+        })
+    }
+}
+
+/// Why this end closes a carrier; the peer sees it where it sees anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The session ended, or the carrier was not needed.
+    Done,
+    /// Another carrier leads.
+    Replaced,
+    /// The peer broke the protocol.
+    Protocol,
+    /// The half is going away.
+    ShuttingDown,
+    /// A hello was refused or did not come in time.
+    Refused,
+}
+
+/// One carrier.
+pub struct Carrier {
+    info: CarrierInfo,
+    link: Link,
+    inbox: BytesMut,
+    outbox: BytesMut,
+    /// Taken from the outbox, not yet taken by the link.
+    leaving: Bytes,
+}
+
+impl Carrier {
+    fn new(info: CarrierInfo, link: Link) -> Carrier {
+        Carrier {
+            info,
+            link,
+            inbox: BytesMut::new(),
+            outbox: BytesMut::new(),
+            leaving: Bytes::new(),
+        }
+    }
+
+    /// What both ends proved.
+    pub fn info(&self) -> &CarrierInfo {
+        &self.info
+    }
+
+    /// Smoothed round trip; `None` where the kind cannot tell.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.link.rtt()
+    }
+
+    /// Count of packets received, of whatever content: when it moves, the path lives.
+    pub fn heard(&self) -> u64 {
+        self.link.heard()
+    }
+
+    // Hello messages.
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// The carrier is lost.
+    pub async fn send_message(&mut self, message: Bytes) -> Result<(), CarrierError> {
+        self.outbox.extend_from_slice(&message);
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Receives one message, without its length.
+    ///
+    /// # Errors
+    /// The carrier is lost, or a message is too large.
+    pub async fn read_message(&mut self) -> Result<Bytes, CarrierError> {
+        std::future::poll_fn(|cx| {
+            loop {
+                if let Some(message) = next_message(&mut self.inbox)? {
+                    return Poll::Ready(Ok(message));
+                }
+                ready!(self.link.poll_read(cx, &mut self.inbox))?;
+            }
+        })
+        .await
+    }
+
+    // Frames.
+
+    /// Gives the peer as much room on the carrier as a session may use; until then it gets very little.
+    pub fn trust(&self) {
+        self.link.trust();
+    }
+
+    /// The next frame from the peer, in order; answers to probes may overtake.
+    ///
+    /// # Errors
+    /// The carrier is lost, or the peer sent what is no frame.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, CarrierError>> {
+        loop {
+            if let Some(frame) = Frame::decode(&mut self.inbox)? {
+                return Poll::Ready(Ok(frame));
+            }
+            if let Poll::Ready(datagram) = self.link.poll_datagram(cx) {
+                // One frame a datagram; what else is in it is for later versions.
+                if let Some(frame) = Frame::decode(&mut BytesMut::from(datagram?))? {
+                    return Poll::Ready(Ok(frame));
+                }
+            }
+            ready!(self.link.poll_read(cx, &mut self.inbox))?;
+        }
+    }
+
+    /// Sends a small frame ahead of everything queued where the kind allows; it may get lost.
+    pub fn send_now(&mut self, frame: &Frame) {
+        let mut encoded = BytesMut::new();
+        frame.encode(&mut encoded);
+        if !self.link.send_datagram(encoded.clone().freeze()) {
+            self.outbox.extend_from_slice(&encoded);
+        }
+    }
+
+    /// Where frames for the peer are appended. Bounded by the one who fills it.
+    pub fn outbox(&mut self) -> &mut BytesMut {
+        &mut self.outbox
+    }
+
+    /// Whether everything appended was taken by the transport.
+    pub fn is_flushed(&self) -> bool {
+        self.outbox.is_empty() && self.leaving.is_empty()
+    }
+
+    /// Hands the outbox to the transport; ready when it took everything.
+    ///
+    /// # Errors
+    /// The carrier is lost.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierError>> {
+        while !self.is_flushed() {
+            if self.leaving.is_empty() {
+                self.leaving = self.outbox.split().freeze();
+            }
+            ready!(self.link.poll_write(cx, &mut self.leaving))?;
+        }
+        self.link.poll_flush(cx)
+    }
+
+    /// Closes at once; what was not sent yet is lost.
+    pub fn close(&self, reason: CloseReason) {
+        self.link.close(reason);
+    }
+
+    /// Sends what is queued, waits (2 s at most) until the peer has it, and closes.
+    pub async fn finish(mut self, reason: CloseReason) {
+        let last_words = async {
+            if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() {
+                self.link.finish().await;
+            }
+        };
+        // Late or lost, the carrier is closed either way.
+        let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
+        self.link.close(reason);
+    }
+}

@@ -1,6 +1,117 @@
 //! The command line: arguments, settings, reports, one file a subcommand.
+//!
+//! No protocol logic: it reads what the user wants, calls the library, and says how it ended.
+
+mod args;
+mod config_file;
+mod demo;
+mod generate;
+mod logging;
+mod places;
+mod proxy;
+mod report;
+mod serve;
+mod settings;
+mod ssh;
+mod sshd;
+mod values;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::FromArgMatches;
+use clap::error::ErrorKind;
+use tokio::runtime;
+
+use self::args::{Cli, Command};
+use self::logging::Verbosity;
+use self::places::Owner;
+use self::report::{Exit, Failure};
+use self::settings::Context;
 
 /// Runs the program and says how it ended.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(64)
+///
+/// Starts no async runtime by itself: each command builds the one it needs, and the keeper of `serve` none.
+pub fn main() -> ExitCode {
+    let cli = match read_arguments() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    // A panic is a fault of ours; its message is on stderr already.
+    match std::panic::catch_unwind(|| dispatch(cli)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => {
+            failure.print();
+            failure.exit_code()
+        }
+        Err(_panic) => ExitCode::from(Exit::Internal as u8),
+    }
+}
+
+/// clap's answers to bad arguments have our form already; its exit code has not.
+fn read_arguments() -> Result<Cli, ExitCode> {
+    let parsed = args::command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        // A closed stdout is not an error: `bowline --help | head -1`.
+        let _ = error.print();
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+            _ => ExitCode::from(Exit::Usage as u8),
+        }
+    })
+}
+
+fn dispatch(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Proxy(args) => {
+            let context = Context::load(cli.common, Owner::User)?;
+            let settings = proxy::ProxySettings::new(*args, &context)?;
+            start_log(&context, Verbosity::Silent);
+            block_on(runtime::Builder::new_current_thread(), proxy::run(settings))
+        }
+        Command::Serve(args) => {
+            let context = Context::load(cli.common, Owner::of_daemon())?;
+            let settings = serve::ServeSettings::new(*args, &context)?;
+            start_log(&context, Verbosity::Info);
+            serve::run(settings)
+        }
+        Command::ServeWorker => serve::run_worker(),
+        Command::Ssh(args) => Err(ssh::run(*args, cli.common)),
+        Command::Sshd(args) => {
+            let context = Context::load(cli.common, Owner::of_daemon())?;
+            let settings = sshd::SshdSettings::new(args, &context)?;
+            start_log(&context, Verbosity::Info);
+            block_on(runtime::Builder::new_multi_thread(), sshd::run(settings))
+        }
+        Command::Demo(args) => {
+            let context = Context::load(cli.common, Owner::User)?;
+            start_log(&context, Verbosity::Silent);
+            block_on(runtime::Builder::new_multi_thread(), demo::run(args.into()))
+        }
+        Command::Completions { shell } => {
+            generate::completions(shell);
+            Ok(())
+        }
+        Command::Man { folder } => generate::man_pages(&folder),
+    }
+}
+
+fn start_log(context: &Context, normal: Verbosity) {
+    logging::start(&context.log(normal));
+    for name in args::unknown_variables() {
+        tracing::debug!(name, "this environment variable means nothing to bowline");
+    }
+}
+
+fn block_on(mut builder: runtime::Builder, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| report::cannot_start(&error))?;
+    let ended = runtime.block_on(command);
+    // A read of stdin that never returns must not hold up the end.
+    runtime.shutdown_background();
+    ended
 }

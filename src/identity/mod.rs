@@ -7,3 +7,6 @@ pub mod ssh_config;
 pub mod sshsig;
 pub mod statement;
 pub mod user_keys;
+
+#[cfg(test)]
+mod test_tools;

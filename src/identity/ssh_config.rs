@@ -1,1 +1,294 @@
-//! What `ssh -G` says about a host.
+//! What `ssh -G` says about a host: names, files, keys and time limits.
+//!
+//! ssh itself reads its configuration; nothing here parses ssh_config(5). `Match exec` in that configuration
+//! may run programs, as it does whenever the user runs ssh.
+
+mod dump;
+mod expand;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::process::Command;
+
+use self::dump::Dump;
+use super::known_hosts::HostName;
+
+/// Longest wait for one `ssh -G`: a `Match exec` may look at the network, but must not hold up a login for ever.
+pub const SSH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The question: a destination as the user wrote it, and what else stood on the command line.
+#[derive(Debug, Clone)]
+pub struct SshQuery {
+    /// Destination or alias, as given to ssh (`%n`). One that starts with `-` is refused.
+    pub host: String,
+    /// Login name, if given apart from the host (`-l`).
+    pub user: Option<String>,
+    /// Port, if given (`-p`).
+    pub port: Option<u16>,
+    /// Configuration file instead of the usual two (`-F`); `none` reads none.
+    pub config_file: Option<PathBuf>,
+    /// The ssh to ask: a path, or a name looked up in `PATH`. Default `ssh`.
+    pub ssh_program: PathBuf,
+    /// Longest wait for each run of ssh. Default [`SSH_DEADLINE`].
+    pub deadline: Duration,
+}
+
+impl SshQuery {
+    /// A query for `host` that leaves everything else to ssh's configuration.
+    pub fn new(host: impl Into<String>) -> Self {
+        Self {
+            host: host.into(),
+            user: None,
+            port: None,
+            config_file: None,
+            ssh_program: PathBuf::from("ssh"),
+            deadline: SSH_DEADLINE,
+        }
+    }
+}
+
+/// ssh's effective configuration for one destination. Field names follow ssh_config(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshConfig {
+    /// What the query named.
+    pub alias: String,
+    /// The name to connect to, in lower case unless it is an address.
+    pub hostname: String,
+    /// Port of sshd.
+    pub port: u16,
+    /// Login name on the server.
+    pub user: String,
+    /// Name to look up in known_hosts instead of `hostname`.
+    pub host_key_alias: Option<String>,
+    /// Private key files in the order ssh tries them, expanded. They need not exist.
+    pub identity_files: Vec<PathBuf>,
+    /// User certificates, expanded. They need not exist.
+    pub certificate_files: Vec<PathBuf>,
+    /// Offer only keys that the files name, even if the agent has more.
+    pub identities_only: bool,
+    /// Where the agent listens.
+    pub identity_agent: IdentityAgent,
+    /// The user's known_hosts files, first the one that ssh writes to.
+    pub user_known_hosts_files: Vec<PathBuf>,
+    /// The machine's known_hosts files.
+    pub global_known_hosts_files: Vec<PathBuf>,
+    /// Files of revoked host keys: plain lists or key revocation lists.
+    pub revoked_host_keys: Vec<PathBuf>,
+    /// Whether ssh also checks the address (never behind a ProxyCommand).
+    pub check_host_ip: bool,
+    /// ssh must not ask the user anything.
+    pub batch_mode: bool,
+    /// How often a wrong passphrase may be given. Default 3.
+    pub password_prompts: u32,
+    /// Limit for opening a connection; `None` is the system's.
+    pub connect_timeout: Option<Duration>,
+    /// Address family to use.
+    pub address_family: AddressFamily,
+    /// ssh's own keepalive; `None` when off.
+    pub server_alive_interval: Option<Duration>,
+    /// Keepalives that may stay unanswered. Default 3.
+    pub server_alive_count_max: u32,
+}
+
+/// Where the agent listens (`IdentityAgent`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityAgent {
+    /// No agent is to be used.
+    None,
+    /// The socket named by this environment variable, `SSH_AUTH_SOCK` by default.
+    Environment(OsString),
+    /// This socket.
+    Socket(PathBuf),
+}
+
+impl IdentityAgent {
+    /// The socket's path; `None` without an agent or where the variable is unset or empty.
+    pub fn socket_path(&self) -> Option<PathBuf> {
+        match self {
+            Self::None => None,
+            Self::Environment(name) => std::env::var_os(name)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            Self::Socket(path) => Some(path.clone()),
+        }
+    }
+}
+
+/// Address families that ssh may use (`AddressFamily`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// Either.
+    Any,
+    /// IPv4 only.
+    Inet,
+    /// IPv6 only.
+    Inet6,
+}
+
+/// Why ssh's configuration could not be had.
+#[derive(Debug, Error)]
+pub enum SshConfigError {
+    /// ssh would take it for an option, or it is no name at all.
+    #[error("{host:?} is not a host name")]
+    NotAHost {
+        /// What was given.
+        host: String,
+    },
+    /// There is no such program.
+    #[error("{} was not found", program.display())]
+    Missing {
+        /// The program as configured.
+        program: PathBuf,
+    },
+    /// It could not be started or read.
+    #[error("cannot run {}", program.display())]
+    NotRunnable {
+        /// The program as configured.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No answer in time.
+    #[error("{} -G did not end within {after:?}", program.display())]
+    TimedOut {
+        /// The program as configured.
+        program: PathBuf,
+        /// How long it had.
+        after: Duration,
+    },
+    /// ssh rejected its configuration or the query.
+    #[error("{} -G failed ({status}): {}", program.display(), stderr.trim_end())]
+    Rejected {
+        /// The program as configured.
+        program: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+        /// ssh's own words.
+        stderr: String,
+    },
+    /// ssh's answer lacks a field, or it has an unknown form.
+    #[error("ssh -G gave no usable {field}: {value:?}")]
+    Unusable {
+        /// The option, in ssh's spelling (lower case).
+        field: &'static str,
+        /// Its value; empty if missing.
+        value: OsString,
+    },
+}
+
+impl SshConfig {
+    /// Asks ssh. Runs it once, and once more if a file name holds `%` tokens or `${VARIABLES}`.
+    ///
+    /// # Errors
+    /// `NotAHost`, before anything is run; `Missing` without ssh; `Rejected` with ssh's words for a bad configuration.
+    pub async fn resolve(query: &SshQuery) -> Result<Self, SshConfigError> {
+        if query.host.is_empty() || query.host.starts_with('-') || query.host.contains(char::is_control) {
+            return Err(SshConfigError::NotAHost {
+                host: query.host.clone(),
+            });
+        }
+        // `ControlPath` serves as a probe: ssh expands it before it prints, so it tells which home ssh means.
+        let dump = Dump::parse(&run_ssh(query, "ControlPath=~/.").await?);
+        let home = expand::home_of(dump.path("controlpath"))?;
+        let mut config = Self::from_dump(query, &dump, &home)?;
+        expand::expand_tokens(query, &home, &mut config).await?;
+        Ok(config)
+    }
+
+    /// The names under which ssh looks this host up in known_hosts.
+    pub fn known_hosts_name(&self) -> HostName {
+        match &self.host_key_alias {
+            Some(alias) => HostName::alias(alias),
+            None => HostName::new(&self.hostname, self.port),
+        }
+    }
+
+    /// All known_hosts files in the order ssh reads them: the user's, then the machine's.
+    pub fn known_hosts_files(&self) -> Vec<PathBuf> {
+        [
+            self.user_known_hosts_files.as_slice(),
+            self.global_known_hosts_files.as_slice(),
+        ]
+        .concat()
+    }
+
+    fn from_dump(query: &SshQuery, dump: &Dump, home: &Path) -> Result<Self, SshConfigError> {
+        Ok(Self {
+            alias: query.host.clone(),
+            hostname: dump.required("hostname")?,
+            port: dump.number("port", 22)?,
+            user: dump.required("user")?,
+            host_key_alias: dump.text("hostkeyalias"),
+            identity_files: expand::tildes(dump.paths("identityfile"), home),
+            certificate_files: expand::tildes(dump.paths("certificatefile"), home),
+            identities_only: dump.flag("identitiesonly"),
+            identity_agent: dump.identity_agent(),
+            user_known_hosts_files: expand::tildes(dump.path_list("userknownhostsfile"), home),
+            global_known_hosts_files: expand::tildes(dump.path_list("globalknownhostsfile"), home),
+            revoked_host_keys: expand::tildes(dump.path_list("revokedhostkeys"), home),
+            check_host_ip: dump.flag("checkhostip"),
+            batch_mode: dump.flag("batchmode"),
+            password_prompts: dump.number("numberofpasswordprompts", 3)?,
+            connect_timeout: dump.seconds("connecttimeout")?,
+            address_family: dump.address_family()?,
+            server_alive_interval: dump.seconds("serveraliveinterval")?,
+            server_alive_count_max: dump.number("serveralivecountmax", 3)?,
+        })
+    }
+}
+
+/// `ssh -G` with one more option; its standard output.
+async fn run_ssh(query: &SshQuery, option: impl Into<OsString>) -> Result<Vec<u8>, SshConfigError> {
+    let program = || query.ssh_program.clone();
+    let mut command = Command::new(&query.ssh_program);
+    command.arg("-G").arg("-o").arg(option.into());
+    if let Some(file) = &query.config_file {
+        command.arg("-F").arg(file);
+    }
+    if let Some(user) = &query.user {
+        command.arg("-l").arg(user);
+    }
+    if let Some(port) = query.port {
+        command.arg("-p").arg(port.to_string());
+    }
+    command
+        .arg("--")
+        .arg(&query.host)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+
+    let output = match tokio::time::timeout(query.deadline, command.output()).await {
+        Err(_) => {
+            return Err(SshConfigError::TimedOut {
+                program: program(),
+                after: query.deadline,
+            });
+        }
+        Ok(Err(source)) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Err(SshConfigError::Missing { program: program() });
+        }
+        Ok(Err(source)) => {
+            return Err(SshConfigError::NotRunnable {
+                program: program(),
+                source,
+            });
+        }
+        Ok(Ok(output)) => output,
+    };
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(SshConfigError::Rejected {
+            program: program(),
+            status: output.status,
+            stderr,
+        });
+    }
+    Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,467 @@
-//! SSHSIG signatures (PROTOCOL.sshsig) by SSH keys.
+//! SSHSIG signatures (PROTOCOL.sshsig) by SSH keys, as raw blobs without armour.
+//!
+//! What is signed and by whom is the caller's business. Here is what counts as a signature at all: one
+//! encoding of it, no SHA-1, no RSA key below 2048 bits, and never another namespace's.
+
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RsaPublicKeyComponents};
+use russh::keys::ssh_key;
+use ssh_key::public::{KeyData, RsaPublicKey};
+use ssh_key::{Algorithm, HashAlg, PrivateKey, PublicKey, Signature, SshSig, encoding};
+
+use encoding::{Decode, Encode};
+
+/// Longest signature blob in bytes. RSA with 8192 bits, the largest key that is verified, needs about 2.2 KiB.
+pub const MAX_BLOB_LEN: usize = 4096;
+
+/// Shortest RSA modulus in bits, as OpenSSH's `RequiredRSASize` is set on current systems.
+pub const MIN_RSA_BITS: usize = 2048;
+
+/// Longest RSA modulus in bits.
+pub const MAX_RSA_BITS: usize = 8192;
+
+/// What is signed is hashed first, with this. PROTOCOL.sshsig allows SHA-256 too; both are verified.
+const HASH: HashAlg = HashAlg::Sha512;
+
+/// No signature could be made, or this is none that counts.
+#[derive(Debug, thiserror::Error)]
+pub enum SshsigError {
+    /// Longer than any signature that is verified here.
+    #[error("the signature has {length} bytes, {MAX_BLOB_LEN} are allowed")]
+    TooLong {
+        /// Length of the blob in bytes.
+        length: usize,
+    },
+    /// Not an SSHSIG blob, or with an unknown hash or key algorithm.
+    #[error("not an SSHSIG signature")]
+    Malformed(#[source] ssh_key::Error),
+    /// The same content has another, shorter or ordered, encoding: OpenSSH never makes this one.
+    #[error("the SSHSIG signature is not in its only valid encoding")]
+    NotCanonical,
+    /// A version of the format that we do not know.
+    #[error("SSHSIG version {found}, expected 1")]
+    Version {
+        /// The version in the blob.
+        found: u32,
+    },
+    /// Made for another purpose.
+    #[error("the signature is for another namespace than {expected:?}")]
+    OtherNamespace {
+        /// The namespace that was asked for.
+        expected: String,
+    },
+    /// The signer is given as a certificate; certificates travel beside the signature here.
+    #[error("the signer is a certificate, expected a plain key")]
+    SignedByCertificate,
+    /// A kind of key whose signatures we cannot verify, such as DSA.
+    #[error("signatures by {algorithm} keys are not supported")]
+    UnsupportedKey {
+        /// The key's algorithm name.
+        algorithm: Algorithm,
+    },
+    /// SHA-1 RSA (`ssh-rsa`), or a signature algorithm that is not the key's.
+    #[error("a {key} key signed with {signature}")]
+    UnfitAlgorithm {
+        /// The key's algorithm.
+        key: Algorithm,
+        /// The algorithm that the signature names.
+        signature: Algorithm,
+    },
+    /// Outside of 2048 to 8192 bits.
+    #[error("the RSA key has {bits} bits, {MIN_RSA_BITS} to {MAX_RSA_BITS} are allowed")]
+    RsaKeySize {
+        /// Bits of its modulus.
+        bits: usize,
+    },
+    /// Well-formed, and not by this key over this message.
+    #[error("the signature is not by this key over this message")]
+    BadSignature,
+    /// The private key could not sign: it is encrypted, a security key, or of an unsupported kind.
+    #[error("the key cannot sign")]
+    Sign(#[source] ssh_key::Error),
+}
+
+/// The bytes that an agent is to sign for `message` in `namespace`.
+///
+/// # Errors
+/// `Malformed` for an empty namespace.
+pub fn signed_data(namespace: &str, message: &[u8]) -> Result<Vec<u8>, SshsigError> {
+    SshSig::signed_data(namespace, HASH, message).map_err(SshsigError::Malformed)
+}
+
+/// The blob for a signature that `public` (never a certificate: its own key) made over [`signed_data`].
+///
+/// The signature itself is not verified.
+///
+/// # Errors
+/// `UnfitAlgorithm` if an agent answered with SHA-1 RSA, or what [`verify`] says of such a key.
+pub fn assemble(public: &KeyData, namespace: &str, signature: Signature) -> Result<Vec<u8>, SshsigError> {
+    check_signer(public, &signature)?;
+    let sshsig = SshSig::new(public.clone(), namespace, HASH, signature).map_err(SshsigError::Malformed)?;
+    encode(&sshsig)
+}
+
+/// Signs with a private key held in memory; RSA keys with `rsa-sha2-512`.
+///
+/// # Errors
+/// `Sign` for a key that is encrypted or lives in a token, and what [`verify`] would say of the key.
+pub fn sign(key: &PrivateKey, namespace: &str, message: &[u8]) -> Result<Vec<u8>, SshsigError> {
+    let sshsig = key.sign(namespace, HASH, message).map_err(SshsigError::Sign)?;
+    check_signer(sshsig.public_key(), sshsig.signature())?;
+    encode(&sshsig)
+}
+
+/// The key that made this signature over `message` in `namespace`. Whether to trust that key is another question.
+///
+/// For security keys (`sk-`) the flags are not looked at: whether a touch is demanded is sshd's to decide.
+///
+/// # Errors
+/// `SshsigError` for everything else than one valid signature, by whatever it fails first.
+pub fn verify(blob: &[u8], namespace: &str, message: &[u8]) -> Result<PublicKey, SshsigError> {
+    let sshsig = decode(blob)?;
+    if sshsig.namespace() != namespace {
+        return Err(SshsigError::OtherNamespace {
+            expected: namespace.to_owned(),
+        });
+    }
+    check_signer(sshsig.public_key(), sshsig.signature())?;
+    let signer = PublicKey::from(sshsig.public_key().clone());
+    match sshsig.public_key() {
+        KeyData::Rsa(key) => verify_rsa(key, &sshsig, message)?,
+        _ => signer
+            .verify(namespace, message, &sshsig)
+            .map_err(|_| SshsigError::BadSignature)?,
+    }
+    Ok(signer)
+}
+
+/// Whether a signature by `key` can count, before its bytes are looked at: its kind, size and algorithm.
+///
+/// # Errors
+/// `SignedByCertificate`, `UnsupportedKey`, `UnfitAlgorithm`, `RsaKeySize`.
+pub fn check_signer(key: &KeyData, signature: &Signature) -> Result<(), SshsigError> {
+    let algorithm = signature.algorithm();
+    let fits = match key {
+        KeyData::Certificate(_) => return Err(SshsigError::SignedByCertificate),
+        KeyData::Rsa(rsa) => {
+            check_rsa_size(rsa)?;
+            matches!(algorithm, Algorithm::Rsa { hash: Some(_) })
+        }
+        KeyData::Ecdsa(_) | KeyData::Ed25519(_) | KeyData::SkEcdsaSha2NistP256(_) | KeyData::SkEd25519(_) => {
+            algorithm == key.algorithm()
+        }
+        _ => {
+            return Err(SshsigError::UnsupportedKey {
+                algorithm: key.algorithm(),
+            });
+        }
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(SshsigError::UnfitAlgorithm {
+            key: key.algorithm(),
+            signature: algorithm,
+        })
+    }
+}
+
+fn check_rsa_size(key: &RsaPublicKey) -> Result<(), SshsigError> {
+    let modulus = key.n().as_positive_bytes().unwrap_or_default();
+    let bits = modulus
+        .first()
+        .map_or(0, |first| modulus.len() * 8 - first.leading_zeros() as usize);
+    if (MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {
+        Ok(())
+    } else {
+        Err(SshsigError::RsaKeySize { bits })
+    }
+}
+
+/// RSA by aws-lc: ssh-key verifies no key above 4096 bits, and OpenSSH makes such keys.
+fn verify_rsa(key: &RsaPublicKey, sshsig: &SshSig, message: &[u8]) -> Result<(), SshsigError> {
+    let parameters = match sshsig.algorithm() {
+        Algorithm::Rsa {
+            hash: Some(HashAlg::Sha256),
+        } => &RSA_PKCS1_2048_8192_SHA256,
+        Algorithm::Rsa {
+            hash: Some(HashAlg::Sha512),
+        } => &RSA_PKCS1_2048_8192_SHA512,
+        signature => {
+            let key = Algorithm::Rsa { hash: None };
+            return Err(SshsigError::UnfitAlgorithm { key, signature });
+        }
+    };
+    let signed = SshSig::signed_data(sshsig.namespace(), sshsig.hash_alg(), message).map_err(SshsigError::Malformed)?;
+    let components = RsaPublicKeyComponents {
+        n: key.n().as_positive_bytes().unwrap_or_default(),
+        e: key.e().as_positive_bytes().unwrap_or_default(),
+    };
+    let verified = components.verify(parameters, &signed, sshsig.signature_bytes());
+    verified.map_err(|_| SshsigError::BadSignature)
+}
+
+fn decode(mut blob: &[u8]) -> Result<SshSig, SshsigError> {
+    if blob.len() > MAX_BLOB_LEN {
+        return Err(SshsigError::TooLong { length: blob.len() });
+    }
+    let whole = blob;
+    let sshsig = SshSig::decode(&mut blob).map_err(SshsigError::Malformed)?;
+    if sshsig.version() != SshSig::VERSION {
+        return Err(SshsigError::Version {
+            found: sshsig.version(),
+        });
+    }
+    // ssh-key passes over bytes left in its inner strings, and ours are never to have a second form.
+    // Nothing is ever put in `reserved`, and it would be left out of what verify_rsa hashes.
+    if encode(&sshsig)? != whole || !sshsig.reserved().is_empty() {
+        return Err(SshsigError::NotCanonical);
+    }
+    Ok(sshsig)
+}
+
+fn encode(sshsig: &SshSig) -> Result<Vec<u8>, SshsigError> {
+    sshsig
+        .encode_vec()
+        .map_err(|error| SshsigError::Malformed(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Stdio};
+
+    use aws_lc_rs::digest::{SHA256, digest};
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
+    use proptest::prelude::*;
+    use ssh_key::Mpint;
+    use ssh_key::encoding::pem::LineEnding;
+    use ssh_key::public::{Ed25519PublicKey, SkEcdsaSha2NistP256, SkEd25519};
+
+    use super::*;
+
+    const KINDS: [(&str, &str); 6] = [
+        ("ed25519", "256"),
+        ("ecdsa", "256"),
+        ("ecdsa", "384"),
+        ("ecdsa", "521"),
+        ("rsa", "2048"),
+        ("rsa", "4096"),
+    ];
+
+    #[test]
+    fn ssh_keygen_verifies_what_we_sign_with_every_kind_of_key() {
+        let folder = tempfile::tempdir().unwrap();
+        for (kind, bits) in KINDS {
+            let key = PrivateKey::read_openssh_file(keygen(folder.path(), kind, bits)).unwrap();
+            let blob = sign(&key, "bowline-test", b"message").unwrap();
+            assert!(openssh_accepts(folder.path(), key.public_key(), &blob), "{kind} {bits}");
+            let signer = verify(&blob, "bowline-test", b"message").unwrap();
+            assert_eq!(signer.key_data(), key.public_key().key_data());
+        }
+    }
+
+    #[test]
+    fn we_verify_what_ssh_keygen_signs_with_every_kind_of_key_and_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        for (kind, bits) in KINDS.into_iter().chain([("rsa", "4608")]) {
+            let path = keygen(folder.path(), kind, bits);
+            let public = PublicKey::read_openssh_file(path.with_extension("pub")).unwrap();
+            for hash in ["sha256", "sha512"] {
+                let blob = openssh_signs(&path, hash);
+                let signer = verify(&blob, "bowline-test", b"message").unwrap();
+                assert_eq!(signer.key_data(), public.key_data(), "{kind} {bits} {hash}");
+                assert!(matches!(
+                    verify(&blob, "bowline-test", b"other message"),
+                    Err(SshsigError::BadSignature)
+                ));
+                assert!(matches!(
+                    verify(&blob, "bowline-other", b"message"),
+                    Err(SshsigError::OtherNamespace { .. })
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn signatures_by_security_keys_are_verified_as_openssh_does() {
+        let folder = tempfile::tempdir().unwrap();
+        for (public, signature) in [sk_ed25519_signature(), sk_ecdsa_signature()] {
+            let blob = assemble(&public, "bowline-test", signature).unwrap();
+            assert!(openssh_accepts(folder.path(), &public.clone().into(), &blob));
+            assert_eq!(verify(&blob, "bowline-test", b"message").unwrap().key_data(), &public);
+            assert!(matches!(
+                verify(&blob, "bowline-test", b"other message"),
+                Err(SshsigError::BadSignature)
+            ));
+        }
+    }
+
+    #[test]
+    fn sha1_and_short_rsa_keys_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = PrivateKey::read_openssh_file(keygen(folder.path(), "rsa", "2048")).unwrap();
+        let sha1 = Signature::new(Algorithm::Rsa { hash: None }, vec![0; 256]).unwrap();
+        let public = key.public_key().key_data();
+        assert!(matches!(
+            assemble(public, "bowline-test", sha1.clone()),
+            Err(SshsigError::UnfitAlgorithm { .. })
+        ));
+        let blob = encode(&SshSig::new(public.clone(), "bowline-test", HASH, sha1).unwrap()).unwrap();
+        assert!(matches!(
+            verify(&blob, "bowline-test", b"message"),
+            Err(SshsigError::UnfitAlgorithm { .. })
+        ));
+
+        let blob = openssh_signs(&keygen(folder.path(), "rsa", "1024"), "sha512");
+        let verdict = verify(&blob, "bowline-test", b"message");
+        assert!(matches!(verdict, Err(SshsigError::RsaKeySize { bits: 1024 })));
+    }
+
+    #[test]
+    fn a_signature_of_another_algorithm_than_the_keys_does_not_count() {
+        let (public, signature) = sk_ed25519_signature();
+        let relabelled = Signature::new(Algorithm::Rsa { hash: Some(HASH) }, signature.as_bytes()).unwrap();
+        assert!(matches!(
+            assemble(&public, "bowline-test", relabelled),
+            Err(SshsigError::UnfitAlgorithm { .. })
+        ));
+    }
+
+    #[test]
+    fn a_signature_has_one_encoding_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = openssh_signs(&keygen(folder.path(), "ed25519", "256"), "sha512");
+        let mut longer = good.clone();
+        longer.push(0);
+        assert!(matches!(
+            verify(&longer, "bowline-test", b"message"),
+            Err(SshsigError::NotCanonical)
+        ));
+        // One more byte inside of the last string, which holds the signature: 4 + 11 + 4 + 64 bytes.
+        let at = good.len() - 83 - 1;
+        longer[at] += 1;
+        assert!(matches!(
+            verify(&longer, "bowline-test", b"message"),
+            Err(SshsigError::NotCanonical)
+        ));
+        let mut older = good.clone();
+        older[9] = 0;
+        assert!(matches!(
+            verify(&older, "bowline-test", b"message"),
+            Err(SshsigError::Version { found: 0 })
+        ));
+        assert!(matches!(
+            verify(&[b'S'; MAX_BLOB_LEN + 1], "bowline-test", b"message"),
+            Err(SshsigError::TooLong { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn no_changed_byte_and_no_cut_leaves_a_signature_valid(at: usize, bit in 0_u8..8, cut: usize) {
+            let blob = assemble_example();
+            let mut changed = blob.clone();
+            changed[at % blob.len()] ^= 1 << bit;
+            prop_assert!(verify(&changed, "bowline-test", b"message").is_err());
+            prop_assert!(verify(&blob[..cut % blob.len()], "bowline-test", b"message").is_err());
+        }
+    }
+
+    fn assemble_example() -> Vec<u8> {
+        let (public, signature) = sk_ed25519_signature();
+        assemble(&public, "bowline-test", signature).unwrap()
+    }
+
+    /// What a FIDO authenticator signs (PROTOCOL.u2f): application hash, flags, counter, message hash.
+    fn authenticator_data(trailer: [u8; 5]) -> Vec<u8> {
+        let signed = signed_data("bowline-test", b"message").unwrap();
+        let application = digest(&SHA256, b"ssh:");
+        let message = digest(&SHA256, &signed);
+        [application.as_ref(), &trailer, message.as_ref()].concat()
+    }
+
+    const TOUCHED_NINE_TIMES: [u8; 5] = [1, 0, 0, 0, 9];
+
+    fn sk_ed25519_signature() -> (KeyData, Signature) {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let public = Ed25519PublicKey(pair.public_key().as_ref().try_into().unwrap());
+        let mut signature = pair.sign(&authenticator_data(TOUCHED_NINE_TIMES)).as_ref().to_vec();
+        signature.extend(TOUCHED_NINE_TIMES);
+        let signature = Signature::new(Algorithm::SkEd25519, signature).unwrap();
+        (KeyData::SkEd25519(SkEd25519::new(public, "ssh:")), signature)
+    }
+
+    fn sk_ecdsa_signature() -> (KeyData, Signature) {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let signature = pair
+            .sign(&SystemRandom::new(), &authenticator_data(TOUCHED_NINE_TIMES))
+            .unwrap();
+        let mut encoded = Vec::new();
+        for half in signature.as_ref().chunks(32) {
+            Mpint::from_positive_bytes(half).encode(&mut encoded).unwrap();
+        }
+        encoded.extend(TOUCHED_NINE_TIMES);
+        let signature = Signature::new(Algorithm::SkEcdsaSha2NistP256, encoded).unwrap();
+        let mut public = Vec::new();
+        for part in [
+            b"sk-ecdsa-sha2-nistp256@openssh.com",
+            b"nistp256".as_slice(),
+            pair.public_key().as_ref(),
+            b"ssh:",
+        ] {
+            part.encode(&mut public).unwrap();
+        }
+        let public = PublicKey::from_bytes(&public).unwrap().key_data().clone();
+        let _: &SkEcdsaSha2NistP256 = public.sk_ecdsa_p256().unwrap();
+        (public, signature)
+    }
+
+    fn keygen(folder: &Path, kind: &str, bits: &str) -> PathBuf {
+        let path = folder.join(format!("{kind}-{bits}"));
+        let mut command = Command::new("ssh-keygen");
+        command.args(["-q", "-t", kind, "-b", bits, "-N", "", "-f"]).arg(&path);
+        assert!(command.status().unwrap().success());
+        path
+    }
+
+    fn openssh_signs(key: &Path, hash: &str) -> Vec<u8> {
+        let message = key.with_extension("message");
+        std::fs::write(&message, b"message").unwrap();
+        let armoured = message.with_extension("message.sig");
+        let _ = std::fs::remove_file(&armoured);
+        let mut command = Command::new("ssh-keygen");
+        command.args([
+            "-q",
+            "-Y",
+            "sign",
+            "-n",
+            "bowline-test",
+            "-O",
+            &format!("hashalg={hash}"),
+            "-f",
+        ]);
+        let done = command.arg(key).arg(&message).stderr(Stdio::null()).status().unwrap();
+        assert!(done.success());
+        let sshsig = SshSig::from_pem(std::fs::read(armoured).unwrap()).unwrap();
+        sshsig.encode_vec().unwrap()
+    }
+
+    fn openssh_accepts(folder: &Path, public: &PublicKey, blob: &[u8]) -> bool {
+        let sshsig = SshSig::decode(&mut &*blob).unwrap();
+        let (signers, signature) = (folder.join("signers"), folder.join("signature"));
+        std::fs::write(&signers, format!("me {}\n", public.to_openssh().unwrap())).unwrap();
+        std::fs::write(&signature, sshsig.to_pem(LineEnding::LF).unwrap()).unwrap();
+        let message = folder.join("message");
+        std::fs::write(&message, b"message").unwrap();
+        let mut command = Command::new("ssh-keygen");
+        command
+            .args(["-Y", "verify", "-n", "bowline-test", "-I", "me", "-f"])
+            .arg(signers);
+        command
+            .arg("-s")
+            .arg(signature)
+            .stdin(std::fs::File::open(message).unwrap());
+        command.stdout(Stdio::null()).status().unwrap().success()
+    }
+}

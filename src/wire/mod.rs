@@ -1,3 +1,22 @@
 //! What travels between the halves: ids, frames, hello messages and their limits.
 //!
-//! Pure: bytes in, values out. No I/O, no clock.
+//! Pure: bytes in, values out. No I/O, no clock. `PROTOCOL.md` gives the same in prose.
+
+mod codec;
+mod frame;
+mod hello;
+mod ids;
+
+pub use codec::DecodeError;
+pub use frame::{CloseCode, Frame, MAX_DATA};
+pub use hello::{
+    Accepted, Answer, Authorization, Hello, Host, MAX_AUTHORIZATIONS, MAX_HELLO, MAX_STATEMENTS, Open, Reap, Refusal,
+    RefusalCode, Resume, Statement, next_message,
+};
+pub use ids::{Epoch, Offset, SessionId};
+
+/// The protocol version that this crate speaks.
+pub const VERSION: u32 = 1;
+
+/// The ALPN protocol name of version 1.
+pub const ALPN: &[u8] = b"bowline/1";

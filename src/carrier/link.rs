@@ -1,0 +1,194 @@
+//! What a carrier stands on: a QUIC connection, or any byte stream.
+
+use super::{CarrierError, CloseReason};
+use bytes::{Buf, Bytes, BytesMut};
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_util::io::poll_read_buf;
+
+/// Most bytes taken from the transport in one read.
+const READ_SIZE: usize = 32 * 1024;
+
+/// A write of this size is part of a transfer.
+const BULK: usize = 4 * 1024;
+/// Bounds of what the transport takes in beyond what the peer has.
+const LEAST_SEND_WINDOW: u64 = 128 * 1024;
+const MOST_SEND_WINDOW: u64 = 16 << 20;
+
+pub(super) enum Link {
+    Quic(QuicLink),
+    Stream(StreamLink),
+}
+
+/// One bidirectional stream of a QUIC connection, and its datagrams.
+pub(super) struct QuicLink {
+    pub(super) connection: quinn::Connection,
+    pub(super) send: quinn::SendStream,
+    pub(super) recv: quinn::RecvStream,
+    /// The receive that is under way; quinn forgets a waiter whose future is dropped.
+    datagram: Option<DatagramRead>,
+    trusted_window: quinn::VarInt,
+}
+
+type DatagramRead = Pin<Box<dyn Future<Output = Result<Bytes, quinn::ConnectionError>> + Send>>;
+
+/// Any ordered byte stream.
+pub(super) struct StreamLink {
+    pub(super) read: Box<dyn AsyncRead + Send + Unpin>,
+    pub(super) write: Box<dyn AsyncWrite + Send + Unpin>,
+    pub(super) heard: u64,
+}
+
+impl QuicLink {
+    pub(super) fn new(
+        connection: quinn::Connection,
+        (send, recv): (quinn::SendStream, quinn::RecvStream),
+        trusted_window: quinn::VarInt,
+    ) -> QuicLink {
+        QuicLink {
+            connection,
+            send,
+            recv,
+            datagram: None,
+            trusted_window,
+        }
+    }
+}
+
+impl QuicLink {
+    /// Keeps little more queued in the transport than is in flight. What lies there can no longer be overtaken: an
+    /// ack behind megabytes of upload would stall the download for as long as they take.
+    fn tune_send_window(&self, writing: usize) {
+        if writing >= BULK {
+            let in_flight = self.connection.congestion_state().window();
+            self.connection
+                .set_send_window((2 * in_flight).clamp(LEAST_SEND_WINDOW, MOST_SEND_WINDOW));
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        match self {
+            Link::Quic(quic) => Some(quic.connection.rtt()),
+            Link::Stream(_) => None,
+        }
+    }
+
+    pub(super) fn heard(&self) -> u64 {
+        match self {
+            Link::Quic(quic) => quic.connection.stats().udp_rx.datagrams,
+            Link::Stream(stream) => stream.heard,
+        }
+    }
+
+    pub(super) fn trust(&self) {
+        if let Link::Quic(quic) = self {
+            quic.connection.set_receive_window(quic.trusted_window);
+        }
+    }
+
+    /// Appends at least one byte to `inbox`.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, inbox: &mut BytesMut) -> Poll<Result<(), CarrierError>> {
+        inbox.reserve(READ_SIZE);
+        let read = match self {
+            Link::Quic(quic) => ready!(poll_read_buf(Pin::new(&mut quic.recv), cx, inbox)),
+            Link::Stream(stream) => {
+                stream.heard += 1;
+                ready!(poll_read_buf(Pin::new(&mut stream.read), cx, inbox))
+            }
+        };
+        match read {
+            Ok(0) => Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into()))),
+            Ok(_) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(self.lost(error))),
+        }
+    }
+
+    /// Hands over the front of `bytes`, at least one byte.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), CarrierError>> {
+        let written = match self {
+            Link::Quic(quic) => {
+                quic.tune_send_window(bytes.len());
+                // Takes what fits without a copy and leaves the rest in `bytes`.
+                let chunks = std::slice::from_mut(bytes);
+                ready!(pin!(quic.send.write_chunks(chunks)).poll(cx))
+                    .map(|_| ())
+                    .map_err(io::Error::from)
+            }
+            Link::Stream(stream) => {
+                ready!(Pin::new(&mut stream.write).poll_write(cx, bytes)).map(|written| bytes.advance(written))
+            }
+        };
+        Poll::Ready(written.map_err(|error| self.lost(error)))
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierError>> {
+        match self {
+            Link::Quic(_) => Poll::Ready(Ok(())),
+            Link::Stream(stream) => Pin::new(&mut stream.write).poll_flush(cx).map_err(CarrierError::from),
+        }
+    }
+
+    /// The next datagram, on kinds that have them.
+    pub(super) fn poll_datagram(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, CarrierError>> {
+        let Link::Quic(quic) = self else { return Poll::Pending };
+        let read = quic.datagram.get_or_insert_with(|| {
+            let connection = quic.connection.clone();
+            Box::pin(async move { connection.read_datagram().await })
+        });
+        let datagram = ready!(read.as_mut().poll(cx));
+        quic.datagram = None;
+        Poll::Ready(datagram.map_err(CarrierError::from))
+    }
+
+    /// Whether the bytes went out as a datagram.
+    pub(super) fn send_datagram(&self, bytes: Bytes) -> bool {
+        match self {
+            Link::Quic(quic) => quic.connection.send_datagram(bytes).is_ok(),
+            Link::Stream(_) => false,
+        }
+    }
+
+    pub(super) fn close(&self, reason: CloseReason) {
+        if let Link::Quic(quic) = self {
+            let (code, text): (u32, &[u8]) = match reason {
+                CloseReason::Done => (0, b"done"),
+                CloseReason::Replaced => (1, b"replaced"),
+                CloseReason::Protocol => (2, b"protocol error"),
+                CloseReason::ShuttingDown => (3, b"shutting down"),
+                CloseReason::Refused => (4, b"refused"),
+            };
+            quic.connection.close(code.into(), text);
+        }
+    }
+
+    /// Ends this direction and waits until the peer has all of it, or closed.
+    pub(super) async fn finish(&mut self) {
+        match self {
+            Link::Quic(quic) => {
+                if quic.send.finish().is_ok() {
+                    let _ = quic.send.stopped().await;
+                }
+            }
+            Link::Stream(stream) => {
+                let _ = stream.write.shutdown().await;
+            }
+        }
+    }
+
+    /// The connection's own reason, where it is known, says more than the stream's error.
+    fn lost(&self, error: io::Error) -> CarrierError {
+        match self {
+            Link::Quic(quic) => match quic.connection.close_reason() {
+                Some(reason) => CarrierError::Lost(reason),
+                None => CarrierError::Stream(error),
+            },
+            Link::Stream(_) => CarrierError::Stream(error),
+        }
+    }
+}

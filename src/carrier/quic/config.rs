@@ -1,0 +1,182 @@
+//! Settings of quinn, each with its reason.
+
+use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Room on the carrier for one session: its own window bounds it further, so this never binds.
+pub(super) const SESSION_WINDOW: VarInt = VarInt::from_u32(16 << 20);
+
+/// Room for a peer that proved nothing yet: one hello. Half-open carriers times this is all they can take.
+const STRANGER_WINDOW: VarInt = VarInt::from_u32(32 << 10);
+
+/// Above the client half's rarest probe (30 s) and a repair of its loss. A dead carrier is found by probing long
+/// before; this only clears up after clients that vanished.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// What a path is taken for before it was measured. Half of RFC 9002's 333 ms: a lost first packet costs less, and
+/// a spurious repeat on a slow path does no harm.
+const INITIAL_RTT: Duration = Duration::from_millis(150);
+
+/// What fits Ethernet with IPv6.
+const MOST_MTU: u16 = 1452;
+
+/// Probes are a dozen bytes each; what does not fit in here is old news.
+const DATAGRAM_BUFFER: usize = 16 << 10;
+
+/// Most bytes that a UDP payload may have. At least 1200 (RFC 9000 section 14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MtuCap(u16);
+
+/// A cap below what QUIC needs.
+#[derive(Debug, thiserror::Error)]
+#[error("an MTU cap of {cap} bytes is below QUIC's least, 1200")]
+pub struct MtuCapError {
+    /// What was asked for.
+    pub cap: u16,
+}
+
+impl MtuCap {
+    /// A cap of `bytes` UDP payload.
+    ///
+    /// # Errors
+    /// Below 1200.
+    pub fn new(bytes: u16) -> Result<MtuCap, MtuCapError> {
+        if bytes < 1200 {
+            Err(MtuCapError { cap: bytes })
+        } else {
+            Ok(MtuCap(bytes))
+        }
+    }
+}
+
+impl Default for MtuCap {
+    fn default() -> MtuCap {
+        MtuCap(MOST_MTU)
+    }
+}
+
+/// TLS or the socket could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum QuicConfigError {
+    /// rustls refused.
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
+    /// The provider lacks the cipher of QUIC's first packets.
+    #[error("TLS lacks what QUIC needs")]
+    Cipher(#[from] NoInitialCipherSuite),
+    /// The socket refused.
+    #[error("cannot use the UDP socket")]
+    Socket(#[from] io::Error),
+}
+
+/// What must outlive a restart of the server half, so that clients notice it within a packet.
+#[derive(Clone)]
+pub struct EndpointSecrets([u8; 32]);
+
+impl EndpointSecrets {
+    /// Derives everything from 32 random bytes, kept as secret as a key.
+    pub fn new(seed: [u8; 32]) -> EndpointSecrets {
+        EndpointSecrets(seed)
+    }
+
+    fn derive<const N: usize>(&self, purpose: &[u8]) -> [u8; N] {
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &self.0);
+        let tag = aws_lc_rs::hmac::sign(&key, purpose);
+        let mut derived = [0; N];
+        derived.copy_from_slice(&tag.as_ref()[..N]);
+        derived
+    }
+}
+
+/// What strangers may cost the server half.
+#[derive(Clone, Copy, Debug)]
+pub struct QuicLimits {
+    /// Most UDP payload. See [`MtuCap`].
+    pub mtu_cap: MtuCap,
+    /// Most connections that wait for a decision. Default 1024.
+    pub max_incoming: usize,
+}
+
+impl Default for QuicLimits {
+    fn default() -> QuicLimits {
+        QuicLimits {
+            mtu_cap: MtuCap::default(),
+            max_incoming: 1024,
+        }
+    }
+}
+
+pub(super) fn client_endpoint() -> EndpointConfig {
+    EndpointConfig::default()
+}
+
+pub(super) fn server_endpoint(secrets: &EndpointSecrets) -> EndpointConfig {
+    let reset_key: [u8; 32] = secrets.derive(b"stateless reset");
+    let id_key = u64::from_be_bytes(secrets.derive(b"connection id"));
+    let mut config = EndpointConfig::new(Arc::new(aws_lc_rs::hmac::Key::new(
+        aws_lc_rs::hmac::HMAC_SHA256,
+        &reset_key,
+    )));
+    // With quinn's 20 ms an endpoint tells 50 clients a second of a restart; the rest wait for their timeouts.
+    config.min_reset_interval(Duration::ZERO);
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+    config
+}
+
+pub(super) fn client(key: &TlsKey, accept: ServerKey, mtu_cap: MtuCap) -> Result<quinn::ClientConfig, QuicConfigError> {
+    let crypto = QuicClientConfig::try_from(raw_key::client_config(key, accept)?)?;
+    let mut transport = transport(mtu_cap);
+    // The server half opens one stream, for its host message.
+    transport
+        .max_concurrent_uni_streams(1u32.into())
+        .max_concurrent_bidi_streams(0u32.into());
+    transport.receive_window(SESSION_WINDOW);
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+pub(super) fn server(
+    key: &TlsKey,
+    secrets: &EndpointSecrets,
+    limits: &QuicLimits,
+) -> Result<quinn::ServerConfig, QuicConfigError> {
+    let crypto = QuicServerConfig::try_from(raw_key::server_config(key)?)?;
+    let mut transport = transport(limits.mtu_cap);
+    transport
+        .max_concurrent_uni_streams(0u32.into())
+        .max_concurrent_bidi_streams(1u32.into());
+    transport.receive_window(STRANGER_WINDOW);
+    let token_seed: [u8; 32] = secrets.derive(b"retry token");
+    let token_key = aws_lc_rs::hkdf::Salt::new(aws_lc_rs::hkdf::HKDF_SHA256, &[]).extract(&token_seed);
+    let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
+    config.transport_config(Arc::new(transport));
+    config.max_incoming(limits.max_incoming);
+    // A first flight of the client is two packets; what comes before a decision needs no more.
+    config.incoming_buffer_size(8 << 10).incoming_buffer_size_total(4 << 20);
+    Ok(config)
+}
+
+fn transport(mtu_cap: MtuCap) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("45 s fit a varint of milliseconds");
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(mtu_cap.0);
+    transport
+        .max_idle_timeout(Some(idle))
+        .initial_rtt(INITIAL_RTT)
+        .initial_mtu(1200)
+        .mtu_discovery_config(Some(discovery))
+        .stream_receive_window(SESSION_WINDOW)
+        .send_window(u64::from(SESSION_WINDOW))
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_BUFFER)
+        // 1 % of loss costs cubic and newreno 95 % of their rate at 50 ms, BBR next to nothing (measured).
+        .congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
+    transport
+}

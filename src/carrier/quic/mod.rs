@@ -1,0 +1,193 @@
+//! The QUIC carrier: one connection, one bidirectional stream, probes as datagrams.
+//!
+//! The server half's host message goes out in its first flight (0.5-RTT) on a unidirectional stream; the client
+//! half opens the bidirectional one.
+
+mod config;
+mod socket;
+
+pub use config::{EndpointSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};
+pub use socket::bind;
+
+use super::link::{Link, QuicLink};
+use super::{Carrier, CarrierError, CarrierInfo, Kind};
+use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::wire::{Host, MAX_HELLO, next_message};
+use bytes::{Bytes, BytesMut};
+use rustls::pki_types::CertificateDer;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+/// Label of the TLS exporter that authorizations sign.
+const EXPORTER_LABEL: &[u8] = b"bowline open";
+
+/// The name that QUIC insists on and that is never sent: keys are checked, not names.
+const NO_NAME: &str = "bowline";
+
+/// A UDP socket of the client half, and all the connections made over it.
+#[derive(Clone)]
+pub struct QuicDialer {
+    endpoint: quinn::Endpoint,
+    mtu_cap: MtuCap,
+}
+
+impl QuicDialer {
+    /// Takes a fresh socket of the address family of `remote`.
+    ///
+    /// # Errors
+    /// The system gives no socket.
+    pub fn new(remote: SocketAddr, mtu_cap: MtuCap) -> io::Result<QuicDialer> {
+        let socket = bind(socket::any_local(remote))?;
+        let endpoint = quinn::Endpoint::new(config::client_endpoint(), None, socket, Arc::new(quinn::TokioRuntime))?;
+        Ok(QuicDialer { endpoint, mtu_cap })
+    }
+
+    /// Dials `remote` and proves `key`. Dropping the future gives the attempt up.
+    ///
+    /// # Errors
+    /// [`DialError`]: no answer, the wrong server key, or no bowline there.
+    pub async fn dial(&self, remote: SocketAddr, key: &TlsKey, accept: ServerKey) -> Result<Dialed, DialError> {
+        let config = config::client(key, accept, self.mtu_cap)?;
+        let connection = self.endpoint.connect_with(config, remote, NO_NAME)?.await?;
+        let streams = connection.open_bi().await?;
+        let info = describe(&connection)?;
+        let link = QuicLink::new(connection.clone(), streams, config::SESSION_WINDOW);
+        Ok(Dialed {
+            carrier: Carrier::new(info, Link::Quic(link)),
+            connection,
+        })
+    }
+}
+
+/// A connection on which both TLS keys are proved.
+pub struct Dialed {
+    /// Ready for a hello.
+    pub carrier: Carrier,
+    connection: quinn::Connection,
+}
+
+impl Dialed {
+    /// The server half's host message, which came with its first flight.
+    ///
+    /// # Errors
+    /// The connection is lost, or what came is no host message.
+    pub async fn host(&self) -> Result<Host, CarrierError> {
+        let mut stream = self.connection.accept_uni().await?;
+        let bytes = stream.read_to_end(MAX_HELLO + 8).await.map_err(io::Error::other)?;
+        match next_message(&mut BytesMut::from(&bytes[..]))? {
+            Some(message) => Ok(Host::decode(message)?),
+            None => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        }
+    }
+}
+
+/// A dial attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The address cannot be dialed at all.
+    #[error("cannot connect")]
+    Connect(#[from] quinn::ConnectError),
+    /// No answer, or a refusal in the handshake.
+    #[error("{0}")]
+    Handshake(#[from] quinn::ConnectionError),
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Config(#[from] QuicConfigError),
+    /// The carrier was lost right after the handshake.
+    #[error(transparent)]
+    Carrier(#[from] CarrierError),
+}
+
+/// The server half's end of a UDP socket.
+pub struct QuicListener {
+    endpoint: quinn::Endpoint,
+}
+
+impl QuicListener {
+    /// Listens on a bound socket.
+    ///
+    /// # Errors
+    /// The socket cannot be used, or TLS cannot be set up.
+    pub fn new(
+        socket: UdpSocket,
+        key: &TlsKey,
+        secrets: &EndpointSecrets,
+        limits: &QuicLimits,
+    ) -> Result<QuicListener, QuicConfigError> {
+        socket.set_nonblocking(true)?;
+        let server = config::server(key, secrets, limits)?;
+        let endpoint = config::server_endpoint(secrets);
+        let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
+        Ok(QuicListener { endpoint })
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// As `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// The next attempt at a connection; `None` once the listener was closed.
+    pub async fn accept(&self) -> Option<quinn::Incoming> {
+        self.endpoint.accept().await
+    }
+
+    /// Tells all peers that this half goes away, and takes no more.
+    pub async fn close(&self) {
+        self.endpoint.set_server_config(None);
+        self.endpoint.close(3u32.into(), b"shutting down");
+        self.endpoint.wait_idle().await;
+    }
+}
+
+/// Completes one connection and says `host` in the first flight.
+///
+/// # Errors
+/// The connection is lost, or the client proves no key.
+pub async fn welcome(incoming: quinn::Incoming, host: Bytes) -> Result<Carrier, CarrierError> {
+    let connecting = incoming.accept()?;
+    let (connection, handshake) = match connecting.into_0rtt() {
+        Ok((connection, accepted)) => (connection, Some(accepted)),
+        // Never on the server side; waiting for the handshake costs a round trip and nothing else.
+        Err(connecting) => (connecting.await?, None),
+    };
+    let mut stream = connection.open_uni().await?;
+    stream.write_chunk(host).await.map_err(io::Error::from)?;
+    // The stream cannot be finished yet: it was opened a line above.
+    let _ = stream.finish();
+    if let Some(handshake) = handshake {
+        handshake.await;
+    }
+    let streams = connection.accept_bi().await?;
+    let info = describe(&connection)?;
+    Ok(Carrier::new(
+        info,
+        Link::Quic(QuicLink::new(connection, streams, config::SESSION_WINDOW)),
+    ))
+}
+
+fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError> {
+    let mut exporter = [0; 32];
+    let exported = connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
+    exported.map_err(|_| io::Error::other("the TLS exporter gave nothing"))?;
+    let identity = connection
+        .peer_identity()
+        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let peer_key = identity.as_deref().and_then(|keys| keys.first());
+    let peer_key = peer_key.ok_or_else(|| io::Error::other("the peer proved no TLS key"))?;
+    let peer_key = Bytes::copy_from_slice(peer_key);
+    Ok(CarrierInfo {
+        kind: Kind::Quic,
+        remote: unmapped(connection.remote_address()),
+        peer_key,
+        exporter,
+    })
+}
+
+/// An IPv4 peer seen by a dual-stack socket has its address back.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

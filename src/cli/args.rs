@@ -1,0 +1,478 @@
+//! The arguments as clap reads them: names, help, syntax of each value. Nothing is decided here.
+//!
+//! What an argument means together with the configuration file, and its default, is said by the settings
+//! of each command. Every long option that takes a value can also come from the environment, as `BOWLINE_` and
+//! its name in capitals.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use russh::keys::ssh_key::Fingerprint;
+
+use super::values::{
+    AuthWord, ByteSize, Count, Destination, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, parse,
+};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bowline",
+    version,
+    about = "SSH sessions that do not break",
+    long_about = "SSH sessions that do not break.\n\nbowline carries an ordinary SSH connection over QUIC. When the path \
+                  dies, the session waits, and goes on from the exact byte where it stopped.",
+    after_help = "Examples:\n  bowline demo\n  bowline ssh build.example.org\n  ssh -o 'ProxyCommand bowline proxy %r@%n %p' \
+                  build.example.org",
+    max_term_width = 80,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+pub(super) struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    /// Which command.
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Carry one SSH connection: the ProxyCommand of ssh
+    Proxy(Box<ProxyArgs>),
+    /// Run the server half beside sshd
+    Serve(Box<ServeArgs>),
+    /// Run OpenSSH's ssh over bowline
+    Ssh(Box<SshArgs>),
+    /// Run the built-in SSH server
+    Sshd(SshdArgs),
+    /// Watch a session survive outages on this machine
+    Demo(DemoArgs),
+    /// Print shell completions
+    #[command(after_help = "Example:\n  bowline completions bash > ~/.local/share/bash-completion/completions/bowline")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
+    /// The worker of `bowline serve`, started by its keeper
+    #[command(hide = true)]
+    ServeWorker,
+}
+
+/// What every command takes, before or after its name.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct CommonArgs {
+    /// Read this configuration file, not the usual one
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        help_heading = "Everywhere",
+        env = "BOWLINE_CONFIG"
+    )]
+    pub(super) config: Option<PathBuf>,
+    /// Keep keys, pins and the journal here
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        help_heading = "Everywhere",
+        env = "BOWLINE_STATE_DIR"
+    )]
+    pub(super) state_dir: Option<PathBuf>,
+    /// Keep sockets and locks here
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        help_heading = "Everywhere",
+        env = "BOWLINE_RUNTIME_DIR"
+    )]
+    pub(super) runtime_dir: Option<PathBuf>,
+    /// Say more; repeat for still more
+    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Everywhere")]
+    pub(super) verbose: u8,
+    /// Append the log to this file instead of stderr
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        help_heading = "Everywhere",
+        env = "BOWLINE_LOG_FILE"
+    )]
+    pub(super) log_file: Option<PathBuf>,
+    /// Write log lines as human or json [default: human]
+    #[arg(long, value_name = "FORMAT", global = true, help_heading = "Everywhere", env = "BOWLINE_LOG_FORMAT",
+          value_parser = parse::<LogFormat>)]
+    pub(super) log_format: Option<LogFormat>,
+}
+
+/// How to reach a server half: `proxy` and `ssh`.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct ReachArgs {
+    /// Trust these host keys instead of known_hosts
+    #[arg(long, value_name = "FINGERPRINT", env = "BOWLINE_PIN", value_parser = parse::<Fingerprint>)]
+    pub(super) pin: Vec<Fingerprint>,
+    /// Read host keys from this file, not from ssh's own
+    #[arg(long, value_name = "FILE", env = "BOWLINE_KNOWN_HOSTS")]
+    pub(super) known_hosts: Option<PathBuf>,
+    /// UDP port of the server half [default: ssh's port, then 443]
+    #[arg(long, value_name = "UDP", env = "BOWLINE_PORT", value_parser = parse::<Port>)]
+    pub(super) port: Option<Port>,
+    /// Dial by auto or quic [default: auto]
+    #[arg(long, value_name = "KIND", env = "BOWLINE_TRANSPORT", value_parser = parse::<Transport>)]
+    pub(super) transport: Option<Transport>,
+    /// When nothing answers: tcp (sshd itself) or none
+    ///
+    /// `tcp` connects to sshd's own TCP port when no path leads to the server half. Such a session
+    /// ends with its path. Default: none; for `bowline ssh` tcp.
+    #[arg(long, value_name = "KIND", env = "BOWLINE_FALLBACK", value_parser = parse::<Fallback>)]
+    pub(super) fallback: Option<Fallback>,
+    /// Give up opening after this long [default: 10s]
+    ///
+    /// Without it: ssh's ConnectTimeout less half a second, else 10s.
+    #[arg(long, value_name = "DURATION", env = "BOWLINE_CONNECT_TIMEOUT", value_parser = parse::<Duration>)]
+    pub(super) connect_timeout: Option<Duration>,
+    /// Give up an open session after an outage this long
+    ///
+    /// Without it: as long as the server half keeps the session, 7 days unless it says otherwise.
+    #[arg(long, value_name = "DURATION", env = "BOWLINE_PATIENCE", value_parser = parse::<Duration>)]
+    pub(super) patience: Option<Duration>,
+    /// Send no UDP payload longer than this
+    #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
+    pub(super) mtu_cap: Option<MtuCap>,
+}
+
+/// `bowline proxy`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    long_about = "Carry one SSH connection between stdin/stdout and sshd behind a server half.\n\nMeant as ssh's \
+                  ProxyCommand. Says nothing on stderr unless the session cannot go on.",
+    after_help = "Example, in ~/.ssh/config:\n  Host build.example.org\n    ProxyCommand bowline proxy %r@%n %p\n    \
+                  ServerAliveInterval 0"
+)]
+pub(super) struct ProxyArgs {
+    /// What ssh was given: %r@%n
+    #[arg(value_name = "[USER@]HOST", value_parser = parse::<Destination>)]
+    pub(super) destination: Destination,
+    /// ssh's port: %p [default: as `ssh -G` says]
+    #[arg(value_name = "PORT", value_parser = parse::<Port>)]
+    pub(super) ssh_port: Option<Port>,
+    /// Give this configuration file on to `ssh -G`
+    #[arg(short = 'F', long, value_name = "FILE", env = "BOWLINE_SSH_CONFIG")]
+    pub(super) ssh_config: Option<PathBuf>,
+    /// Give this option on to `ssh -G`
+    #[arg(short = 'o', long = "ssh-option", value_name = "OPTION")]
+    pub(super) ssh_options: Vec<String>,
+    /// Offer this key too, before those of ssh's configuration
+    #[arg(short = 'i', long = "identity", value_name = "KEY")]
+    pub(super) identities: Vec<PathBuf>,
+    /// How to reach the server half.
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
+}
+
+/// `bowline serve`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(
+    long_about = "Run the server half beside sshd.\n\nPrints one line when it serves: ready udp=ADDR:PORT \
+                  fingerprint=SHA256:..",
+    after_help = "Example:\n  bowline serve --listen :22 --target 127.0.0.1:22"
+)]
+pub(super) struct ServeArgs {
+    /// Listen for QUIC here; repeatable, port 0 is any free one
+    ///
+    /// ADDR is 192.0.2.1:22, [::1]:22, an address alone, or a port alone. Default: every address, at the
+    /// number of sshd's TCP port.
+    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
+    pub(super) listen: Vec<ListenAddress>,
+    /// Join sessions to this sshd, or to builtin [default: 127.0.0.1:22]
+    #[arg(long, value_name = "HOST:PORT", env = "BOWLINE_TARGET", value_parser = parse::<Target>)]
+    pub(super) target: Option<Target>,
+    /// Prove this SSH host key; repeatable
+    ///
+    /// Default: those sshd uses; where they cannot be read, a key of bowline's own in the state folder.
+    #[arg(long = "host-key", value_name = "FILE")]
+    pub(super) host_keys: Vec<PathBuf>,
+    /// Who may open: sshd decides, or none checks [default: sshd]
+    ///
+    /// `sshd` asks sshd whether it would take the key. `none` leaves it all to the inner login.
+    #[arg(long, value_name = "WHO", env = "BOWLINE_AUTH", value_parser = parse::<AuthWord>)]
+    pub(super) auth: Option<AuthWord>,
+    /// Let the keys of this file decide instead of sshd
+    #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
+    pub(super) authorized_keys: Option<PathBuf>,
+    /// Open although sshd has Match rules that see loopback
+    ///
+    /// sshd sees every session come from a loopback address. Without this, an open is refused where sshd's
+    /// rules for the real address differ from those for loopback.
+    #[arg(long)]
+    pub(super) accept_loopback_match: bool,
+    /// Read sshd's configuration here
+    #[arg(long, value_name = "FILE", env = "BOWLINE_SSHD_CONFIG")]
+    pub(super) sshd_config: Option<PathBuf>,
+    /// Ask this sshd for its configuration
+    #[arg(long, value_name = "FILE", env = "BOWLINE_SSHD_BINARY")]
+    pub(super) sshd_binary: Option<PathBuf>,
+    /// Started by root: the user that parses the network
+    #[arg(long, value_name = "NAME", env = "BOWLINE_WORKER_USER")]
+    pub(super) worker_user: Option<String>,
+    /// Keep a session without a path this long [default: 7d]
+    #[arg(long, value_name = "DURATION", env = "BOWLINE_SESSION_TTL", value_parser = parse::<Duration>)]
+    pub(super) session_ttl: Option<Duration>,
+    /// Keep this much per session for replay [default: 16MiB]
+    #[arg(long, value_name = "SIZE", env = "BOWLINE_REPLAY_BUFFER", value_parser = parse::<ByteSize>)]
+    pub(super) replay_buffer: Option<ByteSize>,
+    /// Memory for the buffers of all sessions [default: 1GiB]
+    #[arg(long, value_name = "SIZE", env = "BOWLINE_MEMORY_BUDGET", value_parser = parse::<ByteSize>)]
+    pub(super) memory_budget: Option<ByteSize>,
+    /// Most sessions in all [default: 1000]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SESSIONS", value_parser = parse::<Count>)]
+    pub(super) max_sessions: Option<Count>,
+    /// Most sessions of one user key [default: 100]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SESSIONS_PER_KEY", value_parser = parse::<Count>)]
+    pub(super) max_sessions_per_key: Option<Count>,
+    /// Most handshakes under way at once [default: 256]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_HALF_OPEN", value_parser = parse::<Count>)]
+    pub(super) max_half_open: Option<Count>,
+    /// Send no UDP payload longer than this
+    #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
+    pub(super) mtu_cap: Option<MtuCap>,
+}
+
+/// `bowline ssh`.
+///
+/// No short options: every one belongs to ssh.
+#[derive(Debug, Clone, Args)]
+#[command(
+    long_about = "Run OpenSSH's ssh with bowline as its ProxyCommand. Every short option and every argument is ssh's \
+                  own, and so is the exit code. Long options are bowline's and stand first.",
+    after_help = "Example:\n  bowline ssh --port 4022 -L 8080:localhost:80 build.example.org",
+    override_usage = "bowline ssh [--OPTION]... [SSH ARGUMENT]...",
+    disable_help_flag = true
+)]
+pub(super) struct SshArgs {
+    /// How to reach the server half.
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
+    /// Print help
+    #[arg(long, action = ArgAction::Help, help_heading = "Everywhere")]
+    help: Option<bool>,
+    /// Have the proxy say more; repeat for still more
+    #[arg(long = "verbose", id = "verbose", action = ArgAction::Count, help_heading = "Everywhere")]
+    pub(super) proxy_verbose: u8,
+    /// ssh's arguments: its options, [USER@]HOST, a command
+    #[arg(value_name = "SSH ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) arguments: Vec<OsString>,
+}
+
+/// `bowline sshd`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(
+    long_about = "Run the built-in SSH server: public keys only, one user, the one who starts it.\n\nPrints one line \
+                  when it serves: ready tcp=ADDR:PORT fingerprint=SHA256:..",
+    after_help = "Example:\n  bowline sshd --listen 127.0.0.1:2222 --authorized-keys ~/.ssh/authorized_keys"
+)]
+pub(super) struct SshdArgs {
+    /// Listen here; repeatable [default: 127.0.0.1:2222]
+    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
+    pub(super) listen: Vec<ListenAddress>,
+    /// Use this SSH host key; repeatable
+    ///
+    /// Default: a key in the state folder, made at first use.
+    #[arg(long = "host-key", value_name = "FILE")]
+    pub(super) host_keys: Vec<PathBuf>,
+    /// Keys that may log in [default: ~/.ssh/authorized_keys]
+    #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
+    pub(super) authorized_keys: Option<PathBuf>,
+}
+
+/// `bowline demo`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(
+    long_about = "Run an SSH server, both halves and a real SSH session on this machine, and break the path between \
+                  them. Needs no set-up, no root and no network; takes under 30 seconds.",
+    after_help = "Example:\n  bowline demo --shell"
+)]
+pub(super) struct DemoArgs {
+    /// Get the shell yourself, and keys that break the path
+    #[arg(long)]
+    pub(super) shell: bool,
+}
+
+/// The command line as a value, for help, man pages and completions.
+///
+/// Values found in the environment are not shown: help is the same everywhere.
+pub(super) fn command() -> clap::Command {
+    fn hide_values(command: clap::Command) -> clap::Command {
+        command
+            .mut_args(|arg| arg.hide_env_values(true))
+            .mut_subcommands(hide_values)
+    }
+    hide_values(Cli::command())
+}
+
+/// The long option of `bowline ssh` that a word was probably meant to be.
+pub(super) fn nearest_ssh_option(word: &str) -> Option<String> {
+    let word = word.split('=').next().unwrap_or(word);
+    let mut whole = command();
+    whole.build();
+    let ssh = whole.find_subcommand("ssh")?;
+    let names = ssh
+        .get_arguments()
+        .filter_map(|arg| arg.get_long())
+        .map(|long| format!("--{long}"));
+    let scored = names.map(|name| (strsim::jaro_winkler(word, &name), name));
+    let (score, name) = scored.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
+    // As near as clap wants it for its own advice.
+    (score > 0.8).then_some(name)
+}
+
+/// Environment variables that look like ours and are not: perhaps a typing error, perhaps another version's.
+pub(super) fn unknown_variables() -> Vec<String> {
+    fn collect(command: &clap::Command, known: &mut Vec<OsString>) {
+        known.extend(
+            command
+                .get_arguments()
+                .filter_map(|arg| arg.get_env())
+                .map(OsString::from),
+        );
+        command.get_subcommands().for_each(|sub| collect(sub, known));
+    }
+    let mut known = vec![OsString::from(super::logging::FILTER_VARIABLE)];
+    collect(&command(), &mut known);
+    let names = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| !known.contains(name));
+    names
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.starts_with("BOWLINE_"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches;
+
+    use super::*;
+
+    fn parsed(line: &[&str]) -> Cli {
+        let matches = command()
+            .try_get_matches_from(std::iter::once(&"bowline").chain(line))
+            .expect("a good line");
+        Cli::from_arg_matches(&matches).expect("a good line")
+    }
+
+    fn refusal(line: &[&str]) -> String {
+        command()
+            .try_get_matches_from(std::iter::once(&"bowline").chain(line))
+            .expect_err("a bad line")
+            .to_string()
+    }
+
+    fn ssh_arguments(line: &[&str]) -> Vec<OsString> {
+        match parsed(line).command {
+            Command::Ssh(args) => args.arguments,
+            other => panic!("not ssh: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_80_columns_and_shows_an_example() {
+        for mut sub in command()
+            .term_width(80)
+            .get_subcommands()
+            .filter(|sub| !sub.is_hide_set())
+            .cloned()
+        {
+            sub = sub.term_width(80);
+            for help in [sub.render_help().to_string(), sub.render_long_help().to_string()] {
+                assert!(help.contains("Example"), "{} has no example", sub.get_name());
+                for line in help.lines() {
+                    assert!(line.chars().count() <= 80, "{}: {line}", sub.get_name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn options_common_to_all_stand_before_or_after_the_command() {
+        for line in [
+            ["-v", "--state-dir", "/s", "demo", "-v"],
+            ["demo", "-v", "--state-dir", "/s", "-v"],
+        ] {
+            let common = parsed(&line).common;
+            assert_eq!(common.state_dir, Some(PathBuf::from("/s")), "{line:?}");
+        }
+        assert_eq!(parsed(&["demo", "-vv"]).common.verbose, 2);
+    }
+
+    #[test]
+    fn every_short_option_after_ssh_is_ssh_s_own() {
+        assert_eq!(
+            ssh_arguments(&["ssh", "-v", "-p", "22", "host", "ls", "-l"]),
+            ["-v", "-p", "22", "host", "ls", "-l"]
+        );
+        assert_eq!(ssh_arguments(&["ssh", "-h"]), ["-h"]);
+        assert_eq!(ssh_arguments(&["ssh", "-V"]), ["-V"]);
+        assert_eq!(
+            ssh_arguments(&["ssh", "--port", "4022", "-F", "f", "host"]),
+            ["-F", "f", "host"]
+        );
+        assert_eq!(
+            ssh_arguments(&["ssh", "host", "--", "ls", "--port"]),
+            ["host", "--", "ls", "--port"]
+        );
+    }
+
+    #[test]
+    fn long_options_before_ssh_s_arguments_are_bowline_s() {
+        let line = parsed(&[
+            "ssh",
+            "--port",
+            "4022",
+            "--state-dir",
+            "/s",
+            "--verbose",
+            "--verbose",
+            "host",
+            "--verbose",
+        ]);
+        assert_eq!(line.common.state_dir, Some(PathBuf::from("/s")));
+        let Command::Ssh(args) = line.command else {
+            panic!("not ssh")
+        };
+        assert_eq!(args.reach.port, Some(Port(4022)));
+        assert_eq!(args.proxy_verbose, 2);
+        assert_eq!(args.arguments, ["host", "--verbose"]);
+    }
+
+    #[test]
+    fn a_mistyped_option_is_answered_with_the_nearest_right_one() {
+        let refusal = refusal(&["proxy", "--patince", "5s", "host"]);
+        assert!(refusal.contains("'--patience'"), "{refusal}");
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_taken_is_answered_with_its_form() {
+        let message = refusal(&["proxy", "--patience", "90", "host"]);
+        assert!(message.contains("90 of what? Expected a duration such as"), "{message}");
+        let message = refusal(&["proxy", "--transport", "tls", "host"]);
+        assert!(message.contains("`tls` is not in this version"), "{message}");
+    }
+}

@@ -1,0 +1,364 @@
+//! `bowline.toml`: what it may hold, and errors that name file and line.
+//!
+//! ```toml
+//! log-file = "~/.local/state/bowline/log"
+//!
+//! [client]                      # proxy and ssh, every host
+//! patience = "12h"
+//!
+//! [host."*.example.org"]        # proxy and ssh, hosts that match; patterns as in ssh_config
+//! port = 4022
+//!
+//! [serve]
+//! session-ttl = "3d"
+//!
+//! [sshd]
+//! listen = "127.0.0.1:2222"
+//! ```
+//!
+//! Keys are the names of the long options and values are written as on the command line. As in ssh_config the
+//! first value found counts: host tables in the order of the file, then `[client]`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use russh::keys::ssh_key::Fingerprint;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::values::{
+    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, Written,
+    WrittenList,
+};
+
+/// The file's content. Without a file: empty.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct ConfigFile {
+    pub(super) state_dir: Option<Written<PathBuf>>,
+    pub(super) runtime_dir: Option<Written<PathBuf>>,
+    pub(super) log_file: Option<Written<PathBuf>>,
+    pub(super) log_format: Option<Written<LogFormat>>,
+    client: ClientTable,
+    host: BTreeMap<Spanned<String>, ClientTable>,
+    pub(super) serve: ServeTable,
+    pub(super) sshd: SshdTable,
+}
+
+/// `[client]` and `[host."PATTERN"]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct ClientTable {
+    pub(super) ssh_config: Option<Written<PathBuf>>,
+    pub(super) identity: Option<WrittenList<PathBuf>>,
+    pub(super) pin: Option<WrittenList<Fingerprint>>,
+    pub(super) known_hosts: Option<Written<PathBuf>>,
+    pub(super) port: Option<Written<Port>>,
+    pub(super) transport: Option<Written<Transport>>,
+    pub(super) fallback: Option<Written<Fallback>>,
+    pub(super) connect_timeout: Option<Written<Duration>>,
+    pub(super) patience: Option<Written<Duration>>,
+    pub(super) mtu_cap: Option<Written<MtuCap>>,
+}
+
+/// `[serve]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct ServeTable {
+    pub(super) listen: Option<WrittenList<ListenAddress>>,
+    pub(super) target: Option<Written<Target>>,
+    pub(super) host_key: Option<WrittenList<PathBuf>>,
+    pub(super) auth: Option<Written<AuthWord>>,
+    pub(super) authorized_keys: Option<Written<PathBuf>>,
+    pub(super) accept_loopback_match: Option<Written<bool>>,
+    pub(super) sshd_config: Option<Written<PathBuf>>,
+    pub(super) sshd_binary: Option<Written<PathBuf>>,
+    pub(super) worker_user: Option<Written<String>>,
+    pub(super) session_ttl: Option<Written<Duration>>,
+    pub(super) replay_buffer: Option<Written<ByteSize>>,
+    pub(super) memory_budget: Option<Written<ByteSize>>,
+    pub(super) max_sessions: Option<Written<Count>>,
+    pub(super) max_sessions_per_key: Option<Written<Count>>,
+    pub(super) max_half_open: Option<Written<Count>>,
+    pub(super) mtu_cap: Option<Written<MtuCap>>,
+}
+
+/// `[sshd]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct SshdTable {
+    pub(super) listen: Option<WrittenList<ListenAddress>>,
+    pub(super) host_key: Option<WrittenList<PathBuf>>,
+    pub(super) authorized_keys: Option<Written<PathBuf>>,
+}
+
+/// The configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// It is there, or was asked for, and cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    CannotRead {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A key or table that does not exist.
+    #[error("{}, line {line}: unknown key `{key}`", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// The key as written.
+        key: String,
+        /// All that may stand there.
+        known: Vec<String>,
+    },
+    /// Not TOML, or a value of the wrong form.
+    #[error("{}, line {line}: {fault}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What the TOML reader found, and what it expected.
+        fault: String,
+    },
+}
+
+impl ConfigError {
+    /// The known key that an unknown one was probably meant to be.
+    pub(super) fn nearest_key(&self) -> Option<&str> {
+        let ConfigError::UnknownKey { key, known, .. } = self else {
+            return None;
+        };
+        let distances = known.iter().map(|name| (strsim::damerau_levenshtein(key, name), name));
+        let (distance, name) = distances.min_by_key(|(distance, _)| *distance)?;
+        // More than every third letter wrong is another word.
+        (distance <= key.len().div_ceil(3)).then_some(name)
+    }
+}
+
+impl ConfigFile {
+    /// Reads `asked`, which must be there, or else `usual`, which need not.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, or holds an unknown key or a bad value.
+    pub(super) fn load(asked: Option<&Path>, usual: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = asked.or(usual) else {
+            return Ok(ConfigFile::default());
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => ConfigFile::parse(&text, path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && asked.is_none() => Ok(ConfigFile::default()),
+            Err(source) => Err(ConfigError::CannotRead {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// The settings for HOST, as ssh was given it.
+    pub(super) fn client(&self, host: &str) -> ClientTable {
+        let mut tables: Vec<_> = self.host.iter().collect();
+        tables.sort_by_key(|(pattern, _)| pattern.span().start);
+        tables
+            .into_iter()
+            .filter(|(patterns, _)| matches_host(patterns.as_ref(), host))
+            .fold(ClientTable::default(), |found, (_, table)| found.or(table))
+            .or(&self.client)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = 1 + text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count();
+            let path = path.to_owned();
+            match unknown_field(error.message()) {
+                Some((key, known)) => ConfigError::UnknownKey { path, line, key, known },
+                None => ConfigError::Invalid {
+                    path,
+                    line,
+                    fault: error.message().to_owned(),
+                },
+            }
+        })
+    }
+}
+
+impl ClientTable {
+    /// What `self` leaves open is taken from `other`.
+    fn or(self, other: &ClientTable) -> ClientTable {
+        let other = other.clone();
+        ClientTable {
+            ssh_config: self.ssh_config.or(other.ssh_config),
+            identity: self.identity.or(other.identity),
+            pin: self.pin.or(other.pin),
+            known_hosts: self.known_hosts.or(other.known_hosts),
+            port: self.port.or(other.port),
+            transport: self.transport.or(other.transport),
+            fallback: self.fallback.or(other.fallback),
+            connect_timeout: self.connect_timeout.or(other.connect_timeout),
+            patience: self.patience.or(other.patience),
+            mtu_cap: self.mtu_cap.or(other.mtu_cap),
+        }
+    }
+}
+
+/// ssh_config's PATTERNS: separated by spaces or commas, `*` and `?` as wildcards, `!` excludes.
+fn matches_host(patterns: &str, host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    let mut found = false;
+    for pattern in patterns.split([' ', ',']).filter(|pattern| !pattern.is_empty()) {
+        let pattern = pattern.to_ascii_lowercase();
+        match pattern.strip_prefix('!') {
+            Some(excluded) if matches_glob(excluded.as_bytes(), host.as_bytes()) => return false,
+            Some(_) => {}
+            None => found |= matches_glob(pattern.as_bytes(), host.as_bytes()),
+        }
+    }
+    found
+}
+
+/// Whether the whole of `text` fits. Work is bounded by the product of both lengths.
+fn matches_glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Where to go on after a mismatch: behind the last `*`, one character of text further than last time.
+    let mut retry = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                p += 1;
+                retry = Some((p, t));
+            }
+            Some(byte) if *byte == b'?' || *byte == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match retry {
+                Some((behind_star, from)) => {
+                    p = behind_star;
+                    t = from + 1;
+                    retry = Some((p, t));
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// The key and the known ones from serde's own message, which has no other form to give them in:
+/// ``unknown field `a`, expected one of `b`, `c` ``.
+fn unknown_field(message: &str) -> Option<(String, Vec<String>)> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let (key, rest) = rest.split_once("`, expected ")?;
+    let known = rest.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    Some((key.to_owned(), known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> ConfigFile {
+        ConfigFile::parse(text, Path::new("bowline.toml")).expect("a good file")
+    }
+
+    fn refusal(text: &str) -> ConfigError {
+        ConfigFile::parse(text, Path::new("bowline.toml")).expect_err("a bad file")
+    }
+
+    #[test]
+    fn the_first_matching_host_table_counts_then_client() {
+        let file = parsed(
+            "[client]\nport = 1\npatience = '1h'\nfallback = 'tcp'\n\
+             [host.'z*']\nport = 2\n\
+             [host.'*']\nport = 3\npatience = '2h'\n",
+        );
+        let zoo = file.client("zoo");
+        assert_eq!(zoo.port, Some(Written(Port(2))));
+        assert_eq!(zoo.patience, Some(Written(Duration::from_secs(7200))));
+        assert_eq!(zoo.fallback, Some(Written(Fallback::Tcp)));
+        assert_eq!(file.client("ape").port, Some(Written(Port(3))));
+    }
+
+    #[test]
+    fn host_patterns_are_those_of_ssh_config() {
+        assert!(matches_host("*.example.org", "build.example.org"));
+        assert!(!matches_host("*.example.org", "example.org"));
+        assert!(matches_host("web?", "WEB1"));
+        assert!(!matches_host("web?", "web"));
+        assert!(matches_host("* !secret", "open"));
+        assert!(!matches_host("*,!secret", "secret"));
+        assert!(!matches_host("!secret", "open"));
+        assert!(matches_host("a*b*c", "aXbYbZc"));
+        assert!(!matches_host("a*b*c", "aXbYbZ"));
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_line_and_the_nearest_right_key() {
+        let error = refusal("[client]\n\npatince = '5s'\n");
+        assert_eq!(error.to_string(), "bowline.toml, line 3: unknown key `patince`");
+        assert_eq!(error.nearest_key(), Some("patience"));
+        let error = refusal("[serv]\n");
+        assert_eq!(error.to_string(), "bowline.toml, line 1: unknown key `serv`");
+        assert_eq!(error.nearest_key(), Some("serve"));
+        let error = refusal("[host.'*.example.org']\nprot = 5\n");
+        assert_eq!(error.to_string(), "bowline.toml, line 2: unknown key `prot`");
+        assert_eq!(error.nearest_key(), Some("port"));
+    }
+
+    #[test]
+    fn an_unknown_key_that_resembles_nothing_gets_no_advice() {
+        assert_eq!(refusal("zzzzzz = 1\n").nearest_key(), None);
+    }
+
+    #[test]
+    fn a_bad_value_names_its_line_and_the_expected_form() {
+        let error = refusal("[serve]\nlisten = ':22'\nsession-ttl = 7\n");
+        assert_eq!(
+            error.to_string(),
+            "bowline.toml, line 3: invalid value `7`: 7 of what? Expected a duration such as 250ms, 90s, 12h, 7d or \
+             1h30m"
+        );
+        let error = refusal("[client]\nport = [1]\n");
+        assert_eq!(
+            error.to_string(),
+            "bowline.toml, line 2: invalid type: sequence, expected a port number from 1 to 65535"
+        );
+        let error = refusal("[client]\nport = 1.5\n");
+        assert!(
+            error.to_string().contains("line 2: invalid type: floating point"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_toml_names_its_line() {
+        let error = refusal("[client]\nport =\n");
+        assert!(error.to_string().starts_with("bowline.toml, line 2: "), "{error}");
+    }
+
+    #[test]
+    fn a_list_may_be_written_as_one_value() {
+        let one = parsed("[serve]\nlisten = ':22'\n").serve.listen;
+        let many = parsed("[serve]\nlisten = [':22']\n").serve.listen;
+        assert_eq!(one, many);
+        assert_eq!(one.map(|list| list.0.len()), Some(1));
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_be_there_the_usual_one_need_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let missing = folder.path().join("bowline.toml");
+        assert!(ConfigFile::load(None, Some(&missing)).is_ok());
+        assert!(matches!(
+            ConfigFile::load(Some(&missing), None),
+            Err(ConfigError::CannotRead { .. })
+        ));
+    }
+}

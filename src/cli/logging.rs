@@ -1,0 +1,226 @@
+//! Where log lines go, and how many.
+//!
+//! A log never disturbs a session: what cannot be written is dropped, and said once on stderr. Events that
+//! others rely on carry their stable name in the field `event`: `opened`, `suspected`, `resumed`, `closed`, `refused`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::values::LogFormat;
+
+/// Replaces the filter that [`Verbosity`] gives, in the syntax of tracing's `EnvFilter`: `bowline=debug,quinn=info`.
+pub(super) const FILTER_VARIABLE: &str = "BOWLINE_LOG";
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verbosity {
+    /// Nothing.
+    Silent,
+    /// Sessions opened, lost, resumed, closed; what an operator should look at.
+    Info,
+    /// Unusual branches as well.
+    Debug,
+    /// Every frame as well.
+    Trace,
+}
+
+impl Verbosity {
+    /// One step more for every `-v`.
+    pub(super) fn raised_by(self, steps: u8) -> Verbosity {
+        let all = [Verbosity::Silent, Verbosity::Info, Verbosity::Debug, Verbosity::Trace];
+        all[(self as usize + usize::from(steps)).min(all.len() - 1)]
+    }
+
+    /// Libraries speak one level below bowline: at `-v` nobody asked for their news.
+    fn directives(self) -> &'static str {
+        match self {
+            Verbosity::Silent => "off",
+            Verbosity::Info => "error,bowline=info",
+            Verbosity::Debug => "warn,bowline=debug",
+            Verbosity::Trace => "debug,bowline=trace",
+        }
+    }
+}
+
+/// How to log.
+#[derive(Debug, Clone)]
+pub(crate) struct LogSettings {
+    /// How much.
+    pub(crate) verbosity: Verbosity,
+    /// Appended to; without one lines go to stderr.
+    pub(crate) file: Option<PathBuf>,
+    /// The form of a line.
+    pub(crate) format: LogFormat,
+}
+
+/// Starts logging, for the rest of the process. A log that cannot be opened is said on stderr and left out.
+pub(crate) fn start(settings: &LogSettings) {
+    let filter = match std::env::var(FILTER_VARIABLE) {
+        Ok(directives) => EnvFilter::builder().parse_lossy(directives),
+        Err(_) => EnvFilter::new(settings.verbosity.directives()),
+    };
+    let sink = Sink::open(settings.file.as_deref());
+    let ansi = settings.file.is_none() && io::IsTerminal::is_terminal(&io::stderr());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(sink)
+        .with_ansi(ansi)
+        .with_target(false);
+    // The only failure is a subscriber that is already there: the first one stays.
+    let _ = match settings.format {
+        LogFormat::Human => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Takes log lines and never fails.
+#[derive(Clone)]
+struct Sink {
+    output: Arc<Output>,
+}
+
+struct Output {
+    file: Option<Mutex<File>>,
+    path: Option<PathBuf>,
+    /// Whether a failure has been said already.
+    failed: AtomicBool,
+}
+
+impl Sink {
+    fn open(path: Option<&std::path::Path>) -> Sink {
+        let mut output = Output {
+            file: None,
+            path: path.map(PathBuf::from),
+            failed: AtomicBool::new(false),
+        };
+        if let Some(path) = path {
+            // O_NONBLOCK: a FIFO that nobody reads fails instead of holding up the session.
+            let opened = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
+                .open(path);
+            match opened {
+                Ok(file) => output.file = Some(Mutex::new(file)),
+                Err(error) => output.say_once(&error),
+            }
+        }
+        Sink {
+            output: Arc::new(output),
+        }
+    }
+}
+
+impl Output {
+    fn write_line(&self, line: &[u8]) -> io::Result<()> {
+        match (&self.file, &self.path) {
+            (Some(file), _) => match file.lock() {
+                Ok(mut file) => file.write_all(line),
+                Err(_poisoned) => Ok(()),
+            },
+            // Said when it could not be opened.
+            (None, Some(_)) => Ok(()),
+            (None, None) => io::stderr().write_all(line),
+        }
+    }
+
+    fn say_once(&self, error: &io::Error) {
+        if self.failed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(path) = &self.path {
+            let _ = writeln!(
+                io::stderr(),
+                "warning: cannot write the log file {}: {error}; going on without it",
+                path.display()
+            );
+        }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Err(error) = self.output.write_line(line) {
+            self.output.say_once(&error);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Sink {
+    type Writer = Sink;
+
+    fn make_writer(&'a self) -> Sink {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_v_says_one_step_more() {
+        assert_eq!(Verbosity::Silent.raised_by(0), Verbosity::Silent);
+        assert_eq!(Verbosity::Silent.raised_by(1), Verbosity::Info);
+        assert_eq!(Verbosity::Info.raised_by(1), Verbosity::Debug);
+        assert_eq!(Verbosity::Info.raised_by(200), Verbosity::Trace);
+    }
+
+    #[test]
+    fn a_log_file_is_appended_to_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
+        for line in [&b"one\n"[..], b"two\n"] {
+            Sink::open(Some(&path)).write_all(line).expect("a sink takes all");
+        }
+        assert_eq!(std::fs::read(&path).expect("a log"), b"one\ntwo\n");
+        assert_eq!(
+            std::fs::metadata(&path).expect("a log").permissions().mode() & 0o777,
+            0o600
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_swallowed_and_noted_once() {
+        let mut sink = Sink::open(Some(std::path::Path::new("/dev/full")));
+        assert!(!sink.output.failed.load(Ordering::Relaxed), "opening /dev/full works");
+        for _ in 0..3 {
+            sink.write_all(b"line\n").expect("a sink takes all");
+            assert!(sink.output.failed.load(Ordering::Relaxed));
+        }
+    }
+
+    #[test]
+    fn a_log_file_that_cannot_be_opened_is_left_out() {
+        let mut sink = Sink::open(Some(std::path::Path::new("/nowhere/log")));
+        sink.write_all(b"line\n").expect("a sink takes all");
+        assert!(sink.output.failed.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_fifo_without_a_reader_does_not_hold_up_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("fifo");
+        let made = std::process::Command::new("mkfifo")
+            .arg(&path)
+            .status()
+            .expect("mkfifo");
+        assert!(made.success());
+        let mut sink = Sink::open(Some(&path));
+        sink.write_all(b"line\n").expect("a sink takes all");
+    }
+}

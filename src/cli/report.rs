@@ -1,0 +1,283 @@
+//! How an error is told: what happened, the facts, what to do, and the exit code.
+//!
+//! The only place that gives advice: library errors carry facts. The form on stderr:
+//!
+//! ```text
+//! error: the host key of build.example.org has changed
+//!   known_hosts line 12 expects SHA256:ab.., the server half presented SHA256:cd..
+//! hint: if the host was reinstalled, run: ssh-keygen -R build.example.org
+//! ```
+
+use std::error::Error;
+use std::fmt::{self, Display};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use super::config_file::ConfigError;
+use super::settings::SettingsError;
+
+/// How the program ends: sysexits(3), as far as bowline uses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// 64: the command line or the configuration is wrong.
+    Usage = 64,
+    /// 69: no path led to the server half, or something needed is not there.
+    Unavailable = 69,
+    /// 70: a fault of bowline itself.
+    Internal = 70,
+    /// 75: the session was lost.
+    Lost = 75,
+    /// 76: the other end broke the protocol.
+    Protocol = 76,
+    /// 77: refused.
+    Refused = 77,
+}
+
+/// An end that is not a clean one, ready to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    exit: Exit,
+    what: String,
+    facts: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// `what` happened: one line, no capital, no full stop.
+    pub(crate) fn new(exit: Exit, what: impl Display) -> Self {
+        Failure {
+            exit,
+            what: what.to_string(),
+            facts: Vec::new(),
+            hint: None,
+        }
+    }
+
+    /// An error as it describes itself, its sources as facts.
+    pub(crate) fn from_error(exit: Exit, error: &dyn Error) -> Self {
+        let mut failure = Failure::new(exit, error);
+        let mut told = failure.what.clone();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            // Many errors already quote their source.
+            if !told.contains(&text) {
+                failure.facts.push(text.clone());
+                told = text;
+            }
+            source = cause.source();
+        }
+        failure
+    }
+
+    /// Adds a line of detail.
+    #[must_use]
+    pub(crate) fn fact(mut self, fact: impl Display) -> Self {
+        self.facts.push(fact.to_string());
+        self
+    }
+
+    /// Says what to do. One hint: a later one replaces an earlier one.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// How the program ends.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.exit as u8)
+    }
+
+    /// Writes it to stderr. A stderr that nobody reads is not an error.
+    pub(crate) fn print(&self) {
+        let _ = io::stderr().write_all(self.to_string().as_bytes());
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error: {}", Harmless(&self.what))?;
+        for fact in &self.facts {
+            writeln!(f, "  {}", Harmless(fact))?;
+        }
+        match &self.hint {
+            Some(hint) => writeln!(f, "hint: {}", Harmless(hint)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Text that may quote a stranger: control characters are shown, not obeyed by the terminal.
+struct Harmless<'a>(&'a str);
+
+impl Display for Harmless<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?
+            } else {
+                write!(f, "{c}")?
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        match error {
+            SettingsError::Config(error) => error.into(),
+            SettingsError::NoHome { option } => {
+                Failure::new(Exit::Usage, &error).hint(format_args!("give the folder with {option}"))
+            }
+            SettingsError::Conflict { .. } | SettingsError::TooSmall { .. } => Failure::new(Exit::Usage, &error),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let failure = Failure::new(Exit::Usage, &error);
+        match (&error, error.nearest_key()) {
+            (_, Some(nearest)) => failure.hint(format_args!("did you mean `{nearest}`?")),
+            (ConfigError::UnknownKey { known, .. }, None) => {
+                failure.fact(format_args!("expected one of: {}", known.join(", ")))
+            }
+            (ConfigError::CannotRead { .. } | ConfigError::Invalid { .. }, None) => failure,
+        }
+    }
+}
+
+/// A socket that cannot be bound: `kind` is `udp` or `tcp`.
+pub(crate) fn cannot_listen(kind: &'static str, address: SocketAddr, error: &io::Error) -> Failure {
+    let failure = Failure::new(
+        Exit::Unavailable,
+        format_args!("cannot listen on {kind} {address}: {error}"),
+    );
+    match error.kind() {
+        io::ErrorKind::AddrInUse => failure.hint(format_args!(
+            "another program has the port (ss -lp{} shows which); stop it, or choose another port with --listen",
+            if kind == "udp" { "u" } else { "t" }
+        )),
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => failure.hint(
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another with --listen, and name it on the \
+             other side with --port",
+        ),
+        io::ErrorKind::AddrNotAvailable => failure.hint("no interface of this machine has that address"),
+        _ => failure,
+    }
+}
+
+/// A file of bowline's own that cannot be read, made or written.
+pub(crate) fn cannot_use_file(path: &std::path::Path, error: &io::Error) -> Failure {
+    let failure = Failure::new(
+        Exit::Unavailable,
+        format_args!("cannot use {}: {error}", path.display()),
+    );
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => failure.hint("run as the user the file belongs to"),
+        _ => failure,
+    }
+}
+
+/// A program that could not be started.
+pub(crate) fn cannot_run(program: &str, error: &io::Error) -> Failure {
+    let failure = Failure::new(Exit::Unavailable, format_args!("cannot run {program}: {error}"));
+    match error.kind() {
+        io::ErrorKind::NotFound => failure.hint(format_args!("install it, or put it in the PATH: {program}")),
+        _ => failure,
+    }
+}
+
+/// A long option among ssh's own arguments.
+pub(crate) fn not_an_ssh_option(option: &str, nearest: Option<String>) -> Failure {
+    let failure = Failure::new(Exit::Usage, format_args!("ssh has no option `{option}`"));
+    match nearest {
+        Some(nearest) if nearest == option => failure.hint("options of bowline stand before those of ssh"),
+        Some(nearest) => failure.hint(format_args!("did you mean `{nearest}`? It stands before ssh's options")),
+        None => failure.hint("bowline ssh --help shows the options of bowline"),
+    }
+}
+
+/// The machine would not give what the program itself needs: threads, event queues.
+pub(crate) fn cannot_start(error: &io::Error) -> Failure {
+    Failure::new(Exit::Internal, format_args!("cannot start: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_what_happened_the_facts_and_what_to_do() {
+        let failure = Failure::new(Exit::Refused, "the host key of build has changed")
+            .fact("known_hosts line 12 expects SHA256:ab")
+            .hint("run: ssh-keygen -R build");
+        assert_eq!(
+            failure.to_string(),
+            "error: the host key of build has changed\n  known_hosts line 12 expects SHA256:ab\n\
+             hint: run: ssh-keygen -R build\n"
+        );
+    }
+
+    #[test]
+    fn a_stranger_s_words_do_not_reach_the_terminal_as_commands() {
+        let failure = Failure::new(Exit::Refused, "refused: \u{1b}[2J\rerror: \u{9b}31m fine ü");
+        assert_eq!(
+            failure.to_string(),
+            "error: refused: \\u{1b}[2J\\rerror: \\u{9b}31m fine ü\n"
+        );
+    }
+
+    #[test]
+    fn a_port_in_use_and_a_privileged_port_get_advice() {
+        let address = "0.0.0.0:22".parse().expect("an address");
+        let in_use = cannot_listen("udp", address, &io::ErrorKind::AddrInUse.into());
+        assert!(
+            in_use
+                .to_string()
+                .contains("hint: another program has the port (ss -lpu shows which)"),
+            "{in_use}"
+        );
+        let denied = cannot_listen("udp", address, &io::ErrorKind::PermissionDenied.into());
+        assert!(
+            denied.to_string().contains("hint: ports below 1024 need root"),
+            "{denied}"
+        );
+        assert_eq!(denied.exit, Exit::Unavailable);
+    }
+
+    #[test]
+    fn an_unknown_configuration_key_is_answered_with_the_nearest_one() {
+        let unknown = |key: &str| ConfigError::UnknownKey {
+            path: "bowline.toml".into(),
+            line: 3,
+            key: key.to_owned(),
+            known: vec!["port".to_owned(), "patience".to_owned()],
+        };
+        assert_eq!(
+            Failure::from(unknown("patince")).to_string(),
+            "error: bowline.toml, line 3: unknown key `patince`\nhint: did you mean `patience`?\n"
+        );
+        assert_eq!(
+            Failure::from(unknown("zzzz")).to_string(),
+            "error: bowline.toml, line 3: unknown key `zzzz`\n  expected one of: port, patience\n"
+        );
+    }
+
+    #[test]
+    fn sources_become_facts_unless_the_error_quotes_them() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the link is down")]
+        struct Outer(#[source] io::Error);
+        let failure = Failure::from_error(Exit::Lost, &Outer(io::Error::other("cable cut")));
+        assert_eq!(failure.to_string(), "error: the link is down\n  cable cut\n");
+        let quoting = ConfigError::CannotRead {
+            path: "f".into(),
+            source: io::Error::other("cable cut"),
+        };
+        assert_eq!(Failure::from_error(Exit::Usage, &quoting).facts, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,241 @@
+//! `bowline serve`: its settings, and the two processes it consists of.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::args::ServeArgs;
+use super::places::Folders;
+use super::report::{Exit, Failure};
+use super::settings::{Context, SettingsError, list, one};
+use super::values::{AuthWord, ByteSize, Count, ListenAddress, Target};
+
+/// One full frame must always fit: 64 KiB.
+const LEAST_REPLAY_BUFFER: u64 = 64 << 10;
+
+/// What `bowline serve` works by.
+#[derive(Debug, Clone)]
+pub(crate) struct ServeSettings {
+    /// Where to listen for QUIC. Default: empty, which means every address at the number of sshd's TCP port; that
+    /// number also stands in where an address has no port.
+    pub(crate) listen: Vec<ListenAddress>,
+    /// What sessions are joined to. Default: 127.0.0.1:22.
+    pub(crate) target: Target,
+    /// SSH host keys to prove. Default: empty, which means those sshd uses, else bowline's own.
+    pub(crate) host_keys: Vec<PathBuf>,
+    /// Who decides whether a key may open. Default: sshd.
+    pub(crate) auth: Authorizer,
+    /// Open although sshd's rules for the real address differ from those for loopback. Default: false.
+    pub(crate) accept_loopback_match: bool,
+    /// sshd's configuration. Default: where sshd itself looks.
+    pub(crate) sshd_config: Option<PathBuf>,
+    /// The sshd to ask for its configuration. Default: where it is usually installed.
+    pub(crate) sshd_binary: Option<PathBuf>,
+    /// The user of the worker when started by root. Default: none named.
+    pub(crate) worker_user: Option<String>,
+    /// How long a session without a path is kept, at least 1 s. Default: 7 days.
+    pub(crate) session_ttl: Duration,
+    /// Bytes kept for replay, per session, at least 64 KiB. Default: 16 MiB.
+    ///
+    /// Throughput over one path is at most this per round trip.
+    pub(crate) replay_buffer: u64,
+    /// Bytes for the buffers of all sessions together, at least one replay buffer. Default: 1 GiB.
+    pub(crate) memory_budget: u64,
+    /// Most sessions in all. Default: 1000.
+    pub(crate) max_sessions: u32,
+    /// Most sessions of one user key. Default: 100.
+    pub(crate) max_sessions_per_key: u32,
+    /// Most handshakes under way at once. Default: 256.
+    pub(crate) max_half_open: u32,
+    /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
+    pub(crate) mtu_cap: Option<u16>,
+    /// Where keys and sockets are.
+    pub(crate) folders: Folders,
+}
+
+/// Who decides whether a user key may open a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Authorizer {
+    /// sshd is asked whether it would take the key.
+    Sshd,
+    /// The keys in this file, in the form of authorized_keys.
+    File(PathBuf),
+    /// Nobody: the inner login decides alone.
+    None,
+}
+
+impl ServeSettings {
+    /// Settles what the arguments leave open by the configuration file, then by default.
+    ///
+    /// # Errors
+    /// Contradictions, values too small to work, no folder for the state.
+    pub(super) fn new(args: ServeArgs, context: &Context) -> Result<Self, SettingsError> {
+        let table = &context.file.serve;
+        let count = |count: Option<Count>, default: u32| count.map_or(default, |count| count.0);
+        let size = |size: Option<ByteSize>, default: u64| size.map_or(default, |size| size.0);
+        let settings = ServeSettings {
+            listen: list(args.listen, &table.listen),
+            target: (args.target.or(one(&table.target))).unwrap_or(Target::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port: 22,
+            }),
+            host_keys: list(args.host_keys, &table.host_key),
+            auth: authorizer(
+                args.auth.or(one(&table.auth)),
+                args.authorized_keys.or(one(&table.authorized_keys)),
+            )?,
+            accept_loopback_match: args.accept_loopback_match || one(&table.accept_loopback_match).unwrap_or(false),
+            sshd_config: args.sshd_config.or(one(&table.sshd_config)),
+            sshd_binary: args.sshd_binary.or(one(&table.sshd_binary)),
+            worker_user: args.worker_user.or(one(&table.worker_user)),
+            session_ttl: args
+                .session_ttl
+                .or(one(&table.session_ttl))
+                .unwrap_or(Duration::from_secs(7 * 86_400)),
+            replay_buffer: size(args.replay_buffer.or(one(&table.replay_buffer)), 16 << 20),
+            memory_budget: size(args.memory_budget.or(one(&table.memory_budget)), 1 << 30),
+            max_sessions: count(args.max_sessions.or(one(&table.max_sessions)), 1000),
+            max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 100),
+            max_half_open: count(args.max_half_open.or(one(&table.max_half_open)), 256),
+            mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
+            folders: context.folders()?,
+        };
+        settings.checked()
+    }
+
+    fn checked(self) -> Result<Self, SettingsError> {
+        if self.session_ttl < Duration::from_secs(1) {
+            return Err(SettingsError::TooSmall {
+                option: "--session-ttl",
+                least: "1s",
+            });
+        }
+        if self.replay_buffer < LEAST_REPLAY_BUFFER {
+            return Err(SettingsError::TooSmall {
+                option: "--replay-buffer",
+                least: "64KiB",
+            });
+        }
+        if self.memory_budget < self.replay_buffer {
+            return Err(SettingsError::TooSmall {
+                option: "--memory-budget",
+                least: "one --replay-buffer",
+            });
+        }
+        Ok(self)
+    }
+}
+
+/// Serves until it is told to stop. The keeper's side: no async runtime here.
+///
+/// # Errors
+/// It could not start, or the worker could not be kept running.
+pub(super) fn run(settings: ServeSettings) -> Result<(), Failure> {
+    let target = &settings.target;
+    Err(Failure::new(
+        Exit::Internal,
+        format_args!("cannot serve {target:?}: the server half is not wired up yet"),
+    ))
+}
+
+/// The worker's side, started by the keeper with all it needs.
+///
+/// # Errors
+/// It was not started by a keeper, or could not go on.
+pub(super) fn run_worker() -> Result<(), Failure> {
+    Err(Failure::new(Exit::Internal, "the server half is not wired up yet"))
+}
+
+/// A file of keys is an answer to "who decides" as well.
+fn authorizer(word: Option<AuthWord>, file: Option<PathBuf>) -> Result<Authorizer, SettingsError> {
+    match (word, file) {
+        (None, Some(file)) => Ok(Authorizer::File(file)),
+        (Some(AuthWord::None), Some(_)) => Err(SettingsError::Conflict {
+            one: "--auth none",
+            other: "--authorized-keys",
+        }),
+        (Some(AuthWord::Sshd), Some(_)) => Err(SettingsError::Conflict {
+            one: "--auth sshd",
+            other: "--authorized-keys",
+        }),
+        (Some(AuthWord::None), None) => Ok(Authorizer::None),
+        (Some(AuthWord::Sshd) | None, None) => Ok(Authorizer::Sshd),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::CommonArgs;
+    use super::super::places::Owner;
+    use super::*;
+
+    fn settings(args: ServeArgs, file: &str) -> Result<ServeSettings, SettingsError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("bowline.toml");
+        std::fs::write(&path, file).expect("written");
+        let common = CommonArgs {
+            config: Some(path),
+            ..CommonArgs::default()
+        };
+        ServeSettings::new(args, &Context::load(common, Owner::System).expect("a good file"))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let settings = settings(ServeArgs::default(), "").expect("settings");
+        assert_eq!(
+            settings.target,
+            Target::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port: 22
+            }
+        );
+        assert_eq!(settings.auth, Authorizer::Sshd);
+        assert_eq!(settings.session_ttl, Duration::from_secs(604_800));
+        assert_eq!(
+            (settings.replay_buffer, settings.memory_budget),
+            (16_777_216, 1_073_741_824)
+        );
+        assert!(settings.listen.is_empty());
+    }
+
+    #[test]
+    fn a_flag_beats_the_file() {
+        let args = ServeArgs {
+            max_sessions: Some(Count(5)),
+            ..ServeArgs::default()
+        };
+        let settings = settings(args, "[serve]\nmax-sessions = 6\nmax-half-open = 7\n").expect("settings");
+        assert_eq!((settings.max_sessions, settings.max_half_open), (5, 7));
+    }
+
+    #[test]
+    fn two_answers_to_who_decides_are_refused() {
+        let args = ServeArgs {
+            auth: Some(AuthWord::None),
+            authorized_keys: Some("keys".into()),
+            ..ServeArgs::default()
+        };
+        let error = settings(args, "").expect_err("a contradiction");
+        assert_eq!(
+            error.to_string(),
+            "--auth none and --authorized-keys contradict each other"
+        );
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_least_that_can() {
+        let small = |file: &str| settings(ServeArgs::default(), file).expect_err(file).to_string();
+        assert_eq!(
+            small("[serve]\nreplay-buffer = '63KiB'\n"),
+            "--replay-buffer is too small: it must be at least 64KiB"
+        );
+        assert_eq!(
+            small("[serve]\nsession-ttl = '0s'\n"),
+            "--session-ttl is too small: it must be at least 1s"
+        );
+        assert_eq!(
+            small("[serve]\nmemory-budget = '1MiB'\n"),
+            "--memory-budget is too small: it must be at least one --replay-buffer"
+        );
+    }
+}

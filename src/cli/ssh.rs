@@ -1,0 +1,420 @@
+//! `bowline ssh`: OpenSSH's `ssh` with bowline as its ProxyCommand.
+//!
+//! The process becomes ssh, so terminal and exit code are ssh's own. What the user says on the command line
+//! wins over bowline, bowline wins over ssh_config: with `-o ProxyCommand=..` ssh is left alone. Behind a jump host (`-J`,
+//! ProxyJump) there is no server half to reach directly: the way to the jump host goes through bowline, and the rest
+//! through the jump host as ever.
+
+mod arguments;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use self::arguments::{SshArguments, split_option};
+use super::args::{self, CommonArgs, SshArgs};
+use super::config_file::ConfigFile;
+use super::places::Owner;
+use super::report::{Failure, cannot_run, not_an_ssh_option};
+use super::settings::{Context, one};
+use super::values::{Fallback, LogFormat, Transport};
+
+/// Becomes ssh. Returns only when that fails.
+pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
+    match prepare(args, common) {
+        Ok(arguments) => {
+            let error = Command::new("ssh").args(arguments).exec();
+            cannot_run("ssh", &error)
+        }
+        Err(failure) => failure,
+    }
+}
+
+fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Vec<OsString>, Failure> {
+    let ssh = SshArguments::read(std::mem::take(&mut args.arguments));
+    if let Some(option) = ssh.misplaced_long_option() {
+        let option = option.to_string_lossy();
+        return Err(not_an_ssh_option(&option, args::nearest_ssh_option(&option)));
+    }
+    let Some(destination) = ssh.destination() else {
+        return Ok(ssh.raw().to_vec());
+    };
+    let own = std::env::current_exe().map_err(|error| cannot_run("bowline", &error))?;
+    let context = Context::load(common.clone(), Owner::User)?;
+    let flags = own_flags(&args, &common, &context.file, &host_of(destination));
+    Ok(ssh_line(&own, &flags, &ssh, || jump_of_configuration(&ssh)))
+}
+
+/// What ssh is run with. `configured_jump` is asked only when the command line leaves it open.
+fn ssh_line(
+    own: &Path,
+    flags: &[OsString],
+    ssh: &SshArguments,
+    configured_jump: impl FnOnce() -> Option<OsString>,
+) -> Vec<OsString> {
+    if ssh.configured("ProxyCommand").is_some() {
+        return ssh.raw().to_vec();
+    }
+    let asked = ssh
+        .values(b'J')
+        .next()
+        .map(OsStr::to_owned)
+        .or_else(|| ssh.configured("ProxyJump"));
+    let jump = asked
+        .or_else(configured_jump)
+        .filter(|jump| !jump.eq_ignore_ascii_case("none") && !jump.is_empty());
+    let command = match jump {
+        Some(jump) => jump_command(own, flags, ssh, &jump),
+        None => proxy_command(own, flags, ssh),
+    };
+    let mut line = vec![OsString::from("-o"), command];
+    if ssh.configured("ServerAliveInterval").is_none() {
+        // ssh would end a session after an outage that bowline survives.
+        line.extend(["-o", "ServerAliveInterval=0"].map(OsString::from));
+    }
+    // ssh refuses -J beside a ProxyCommand.
+    line.extend(ssh.without_jump());
+    line
+}
+
+/// `ProxyCommand=BOWLINE proxy .. '%r@%n' %p`.
+fn proxy_command(own: &Path, flags: &[OsString], ssh: &SshArguments) -> OsString {
+    let mut words = vec![own.as_os_str().to_owned(), "proxy".into()];
+    words.extend_from_slice(flags);
+    for file in ssh.values(b'F').take(1) {
+        words.extend(["-F".into(), file.to_owned()]);
+    }
+    for key in ssh.values(b'i') {
+        words.extend(["-i".into(), key.to_owned()]);
+    }
+    for family in [(b'4', "AddressFamily=inet"), (b'6', "AddressFamily=inet6")] {
+        if ssh.has(family.0) {
+            words.extend(["-o".into(), family.1.into()]);
+        }
+    }
+    for option in ssh.values(b'o').filter(|option| !names_a_proxy(option)) {
+        words.extend(["-o".into(), option.to_owned()]);
+    }
+    // Quotes, for users of the form DOMAIN\user.
+    proxy_option(&words, b" -- '%r@%n' %p")
+}
+
+/// `ProxyCommand=BOWLINE ssh .. -W '[%h]:%p' JUMP`: as ssh itself does it, with bowline's ssh.
+fn jump_command(own: &Path, flags: &[OsString], ssh: &SshArguments, jump: &OsStr) -> OsString {
+    let (before, last) = match jump.as_bytes().iter().rposition(|byte| *byte == b',') {
+        Some(comma) => (&jump.as_bytes()[..comma], &jump.as_bytes()[comma + 1..]),
+        None => (&b""[..], jump.as_bytes()),
+    };
+    let hop = Hop::read(last);
+    let mut words = vec![own.as_os_str().to_owned(), "ssh".into()];
+    words.extend_from_slice(flags);
+    for file in ssh.values(b'F').take(1) {
+        words.extend(["-F".into(), file.to_owned()]);
+    }
+    if !before.is_empty() {
+        words.extend(["-J".into(), OsStr::from_bytes(before).to_owned()]);
+    }
+    for (option, value) in [("-l", hop.user), ("-p", hop.port)] {
+        if let Some(value) = value {
+            words.extend([option.into(), OsStr::from_bytes(value).to_owned()]);
+        }
+    }
+    let mut rest = b" -W '[%h]:%p' -- ".to_vec();
+    push_word(&mut rest, hop.host);
+    proxy_option(&words, &rest)
+}
+
+/// One hop of a ProxyJump: `[ssh://][USER@]HOST[:PORT]`.
+struct Hop<'a> {
+    user: Option<&'a [u8]>,
+    host: &'a [u8],
+    port: Option<&'a [u8]>,
+}
+
+impl<'a> Hop<'a> {
+    fn read(text: &'a [u8]) -> Self {
+        let text = text.trim_ascii();
+        let text = text
+            .strip_prefix(b"ssh://")
+            .map_or(text, |uri| uri.strip_suffix(b"/").unwrap_or(uri));
+        let (user, rest) = match text.iter().rposition(|byte| *byte == b'@') {
+            Some(at) => (Some(&text[..at]), &text[at + 1..]),
+            None => (None, text),
+        };
+        let (host, port) = match rest.strip_prefix(b"[") {
+            Some(bracketed) => {
+                let end = bracketed
+                    .iter()
+                    .position(|byte| *byte == b']')
+                    .unwrap_or(bracketed.len());
+                (
+                    &bracketed[..end],
+                    bracketed.get(end + 1..).and_then(|port| port.strip_prefix(b":")),
+                )
+            }
+            // More than one colon is a bare IPv6 address.
+            None if rest.iter().filter(|byte| **byte == b':').count() == 1 => {
+                let colon = rest.iter().position(|byte| *byte == b':').unwrap_or(rest.len());
+                (&rest[..colon], Some(&rest[colon + 1..]))
+            }
+            None => (rest, None),
+        };
+        Hop { user, host, port }
+    }
+}
+
+/// HOST of ssh's destination, to look it up in the configuration file.
+fn host_of(destination: &OsStr) -> String {
+    let bytes = destination.as_bytes();
+    let host = match bytes.starts_with(b"ssh://") {
+        true => Hop::read(bytes).host,
+        false => bytes.rsplit(|byte| *byte == b'@').next().unwrap_or(bytes),
+    };
+    String::from_utf8_lossy(host).into_owned()
+}
+
+/// bowline's own options for the proxy, with `--fallback tcp` as the default here.
+fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str) -> Vec<OsString> {
+    let reach = &args.reach;
+    let fallback = reach
+        .fallback
+        .or(one(&file.client(host).fallback))
+        .unwrap_or(Fallback::Tcp);
+    let mut flags: Vec<OsString> = vec!["--fallback".into(), fallback.to_string().into()];
+    let mut add = |name: &str, value: Option<OsString>| {
+        if let Some(value) = value {
+            flags.extend([OsString::from(name), value]);
+        }
+    };
+    for pin in &reach.pin {
+        add("--pin", Some(pin.to_string().into()));
+    }
+    add("--known-hosts", reach.known_hosts.clone().map(OsString::from));
+    add("--port", reach.port.map(|port| port.0.to_string().into()));
+    add(
+        "--transport",
+        reach.transport.map(|transport| transport_word(transport).into()),
+    );
+    add(
+        "--connect-timeout",
+        reach
+            .connect_timeout
+            .map(|time| format!("{}ms", time.as_millis()).into()),
+    );
+    add(
+        "--patience",
+        reach.patience.map(|time| format!("{}ms", time.as_millis()).into()),
+    );
+    add("--mtu-cap", reach.mtu_cap.map(|cap| cap.0.to_string().into()));
+    add("--config", common.config.clone().map(OsString::from));
+    add("--state-dir", common.state_dir.clone().map(OsString::from));
+    add("--runtime-dir", common.runtime_dir.clone().map(OsString::from));
+    add("--log-file", common.log_file.clone().map(OsString::from));
+    add(
+        "--log-format",
+        common.log_format.map(|format| log_format_word(format).into()),
+    );
+    flags.extend(std::iter::repeat_n(
+        OsString::from("--verbose"),
+        usize::from(args.proxy_verbose),
+    ));
+    flags
+}
+
+fn transport_word(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Auto => "auto",
+        Transport::Quic => "quic",
+    }
+}
+
+fn log_format_word(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Human => "human",
+        LogFormat::Json => "json",
+    }
+}
+
+/// The ProxyJump that ssh_config gives for these arguments. Where ssh cannot say, ssh will say why when it runs.
+fn jump_of_configuration(ssh: &SshArguments) -> Option<OsString> {
+    let output = Command::new("ssh")
+        .arg("-G")
+        .args(ssh.raw())
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .unwrap_or_else(no_output);
+    let line = output
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"proxyjump "))?;
+    Some(OsString::from_vec(line.to_vec()))
+}
+
+fn no_output(_error: io::Error) -> std::process::Output {
+    std::process::Output {
+        status: Default::default(),
+        stdout: Vec::new(),
+        stderr: Vec::new(),
+    }
+}
+
+fn names_a_proxy(option: &OsStr) -> bool {
+    let (name, _) = split_option(option);
+    [&b"ProxyCommand"[..], b"ProxyJump", b"ProxyUseFdpass"]
+        .iter()
+        .any(|proxy| name.eq_ignore_ascii_case(proxy))
+}
+
+fn proxy_option(words: &[OsString], rest: &[u8]) -> OsString {
+    let mut option = b"ProxyCommand=".to_vec();
+    for (index, word) in words.iter().enumerate() {
+        if index > 0 {
+            option.push(b' ');
+        }
+        push_word(&mut option, word.as_bytes());
+    }
+    option.extend_from_slice(rest);
+    OsString::from_vec(option)
+}
+
+/// Appends a word so that it passes whole through three readers: ssh's splitting of an option line, its
+/// `%` expansion, and the user's shell.
+///
+/// No backslash may stand inside single quotes: sh takes it as it is there, ssh and fish do not.
+fn push_word(line: &mut Vec<u8>, word: &[u8]) {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-./:@+,=".contains(byte);
+    if !word.is_empty() && word.iter().all(plain) {
+        line.extend_from_slice(word);
+        return;
+    }
+    line.push(b'\'');
+    for byte in word {
+        match byte {
+            b'\'' => line.extend_from_slice(b"'\\''"),
+            b'\\' => line.extend_from_slice(b"'\\\\'"),
+            b'%' => line.extend_from_slice(b"%%"),
+            other => line.push(*other),
+        }
+    }
+    line.push(b'\'');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(arguments: &[&str], configured_jump: Option<&str>) -> Vec<String> {
+        let ssh = SshArguments::read(arguments.iter().map(OsString::from).collect());
+        let flags = ["--fallback", "tcp"].map(OsString::from);
+        ssh_line(Path::new("/bin/bowline"), &flags, &ssh, || {
+            configured_jump.map(OsString::from)
+        })
+        .into_iter()
+        .map(|word| word.into_string().expect("text"))
+        .collect()
+    }
+
+    #[test]
+    fn the_proxy_command_and_no_keepalive_stand_before_all_that_ssh_was_given() {
+        assert_eq!(
+            line(&["-p", "2222", "ann@host", "ls", "-l"], None),
+            [
+                "-o",
+                "ProxyCommand=/bin/bowline proxy --fallback tcp -- '%r@%n' %p",
+                "-o",
+                "ServerAliveInterval=0",
+                "-p",
+                "2222",
+                "ann@host",
+                "ls",
+                "-l"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_proxy_command_cannot_see_is_given_on_to_it() {
+        let line = line(
+            &[
+                "-F",
+                "my config",
+                "-i",
+                "k1",
+                "-6",
+                "-o",
+                "HostName x",
+                "-oProxyJump=none",
+                "host",
+            ],
+            None,
+        );
+        assert_eq!(
+            line[1],
+            "ProxyCommand=/bin/bowline proxy --fallback tcp -F 'my config' -i k1 -o AddressFamily=inet6 -o 'HostName x' \
+             -- '%r@%n' %p"
+        );
+    }
+
+    #[test]
+    fn a_proxy_command_of_the_user_s_own_is_left_alone() {
+        for arguments in [
+            &["-o", "ProxyCommand=nc %h %p", "host"][..],
+            &["-oproxycommand none", "host"],
+        ] {
+            assert_eq!(line(arguments, Some("unasked")), arguments);
+        }
+    }
+
+    #[test]
+    fn a_keepalive_of_the_user_s_own_is_kept() {
+        assert!(!line(&["-o", "ServerAliveInterval=30", "host"], None).contains(&"ServerAliveInterval=0".to_owned()));
+    }
+
+    #[test]
+    fn the_way_to_a_jump_host_goes_through_bowline() {
+        let jumped = line(&["-F", "f", "-J", "a,ann@b:2222", "host"], None);
+        assert_eq!(
+            jumped[1],
+            "ProxyCommand=/bin/bowline ssh --fallback tcp -F f -J a -l ann -p 2222 -W '[%h]:%p' -- b"
+        );
+        assert_eq!(jumped[4..], ["-F", "f", "host"]);
+        for arguments in [&["-oProxyJump=b", "host"][..], &["host"]] {
+            let command = &line(arguments, Some("b"))[1];
+            assert_eq!(
+                command, "ProxyCommand=/bin/bowline ssh --fallback tcp -W '[%h]:%p' -- b",
+                "{arguments:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn jump_none_means_the_direct_path() {
+        assert!(line(&["-J", "none", "host"], Some("b"))[1].contains(" proxy "));
+    }
+
+    #[test]
+    fn hops_are_read_as_ssh_reads_them() {
+        let hop = |text: &'static str| {
+            let hop = Hop::read(text.as_bytes());
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (hop.user.map(text), text(hop.host), hop.port.map(text))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(hop("b"), (None, "b".into(), None));
+        assert_eq!(hop("ann@corp@b:22"), (some("ann@corp"), "b".into(), some("22")));
+        assert_eq!(hop("ann@[::1]:22"), (some("ann"), "::1".into(), some("22")));
+        assert_eq!(hop("::1"), (None, "::1".into(), None));
+        assert_eq!(hop("ssh://ann@b:22/"), (some("ann"), "b".into(), some("22")));
+    }
+
+    #[test]
+    fn the_host_of_a_destination_is_found() {
+        for destination in ["host", "ann@host", "ann@corp@host", "ssh://ann@host:22"] {
+            assert_eq!(host_of(OsStr::new(destination)), "host", "{destination}");
+        }
+    }
+}

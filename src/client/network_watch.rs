@@ -1,1 +1,0 @@
-//! Hints that the network changed: addresses, routes, wake from sleep.

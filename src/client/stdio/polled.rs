@@ -1,0 +1,102 @@
+//! Pipes, terminals and sockets: read and written when the kernel says they are ready.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    task::{Context, Poll, ready},
+};
+
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, Shutdown},
+};
+use tokio::io::{Interest, ReadBuf};
+
+use crate::descriptor::Pollable;
+
+#[derive(Debug)]
+pub(super) struct Polled {
+    fd: Pollable,
+    is_socket: bool,
+}
+
+impl Polled {
+    /// A stream socket in whichever mode: each call says itself that it must not block.
+    pub(super) fn socket(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
+        Ok(Self {
+            fd: Pollable::new(fd, interest)?,
+            is_socket: true,
+        })
+    }
+
+    /// A pipe or terminal in non-blocking mode.
+    pub(super) fn stream(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
+        Ok(Self {
+            fd: Pollable::new(fd, interest)?,
+            is_socket: false,
+        })
+    }
+
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            if let Ok(result) = guard.try_io(|_| self.read(buf)) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
+            if let Ok(result) = guard.try_io(|_| self.write(bytes)) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    /// A socket that is also our standard input stays open: its writing direction has to be ended by itself.
+    pub(super) fn shutdown(&self) -> io::Result<()> {
+        match self.is_socket.then(|| rustix::net::shutdown(&self.fd, Shutdown::Write)) {
+            // The reader has gone already: as closed as can be.
+            None | Some(Ok(()) | Err(Errno::NOTCONN | Errno::PIPE)) => Ok(()),
+            Some(Err(error)) => Err(error.into()),
+        }
+    }
+
+    fn read(&self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let fd = self.fd.as_fd();
+        // SAFETY: nothing in the unfilled part is de-initialized: it is only ever written to.
+        #[allow(unsafe_code)]
+        let unfilled = unsafe { buf.unfilled_mut() };
+        let count = rustix::io::retry_on_intr(|| read_once(fd, self.is_socket, unfilled))?;
+        // SAFETY: the kernel has just written this many bytes at the start of the unfilled part.
+        #[allow(unsafe_code)]
+        unsafe {
+            buf.assume_init(count);
+        }
+        buf.advance(count);
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let written = rustix::io::retry_on_intr(|| match self.is_socket {
+            true => rustix::net::send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            false => rustix::io::write(&self.fd, bytes),
+        });
+        match written {
+            // A terminal that was hung up (tty_io.c): nobody reads it any more.
+            Err(Errno::IO) => Err(io::ErrorKind::BrokenPipe.into()),
+            other => Ok(other?),
+        }
+    }
+}
+
+fn read_once(fd: BorrowedFd<'_>, is_socket: bool, unfilled: &mut [MaybeUninit<u8>]) -> rustix::io::Result<usize> {
+    let (filled, _) = match is_socket {
+        true => rustix::net::recv(fd, unfilled, RecvFlags::DONTWAIT)?.0,
+        false => rustix::io::read(fd, unfilled)?,
+    };
+    Ok(filled.len())
+}

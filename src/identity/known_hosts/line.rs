@@ -1,0 +1,131 @@
+//! One line of a known_hosts file: marker, names, key.
+//!
+//! Taken apart lazily, as ssh does: the key of a line for another host is never decoded.
+
+use russh::keys::ssh_key::{Algorithm, PublicKey, public::KeyData};
+use thiserror::Error;
+
+use super::pattern;
+
+/// What a line says of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marker {
+    /// The host has it.
+    None,
+    /// It signs host certificates.
+    CertAuthority,
+    /// It must not be accepted.
+    Revoked,
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LineFault {
+    /// The line starts with `@`, but not with one of the two markers, or with several.
+    #[error("unknown marker")]
+    Marker,
+    /// The line ends before its key.
+    #[error("line is cut short")]
+    Truncated,
+    /// A hashed name that is no `|1|salt|hash`.
+    #[error("bad hashed name")]
+    HashedName,
+    /// The key does not decode.
+    #[error("bad key")]
+    Key,
+    /// DSA, or a kind of key that we do not know.
+    #[error("unsupported kind of key")]
+    UnsupportedKey,
+}
+
+/// A line that is neither empty nor a comment.
+#[derive(Debug)]
+pub(super) struct Line<'a> {
+    pub(super) marker: Marker,
+    names: &'a [u8],
+    key: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    /// Finds the parts; `None` for empty lines and comments.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Option<Self>, LineFault> {
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let mut rest = skip_blanks(bytes);
+        if rest.is_empty() || rest[0] == b'#' {
+            return Ok(None);
+        }
+        let mut marker = Marker::None;
+        if rest[0] == b'@' {
+            (marker, rest) = parse_marker(rest)?;
+        }
+        let (names, key) = split_blank(rest).ok_or(LineFault::Truncated)?;
+        Ok(Some(Self {
+            marker,
+            names,
+            key: skip_blanks(key),
+        }))
+    }
+
+    /// Whether the line is for `name`, which is in lower case.
+    pub(super) fn is_for(&self, name: &str) -> Result<bool, LineFault> {
+        if self.names.first() == Some(&b'|') {
+            return pattern::hash_matches(name, self.names);
+        }
+        Ok(pattern::list_matches(name, self.names))
+    }
+
+    /// The key.
+    pub(super) fn key(&self) -> Result<KeyData, LineFault> {
+        decode_key(self.key)
+    }
+}
+
+/// `TYPE BASE64 [COMMENT]`, as in known_hosts, lists of revoked keys and `.pub` files.
+pub(super) fn decode_key(text: &[u8]) -> Result<KeyData, LineFault> {
+    let (algorithm, rest) = split_blank(text).ok_or(LineFault::Truncated)?;
+    let rest = skip_blanks(rest);
+    let blob = split_blank(rest).map_or(rest, |(blob, _comment)| blob);
+    if blob.is_empty() {
+        return Err(LineFault::Truncated);
+    }
+    let joined = [algorithm, b" ", blob].concat();
+    let text = std::str::from_utf8(&joined).map_err(|_| LineFault::Key)?;
+    let key = PublicKey::from_openssh(text).map_err(|_| LineFault::Key)?;
+    match key.algorithm() {
+        Algorithm::Dsa | Algorithm::Other(_) => Err(LineFault::UnsupportedKey),
+        _ => Ok(key.key_data().clone()),
+    }
+}
+
+/// Without the blanks at its start.
+pub(super) fn skip_blanks(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().position(|byte| !is_blank(*byte)).unwrap_or(bytes.len());
+    &bytes[start..]
+}
+
+fn parse_marker(bytes: &[u8]) -> Result<(Marker, &[u8]), LineFault> {
+    let (word, rest) = split_blank(bytes).ok_or(LineFault::Marker)?;
+    // ssh looks for a space before it looks for a tab, so it does not know `@marker<TAB>names type key`. What revokes
+    // we honour all the same: that can only refuse a key.
+    let ssh_reads_it = bytes[word.len()] == b' ' || !bytes.contains(&b' ');
+    let marker = match word {
+        b"@revoked" => Marker::Revoked,
+        b"@cert-authority" if ssh_reads_it => Marker::CertAuthority,
+        _ => return Err(LineFault::Marker),
+    };
+    let rest = skip_blanks(rest);
+    if rest.first() == Some(&b'@') {
+        Err(LineFault::Marker)
+    } else {
+        Ok((marker, rest))
+    }
+}
+
+fn split_blank(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|byte| is_blank(*byte))?;
+    Some((&bytes[..at], &bytes[at + 1..]))
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}

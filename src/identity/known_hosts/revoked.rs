@@ -1,0 +1,206 @@
+//! Files of revoked host keys (`RevokedHostKeys`): plain lists of keys, or key revocation lists.
+//!
+//! Lists are read here. A key revocation list is binary, and `ssh-keygen -Q` judges it.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use russh::keys::ssh_key::Fingerprint;
+use thiserror::Error;
+use tokio::process::Command;
+
+use super::{LineFault, ServerKey, line, read_bounded};
+
+/// First bytes of a key revocation list (PROTOCOL.krl).
+const KRL_MAGIC: &[u8] = b"SSHKRL\n\0";
+
+/// Longest wait for one `ssh-keygen -Q`.
+const KEYGEN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// An offered key that a file revokes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevokedKey {
+    /// The file.
+    pub file: PathBuf,
+    /// The key.
+    pub fingerprint: Fingerprint,
+}
+
+/// A file of revoked keys gave no answer. As for ssh, that is an answer of no.
+#[derive(Debug, Error)]
+pub enum RevocationError {
+    /// It cannot be read.
+    #[error("cannot read the revoked host keys in {}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line of it is no key.
+    #[error("{}, line {line}, is not a key", file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+    },
+    /// `ssh-keygen` could not judge it.
+    #[error("ssh-keygen could not check the revoked host keys in {}: {}", file.display(), stderr.trim_end())]
+    Unjudged {
+        /// The file.
+        file: PathBuf,
+        /// ssh-keygen's words, if it had any.
+        stderr: String,
+    },
+    /// `ssh-keygen` could not be run, or took too long.
+    #[error("cannot run {} to check {}", program.display(), file.display())]
+    NotRunnable {
+        /// The program as configured.
+        program: PathBuf,
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The first of the offered keys (or of the authorities that signed them) that one of the files revokes.
+///
+/// `ssh_keygen` is the program for key revocation lists, a path or a name looked up in `PATH`.
+///
+/// # Errors
+/// For every file that gives no answer, also a missing one: ssh then refuses the host as well.
+pub async fn check_revoked_files(
+    files: &[PathBuf],
+    offered: &[ServerKey],
+    ssh_keygen: &Path,
+) -> Result<Option<RevokedKey>, RevocationError> {
+    for file in files {
+        let text = read_bounded(file).map_err(|source| RevocationError::Unreadable {
+            file: file.clone(),
+            source,
+        })?;
+        let revoked = if text.starts_with(KRL_MAGIC) {
+            check_revocation_list(file, offered, ssh_keygen).await?
+        } else {
+            check_plain_list(file, &text, offered)?
+        };
+        if let Some(key) = revoked {
+            return Ok(Some(RevokedKey {
+                file: file.clone(),
+                fingerprint: key.fingerprint(),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+fn check_plain_list<'a>(
+    file: &Path,
+    text: &[u8],
+    offered: &'a [ServerKey],
+) -> Result<Option<&'a ServerKey>, RevocationError> {
+    for (index, bytes) in text.split(|byte| *byte == b'\n').enumerate() {
+        let bytes = line::skip_blanks(bytes.strip_suffix(b"\r").unwrap_or(bytes));
+        if bytes.is_empty() || bytes[0] == b'#' {
+            continue;
+        }
+        let revoked = match line::decode_key(bytes) {
+            Ok(key) => key,
+            // No key of a kind that we do not support is ever accepted, so it need not be compared.
+            Err(LineFault::UnsupportedKey) => continue,
+            Err(_) => {
+                return Err(RevocationError::Malformed {
+                    file: file.to_owned(),
+                    line: index + 1,
+                });
+            }
+        };
+        let names_it = |key: &&ServerKey| *key.key_data() == revoked || key.authority() == Some(&revoked);
+        if let Some(key) = offered.iter().find(names_it) {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
+async fn check_revocation_list<'a>(
+    list: &Path,
+    offered: &'a [ServerKey],
+    ssh_keygen: &Path,
+) -> Result<Option<&'a ServerKey>, RevocationError> {
+    for key in offered {
+        if is_revoked_by(list, key, ssh_keygen).await? {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
+async fn is_revoked_by(list: &Path, key: &ServerKey, ssh_keygen: &Path) -> Result<bool, RevocationError> {
+    let not_runnable = |source| RevocationError::NotRunnable {
+        program: ssh_keygen.to_owned(),
+        file: list.to_owned(),
+        source,
+    };
+    let scratch = ScratchFile::with(key).map_err(not_runnable)?;
+    let mut command = Command::new(ssh_keygen);
+    command
+        .arg("-Q")
+        .arg("-f")
+        .arg(list)
+        .arg(&scratch.path)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(KEYGEN_DEADLINE, command.output()).await;
+    let output = output
+        .map_err(|_| not_runnable(std::io::ErrorKind::TimedOut.into()))?
+        .map_err(not_runnable)?;
+    // The status is 1 for a revoked key and 255 for trouble, in some versions 1 for both: the words decide.
+    let said = String::from_utf8_lossy(&output.stdout);
+    if said.contains(": REVOKED") {
+        return Ok(true);
+    }
+    if output.status.success() && said.contains(": ok") {
+        return Ok(false);
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(RevocationError::Unjudged {
+        file: list.to_owned(),
+        stderr,
+    })
+}
+
+/// A key in a file of its own, for a program that reads keys from files; removed when dropped.
+struct ScratchFile {
+    path: PathBuf,
+}
+
+impl ScratchFile {
+    fn with(key: &ServerKey) -> std::io::Result<Self> {
+        let mut chance = [0; 16];
+        rand::fill(&mut chance).map_err(|_| std::io::Error::other("no random numbers"))?;
+        let path = std::env::temp_dir().join(format!("bowline-{:032x}.pub", u128::from_be_bytes(chance)));
+        let text = key.to_openssh().map_err(std::io::Error::other)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        let scratch = Self { path };
+        file.write_all(text.as_bytes())?;
+        Ok(scratch)
+    }
+}
+
+impl Drop for ScratchFile {
+    fn drop(&mut self) {
+        // Nothing secret is in it; a folder that forbids removal leaves one public key behind.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,150 @@
+//! A key that a server offers: plain or with a host certificate; and pins.
+
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use russh::keys::key::parse_public_key;
+use russh::keys::ssh_key::certificate::CertType;
+use russh::keys::ssh_key::public::{Ed25519PublicKey, KeyData};
+use russh::keys::ssh_key::{Algorithm, Certificate, Fingerprint, HashAlg, PublicKey};
+use thiserror::Error;
+
+use super::pattern;
+
+/// `SubjectPublicKeyInfo` of an Ed25519 key up to the key's 32 bytes (RFC 8410 section 4).
+const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// One key that a server offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerKey {
+    key: KeyData,
+    certificate: Option<Box<Certificate>>,
+}
+
+/// A blob that is no key we could check.
+#[derive(Debug, Error)]
+pub enum ServerKeyError {
+    /// It does not decode.
+    #[error("not an SSH public key or certificate")]
+    Malformed(#[source] russh::keys::Error),
+    /// It decodes to a kind of key that is not supported.
+    #[error("keys of type {algorithm} are not supported")]
+    Unsupported {
+        /// The algorithm it names.
+        algorithm: String,
+    },
+    /// A certificate within a certificate: its authority's key is itself one.
+    #[error("the certificate is signed by a certificate")]
+    Nested,
+}
+
+impl ServerKey {
+    /// Decodes an SSH wire blob: a public key (RFC 4253 section 6.6) or a certificate (PROTOCOL.certkeys).
+    ///
+    /// # Errors
+    /// For what does not decode, and for DSA and unknown kinds. Whatever the bytes, it does not panic or overflow.
+    pub fn from_blob(blob: &[u8]) -> Result<Self, ServerKeyError> {
+        // Not ssh-key's own decoder: that recurses without bound in nested certificates.
+        let key = parse_public_key(blob)
+            .map_err(ServerKeyError::Malformed)?
+            .key_data()
+            .clone();
+        let (key, certificate) = match key {
+            KeyData::Certificate(certificate) => (certificate.public_key().clone(), Some(certificate)),
+            plain => (plain, None),
+        };
+        match key.algorithm() {
+            algorithm @ (Algorithm::Dsa | Algorithm::Other(_)) => Err(ServerKeyError::Unsupported {
+                algorithm: algorithm.to_string(),
+            }),
+            _ if matches!(
+                certificate.as_ref().map(|cert| cert.signature_key()),
+                Some(KeyData::Certificate(_))
+            ) =>
+            {
+                Err(ServerKeyError::Nested)
+            }
+            _ => Ok(Self { key, certificate }),
+        }
+    }
+
+    /// SHA-256 fingerprint of the key; a certificate has that of the key in it, as ssh shows it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.key.fingerprint(HashAlg::Sha256)
+    }
+
+    /// The key, without its certificate.
+    pub fn key_data(&self) -> &KeyData {
+        &self.key
+    }
+
+    /// The key that signed the certificate.
+    pub fn authority(&self) -> Option<&KeyData> {
+        self.certificate.as_ref().map(|certificate| certificate.signature_key())
+    }
+
+    /// `TYPE BASE64`, of the certificate where there is one.
+    pub(super) fn to_openssh(&self) -> russh::keys::ssh_key::Result<String> {
+        match &self.certificate {
+            Some(certificate) => certificate.to_openssh(),
+            None => PublicKey::new(self.key.clone(), "").to_openssh(),
+        }
+    }
+
+    /// Whether the certificate is good for `name` at `now`, as `sshkey_cert_check_host()` says.
+    ///
+    /// That the authority is trusted is for the caller to know. A certificate without principals is good for no host,
+    /// as for current OpenSSH (older ones took it for any).
+    pub(super) fn certifies(&self, name: &str, now: SystemTime) -> bool {
+        let Some(certificate) = &self.certificate else {
+            return false;
+        };
+        let authority = [certificate.signature_key().fingerprint(HashAlg::Sha256)];
+        let Ok(now) = now.duration_since(UNIX_EPOCH) else {
+            return false;
+        };
+        let mut principals = certificate.valid_principals().iter();
+        certificate.cert_type() == CertType::Host
+            && certificate.critical_options().is_empty()
+            && certificate.signature().algorithm() != (Algorithm::Rsa { hash: None })
+            && principals.any(|principal| pattern::glob_matches(name.as_bytes(), principal.as_bytes()))
+            && certificate.validate_at(now.as_secs(), &authority).is_ok()
+    }
+}
+
+/// A fingerprint that the user vouches for (`--pin`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin(Fingerprint);
+
+/// Not a fingerprint as ssh prints them.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{given:?} is not a fingerprint (SHA256: and 43 characters)")]
+pub struct PinError {
+    /// What was given.
+    pub given: String,
+}
+
+impl FromStr for Pin {
+    type Err = PinError;
+
+    fn from_str(text: &str) -> Result<Self, PinError> {
+        let error = || PinError { given: text.to_owned() };
+        let fingerprint: Fingerprint = text.trim_end_matches('=').parse().map_err(|_| error())?;
+        if fingerprint.is_sha256() {
+            Ok(Self(fingerprint))
+        } else {
+            Err(error())
+        }
+    }
+}
+
+/// Whether the pin names one of the offered keys, or the TLS key (its SPKI; only Ed25519 keys can be pinned).
+///
+/// A TLS key has the fingerprint that `ssh-keygen -l` would give the same key as an SSH key.
+pub fn pin_matches(pin: &Pin, offered: &[ServerKey], tls_spki: &[u8]) -> bool {
+    let tls_key = tls_spki
+        .strip_prefix(&ED25519_SPKI_PREFIX)
+        .and_then(|key| <[u8; 32]>::try_from(key).ok());
+    let tls_key = tls_key.map(|key| KeyData::Ed25519(Ed25519PublicKey(key)).fingerprint(HashAlg::Sha256));
+    tls_key == Some(pin.0) || offered.iter().any(|key| key.fingerprint() == pin.0)
+}

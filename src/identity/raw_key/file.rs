@@ -1,0 +1,155 @@
+//! The file that keeps a server half's TLS key: PKCS#8 DER, readable by its owner only.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::{NotATlsKey, TlsKey};
+
+/// More than any Ed25519 key in PKCS#8 takes (48 to 85 bytes); what is longer is no key of ours.
+const MAX_FILE_LEN: u64 = 256;
+
+/// A TLS key file could not be used. Nothing was changed or overwritten.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// Reading failed for another reason than that the file does not exist.
+    #[error("cannot read the TLS key {}", path.display())]
+    Read {
+        /// The key file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Making or writing the file failed.
+    #[error("cannot write the TLS key {}", path.display())]
+    Write {
+        /// The key file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Not a regular file.
+    #[error("the TLS key {} is not a regular file", path.display())]
+    NotAFile {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// Somebody else could have put it there.
+    #[error("the TLS key {} belongs to user {owner}, expected {expected}", path.display())]
+    Owner {
+        /// The key file.
+        path: PathBuf,
+        /// The owner's user id.
+        owner: u32,
+        /// Our own effective user id.
+        expected: u32,
+    },
+    /// Others than its owner may read or write it.
+    #[error("the TLS key {} has mode {mode:04o}, expected 0600", path.display())]
+    Mode {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The content is no key.
+    #[error("the TLS key {} is damaged", path.display())]
+    Damaged {
+        /// The key file.
+        path: PathBuf,
+        /// What was found instead.
+        source: NotATlsKey,
+    },
+}
+
+impl TlsKey {
+    /// The key in the file at `path`, which is made (mode 0600, whole or not at all) if there is none.
+    ///
+    /// Two processes may call this at once: both get the same key. The folder must exist.
+    ///
+    /// # Errors
+    /// `KeyFileError`: a file that is damaged, somebody else's or open to others is refused, never replaced,
+    /// because clients may have pinned its key.
+    pub fn load_or_create(path: &Path) -> Result<Self, KeyFileError> {
+        if let Some(key) = load(path)? {
+            return Ok(key);
+        }
+        let write_error = |source| KeyFileError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        let key = Self::generate();
+        match create(path, &key) {
+            Ok(()) => Ok(key),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                load(path)?.ok_or_else(|| write_error(io::ErrorKind::NotFound.into()))
+            }
+            Err(error) => Err(write_error(error)),
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<Option<TlsKey>, KeyFileError> {
+    let read_error = |source| KeyFileError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    // NONBLOCK so that a FIFO put in place of the file cannot hold us.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(read_error(error)),
+    };
+    check_owner(path, &file.metadata().map_err(read_error)?)?;
+    let mut der = Zeroizing::new(Vec::with_capacity(MAX_FILE_LEN as usize));
+    file.take(MAX_FILE_LEN).read_to_end(&mut der).map_err(read_error)?;
+    TlsKey::from_pkcs8(&der)
+        .map(Some)
+        .map_err(|source| KeyFileError::Damaged {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), KeyFileError> {
+    let path = || path.to_owned();
+    let (owner, expected) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    let mode = metadata.mode() & 0o7777;
+    if !metadata.is_file() {
+        Err(KeyFileError::NotAFile { path: path() })
+    } else if owner != expected {
+        Err(KeyFileError::Owner {
+            path: path(),
+            owner,
+            expected,
+        })
+    } else if mode & 0o077 != 0 {
+        Err(KeyFileError::Mode { path: path(), mode })
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes a file of another name and links it into place: the name appears with its whole content, and
+/// a second writer fails with `AlreadyExists` instead of replacing the first one's key.
+pub(super) fn create(path: &Path, key: &TlsKey) -> io::Result<()> {
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let unfinished = path.with_file_name(name);
+    let _ = fs::remove_file(&unfinished);
+    let written = write_new(&unfinished, key.to_pkcs8()).and_then(|()| fs::hard_link(&unfinished, path));
+    let _ = fs::remove_file(&unfinished);
+    written?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}

@@ -1,1 +1,0 @@
-//! Statements that bind a TLS key to SSH keys: the host's, and the user's.

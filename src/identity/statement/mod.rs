@@ -1,0 +1,241 @@
+//! Statements that bind a TLS key to SSH keys: the host's, and the user's.
+//!
+//! Here is proven *which* SSH keys stand behind a TLS connection. Whether they are the right ones is for
+//! known_hosts (the host's) and sshd (the user's) to say.
+
+mod host_keys;
+
+use bytes::{BufMut, Bytes};
+use russh::keys::ssh_key;
+use ssh_key::certificate::CertType;
+use ssh_key::public::KeyData;
+use ssh_key::{Certificate, HashAlg, PrivateKey, PublicKey};
+
+use super::sshsig::{self, SshsigError};
+use crate::wire::{Authorization, SessionId, Statement};
+
+pub use host_keys::{HostKey, HostKeyWarning, load_host_keys};
+
+/// SSHSIG namespace of host statements.
+pub const HOST_NAMESPACE: &str = "bowline-host";
+
+/// SSHSIG namespace of users' authorizations.
+pub const OPEN_NAMESPACE: &str = "bowline-open";
+
+/// Label of the TLS exporter (RFC 8446 section 7.5) that goes into [`OpenFacts`]; its context is empty, its length 32.
+pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-bowline-open";
+
+/// Longest key or certificate blob in bytes.
+pub const MAX_KEY_LEN: usize = 8 * 1024;
+
+/// An SSH key that has signed for this TLS connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProvenKey {
+    /// As it came: the SSH wire form of the certificate if there is one, else of the key.
+    pub blob: Bytes,
+    /// The key that signed, never a certificate.
+    pub key: KeyData,
+    /// The certificate it came in: of the right type and signed by the CA key it names. Whether that CA is
+    /// trusted, the names fit and the time is right is still to be checked.
+    pub certificate: Option<Box<Certificate>>,
+}
+
+impl ProvenKey {
+    /// Fingerprint of the key that signed, as `ssh-keygen -l` shows it (`SHA256:..`).
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        self.key.fingerprint(HashAlg::Sha256).to_string()
+    }
+}
+
+/// A statement or authorization proves nothing, or cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StatementError {
+    /// The key blob is longer than any that is looked at.
+    #[error("the key has {length} bytes, {MAX_KEY_LEN} are allowed")]
+    KeyTooLong {
+        /// Length of the blob in bytes.
+        length: usize,
+    },
+    /// The key blob is neither an SSH public key nor a certificate, or not in its only encoding.
+    #[error("not an SSH public key or certificate")]
+    Key(#[source] ssh_key::Error),
+    /// A user certificate where a host certificate is needed, or the other way round.
+    #[error("a {found:?} certificate, expected {expected:?}")]
+    CertificateType {
+        /// What it is.
+        found: CertType,
+        /// What it should be.
+        expected: CertType,
+    },
+    /// The certificate is not signed by the CA key it names, or in a way that does not count.
+    #[error("the certificate is not validly signed by its own CA")]
+    CertificateSignature(#[source] Option<SshsigError>),
+    /// The certificate is for another key than the one that signs.
+    #[error("the certificate is for another key")]
+    CertificateOfAnotherKey,
+    /// The signature does not count.
+    #[error(transparent)]
+    Signature(#[from] SshsigError),
+    /// Signed by another key than the one shown.
+    #[error("signed by {signer}, expected {shown}")]
+    OtherSigner {
+        /// Fingerprint of the signer.
+        signer: String,
+        /// Fingerprint of the key shown.
+        shown: String,
+    },
+}
+
+/// What a user's key signs at an open: everything that makes this open this one and no other.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFacts<'a> {
+    /// The connection's TLS exporter value for [`EXPORTER_LABEL`]: a signature fits one connection only.
+    pub exporter: &'a [u8; 32],
+    /// The server half's TLS key, SPKI DER.
+    pub server_spki: &'a [u8],
+    /// The client process's own TLS key, SPKI DER: all that later resumes need.
+    pub client_spki: &'a [u8],
+    /// The session to open.
+    pub session: SessionId,
+    /// The login name asked for.
+    pub user: &'a str,
+    /// The protocol version spoken.
+    pub version: u32,
+}
+
+/// Says, by an SSH host key, that the server half holds the TLS key `tls_spki` (SPKI DER).
+///
+/// With `certificate` the statement shows that instead of the plain key.
+///
+/// # Errors
+/// `CertificateOfAnotherKey`, `Key` if it cannot be encoded, `Signature` if the key cannot sign.
+pub fn sign_host(
+    host_key: &PrivateKey,
+    certificate: Option<&Certificate>,
+    tls_spki: &[u8],
+) -> Result<Statement, StatementError> {
+    let key = match certificate {
+        Some(certificate) if certificate.public_key() != host_key.public_key().key_data() => {
+            return Err(StatementError::CertificateOfAnotherKey);
+        }
+        Some(certificate) => certificate.to_bytes(),
+        None => host_key.public_key().to_bytes(),
+    };
+    let signature = sshsig::sign(host_key, HOST_NAMESPACE, &host_message(tls_spki))?;
+    Ok(Statement {
+        key: key.map_err(StatementError::Key)?.into(),
+        signature: signature.into(),
+    })
+}
+
+/// The SSH key behind a host statement, if that is about the TLS key `tls_spki` (SPKI DER).
+///
+/// # Errors
+/// `StatementError`: this statement proves nothing; others beside it may.
+pub fn verify_host(statement: &Statement, tls_spki: &[u8]) -> Result<ProvenKey, StatementError> {
+    let message = host_message(tls_spki);
+    verify(
+        &statement.key,
+        &statement.signature,
+        HOST_NAMESPACE,
+        &message,
+        CertType::Host,
+    )
+}
+
+/// The bytes that a user's key signs (with [`OPEN_NAMESPACE`]) to open a session: each fact behind its length.
+#[must_use]
+pub fn open_message(facts: OpenFacts<'_>) -> Vec<u8> {
+    let mut message = Vec::with_capacity(256);
+    put_string(&mut message, b"bowline open 1");
+    message.put_u32(facts.version);
+    put_string(&mut message, facts.exporter);
+    put_string(&mut message, facts.server_spki);
+    put_string(&mut message, facts.client_spki);
+    put_string(&mut message, facts.session.as_bytes());
+    put_string(&mut message, facts.user.as_bytes());
+    message
+}
+
+/// The user key behind an authorization, if that is over `message` (from [`open_message`]).
+///
+/// # Errors
+/// `StatementError`: this authorization proves nothing; others beside it may.
+pub fn verify_open(authorization: &Authorization, message: &[u8]) -> Result<ProvenKey, StatementError> {
+    let Authorization { key, signature } = authorization;
+    verify(key, signature, OPEN_NAMESPACE, message, CertType::User)
+}
+
+/// Reads an SSH public key or certificate in its wire form, as the key and the certificate it is in.
+///
+/// # Errors
+/// `KeyTooLong`, or `Key` for other encodings than the one OpenSSH makes.
+pub fn parse_key(blob: &[u8]) -> Result<(KeyData, Option<Box<Certificate>>), StatementError> {
+    if blob.len() > MAX_KEY_LEN {
+        return Err(StatementError::KeyTooLong { length: blob.len() });
+    }
+    let parsed = PublicKey::from_bytes(blob).map_err(StatementError::Key)?;
+    if parsed.to_bytes().map_err(StatementError::Key)? != blob {
+        return Err(StatementError::Key(ssh_key::Error::FormatEncoding));
+    }
+    Ok(match parsed.key_data() {
+        KeyData::Certificate(certificate) => (certificate.public_key().clone(), Some(certificate.clone())),
+        key => (key.clone(), None),
+    })
+}
+
+fn verify(
+    key: &Bytes,
+    signature: &[u8],
+    namespace: &str,
+    message: &[u8],
+    certificate_type: CertType,
+) -> Result<ProvenKey, StatementError> {
+    let (shown, certificate) = parse_key(key)?;
+    let signer = sshsig::verify(signature, namespace, message)?;
+    if signer.key_data() != &shown {
+        return Err(StatementError::OtherSigner {
+            signer: signer.fingerprint(HashAlg::Sha256).to_string(),
+            shown: shown.fingerprint(HashAlg::Sha256).to_string(),
+        });
+    }
+    if let Some(certificate) = &certificate {
+        check_certificate(certificate, certificate_type)?;
+    }
+    Ok(ProvenKey {
+        blob: key.clone(),
+        key: shown,
+        certificate,
+    })
+}
+
+fn check_certificate(certificate: &Certificate, expected: CertType) -> Result<(), StatementError> {
+    if certificate.cert_type() != expected {
+        return Err(StatementError::CertificateType {
+            found: certificate.cert_type(),
+            expected,
+        });
+    }
+    sshsig::check_signer(certificate.signature_key(), certificate.signature())
+        .map_err(|error| StatementError::CertificateSignature(Some(error)))?;
+    certificate
+        .verify_signature()
+        .map_err(|_| StatementError::CertificateSignature(None))
+}
+
+fn host_message(tls_spki: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(96);
+    put_string(&mut message, b"bowline host 1");
+    put_string(&mut message, tls_spki);
+    message
+}
+
+/// RFC 4251 section 5: length in four bytes, then the bytes. No two lists of facts have the same encoding.
+fn put_string(message: &mut Vec<u8>, bytes: &[u8]) {
+    message.put_u32(u32::try_from(bytes.len()).expect("facts are short"));
+    message.put_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! The real OpenSSH tools, and small programs in their place, for tests.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Writes an executable shell script.
+pub(crate) fn write_script(path: &Path, body: &str) {
+    // Written by a process of its own: a descriptor open for writing here could leak into another test's child,
+    // and running the script would then fail with "text file busy".
+    let script = format!("#!/bin/sh\n{body}\n");
+    run(
+        "sh",
+        [
+            OsStr::new("-c"),
+            "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"".as_ref(),
+            "sh".as_ref(),
+            script.as_ref(),
+            path.as_ref(),
+        ],
+    );
+}
+
+/// Runs a program to its good end; its standard output.
+pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{program}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Makes a key pair `folder/name` with ssh-keygen. `kind` is such as `ed25519`, `ecdsa-384`, `rsa-2048`.
+pub(crate) fn keygen(folder: &Path, name: &str, kind: &str, passphrase: &str) -> PathBuf {
+    let path = folder.join(name);
+    let (algorithm, bits) = kind
+        .split_once('-')
+        .map_or((kind, None), |(algorithm, bits)| (algorithm, Some(bits)));
+    let mut arguments = vec![
+        "-q",
+        "-t",
+        algorithm,
+        "-N",
+        passphrase,
+        "-C",
+        name,
+        "-f",
+        path.to_str().unwrap(),
+    ];
+    if let Some(bits) = bits {
+        arguments.extend(["-b", bits]);
+    }
+    run("ssh-keygen", arguments);
+    path
+}
+
+/// Has the authority at `authority` sign the public key of `key`; the certificate's path.
+pub(crate) fn certify(authority: &Path, key: &Path, options: &[&str]) -> PathBuf {
+    let mut public = key.as_os_str().to_owned();
+    public.push(".pub");
+    let mut arguments = vec!["-q", "-s", authority.to_str().unwrap(), "-I", "test"];
+    arguments.extend(options);
+    arguments.push(public.to_str().unwrap());
+    run("ssh-keygen", arguments);
+    let mut certificate = key.as_os_str().to_owned();
+    certificate.push("-cert.pub");
+    certificate.into()
+}
+
+/// The text of the public half of `key`: `TYPE BASE64`, without the comment.
+pub(crate) fn public_text(key: &Path) -> String {
+    let text = std::fs::read_to_string(format!("{}.pub", key.display())).unwrap();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,160 @@
+//! The carriers of one session: the lead, and older ones that may still deliver.
+
+use crate::carrier::{Carrier, CloseReason};
+use crate::wire::{Epoch, Frame};
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tracing::debug;
+
+#[derive(Default)]
+pub(super) struct Carriers {
+    /// By epoch; the last leads while `has_lead`.
+    attached: Vec<Attached>,
+    has_lead: bool,
+}
+
+struct Attached {
+    carrier: Carrier,
+    epoch: Epoch,
+    delivered: bool,
+    #[cfg(debug_assertions)]
+    cut_at: Option<Instant>,
+}
+
+/// What a carrier brought.
+pub(super) enum News {
+    Frame { frame: Frame, from_lead: bool },
+    LeadLost,
+    OtherLost,
+}
+
+#[derive(PartialEq, Eq)]
+pub(super) enum Flushed {
+    LeadLost,
+    Otherwise,
+}
+
+impl Carriers {
+    pub(super) fn add(&mut self, carrier: Carrier, epoch: Epoch, leads: bool, now: Instant) {
+        let attached = Attached {
+            carrier,
+            epoch,
+            delivered: false,
+            #[cfg(debug_assertions)]
+            cut_at: crate::fault::carrier_lifetime().map(|lifetime| now + lifetime),
+        };
+        let _ = now;
+        let place = self.attached.partition_point(|other| other.epoch < epoch);
+        self.has_lead |= leads;
+        self.attached.insert(place, attached);
+    }
+
+    pub(super) fn lead(&mut self) -> Option<&mut Carrier> {
+        let lead = self.attached.last_mut().filter(|_| self.has_lead)?;
+        Some(&mut lead.carrier)
+    }
+
+    pub(super) fn is_lead_flushed(&self) -> bool {
+        !self.has_lead || self.attached.last().is_none_or(|lead| lead.carrier.is_flushed())
+    }
+
+    /// The next frame of any carrier; the lead is asked first.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<News> {
+        self.inject_cuts(now);
+        for place in (0..self.attached.len()).rev() {
+            let is_lead = self.has_lead && place + 1 == self.attached.len();
+            let attached = &mut self.attached[place];
+            match attached.carrier.poll_frame(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(Frame::Ping { token })) => {
+                    attached.carrier.send_now(&Frame::Pong { token });
+                    return Poll::Ready(News::Frame {
+                        frame: Frame::Ping { token },
+                        from_lead: is_lead,
+                    });
+                }
+                Poll::Ready(Ok(frame)) => {
+                    if is_lead && !std::mem::replace(&mut attached.delivered, true) {
+                        self.close_others();
+                    }
+                    return Poll::Ready(News::Frame {
+                        frame,
+                        from_lead: is_lead,
+                    });
+                }
+                Poll::Ready(Err(error)) => {
+                    debug!(%error, epoch = %attached.epoch, is_lead, "carrier lost");
+                    return Poll::Ready(self.remove(place));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Moves what is queued on every carrier.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Flushed {
+        let mut flushed = Flushed::Otherwise;
+        for place in (0..self.attached.len()).rev() {
+            if let Poll::Ready(Err(error)) = self.attached[place].carrier.poll_flush(cx) {
+                debug!(%error, "carrier lost");
+                if matches!(self.remove(place), News::LeadLost) {
+                    flushed = Flushed::LeadLost;
+                }
+            }
+        }
+        flushed
+    }
+
+    /// Gives the last words of the lead a chance, and closes all.
+    pub(super) async fn finish(mut self, reason: CloseReason) {
+        let lead = self.attached.pop().filter(|_| self.has_lead);
+        self.attached.iter().for_each(|other| other.carrier.close(reason));
+        if let Some(lead) = lead {
+            lead.carrier.finish(reason).await;
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.attached.iter().filter_map(|attached| attached.cut_at).min()
+    }
+
+    #[cfg(not(debug_assertions))]
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    #[cfg(debug_assertions)]
+    fn inject_cuts(&mut self, now: Instant) {
+        for attached in &mut self.attached {
+            if attached.cut_at.is_some_and(|cut_at| cut_at <= now) {
+                attached.cut_at = None;
+                attached.carrier.close(CloseReason::ShuttingDown);
+            }
+        }
+    }
+
+    #[cfg(not(debug_assertions))]
+    fn inject_cuts(&mut self, _now: Instant) {}
+
+    /// The lead delivers: nothing more is hoped for from those before it.
+    fn close_others(&mut self) {
+        let older = self.attached.len() - 1;
+        for other in self.attached.drain(..older) {
+            other.carrier.close(CloseReason::Replaced);
+        }
+    }
+
+    fn remove(&mut self, place: usize) -> News {
+        let was_lead = self.has_lead && place + 1 == self.attached.len();
+        let lost = self.attached.remove(place);
+        lost.carrier.close(CloseReason::Protocol);
+        if was_lead {
+            // An older carrier does not lead again by itself: the peer sends on the one that it took for the lead.
+            self.has_lead = false;
+            News::LeadLost
+        } else {
+            News::OtherLost
+        }
+    }
+}

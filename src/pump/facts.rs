@@ -1,0 +1,137 @@
+//! What a running session tells about itself, for whoever dials or reports.
+
+use crate::carrier::CarrierInfo;
+use crate::clock;
+use crate::session::Session;
+use crate::wire::Offset;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Shared between a pump and those who look at it. Values may be a moment old; offsets only grow, so an old one is
+/// never wrong (it only makes the peer repeat a little).
+#[derive(Debug)]
+pub struct Facts {
+    received: AtomicU64,
+    window: AtomicU64,
+    ended: AtomicBool,
+    output_done: AtomicBool,
+    history: Mutex<History>,
+}
+
+#[derive(Debug)]
+struct History {
+    began: bool,
+    /// Where the lead goes; `None` while there is none.
+    remote: Option<SocketAddr>,
+    detached_at: Option<Instant>,
+    outages: u64,
+    longest_outage: Duration,
+}
+
+/// What is known of a session at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Where the lead goes; `None` while there is none.
+    pub remote: Option<SocketAddr>,
+    /// For how long there has been none.
+    pub detached_for: Option<Duration>,
+    /// How often a lead was lost and another found.
+    pub outages: u64,
+    /// The longest time without a lead.
+    pub longest_outage: Duration,
+}
+
+impl Facts {
+    /// Facts of a session at its beginning, which has `window` bytes of room.
+    pub fn new(window: u64) -> Facts {
+        let history = History {
+            began: false,
+            remote: None,
+            detached_at: Some(clock::now()),
+            outages: 0,
+            longest_outage: Duration::ZERO,
+        };
+        Facts {
+            received: AtomicU64::new(0),
+            window: AtomicU64::new(window),
+            ended: AtomicBool::new(false),
+            output_done: AtomicBool::new(false),
+            history: Mutex::new(history),
+        }
+    }
+
+    /// First position not received, and the room beyond it.
+    pub fn room(&self) -> (Offset, u64) {
+        // The window is read first: with a `received` that has moved on since it promises too little, never too much.
+        let window = self.window.load(Ordering::Acquire);
+        let received = self.received.load(Ordering::Acquire);
+        (Offset::new(received).unwrap_or(Offset::MAX), window)
+    }
+
+    /// Whether the pump has ended.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether everything from the peer, its end included, was delivered.
+    pub fn is_output_done(&self) -> bool {
+        self.output_done.load(Ordering::Acquire)
+    }
+
+    /// What is known now.
+    pub fn snapshot(&self) -> Snapshot {
+        let history = self.history();
+        Snapshot {
+            remote: history.remote,
+            detached_for: history.detached_at.map(|at| clock::now().saturating_duration_since(at)),
+            outages: history.outages,
+            longest_outage: history.longest_outage,
+        }
+    }
+
+    pub(super) fn update(&self, session: &Session) {
+        self.received.store(session.received().get(), Ordering::Release);
+        self.window.store(session.window(), Ordering::Release);
+        self.output_done.store(session.is_output_done(), Ordering::Release);
+    }
+
+    pub(super) fn handle_end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// A carrier leads; gives the length of the outage before it, `None` for the first.
+    pub(super) fn handle_attached(
+        &self,
+        info: &CarrierInfo,
+        now: Instant,
+        silent_since: Option<Instant>,
+    ) -> Option<Duration> {
+        let mut history = self.history();
+        history.remote = Some(info.remote);
+        let detached_at = history.detached_at.take();
+        if !std::mem::replace(&mut history.began, true) {
+            return None;
+        }
+        if silent_since.is_some() && detached_at.is_none() {
+            history.outages += 1;
+        }
+        let since = silent_since.into_iter().chain(detached_at).min();
+        let outage = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        history.longest_outage = history.longest_outage.max(outage);
+        Some(outage)
+    }
+
+    pub(super) fn handle_detached(&self, now: Instant) {
+        let mut history = self.history();
+        history.remote = None;
+        history.detached_at = Some(now);
+        history.outages += 1;
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        // Plain values: a panic elsewhere cannot have left them half written.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

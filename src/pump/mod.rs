@@ -1,0 +1,438 @@
+//! The one loop that joins a local pipe, a session and its carriers.
+//!
+//! Both halves run it: `local pipe <-> Session <-> Carrier`. They differ in who produces carriers, which arrive
+//! through a bounded channel, and in what the pipe is. Everything is polled by one task, without a lock and
+//! without a queue between the steps: a step that cannot move is asked again when its waker says so.
+
+mod budget;
+mod carriers;
+mod ending;
+mod facts;
+mod vigil;
+
+pub use budget::Budget;
+pub use facts::{Facts, Snapshot};
+pub use vigil::{Need, Vigil};
+
+use crate::carrier::{Carrier, CloseReason};
+use crate::clock::{self, Timer};
+use crate::session::{Session, SessionConfig, SessionError};
+use crate::wire::{CloseCode, Epoch, Frame, Offset};
+use budget::Share;
+use carriers::Carriers;
+use ending::Ending;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+/// Fresh carriers that may wait for the pump; a race brings forth two or three.
+pub const ARRIVALS: usize = 4;
+/// Orders that may wait for the pump; each is given once or twice in a session's life.
+pub const ORDERS: usize = 4;
+
+/// Rounds of one poll before other tasks get their turn.
+const ROUNDS: usize = 32;
+/// Frames taken from the carriers in one round.
+const FRAMES: usize = 64;
+/// How far the lead's outbox is filled in one go: a full frame and its header.
+const FILL: usize = crate::wire::MAX_DATA + 64;
+/// When to ask again for memory that was refused.
+const BUDGET_RETRY: Duration = Duration::from_millis(50);
+
+/// A carrier whose hello was accepted.
+pub struct Arrival {
+    /// The carrier, ready for frames.
+    pub carrier: Carrier,
+    /// Its epoch as lead.
+    pub epoch: Epoch,
+    /// What the peer has received.
+    pub peer_received: Offset,
+    /// Bytes beyond it that the peer has room for.
+    pub peer_window: u64,
+}
+
+/// What others may ask of a running pump.
+#[derive(Debug)]
+pub enum Order {
+    /// The pipe's owner is leaving: read what it still says, deliver it, end.
+    HangUp,
+    /// End the session now, and tell the peer why.
+    End(String),
+    /// The peer has no such session any more, or refuses it for good: nothing can be delivered.
+    Lost(String),
+}
+
+/// How a session ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Both directions ended and were delivered.
+    Finished,
+    /// The peer closed the session; everything it had said before was delivered.
+    ClosedByPeer(CloseCode, String),
+    /// The pipe's owner left, and the peer may not have its last words.
+    Unfinished,
+    /// Ended by [`Order::End`].
+    Ended(String),
+    /// No carrier came for longer than the session's patience.
+    Expired,
+    /// Ended by [`Order::Lost`].
+    Lost(String),
+    /// The peer broke the protocol.
+    Desync(SessionError),
+}
+
+/// What a pump needs to run one session.
+pub struct PumpParts<R, W> {
+    /// Buffers of the session.
+    pub session: SessionConfig,
+    /// From the pipe to the peer.
+    pub input: R,
+    /// From the peer to the pipe.
+    pub output: W,
+    /// What to tell the peer when the pipe breaks.
+    pub pipe_closed: CloseCode,
+    /// Where carriers come from.
+    pub arrivals: mpsc::Receiver<Arrival>,
+    /// Where orders come from.
+    pub orders: mpsc::Receiver<Order>,
+    /// What the pump tells about itself.
+    pub facts: Arc<Facts>,
+    /// The dialing half's watch over the lead.
+    pub vigil: Option<Vigil>,
+    /// Longest time without a carrier.
+    pub patience: Duration,
+    /// Memory shared with other sessions.
+    pub budget: Arc<Budget>,
+}
+
+/// One running session.
+pub struct Pump<R, W> {
+    session: Session,
+    input: Option<R>,
+    output: Option<W>,
+    pipe_closed: CloseCode,
+    arrivals: mpsc::Receiver<Arrival>,
+    orders: mpsc::Receiver<Order>,
+    facts: Arc<Facts>,
+    vigil: Option<Vigil>,
+    patience: Duration,
+    share: Share,
+    carriers: Carriers,
+    ending: Ending,
+    alone_since: Instant,
+    timer: Timer,
+}
+
+/// Whether a step moved something.
+type Moved = bool;
+
+impl<R, W> Pump<R, W>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    /// A pump at the session's beginning.
+    pub fn new(parts: PumpParts<R, W>) -> Pump<R, W> {
+        Pump {
+            session: Session::new(&parts.session),
+            input: Some(parts.input),
+            output: Some(parts.output),
+            pipe_closed: parts.pipe_closed,
+            arrivals: parts.arrivals,
+            orders: parts.orders,
+            facts: parts.facts,
+            vigil: parts.vigil,
+            patience: parts.patience,
+            share: Share::new(parts.budget),
+            carriers: Carriers::default(),
+            ending: Ending::default(),
+            alone_since: clock::now(),
+            timer: Timer::new(),
+        }
+    }
+
+    /// Runs the session to its end, and says goodbye to the peer.
+    pub async fn run(mut self) -> Outcome {
+        let outcome = poll_fn(|cx| self.poll(cx)).await;
+        self.facts.handle_end();
+        let reason = match &outcome {
+            Outcome::Desync(error) => {
+                warn!(event = "closed", %error, "session ended: the peer broke the protocol");
+                self.say_close(CloseCode::Desync, &error.to_string());
+                CloseReason::Protocol
+            }
+            Outcome::Ended(why) => {
+                self.say_close(CloseCode::Ended, why);
+                CloseReason::Done
+            }
+            _ => CloseReason::Done,
+        };
+        // The pipe learns of the end before the peer has confirmed it.
+        drop((self.input.take(), self.output.take()));
+        self.carriers.finish(reason).await;
+        outcome
+    }
+
+    fn say_close(&mut self, code: CloseCode, message: &str) {
+        if let Some(lead) = self.carriers.lead() {
+            Frame::Close {
+                code,
+                message: message.to_owned(),
+            }
+            .encode(lead.outbox());
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        for _ in 0..ROUNDS {
+            let now = clock::now();
+            match self.round(cx, now) {
+                Err(outcome) => return Poll::Ready(outcome),
+                Ok(true) => {}
+                Ok(false) => {
+                    let timeout = self.next_timeout();
+                    self.timer.set(timeout);
+                    if self.timer.poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Every step once. `Err` is the end.
+    fn round(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        let mut moved = self.take_orders(cx, now)?;
+        moved |= self.take_arrivals(cx, now)?;
+        moved |= self.take_frames(cx, now)?;
+        moved |= self.write_output(cx, now);
+        moved |= self.read_input(cx);
+        moved |= self.feed_lead(cx, now);
+        self.keep_watch(cx, now);
+        self.check_end(now)?;
+        self.facts.update(&self.session);
+        Ok(moved)
+    }
+
+    fn take_orders(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        match self.orders.poll_recv(cx) {
+            Poll::Ready(Some(Order::End(why))) => Err(Outcome::Ended(why)),
+            Poll::Ready(Some(Order::Lost(why))) if self.session.is_output_done() => {
+                // The peer forgot a session whose end it had told us: it only missed our acknowledgement.
+                debug!(why, "the peer forgot a session that had ended");
+                Err(Outcome::Finished)
+            }
+            Poll::Ready(Some(Order::Lost(why))) => Err(Outcome::Lost(why)),
+            Poll::Ready(Some(Order::HangUp)) => {
+                self.ending.handle_hang_up(now);
+                self.refuse_output();
+                Ok(true)
+            }
+            Poll::Ready(None) | Poll::Pending => Ok(false),
+        }
+    }
+
+    fn take_arrivals(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(cx) else {
+            return Ok(false);
+        };
+        let attached = self
+            .session
+            .attach(arrival.epoch, arrival.peer_received, arrival.peer_window);
+        let replayed = attached.map_err(Outcome::Desync)?;
+        arrival.carrier.trust();
+        let info = arrival.carrier.info();
+        match replayed {
+            Some(replayed_bytes) => {
+                let silent_since = self.vigil.as_ref().and_then(Vigil::suspected_since);
+                if let Some(outage) = self.facts.handle_attached(info, now, silent_since) {
+                    info!(event = "resumed", replayed_bytes, outage_ms = outage.as_millis(), epoch = %arrival.epoch,
+                        carrier = %info.kind, remote = %info.remote, "session resumed");
+                }
+                if let Some(vigil) = &mut self.vigil {
+                    vigil.handle_attached(now);
+                }
+            }
+            None => debug!(epoch = %arrival.epoch, "carrier arrived after a later one"),
+        }
+        self.carriers
+            .add(arrival.carrier, arrival.epoch, replayed.is_some(), now);
+        Ok(true)
+    }
+
+    fn take_frames(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        let mut moved = false;
+        for _ in 0..FRAMES {
+            match self.carriers.poll_frame(cx, now) {
+                Poll::Pending => break,
+                Poll::Ready(carriers::News::LeadLost) => self.handle_lead_lost(now),
+                Poll::Ready(carriers::News::OtherLost) => {}
+                Poll::Ready(carriers::News::Frame { frame, from_lead }) => {
+                    if let Some(vigil) = self.vigil.as_mut().filter(|_| from_lead) {
+                        vigil.handle_frame(&frame, now);
+                    }
+                    self.session.handle_frame(frame).map_err(Outcome::Desync)?;
+                }
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn handle_lead_lost(&mut self, now: Instant) {
+        self.session.detach();
+        self.facts.handle_detached(now);
+        self.alone_since = now;
+        if let Some(vigil) = &mut self.vigil {
+            vigil.handle_lost(now, self.session.is_outstanding());
+        }
+    }
+
+    fn write_output(&mut self, cx: &mut Context<'_>, now: Instant) -> Moved {
+        let Some(output) = &mut self.output else { return false };
+        let readable = self.session.output();
+        if !readable.is_empty() {
+            return match Pin::new(output).poll_write(cx, readable) {
+                Poll::Pending => false,
+                Poll::Ready(Ok(written)) => {
+                    self.session.output_written(written, now);
+                    true
+                }
+                Poll::Ready(Err(error)) => self.handle_broken_output(&error, now),
+            };
+        }
+        if self.session.is_output_end_due() {
+            match Pin::new(output).poll_shutdown(cx) {
+                Poll::Pending => false,
+                // A pipe that is already gone has also been told.
+                Poll::Ready(_) => {
+                    self.session.output_ended();
+                    self.output = None;
+                    true
+                }
+            }
+        } else {
+            // Whatever buffers below us passes its bytes on while we wait for more.
+            let _ = Pin::new(output).poll_flush(cx);
+            false
+        }
+    }
+
+    /// The pipe takes no more. What it still says is read first: its last words are often why it left.
+    fn handle_broken_output(&mut self, error: &io::Error, now: Instant) -> Moved {
+        debug!(%error, "pipe takes no more");
+        self.ending.handle_broken_pipe(error.to_string(), now);
+        self.refuse_output();
+        true
+    }
+
+    fn refuse_output(&mut self) {
+        self.output = None;
+        if self.input.is_none() {
+            self.end_input(None);
+        }
+    }
+
+    fn read_input(&mut self, cx: &mut Context<'_>) -> Moved {
+        let Some(input) = &mut self.input else { return false };
+        if self.session.peer_close().is_some() {
+            self.input = None;
+            return true;
+        }
+        let room = self.share.grant(self.session.buffered(), self.session.input().len());
+        if room == 0 {
+            return false;
+        }
+        let mut buffer = ReadBuf::new(&mut self.session.input()[..room]);
+        let read = match Pin::new(input).poll_read(cx, &mut buffer) {
+            Poll::Pending => return false,
+            Poll::Ready(read) => read.map(|()| buffer.filled().len()),
+        };
+        match read {
+            Ok(len @ 1..) => self.session.commit_input(len),
+            Ok(0) => self.end_input(None),
+            Err(error) => self.end_input(Some(&error)),
+        }
+        true
+    }
+
+    fn end_input(&mut self, error: Option<&io::Error>) {
+        self.input = None;
+        if let Some(error) = error {
+            debug!(%error, "pipe broke");
+        }
+        match (self.ending.why_no_output(), error) {
+            (Some(why), _) => self.session.close(self.pipe_closed, why),
+            (None, Some(error)) => self.session.close(self.pipe_closed, error.to_string()),
+            (None, None) => self.session.finish_input(),
+        }
+    }
+
+    fn feed_lead(&mut self, cx: &mut Context<'_>, now: Instant) -> Moved {
+        let mut moved = false;
+        if let Some(lead) = self.carriers.lead().filter(|lead| lead.is_flushed()) {
+            self.session.transmit(lead.outbox(), FILL, now);
+            if !lead.is_flushed() {
+                moved = true;
+                if let Some(vigil) = self.vigil.as_mut() {
+                    vigil.handle_sent(now);
+                }
+            }
+        }
+        if self.carriers.poll_flush(cx) == carriers::Flushed::LeadLost {
+            self.handle_lead_lost(now);
+            return true;
+        }
+        moved && self.carriers.lead().is_some_and(|lead| lead.is_flushed())
+    }
+
+    fn keep_watch(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let Some(vigil) = &mut self.vigil else { return };
+        vigil.poll_hints(cx, now);
+        vigil.poll(self.carriers.lead(), now, self.session.is_outstanding());
+        vigil.handle_waiting_input(self.session.replay_len(), now);
+    }
+
+    fn check_end(&mut self, now: Instant) -> Result<(), Outcome> {
+        if self.ending.is_drain_over(now) && self.input.is_some() {
+            self.end_input(None);
+        }
+        if self.session.is_finished() && self.carriers.is_lead_flushed() {
+            return Err(match self.session.peer_close() {
+                Some((code, message)) => Outcome::ClosedByPeer(code, message.to_owned()),
+                None => Outcome::Finished,
+            });
+        }
+        if self.ending.is_linger_over(now) {
+            return Err(Outcome::Unfinished);
+        }
+        if self.carriers.lead().is_none() && now.saturating_duration_since(self.alone_since) >= self.patience {
+            return Err(Outcome::Expired);
+        }
+        Ok(())
+    }
+
+    fn next_timeout(&mut self) -> Option<Instant> {
+        let lead = self.carriers.lead();
+        let expiry = lead.is_none().then(|| self.alone_since + self.patience);
+        let acks = lead.is_some().then(|| self.session.poll_timeout()).flatten();
+        let watch = self
+            .vigil
+            .as_ref()
+            .and_then(|vigil| vigil.poll_timeout(lead.as_deref()));
+        let memory = (self.input.is_some() && self.share.is_refused()).then(|| clock::now() + BUDGET_RETRY);
+        let faults = self.carriers.poll_timeout();
+        [expiry, acks, watch, memory, faults, self.ending.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}

@@ -1,0 +1,175 @@
+//! The dialing half's watch over the lead: it turns what the pump sees into a need for a fresh carrier.
+
+use crate::carrier::Carrier;
+use crate::session::{Liveness, Verdict};
+use crate::wire::Frame;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info};
+
+/// Output that flowed this recently before the silence means that someone waits for more.
+const FLOWING: Duration = Duration::from_secs(5);
+
+/// Round trip of a carrier that cannot tell.
+const UNKNOWN_RTT: Duration = Duration::from_millis(100);
+
+/// What the dialer should do about the session's carriers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: the lead is well.
+    Nothing,
+    /// A fresh carrier.
+    Carrier {
+        /// Whether somebody waits for output or has pressed a key.
+        waited_for: bool,
+        /// Counts signs of impatience; a new one starts the redial cadence over.
+        signs: u32,
+    },
+}
+
+/// Watches the lead, and tells the dialer what is needed.
+pub struct Vigil {
+    liveness: Liveness,
+    need: watch::Sender<Need>,
+    hints: mpsc::Receiver<()>,
+    heard: u64,
+    pings: u64,
+    lost: bool,
+    drained: bool,
+    waiting_input: usize,
+}
+
+impl Vigil {
+    /// A watch that tells `need`, and takes hints that the network may have changed.
+    pub fn new(need: watch::Sender<Need>, hints: mpsc::Receiver<()>, now: Instant) -> Vigil {
+        Vigil {
+            liveness: Liveness::new(now),
+            need,
+            hints,
+            heard: 0,
+            pings: 0,
+            lost: false,
+            drained: false,
+            waiting_input: 0,
+        }
+    }
+
+    pub(super) fn handle_attached(&mut self, now: Instant) {
+        self.liveness.handle_attached(now);
+        self.heard = 0;
+        self.lost = false;
+        self.drained = false;
+        self.need.send_replace(Need::Nothing);
+    }
+
+    pub(super) fn handle_lost(&mut self, now: Instant, outstanding: bool) {
+        self.lost = true;
+        self.want_carrier(now, outstanding);
+    }
+
+    pub(super) fn handle_frame(&mut self, frame: &Frame, now: Instant) {
+        match frame {
+            Frame::Data { .. } | Frame::Fin { .. } | Frame::Close { .. } => self.liveness.handle_output(now),
+            Frame::Pong { .. } => self.liveness.handle_answer(now),
+            Frame::Ack { .. } | Frame::Ping { .. } => self.liveness.handle_heard(now),
+            Frame::Drain => {
+                self.drained = true;
+                self.want_carrier(now, true);
+            }
+        }
+        self.call_off();
+    }
+
+    pub(super) fn handle_sent(&mut self, now: Instant) {
+        self.liveness.handle_input(now);
+    }
+
+    /// Bytes wait for the peer. While there is no lead, more of them are a key pressed: somebody is impatient.
+    pub(super) fn handle_waiting_input(&mut self, waiting: usize, now: Instant) {
+        if self.lost && waiting > self.waiting_input {
+            self.want_carrier(now, true);
+        }
+        self.waiting_input = waiting;
+    }
+
+    /// The network changed, or the machine woke.
+    pub(super) fn poll_hints(&mut self, cx: &mut Context<'_>, now: Instant) {
+        while let Poll::Ready(Some(())) = self.hints.poll_recv(cx) {
+            self.liveness.handle_sign(now);
+            self.repeat_need();
+        }
+    }
+
+    pub(super) fn poll(&mut self, lead: Option<&mut Carrier>, now: Instant, outstanding: bool) {
+        let Some(lead) = lead else { return };
+        let rtt = lead.rtt().unwrap_or(UNKNOWN_RTT);
+        if self.liveness.poll_timeout(rtt) > now {
+            return;
+        }
+        let heard = lead.heard();
+        if heard != self.heard {
+            self.heard = heard;
+            self.liveness.handle_heard(now);
+            self.call_off();
+        }
+        match self.liveness.poll(now, rtt) {
+            Verdict::Wait => {}
+            Verdict::Probe => {
+                self.pings += 1;
+                lead.send_now(&Frame::Ping { token: self.pings });
+            }
+            Verdict::Suspect => {
+                info!(
+                    event = "suspected",
+                    rtt_ms = rtt.as_millis(),
+                    "no sign of life: racing a fresh carrier"
+                );
+                self.want_carrier(now, outstanding);
+            }
+        }
+    }
+
+    pub(super) fn poll_timeout(&self, lead: Option<&Carrier>) -> Option<Instant> {
+        let rtt = lead?.rtt().unwrap_or(UNKNOWN_RTT);
+        Some(self.liveness.poll_timeout(rtt))
+    }
+
+    /// Since when nothing was heard from a lead under suspicion.
+    pub(super) fn suspected_since(&self) -> Option<Instant> {
+        self.liveness.is_suspect().then(|| self.liveness.heard())
+    }
+
+    fn want_carrier(&mut self, now: Instant, outstanding: bool) {
+        let flowed = now.saturating_duration_since(self.liveness.active()) < FLOWING;
+        self.need.send_modify(|need| {
+            let (before, signs) = match *need {
+                Need::Carrier { waited_for, signs } => (waited_for, signs),
+                Need::Nothing => (false, 0),
+            };
+            *need = Need::Carrier {
+                waited_for: before || outstanding || flowed,
+                signs: signs.wrapping_add(1),
+            };
+        });
+    }
+
+    /// The old carrier moves again: the race is off.
+    fn call_off(&mut self) {
+        if !self.lost && !self.drained && !self.liveness.is_suspect() && *self.need.borrow() != Need::Nothing {
+            debug!("the lead moves again: race called off");
+            self.need.send_replace(Need::Nothing);
+        }
+    }
+
+    fn repeat_need(&mut self) {
+        self.need.send_if_modified(|need| match need {
+            Need::Carrier { waited_for, signs } => {
+                *waited_for = true;
+                *signs = signs.wrapping_add(1);
+                true
+            }
+            Need::Nothing => false,
+        });
+    }
+}

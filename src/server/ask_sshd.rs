@@ -1,1 +1,0 @@
-//! Asks the local sshd whether it would accept a key for a user.

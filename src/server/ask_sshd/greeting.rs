@@ -1,0 +1,129 @@
+//! A connection to the SSH server up to its identification line (RFC 4253 section 4.2).
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::AskError;
+
+/// Most bytes that an SSH server may say up to the end of its identification; others may come before it.
+const MAX_GREETING: usize = 4 * 1024;
+
+/// A connection whose server has said that it speaks SSH.
+#[derive(Debug)]
+pub(super) struct Greeted {
+    pub(super) stream: TcpStream,
+    /// The identification line without its end, such as `SSH-2.0-OpenSSH_9.2p1`.
+    pub(super) identification: String,
+    /// Bytes read beyond that line.
+    pub(super) beyond: Vec<u8>,
+}
+
+/// Connects to `target`, from the loopback address `from` where that can be done, and reads the greeting.
+pub(super) async fn greet(target: SocketAddr, from: Ipv4Addr) -> Result<Greeted, AskError> {
+    let mut stream = connect(target, from)
+        .await
+        .map_err(|source| AskError::UpstreamDown { target, source })?;
+    let mut said = Vec::with_capacity(256);
+    loop {
+        if let Some((identification, end)) = find_identification(&said) {
+            let beyond = said.split_off(end);
+            return Ok(Greeted {
+                stream,
+                identification,
+                beyond,
+            });
+        }
+        if said.len() >= MAX_GREETING {
+            return Err(AskError::NotSsh {
+                target,
+                said: printable(&said),
+            });
+        }
+        match stream.read_buf(&mut said).await {
+            Ok(0) | Err(_) => return Err(ended(target, &said)),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Connects, leaving from an alias when the target is on loopback.
+async fn connect(target: SocketAddr, from: Ipv4Addr) -> io::Result<TcpStream> {
+    let stream = match target {
+        SocketAddr::V4(v4) if v4.ip().is_loopback() => {
+            let socket = TcpSocket::new_v4()?;
+            // Systems whose loopback is 127.0.0.1 alone refuse this; sshd then sees that address.
+            let _ = socket.bind((from, 0).into());
+            socket.connect(target).await?
+        }
+        _ => TcpStream::connect(target).await?,
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The identification line and where the bytes after it start.
+fn find_identification(said: &[u8]) -> Option<(String, usize)> {
+    let mut start = 0;
+    while let Some(length) = said[start..].iter().position(|&byte| byte == b'\n') {
+        let line = &said[start..start + length];
+        start += length + 1;
+        if line.starts_with(b"SSH-2.0-") || line.starts_with(b"SSH-1.99-") {
+            return Some((printable(line), start));
+        }
+    }
+    None
+}
+
+/// The server hung up before it greeted. sshd may say why in plain text: `Exceeded MaxStartups`, or `Not allowed
+/// at this time` for a penalised address.
+fn ended(target: SocketAddr, said: &[u8]) -> AskError {
+    let known = [&b"Exceeded MaxStartups"[..], b"Not allowed at this time"];
+    if said.is_empty() || known.iter().any(|reason| said.starts_with(reason)) {
+        let said = printable(said);
+        AskError::Dropped { target, said }
+    } else {
+        let said = printable(said);
+        AskError::NotSsh { target, said }
+    }
+}
+
+/// What a server said, fit for a log: one line, ASCII, 255 characters at most (as RFC 4253 allows).
+fn printable(said: &[u8]) -> String {
+    let line = said.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    line.iter()
+        .take(255)
+        .map(|&byte| {
+            if byte.is_ascii_graphic() || byte == b' ' {
+                byte as char
+            } else {
+                '?'
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identification_may_follow_other_lines_and_come_in_pieces() {
+        let said = b"Welcome\r\nto this host\nSSH-2.0-OpenSSH_9.2p1 Debian\r\n\0\0\x01";
+        for end in 0..said.len() - 3 {
+            assert_eq!(find_identification(&said[..end]), None, "{end}");
+        }
+        let (line, end) = find_identification(said).unwrap();
+        assert_eq!(line, "SSH-2.0-OpenSSH_9.2p1 Debian");
+        assert_eq!(&said[end..], b"\0\0\x01");
+    }
+
+    #[test]
+    fn what_others_say_cannot_disturb_a_log() {
+        assert_eq!(printable(b"a\x1b[2Jb\xff\r\nmore"), "a?[2Jb?");
+        assert_eq!(printable(&[b'x'; 5000]).len(), 255);
+    }
+}

@@ -1,0 +1,254 @@
+//! Asks the local sshd whether it would accept a key for a user.
+//!
+//! sshd is asked, not imitated: the `publickey` query without a signature (RFC 4252 section 7), which it answers
+//! by its whole policy. Nothing is decided here beyond how often and for whom it may be asked.
+
+mod greeting;
+mod query;
+mod sources;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use russh::keys::ssh_key::PublicKey;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::clock;
+use crate::identity::statement::ProvenKey;
+use query::{Answer, MAX_QUERIES, Query};
+use sources::{FailureBudget, Refused, Sources};
+
+pub use sources::OWN_ALIAS;
+
+/// How much sshd may be asked.
+#[derive(Clone, Copy, Debug)]
+pub struct AskLimits {
+    /// Asks that run at once, over all sources. Default 4: sshd's MaxStartups drops logins from 10 on.
+    pub at_once: usize,
+    /// Asks that run or wait, over all sources. Default 256.
+    pub queued: usize,
+    /// How long one ask may wait for its turn. Default 5 s.
+    pub wait: Duration,
+    /// How long one ask may take once it is its turn. Default 5 s.
+    pub time: Duration,
+    /// Failed asks that one source may cause at once. Default 10.
+    pub failures: u32,
+    /// After this time one more failure is allowed. Default 6 s, so 10 a minute.
+    pub failure_refill: Duration,
+}
+
+/// Asks one sshd, for many clients at once.
+#[derive(Debug)]
+pub struct AskSshd {
+    target: SocketAddr,
+    limits: AskLimits,
+    sources: Sources,
+    /// Fair: tokio's semaphore serves in order, and a source waits here with one ask only.
+    running: Semaphore,
+    queue: Semaphore,
+}
+
+/// What sshd said about the keys of one open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Index of the first key that it would accept.
+    pub accepted: Option<usize>,
+    /// Who said so.
+    pub upstream: Upstream,
+    /// The loopback address that it was asked from, as it stands in sshd's log.
+    pub asked_from: Ipv4Addr,
+}
+
+/// Who answers at the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its identification line, such as `SSH-2.0-OpenSSH_9.2p1`; printable ASCII.
+    pub identification: String,
+    /// The host key that it proved.
+    pub host_key: Option<PublicKey>,
+}
+
+/// sshd gave no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nothing accepts connections there.
+    #[error("no SSH server at {target}")]
+    UpstreamDown {
+        /// Where sshd should be.
+        target: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It hung up before it greeted: MaxStartups, or PerSourcePenalties against the asking source.
+    #[error("the SSH server at {target} hung up before its greeting: {said:?}")]
+    Dropped {
+        /// Where sshd is.
+        target: SocketAddr,
+        /// What it said before, if anything.
+        said: String,
+    },
+    /// Something else answers there.
+    #[error("what answers at {target} does not speak SSH: {said:?}")]
+    NotSsh {
+        /// Where sshd should be.
+        target: SocketAddr,
+        /// Its first line.
+        said: String,
+    },
+    /// The SSH protocol failed under way.
+    #[error("asking the SSH server at {target} failed")]
+    Ssh {
+        /// Where sshd is.
+        target: SocketAddr,
+        /// What went wrong.
+        source: russh::Error,
+    },
+    /// It did not answer in time.
+    #[error("the SSH server at {target} gave no answer within {limit:?}")]
+    TimedOut {
+        /// Where sshd is.
+        target: SocketAddr,
+        /// [`AskLimits::time`].
+        limit: Duration,
+    },
+    /// This source has caused too many refusals.
+    #[error("too many failed asks; the next one is allowed in {retry_after:?}")]
+    TooManyFailed {
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// Too many asks are waiting, for this source or in all.
+    #[error("too many asks are waiting")]
+    Busy,
+}
+
+impl Default for AskLimits {
+    fn default() -> Self {
+        Self {
+            at_once: 4,
+            queued: 256,
+            wait: Duration::from_secs(5),
+            time: Duration::from_secs(5),
+            failures: 10,
+            failure_refill: Duration::from_secs(6),
+        }
+    }
+}
+
+impl AskSshd {
+    /// Asks the SSH server at `target`, within `limits`.
+    #[must_use]
+    pub fn new(target: SocketAddr, limits: AskLimits) -> Self {
+        let budget = FailureBudget {
+            burst: limits.failures,
+            refill: limits.failure_refill,
+        };
+        Self {
+            target,
+            limits,
+            sources: Sources::new(budget),
+            running: Semaphore::new(limits.at_once),
+            queue: Semaphore::new(limits.queued),
+        }
+    }
+
+    /// Whether sshd would accept one of `keys`, in this order, for a login as `user`.
+    ///
+    /// Keys come as [`ProvenKey`]s: nobody is asked about a key whose signature was not verified. `source` is the
+    /// client's real address: sshd sees a loopback alias that stands for it, so that its penalties meet nobody else.
+    /// When all keys are refused, that counts as one failure of the source.
+    ///
+    /// # Errors
+    /// `AskError`, and the client is to be told nothing but that it may try again.
+    pub async fn would_accept_any(&self, user: &str, keys: &[ProvenKey], source: IpAddr) -> Result<Verdict, AskError> {
+        let _place = self.queue.try_acquire().map_err(|_| AskError::Busy)?;
+        let turnstile = self.sources.admit(source, clock::now())?;
+        let waiting = async { (turnstile.turn().await, self.running.acquire().await) };
+        let _turns = timeout(self.limits.wait, waiting).await.map_err(|_| AskError::Busy)?;
+        self.sources.check_failures(source, clock::now())?;
+
+        let limit = self.limits.time;
+        let asked = timeout(limit, self.ask(user, keys, source)).await;
+        let verdict = asked.map_err(|_| AskError::TimedOut {
+            target: self.target,
+            limit,
+        })??;
+        match verdict.accepted {
+            Some(_) => self.sources.accepted(source, clock::now()),
+            None => self.sources.refused(source, clock::now()),
+        }
+        Ok(verdict)
+    }
+
+    /// The loopback address that stands for `source` now. For sessions under `--auth none` too, where strangers
+    /// may guess passwords.
+    pub fn alias(&self, source: IpAddr) -> Ipv4Addr {
+        self.sources.alias(source, clock::now())
+    }
+
+    async fn ask(&self, user: &str, keys: &[ProvenKey], source: IpAddr) -> Result<Verdict, AskError> {
+        let asked_from = self.alias(source);
+        let mut next = 0;
+        loop {
+            let mut query = Query::open(self.target, asked_from, self.limits.time).await?;
+            let accepted = ask_some(&mut query, user, keys, &mut next).await?;
+            let upstream = query.upstream();
+            query.close().await;
+            if accepted.is_some() || next == keys.len() {
+                return Ok(Verdict {
+                    accepted,
+                    upstream,
+                    asked_from,
+                });
+            }
+        }
+    }
+}
+
+impl From<Refused> for AskError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Failures(retry_after) => Self::TooManyFailed { retry_after },
+            Refused::Waiting => Self::Busy,
+        }
+    }
+}
+
+/// Reads the greeting of the SSH server at `target`, such as `SSH-2.0-OpenSSH_9.2p1`, within `limit`.
+///
+/// Comes from [`OWN_ALIAS`] on loopback: sshd may count it as a connection without login.
+///
+/// # Errors
+/// `AskError`: down, dropped, not SSH or timed out.
+pub async fn read_banner(target: SocketAddr, limit: Duration) -> Result<String, AskError> {
+    let greeted = timeout(limit, greeting::greet(target, OWN_ALIAS)).await;
+    let greeted = greeted.map_err(|_| AskError::TimedOut { target, limit })??;
+    Ok(greeted.identification)
+}
+
+/// Asks about keys from `next` on, as many as one connection allows, and moves `next` past those refused.
+async fn ask_some(
+    query: &mut Query,
+    user: &str,
+    keys: &[ProvenKey],
+    next: &mut usize,
+) -> Result<Option<usize>, AskError> {
+    for key in keys.iter().skip(*next).take(MAX_QUERIES) {
+        match query.ask(user, key).await? {
+            Answer::Accepted => return Ok(Some(*next)),
+            Answer::Refused => *next += 1,
+            Answer::RefusedAndClosed => {
+                *next += 1;
+                break;
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
+mod tests;

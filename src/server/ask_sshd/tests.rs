@@ -1,0 +1,296 @@
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::testing::{TestSshd, keygen, proven, proven_blob, ssh_keygen, strange_key, this_user};
+use super::*;
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+fn asking(target: SocketAddr) -> AskSshd {
+    AskSshd::new(target, AskLimits::default())
+}
+
+async fn accepted(sshd: &TestSshd, user: &str, keys: &[ProvenKey]) -> Option<usize> {
+    asking(sshd.address)
+        .would_accept_any(user, keys, CLIENT)
+        .await
+        .unwrap()
+        .accepted
+}
+
+#[tokio::test]
+async fn keys_of_every_kind_that_sshd_knows_are_accepted_and_others_are_not() {
+    let sshd = TestSshd::start("");
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        let known = sshd.authorize(kind, kind, "");
+        assert_eq!(accepted(&sshd, &this_user(), &[known]).await, Some(0), "{kind}");
+        assert_eq!(
+            accepted(&sshd, &this_user(), &[strange_key(kind)]).await,
+            None,
+            "{kind}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_user_and_a_user_who_is_not_allowed_look_like_an_unknown_key() {
+    let sshd = TestSshd::start("AllowUsers nobody-else");
+    let known = sshd.authorize("known", "ed25519", "");
+    assert_eq!(accepted(&sshd, &this_user(), std::slice::from_ref(&known)).await, None);
+    assert_eq!(accepted(&sshd, "there-is-no-such-user", &[known]).await, None);
+}
+
+#[tokio::test]
+async fn all_keys_of_an_open_are_tried_in_order_whatever_max_auth_tries_is() {
+    for max_auth_tries in [1, 3, 6] {
+        let sshd = TestSshd::start(&format!("MaxAuthTries {max_auth_tries}"));
+        let mut keys: Vec<_> = (0..7).map(|_| strange_key("ed25519")).collect();
+        assert_eq!(accepted(&sshd, &this_user(), &keys).await, None, "{max_auth_tries}");
+        keys.push(sshd.authorize("known", "ed25519", ""));
+        assert_eq!(accepted(&sshd, &this_user(), &keys).await, Some(7), "{max_auth_tries}");
+    }
+}
+
+#[tokio::test]
+async fn certificates_are_judged_by_sshd_with_their_principals_and_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = keygen(folder.path(), "ca", "ed25519");
+    let lines = format!("TrustedUserCAKeys {}.pub", ca.display());
+    let sshd = TestSshd::start_in(folder, &lines);
+    let user = this_user();
+    for kind in ["ed25519", "rsa"] {
+        for (name, options, expected) in [
+            ("good", ["-n", &user, "-V", "+1h"], Some(0)),
+            ("stranger", ["-n", "somebody", "-V", "+1h"], None),
+            ("expired", ["-n", &user, "-V", "20200101:20200102"], None),
+        ] {
+            let key = keygen(sshd.folder.path(), &format!("{kind}-{name}"), kind);
+            let public = key.with_extension("pub");
+            let ca = ca.to_str().unwrap();
+            ssh_keygen(&[&["-q", "-s", ca, "-I", "id"], &options[..], &[public.to_str().unwrap()]].concat());
+            let certificate = std::fs::read_to_string(format!("{}-cert.pub", key.display())).unwrap();
+            let certificate = russh::keys::ssh_key::Certificate::from_openssh(&certificate).unwrap();
+            let shown = proven_blob(certificate.to_bytes().unwrap());
+            assert!(shown.certificate.is_some());
+            assert_eq!(accepted(&sshd, &user, &[shown]).await, expected, "{kind} {name}");
+            assert_eq!(
+                accepted(&sshd, &user, &[proven(&key)]).await,
+                None,
+                "{kind} {name}, the bare key"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_first_of_several_required_methods_counts_as_accepted() {
+    let sshd = TestSshd::start("AuthenticationMethods publickey,password");
+    let known = sshd.authorize("known", "ed25519", "");
+    assert_eq!(accepted(&sshd, &this_user(), &[known]).await, Some(0));
+}
+
+#[tokio::test]
+async fn sshd_sees_each_source_under_an_alias_and_a_from_option_is_its_own_verdict() {
+    let sshd = TestSshd::start("");
+    let inside = sshd.authorize("inside", "ed25519", r#"from="127.64.0.0/10""#);
+    let outside = sshd.authorize("outside", "ed25519", r#"from="192.0.2.0/24",command="echo a b""#);
+    let ask = asking(sshd.address);
+    let verdict = ask
+        .would_accept_any(&this_user(), &[outside, inside], CLIENT)
+        .await
+        .unwrap();
+    assert_eq!(verdict.accepted, Some(1));
+    assert!(
+        sshd.log().contains(&format!("from {} port", verdict.asked_from)),
+        "{}",
+        sshd.log()
+    );
+
+    let strange = [strange_key("ed25519")];
+    let other = ask
+        .would_accept_any(&this_user(), &strange, "192.0.2.2".parse().unwrap())
+        .await
+        .unwrap();
+    assert_ne!(other.asked_from, verdict.asked_from);
+    let again = ask
+        .would_accept_any(&this_user(), &strange, "192.0.2.2".parse().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(again.asked_from, other.asked_from);
+}
+
+#[tokio::test]
+async fn the_verdict_names_who_gave_it() {
+    let sshd = TestSshd::start("");
+    let ask = asking(sshd.address);
+    let verdict = ask
+        .would_accept_any(&this_user(), &[strange_key("ed25519")], CLIENT)
+        .await
+        .unwrap();
+    let host_key = proven(&sshd.folder.path().join("host"));
+    assert_eq!(verdict.upstream.host_key.unwrap().key_data(), &host_key.key);
+    assert!(verdict.upstream.identification.starts_with("SSH-2.0-OpenSSH_"));
+    let banner = read_banner(sshd.address, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(banner, verdict.upstream.identification);
+}
+
+#[tokio::test]
+async fn a_source_that_fails_too_often_is_not_asked_about_and_others_are() {
+    let sshd = TestSshd::start("");
+    let known = [sshd.authorize("known", "ed25519", "")];
+    let limits = AskLimits {
+        failures: 2,
+        ..AskLimits::default()
+    };
+    let ask = AskSshd::new(sshd.address, limits);
+    let strange = [strange_key("ed25519")];
+    for _ in 0..2 {
+        assert_eq!(
+            ask.would_accept_any(&this_user(), &strange, CLIENT)
+                .await
+                .unwrap()
+                .accepted,
+            None
+        );
+    }
+    let refused = ask.would_accept_any(&this_user(), &known, CLIENT).await;
+    assert!(matches!(refused, Err(AskError::TooManyFailed { .. })), "{refused:?}");
+    let other = ask
+        .would_accept_any(&this_user(), &known, "192.0.2.2".parse().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(other.accepted, Some(0));
+}
+
+#[tokio::test]
+async fn a_stopped_sshd_is_reported_as_down() {
+    let sshd = TestSshd::start("");
+    let target = sshd.address;
+    drop(sshd);
+    let verdict = asking(target)
+        .would_accept_any("me", &[strange_key("ed25519")], CLIENT)
+        .await;
+    assert!(matches!(verdict, Err(AskError::UpstreamDown { .. })), "{verdict:?}");
+    let banner = read_banner(target, Duration::from_secs(5)).await;
+    assert!(matches!(banner, Err(AskError::UpstreamDown { .. })), "{banner:?}");
+}
+
+#[tokio::test]
+async fn a_silent_server_times_out_before_and_after_its_greeting() {
+    for said in ["", "SSH-2.0-Silent\r\n"] {
+        let limits = AskLimits {
+            time: Duration::from_millis(300),
+            ..AskLimits::default()
+        };
+        let verdict = against(said, limits, true).await;
+        assert!(
+            matches!(verdict, Err(AskError::TimedOut { .. })),
+            "{said:?}: {verdict:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_ssh_server_or_hangs_up_is_told_apart() {
+    let limits = AskLimits::default();
+    let web = against("HTTP/1.1 400 Bad Request\r\n\r\n", limits, false).await;
+    assert!(
+        matches!(&web, Err(AskError::NotSsh { said, .. }) if said == "HTTP/1.1 400 Bad Request"),
+        "{web:?}"
+    );
+    let endless = against(&"x".repeat(100_000), limits, true).await;
+    assert!(matches!(endless, Err(AskError::NotSsh { .. })), "{endless:?}");
+    for said in ["", "Exceeded MaxStartups\r\n", "Not allowed at this time\r\n"] {
+        let dropped = against(said, limits, false).await;
+        assert!(
+            matches!(dropped, Err(AskError::Dropped { .. })),
+            "{said:?}: {dropped:?}"
+        );
+    }
+    let cut = against("SSH-2.0-Cut\r\n", limits, false).await;
+    assert!(matches!(cut, Err(AskError::Ssh { .. })), "{cut:?}");
+}
+
+#[tokio::test]
+async fn sshd_is_asked_a_few_at_a_time_and_one_source_holds_no_more_than_its_turn() {
+    // Whoever connects waits for ever, so that the asks that run stay counted.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let limits = AskLimits {
+        at_once: 2,
+        queued: 12,
+        wait: Duration::from_millis(200),
+        time: Duration::from_millis(600),
+        ..AskLimits::default()
+    };
+    let ask = Arc::new(AskSshd::new(listener.local_addr().unwrap(), limits));
+    let keys = [strange_key("ed25519")];
+    let from = |number: u8| {
+        let (ask, keys) = (ask.clone(), keys.clone());
+        async move { ask.would_accept_any("me", &keys, [192, 0, 2, number].into()).await }
+    };
+    let flood = async {
+        // Ten from one source: one runs, eight wait in vain, one is turned away; then two others.
+        tokio::join!(
+            async { tokio::join!(from(1), from(1), from(1), from(1), from(1)) },
+            async { tokio::join!(from(1), from(1), from(1), from(1), from(1)) },
+            from(2),
+            from(3),
+            from(4),
+        )
+    };
+    let (connections, results) = tokio::join!(count(&listener, Duration::from_millis(1000)), flood);
+    let (first, second, other, third, fourth) = results;
+    let crowd = [
+        first.0, first.1, first.2, first.3, first.4, second.0, second.1, second.2, second.3, second.4,
+    ];
+    assert_eq!(connections, 2);
+    assert_eq!(
+        crowd
+            .iter()
+            .filter(|result| matches!(result, Err(AskError::TimedOut { .. })))
+            .count(),
+        1
+    );
+    assert_eq!(
+        crowd
+            .iter()
+            .filter(|result| matches!(result, Err(AskError::Busy)))
+            .count(),
+        9
+    );
+    assert!(matches!(other, Err(AskError::TimedOut { .. })), "{other:?}");
+    assert!(matches!((third, fourth), (Err(AskError::Busy), Err(AskError::Busy))));
+}
+
+/// How many connect within this time. They are kept open.
+async fn count(listener: &TcpListener, time: Duration) -> usize {
+    let mut kept = Vec::new();
+    let accepting = async {
+        loop {
+            kept.push(listener.accept().await.unwrap());
+        }
+    };
+    let _: Result<(), _> = timeout(time, accepting).await;
+    kept.len()
+}
+
+/// Asks a server that says this and no more, and then stays or hangs up.
+async fn against(said: &str, limits: AskLimits, stays: bool) -> Result<Verdict, AskError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let ask = AskSshd::new(listener.local_addr().unwrap(), limits);
+    let keys = [strange_key("ed25519")];
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.write_all(said.as_bytes()).await;
+        if !stays {
+            let _ = stream.shutdown().await;
+        }
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    };
+    let asked = ask.would_accept_any("me", &keys, CLIENT);
+    let (verdict, ()) = tokio::join!(asked, serve);
+    verdict
+}

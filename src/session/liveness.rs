@@ -1,0 +1,311 @@
+//! When the dialing half should ask the path for a sign of life, and when it should race a fresh carrier.
+//!
+//! Pure: the driver tells what it heard and sent. Only silence from the *path* counts: an unacknowledged byte may
+//! just lie in a pipe that nobody reads, and a full window is not a dead peer.
+
+use std::time::{Duration, Instant};
+
+/// Bounds of the time an answer may take before a race starts; the measured round trip decides in between.
+const LEAST_ALLOWANCE: Duration = Duration::from_millis(300);
+const MOST_ALLOWANCE: Duration = Duration::from_secs(3);
+
+/// First probe of a silence that follows activity: no sooner than this, and than twice the usual gap.
+const FIRST_PROBE: Duration = Duration::from_millis(100);
+/// What is still taken for a gap in one flow of output rather than a pause between two.
+const MOST_USUAL_GAP: Duration = Duration::from_secs(2);
+/// Further probes, each this long after the one before.
+const NEXT_PROBES: [Duration; 6] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
+/// Probes of a lasting silence. NATs commonly forget a UDP mapping after 30 s (RFC 4787 asks for 120 s).
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// The same after [`QUIET`], unless a mapping was lost that way before.
+const RARE_KEEPALIVE: Duration = Duration::from_secs(30);
+const QUIET: Duration = Duration::from_secs(300);
+
+/// What the driver is to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Wait,
+    /// Send a `PING` on the lead.
+    Probe,
+    /// Race a fresh carrier against the lead, which may still recover. Said once for each suspicion.
+    Suspect,
+}
+
+/// Judges the lead by what is heard on it.
+pub struct Liveness {
+    heard: Instant,
+    active: Instant,
+    usual_gap: Duration,
+    /// Since when an answer is due. The allowance starts anew with every sign of progress.
+    asked: Option<Instant>,
+    probed: bool,
+    next_probe: Instant,
+    probes: usize,
+    suspect: bool,
+    /// A fresh lead may not be suspected before it delivered, or had the most time that any answer gets.
+    proving_until: Option<Instant>,
+    mapping_was_forgotten: bool,
+}
+
+impl Liveness {
+    /// The first carrier leads from `now` on.
+    pub fn new(now: Instant) -> Liveness {
+        Liveness {
+            heard: now,
+            active: now,
+            usual_gap: FIRST_PROBE / 2,
+            asked: None,
+            probed: false,
+            next_probe: now + FIRST_PROBE,
+            probes: 0,
+            suspect: false,
+            proving_until: None,
+            mapping_was_forgotten: false,
+        }
+    }
+
+    /// Whether the lead is under suspicion.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// When something was last heard on the lead.
+    pub fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// When the session was last used.
+    pub fn active(&self) -> Instant {
+        self.active
+    }
+
+    /// Another carrier leads from `now` on.
+    pub fn handle_attached(&mut self, now: Instant) {
+        self.heard = now;
+        self.asked = None;
+        self.probed = false;
+        self.suspect = false;
+        self.proving_until = Some(now + MOST_ALLOWANCE);
+        self.probes = 0;
+        self.next_probe = now + self.first_probe();
+    }
+
+    /// Any packet arrived on the lead.
+    pub fn handle_heard(&mut self, now: Instant) {
+        self.suspect = false;
+        self.heard = now;
+        // A probe that is still unanswered stays so, but the path moves: its allowance starts anew.
+        self.asked = self.probed.then_some(now);
+    }
+
+    /// A frame with bytes of the session arrived.
+    pub fn handle_output(&mut self, now: Instant) {
+        self.handle_heard(now);
+        self.proving_until = None;
+        let gap = now.saturating_duration_since(self.active);
+        if gap <= MOST_USUAL_GAP {
+            self.usual_gap = (self.usual_gap * 7 + gap) / 8;
+        }
+        self.handle_activity(now);
+    }
+
+    /// A probe was answered.
+    pub fn handle_answer(&mut self, now: Instant) {
+        self.probed = false;
+        self.proving_until = None;
+        self.handle_heard(now);
+    }
+
+    /// Bytes of the session were handed to the lead, which the peer must acknowledge.
+    pub fn handle_input(&mut self, now: Instant) {
+        self.asked.get_or_insert(now);
+        self.handle_activity(now);
+    }
+
+    /// The network changed or the machine woke: whatever was known of the path is old. Probe at once.
+    pub fn handle_sign(&mut self, now: Instant) {
+        self.probes = 0;
+        self.next_probe = now;
+    }
+
+    /// What to do now. `rtt` is the lead's smoothed round trip.
+    pub fn poll(&mut self, now: Instant, rtt: Duration) -> Verdict {
+        if !self.suspect && self.suspicion(rtt).is_some_and(|due| due <= now) {
+            self.suspect = true;
+            self.mapping_was_forgotten |= self.is_quiet(now);
+            return Verdict::Suspect;
+        }
+        if self.next_probe <= now {
+            self.next_probe = now + self.next_interval(now);
+            self.probes += 1;
+            self.probed = true;
+            self.asked.get_or_insert(now);
+            return Verdict::Probe;
+        }
+        Verdict::Wait
+    }
+
+    /// When [`Liveness::poll`] will have something to say, if nothing is heard before.
+    pub fn poll_timeout(&self, rtt: Duration) -> Instant {
+        match self.suspicion(rtt).filter(|_| !self.suspect) {
+            Some(due) => due.min(self.next_probe),
+            None => self.next_probe,
+        }
+    }
+
+    fn suspicion(&self, rtt: Duration) -> Option<Instant> {
+        // Three round trips: one answer, and one loss repaired by QUIC's probe timeout (RFC 9002 section 6.2.1).
+        let allowance = (rtt * 3).clamp(LEAST_ALLOWANCE, MOST_ALLOWANCE);
+        let due = self.asked? + allowance;
+        Some(self.proving_until.map_or(due, |until| due.max(until)))
+    }
+
+    fn handle_activity(&mut self, now: Instant) {
+        self.active = now;
+        self.probes = 0;
+        self.next_probe = now + self.first_probe();
+    }
+
+    fn first_probe(&self) -> Duration {
+        FIRST_PROBE.max(self.usual_gap * 2)
+    }
+
+    fn next_interval(&self, now: Instant) -> Duration {
+        match NEXT_PROBES.get(self.probes) {
+            Some(interval) => *interval,
+            None if self.is_quiet(now) && !self.mapping_was_forgotten => RARE_KEEPALIVE,
+            None => KEEPALIVE,
+        }
+    }
+
+    fn is_quiet(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.active) > QUIET
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const RTT: Duration = Duration::from_millis(50);
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// Polls at each timeout until `until`, answering probes if `alive`; gives what was said, and when.
+    fn watch(liveness: &mut Liveness, start: Instant, until: Duration, alive: bool) -> Vec<(u128, Verdict)> {
+        let mut said = Vec::new();
+        loop {
+            let now = liveness.poll_timeout(RTT);
+            if now > start + until {
+                return said;
+            }
+            let verdict = liveness.poll(now, RTT);
+            said.push(((now - start).as_millis(), verdict));
+            if verdict == Verdict::Probe && alive {
+                liveness.handle_answer(now + RTT);
+            }
+        }
+    }
+
+    #[test]
+    fn silence_after_flowing_output_is_probed_within_100_ms_and_suspected_300_ms_later() {
+        let start = clock::now();
+        let mut liveness = Liveness::new(start);
+        let mut now = start;
+        for _ in 0..200 {
+            now += ms(20);
+            liveness.handle_output(now);
+        }
+        let said = watch(&mut liveness, now, ms(1000), false);
+        assert_eq!(
+            said[..3],
+            [(100, Verdict::Probe), (350, Verdict::Probe), (400, Verdict::Suspect)]
+        );
+        assert!(
+            said[3..].iter().all(|(_, verdict)| *verdict == Verdict::Probe),
+            "suspicion is said once: {said:?}"
+        );
+    }
+
+    #[test]
+    fn an_answered_silence_is_probed_ever_more_rarely() {
+        let start = clock::now();
+        let mut liveness = Liveness::new(start);
+        liveness.handle_output(start);
+        let said = watch(&mut liveness, start, Duration::from_secs(3600), true);
+        let times: Vec<u128> = said.iter().map(|(at, _)| *at).collect();
+        assert!(said.iter().all(|(_, verdict)| *verdict == Verdict::Probe));
+        assert_eq!(times[..8], [100, 350, 850, 1850, 3850, 7850, 15_850, 30_850]);
+        let last = times[times.len() - 2..].iter().copied().reduce(|a, b| b - a);
+        assert_eq!(last, Some(30_000));
+    }
+
+    #[test]
+    fn a_keystroke_into_a_dead_link_is_suspected_after_the_allowance() {
+        let start = clock::now();
+        let mut liveness = Liveness::new(start);
+        watch(&mut liveness, start, Duration::from_secs(40), true);
+        let pressed = start + Duration::from_secs(41);
+        liveness.handle_input(pressed);
+        let suspected = watch(&mut liveness, pressed, ms(2000), false);
+        assert!(suspected.contains(&(300, Verdict::Suspect)), "{suspected:?}");
+    }
+
+    #[test]
+    fn a_slow_path_that_moves_is_not_suspected() {
+        let start = clock::now();
+        let mut liveness = Liveness::new(start);
+        liveness.handle_input(start);
+        for beat in 1..100 {
+            let now = start + ms(250 * beat);
+            assert_ne!(liveness.poll(now, RTT), Verdict::Suspect);
+            liveness.handle_heard(now);
+        }
+    }
+
+    #[test]
+    fn a_full_window_is_not_taken_for_a_dead_peer() {
+        let start = clock::now();
+        let mut liveness = Liveness::new(start);
+        liveness.handle_input(start);
+        liveness.handle_heard(start + RTT);
+        // The peer's pipe is stuck: no acknowledgement of the session comes, but probes are answered.
+        let said = watch(&mut liveness, start, Duration::from_secs(3600), true);
+        assert!(said.iter().all(|(_, verdict)| *verdict == Verdict::Probe));
+    }
+
+    #[test]
+    fn a_fresh_lead_is_given_time_to_deliver() {
+        let start = clock::now();
+        let mut liveness = Liveness::new(start);
+        liveness.handle_attached(start);
+        liveness.handle_input(start);
+        let said = watch(&mut liveness, start, ms(3100), false);
+        let suspected = said.iter().find(|(_, verdict)| *verdict == Verdict::Suspect);
+        assert_eq!(suspected, Some(&(3000, Verdict::Suspect)));
+    }
+
+    #[test]
+    fn suspicion_is_called_off_when_the_path_moves_and_may_come_back() {
+        let start = clock::now();
+        let mut liveness = Liveness::new(start);
+        liveness.handle_input(start);
+        watch(&mut liveness, start, ms(400), false);
+        assert!(liveness.is_suspect());
+        liveness.handle_heard(start + ms(410));
+        assert!(!liveness.is_suspect());
+        let again = watch(&mut liveness, start, ms(2000), false);
+        assert!(again.iter().any(|(_, verdict)| *verdict == Verdict::Suspect));
+    }
+}

@@ -1,0 +1,220 @@
+//! Bytes the peer sent, until they are written to their destination.
+//!
+//! Pure: no I/O, no clock. The window given to the peer is room that lies ready here, so it can always be honoured.
+
+use super::SessionError;
+use super::ring::Ring;
+use crate::wire::Offset;
+
+/// What was received and not yet delivered.
+pub(super) struct ReceiveBuffer {
+    /// Bytes from `delivered` to `received`.
+    ring: Ring,
+    delivered: Offset,
+    received: Offset,
+    /// Position of the end, once the peer told it.
+    end: Option<Offset>,
+    end_delivered: bool,
+    abandoned: bool,
+}
+
+impl ReceiveBuffer {
+    pub(super) fn new(window: usize) -> ReceiveBuffer {
+        ReceiveBuffer {
+            ring: Ring::new(window),
+            delivered: Offset::ZERO,
+            received: Offset::ZERO,
+            end: None,
+            end_delivered: false,
+            abandoned: false,
+        }
+    }
+
+    /// Takes what is new of `bytes`, which start at `offset`.
+    ///
+    /// # Errors
+    /// A gap before them, more than the window, or bytes after the end.
+    pub(super) fn accept(&mut self, offset: Offset, bytes: &[u8]) -> Result<(), SessionError> {
+        let known = self.received.since(offset).ok_or(SessionError::Gap {
+            offset,
+            received: self.received,
+        })?;
+        let Some(fresh) = usize::try_from(known).ok().and_then(|known| bytes.get(known..)) else {
+            return Ok(());
+        };
+        if self.abandoned || fresh.is_empty() {
+            return Ok(());
+        }
+        let end = self.received.saturating_add(fresh.len() as u64);
+        if let Some(told) = self.end {
+            return Err(SessionError::AfterEnd { end: told, offset: end });
+        }
+        if fresh.len() > self.ring.space() {
+            return Err(SessionError::BeyondWindow {
+                offset: end,
+                limit: self.limit(),
+            });
+        }
+        self.ring.extend(fresh);
+        self.received = end;
+        Ok(())
+    }
+
+    /// The peer's direction ends at `offset`.
+    ///
+    /// # Errors
+    /// Bytes missing before it, or an end that differs from the one told before.
+    pub(super) fn accept_end(&mut self, offset: Offset) -> Result<(), SessionError> {
+        if self.abandoned || self.end == Some(offset) {
+            return Ok(());
+        }
+        match self.end {
+            Some(end) => Err(SessionError::AfterEnd { end, offset }),
+            None if offset > self.received => Err(SessionError::Gap {
+                offset,
+                received: self.received,
+            }),
+            None if offset < self.received => Err(SessionError::AfterEnd {
+                end: offset,
+                offset: self.received,
+            }),
+            None => {
+                self.end = Some(offset);
+                Ok(())
+            }
+        }
+    }
+
+    /// The peer's direction ends where we are: a `CLOSE` follows the last byte on its carrier.
+    pub(super) fn end_here(&mut self) {
+        if !self.abandoned {
+            self.end.get_or_insert(self.received);
+        }
+    }
+
+    /// Nobody takes what comes; drop it.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+        self.ring.discard(self.ring.len());
+    }
+
+    /// Bytes for the pipe; empty when there are none now.
+    pub(super) fn readable(&self) -> &[u8] {
+        self.ring.peek(0)
+    }
+
+    /// The pipe took `len` bytes.
+    pub(super) fn consume(&mut self, len: usize) {
+        self.ring.discard(len);
+        self.delivered = self.delivered.saturating_add(len as u64);
+    }
+
+    /// Whether the pipe is to be told of the end now.
+    pub(super) fn is_end_due(&self) -> bool {
+        self.end == Some(self.delivered) && !self.end_delivered && !self.abandoned
+    }
+
+    pub(super) fn end_delivered(&mut self) {
+        self.end_delivered = true;
+    }
+
+    /// Whether nothing more will be delivered.
+    pub(super) fn is_done(&self) -> bool {
+        self.end_delivered || self.abandoned
+    }
+
+    /// First position not delivered; the end counts as one.
+    pub(super) fn delivered(&self) -> Offset {
+        self.delivered.saturating_add(u64::from(self.end_delivered))
+    }
+
+    /// First position not received; the end counts as one.
+    pub(super) fn received(&self) -> Offset {
+        self.received.saturating_add(u64::from(self.end.is_some()))
+    }
+
+    /// Bytes beyond [`ReceiveBuffer::delivered`] that there is room for.
+    pub(super) fn window(&self) -> u64 {
+        self.limit().since(self.delivered()).unwrap_or(0)
+    }
+
+    /// First position that there is no room for. Never moves back.
+    pub(super) fn limit(&self) -> Offset {
+        self.received.saturating_add(self.ring.space() as u64)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ring.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(bytes: u64) -> Offset {
+        Offset::new(bytes).unwrap()
+    }
+
+    #[test]
+    fn bytes_already_taken_are_skipped() {
+        let mut buffer = ReceiveBuffer::new(64);
+        buffer.accept(at(0), b"abc").unwrap();
+        buffer.accept(at(0), b"abc").unwrap();
+        buffer.accept(at(1), b"bcde").unwrap();
+        assert_eq!(buffer.readable(), b"abcde");
+    }
+
+    #[test]
+    fn a_gap_is_desync_with_both_numbers() {
+        let mut buffer = ReceiveBuffer::new(64);
+        buffer.accept(at(0), b"abc").unwrap();
+        assert_eq!(
+            buffer.accept(at(5), b"x"),
+            Err(SessionError::Gap {
+                offset: at(5),
+                received: at(3)
+            })
+        );
+        assert_eq!(
+            buffer.accept_end(at(4)),
+            Err(SessionError::Gap {
+                offset: at(4),
+                received: at(3)
+            })
+        );
+    }
+
+    #[test]
+    fn the_window_holds_what_it_promised_and_no_more() {
+        let mut buffer = ReceiveBuffer::new(4);
+        assert_eq!(buffer.window(), 4);
+        buffer.accept(at(0), b"abcd").unwrap();
+        assert_eq!(
+            buffer.accept(at(4), b"e"),
+            Err(SessionError::BeyondWindow {
+                offset: at(5),
+                limit: at(4)
+            })
+        );
+        buffer.consume(1);
+        assert_eq!((buffer.delivered(), buffer.window()), (at(1), 4));
+        buffer.accept(at(4), b"e").unwrap();
+    }
+
+    #[test]
+    fn the_end_is_delivered_after_the_last_byte_and_counts_as_one() {
+        let mut buffer = ReceiveBuffer::new(4);
+        buffer.accept(at(0), b"ab").unwrap();
+        buffer.accept_end(at(2)).unwrap();
+        buffer.accept_end(at(2)).unwrap();
+        assert!(!buffer.is_end_due());
+        assert_eq!((buffer.delivered(), buffer.received()), (at(0), at(3)));
+        buffer.consume(2);
+        assert!(buffer.is_end_due());
+        buffer.end_delivered();
+        assert_eq!(buffer.delivered(), at(3));
+        assert!(matches!(buffer.accept(at(2), b"c"), Err(SessionError::AfterEnd { .. })));
+        buffer.accept(at(0), b"ab").unwrap();
+    }
+}

@@ -1,0 +1,124 @@
+//! How often to dial while a session has no carrier it trusts.
+//!
+//! While someone waits an attempt every 150 ms costs one packet and finds the returning path at once; later it
+//! would only cost battery. A sign that the world changed starts over.
+
+use std::time::{Duration, Instant};
+
+/// Steps of the cadence: the interval, and until how long after the start (or last sign) it holds.
+const WAITED_FOR: [(Duration, Duration); 2] = [
+    (Duration::from_millis(150), Duration::from_secs(300)),
+    (Duration::from_secs(1), Duration::from_secs(1800)),
+];
+const QUIET: [(Duration, Duration); 1] = [(Duration::from_secs(1), Duration::from_secs(300))];
+const RARE: Duration = Duration::from_secs(15);
+
+/// Share of an interval by which attempts are spread, so that a thousand clients do not return in step.
+const JITTER_PERCENT: u64 = 20;
+
+/// Decides the times of dial attempts within one outage.
+pub struct RedialPacer {
+    since: Instant,
+    waited_for: bool,
+    last: Instant,
+    next: Instant,
+    random: u64,
+}
+
+impl RedialPacer {
+    /// An outage begins; the first attempt is due at once. `waited_for`: output was flowing or a key was pressed.
+    pub fn new(now: Instant, waited_for: bool, seed: u64) -> RedialPacer {
+        RedialPacer {
+            since: now,
+            waited_for,
+            last: now,
+            next: now,
+            random: seed | 1,
+        }
+    }
+
+    /// A keystroke, a change of the network, or a wake from sleep: attempt at once and often again.
+    pub fn handle_sign(&mut self, now: Instant) {
+        self.since = now;
+        self.waited_for = true;
+        // Each key of a fast typist is a sign; the shortest interval holds for them too.
+        self.next = self.next.min(now.max(self.last + WAITED_FOR[0].0));
+    }
+
+    /// When the next attempt is due.
+    pub fn poll_timeout(&self) -> Instant {
+        self.next
+    }
+
+    /// Whether to dial now. When it says so it counts the attempt.
+    pub fn poll_attempt(&mut self, now: Instant) -> bool {
+        if now < self.next {
+            return false;
+        }
+        self.last = now;
+        self.next = now + self.jittered(self.interval(now));
+        true
+    }
+
+    fn interval(&self, now: Instant) -> Duration {
+        let steps: &[_] = if self.waited_for { &WAITED_FOR } else { &QUIET };
+        let elapsed = now.saturating_duration_since(self.since);
+        steps
+            .iter()
+            .find(|(_, until)| elapsed < *until)
+            .map_or(RARE, |(interval, _)| *interval)
+    }
+
+    fn jittered(&mut self, interval: Duration) -> Duration {
+        // xorshift64 (Marsaglia 2003): spreading needs no better source.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let percent = 100 - JITTER_PERCENT / 2 + self.random % (JITTER_PERCENT + 1);
+        interval * percent as u32 / 100
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    fn attempts(pacer: &mut RedialPacer, from: Instant, to: Instant) -> usize {
+        let mut count = 0;
+        loop {
+            let due = pacer.poll_timeout().max(from);
+            if due >= to {
+                return count;
+            }
+            assert!(pacer.poll_attempt(due));
+            count += 1;
+        }
+    }
+
+    #[test]
+    fn attempts_are_frequent_while_someone_waits_and_rare_after_hours() {
+        let start = clock::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pacer = RedialPacer::new(start, true, 7);
+        let first_minute = attempts(&mut pacer, start, at(60));
+        assert!((350..=450).contains(&first_minute), "{first_minute}");
+        attempts(&mut pacer, at(60), at(300));
+        let sixth_minute = attempts(&mut pacer, at(300), at(360));
+        assert!((54..=67).contains(&sixth_minute), "{sixth_minute}");
+        attempts(&mut pacer, at(360), at(7200));
+        let third_hour = attempts(&mut pacer, at(7200), at(10_800));
+        assert!((210..=270).contains(&third_hour), "{third_hour}");
+    }
+
+    #[test]
+    fn a_sign_starts_over_at_once() {
+        let start = clock::now();
+        let mut pacer = RedialPacer::new(start, false, 7);
+        let later = start + Duration::from_secs(7200);
+        attempts(&mut pacer, start, later);
+        pacer.handle_sign(later);
+        assert!(pacer.poll_attempt(later));
+        assert!(pacer.poll_timeout() <= later + Duration::from_millis(170));
+    }
+}

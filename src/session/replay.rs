@@ -1,0 +1,309 @@
+//! Outgoing bytes the peer has not acknowledged.
+//!
+//! Pure: no I/O, no clock. A full buffer refuses bytes; it never drops any.
+
+use super::SessionError;
+use super::ring::Ring;
+use crate::wire::{CloseCode, Frame, MAX_DATA, Offset};
+use bytes::BytesMut;
+
+/// How a direction ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum End {
+    /// The pipe ended; the other direction goes on.
+    Fin,
+    /// The pipe ended and takes nothing more from the peer.
+    Close(CloseCode, String),
+}
+
+/// What the peer may still ask for again, and how far the present lead got.
+pub(super) struct ReplayBuffer {
+    /// Bytes from `acked` to `written`.
+    ring: Ring,
+    acked: Offset,
+    written: Offset,
+    /// Next position to send on the present lead.
+    next: Offset,
+    /// First position never sent on any carrier.
+    sent: Offset,
+    /// First position that the peer has no room for.
+    limit: Offset,
+    end: Option<End>,
+}
+
+impl ReplayBuffer {
+    pub(super) fn new(capacity: usize) -> ReplayBuffer {
+        ReplayBuffer {
+            ring: Ring::new(capacity),
+            acked: Offset::ZERO,
+            written: Offset::ZERO,
+            next: Offset::ZERO,
+            sent: Offset::ZERO,
+            limit: Offset::ZERO,
+            end: None,
+        }
+    }
+
+    /// Where the pipe may write; empty when full or ended.
+    pub(super) fn spare(&mut self) -> &mut [u8] {
+        if self.end.is_some() { &mut [] } else { self.ring.spare() }
+    }
+
+    pub(super) fn commit(&mut self, len: usize) {
+        self.ring.commit(len);
+        self.written = self.written.saturating_add(len as u64);
+    }
+
+    /// The pipe ended.
+    pub(super) fn finish(&mut self) {
+        self.end.get_or_insert(End::Fin);
+    }
+
+    /// The pipe ended, and takes nothing more either. Says so after the last byte.
+    pub(super) fn close(&mut self, code: CloseCode, message: String) {
+        // A FIN may have been sent: the CLOSE takes its place and must be sent in turn.
+        self.next = self.next.min(self.written);
+        self.end = Some(End::Close(code, message));
+    }
+
+    /// Nobody will take what is left.
+    pub(super) fn abandon(&mut self) {
+        self.ring.discard(self.ring.len());
+        self.end.get_or_insert(End::Fin);
+        self.acked = self.end_position();
+        self.next = self.acked;
+        self.sent = self.acked;
+    }
+
+    /// The peer wrote everything before `acked` to its destination. Late news of less is no news.
+    pub(super) fn acknowledge(&mut self, acked: Offset) -> Result<(), SessionError> {
+        if acked > self.sent {
+            return Err(SessionError::AckBeyondSent { acked, sent: self.sent });
+        }
+        if acked > self.acked {
+            let bytes = acked.min(self.written).since(self.acked).unwrap_or(0);
+            self.ring.discard(bytes as usize);
+            self.acked = acked;
+            self.next = self.next.max(acked);
+        }
+        Ok(())
+    }
+
+    /// The peer has room up to `limit`; room once given is never taken back.
+    pub(super) fn allow(&mut self, limit: Offset) {
+        self.limit = self.limit.max(limit);
+    }
+
+    /// A new lead begins: send again what the peer has not received.
+    pub(super) fn rewind(&mut self, peer_received: Offset) -> Result<u64, SessionError> {
+        if peer_received > self.sent {
+            return Err(SessionError::ResumeBeyondSent {
+                received: peer_received,
+                sent: self.sent,
+            });
+        }
+        self.next = self.acked.max(peer_received);
+        Ok(self.sent.since(self.next).unwrap_or(0))
+    }
+
+    /// Appends frames to `out` until it holds `fill` bytes or nothing more may be sent.
+    pub(super) fn transmit(&mut self, out: &mut BytesMut, fill: usize) {
+        while out.len() < fill {
+            let sendable = self.limit.min(self.written).since(self.next).unwrap_or(0);
+            if sendable == 0 {
+                break;
+            }
+            let at = self
+                .next
+                .since(self.acked)
+                .expect("what was acknowledged is never sent again");
+            let piece = self.ring.peek(at as usize);
+            let len = piece
+                .len()
+                .min(MAX_DATA)
+                .min(usize::try_from(sendable).unwrap_or(MAX_DATA));
+            Frame::encode_data(self.next, &piece[..len], out);
+            self.advance(len as u64);
+        }
+        if let Some(end) = self.end.as_ref().filter(|_| self.next == self.written) {
+            match end {
+                End::Fin => Frame::Fin { offset: self.written }.encode(out),
+                End::Close(code, message) => Frame::Close {
+                    code: *code,
+                    message: message.clone(),
+                }
+                .encode(out),
+            }
+            self.advance(1);
+        }
+    }
+
+    /// Whether [`ReplayBuffer::transmit`] would append anything.
+    pub(super) fn has_frames(&self) -> bool {
+        self.next < self.limit.min(self.written) || (self.end.is_some() && self.next == self.written)
+    }
+
+    /// Whether something sent awaits its acknowledgement.
+    pub(super) fn is_outstanding(&self) -> bool {
+        self.sent > self.acked
+    }
+
+    /// Whether the end was acknowledged.
+    pub(super) fn is_done(&self) -> bool {
+        self.end.is_some() && self.acked == self.end_position()
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Bytes held.
+    pub(super) fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    pub(super) fn space(&self) -> usize {
+        self.ring.space()
+    }
+
+    fn end_position(&self) -> Offset {
+        self.written.saturating_add(1)
+    }
+
+    fn advance(&mut self, len: u64) {
+        self.next = self.next.saturating_add(len);
+        self.sent = self.sent.max(self.next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(bytes: u64) -> Offset {
+        Offset::new(bytes).unwrap()
+    }
+
+    fn buffer(written: &[u8]) -> ReplayBuffer {
+        let mut buffer = ReplayBuffer::new(64);
+        buffer.spare()[..written.len()].copy_from_slice(written);
+        buffer.commit(written.len());
+        buffer.allow(at(1000));
+        buffer
+    }
+
+    fn frames(buffer: &mut ReplayBuffer) -> Vec<Frame> {
+        let (mut out, mut frames) = (BytesMut::new(), Vec::new());
+        buffer.transmit(&mut out, 1 << 20);
+        while let Some(frame) = Frame::decode(&mut out).unwrap() {
+            frames.push(frame);
+        }
+        frames
+    }
+
+    fn data(offset: u64, bytes: &'static [u8]) -> Frame {
+        Frame::Data {
+            offset: at(offset),
+            bytes: bytes.into(),
+        }
+    }
+
+    #[test]
+    fn resume_replays_only_undelivered_bytes() {
+        let mut buffer = buffer(b"abcdef");
+        assert_eq!(frames(&mut buffer), [data(0, b"abcdef")]);
+        buffer.acknowledge(at(2)).unwrap();
+        assert_eq!(buffer.rewind(at(4)), Ok(2));
+        assert_eq!(frames(&mut buffer), [data(4, b"ef")]);
+    }
+
+    #[test]
+    fn a_stale_resume_replays_from_the_last_ack() {
+        let mut buffer = buffer(b"abcdef");
+        frames(&mut buffer);
+        buffer.acknowledge(at(5)).unwrap();
+        buffer.rewind(at(1)).unwrap();
+        assert_eq!(frames(&mut buffer), [data(5, b"f")]);
+    }
+
+    #[test]
+    fn an_ack_beyond_what_was_sent_is_desync() {
+        let mut buffer = buffer(b"abcdef");
+        assert_eq!(
+            buffer.acknowledge(at(1)),
+            Err(SessionError::AckBeyondSent {
+                acked: at(1),
+                sent: at(0)
+            })
+        );
+        frames(&mut buffer);
+        assert_eq!(
+            buffer.acknowledge(at(7)),
+            Err(SessionError::AckBeyondSent {
+                acked: at(7),
+                sent: at(6)
+            })
+        );
+        assert_eq!(
+            buffer.rewind(at(7)),
+            Err(SessionError::ResumeBeyondSent {
+                received: at(7),
+                sent: at(6)
+            })
+        );
+    }
+
+    #[test]
+    fn a_full_buffer_refuses_bytes_and_keeps_those_it_has() {
+        let mut buffer = buffer(&[7; 64]);
+        assert!(buffer.spare().is_empty());
+        frames(&mut buffer);
+        buffer.acknowledge(at(10)).unwrap();
+        assert_eq!(buffer.spare().len(), 10);
+        assert_eq!(buffer.len(), 54);
+    }
+
+    #[test]
+    fn nothing_is_sent_beyond_the_peers_window() {
+        let mut buffer = ReplayBuffer::new(64);
+        buffer.spare()[..6].copy_from_slice(b"abcdef");
+        buffer.commit(6);
+        assert!(!buffer.has_frames());
+        buffer.allow(at(4));
+        buffer.allow(at(2));
+        assert_eq!(frames(&mut buffer), [data(0, b"abcd")]);
+        buffer.finish();
+        assert!(frames(&mut buffer).is_empty(), "the end waits for the bytes before it");
+        buffer.allow(at(6));
+        assert_eq!(frames(&mut buffer), [data(4, b"ef"), Frame::Fin { offset: at(6) }]);
+    }
+
+    #[test]
+    fn the_end_is_replayed_until_it_is_acknowledged() {
+        let mut buffer = buffer(b"ab");
+        buffer.finish();
+        frames(&mut buffer);
+        buffer.acknowledge(at(2)).unwrap();
+        assert!(!buffer.is_done());
+        buffer.rewind(at(2)).unwrap();
+        assert_eq!(frames(&mut buffer), [Frame::Fin { offset: at(2) }]);
+        buffer.acknowledge(at(3)).unwrap();
+        assert!(buffer.is_done() && !buffer.is_outstanding());
+    }
+
+    #[test]
+    fn a_close_after_a_fin_is_still_said() {
+        let mut buffer = buffer(b"ab");
+        buffer.finish();
+        frames(&mut buffer);
+        buffer.close(CloseCode::UpstreamClosed, "gone".into());
+        assert_eq!(
+            frames(&mut buffer),
+            [Frame::Close {
+                code: CloseCode::UpstreamClosed,
+                message: "gone".into()
+            }]
+        );
+        assert!(buffer.spare().is_empty());
+    }
+}

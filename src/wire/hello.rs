@@ -1,0 +1,548 @@
+//! Hello messages: what is said on a carrier before frames flow.
+//!
+//! Each message is a length, a type and its fields. A message is whole before any of it is used.
+
+use super::codec::{DecodeError, Reader, peek_varint, put_bytes, put_varint};
+use super::ids::{Epoch, Offset, SessionId};
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Most bytes of one hello message, in either direction.
+pub const MAX_HELLO: usize = 16 * 1024;
+/// Most statements in a [`Host`].
+pub const MAX_STATEMENTS: usize = 16;
+/// Most authorizations in an [`Open`].
+pub const MAX_AUTHORIZATIONS: usize = 8;
+
+const MAX_KEY: usize = 8 * 1024;
+const MAX_SIGNATURE: usize = 4 * 1024;
+const MAX_USER: usize = 256;
+const MAX_REASON: usize = 1024;
+
+const HOST: u64 = 0x10;
+const OPEN: u64 = 0x20;
+const RESUME: u64 = 0x21;
+// 0x22 STANDBY and 0x23 PROBE are reserved.
+const REAP: u64 = 0x24;
+const ACCEPTED: u64 = 0x30;
+const REAPED: u64 = 0x33;
+const REFUSED: u64 = 0x34;
+
+/// The server half's first words: who it is, in SSH host keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// One for each host key and host certificate, at most [`MAX_STATEMENTS`].
+    pub statements: Vec<Statement>,
+}
+
+/// An SSH host key's signature over the server half's TLS key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// Host key or host certificate (RFC 4253 section 6.6, PROTOCOL.certkeys).
+    pub key: Bytes,
+    /// SSHSIG blob, namespace `bowline-host`.
+    pub signature: Bytes,
+}
+
+/// A user key's signature over one `Open`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorization {
+    /// User key or user certificate.
+    pub key: Bytes,
+    /// SSHSIG blob, namespace `bowline-open`.
+    pub signature: Bytes,
+}
+
+/// What a client half says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hello {
+    /// Make a session, or attach to the one that the same words made before.
+    Open(Open),
+    /// Make this carrier the lead of a session.
+    Resume(Resume),
+    /// End a session whose owner died.
+    Reap(Reap),
+}
+
+/// Asks for a session. Idempotent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// [`super::VERSION`].
+    pub version: u32,
+    /// Chosen by the client half at random.
+    pub session: SessionId,
+    /// Epoch of this carrier as lead.
+    pub epoch: Epoch,
+    /// User name on the server's machine.
+    pub user: String,
+    /// At most [`MAX_AUTHORIZATIONS`].
+    pub authorizations: Vec<Authorization>,
+    /// Bytes that the server half may send before the first `ACK`.
+    pub window: u64,
+    /// SHA-256 of the token that can end this session (never attach to it).
+    pub reap_hash: [u8; 32],
+}
+
+/// Makes a carrier the lead of an open session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The session.
+    pub session: SessionId,
+    /// Above every epoch that this client half ever sent for the session.
+    pub epoch: Epoch,
+    /// First position that the client half has not received.
+    pub received: Offset,
+    /// Bytes beyond `received` that it has room for.
+    pub window: u64,
+}
+
+/// Ends a session whose owner died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reap {
+    /// The session.
+    pub session: SessionId,
+    /// What its `reap_hash` is the hash of.
+    pub token: [u8; 32],
+}
+
+/// What a server half answers to a [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The carrier leads; frames follow.
+    Accepted(Accepted),
+    /// The session was ended, or had ended before.
+    Reaped,
+    /// No.
+    Refused(Refusal),
+}
+
+/// The carrier leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// First position that the server half has not received.
+    pub received: Offset,
+    /// Bytes beyond `received` that it has room for.
+    pub window: u64,
+    /// Seconds for which a session without a carrier is kept.
+    pub ttl: u64,
+}
+
+/// A refusal, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Refusal {
+    /// What programs act on.
+    pub code: RefusalCode,
+    /// What people read, at most 1 KiB.
+    pub message: String,
+}
+
+/// Kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalCode {
+    /// No such session under this key. Final.
+    Gone,
+    /// A later lead exists already.
+    Stale,
+    /// A limit is reached.
+    Busy,
+    /// None of the keys is accepted for this user. Final once all were offered.
+    NotAuthorized,
+    /// Another protocol version. Final.
+    Version,
+    /// sshd cannot be reached.
+    UpstreamDown,
+    /// Ask again in a while.
+    RetryLater,
+    /// Offsets contradict each other. Final.
+    Desync,
+}
+
+impl RefusalCode {
+    const ALL: [(RefusalCode, u64, &'static str); 8] = [
+        (RefusalCode::Gone, 1, "gone"),
+        (RefusalCode::Stale, 2, "stale"),
+        (RefusalCode::Busy, 3, "busy"),
+        (RefusalCode::NotAuthorized, 4, "not-authorized"),
+        (RefusalCode::Version, 5, "version"),
+        (RefusalCode::UpstreamDown, 6, "upstream-down"),
+        (RefusalCode::RetryLater, 7, "retry-later"),
+        (RefusalCode::Desync, 8, "desync"),
+    ];
+
+    fn row(self) -> (RefusalCode, u64, &'static str) {
+        *Self::ALL
+            .iter()
+            .find(|(code, ..)| *code == self)
+            .expect("every code has a row")
+    }
+
+    /// The code's name in `PROTOCOL.md` and in logs.
+    pub fn name(self) -> &'static str {
+        self.row().2
+    }
+
+    /// Whether asking again cannot help. `not-authorized` is final only once all keys were offered.
+    pub fn is_final(self) -> bool {
+        matches!(self, RefusalCode::Gone | RefusalCode::Version | RefusalCode::Desync)
+    }
+}
+
+impl std::fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Takes one whole message (without its length) from the front of `input`, or `None` while it is incomplete.
+///
+/// # Errors
+/// [`DecodeError::TooLarge`] as soon as a length above [`MAX_HELLO`] is seen.
+pub fn next_message(input: &mut BytesMut) -> Result<Option<Bytes>, DecodeError> {
+    let Some((len, prefix)) = peek_varint(input) else {
+        return Ok(None);
+    };
+    if len > MAX_HELLO as u64 {
+        return Err(DecodeError::TooLarge {
+            field: "hello length",
+            value: len,
+            limit: MAX_HELLO as u64,
+        });
+    }
+    if input.len() < prefix + len as usize {
+        return Ok(None);
+    }
+    let _ = input.split_to(prefix);
+    Ok(Some(input.split_to(len as usize).freeze()))
+}
+
+/// Writes one message with its length in front.
+fn framed(kind: u64, body: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut message = BytesMut::new();
+    put_varint(&mut message, kind);
+    body(&mut message);
+    let mut out = BytesMut::with_capacity(message.len() + 4);
+    put_bytes(&mut out, &message);
+    out.freeze()
+}
+
+/// Takes the list of (key, signature) pairs that [`Host`] and [`Open`] share.
+fn read_signed(reader: &mut Reader, field: &'static str, limit: usize) -> Result<Vec<(Bytes, Bytes)>, DecodeError> {
+    let count = reader.varint(field, limit as u64)?;
+    (0..count)
+        .map(|_| Ok((reader.bytes("key", MAX_KEY)?, reader.bytes("signature", MAX_SIGNATURE)?)))
+        .collect()
+}
+
+fn put_signed<'a>(out: &mut BytesMut, pairs: impl ExactSizeIterator<Item = (&'a Bytes, &'a Bytes)>) {
+    put_varint(out, pairs.len() as u64);
+    for (key, signature) in pairs {
+        put_bytes(out, key);
+        put_bytes(out, signature);
+    }
+}
+
+fn read_offset(reader: &mut Reader, field: &'static str) -> Result<Offset, DecodeError> {
+    let value = reader.varint(field, Offset::MAX.get())?;
+    Ok(Offset::new(value).expect("a varint is at most Offset::MAX"))
+}
+
+fn read_u32(reader: &mut Reader, field: &'static str) -> Result<u32, DecodeError> {
+    Ok(reader.varint(field, u32::MAX.into())? as u32)
+}
+
+impl Host {
+    /// The message with its length.
+    pub fn encode(&self) -> Bytes {
+        framed(HOST, |out| {
+            put_signed(out, self.statements.iter().map(|s| (&s.key, &s.signature)))
+        })
+    }
+
+    /// Reads what [`next_message`] gave.
+    ///
+    /// # Errors
+    /// Anything that is not exactly one `Host`.
+    pub fn decode(message: Bytes) -> Result<Host, DecodeError> {
+        let mut reader = Reader::new(message);
+        match reader.varint("message type", u64::MAX)? {
+            HOST => {}
+            value => return Err(DecodeError::UnknownType { what: "message", value }),
+        }
+        let pairs = read_signed(&mut reader, "statements", MAX_STATEMENTS)?;
+        reader.finish()?;
+        let statements = pairs
+            .into_iter()
+            .map(|(key, signature)| Statement { key, signature })
+            .collect();
+        Ok(Host { statements })
+    }
+}
+
+impl Hello {
+    /// The message with its length.
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Hello::Open(open) => framed(OPEN, |out| open.put(out)),
+            Hello::Resume(resume) => framed(RESUME, |out| resume.put(out)),
+            Hello::Reap(reap) => framed(REAP, |out| {
+                out.put_slice(reap.session.as_bytes());
+                out.put_slice(&reap.token);
+            }),
+        }
+    }
+
+    /// Reads what [`next_message`] gave.
+    ///
+    /// # Errors
+    /// Anything that is not exactly one hello of version 1.
+    pub fn decode(message: Bytes) -> Result<Hello, DecodeError> {
+        let mut reader = Reader::new(message);
+        let hello = match reader.varint("message type", u64::MAX)? {
+            OPEN => Hello::Open(Open::read(&mut reader)?),
+            RESUME => Hello::Resume(Resume::read(&mut reader)?),
+            REAP => {
+                let session = SessionId::new(reader.array("session")?);
+                Hello::Reap(Reap {
+                    session,
+                    token: reader.array("token")?,
+                })
+            }
+            value => return Err(DecodeError::UnknownType { what: "message", value }),
+        };
+        reader.finish()?;
+        Ok(hello)
+    }
+}
+
+impl Open {
+    fn put(&self, out: &mut BytesMut) {
+        put_varint(out, self.version.into());
+        out.put_slice(self.session.as_bytes());
+        put_varint(out, self.epoch.get().into());
+        put_bytes(out, self.user.as_bytes());
+        put_signed(out, self.authorizations.iter().map(|a| (&a.key, &a.signature)));
+        put_varint(out, self.window);
+        out.put_slice(&self.reap_hash);
+    }
+
+    fn read(reader: &mut Reader) -> Result<Open, DecodeError> {
+        let version = read_u32(reader, "version")?;
+        if version != super::VERSION {
+            return Err(DecodeError::Version { version });
+        }
+        let session = SessionId::new(reader.array("session")?);
+        let epoch = Epoch::new(read_u32(reader, "epoch")?);
+        let user = reader.text("user", MAX_USER)?;
+        let pairs = read_signed(reader, "authorizations", MAX_AUTHORIZATIONS)?;
+        let authorizations = pairs
+            .into_iter()
+            .map(|(key, signature)| Authorization { key, signature })
+            .collect();
+        let window = reader.varint("window", Offset::MAX.get())?;
+        let reap_hash = reader.array("reap hash")?;
+        Ok(Open {
+            version,
+            session,
+            epoch,
+            user,
+            authorizations,
+            window,
+            reap_hash,
+        })
+    }
+}
+
+impl Resume {
+    fn put(&self, out: &mut BytesMut) {
+        out.put_slice(self.session.as_bytes());
+        put_varint(out, self.epoch.get().into());
+        put_varint(out, self.received.get());
+        put_varint(out, self.window);
+    }
+
+    fn read(reader: &mut Reader) -> Result<Resume, DecodeError> {
+        Ok(Resume {
+            session: SessionId::new(reader.array("session")?),
+            epoch: Epoch::new(read_u32(reader, "epoch")?),
+            received: read_offset(reader, "received")?,
+            window: reader.varint("window", Offset::MAX.get())?,
+        })
+    }
+}
+
+impl Answer {
+    /// The message with its length.
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Answer::Accepted(accepted) => framed(ACCEPTED, |out| {
+                put_varint(out, accepted.received.get());
+                put_varint(out, accepted.window);
+                put_varint(out, accepted.ttl);
+            }),
+            Answer::Reaped => framed(REAPED, |_| {}),
+            Answer::Refused(refusal) => framed(REFUSED, |out| {
+                put_varint(out, refusal.code.row().1);
+                put_bytes(
+                    out,
+                    &refusal.message.as_bytes()[..refusal.message.floor_char_boundary(MAX_REASON)],
+                );
+            }),
+        }
+    }
+
+    /// Reads what [`next_message`] gave.
+    ///
+    /// # Errors
+    /// Anything that is not exactly one answer of version 1.
+    pub fn decode(message: Bytes) -> Result<Answer, DecodeError> {
+        let mut reader = Reader::new(message);
+        let answer = match reader.varint("message type", u64::MAX)? {
+            ACCEPTED => Answer::Accepted(Accepted {
+                received: read_offset(&mut reader, "received")?,
+                window: reader.varint("window", Offset::MAX.get())?,
+                ttl: reader.varint("ttl", Offset::MAX.get())?,
+            }),
+            REAPED => Answer::Reaped,
+            REFUSED => Answer::Refused(read_refusal(&mut reader)?),
+            value => return Err(DecodeError::UnknownType { what: "message", value }),
+        };
+        reader.finish()?;
+        Ok(answer)
+    }
+}
+
+fn read_refusal(reader: &mut Reader) -> Result<Refusal, DecodeError> {
+    let number = reader.varint("refusal code", u64::MAX)?;
+    let known = RefusalCode::ALL.iter().find(|(_, known, _)| *known == number);
+    let (code, ..) = known.ok_or(DecodeError::UnknownType {
+        what: "refusal",
+        value: number,
+    })?;
+    Ok(Refusal {
+        code: *code,
+        message: reader.text("refusal message", MAX_REASON)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn an_open() -> Open {
+        Open {
+            version: 1,
+            session: SessionId::new([7; 16]),
+            epoch: Epoch::new(300),
+            user: "ada".into(),
+            authorizations: vec![
+                Authorization {
+                    key: vec![1; 300].into(),
+                    signature: vec![2; 500].into()
+                };
+                8
+            ],
+            window: 1 << 23,
+            reap_hash: [9; 32],
+        }
+    }
+
+    fn whole(encoded: Bytes) -> Bytes {
+        let mut input = BytesMut::from(&encoded[..]);
+        let message = next_message(&mut input).unwrap().unwrap();
+        assert!(input.is_empty());
+        message
+    }
+
+    #[test]
+    fn every_message_reads_back() {
+        let (session, received) = (SessionId::new([7; 16]), Offset::new(1 << 40).unwrap());
+        for hello in [
+            Hello::Open(an_open()),
+            Hello::Resume(Resume {
+                session,
+                epoch: Epoch::new(2),
+                received,
+                window: 9,
+            }),
+            Hello::Reap(Reap {
+                session,
+                token: [3; 32],
+            }),
+        ] {
+            assert_eq!(Hello::decode(whole(hello.encode())).unwrap(), hello);
+        }
+        let mut answers = vec![
+            Answer::Accepted(Accepted {
+                received,
+                window: 5,
+                ttl: 604_800,
+            }),
+            Answer::Reaped,
+        ];
+        answers.extend(RefusalCode::ALL.map(|(code, ..)| {
+            Answer::Refused(Refusal {
+                code,
+                message: "why".into(),
+            })
+        }));
+        for answer in answers {
+            assert_eq!(Answer::decode(whole(answer.encode())).unwrap(), answer);
+        }
+        let host = Host {
+            statements: vec![Statement {
+                key: vec![1; 30].into(),
+                signature: vec![2; 50].into(),
+            }],
+        };
+        assert_eq!(Host::decode(whole(host.encode())).unwrap(), host);
+    }
+
+    #[test]
+    fn an_open_cut_anywhere_is_incomplete_or_an_error() {
+        let encoded = Hello::Open(an_open()).encode();
+        for cut in 0..encoded.len() {
+            assert_eq!(next_message(&mut BytesMut::from(&encoded[..cut])), Ok(None));
+        }
+        let message = whole(encoded);
+        for cut in 0..message.len() {
+            assert!(Hello::decode(message.slice(..cut)).is_err());
+        }
+    }
+
+    #[test]
+    fn an_open_of_another_version_is_told_apart_whatever_follows() {
+        let encoded = framed(OPEN, |out| out.put_slice(&[2, 0xff, 0xff]));
+        assert_eq!(Hello::decode(whole(encoded)), Err(DecodeError::Version { version: 2 }));
+    }
+
+    #[test]
+    fn an_oversized_hello_is_refused_at_its_length() {
+        let mut input = BytesMut::new();
+        put_varint(&mut input, MAX_HELLO as u64 + 1);
+        assert!(matches!(next_message(&mut input), Err(DecodeError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn more_authorizations_than_allowed_are_refused() {
+        let mut open = an_open();
+        open.authorizations.push(open.authorizations[0].clone());
+        let decoded = Hello::decode(whole(Hello::Open(open).encode()));
+        assert!(matches!(
+            decoded,
+            Err(DecodeError::TooLarge {
+                field: "authorizations",
+                value: 9,
+                limit: 8
+            })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let bytes = Bytes::from(bytes);
+            let _ = (Hello::decode(bytes.clone()), Answer::decode(bytes.clone()), Host::decode(bytes));
+        }
+    }
+}
