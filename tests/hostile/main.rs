@@ -6,6 +6,7 @@ mod scenarios;
 mod support;
 
 mod initials;
+mod strangers;
 
 use scenarios::ticker::Ticker;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
