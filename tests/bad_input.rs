@@ -12,7 +12,7 @@ use support::peer::{FakeServer, GarbageServer};
 use support::place::Place;
 use support::process::{Outcome, run};
 use support::rig::Rig;
-use support::serve::{Serve, ServeOptions};
+use support::serve::ServeOptions;
 use support::ssh::{HOST, SshFiles, SshSetup};
 use support::sshd::{TestSshd, fingerprint, make_key, make_locked_key, public_key};
 use support::{BOWLINE, Scratch, measured_time};
@@ -300,18 +300,32 @@ fn an_option_that_makes_no_sense_says_what_would() {
 
 #[test]
 fn a_worker_that_cannot_be_started_says_so_at_once() {
-    let sshd = TestSshd::start();
-    let options = ServeOptions::here().argument("--worker-user").argument("nosuchuser");
     if !rustix::process::geteuid().is_root() {
         return support::measured("an unknown --worker-user", "SKIPPED, only root changes users");
     }
-    let failed = std::panic::catch_unwind(|| Serve::start(&sshd, options));
-    let said = failed
-        .err()
-        .and_then(|panic| panic.downcast::<String>().ok())
-        .map(|text| *text)
-        .unwrap_or_default();
-    assert!(said.contains("nosuchuser"), "names the user: {said}");
+    let (sshd, scratch) = (TestSshd::start(), Scratch::new());
+    let (target, key) = (sshd.address().to_string(), text(&sshd.host_key("ed25519")));
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--target",
+        &target,
+        "--host-key",
+        &key,
+    ];
+    let outcome = bowline(&[&arguments[..], &["--worker-user", "nosuchuser"]].concat(), &scratch);
+    assert!(
+        matches!(outcome.code, Some(USAGE | UNAVAILABLE)),
+        "{:?}: {}",
+        outcome.code,
+        outcome.err()
+    );
+    assert!(
+        outcome.err().contains("nosuchuser"),
+        "names the user: {}",
+        outcome.err()
+    );
 }
 
 /// The client half by itself, with nothing on its stdin.

@@ -80,10 +80,8 @@ impl RawClient {
     /// # Panics
     /// When nothing happens.
     pub fn next_frame(&mut self) -> Result<Frame, CarrierError> {
-        let next = timeout(PATIENCE, poll_fn(|cx| self.carrier.poll_frame(cx)));
-        self.runtime
-            .block_on(async { next.await })
-            .expect("a frame or a close in time")
+        let next = async { timeout(PATIENCE, poll_fn(|cx| self.carrier.poll_frame(cx))).await };
+        self.runtime.block_on(next).expect("a frame or a close in time")
     }
 
     /// Sends bytes and insists that an echo behind the session returns them.
