@@ -110,7 +110,9 @@ async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
     query.port = settings.ssh_port;
     query.config_file = settings.ssh_config.clone();
     query.options = settings.ssh_options.clone();
-    SshConfig::resolve(&query).await.map_err(|error| report::no_ssh_config(&error))
+    SshConfig::resolve(&query)
+        .await
+        .map_err(|error| report::no_ssh_config(&error))
 }
 
 async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<ClientConfig, Failure> {
@@ -123,7 +125,10 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
     let trust = SshTrust {
         name: ssh.known_hosts_name(),
         own_known_hosts: state.join("known_hosts"),
-        known_hosts: settings.known_hosts.clone().map_or_else(|| ssh.known_hosts_files(), |file| vec![file]),
+        known_hosts: settings
+            .known_hosts
+            .clone()
+            .map_or_else(|| ssh.known_hosts_files(), |file| vec![file]),
         revoked: ssh.revoked_host_keys.clone(),
         pins: settings.pins.iter().copied().map(Pin::from).collect(),
     };
@@ -151,7 +156,8 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
 /// ssh gives up at its ConnectTimeout without a word; half a second before, ours can still be read.
 fn connect_timeout(ssh: &SshConfig) -> Duration {
     let least = Duration::from_millis(500);
-    ssh.connect_timeout.map_or(Duration::from_secs(10), |limit| limit.saturating_sub(least).max(least))
+    ssh.connect_timeout
+        .map_or(Duration::from_secs(10), |limit| limit.saturating_sub(least).max(least))
 }
 
 /// Runs an open session, with an entry in the journal for as long as it lives.
@@ -161,15 +167,21 @@ async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Sign
         reap_token: *session.reap_token(),
         host: settings.destination.host.clone(),
         addresses: session.addresses(),
-        server_spki: session.server_key().to_vec(),
+        server_key: session.server_key().to_vec(),
         started: SystemTime::now(),
     };
     let journal = Journal::open(&settings.folders.state);
-    let live = journal.as_ref().map_err(ToString::to_string).and_then(|j| j.begin(&entry).map_err(|e| e.to_string()));
+    let live = journal
+        .as_ref()
+        .map_err(ToString::to_string)
+        .and_then(|j| j.begin(&entry).map_err(|e| e.to_string()));
     let live = live.inspect_err(|error| tracing::warn!(error, "no journal: a killed session will not be cleaned up"));
     let control = session.control();
     let (stdin, stdout) = (Stdin::take(), Stdout::take());
-    let (stdin, stdout) = (stdin.map_err(|e| report::cannot_start(&e))?, stdout.map_err(|e| report::cannot_start(&e))?);
+    let (stdin, stdout) = (
+        stdin.map_err(|e| report::cannot_start(&e))?,
+        stdout.map_err(|e| report::cannot_start(&e))?,
+    );
     let outcome = {
         let running = session.run(stdin, stdout);
         let reaping = reap_orphans(journal.ok(), settings.destination.host.clone());
@@ -197,7 +209,7 @@ async fn reap_orphans(journal: Option<Journal>, host: String) {
     for orphan in journal.orphans(&host, SystemTime::now()) {
         let entry = orphan.entry();
         let id = SessionId::new(entry.session);
-        match client::reap(&entry.addresses, &entry.server_spki, id, entry.reap_token).await {
+        match client::reap(&entry.addresses, &entry.server_key, id, entry.reap_token).await {
             Ok(()) => orphan.remove(),
             Err(error) => tracing::debug!(session = %id, %error, "orphan not reaped"),
         }
@@ -210,11 +222,19 @@ fn is_no_path(error: &OpenError) -> bool {
 
 async fn fall_back(ssh: &SshConfig, limit: Duration, why: &OpenError) -> Result<(), Failure> {
     let connected = fallback::connect(&ssh.hostname, ssh.port, limit).await;
-    let (stream, address) = connected.map_err(|error| report::cannot_fall_back(&ssh.hostname, ssh.port, &error, why))?;
-    report::notice(&format!("no bowline server half answers at {address}: plain TCP, this session will not survive its path"));
+    let (stream, address) =
+        connected.map_err(|error| report::cannot_fall_back(&ssh.hostname, ssh.port, &error, why))?;
+    report::notice(&format!(
+        "no bowline server half answers at {address}: plain TCP, this session will not survive its path"
+    ));
     let (stdin, stdout) = (Stdin::take(), Stdout::take());
-    let (stdin, stdout) = (stdin.map_err(|e| report::cannot_start(&e))?, stdout.map_err(|e| report::cannot_start(&e))?);
-    fallback::splice(stream, stdin, stdout).await.map_err(|error| Failure::from_error(Exit::Lost, &error))
+    let (stdin, stdout) = (
+        stdin.map_err(|e| report::cannot_start(&e))?,
+        stdout.map_err(|e| report::cannot_start(&e))?,
+    );
+    fallback::splice(stream, stdin, stdout)
+        .await
+        .map_err(|error| Failure::from_error(Exit::Lost, &error))
 }
 
 /// The signals by which ssh and the system end a ProxyCommand.
@@ -241,4 +261,3 @@ impl Signals {
         }
     }
 }
-

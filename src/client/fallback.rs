@@ -55,7 +55,9 @@ where
     let mut buffer = vec![0; BUFFER];
     loop {
         let len = from.read(&mut buffer).await?;
-        let Some(bytes) = buffer.get(..len).filter(|bytes| !bytes.is_empty()) else { break };
+        let Some(bytes) = buffer.get(..len).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
         match to.write_all(bytes).await {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             written => written?,

@@ -25,7 +25,15 @@ impl SshCredentials {
     /// Credentials for `user` at `host`; the winner is remembered in `state_dir`. `notice` is told before a key is
     /// used that needs the user.
     pub fn new(keys: UserKeys, state_dir: PathBuf, host: String, user: String, notice: Notice) -> SshCredentials {
-        SshCredentials { rounds: keys.rounds(), keys, state_dir, host, user, notice, tried: Mutex::default() }
+        SshCredentials {
+            rounds: keys.rounds(),
+            keys,
+            state_dir,
+            host,
+            user,
+            notice,
+            tried: Mutex::default(),
+        }
     }
 }
 
@@ -34,9 +42,13 @@ impl Credentials for SshCredentials {
         Box::pin(async move {
             let round = *self.rounds.get(round)?;
             if let Round::Interactive(_) = round {
-                self.keys.keys_of(round).iter().filter(|key| key.needs_touch()).for_each(|key| {
-                    (self.notice)(&format!("touch the security key for {key}"));
-                });
+                self.keys
+                    .keys_of(round)
+                    .iter()
+                    .filter(|key| key.needs_touch())
+                    .for_each(|key| {
+                        (self.notice)(&format!("touch the security key for {key}"));
+                    });
             }
             let signed = self.keys.sign_round(round, message).await;
             let authorizations = signed.authorizations.iter().map(|signed| Authorization {
@@ -52,7 +64,9 @@ impl Credentials for SshCredentials {
     fn handle_accepted(&self, round: usize, authorizations: &[Authorization]) {
         // Which of several keys won only the server half knows; one alone is remembered.
         let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(signed) = tried.last().and_then(|signed| signed.authorizations.first()) else { return };
+        let Some(signed) = tried.last().and_then(|signed| signed.authorizations.first()) else {
+            return;
+        };
         if authorizations.len() == 1
             && self.rounds.get(round) != Some(&Round::Winner)
             && let Err(error) = remember_winner(&self.state_dir, &self.host, &self.user, &signed.fingerprint)
@@ -62,6 +76,7 @@ impl Credentials for SshCredentials {
     }
 
     fn describe(&self) -> Vec<String> {
-        self.keys.describe(&self.tried.lock().unwrap_or_else(PoisonError::into_inner))
+        self.keys
+            .describe(&self.tried.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

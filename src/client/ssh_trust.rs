@@ -85,8 +85,10 @@ impl HostTrust for SshTrust {
 
 impl SshTrust {
     async fn check(&self, proven: &[ProvenKey], tls_key: &[u8]) -> Result<(), TrustError> {
-        let offered: Vec<ServerKey> =
-            proven.iter().filter_map(|key| ServerKey::from_blob(&key.blob).ok()).collect();
+        let offered: Vec<ServerKey> = proven
+            .iter()
+            .filter_map(|key| ServerKey::from_blob(&key.blob).ok())
+            .collect();
         if !self.pins.is_empty() {
             return self.check_pins(&offered, tls_key);
         }
@@ -113,10 +115,21 @@ impl SshTrust {
                 debug!(name = self.name.as_str(), "host is unknown, ssh will ask");
                 Ok(())
             }
-            Verdict::Revoked { place, fingerprint } => Err(TrustError::Revoked { name: name(), place, fingerprint }),
-            Verdict::Changed { place, expected, presented } => {
-                Err(TrustError::Changed { name: name(), place, expected, presented })
-            }
+            Verdict::Revoked { place, fingerprint } => Err(TrustError::Revoked {
+                name: name(),
+                place,
+                fingerprint,
+            }),
+            Verdict::Changed {
+                place,
+                expected,
+                presented,
+            } => Err(TrustError::Changed {
+                name: name(),
+                place,
+                expected,
+                presented,
+            }),
         }
     }
 
@@ -124,13 +137,15 @@ impl SshTrust {
         if self.pins.iter().any(|pin| pin_matches(pin, offered, tls_key)) {
             return Ok(());
         }
-        Err(TrustError::NotPinned { presented: offered.iter().map(ServerKey::fingerprint).collect() })
+        Err(TrustError::NotPinned {
+            presented: offered.iter().map(ServerKey::fingerprint).collect(),
+        })
     }
 
     fn verdict(&self, files: &[PathBuf], offered: &[ServerKey]) -> Verdict {
         let known = KnownHosts::read(files, &self.name);
         for warning in known.warnings() {
-            warn!(%warning, "known_hosts");
+            warn!(?warning, "part of a known_hosts file is not used");
         }
         known.verdict(offered, SystemTime::now())
     }
