@@ -20,7 +20,7 @@ use super::config_file::ConfigFile;
 use super::places::Owner;
 use super::report::{Failure, cannot_run, not_an_ssh_option};
 use super::settings::{Context, one};
-use super::values::{Fallback, LogFormat, Transport};
+use super::values::Fallback;
 
 /// Becomes ssh. Returns only when that fails.
 pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
@@ -196,7 +196,7 @@ fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str)
     add("--port", reach.port.map(|port| port.0.to_string().into()));
     add(
         "--transport",
-        reach.transport.map(|transport| transport_word(transport).into()),
+        reach.transport.map(|transport| transport.to_string().into()),
     );
     add(
         "--connect-timeout",
@@ -215,27 +215,13 @@ fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str)
     add("--log-file", common.log_file.clone().map(OsString::from));
     add(
         "--log-format",
-        common.log_format.map(|format| log_format_word(format).into()),
+        common.log_format.map(|format| format.to_string().into()),
     );
     flags.extend(std::iter::repeat_n(
         OsString::from("--verbose"),
         usize::from(args.proxy_verbose),
     ));
     flags
-}
-
-fn transport_word(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Auto => "auto",
-        Transport::Quic => "quic",
-    }
-}
-
-fn log_format_word(format: LogFormat) -> &'static str {
-    match format {
-        LogFormat::Human => "human",
-        LogFormat::Json => "json",
-    }
 }
 
 /// The ProxyJump that ssh_config gives for these arguments. Where ssh cannot say, ssh will say why when it runs.
@@ -416,5 +402,96 @@ mod tests {
         for destination in ["host", "ann@host", "ann@corp@host", "ssh://ann@host:22"] {
             assert_eq!(host_of(OsStr::new(destination)), "host", "{destination}");
         }
+    }
+
+    /// A folder whose name holds all that a reader on the way could trip over, with a program in it that
+    /// writes down its arguments.
+    fn recorder(folder: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
+        use std::os::unix::fs::PermissionsExt;
+        let strange = folder.join("a b%h'c\\d\"e$(f)`g`#;\\");
+        std::fs::create_dir(&strange).expect("a folder");
+        let (program, record) = (strange.join("bow'line"), folder.join("record"));
+        let script = format!(
+            "#!/bin/sh\nfor word in \"$@\"; do printf '<%s>\\n' \"$word\"; done >'{}'\n",
+            record.display()
+        );
+        std::fs::write(&program, script).expect("written");
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).expect("changed");
+        (program, record)
+    }
+
+    fn ssh_config(folder: &Path, text: &str) -> String {
+        let path = folder.join("ssh config");
+        std::fs::write(&path, text).expect("written");
+        path.into_os_string().into_string().expect("text")
+    }
+
+    #[test]
+    fn a_real_ssh_passes_every_word_whole_to_the_proxy() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (program, record) = recorder(folder.path());
+        let config = ssh_config(folder.path(), "Host alias\n  HostName 192.0.2.1\n  Port 2222\n");
+        let key = "/k\\ey 100%n'";
+        let ssh = SshArguments::read(
+            ["-F", &config, "-i", key, "-l", "CORP\\ann", "alias"]
+                .iter()
+                .map(OsString::from)
+                .collect(),
+        );
+        let line = ssh_line(&program, &[], &ssh, || None);
+        let ended = Command::new("ssh")
+            .args(&line)
+            .env("SHELL", "/bin/sh")
+            .output()
+            .expect("ssh runs");
+        let recorded = std::fs::read_to_string(&record)
+            .unwrap_or_else(|_| panic!("the proxy did not run: {}", String::from_utf8_lossy(&ended.stderr)));
+        let expected = ["proxy", "-F", &config, "-i", key, "--", "CORP\\ann@alias", "2222"];
+        assert_eq!(
+            recorded.lines().collect::<Vec<_>>(),
+            expected.map(|word| format!("<{word}>"))
+        );
+    }
+
+    #[test]
+    fn a_real_ssh_takes_the_jump_and_the_command_line_as_they_are_meant() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (program, record) = recorder(folder.path());
+        let config = ssh_config(folder.path(), "Host inner\n  ProxyJump first,ann@[192.0.2.7]:2222\n");
+        let ssh = SshArguments::read(["-F", &config, "inner"].iter().map(OsString::from).collect());
+        let line = ssh_line(&program, &[], &ssh, || jump_of_configuration(&ssh));
+        Command::new("ssh")
+            .args(&line)
+            .env("SHELL", "/bin/sh")
+            .output()
+            .expect("ssh runs");
+        let recorded = std::fs::read_to_string(&record).expect("the jump ran");
+        let expected = [
+            "ssh",
+            "-F",
+            &config,
+            "-J",
+            "first",
+            "-l",
+            "ann",
+            "-p",
+            "2222",
+            "-W",
+            "[inner]:22",
+            "--",
+            "192.0.2.7",
+        ];
+        assert_eq!(
+            recorded.lines().collect::<Vec<_>>(),
+            expected.map(|word| format!("<{word}>"))
+        );
+
+        // ssh would refuse -J beside a ProxyCommand.
+        let ssh = SshArguments::read(["-F", &config, "-J", "b", "host"].iter().map(OsString::from).collect());
+        let line = ssh_line(&program, &[], &ssh, || None);
+        let shown = Command::new("ssh").arg("-G").args(&line).output().expect("ssh runs");
+        assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("\nserveraliveinterval 0\n"), "{shown}");
     }
 }

@@ -3,14 +3,18 @@
 //! One syntax wherever a value comes from: a flag, an environment variable or the configuration file.
 //! Syntax only: what a value means, and its default, is said by the settings that hold it.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+mod choice;
+mod endpoint;
+mod written;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
+pub(crate) use self::choice::{AuthWord, Fallback, LogFormat, Transport};
+pub(crate) use self::endpoint::{Destination, ListenAddress, Target};
+pub(super) use self::written::{Written, WrittenList};
 use super::places;
 
 /// A value that can be written on the command line, in the environment and in the configuration file.
@@ -20,6 +24,13 @@ pub(super) trait Value: Sized {
 
     /// Reads the written form.
     fn parse(text: &str) -> Result<Self, ValueError>;
+
+    /// The text is nothing like [`Self::EXPECTED`].
+    fn misspelt() -> ValueError {
+        ValueError::Form {
+            expected: Self::EXPECTED,
+        }
+    }
 }
 
 /// [`Value::parse`] as a function, for clap.
@@ -110,9 +121,7 @@ impl Value for Duration {
             rest = after;
         }
         if text.is_empty() {
-            return Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            });
+            return Err(Self::misspelt());
         }
         Ok(total)
     }
@@ -128,9 +137,7 @@ impl Value for ByteSize {
     fn parse(text: &str) -> Result<Self, ValueError> {
         let (number, unit, after) = number_and_unit(text, Self::EXPECTED)?;
         if !after.is_empty() {
-            return Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            });
+            return Err(Self::misspelt());
         }
         let shift = match unit {
             "B" => 0,
@@ -190,9 +197,7 @@ impl Value for bool {
     const EXPECTED: &'static str = "true or false";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
-        text.parse().map_err(|_| ValueError::Form {
-            expected: Self::EXPECTED,
-        })
+        text.parse().map_err(|_| Self::misspelt())
     }
 }
 
@@ -202,9 +207,7 @@ impl Value for PathBuf {
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         if text.is_empty() {
-            return Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            });
+            return Err(Self::misspelt());
         }
         match (text.strip_prefix("~/"), places::home()) {
             (Some(below), Some(home)) => Ok(home.join(below)),
@@ -219,9 +222,7 @@ impl Value for String {
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         if text.is_empty() {
-            Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            })
+            Err(Self::misspelt())
         } else {
             Ok(text.to_owned())
         }
@@ -235,300 +236,8 @@ impl Value for Fingerprint {
     fn parse(text: &str) -> Result<Self, ValueError> {
         match text.parse::<Fingerprint>() {
             Ok(fingerprint) if fingerprint.algorithm() == HashAlg::Sha256 => Ok(fingerprint),
-            _ => Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            }),
+            _ => Err(Self::misspelt()),
         }
-    }
-}
-
-/// `[USER@]HOST`, HOST being a name, an alias of ssh_config, or an address (an IPv6 one also in brackets).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Destination {
-    /// The user to log in as; without one, as `ssh -G` says.
-    pub(crate) user: Option<String>,
-    /// What ssh was given, without brackets.
-    pub(crate) host: String,
-}
-
-impl Value for Destination {
-    const EXPECTED: &'static str = "[USER@]HOST";
-
-    fn parse(text: &str) -> Result<Self, ValueError> {
-        // A user may hold an @ (user@realm), a host cannot: ssh too cuts at the last one.
-        let (user, host) = match text.rsplit_once('@') {
-            Some((user, host)) => (Some(checked_name("user name", user)?), host),
-            None => (None, text),
-        };
-        let host = match host.strip_prefix('[') {
-            Some(inner) => {
-                let address = inner.strip_suffix(']').ok_or(ValueError::Form {
-                    expected: Self::EXPECTED,
-                })?;
-                checked_ipv6(address)?;
-                address
-            }
-            None => host,
-        };
-        Ok(Destination {
-            user,
-            host: checked_name("host name", host)?,
-        })
-    }
-}
-
-/// Where to listen: `ADDR:PORT`, `[V6]:PORT`, `ADDR`, `:PORT` or `PORT`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ListenAddress {
-    /// `None` is every address, IPv6 and IPv4.
-    pub(crate) ip: Option<IpAddr>,
-    /// `None` is the command's own default; 0 is any free port.
-    pub(crate) port: Option<u16>,
-}
-
-impl Value for ListenAddress {
-    const EXPECTED: &'static str = "an address such as 192.0.2.1:22, [::1]:22, :22 or 22";
-
-    fn parse(text: &str) -> Result<Self, ValueError> {
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(ListenAddress {
-                ip: Some(address.ip()),
-                port: Some(address.port()),
-            });
-        }
-        if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            return Ok(ListenAddress {
-                ip: Some(ip),
-                port: None,
-            });
-        }
-        let port = text.strip_prefix('*').unwrap_or(text);
-        let port = port.strip_prefix(':').unwrap_or(port);
-        match port.parse::<u16>() {
-            Ok(port) => Ok(ListenAddress {
-                ip: None,
-                port: Some(port),
-            }),
-            Err(_) => Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            }),
-        }
-    }
-}
-
-/// What the server half joins sessions to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// An SSH server at this host and port.
-    Tcp {
-        /// Name or address, without brackets.
-        host: String,
-        /// TCP port.
-        port: u16,
-    },
-    /// The SSH server inside bowline.
-    Builtin,
-}
-
-impl Value for Target {
-    const EXPECTED: &'static str = "HOST:PORT such as 127.0.0.1:22, or builtin";
-
-    fn parse(text: &str) -> Result<Self, ValueError> {
-        if text == "builtin" {
-            return Ok(Target::Builtin);
-        }
-        let form = ValueError::Form {
-            expected: Self::EXPECTED,
-        };
-        let (host, port) = text.rsplit_once(':').ok_or(form.clone())?;
-        let host = match host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
-            Some(address) => checked_ipv6(address).map(|()| address)?,
-            None if host.contains(':') => return Err(form),
-            None => host,
-        };
-        Ok(Target::Tcp {
-            host: checked_name("host name", host)?,
-            port: Port::parse(port)?.0,
-        })
-    }
-}
-
-/// Which transports the client half may dial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
-    /// Whatever reaches the server half. In this version that is QUIC.
-    Auto,
-    /// QUIC only.
-    Quic,
-}
-
-impl Value for Transport {
-    const EXPECTED: &'static str = "auto or quic";
-
-    fn parse(text: &str) -> Result<Self, ValueError> {
-        match text {
-            "auto" => Ok(Transport::Auto),
-            "quic" => Ok(Transport::Quic),
-            "tls" => Err(ValueError::NotInThisVersion {
-                name: "tls",
-                expected: Self::EXPECTED,
-            }),
-            _ => Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            }),
-        }
-    }
-}
-
-/// What to do when no path leads to the server half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fallback {
-    /// Fail.
-    None,
-    /// Connect to sshd's own TCP port: such a session does not survive its path.
-    Tcp,
-}
-
-impl Value for Fallback {
-    const EXPECTED: &'static str = "tcp or none";
-
-    fn parse(text: &str) -> Result<Self, ValueError> {
-        match text {
-            "none" => Ok(Fallback::None),
-            "tcp" => Ok(Fallback::Tcp),
-            _ => Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            }),
-        }
-    }
-}
-
-impl fmt::Display for Fallback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Fallback::None => "none",
-            Fallback::Tcp => "tcp",
-        })
-    }
-}
-
-/// Who decides whether a user key may open a session, as written: `--auth`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AuthWord {
-    /// sshd is asked.
-    Sshd,
-    /// Nobody: the inner login decides alone.
-    None,
-}
-
-impl Value for AuthWord {
-    const EXPECTED: &'static str = "sshd or none";
-
-    fn parse(text: &str) -> Result<Self, ValueError> {
-        match text {
-            "sshd" => Ok(AuthWord::Sshd),
-            "none" => Ok(AuthWord::None),
-            _ => Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            }),
-        }
-    }
-}
-
-/// How a log line is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    /// For eyes.
-    Human,
-    /// One JSON object a line.
-    Json,
-}
-
-impl Value for LogFormat {
-    const EXPECTED: &'static str = "human or json";
-
-    fn parse(text: &str) -> Result<Self, ValueError> {
-        match text {
-            "human" => Ok(LogFormat::Human),
-            "json" => Ok(LogFormat::Json),
-            _ => Err(ValueError::Form {
-                expected: Self::EXPECTED,
-            }),
-        }
-    }
-}
-
-/// A [`Value`] in the configuration file: a string, or a bare number or truth value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Written<T>(pub(super) T);
-
-impl<'de, T: Value> Deserialize<'de> for Written<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer
-            .deserialize_any(WrittenVisitor(std::marker::PhantomData))
-            .map(Written)
-    }
-}
-
-/// One [`Value`] or a list of them in the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct WrittenList<T>(pub(super) Vec<T>);
-
-impl<'de, T: Value> Deserialize<'de> for WrittenList<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer
-            .deserialize_any(WrittenListVisitor(std::marker::PhantomData))
-            .map(WrittenList)
-    }
-}
-
-struct WrittenVisitor<T>(std::marker::PhantomData<T>);
-
-impl<T: Value> Visitor<'_> for WrittenVisitor<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(T::EXPECTED)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
-        T::parse(text).map_err(|error| E::custom(format_args!("invalid value `{text}`: {error}")))
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<T, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, truth: bool) -> Result<T, E> {
-        self.visit_str(if truth { "true" } else { "false" })
-    }
-}
-
-struct WrittenListVisitor<T>(std::marker::PhantomData<T>);
-
-impl<'de, T: Value> Visitor<'de> for WrittenListVisitor<T> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, or a list of such", T::EXPECTED)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-        WrittenVisitor::<T>(std::marker::PhantomData)
-            .visit_str(text)
-            .map(|one| vec![one])
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Vec<T>, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Written(item)) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(list)
     }
 }
 
@@ -562,37 +271,11 @@ fn number_in(text: &str, least: u64, most: u64, expected: &'static str) -> Resul
     }
 }
 
-/// The name goes on to `ssh -G` as an argument and into log lines: nothing that looks like an option or
-/// moves a cursor.
-fn checked_name(part: &'static str, name: &str) -> Result<String, ValueError> {
-    let fault = if name.is_empty() {
-        "be empty"
-    } else if name.starts_with('-') {
-        "start with `-`"
-    } else if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        "hold spaces or control characters"
-    } else {
-        return Ok(name.to_owned());
-    };
-    Err(ValueError::BadName { part, fault })
-}
-
-/// An IPv6 address, with or without a zone (`fe80::1%eth0`).
-fn checked_ipv6(address: &str) -> Result<(), ValueError> {
-    let bare = address.split_once('%').map_or(address, |(bare, _zone)| bare);
-    match bare.parse::<Ipv6Addr>() {
-        Ok(_) => Ok(()),
-        Err(_) => Err(ValueError::Form {
-            expected: "an IPv6 address between the brackets",
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message<T: Value + fmt::Debug>(text: &str) -> String {
+    fn message<T: Value + std::fmt::Debug>(text: &str) -> String {
         T::parse(text).expect_err(text).to_string()
     }
 
@@ -657,95 +340,6 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_is_cut_at_the_last_at_sign() {
-        let parsed = |user: Option<&str>, host: &str| {
-            Ok(Destination {
-                user: user.map(str::to_owned),
-                host: host.to_owned(),
-            })
-        };
-        assert_eq!(Destination::parse("build"), parsed(None, "build"));
-        assert_eq!(
-            Destination::parse("ann@build.example.org"),
-            parsed(Some("ann"), "build.example.org")
-        );
-        assert_eq!(Destination::parse("ann@corp@build"), parsed(Some("ann@corp"), "build"));
-        assert_eq!(
-            Destination::parse("ann@[2001:db8::1]"),
-            parsed(Some("ann"), "2001:db8::1")
-        );
-        assert_eq!(Destination::parse("[fe80::1%eth0]"), parsed(None, "fe80::1%eth0"));
-        assert_eq!(Destination::parse("2001:db8::1"), parsed(None, "2001:db8::1"));
-    }
-
-    #[test]
-    fn a_destination_never_looks_like_an_option_or_moves_the_cursor() {
-        assert_eq!(
-            message::<Destination>("-oProxyCommand=x"),
-            "a host name may not start with `-`"
-        );
-        assert_eq!(message::<Destination>("-l@host"), "a user name may not start with `-`");
-        assert_eq!(message::<Destination>("@host"), "a user name may not be empty");
-        assert_eq!(message::<Destination>("ann@"), "a host name may not be empty");
-        assert_eq!(
-            message::<Destination>("a b"),
-            "a host name may not hold spaces or control characters"
-        );
-        assert_eq!(
-            message::<Destination>("a\u{1b}[2J"),
-            "a host name may not hold spaces or control characters"
-        );
-        assert_eq!(
-            message::<Destination>("[build]"),
-            "expected an IPv6 address between the brackets"
-        );
-        assert_eq!(message::<Destination>("[::1"), "expected [USER@]HOST");
-    }
-
-    #[test]
-    fn listen_addresses_may_leave_out_either_part() {
-        let address = |ip: Option<&str>, port| {
-            Ok(ListenAddress {
-                ip: ip.map(|ip| ip.parse().expect("an address")),
-                port,
-            })
-        };
-        assert_eq!(
-            ListenAddress::parse("192.0.2.1:22"),
-            address(Some("192.0.2.1"), Some(22))
-        );
-        assert_eq!(ListenAddress::parse("[::1]:0"), address(Some("::1"), Some(0)));
-        assert_eq!(ListenAddress::parse("::1"), address(Some("::1"), None));
-        assert_eq!(ListenAddress::parse("[::1]"), address(Some("::1"), None));
-        assert_eq!(ListenAddress::parse(":4022"), address(None, Some(4022)));
-        assert_eq!(ListenAddress::parse("*:4022"), address(None, Some(4022)));
-        assert_eq!(ListenAddress::parse("4022"), address(None, Some(4022)));
-        for text in ["", "localhost:22", "1.2.3:4", "70000", ":"] {
-            assert_eq!(
-                message::<ListenAddress>(text),
-                format!("expected {}", ListenAddress::EXPECTED),
-                "{text:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_target_is_a_host_with_a_port_or_builtin() {
-        let tcp = |host: &str, port| {
-            Ok(Target::Tcp {
-                host: host.to_owned(),
-                port,
-            })
-        };
-        assert_eq!(Target::parse("127.0.0.1:22"), tcp("127.0.0.1", 22));
-        assert_eq!(Target::parse("[::1]:2222"), tcp("::1", 2222));
-        assert_eq!(Target::parse("builtin"), Ok(Target::Builtin));
-        for text in ["127.0.0.1", "::1:22", "host:0", "host:", ":22", "host:70000", "-x:22"] {
-            assert!(Target::parse(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
     fn numbers_say_their_range() {
         assert_eq!(Port::parse("22"), Ok(Port(22)));
         assert_eq!(message::<Port>("0"), "expected a number from 1 to 65535");
@@ -753,15 +347,6 @@ mod tests {
         assert_eq!(message::<Port>("+22"), "expected a port number from 1 to 65535");
         assert_eq!(message::<MtuCap>("1199"), "expected a number from 1200 to 65527");
         assert_eq!(message::<Count>("0"), "expected a number from 1 to 4294967295");
-    }
-
-    #[test]
-    fn a_transport_that_is_not_built_yet_is_named_as_such() {
-        assert_eq!(
-            message::<Transport>("tls"),
-            "`tls` is not in this version, expected auto or quic"
-        );
-        assert_eq!(message::<Transport>("udp"), "expected auto or quic");
     }
 
     #[test]

@@ -1,0 +1,141 @@
+//! Words to choose from.
+
+use std::fmt;
+
+use super::{Value, ValueError};
+
+/// Which transports the client half may dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// Whatever reaches the server half. In this version that is QUIC.
+    Auto,
+    /// QUIC only.
+    Quic,
+}
+
+/// What to do when no path leads to the server half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fallback {
+    /// Fail.
+    None,
+    /// Connect to sshd's own TCP port: such a session does not survive its path.
+    Tcp,
+}
+
+/// Who decides whether a user key may open a session, as written: `--auth`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AuthWord {
+    /// sshd is asked.
+    Sshd,
+    /// Nobody: the inner login decides alone.
+    None,
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For eyes.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Value for Transport {
+    const EXPECTED: &'static str = "auto or quic";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "tls" => Err(ValueError::NotInThisVersion {
+                name: "tls",
+                expected: Self::EXPECTED,
+            }),
+            _ => chosen(&[Transport::Auto, Transport::Quic], text),
+        }
+    }
+}
+
+impl Value for Fallback {
+    const EXPECTED: &'static str = "tcp or none";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        chosen(&[Fallback::None, Fallback::Tcp], text)
+    }
+}
+
+impl Value for AuthWord {
+    const EXPECTED: &'static str = "sshd or none";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        chosen(&[AuthWord::Sshd, AuthWord::None], text)
+    }
+}
+
+impl Value for LogFormat {
+    const EXPECTED: &'static str = "human or json";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        chosen(&[LogFormat::Human, LogFormat::Json], text)
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Auto => "auto",
+            Transport::Quic => "quic",
+        })
+    }
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fallback::None => "none",
+            Fallback::Tcp => "tcp",
+        })
+    }
+}
+
+impl fmt::Display for AuthWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AuthWord::Sshd => "sshd",
+            AuthWord::None => "none",
+        })
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogFormat::Human => "human",
+            LogFormat::Json => "json",
+        })
+    }
+}
+
+/// The one among `all` that is written like `text`.
+fn chosen<T: Value + Copy + fmt::Display>(all: &[T], text: &str) -> Result<T, ValueError> {
+    all.iter()
+        .copied()
+        .find(|one| one.to_string() == text)
+        .ok_or(T::misspelt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<T: Value + std::fmt::Debug>(text: &str) -> String {
+        T::parse(text).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn a_transport_that_is_not_built_yet_is_named_as_such() {
+        assert_eq!(
+            message::<Transport>("tls"),
+            "`tls` is not in this version, expected auto or quic"
+        );
+        assert_eq!(message::<Transport>("udp"), "expected auto or quic");
+    }
+}

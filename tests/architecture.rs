@@ -1,0 +1,528 @@
+//! The rules of the house, enforced: floors, sizes, and what may stand only in one place.
+
+#[path = "architecture/source.rs"]
+mod source;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use source::{functions, paths, production, tokens};
+
+/// What a room may take from the outside world.
+enum Crates {
+    /// These only, beside the standard library without `std` paths named in [`PURE_STD`].
+    Only(&'static [&'static str]),
+    /// All but these.
+    AllBut(&'static [&'static str]),
+}
+
+/// A module of the top level: what of the house it may import, and what of the world.
+struct Room {
+    name: &'static str,
+    rooms: &'static [&'static str],
+    crates: Crates,
+}
+
+/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `fault`.
+const ROOMS: &[Room] = &[
+    // Floor 0
+    Room {
+        name: "wire",
+        rooms: &[],
+        crates: Crates::Only(&["bytes", "thiserror"]),
+    },
+    // Floor 1
+    Room {
+        name: "session",
+        rooms: &["wire"],
+        crates: Crates::Only(&["bytes", "thiserror"]),
+    },
+    // Leaves
+    Room {
+        name: "clock",
+        rooms: &["descriptor"],
+        crates: Crates::Only(&["rustix", "tokio", "libc", "tracing"]),
+    },
+    Room {
+        name: "tasks",
+        rooms: &[],
+        crates: Crates::Only(&["tokio", "tokio_util", "tracing", "thiserror"]),
+    },
+    Room {
+        name: "descriptor",
+        rooms: &[],
+        crates: Crates::Only(&["rustix", "tokio"]),
+    },
+    Room {
+        name: "fault",
+        rooms: &["clock"],
+        crates: Crates::AllBut(CLI_ONLY),
+    },
+    // Floor 2
+    Room {
+        name: "identity",
+        rooms: &["wire", "clock", "tasks", "descriptor"],
+        crates: Crates::AllBut(&[
+            "quinn",
+            "clap",
+            "clap_complete",
+            "clap_mangen",
+            "toml",
+            "directories",
+            "strsim",
+            "anyhow",
+        ]),
+    },
+    Room {
+        name: "carrier",
+        rooms: &["wire", "identity", "clock", "tasks", "descriptor", "fault"],
+        crates: Crates::AllBut(CLI_ONLY),
+    },
+    // Floor 3
+    Room {
+        name: "pump",
+        rooms: &[
+            "wire",
+            "session",
+            "identity",
+            "carrier",
+            "clock",
+            "tasks",
+            "descriptor",
+            "fault",
+        ],
+        crates: Crates::AllBut(CLI_ONLY),
+    },
+    // Floor 4
+    Room {
+        name: "client",
+        rooms: &[
+            "wire",
+            "session",
+            "identity",
+            "carrier",
+            "pump",
+            "clock",
+            "tasks",
+            "descriptor",
+            "fault",
+        ],
+        crates: Crates::AllBut(CLI_ONLY),
+    },
+    Room {
+        name: "server",
+        rooms: &[
+            "wire",
+            "session",
+            "identity",
+            "carrier",
+            "pump",
+            "clock",
+            "tasks",
+            "descriptor",
+            "fault",
+        ],
+        crates: Crates::AllBut(CLI_ONLY),
+    },
+    Room {
+        name: "sshd",
+        rooms: &["identity", "clock", "tasks", "descriptor"],
+        crates: Crates::AllBut(&[
+            "quinn",
+            "rustls",
+            "clap",
+            "clap_complete",
+            "clap_mangen",
+            "toml",
+            "directories",
+            "strsim",
+        ]),
+    },
+    // Floor 5
+    Room {
+        name: "cli",
+        rooms: &[
+            "wire",
+            "session",
+            "identity",
+            "carrier",
+            "pump",
+            "client",
+            "server",
+            "sshd",
+            "clock",
+            "tasks",
+            "descriptor",
+            "fault",
+        ],
+        crates: Crates::AllBut(&["quinn"]),
+    },
+];
+
+/// What only the command line is for.
+const CLI_ONLY: &[&str] = &[
+    "clap",
+    "clap_complete",
+    "clap_mangen",
+    "toml",
+    "directories",
+    "strsim",
+    "anyhow",
+    "tracing_subscriber",
+];
+
+/// The parts of `std` that touch the world: forbidden where only named crates may be used and no clock is.
+const PURE_STD: &[&str] = &["fs", "net", "process", "thread", "env", "os"];
+
+/// Where I/O is nobody's business.
+const PURE_ROOMS: &[&str] = &["wire", "session"];
+
+const MOST_LINES_BEFORE_TESTS: usize = 400;
+const MOST_LINES_OF_A_FUNCTION: usize = 60;
+
+#[test]
+fn imports_go_down_the_floors_only() {
+    report(sources("src").iter().flat_map(|file| imports(&file.place, &file.text)));
+}
+
+#[test]
+fn what_has_one_place_stands_nowhere_else() {
+    report(
+        sources("src")
+            .iter()
+            .flat_map(|file| single_places(&file.place, &file.text)),
+    );
+}
+
+#[test]
+fn files_and_functions_are_of_a_readable_size() {
+    let all = ["src", "tests", "examples"].map(sources);
+    report(all.iter().flatten().flat_map(|file| sizes(&file.place, &file.text)));
+}
+
+#[test]
+fn nothing_is_left_undone_or_switched_off() {
+    let all = ["src", "tests", "examples"].map(sources);
+    report(all.iter().flatten().flat_map(|file| leftovers(&file.place, &file.text)));
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let all = ["src", "tests", "examples"].map(sources);
+    // tests.rs is the end of the file beside it.
+    let bare = all
+        .iter()
+        .flatten()
+        .filter(|file| !file.text.starts_with("//!") && !is_test_file(&file.place));
+    report(bare.map(|file| format!("{}: no header (`//!`)", file.place)));
+}
+
+/// A source file: `src/server/keeper.rs`.
+struct Source {
+    place: String,
+    text: String,
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    collect(&root.join(folder), &mut files);
+    files.sort();
+    let sources = files.into_iter().map(|path| Source {
+        place: path
+            .strip_prefix(root)
+            .expect("below the root")
+            .to_str()
+            .expect("a plain name")
+            .to_owned(),
+        text: std::fs::read_to_string(&path).expect("a readable source"),
+    });
+    sources.collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.map(|entry| entry.expect("an entry").path()) {
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn report(faults: impl Iterator<Item = String>) {
+    let mut all = String::new();
+    for fault in faults {
+        writeln!(all, "  {fault}").expect("a String takes every byte");
+    }
+    assert!(all.is_empty(), "against the rules of the house:\n{all}");
+}
+
+/// `["server", "keeper"]` for `src/server/keeper.rs`; empty for the crate's root.
+fn module_of(place: &str) -> Vec<&str> {
+    let inner = place.trim_start_matches("src/").trim_end_matches(".rs");
+    inner
+        .split('/')
+        .filter(|part| !["mod", "lib", "main"].contains(part))
+        .collect()
+}
+
+/// Whether a file holds nothing but tests.
+fn is_test_file(place: &str) -> bool {
+    place
+        .split('/')
+        .any(|part| ["tests", "tests.rs", "testing.rs", "test_tools.rs"].contains(&part))
+}
+
+fn imports(place: &str, text: &str) -> Vec<String> {
+    let module = module_of(place);
+    let Some(own) = module.first() else { return Vec::new() };
+    if is_test_file(place) {
+        return Vec::new();
+    }
+    let Some(room) = ROOMS.iter().find(|room| room.name == *own) else {
+        return vec![format!(
+            "{place}: `{own}` has no floor; give it one in tests/architecture.rs"
+        )];
+    };
+    let all = tokens(text);
+    let mut faults = Vec::new();
+    for path in paths(production(&all)) {
+        if let Some(target) = room_of(&path.segments, &module)
+            && target != *own
+            && ROOMS.iter().any(|room| room.name == target)
+            && !room.rooms.contains(&target)
+        {
+            faults.push(format!("{place}:{}: `{own}` may not import `{target}`", path.line));
+        }
+        if let Some(name) = forbidden_crate(room, &path.segments) {
+            faults.push(format!("{place}:{}: `{own}` may not use `{name}`", path.line));
+        }
+    }
+    faults
+}
+
+/// The room that a path of our own crate leads to.
+fn room_of<'a>(segments: &'a [String], module: &'a [&str]) -> Option<&'a str> {
+    let ups = segments.iter().take_while(|segment| *segment == "super").count();
+    match segments[0].as_str() {
+        "crate" | "bowline" => segments.get(1).map(String::as_str),
+        "super" if ups < module.len() => Some(module[0]),
+        "super" => segments.get(ups).map(String::as_str),
+        _ => None,
+    }
+}
+
+fn forbidden_crate(room: &Room, segments: &[String]) -> Option<String> {
+    let head = segments[0].as_str();
+    if PURE_ROOMS.contains(&room.name) && head == "std" && PURE_STD.contains(&segments[1].as_str()) {
+        return Some(format!("std::{}", segments[1]));
+    }
+    let forbidden = match room.crates {
+        Crates::Only(few) => dependencies().iter().any(|name| name == head) && !few.contains(&head),
+        Crates::AllBut(some) => some.contains(&head),
+    };
+    forbidden.then(|| head.to_owned())
+}
+
+/// The crates of `[dependencies]`, as they are called in source.
+fn dependencies() -> Vec<String> {
+    let manifest = include_str!("../Cargo.toml");
+    let section = manifest
+        .split("[dependencies]")
+        .nth(1)
+        .and_then(|rest| rest.split("\n[").next())
+        .unwrap_or_default();
+    section
+        .lines()
+        .filter_map(|line| line.split_once(" ="))
+        .map(|(name, _)| name.replace('-', "_"))
+        .collect()
+}
+
+/// The only `spawn` is in `tasks`, the only present in `clock`.
+fn single_places(place: &str, text: &str) -> Vec<String> {
+    if is_test_file(place) {
+        return Vec::new();
+    }
+    let all = tokens(text);
+    let found = paths(production(&all)).into_iter().filter_map(|path| {
+        let tail: Vec<&str> = path.segments.iter().rev().take(2).rev().map(String::as_str).collect();
+        let home = match tail.as_slice() {
+            ["tokio" | "task" | "thread", "spawn" | "spawn_blocking" | "spawn_local"] => "tasks",
+            ["Instant", "now"] => "clock",
+            _ => return None,
+        };
+        (module_of(place).first() != Some(&home))
+            .then(|| format!("{place}:{}: `{}` belongs into `{home}`", path.line, tail.join("::")))
+    });
+    found.collect()
+}
+
+fn sizes(place: &str, text: &str) -> Vec<String> {
+    let all = tokens(text);
+    let mut faults = Vec::new();
+    let before_tests = match all.get(production(&all).len()) {
+        Some(first_of_tests) => first_of_tests.line - 1,
+        None => text.lines().count(),
+    };
+    if before_tests > MOST_LINES_BEFORE_TESTS && place.starts_with("src/") && !is_test_file(place) {
+        faults.push(format!(
+            "{place}: {before_tests} lines before its tests, at most {MOST_LINES_BEFORE_TESTS}"
+        ));
+    }
+    for function in functions(&all) {
+        if function.lines > MOST_LINES_OF_A_FUNCTION && !has_reason(text, function.line) {
+            faults.push(format!(
+                "{place}:{}: `{}` has {} lines, at most {MOST_LINES_OF_A_FUNCTION} or a reason above it (`// long: ..`)",
+                function.line, function.name, function.lines
+            ));
+        }
+    }
+    faults
+}
+
+/// Whether `// long: REASON` stands above the function, among its attributes and documentation.
+fn has_reason(text: &str, line: usize) -> bool {
+    let above: Vec<&str> = text.lines().take(line - 1).map(str::trim).collect();
+    let heading = above
+        .iter()
+        .rev()
+        .take_while(|line| line.starts_with("//") || line.starts_with("#["));
+    heading.into_iter().any(|line| {
+        line.strip_prefix("// long:")
+            .is_some_and(|reason| !reason.trim().is_empty())
+    })
+}
+
+fn leftovers(place: &str, text: &str) -> Vec<String> {
+    let all = tokens(text);
+    let found = all.windows(2).filter(|pair| {
+        let pair = [pair[0].text.as_str(), pair[1].text.as_str()];
+        matches!(pair, ["todo" | "unimplemented", "!"] | ["[", "ignore"])
+    });
+    found
+        .map(|pair| format!("{place}:{}: `{}{}`", pair[0].line, pair[0].text, pair[1].text))
+        .collect()
+}
+
+/// The rules themselves, on samples: each must find what it is there to find.
+mod self_test {
+    use super::*;
+
+    #[test]
+    fn a_forbidden_import_is_found_in_every_spelling() {
+        for (place, text) in [
+            ("src/wire/a.rs", "use tokio::io;"),
+            ("src/wire/a.rs", "fn f() { let t = std::net::TcpStream::connect(a); }"),
+            ("src/session/mod.rs", "use crate::{wire::Offset, carrier::Link};"),
+            ("src/session/a.rs", "use std::{fmt, fs::File};"),
+            ("src/session/a.rs", "fn f() { tracing::info!(\"x\"); }"),
+            ("src/client/a.rs", "use crate::server::Registry;"),
+            ("src/client/a.rs", "use super::super::server;"),
+            ("src/pump/mod.rs", "pub(crate) use super::client::Dialer;"),
+            ("src/server/a.rs", "fn f(client: crate::client::Dialer) {}"),
+            ("src/sshd/mod.rs", "use crate::session::Session;"),
+            ("src/server/a.rs", "use clap::Parser;"),
+            ("src/attic/mod.rs", ""),
+        ] {
+            assert_eq!(
+                imports(place, text).len(),
+                1,
+                "{place}: {text}: {:?}",
+                imports(place, text)
+            );
+        }
+    }
+
+    #[test]
+    fn an_allowed_import_passes() {
+        for (place, text) in [
+            ("src/wire/a.rs", "use super::codec::Reader; use bytes::Bytes;"),
+            (
+                "src/session/a.rs",
+                "use crate::wire::Offset; use std::time::{Duration, Instant};",
+            ),
+            (
+                "src/session/a.rs",
+                "// use tokio::io;\n/* use /* */ tokio::io; */ const A: &str = \"tokio::io\";",
+            ),
+            ("src/session/a.rs", "#[cfg(test)]\nmod tests { use tokio::io; }"),
+            ("src/session/tests.rs", "use proptest::prelude::*;"),
+            ("src/identity/a/b.rs", "use super::super::raw_key; use crate::tasks;"),
+            ("src/cli/a.rs", "use crate::client::Dialer; use clap::Parser;"),
+        ] {
+            assert_eq!(imports(place, text), Vec::<String>::new(), "{place}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_spawn_and_a_clock_out_of_place_are_found() {
+        for text in [
+            "fn f() { tokio::spawn(g()); }",
+            "fn f() { std::thread::spawn(g); }",
+            "fn f() { task::spawn_blocking(g); }",
+            "fn f() -> Instant { Instant::now() }",
+            "fn f() { let n = tokio::time::Instant::now(); }",
+        ] {
+            assert_eq!(single_places("src/client/a.rs", text).len(), 1, "{text}");
+        }
+        assert_eq!(
+            single_places("src/clock.rs", "fn f() { Instant::now(); }"),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            single_places("src/tasks.rs", "fn f() { tokio::spawn(g()); }"),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            single_places("src/client/a.rs", "fn f() { set.spawn(g()); }"),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_long_function_is_found_unless_it_says_why() {
+        let body = "    step();\n".repeat(59);
+        let long = format!("fn f(a: [u8; 2]) -> u8 {{\n{body}}}\n");
+        assert_eq!(sizes("src/a.rs", &long).len(), 1);
+        assert_eq!(
+            sizes("src/a.rs", &format!("// long: one call an arm\n#[inline]\n{long}")),
+            Vec::<String>::new()
+        );
+        assert_eq!(sizes("src/a.rs", &format!("// long:\n{long}")).len(), 1);
+        let shorter = long.replacen("    step();\n", "", 1);
+        assert_eq!(sizes("src/a.rs", &shorter), Vec::<String>::new());
+        assert_eq!(
+            sizes("src/a.rs", "trait T { fn f(); }\nfn g() { '{'; \"}\"; r#\"}\"#; }"),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_long_file_is_found_and_its_tests_do_not_count() {
+        let lines = "const A: u8 = b'\\'';\n".repeat(400);
+        assert_eq!(sizes("src/a.rs", &lines), Vec::<String>::new());
+        assert_eq!(sizes("src/a.rs", &format!("{lines}{lines}")).len(), 1);
+        assert_eq!(
+            sizes("src/a.rs", &format!("{lines}#[cfg(test)]\nmod tests {{\n{lines}}}")),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn what_is_left_undone_is_found() {
+        for text in [
+            "fn f() { todo!() }",
+            "#[ignore]\nfn f() {}",
+            "#[ignore = \"slow\"]\nfn f() {}",
+        ] {
+            assert_eq!(leftovers("src/a.rs", text).len(), 1, "{text}");
+        }
+        assert_eq!(
+            leftovers("src/a.rs", "// todo!\nlet a = \"#[ignore]\";"),
+            Vec::<String>::new()
+        );
+    }
+}

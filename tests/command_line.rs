@@ -1,0 +1,203 @@
+//! The program as a user meets it: exit codes, and what it says when something is wrong.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn bowline(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
+    // Nothing of the machine's own: neither settings nor folders.
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", folder);
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    bowline(folder).args(arguments).output().expect("bowline runs")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_and_version_end_cleanly_on_stdout() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for arguments in [
+        &["--help"][..],
+        &["proxy", "--help"],
+        &["ssh", "--help"],
+        &["--version"],
+    ] {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_into_a_closed_or_full_stdout_is_not_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .expect("/dev/full");
+    let status = bowline(folder.path())
+        .arg("--help")
+        .stdout(full)
+        .status()
+        .expect("bowline runs");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_bad_flag_is_a_usage_error_with_the_nearest_right_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = run(folder.path(), &["proxy", "--patince", "5s", "host"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("'--patience'"), "{}", stderr(&output));
+    assert_eq!(run(folder.path(), &[]).status.code(), Some(64));
+    assert_eq!(run(folder.path(), &["nonsense"]).status.code(), Some(64));
+}
+
+#[test]
+fn a_bad_configuration_is_a_usage_error_with_file_line_and_the_nearest_right_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join(".config/bowline/bowline.toml");
+    std::fs::create_dir_all(file.parent().expect("a parent")).expect("a folder");
+    std::fs::write(&file, "[client]\npatince = '5s'\n").expect("written");
+    for command in [&["proxy", "host"][..], &["ssh", "host"], &["demo"]] {
+        let output = run(folder.path(), command);
+        assert_eq!(output.status.code(), Some(64), "{command:?}");
+        assert_eq!(
+            stderr(&output),
+            format!(
+                "error: {}, line 2: unknown key `patince`\nhint: did you mean `patience`?\n",
+                file.display()
+            )
+        );
+    }
+}
+
+#[test]
+fn a_configuration_file_that_was_asked_for_must_be_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = run(folder.path(), &["proxy", "--config", "/nowhere/bowline.toml", "host"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).starts_with("error: cannot read the configuration file /nowhere/bowline.toml: "));
+}
+
+#[test]
+fn an_environment_variable_is_a_setting_and_a_flag_beats_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shown = |arguments: &[&str]| {
+        let mut command = bowline(folder.path());
+        let output = command
+            .args(arguments)
+            .env("BOWLINE_PORT", "4022")
+            .output()
+            .expect("bowline runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(shown(&["ssh", "-G", "-F", "none", "host"]).contains(" --port 4022 "));
+    assert!(shown(&["ssh", "--port", "5", "-G", "-F", "none", "host"]).contains(" --port 5 "));
+    let output = bowline(folder.path())
+        .args(["proxy", "host"])
+        .env("BOWLINE_PORT", "x")
+        .output()
+        .expect("bowline runs");
+    assert_eq!(output.status.code(), Some(64));
+}
+
+#[test]
+fn ssh_runs_openssh_with_the_proxy_command_and_without_keepalive() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = run(folder.path(), &["ssh", "-F", "none", "-G", "-p", "2222", "ann@host"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = |start: &str| {
+        shown
+            .lines()
+            .find(|line| line.starts_with(start))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let own = env!("CARGO_BIN_EXE_bowline");
+    assert_eq!(
+        line("proxycommand"),
+        format!("proxycommand {own} proxy --fallback tcp -F none -- '%r@%n' %p")
+    );
+    assert_eq!(line("serveraliveinterval"), "serveraliveinterval 0");
+    assert_eq!(
+        (line("user "), line("port ")),
+        ("user ann".to_owned(), "port 2222".to_owned())
+    );
+}
+
+#[test]
+fn ssh_s_fallback_follows_the_configuration_of_the_host() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("bowline.toml");
+    std::fs::write(&file, "[host.'*.example.org']\nfallback = 'none'\n").expect("written");
+    let shown = |host: &str| {
+        let config = file.to_str().expect("text");
+        let output = run(folder.path(), &["ssh", "--config", config, "-F", "none", "-G", host]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(shown("build.example.org").contains(" --fallback none "));
+    assert!(shown("elsewhere").contains(" --fallback tcp "));
+}
+
+#[test]
+fn the_exit_code_of_ssh_is_ssh_s_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let refused = [
+        "ssh",
+        "-F",
+        "none",
+        "-o",
+        "ProxyCommand=false",
+        "-o",
+        "BatchMode=yes",
+        "host",
+    ];
+    assert_eq!(run(folder.path(), &refused).status.code(), Some(255));
+    let output = run(folder.path(), &["ssh", "-V"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stderr(&output).starts_with("OpenSSH"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_long_option_among_those_of_ssh_is_answered_with_its_right_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = run(folder.path(), &["ssh", "host", "--port", "22"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(
+        stderr(&output),
+        "error: ssh has no option `--port`\nhint: options of bowline stand before those of ssh\n"
+    );
+    let output = run(folder.path(), &["ssh", "--prot", "22", "host"]);
+    assert!(
+        stderr(&output).contains("hint: did you mean `--port`?"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_missing_ssh_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = bowline(folder.path())
+        .env("PATH", "/nowhere")
+        .args(["ssh", "host"])
+        .output()
+        .expect("bowline runs");
+    assert_eq!(output.status.code(), Some(69));
+    assert!(
+        stderr(&output).starts_with("error: cannot run ssh: "),
+        "{}",
+        stderr(&output)
+    );
+}
