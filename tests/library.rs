@@ -1,0 +1,147 @@
+//! The library as other programs use it: a server half and clients in one process, over real UDP.
+
+use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits, bind};
+use bowline::client::{self, Boxed, ClientConfig, Credentials, HostTrust, OpenError, Place};
+use bowline::identity::raw_key::TlsKey;
+use bowline::identity::statement::ProvenKey;
+use bowline::pump::Outcome;
+use bowline::server::ask_sshd::{AskLimits, AskSshd};
+use bowline::server::{Authority, RegistryLimits, Server, ServerConfig};
+use bowline::session::SessionConfig;
+use bowline::wire::Authorization;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+struct Anybody;
+
+impl HostTrust for Anybody {
+    fn judge<'a>(
+        &'a self,
+        _proven: &'a [ProvenKey],
+        _tls_key: &'a [u8],
+    ) -> Boxed<'a, Result<(), Box<dyn Error + Send + Sync>>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Credentials for Anybody {
+    fn sign<'a>(&'a self, _round: usize, _message: &'a [u8]) -> Boxed<'a, Option<Vec<Authorization>>> {
+        Box::pin(async { None })
+    }
+
+    fn handle_accepted(&self, _round: usize, _authorizations: &[Authorization]) {}
+
+    fn describe(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// An upstream that sends back what it reads, and ends when its reader ends.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::task::spawn_local(async move {
+                let (mut from, mut to) = stream.into_split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+            });
+        }
+    });
+    address
+}
+
+fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
+    let server = Server::new(ServerConfig {
+        sockets: vec![bind("127.0.0.1:0".parse().unwrap()).unwrap()],
+        tls_key: TlsKey::generate(),
+        statements: Vec::new(),
+        secrets: EndpointSecrets::new([1; 32]),
+        target,
+        authority: Authority::Anyone { aliases: AskSshd::new(target, AskLimits::default()) },
+        session: SessionConfig::default(),
+        limits: RegistryLimits::default(),
+        max_half_open: 256,
+        quic: QuicLimits::default(),
+    })
+    .unwrap();
+    let (address, stop) = (server.local_addrs()[0], CancellationToken::new());
+    tokio::task::spawn_local(server.run(stop.clone()));
+    (address, stop)
+}
+
+fn config(server: SocketAddr) -> ClientConfig {
+    ClientConfig {
+        place: Place { host: server.ip().to_string(), port: server.port(), family: None },
+        user: "anybody".into(),
+        trust: Arc::new(Anybody),
+        credentials: Arc::new(Anybody),
+        session: SessionConfig::default(),
+        connect_timeout: Duration::from_secs(5),
+        patience: None,
+        mtu_cap: MtuCap::default(),
+    }
+}
+
+async fn local<T>(test: impl Future<Output = T>) -> T {
+    tokio::task::LocalSet::new().run_until(tokio::time::timeout(Duration::from_secs(60), test)).await.expect("in time")
+}
+
+#[tokio::test]
+async fn a_stream_carries_megabytes_both_ways_and_ends_in_good_order() {
+    local(async {
+        let (server, stop) = serve(echo().await);
+        let stream = client::open(config(server)).await.unwrap().into_stream();
+        let control = stream.control();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let sent: Vec<u8> = (0..32u32 << 20).map(|n| (n ^ n >> 9) as u8).collect();
+        let expected = sent.clone();
+        let writing = tokio::task::spawn_local(async move {
+            writer.write_all(&sent).await.unwrap();
+            writer.shutdown().await.unwrap();
+            writer
+        });
+        let begun = bowline::clock::now();
+        let mut received = Vec::new();
+        reader.read_to_end(&mut received).await.unwrap();
+        eprintln!("32 MiB echoed in {:?}", bowline::clock::now() - begun);
+        assert!(received == expected, "{} bytes", received.len());
+        let stream = reader.unsplit(writing.await.unwrap());
+        assert_eq!(stream.finish().await, Outcome::Finished);
+        assert_eq!(control.facts().snapshot().outages, 0);
+        stop.cancel();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_listening_is_told_at_once_with_the_address() {
+    local(async {
+        let free = bind("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap();
+        let begun = bowline::clock::now();
+        let Err(OpenError::NoPath { attempts, .. }) = client::open(config(free)).await else { panic!("no path") };
+        assert_eq!(attempts[0].address, free);
+        assert!(bowline::clock::now() - begun < Duration::from_secs(2));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stopped_server_half_says_so_to_its_clients() {
+    local(async {
+        let (server, stop) = serve(echo().await);
+        let mut stream = client::open(config(server)).await.unwrap().into_stream();
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        stop.cancel();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        let outcome = stream.finish().await;
+        assert!(matches!(&outcome, Outcome::ClosedByPeer(_, why) if why.contains("stopped")), "{outcome:?}");
+    })
+    .await;
+}
