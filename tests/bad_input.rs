@@ -278,7 +278,7 @@ fn a_mistyped_flag_or_configuration_key_is_answered_with_the_nearest_right_one()
     );
 
     let config = scratch.join("bowline.toml");
-    fs::write(&config, "# settings\npatince = \"5s\"\n").expect("the scratch folder");
+    fs::write(&config, "[client]\npatince = \"5s\"\n").expect("the scratch folder");
     let outcome = bowline(&["proxy", "--config", &text(&config), "host", "22"], &scratch);
     told(&outcome, USAGE, &[&text(&config), "2", "patince", "patience"]);
 }

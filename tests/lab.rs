@@ -5,21 +5,22 @@
 mod scenarios;
 mod support;
 
+use scenarios::goodput;
 use scenarios::ticker::Ticker;
-use std::io::Read;
 use std::thread::sleep;
 use std::time::Duration;
-use support::data::random_bytes;
 use support::lab::Lab;
-use support::process::{Running, run, run_with_input};
+use support::process::run;
 use support::rig::Rig;
-use support::ssh::HOST;
 use support::{heavy, measured, measured_time, now};
 
 /// The promise: output again that soon after what happened, or after its end.
 const SOON: Duration = Duration::from_millis(500);
 /// RTT 50 ms.
 const CLIENT: &str = "delay=25";
+
+/// What each measurement of goodput moves: 20 s at 256 kbit/s.
+const BULK: usize = 640_000;
 
 #[test]
 fn output_goes_on_within_half_a_second_of_a_silent_nat_rebinding() {
@@ -120,8 +121,8 @@ fn a_slow_link_with_a_long_queue_keeps_80_percent_of_plain_ssh() {
     let bowline = Rig::bowline_in(&lab);
     let plain = Rig::plain_in(&lab);
     lab.set("client", "rate=0.256,queue=10000");
-    for (direction, goodput) in [("down", goodput_down as fn(&Rig) -> f64), ("up", goodput_up)] {
-        let (theirs, ours) = (goodput(&plain), goodput(&bowline));
+    for (direction, rate) in [("down", goodput::down as fn(&Rig, usize) -> f64), ("up", goodput::up)] {
+        let (theirs, ours) = (rate(&plain, BULK), rate(&bowline, BULK));
         measured(
             &format!("goodput {direction} at 256 kbit/s with a 10 s queue"),
             format_args!(
@@ -193,43 +194,4 @@ fn blackhole(away: Duration) {
     assert!(took <= SOON, "{took:?} after a blackhole of {away:?}");
     sleep(Duration::from_secs(2));
     ticker.finish_in_order();
-}
-
-/// Bytes a direction moves in each measurement: 20 s at 256 kbit/s.
-const BULK: usize = 640_000;
-
-/// kbit/s from the first byte that arrives to the last.
-fn goodput_down(rig: &Rig) -> f64 {
-    let command = format!("head -c {BULK} /dev/urandom");
-    let (running, _stdin, mut stdout) = Running::start_piped(&mut rig.ssh.ssh(&[HOST, &command]));
-    let mut first = [0];
-    stdout.read_exact(&mut first).expect("the transfer starts");
-    let start = now();
-    let mut rest = vec![];
-    stdout.read_to_end(&mut rest).expect("our own pipe");
-    let took = start.elapsed();
-    running.finish(Duration::from_secs(30)).expect_code(0);
-    assert_eq!(rest.len() + 1, BULK, "all of it");
-    kbits(BULK, took)
-}
-
-/// kbit/s as the far end sees it: it reports when its first and its last byte came.
-fn goodput_up(rig: &Rig) -> f64 {
-    let mut command = rig
-        .ssh
-        .ssh(&[HOST, "head -c 1 >/dev/null; date +%s.%N; wc -c; date +%s.%N"]);
-    let out = run_with_input(&mut command, random_bytes(51, BULK), Duration::from_secs(120))
-        .expect_code(0)
-        .out();
-    let lines: Vec<f64> = out.lines().filter_map(|line| line.trim().parse().ok()).collect();
-    let [start, rest, end] = lines[..] else {
-        panic!("three lines, not {out:?}")
-    };
-    // head may have taken more than its one byte out of the pipe.
-    assert!(rest as usize + 65_536 >= BULK, "all of it: {rest}");
-    kbits(BULK, Duration::from_secs_f64(end - start))
-}
-
-fn kbits(bytes: usize, took: Duration) -> f64 {
-    bytes as f64 * 8.0 / 1e3 / took.as_secs_f64()
 }

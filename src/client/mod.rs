@@ -4,12 +4,15 @@
 //! [`OpenSession::into_stream`] gives it as one stream instead.
 
 mod dialer;
+pub mod fallback;
 pub mod journal;
 pub mod network_watch;
 mod opening;
 mod paths;
 mod reaping;
 mod redial;
+mod ssh_credentials;
+mod ssh_trust;
 pub mod stdio;
 mod stream;
 mod unreachable;
@@ -17,6 +20,8 @@ mod unreachable;
 pub use opening::{AttemptError, Failed, OpenError};
 pub use paths::{Family, Place, ResolveError};
 pub use reaping::{ReapError, reap};
+pub use ssh_credentials::{Notice, SshCredentials};
+pub use ssh_trust::{SshTrust, TrustError};
 pub use stream::ResumableStream;
 
 use crate::carrier::quic::MtuCap;

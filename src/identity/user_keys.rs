@@ -7,7 +7,6 @@ mod agent;
 mod gather;
 mod key_file;
 mod passphrase;
-mod signature;
 mod signing;
 mod winner;
 
@@ -21,6 +20,7 @@ use thiserror::Error;
 pub use self::passphrase::Prompter;
 pub use self::winner::{WinnerError, recall_winner, remember_winner};
 use super::ssh_config::SshConfig;
+use super::sshsig as signature;
 
 /// Namespace of the signatures that open sessions.
 pub const NAMESPACE: &str = "bowline-open";
