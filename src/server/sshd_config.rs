@@ -1,1 +1,0 @@
-//! What `sshd -T` says, for the real address and for loopback.
