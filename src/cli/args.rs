@@ -1,7 +1,7 @@
 //! The arguments as clap reads them: names, help, syntax of each value. Nothing is decided here.
 //!
 //! What an argument means together with the configuration file, and its default, is said by the settings
-//! of each command. Every long option that takes a value can also come from the environment, as `BOWLINE_` and
+//! of each command. Every long option that takes one value can also come from the environment, as `BOWLINE_` and
 //! its name in capitals.
 
 use std::ffi::OsString;
