@@ -5,15 +5,19 @@
 mod scenarios;
 mod support;
 
-use scenarios::{endings, forwarding, transfers};
+use bowline::identity::raw_key::TlsKey;
+use bowline::wire::{Accepted, Answer, Offset, SessionId};
+use scenarios::ticker::Ticker;
+use scenarios::{endings, forwarding, goodput, transfers};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use support::data::MIB;
 use support::gate::{Direction, UdpGate};
 use support::lab::Lab;
-use support::process::run;
+use support::peer::{FakeServer, RawClient, open};
 use support::rig::Rig;
+use support::sshd::TestSshd;
 use support::{heavy, measured, now};
 
 const SHORT: Duration = Duration::from_millis(150);
@@ -166,7 +170,45 @@ fn plain_ssh_works_in_the_lab_at_the_speed_of_the_link() {
         format_args!("{rate:.1} Mbit/s"),
     );
     assert!((8.0..20.0).contains(&rate), "near the link's rate, never above: {rate}");
-    let _ = run(&mut lab.command("client", "true"), Duration::from_secs(5)).expect_code(0);
+}
+
+#[test]
+fn goodput_over_plain_ssh_is_near_the_rate_of_a_slow_link() {
+    if !Lab::possible("goodput of plain ssh") {
+        return;
+    }
+    let _turn = heavy();
+    let lab = Lab::up(&[("client", "delay=25"), ("server", "")]);
+    let rig = Rig::plain_in(&lab);
+    lab.set("client", "rate=0.256,queue=10000");
+    for rate in [goodput::down(&rig, 250_000), goodput::up(&rig, 250_000)] {
+        measured("goodput of plain ssh at 256 kbit/s", format_args!("{rate:.0} kbit/s"));
+        assert!((180.0..300.0).contains(&rate), "{rate}");
+    }
+}
+
+#[test]
+fn the_ticker_sees_every_line_and_every_silence() {
+    let rig = Rig::plain();
+    let start = now();
+    let mut ticker = Ticker::start(&rig);
+    let next = ticker.next_line_after(now(), Duration::from_secs(5));
+    assert!(next < Duration::from_secs(1), "a line each 20 ms, not {next:?}");
+    assert!(ticker.longest_silence_since(start) < Duration::from_secs(1));
+    assert!(ticker.finish_in_order() >= 10);
+}
+
+#[test]
+fn raw_peers_understand_each_other() {
+    let sshd = TestSshd::start();
+    let accepted = Answer::Accepted(Accepted {
+        received: Offset::ZERO,
+        window: 9,
+        ttl: 60,
+    });
+    let fake = FakeServer::saying(&sshd, accepted.encode());
+    let mut client = RawClient::dial((Ipv4Addr::LOCALHOST, fake.port()).into(), &TlsKey::generate());
+    assert_eq!(client.ask(&open(SessionId::new([1; 16]), 1)), Some(accepted));
 }
 
 fn bound() -> UdpSocket {

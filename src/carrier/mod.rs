@@ -42,7 +42,7 @@ pub struct CarrierInfo {
     pub remote: SocketAddr,
     /// The peer's TLS key, SPKI DER.
     pub peer_key: Bytes,
-    /// TLS exporter (RFC 8446 section 7.5), label `bowline open`: the same at both ends and nowhere else.
+    /// TLS exporter (RFC 8446 section 7.5), label `EXPORTER-bowline-open`: the same at both ends and nowhere else.
     pub exporter: [u8; 32],
 }
 

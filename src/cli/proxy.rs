@@ -1,13 +1,28 @@
 //! `bowline proxy`: its settings, and one session from start to end.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use russh::keys::ssh_key::Fingerprint;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::carrier::quic::MtuCap;
+use crate::client::journal::{Entry, Journal};
+use crate::client::stdio::{Stdin, Stdout};
+use crate::client::{
+    self, ClientConfig, Family, Notice, OpenError, OpenSession, Place, SshCredentials, SshTrust, fallback,
+};
+use crate::identity::known_hosts::Pin;
+use crate::identity::ssh_config::{AddressFamily, SshConfig, SshQuery};
+use crate::identity::user_keys::{UserKeys, recall_winner};
+use crate::pump::Outcome;
+use crate::session::SessionConfig;
+use crate::wire::SessionId;
 
 use super::args::ProxyArgs;
 use super::places::Folders;
-use super::report::{Exit, Failure};
+use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
 use super::values::{Destination, Fallback, Transport};
 
@@ -76,9 +91,173 @@ impl ProxySettings {
 /// # Errors
 /// The session could not be opened, or was lost.
 pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
+    let ssh = resolve(&settings).await?;
+    let config = client_config(&settings, &ssh).await?;
+    let connect_timeout = config.connect_timeout;
+    let signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
+    match client::open(config).await {
+        Ok(session) => carry(session, &settings, signals).await,
+        Err(error) if settings.fallback == Fallback::Tcp && is_no_path(&error) => {
+            fall_back(&ssh, connect_timeout, &error).await
+        }
+        Err(error) => Err(report::cannot_open(&settings.destination.host, error)),
+    }
+}
+
+async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
+    let mut query = SshQuery::new(&settings.destination.host);
+    query.user = settings.destination.user.clone();
+    query.port = settings.ssh_port;
+    query.config_file = settings.ssh_config.clone();
+    query.options = settings.ssh_options.clone();
+    SshConfig::resolve(&query)
+        .await
+        .map_err(|error| report::no_ssh_config(&error))
+}
+
+async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<ClientConfig, Failure> {
+    let state = &settings.folders.state;
     let host = &settings.destination.host;
-    Err(Failure::new(
-        Exit::Internal,
-        format_args!("cannot reach {host}: the client half is not wired up yet"),
-    ))
+    let winner = recall_winner(state, host, &ssh.user);
+    let keys = UserKeys::gather(ssh, &settings.identities, winner.as_ref()).await;
+    let notice: Notice = Box::new(report::notice);
+    let credentials = SshCredentials::new(keys, state.clone(), host.clone(), ssh.user.clone(), notice);
+    let trust = SshTrust {
+        name: ssh.known_hosts_name(),
+        own_known_hosts: state.join("known_hosts"),
+        known_hosts: settings
+            .known_hosts
+            .clone()
+            .map_or_else(|| ssh.known_hosts_files(), |file| vec![file]),
+        revoked: ssh.revoked_host_keys.clone(),
+        pins: settings.pins.iter().copied().map(Pin::from).collect(),
+    };
+    let mtu_cap = settings.mtu_cap.map_or_else(|| Ok(MtuCap::default()), MtuCap::new);
+    Ok(ClientConfig {
+        place: Place {
+            host: ssh.hostname.clone(),
+            port: settings.port.unwrap_or(ssh.port),
+            family: match ssh.address_family {
+                AddressFamily::Any => None,
+                AddressFamily::Inet => Some(Family::V4),
+                AddressFamily::Inet6 => Some(Family::V6),
+            },
+        },
+        user: ssh.user.clone(),
+        trust: Arc::new(trust),
+        credentials: Arc::new(credentials),
+        session: SessionConfig::default(),
+        connect_timeout: settings.connect_timeout.unwrap_or_else(|| connect_timeout(ssh)),
+        patience: settings.patience,
+        mtu_cap: mtu_cap.map_err(|error| Failure::from_error(Exit::Usage, &error))?,
+    })
+}
+
+/// ssh gives up at its ConnectTimeout without a word; half a second before, ours can still be read.
+fn connect_timeout(ssh: &SshConfig) -> Duration {
+    let least = Duration::from_millis(500);
+    ssh.connect_timeout
+        .map_or(Duration::from_secs(10), |limit| limit.saturating_sub(least).max(least))
+}
+
+/// Runs an open session, with an entry in the journal for as long as it lives.
+async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Signals) -> Result<(), Failure> {
+    let entry = Entry {
+        session: *session.id().as_bytes(),
+        reap_token: *session.reap_token(),
+        host: settings.destination.host.clone(),
+        addresses: session.addresses(),
+        server_key: session.server_key().to_vec(),
+        started: SystemTime::now(),
+    };
+    let journal = Journal::open(&settings.folders.state);
+    let live = journal
+        .as_ref()
+        .map_err(ToString::to_string)
+        .and_then(|j| j.begin(&entry).map_err(|e| e.to_string()));
+    let live = live.inspect_err(|error| tracing::warn!(error, "no journal: a killed session will not be cleaned up"));
+    let control = session.control();
+    let (stdin, stdout) = (Stdin::take(), Stdout::take());
+    let (stdin, stdout) = (
+        stdin.map_err(|e| report::cannot_start(&e))?,
+        stdout.map_err(|e| report::cannot_start(&e))?,
+    );
+    let outcome = {
+        let running = session.run(stdin, stdout);
+        let reaping = reap_orphans(journal.ok(), settings.destination.host.clone());
+        tokio::pin!(running, reaping);
+        let mut reaped = false;
+        loop {
+            tokio::select! {
+                outcome = &mut running => break outcome,
+                () = signals.recv() => control.hang_up(),
+                () = &mut reaping, if !reaped => reaped = true,
+            }
+        }
+    };
+    if outcome != Outcome::Unfinished
+        && let Ok(live) = live
+    {
+        live.finish();
+    }
+    report::session_end(outcome)
+}
+
+/// Ends sessions to this host that a dead process left behind. A side line: nobody waits for it.
+async fn reap_orphans(journal: Option<Journal>, host: String) {
+    let Some(journal) = journal else { return };
+    for orphan in journal.orphans(&host, SystemTime::now()) {
+        let entry = orphan.entry();
+        let id = SessionId::new(entry.session);
+        match client::reap(&entry.addresses, &entry.server_key, id, entry.reap_token).await {
+            Ok(()) => orphan.remove(),
+            Err(error) => tracing::debug!(session = %id, %error, "orphan not reaped"),
+        }
+    }
+}
+
+fn is_no_path(error: &OpenError) -> bool {
+    matches!(error, OpenError::NoPath { .. })
+}
+
+async fn fall_back(ssh: &SshConfig, limit: Duration, why: &OpenError) -> Result<(), Failure> {
+    let connected = fallback::connect(&ssh.hostname, ssh.port, limit).await;
+    let (stream, address) =
+        connected.map_err(|error| report::cannot_fall_back(&ssh.hostname, ssh.port, &error, why))?;
+    report::notice(&format!(
+        "no bowline server half answers at {address}: plain TCP, this session will not survive its path"
+    ));
+    let (stdin, stdout) = (Stdin::take(), Stdout::take());
+    let (stdin, stdout) = (
+        stdin.map_err(|e| report::cannot_start(&e))?,
+        stdout.map_err(|e| report::cannot_start(&e))?,
+    );
+    fallback::splice(stream, stdin, stdout)
+        .await
+        .map_err(|error| Failure::from_error(Exit::Lost, &error))
+}
+
+/// The signals by which ssh and the system end a ProxyCommand.
+struct Signals {
+    hang_up: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            hang_up: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.hang_up.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -14,6 +14,10 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+mod session;
+
+pub(crate) use session::{cannot_fall_back, cannot_open, no_ssh_config, notice, session_end};
+
 use super::config_file::ConfigError;
 use super::settings::SettingsError;
 

@@ -1,1 +1,550 @@
 //! The journal of live sessions, so that the next run can end those whose owner died.
+//!
+//! One file per session in `<state>/sessions/`, locked by its owner for as long as that lives. It holds what can end
+//! the session, never what could attach to it. Losing it costs a zombie at the server half until its ttl is over.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
+use tracing::{debug, warn};
+
+/// Most orphans given out per run: reaping each takes a connection.
+pub const MOST_ORPHANS: usize = 64;
+
+/// After this long the server half has ended the session by itself: its default ttl and an hour.
+pub const MAX_AGE: Duration = Duration::from_secs((7 * 24 + 1) * 3600);
+
+/// Most files looked at per run.
+const MOST_FILES: usize = 1024;
+
+/// Most bytes read of one file; an entry with eight addresses has about 700.
+const LONGEST_FILE: u64 = 16 * 1024;
+
+/// An entry not yet whole has this prefix. Of one that old, nobody is at work on it any more.
+const UNFINISHED: &str = ".new-";
+const UNFINISHED_AGE: Duration = Duration::from_secs(3600);
+
+/// A session, as far as ending it needs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The session's id.
+    pub session: [u8; 16],
+    /// Ends the session (and can do nothing else); the server half knows its hash.
+    pub reap_token: [u8; 32],
+    /// The name under which the user knows the host, as ssh was given it.
+    pub host: String,
+    /// Where the server half was reached or looked for, the best first.
+    pub addresses: Vec<SocketAddr>,
+    /// The TLS key that the server half proved, as SPKI DER.
+    pub server_key: Vec<u8>,
+    /// When the session was opened.
+    pub started: SystemTime,
+}
+
+/// Without the token.
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut entry = f.debug_struct("Entry");
+        entry
+            .field("session", &stored::hex(&self.session))
+            .field("host", &self.host);
+        entry
+            .field("addresses", &self.addresses)
+            .field("started", &self.started)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no entry for a session. The session itself goes on without.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The folder is not there and cannot be made.
+    #[error("cannot make the folder {path}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What making it failed with.
+        source: io::Error,
+    },
+    /// The file cannot be made, locked or written.
+    #[error("cannot write the journal entry {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What writing it failed with.
+        source: io::Error,
+    },
+}
+
+/// The folder of entries.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+}
+
+impl Journal {
+    /// Opens, and makes where needed (mode 0700), the journal in a state folder.
+    ///
+    /// # Errors
+    /// `Folder` when it cannot be made.
+    pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
+        let folder = state_dir.join("sessions");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(|source| JournalError::Folder {
+            path: folder.clone(),
+            source,
+        })?;
+        Ok(Self { folder })
+    }
+
+    /// Writes the entry of a session that this process owns, and holds its lock.
+    ///
+    /// # Errors
+    /// `Write` when the disk is full, the folder not writable, or the session has an entry already that is being
+    /// written. Nothing is left behind then.
+    pub fn begin(&self, entry: &Entry) -> Result<LiveEntry, JournalError> {
+        let id = stored::hex(&entry.session);
+        let unfinished = self.folder.join(format!("{UNFINISHED}{id}"));
+        let path = self.folder.join(format!("{id}.json"));
+        let failed = |source| JournalError::Write {
+            path: path.clone(),
+            source,
+        };
+        let mut file = create(&unfinished).map_err(failed)?;
+        // Under its final name only once it is whole and locked: a run that scans the folder takes what is not
+        // locked for an orphan, and what it cannot read for damaged.
+        let written = lock(&file)
+            .and_then(|()| file.write_all(&stored::encode(entry)))
+            .and_then(|()| fs::rename(&unfinished, &path));
+        if let Err(source) = written {
+            remove(&unfinished);
+            return Err(failed(source));
+        }
+        Ok(LiveEntry { path, _lock: file })
+    }
+
+    /// The sessions to this host whose owner is gone, at most [`MOST_ORPHANS`]. Each is locked, so that no other run
+    /// reaps it too.
+    ///
+    /// On the way entries older than [`MAX_AGE`] are removed, and damaged ones with a warning.
+    pub fn orphans(&self, host: &str, now: SystemTime) -> Vec<Orphan> {
+        let files = match fs::read_dir(&self.folder) {
+            Ok(files) => files,
+            Err(error) => {
+                debug!(folder = %self.folder.display(), %error, "cannot read the journal");
+                return Vec::new();
+            }
+        };
+        let paths = files.take(MOST_FILES).filter_map(|file| Some(file.ok()?.path()));
+        paths
+            .filter_map(|path| examine(path, now))
+            .filter(|orphan| orphan.entry.host == host)
+            .take(MOST_ORPHANS)
+            .collect()
+    }
+}
+
+/// The entry of a session that this process owns. Dropped, the file stays, for the next run to reap.
+#[derive(Debug)]
+pub struct LiveEntry {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl LiveEntry {
+    /// The session has ended: removes the file.
+    pub fn finish(self) {
+        remove(&self.path);
+    }
+}
+
+/// A session whose owner is gone. Dropped, the file stays, for a later run to try again.
+#[derive(Debug)]
+pub struct Orphan {
+    entry: Entry,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Orphan {
+    /// What is known of the session.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// The session has ended, or is gone: removes the file.
+    pub fn remove(self) {
+        remove(&self.path);
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Fails with `WouldBlock` if it is held. It goes with the file's last descriptor, hence with its owner.
+fn lock(file: &File) -> io::Result<()> {
+    Ok(rustix::io::retry_on_intr(|| {
+        flock(file, FlockOperation::NonBlockingLockExclusive)
+    })?)
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        debug!(path = %path.display(), %error, "cannot remove a journal entry");
+    }
+}
+
+/// Takes over the file if nobody holds it. What is too old or damaged is removed.
+fn examine(path: PathBuf, now: SystemTime) -> Option<Orphan> {
+    let mut file = open_entry(&path)
+        .inspect_err(|error| debug!(path = %path.display(), %error, "skipped"))
+        .ok()?;
+    lock(&file).ok()?;
+    let metadata = file.metadata().ok()?;
+    // Somebody else had it first, ended it and removed the file while we waited to open it.
+    if metadata.nlink() == 0 {
+        return None;
+    }
+    let age = metadata
+        .modified()
+        .ok()
+        .and_then(|modified| now.duration_since(modified).ok())
+        .unwrap_or_default();
+    if path.file_name()?.to_string_lossy().starts_with(UNFINISHED) {
+        if age > UNFINISHED_AGE {
+            remove(&path);
+        }
+        return None;
+    }
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file)
+        .take(LONGEST_FILE)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    match stored::decode(&bytes) {
+        _ if age > MAX_AGE => remove(&path),
+        Ok(entry) if now.duration_since(entry.started).is_ok_and(|age| age > MAX_AGE) => remove(&path),
+        Ok(entry) => {
+            return Some(Orphan {
+                entry,
+                path,
+                _lock: file,
+            });
+        }
+        Err(error) => {
+            warn!(path = %path.display(), %error, "removed a damaged journal entry");
+            remove(&path);
+        }
+    }
+    None
+}
+
+/// Only regular files, never through a symbolic link, never waiting for a pipe's other end.
+fn open_entry(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(Errno::INVAL.into()),
+    }
+}
+
+/// An entry as it lies on disk.
+mod stored {
+    use std::{
+        net::SocketAddr,
+        time::{Duration, SystemTime},
+    };
+
+    use serde::{Deserialize, Serialize};
+
+    use super::Entry;
+
+    const VERSION: u32 = 1;
+
+    #[derive(Serialize, Deserialize)]
+    struct Stored {
+        version: u32,
+        session: String,
+        reap_token: String,
+        host: String,
+        addresses: Vec<SocketAddr>,
+        server_key: String,
+        /// Seconds since 1970.
+        started: u64,
+    }
+
+    /// Why a file is no entry of ours.
+    #[derive(Debug, thiserror::Error)]
+    pub(super) enum Damaged {
+        #[error("not an entry: {0}")]
+        Json(#[from] serde_json::Error),
+        #[error("version {found}, expected {VERSION}")]
+        Version { found: u32 },
+        #[error("{field} is not hexadecimal of the right length")]
+        Hex { field: &'static str },
+        #[error("started {0} s after 1970, which no clock of ours gives")]
+        Started(u64),
+    }
+
+    pub(super) fn encode(entry: &Entry) -> Vec<u8> {
+        let started = entry
+            .started
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let stored = Stored {
+            version: VERSION,
+            session: hex(&entry.session),
+            reap_token: hex(&entry.reap_token),
+            host: entry.host.clone(),
+            addresses: entry.addresses.clone(),
+            server_key: hex(&entry.server_key),
+            started,
+        };
+        serde_json::to_vec(&stored).expect("strings and numbers always encode")
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Entry, Damaged> {
+        let stored: Stored = serde_json::from_slice(bytes)?;
+        if stored.version != VERSION {
+            return Err(Damaged::Version { found: stored.version });
+        }
+        let started = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(stored.started));
+        Ok(Entry {
+            session: array("session", &stored.session)?,
+            reap_token: array("reap_token", &stored.reap_token)?,
+            host: stored.host,
+            addresses: stored.addresses,
+            server_key: unhex(&stored.server_key).ok_or(Damaged::Hex { field: "server_key" })?,
+            started: started.ok_or(Damaged::Started(stored.started))?,
+        })
+    }
+
+    pub(super) fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn unhex(text: &str) -> Option<Vec<u8>> {
+        let digits: Option<Vec<u8>> = text.chars().map(|digit| Some(digit.to_digit(16)? as u8)).collect();
+        let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+        Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    }
+
+    fn array<const N: usize>(field: &'static str, text: &str) -> Result<[u8; N], Damaged> {
+        unhex(text)
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or(Damaged::Hex { field })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::PermissionsExt, process::Command};
+
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn now() -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn entry(id: u8) -> Entry {
+        Entry {
+            session: [id; 16],
+            reap_token: [id ^ 0xff; 32],
+            host: "build".to_owned(),
+            addresses: vec!["192.0.2.1:22".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap()],
+            server_key: vec![0x30, 0x2a, 0x00, 0xff],
+            started: NOW + Duration::from_secs(now().duration_since(NOW).unwrap().as_secs()),
+        }
+    }
+
+    fn journal() -> (tempfile::TempDir, Journal) {
+        let state = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&state.path().join("deep/state")).unwrap();
+        (state, journal)
+    }
+
+    fn names(journal: &Journal) -> Vec<String> {
+        let files = fs::read_dir(&journal.folder).unwrap();
+        files
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn entry_whose_owner_died_is_found_whole() {
+        let (_state, journal) = journal();
+        drop(journal.begin(&entry(1)).unwrap());
+        let orphans = journal.orphans("build", now());
+        assert_eq!(orphans.len(), 1);
+        assert_eq!(orphans[0].entry(), &entry(1));
+    }
+
+    #[test]
+    fn entry_of_a_live_owner_is_no_orphan() {
+        let (_state, journal) = journal();
+        let live = journal.begin(&entry(1)).unwrap();
+        assert!(journal.orphans("build", now()).is_empty());
+        drop(live);
+        assert_eq!(journal.orphans("build", now()).len(), 1);
+    }
+
+    #[test]
+    fn finished_session_leaves_nothing() {
+        let (_state, journal) = journal();
+        journal.begin(&entry(1)).unwrap().finish();
+        assert!(names(&journal).is_empty());
+    }
+
+    #[test]
+    fn two_runs_never_reap_the_same_orphan() {
+        let (_state, journal) = journal();
+        drop(journal.begin(&entry(1)).unwrap());
+        let first = journal.orphans("build", now());
+        assert!(journal.orphans("build", now()).is_empty());
+        // The first could not reach the server half: a later run may try again.
+        drop(first);
+        let mut second = journal.orphans("build", now());
+        second.pop().unwrap().remove();
+        assert!(journal.orphans("build", now()).is_empty());
+        assert!(names(&journal).is_empty());
+    }
+
+    #[test]
+    fn orphans_of_other_hosts_are_left_alone() {
+        let (_state, journal) = journal();
+        drop(journal.begin(&entry(1)).unwrap());
+        assert!(journal.orphans("other", now()).is_empty());
+        assert_eq!(journal.orphans("build", now()).len(), 1);
+    }
+
+    #[test]
+    fn entries_older_than_the_ttl_are_removed() {
+        let (_state, journal) = journal();
+        drop(journal.begin(&entry(1)).unwrap());
+        let old = Entry {
+            started: now() - MAX_AGE - Duration::from_secs(60),
+            ..entry(2)
+        };
+        drop(journal.begin(&old).unwrap());
+        let orphans = journal.orphans("build", now());
+        assert_eq!(orphans.len(), 1);
+        assert_eq!(orphans[0].entry(), &entry(1));
+        assert_eq!(names(&journal).len(), 1);
+    }
+
+    #[test]
+    fn damaged_entries_are_removed_and_do_not_hide_the_others() {
+        let (_state, journal) = journal();
+        drop(journal.begin(&entry(1)).unwrap());
+        let whole = fs::read_to_string(journal.folder.join(format!("{}.json", "01".repeat(16)))).unwrap();
+        let damaged = [
+            String::new(),
+            "\0".repeat(100),
+            whole[..whole.len() / 2].to_owned(),
+            whole.replace("\"version\":1", "\"version\":99"),
+            whole.replace("0101", "01"),
+            whole.replace("302a", "30é"),
+        ];
+        for (index, text) in damaged.iter().enumerate() {
+            fs::write(journal.folder.join(format!("damaged{index}.json")), text).unwrap();
+        }
+        assert_eq!(journal.orphans("build", now()).len(), 1);
+        assert_eq!(names(&journal).len(), 1);
+    }
+
+    #[test]
+    fn unfinished_entries_are_left_alone_until_they_are_old() {
+        let (_state, journal) = journal();
+        fs::write(journal.folder.join(".new-abc"), "half").unwrap();
+        assert!(journal.orphans("build", now()).is_empty());
+        assert_eq!(names(&journal).len(), 1);
+        assert!(journal.orphans("build", now() + 2 * UNFINISHED_AGE).is_empty());
+        assert!(names(&journal).is_empty());
+    }
+
+    #[test]
+    fn folders_pipes_and_links_in_the_journal_are_skipped() {
+        let (state, journal) = journal();
+        fs::create_dir(journal.folder.join("folder.json")).unwrap();
+        std::os::unix::fs::symlink(state.path(), journal.folder.join("link.json")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, journal.folder.join("pipe.json"), 0o600.into()).unwrap();
+        assert!(journal.orphans("build", now()).is_empty());
+        assert_eq!(names(&journal).len(), 3);
+    }
+
+    #[test]
+    fn no_more_orphans_are_given_out_than_one_run_should_reap() {
+        let (_state, journal) = journal();
+        for id in 0..=MOST_ORPHANS as u8 {
+            drop(journal.begin(&entry(id)).unwrap());
+        }
+        assert_eq!(journal.orphans("build", now()).len(), MOST_ORPHANS);
+    }
+
+    #[test]
+    fn nobody_else_can_read_the_tokens() {
+        let (_state, journal) = journal();
+        let live = journal.begin(&entry(1)).unwrap();
+        assert_eq!(fs::metadata(&live.path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&journal.folder).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        assert!(!format!("{:?}", entry(1)).contains("254"));
+    }
+
+    #[test]
+    fn folder_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Journal::open(file.path()).unwrap_err();
+        assert!(error.to_string().contains("sessions"), "{error}");
+    }
+
+    #[test]
+    fn full_disk_is_an_error_and_leaves_nothing_behind() {
+        let (_state, journal) = journal();
+        let full = Journal {
+            folder: journal.folder.join("full"),
+        };
+        fs::create_dir(&full.folder).unwrap();
+        let arguments = ["-t", "tmpfs", "-o", "size=4096", "none"];
+        if !Command::new("mount")
+            .args(arguments)
+            .arg(&full.folder)
+            .status()
+            .unwrap()
+            .success()
+        {
+            #[allow(clippy::print_stderr)]
+            return eprintln!("skipped: only root can make a small file system");
+        }
+        fs::write(full.folder.join("filler"), [0; 4096]).unwrap();
+        let result = full.begin(&entry(1));
+        let left = names(&full);
+        assert!(Command::new("umount").arg(&full.folder).status().unwrap().success());
+        let JournalError::Write { source, .. } = result.unwrap_err() else {
+            panic!("another error")
+        };
+        assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(left, ["filler"]);
+    }
+}

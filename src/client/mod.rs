@@ -1,5 +1,231 @@
 //! The client half: produces carriers, and joins a local pipe to a session.
+//!
+//! [`open`] makes a session; [`OpenSession::run`] carries it between any reader and writer until it ends, and
+//! [`OpenSession::into_stream`] gives it as one stream instead.
 
+mod dialer;
+pub mod fallback;
 pub mod journal;
 pub mod network_watch;
+mod opening;
+mod paths;
+mod reaping;
+mod redial;
+mod ssh_credentials;
+mod ssh_trust;
 pub mod stdio;
+mod stream;
+mod unreachable;
+
+pub use opening::{AttemptError, Failed, OpenError};
+pub use paths::{Family, Place, ResolveError};
+pub use reaping::{ReapError, reap};
+pub use ssh_credentials::{Notice, SshCredentials};
+pub use ssh_trust::{SshTrust, TrustError};
+pub use stream::ResumableStream;
+
+use crate::carrier::quic::MtuCap;
+use crate::clock;
+use crate::identity::raw_key::TlsKey;
+use crate::identity::statement::ProvenKey;
+use crate::pump::{ARRIVALS, Arrival, Budget, Facts, Need, Order, Outcome, Pump, PumpParts, Vigil};
+use crate::session::SessionConfig;
+use crate::tasks::Tasks;
+use crate::wire::{Authorization, CloseCode, Epoch, SessionId};
+use network_watch::NetworkWatch;
+use paths::Paths;
+use redial::Redialer;
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+use tracing::{Instrument, debug, info_span};
+
+/// Hints that may wait for the pump; they all say the same.
+const HINTS: usize = 1;
+
+/// What a boxed asynchronous method gives.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Decides whether the keys that a server half proved are those of the host.
+pub trait HostTrust: Send + Sync {
+    /// `Ok` lets the session open. `tls_key` is the SPKI DER of the server half's own key.
+    ///
+    /// # Errors
+    /// Why the host is not trusted; shown to the user as it is.
+    fn judge<'a>(
+        &'a self,
+        proven: &'a [ProvenKey],
+        tls_key: &'a [u8],
+    ) -> Boxed<'a, Result<(), Box<dyn Error + Send + Sync>>>;
+}
+
+/// The user's keys, in the order in which they are offered.
+pub trait Credentials: Send + Sync {
+    /// Signs `message` with the keys of round `round` (from 0): at most 8, none if the round has none, `None` when
+    /// there are no more rounds. May ask the user.
+    fn sign<'a>(&'a self, round: usize, message: &'a [u8]) -> Boxed<'a, Option<Vec<Authorization>>>;
+
+    /// The server half accepted what was signed in this round.
+    fn handle_accepted(&self, round: usize, authorizations: &[Authorization]);
+
+    /// What was tried and how it went, one line each, for the message that says that none was accepted.
+    fn describe(&self) -> Vec<String>;
+}
+
+/// What a client half needs to open a session.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// Where the server half is.
+    pub place: Place,
+    /// User name on the server's machine.
+    pub user: String,
+    /// Who the host must be.
+    pub trust: Arc<dyn HostTrust>,
+    /// Who the user is.
+    pub credentials: Arc<dyn Credentials>,
+    /// Buffers.
+    pub session: SessionConfig,
+    /// Bounds the open. Default 10 s.
+    pub connect_timeout: Duration,
+    /// The longest outage that is waited for; the server half's ttl if that is less. Default: that ttl.
+    pub patience: Option<Duration>,
+    /// Most bytes of a UDP payload.
+    pub mtu_cap: MtuCap,
+}
+
+/// A session that a server half accepted.
+pub struct OpenSession {
+    config: ClientConfig,
+    id: SessionId,
+    key: Arc<TlsKey>,
+    server_key: Vec<u8>,
+    reap_token: [u8; 32],
+    paths: Paths,
+    epoch: Epoch,
+    first: Arrival,
+    ttl: Duration,
+    control: Control,
+    orders: mpsc::Receiver<Order>,
+}
+
+/// Looks at a running session and gives it orders.
+#[derive(Clone)]
+pub struct Control {
+    orders: mpsc::Sender<Order>,
+    facts: Arc<Facts>,
+}
+
+impl Control {
+    /// The local pipe's owner leaves: what it still says is delivered, then the session ends.
+    pub fn hang_up(&self) {
+        // A full channel holds an order to end already.
+        let _ = self.orders.try_send(Order::HangUp);
+    }
+
+    /// What the session tells about itself.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+/// Opens a session: dials every address, checks the host, proves the user.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
+    opening::open(config).await
+}
+
+impl OpenSession {
+    /// The session's id.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The server half's TLS key (SPKI DER), the only one that this session will be resumed with.
+    pub fn server_key(&self) -> &[u8] {
+        &self.server_key
+    }
+
+    /// What can end this session, and nothing else, once this process is dead.
+    pub fn reap_token(&self) -> &[u8; 32] {
+        &self.reap_token
+    }
+
+    /// Addresses of the server half.
+    pub fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.paths.addresses()
+    }
+
+    /// A handle that outlives [`OpenSession::run`]'s taking of the session.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Carries the session between `input` and `output` until it ends, over whatever carriers it takes.
+    pub async fn run<R, W>(self, input: R, output: W) -> Outcome
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let span = info_span!("session", id = %self.id);
+        self.pump(input, output).instrument(span).await
+    }
+
+    async fn pump<R, W>(self, input: R, output: W) -> Outcome
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let (arrivals, incoming) = mpsc::channel(ARRIVALS);
+        let (need, needed) = watch::channel(Need::Nothing);
+        let (hint, hints) = mpsc::channel(HINTS);
+        // The channel is new and has room for the first.
+        let _ = arrivals.try_send(self.first);
+        let tasks = Tasks::new();
+        tasks.spawn("network watch", watch_network(hint));
+        let redialer = Redialer {
+            session: self.id,
+            key: self.key,
+            server_key: self.server_key,
+            paths: self.paths,
+            mtu_cap: self.config.mtu_cap,
+            epoch: self.epoch,
+            facts: Arc::clone(&self.control.facts),
+            arrivals,
+            orders: self.control.orders.clone(),
+        };
+        tasks.spawn("redial", redialer.run(needed).in_current_span());
+        let pump = Pump::new(PumpParts {
+            session: self.config.session,
+            input,
+            output,
+            pipe_closed: CloseCode::PipeClosed,
+            arrivals: incoming,
+            orders: self.orders,
+            facts: self.control.facts,
+            vigil: Some(Vigil::new(need, hints, clock::now())),
+            patience: self.config.patience.map_or(self.ttl, |patience| patience.min(self.ttl)),
+            budget: Budget::new(usize::MAX),
+        });
+        let outcome = pump.run().await;
+        debug!(?outcome, "session ended");
+        outcome
+    }
+}
+
+/// Passes on what the system says about addresses, routes and sleep.
+async fn watch_network(hint: mpsc::Sender<()>) {
+    let mut watch = NetworkWatch::new();
+    loop {
+        let what = watch.changed().await;
+        debug!(?what, "the network may have changed");
+        if let Err(mpsc::error::TrySendError::Closed(())) = hint.try_send(()) {
+            return;
+        }
+    }
+}

@@ -31,6 +31,8 @@ pub struct SshQuery {
     pub port: Option<u16>,
     /// Configuration file instead of the usual two (`-F`); `none` reads none.
     pub config_file: Option<PathBuf>,
+    /// Further options, each as after `-o`.
+    pub options: Vec<String>,
     /// The ssh to ask: a path, or a name looked up in `PATH`. Default `ssh`.
     pub ssh_program: PathBuf,
     /// Longest wait for each run of ssh. Default [`SSH_DEADLINE`].
@@ -45,6 +47,7 @@ impl SshQuery {
             user: None,
             port: None,
             config_file: None,
+            options: Vec::new(),
             ssh_program: PathBuf::from("ssh"),
             deadline: SSH_DEADLINE,
         }
@@ -246,6 +249,9 @@ async fn run_ssh(query: &SshQuery, option: impl Into<OsString>) -> Result<Vec<u8
     let program = || query.ssh_program.clone();
     let mut command = Command::new(&query.ssh_program);
     command.arg("-G").arg("-o").arg(option.into());
+    for option in &query.options {
+        command.arg("-o").arg(option);
+    }
     if let Some(file) = &query.config_file {
         command.arg("-F").arg(file);
     }

@@ -1,5 +1,170 @@
 //! The server half: takes carriers, and joins sessions to sshd.
 
 pub mod ask_sshd;
+mod authority;
+mod gate;
 pub mod keeper;
+mod registry;
 pub mod sshd_config;
+mod upstream;
+mod welcome;
+
+pub use authority::{Authority, LoopbackRules};
+pub use registry::RegistryLimits;
+
+use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};
+use crate::identity::raw_key::TlsKey;
+use crate::session::SessionConfig;
+use crate::tasks::Tasks;
+use crate::wire::{Host, Statement};
+use gate::{Admission, Gate};
+use registry::Registry;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+use upstream::Upstream;
+use welcome::Welcome;
+
+/// How long sessions have to tell their clients that the server half stops.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// What a server half needs.
+pub struct ServerConfig {
+    /// Bound UDP sockets.
+    pub sockets: Vec<UdpSocket>,
+    /// bowline's own TLS key.
+    pub tls_key: TlsKey,
+    /// SSH host keys' signatures over it.
+    pub statements: Vec<Statement>,
+    /// What lets clients notice a restart within a packet.
+    pub secrets: EndpointSecrets,
+    /// What sessions are joined to.
+    pub target: SocketAddr,
+    /// Who may open sessions.
+    pub authority: Authority,
+    /// Buffers of each session.
+    pub session: SessionConfig,
+    /// Counts and times of sessions.
+    pub limits: RegistryLimits,
+    /// Most handshakes and hellos under way. Default 256.
+    pub max_half_open: usize,
+    /// Settings of QUIC.
+    pub quic: QuicLimits,
+}
+
+/// A server half could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// QUIC could not be set up.
+    #[error("cannot listen for QUIC")]
+    Quic(#[from] QuicConfigError),
+    /// The addresses listened on are unknown.
+    #[error("cannot tell the address that is listened on")]
+    Address(#[source] io::Error),
+}
+
+/// A server half, listening.
+pub struct Server {
+    listeners: Vec<QuicListener>,
+    addresses: Vec<SocketAddr>,
+    half: Arc<Welcome>,
+    max_half_open: usize,
+}
+
+impl Server {
+    /// Listens on the sockets of `config`. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`ServerError`].
+    pub fn new(config: ServerConfig) -> Result<Server, ServerError> {
+        let ServerConfig {
+            sockets,
+            tls_key,
+            secrets,
+            quic,
+            ..
+        } = config;
+        let listeners: Result<Vec<_>, _> = sockets
+            .into_iter()
+            .map(|socket| QuicListener::new(socket, &tls_key, &secrets, &quic))
+            .collect();
+        let listeners = listeners?;
+        let addresses: io::Result<Vec<_>> = listeners.iter().map(QuicListener::local_addr).collect();
+        let authority = Arc::new(config.authority);
+        let upstream = Upstream::new(config.target, Arc::clone(&authority));
+        let half = Welcome {
+            host: Host {
+                statements: config.statements,
+            }
+            .encode(),
+            server_key: tls_key.spki().to_vec(),
+            authority,
+            registry: Registry::new(config.limits, config.session, upstream),
+        };
+        Ok(Server {
+            listeners,
+            addresses: addresses.map_err(ServerError::Address)?,
+            half: Arc::new(half),
+            max_half_open: config.max_half_open,
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until `shutdown`; then tells every client and returns.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Server {
+            listeners,
+            half,
+            max_half_open,
+            ..
+        } = self;
+        let gate = Gate::new(max_half_open);
+        let accepting = Tasks::under(&shutdown);
+        let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
+        for listener in &listeners {
+            let (listener, half, gate) = (Arc::clone(listener), Arc::clone(&half), gate.clone());
+            let token = accepting.token();
+            accepting.spawn("accept", async move {
+                token.run_until_cancelled(accept(&listener, &half, &gate)).await;
+            });
+        }
+        shutdown.cancelled().await;
+        accepting.shutdown(Duration::ZERO).await;
+        half.registry.shutdown("the server half was stopped", STOP_GRACE).await;
+        for listener in &listeners {
+            // Late or not, the sockets close with the process.
+            let _ = tokio::time::timeout(Duration::from_secs(1), listener.close()).await;
+        }
+        info!(event = "stopped", "server half stopped");
+    }
+}
+
+async fn accept(listener: &QuicListener, half: &Arc<Welcome>, gate: &Gate) {
+    let carriers = Tasks::new();
+    while let Some(incoming) = listener.accept().await {
+        let source = incoming.remote_address().ip().to_canonical();
+        match gate.admit(source, incoming.remote_address_validated()) {
+            Admission::Enter(place) => {
+                let half = Arc::clone(half);
+                carriers.spawn("welcome", async move { half.receive(incoming, place).await });
+            }
+            Admission::ProveAddress => {
+                if let Err(error) = incoming.retry() {
+                    debug!(%source, "cannot ask for proof of address");
+                    error.into_incoming().ignore();
+                }
+            }
+            Admission::Ignore => {
+                debug!(%source, "too many handshakes under way");
+                incoming.ignore();
+            }
+        }
+    }
+}

@@ -6,6 +6,7 @@
 
 pub mod endings;
 pub mod forwarding;
+pub mod goodput;
 pub mod ticker;
 pub mod transfers;
 

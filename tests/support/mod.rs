@@ -11,6 +11,7 @@ pub mod echo;
 pub mod gate;
 pub mod lab;
 pub mod link;
+pub mod peer;
 pub mod place;
 pub mod process;
 pub mod rig;

@@ -26,6 +26,7 @@ pub struct SshSetup {
     known_hosts: String,
     options: String,
     proxy: Option<Vec<String>>,
+    log_file: Option<PathBuf>,
     environment: Vec<(String, String)>,
 }
 
@@ -52,6 +53,7 @@ impl SshSetup {
             known_hosts,
             options: String::new(),
             proxy: None,
+            log_file: None,
             environment: vec![],
         }
     }
@@ -80,6 +82,12 @@ impl SshSetup {
         if let Some(proxy) = &mut self.proxy {
             proxy.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         }
+        self
+    }
+
+    /// The client halves log there, not into the scratch folder.
+    pub fn log_file(mut self, path: PathBuf) -> SshSetup {
+        self.log_file = Some(path);
         self
     }
 
@@ -197,7 +205,10 @@ impl SshFiles {
     }
 
     fn proxy_log_file(&self) -> PathBuf {
-        self.scratch.join("proxy.log")
+        self.setup
+            .log_file
+            .clone()
+            .unwrap_or_else(|| self.scratch.join("proxy.log"))
     }
 
     /// What the client halves have logged.

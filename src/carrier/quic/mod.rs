@@ -12,15 +12,13 @@ pub use socket::bind;
 use super::link::{Link, QuicLink};
 use super::{Carrier, CarrierError, CarrierInfo, Kind};
 use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::identity::statement::EXPORTER_LABEL;
 use crate::wire::{Host, MAX_HELLO, next_message};
 use bytes::{Bytes, BytesMut};
 use rustls::pki_types::CertificateDer;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-
-/// Label of the TLS exporter that authorizations sign.
-const EXPORTER_LABEL: &[u8] = b"bowline open";
 
 /// The name that QUIC insists on and that is never sent: keys are checked, not names.
 const NO_NAME: &str = "bowline";

@@ -7,7 +7,8 @@
 mod picture;
 #[cfg(target_os = "linux")]
 mod rtnetlink;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;
 
 #[cfg(not(target_os = "linux"))]

@@ -196,11 +196,7 @@ fn append_attributes(to: &mut Vec<u8>, attributes: &[u8], wanted: &[u16]) {
 }
 
 /// Splits what netlink puts one after the other: a length that includes its header, data, padding to 4 bytes.
-fn records<'a>(
-    mut rest: &'a [u8],
-    length: impl Fn(&[u8]) -> Option<usize>,
-    header: usize,
-) -> impl Iterator<Item = &'a [u8]> {
+fn records(mut rest: &[u8], length: impl Fn(&[u8]) -> Option<usize>, header: usize) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = length(rest).filter(|length| (header..=rest.len()).contains(length))?;
         let record = &rest[..length];

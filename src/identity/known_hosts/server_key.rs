@@ -124,6 +124,12 @@ pub struct PinError {
     pub given: String,
 }
 
+impl From<Fingerprint> for Pin {
+    fn from(fingerprint: Fingerprint) -> Self {
+        Self(fingerprint)
+    }
+}
+
 impl FromStr for Pin {
     type Err = PinError;
 

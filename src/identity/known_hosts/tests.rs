@@ -257,6 +257,18 @@ fn malformed_lines_are_warnings_and_the_rest_counts() {
 }
 
 #[test]
+fn lines_that_end_as_on_windows_are_read_without_warning() {
+    let lab = Lab::new();
+    let file = lab.file(
+        "known_hosts",
+        "# comment\r\n\r\nh {a}\r\nh {b} comment\r\n@revoked h {c}\r\n",
+    );
+    let known = KnownHosts::read(&[file], &host("h"));
+    assert_eq!(known.entries.len(), 3);
+    assert_eq!(known.warnings(), []);
+}
+
+#[test]
 fn bytes_that_are_no_text_harm_nothing() {
     let lab = Lab::new();
     let path = lab.file("known_hosts", "");

@@ -1,0 +1,185 @@
+//! How the client half tells why a session could not be opened, or how it ended.
+
+use super::{Exit, Failure};
+use crate::client::{AttemptError, OpenError, TrustError};
+use crate::identity::ssh_config::SshConfigError;
+use crate::pump::Outcome;
+use crate::wire::{CloseCode, RefusalCode};
+use russh::keys::ssh_key::Fingerprint;
+use std::error::Error;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// One line that the user must see although all is well.
+pub(crate) fn notice(line: &str) {
+    let _ = writeln!(io::stderr(), "bowline: {line}");
+}
+
+/// `ssh -G` did not say what the host is.
+pub(crate) fn no_ssh_config(error: &SshConfigError) -> Failure {
+    let exit = match error {
+        SshConfigError::NotAHost { .. } | SshConfigError::Rejected { .. } => Exit::Usage,
+        _ => Exit::Unavailable,
+    };
+    let failure = Failure::from_error(exit, error);
+    match error {
+        SshConfigError::Missing { .. } => failure.hint("install OpenSSH's client (Debian: apt install openssh-client)"),
+        _ => failure,
+    }
+}
+
+/// No session was opened to `host`.
+pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
+    match error {
+        OpenError::Resolve(error) => {
+            Failure::from_error(Exit::Unavailable, &error).hint("check the name, and HostName in ssh's configuration")
+        }
+        OpenError::NoPath { attempts, within } => {
+            let what = format_args!("no path led to a bowline server half on {host}").to_string();
+            let failure = attempts
+                .iter()
+                .fold(Failure::new(Exit::Unavailable, what), |failure, failed| {
+                    let udp = failed.address;
+                    match &failed.error {
+                        AttemptError::Silent => failure.fact(format_args!(
+                            "udp {udp}: no answer within {:.1} s",
+                            within.as_secs_f64()
+                        )),
+                        error => failure.fact(format_args!("udp {udp}: {}", chain(error))),
+                    }
+                });
+            failure.hint(
+                "is `bowline serve` running there, and does every firewall on the way let that UDP port through? \
+                 `--port` names another port, `--fallback tcp` goes on without bowline",
+            )
+        }
+        OpenError::Untrusted(error) => untrusted(&*error),
+        OpenError::NotAuthorized { refusal, tried } => {
+            let what = format_args!("{host} accepted none of your keys: {}", refusal.message).to_string();
+            let failure = match tried.is_empty() {
+                true => Failure::new(Exit::Refused, what).fact("there was no key to offer"),
+                false => tried.iter().fold(Failure::new(Exit::Refused, what), Failure::fact),
+            };
+            failure.hint(
+                "a key given to `ssh -i` is not visible to a ProxyCommand: name it with IdentityFile in ssh's \
+                 configuration, put it into the agent, or give it to `bowline proxy -i`",
+            )
+        }
+        OpenError::Refused(refusal) => refused(host, refusal.code, &refusal.message),
+        OpenError::Protocol(error) => {
+            let what = format_args!("what answers on {host} does not speak bowline's protocol");
+            Failure::new(Exit::Protocol, what)
+                .fact(error)
+                .hint("is the port right, and the server half up to date?")
+        }
+    }
+}
+
+fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
+    let told = |exit| Failure::new(exit, format_args!("{host} refused the session: {message}"));
+    match code {
+        RefusalCode::Version => told(Exit::Protocol).hint("install the same version of bowline on both sides"),
+        RefusalCode::Desync => told(Exit::Protocol),
+        RefusalCode::UpstreamDown => {
+            told(Exit::Unavailable).hint("the server half is well, sshd behind it is not: start sshd there")
+        }
+        RefusalCode::Busy => told(Exit::Refused)
+            .hint("end sessions that are not needed, or raise --max-sessions and --max-sessions-per-key there"),
+        RefusalCode::RetryLater => told(Exit::Unavailable).hint("try again in a minute"),
+        RefusalCode::Gone | RefusalCode::Stale | RefusalCode::NotAuthorized => told(Exit::Refused),
+    }
+}
+
+fn untrusted(error: &(dyn Error + Send + Sync + 'static)) -> Failure {
+    let failure = Failure::from_error(Exit::Refused, error);
+    match error.downcast_ref::<TrustError>() {
+        Some(TrustError::Changed {
+            name,
+            place,
+            expected,
+            presented,
+        }) => failure
+            .fact(format_args!(
+                "{} line {} expects {}, the server half presented {}",
+                place.file.display(),
+                place.line,
+                list(expected),
+                list(presented)
+            ))
+            .hint(format_args!(
+                "if the host was reinstalled, run: ssh-keygen -R '{name}'; if its server half has a key of its own, \
+                 give its fingerprint with --pin; else somebody may be listening"
+            )),
+        Some(TrustError::Revoked { place, fingerprint, .. }) => failure
+            .fact(format_args!(
+                "{fingerprint} is revoked by {} line {}",
+                place.file.display(),
+                place.line
+            ))
+            .hint("do not connect before you know why it was revoked"),
+        Some(TrustError::InRevokedFile { file, fingerprint, .. }) => failure
+            .fact(format_args!("{fingerprint} is revoked by {}", file.display()))
+            .hint("do not connect before you know why it was revoked"),
+        Some(TrustError::NotPinned { presented }) => failure
+            .fact(format_args!("it presented {}", list(presented)))
+            .hint("compare with what `bowline serve` printed there as its fingerprint"),
+        Some(TrustError::Revocation(_)) => failure.hint("mend the file, or take it out of RevokedHostKeys"),
+        None => failure,
+    }
+}
+
+/// `--fallback tcp` found no sshd either.
+pub(crate) fn cannot_fall_back(host: &str, port: u16, error: &io::Error, why: &OpenError) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        format_args!("neither a bowline server half nor sshd answers on {host}"),
+    )
+    .fact(format_args!("tcp {host} port {port}: {error}"))
+    .fact(format_args!("bowline: {why}"))
+}
+
+/// How a session ended, as the caller is to be told.
+///
+/// # Errors
+/// Every end that may have cost bytes.
+pub(crate) fn session_end(outcome: Outcome) -> Result<(), Failure> {
+    match outcome {
+        Outcome::Finished | Outcome::Unfinished => Ok(()),
+        Outcome::ClosedByPeer(CloseCode::UpstreamClosed | CloseCode::PipeClosed, _) => Ok(()),
+        Outcome::ClosedByPeer(CloseCode::Ended, why) | Outcome::Ended(why) | Outcome::Lost(why) => {
+            Err(Failure::new(Exit::Lost, format_args!("the session was ended: {why}")))
+        }
+        Outcome::ClosedByPeer(CloseCode::Desync, why) => Err(Failure::new(
+            Exit::Protocol,
+            format_args!("the server half found a protocol error: {why}"),
+        )),
+        Outcome::Expired => Err(
+            Failure::new(Exit::Lost, "the session was lost: no path for longer than its patience")
+                .hint("--patience sets how long an outage is waited for, --session-ttl how long the server half waits"),
+        ),
+        Outcome::Desync(error) => Err(Failure::from_error(Exit::Protocol, &error)),
+    }
+}
+
+fn list(fingerprints: &[Fingerprint]) -> String {
+    let texts: Vec<String> = fingerprints.iter().map(Fingerprint::to_string).collect();
+    if texts.is_empty() {
+        "no key at all".to_owned()
+    } else {
+        texts.join(", ")
+    }
+}
+
+/// An error and its causes, without those that it quotes already.
+fn chain(error: &dyn Error) -> impl Display {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,369 @@
+//! Opening a session: race, host check, proof of user; repeated until one `Accepted` was seen.
+
+use super::dialer::race;
+use super::paths::{Paths, ResolveError};
+use super::{ClientConfig, Control, OpenSession};
+use crate::carrier::quic::{DialError, Dialed};
+use crate::carrier::{Carrier, CarrierError};
+use crate::clock;
+use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host};
+use crate::pump::{Arrival, Facts, ORDERS};
+use crate::wire::{
+    Accepted, Answer, Authorization, DecodeError, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, VERSION,
+};
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+/// How long an answer may take before the open is repeated on a fresh carrier. sshd may be asked in the meantime.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+/// Pause before asking again what may be granted in a moment.
+const RETRY: Duration = Duration::from_millis(300);
+
+/// Why no session was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The name has no address.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// No address led to a server half.
+    #[error("no path led to the server half")]
+    NoPath {
+        /// What was tried, and how it failed.
+        attempts: Vec<Failed>,
+        /// How long it was tried.
+        within: Duration,
+    },
+    /// The host is not the one it should be.
+    #[error(transparent)]
+    Untrusted(Box<dyn Error + Send + Sync>),
+    /// The server half accepted none of the keys.
+    #[error("{refusal}")]
+    NotAuthorized {
+        /// The server half's words.
+        refusal: Refusal,
+        /// Keys that were offered, and those that could not be.
+        tried: Vec<String>,
+    },
+    /// The server half refused for another reason.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// What answers there broke the protocol.
+    #[error("the server half broke the protocol")]
+    Protocol(#[source] DecodeError),
+}
+
+/// One address that did not work.
+#[derive(Debug)]
+pub struct Failed {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub error: AttemptError,
+}
+
+/// Why one address did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// No socket.
+    #[error("cannot make a UDP socket: {0}")]
+    Socket(#[source] io::Error),
+    /// The network says so.
+    #[error("{0}")]
+    Unreachable(#[source] io::Error),
+    /// QUIC failed.
+    #[error("{0}")]
+    Dial(#[source] DialError),
+    /// The carrier was lost before the answer.
+    #[error("{0}")]
+    Carrier(#[source] CarrierError),
+    /// Nothing was heard.
+    #[error("no answer")]
+    Silent,
+}
+
+pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
+    let paths = Paths::resolve(config.place.clone()).await?;
+    let begun = clock::now();
+    let mut opening = Opening {
+        id: SessionId::new(random()),
+        key: Arc::new(TlsKey::generate()),
+        reap_token: random(),
+        epoch: Epoch::default(),
+        deadline: begun + config.connect_timeout,
+        config,
+        paths,
+    };
+    loop {
+        match opening.attempt().await {
+            Ok((carrier, accepted)) => return Ok(opening.opened(carrier, accepted)),
+            Err(Setback::Final(error)) => return Err(error),
+            Err(Setback::Again { failed, pause }) => {
+                if clock::now() + pause >= opening.deadline {
+                    let attempts = opening.name_silent(failed);
+                    return Err(OpenError::NoPath {
+                        attempts,
+                        within: clock::now() - begun,
+                    });
+                }
+                tokio::time::sleep(pause).await;
+            }
+            Err(Setback::Refused(refusal)) => {
+                if clock::now() + RETRY >= opening.deadline {
+                    return Err(OpenError::Refused(refusal));
+                }
+                debug!(%refusal, "refused for now, asking again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+struct Opening {
+    config: ClientConfig,
+    paths: Paths,
+    id: SessionId,
+    key: Arc<TlsKey>,
+    reap_token: [u8; 32],
+    epoch: Epoch,
+    deadline: Instant,
+}
+
+/// What an attempt came to, other than a session.
+enum Setback {
+    Final(OpenError),
+    /// A refusal that may not last.
+    Refused(Refusal),
+    Again {
+        failed: Vec<Failed>,
+        pause: Duration,
+    },
+}
+
+impl From<OpenError> for Setback {
+    fn from(error: OpenError) -> Setback {
+        Setback::Final(error)
+    }
+}
+
+impl Opening {
+    async fn attempt(&mut self) -> Result<(Carrier, Accepted), Setback> {
+        let (dialed, address) = self.race().await?;
+        let left = self.left();
+        let broken = |error| Setback::Again {
+            failed: vec![Failed { address, error }],
+            pause: Duration::ZERO,
+        };
+        let host = match timeout(left, dialed.host()).await {
+            Ok(Ok(host)) => host,
+            Ok(Err(CarrierError::Protocol(error))) => return Err(OpenError::Protocol(error).into()),
+            Ok(Err(error)) => return Err(broken(AttemptError::Carrier(error))),
+            Err(_) => return Err(broken(AttemptError::Silent)),
+        };
+        let Dialed { mut carrier, .. } = dialed;
+        let server_key = carrier.info().peer_key.clone();
+        let proven: Vec<ProvenKey> = host
+            .statements
+            .iter()
+            .filter_map(|s| verify_host(s, &server_key).ok())
+            .collect();
+        self.config
+            .trust
+            .judge(&proven, &server_key)
+            .await
+            .map_err(OpenError::Untrusted)?;
+        match self.converse(&mut carrier).await {
+            Ok(accepted) => {
+                self.paths.prefer(address);
+                Ok((carrier, accepted))
+            }
+            Err(Talk::Setback(setback)) => Err(setback),
+            Err(Talk::Lost(error)) => Err(broken(error)),
+        }
+    }
+
+    async fn race(&self) -> Result<(Dialed, SocketAddr), Setback> {
+        let addresses = self.paths.addresses();
+        match timeout(
+            self.left(),
+            race(&addresses, &self.key, &ServerKey::Any, self.config.mtu_cap),
+        )
+        .await
+        {
+            Ok(Ok(won)) => Ok(won),
+            // Every path answered that it leads nowhere: waiting would not change it.
+            Ok(Err(attempts)) if attempts.iter().all(|failed| failed.error.is_definite()) => {
+                let within = self.config.connect_timeout.saturating_sub(self.left());
+                Err(OpenError::NoPath { attempts, within }.into())
+            }
+            Ok(Err(failed)) => Err(Setback::Again { failed, pause: RETRY }),
+            Err(_) => Err(Setback::Again {
+                failed: Vec::new(),
+                pause: RETRY,
+            }),
+        }
+    }
+
+    /// Offers the user's keys, round by round.
+    async fn converse(&mut self, carrier: &mut Carrier) -> Result<Accepted, Talk> {
+        let message = open_message(OpenFacts {
+            exporter: &carrier.info().exporter,
+            server_spki: &carrier.info().peer_key,
+            client_spki: self.key.spki(),
+            session: self.id,
+            user: &self.config.user,
+            version: VERSION,
+        });
+        let credentials = Arc::clone(&self.config.credentials);
+        let mut last = None;
+        for round in 0.. {
+            let asked = clock::now();
+            let Some(signed) = credentials.sign(round, &message).await else {
+                break;
+            };
+            // Time that the user took is not the path's.
+            self.deadline += clock::now().saturating_duration_since(asked);
+            if signed.is_empty() {
+                continue;
+            }
+            match self.ask(carrier, signed.clone()).await? {
+                Ok(accepted) => {
+                    credentials.handle_accepted(round, &signed);
+                    return Ok(accepted);
+                }
+                Err(refusal) => last = Some(refusal),
+            }
+        }
+        let refusal = match last {
+            Some(refusal) => refusal,
+            // Without any key: a server half that leaves all to the login takes it.
+            None => match self.ask(carrier, Vec::new()).await? {
+                Ok(accepted) => return Ok(accepted),
+                Err(refusal) => refusal,
+            },
+        };
+        let tried = credentials.describe();
+        Err(Talk::Setback(OpenError::NotAuthorized { refusal, tried }.into()))
+    }
+
+    /// One `Open` and its answer. The inner `Err` is "not with these keys".
+    async fn ask(
+        &mut self,
+        carrier: &mut Carrier,
+        authorizations: Vec<Authorization>,
+    ) -> Result<Result<Accepted, Refusal>, Talk> {
+        self.epoch = self.epoch.next();
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.reap_token);
+        let open = Open {
+            version: VERSION,
+            session: self.id,
+            epoch: self.epoch,
+            user: self.config.user.clone(),
+            authorizations,
+            window: self.config.session.receive_window as u64,
+            reap_hash: hash.as_ref().try_into().expect("SHA-256 has 32 bytes"),
+        };
+        let asked = async {
+            carrier.send_message(Hello::Open(open).encode()).await?;
+            carrier.read_message().await
+        };
+        let message = match timeout(self.left().min(ANSWER_TIMEOUT), asked).await {
+            Ok(message) => message.map_err(|error| Talk::Lost(AttemptError::Carrier(error)))?,
+            Err(_) => return Err(Talk::Lost(AttemptError::Silent)),
+        };
+        let answer = Answer::decode(message).map_err(|error| Talk::Setback(OpenError::Protocol(error).into()))?;
+        match answer {
+            Answer::Accepted(accepted) => Ok(Ok(accepted)),
+            Answer::Refused(refusal) => match refusal.code {
+                RefusalCode::NotAuthorized => Ok(Err(refusal)),
+                code if code.is_final() => Err(Talk::Setback(OpenError::Refused(refusal).into())),
+                _ => Err(Talk::Setback(Setback::Refused(refusal))),
+            },
+            Answer::Reaped => {
+                let odd = DecodeError::UnknownType {
+                    what: "answer to an open",
+                    value: 0,
+                };
+                Err(Talk::Setback(OpenError::Protocol(odd).into()))
+            }
+        }
+    }
+
+    fn opened(self, carrier: Carrier, accepted: Accepted) -> OpenSession {
+        let info = carrier.info().clone();
+        info!(event = "opened", session = %self.id, remote = %info.remote, carrier = %info.kind,
+            rtt_ms = carrier.rtt().map(|rtt| rtt.as_millis()), "session opened");
+        let (orders, ordered) = mpsc::channel(ORDERS);
+        let facts = Arc::new(Facts::new(self.config.session.receive_window as u64));
+        OpenSession {
+            id: self.id,
+            key: self.key,
+            server_key: info.peer_key.to_vec(),
+            reap_token: self.reap_token,
+            paths: self.paths,
+            epoch: self.epoch,
+            first: Arrival {
+                carrier,
+                epoch: self.epoch,
+                peer_received: accepted.received,
+                peer_window: accepted.window,
+            },
+            ttl: Duration::from_secs(accepted.ttl),
+            control: Control { orders, facts },
+            orders: ordered,
+            config: self.config,
+        }
+    }
+
+    /// Addresses of which nothing was heard are named too.
+    fn name_silent(&self, mut failed: Vec<Failed>) -> Vec<Failed> {
+        for address in self.paths.addresses() {
+            if failed.iter().all(|known| known.address != address) {
+                failed.push(Failed {
+                    address,
+                    error: AttemptError::Silent,
+                });
+            }
+        }
+        failed
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(clock::now())
+    }
+}
+
+/// How a conversation on one carrier ended, other than well.
+enum Talk {
+    Setback(Setback),
+    Lost(AttemptError),
+}
+
+impl AttemptError {
+    /// Whether the network or the peer said that this will not work, rather than nothing.
+    fn is_definite(&self) -> bool {
+        match self {
+            AttemptError::Unreachable(_) | AttemptError::Socket(_) => true,
+            AttemptError::Dial(DialError::Handshake(error)) => !matches!(
+                error,
+                quinn::ConnectionError::TimedOut
+                    | quinn::ConnectionError::Reset
+                    | quinn::ConnectionError::LocallyClosed
+            ),
+            AttemptError::Dial(_) => true,
+            AttemptError::Carrier(_) | AttemptError::Silent => false,
+        }
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
+    bytes
+}

@@ -1,0 +1,152 @@
+//! Trust in a host as ssh gives it: pins, known_hosts, revocations.
+
+use super::{Boxed, HostTrust};
+use crate::identity::known_hosts::{
+    HostName, KnownHosts, Pin, Place, RevocationError, ServerKey, Verdict, check_revoked_files, pin_matches,
+};
+use crate::identity::statement::ProvenKey;
+use russh::keys::ssh_key::Fingerprint;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use tracing::{debug, warn};
+
+/// Decides by what ssh knows of a host.
+#[derive(Clone, Debug)]
+pub struct SshTrust {
+    /// The name that known_hosts files are searched for.
+    pub name: HostName,
+    /// Files in the form of known_hosts. bowline's own goes first: it holds keys of server halves that have no part
+    /// in the host's SSH keys.
+    pub own_known_hosts: PathBuf,
+    /// ssh's files, or the one given instead.
+    pub known_hosts: Vec<PathBuf>,
+    /// Lists of revoked keys.
+    pub revoked: Vec<PathBuf>,
+    /// Fingerprints that the user vouches for; if there are any, nothing else counts.
+    pub pins: Vec<Pin>,
+}
+
+/// The host is not the one it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The known keys are others.
+    #[error("the host key of {name} has changed")]
+    Changed {
+        /// The name looked up.
+        name: String,
+        /// Where the known key stands.
+        place: Place,
+        /// What is known.
+        expected: Vec<Fingerprint>,
+        /// What the server half proved.
+        presented: Vec<Fingerprint>,
+    },
+    /// A key of the host is revoked by a line of known_hosts.
+    #[error("a host key of {name} is revoked")]
+    Revoked {
+        /// The name looked up.
+        name: String,
+        /// The line.
+        place: Place,
+        /// The key.
+        fingerprint: Fingerprint,
+    },
+    /// A key of the host is in a file of revoked keys.
+    #[error("a host key of {name} is revoked")]
+    InRevokedFile {
+        /// The name looked up.
+        name: String,
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        fingerprint: Fingerprint,
+    },
+    /// A file of revoked keys gave no answer.
+    #[error(transparent)]
+    Revocation(#[from] RevocationError),
+    /// None of the pins fits.
+    #[error("the server half has none of the pinned keys")]
+    NotPinned {
+        /// What the server half proved, its TLS key first.
+        presented: Vec<Fingerprint>,
+    },
+}
+
+impl HostTrust for SshTrust {
+    fn judge<'a>(
+        &'a self,
+        proven: &'a [ProvenKey],
+        tls_key: &'a [u8],
+    ) -> Boxed<'a, Result<(), Box<dyn Error + Send + Sync>>> {
+        Box::pin(async move { self.check(proven, tls_key).await.map_err(Into::into) })
+    }
+}
+
+impl SshTrust {
+    async fn check(&self, proven: &[ProvenKey], tls_key: &[u8]) -> Result<(), TrustError> {
+        let offered: Vec<ServerKey> = proven
+            .iter()
+            .filter_map(|key| ServerKey::from_blob(&key.blob).ok())
+            .collect();
+        if !self.pins.is_empty() {
+            return self.check_pins(&offered, tls_key);
+        }
+        let name = || self.name.as_str().to_owned();
+        if let Some(revoked) = check_revoked_files(&self.revoked, &offered, Path::new("ssh-keygen")).await? {
+            return Err(TrustError::InRevokedFile {
+                name: name(),
+                file: revoked.file,
+                fingerprint: revoked.fingerprint,
+            });
+        }
+        let own = self.verdict(std::slice::from_ref(&self.own_known_hosts), &offered);
+        let verdict = match own {
+            Verdict::Known { .. } | Verdict::Revoked { .. } => own,
+            Verdict::Changed { .. } | Verdict::Unknown => self.verdict(&self.known_hosts, &offered),
+        };
+        match verdict {
+            Verdict::Known { place, .. } => {
+                debug!(file = %place.file.display(), line = place.line, "host key is known");
+                Ok(())
+            }
+            Verdict::Unknown => {
+                // The inner ssh asks the user; two prompts for one host would teach people to say yes.
+                debug!(name = self.name.as_str(), "host is unknown, ssh will ask");
+                Ok(())
+            }
+            Verdict::Revoked { place, fingerprint } => Err(TrustError::Revoked {
+                name: name(),
+                place,
+                fingerprint,
+            }),
+            Verdict::Changed {
+                place,
+                expected,
+                presented,
+            } => Err(TrustError::Changed {
+                name: name(),
+                place,
+                expected,
+                presented,
+            }),
+        }
+    }
+
+    fn check_pins(&self, offered: &[ServerKey], tls_key: &[u8]) -> Result<(), TrustError> {
+        if self.pins.iter().any(|pin| pin_matches(pin, offered, tls_key)) {
+            return Ok(());
+        }
+        Err(TrustError::NotPinned {
+            presented: offered.iter().map(ServerKey::fingerprint).collect(),
+        })
+    }
+
+    fn verdict(&self, files: &[PathBuf], offered: &[ServerKey]) -> Verdict {
+        let known = KnownHosts::read(files, &self.name);
+        for warning in known.warnings() {
+            warn!(?warning, "part of a known_hosts file is not used");
+        }
+        known.verdict(offered, SystemTime::now())
+    }
+}

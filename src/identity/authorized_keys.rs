@@ -1,1 +1,0 @@
-//! An `authorized_keys` file, as sshd(8) reads it.

@@ -1,0 +1,304 @@
+//! An `authorized_keys` file, as sshd(8) reads it.
+//!
+//! For `--authorized-keys FILE`, which decides instead of sshd who may open a session. The inner login still obeys
+//! sshd; so options that only restrict what a login may do are left to it.
+
+mod line;
+mod pattern;
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use russh::keys::ssh_key::Certificate;
+
+use super::statement::ProvenKey;
+use line::{Conditions, Entry};
+
+pub use line::LineError;
+pub use pattern::{ListMatch, address_in_list, wildcard};
+
+/// Longest file read, in bytes: some 10,000 keys.
+const MAX_FILE_LEN: u64 = 4 * 1024 * 1024;
+
+/// An `authorized_keys` file that is read again whenever it has changed.
+#[derive(Debug)]
+pub struct AuthorizedKeys {
+    path: PathBuf,
+    loaded: Mutex<Loaded>,
+}
+
+/// Whether a key may open a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// By this line, counted from 1.
+    Accepted {
+        /// The line.
+        line: usize,
+    },
+    /// No line has this key, or the CA of this certificate.
+    Unknown,
+    /// A line has it, but does not accept it now or from here. The last such line, if there are several.
+    Refused {
+        /// The line, counted from 1.
+        line: usize,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// Why a line that has the key does not accept it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// `from=`, or the certificate's `source-address`, excludes the client's address or is malformed.
+    Source,
+    /// `expiry-time=` has passed.
+    Expired,
+    /// The certificate is not valid now.
+    CertificateTime,
+    /// The certificate is for none of the names wanted.
+    Principals,
+    /// The certificate has a critical option that we do not know.
+    CriticalOption,
+}
+
+/// Something in the file that its owner should look at. The rest of it holds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// A line is passed over.
+    #[error("line {line} is not used: {error}")]
+    Line {
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong.
+        error: LineError,
+    },
+    /// Others than its owner may write to the file, and so log in.
+    #[error("it may be written by others than its owner (mode {mode:04o})")]
+    Writable {
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// The file cannot be used: then nobody is accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorizedKeysError {
+    /// It could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is longer than any that is read.
+    #[error("{} has {length} bytes, {MAX_FILE_LEN} are allowed", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: u64,
+    },
+}
+
+impl AuthorizedKeys {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// `AuthorizedKeysError`. Malformed lines are no error but [`warnings`](Self::warnings).
+    pub fn load(path: &Path) -> Result<Self, AuthorizedKeysError> {
+        let loaded = Loaded::read(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            loaded: Mutex::new(loaded),
+        })
+    }
+
+    /// Whether `key` may open a session as `user` from `address`, the client's real one, at the time `now`.
+    ///
+    /// Reads the file again if it has changed: a few system calls, blocking, on a local file.
+    ///
+    /// # Errors
+    /// `AuthorizedKeysError` where the file has become unreadable: nobody is accepted by what it once said.
+    pub fn permits(
+        &self,
+        key: &ProvenKey,
+        user: &str,
+        address: IpAddr,
+        now: SystemTime,
+    ) -> Result<Verdict, AuthorizedKeysError> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if !loaded.is_current(&self.path) {
+            *loaded = Loaded::read(&self.path)?;
+        }
+        let asked = Asked {
+            key,
+            user,
+            address,
+            now,
+        };
+        Ok(asked.verdict(&loaded.entries))
+    }
+
+    /// What is wrong with the file as last read.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Warning> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.warnings.clone()
+    }
+}
+
+#[derive(Debug)]
+struct Loaded {
+    stamp: Stamp,
+    /// With their lines, counted from 1.
+    entries: Vec<(usize, Entry)>,
+    warnings: Vec<Warning>,
+}
+
+/// What changes when a file is written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Loaded {
+    fn read(path: &Path) -> Result<Self, AuthorizedKeysError> {
+        let error = |source| AuthorizedKeysError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(error)?;
+        // Taken before reading: a write in between is then seen as a change at the next look.
+        let metadata = file.metadata().map_err(error)?;
+        let mut content = Vec::new();
+        file.take(MAX_FILE_LEN + 1).read_to_end(&mut content).map_err(error)?;
+        if content.len() as u64 > MAX_FILE_LEN {
+            return Err(AuthorizedKeysError::TooLong {
+                path: path.to_owned(),
+                length: metadata.len().max(content.len() as u64),
+            });
+        }
+        Ok(Self::parse(&metadata, &String::from_utf8_lossy(&content)))
+    }
+
+    fn parse(metadata: &Metadata, content: &str) -> Self {
+        let mut loaded = Self {
+            stamp: Stamp::of(metadata),
+            entries: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let mode = metadata.mode() & 0o7777;
+        if mode & 0o022 != 0 {
+            loaded.warnings.push(Warning::Writable { mode });
+        }
+        for (line, text) in (1..).zip(content.lines()) {
+            match line::parse(text) {
+                Ok(Some(entry)) => loaded.entries.push((line, entry)),
+                Ok(None) => {}
+                Err(error) => loaded.warnings.push(Warning::Line { line, error }),
+            }
+        }
+        loaded
+    }
+
+    fn is_current(&self, path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// One question to the file.
+struct Asked<'a> {
+    key: &'a ProvenKey,
+    user: &'a str,
+    address: IpAddr,
+    now: SystemTime,
+}
+
+impl Asked<'_> {
+    /// As sshd does: the first line that accepts decides, and a line that refuses does not end the search.
+    fn verdict(&self, entries: &[(usize, Entry)]) -> Verdict {
+        let mut verdict = Verdict::Unknown;
+        for &(line, ref entry) in entries {
+            let checked = match &self.key.certificate {
+                None if !entry.conditions.cert_authority && entry.key == self.key.key => {
+                    self.check_conditions(&entry.conditions)
+                }
+                Some(certificate) if entry.conditions.cert_authority && entry.key == *certificate.signature_key() => {
+                    let conditions = self.check_conditions(&entry.conditions);
+                    conditions.and_then(|()| self.check_certificate(certificate, &entry.conditions))
+                }
+                _ => continue,
+            };
+            match checked {
+                Ok(()) => return Verdict::Accepted { line },
+                Err(reason) => verdict = Verdict::Refused { line, reason },
+            }
+        }
+        verdict
+    }
+
+    fn check_conditions(&self, conditions: &Conditions) -> Result<(), Reason> {
+        if conditions
+            .from
+            .iter()
+            .any(|list| address_in_list(self.address, list) != ListMatch::Yes)
+        {
+            Err(Reason::Source)
+        } else if conditions.expiry.is_some_and(|expiry| self.now >= expiry) {
+            Err(Reason::Expired)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// That the certificate is signed by its CA is known of every [`ProvenKey`].
+    fn check_certificate(&self, certificate: &Certificate, conditions: &Conditions) -> Result<(), Reason> {
+        let now = self.now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if !(certificate.valid_after()..certificate.valid_before()).contains(&now) {
+            return Err(Reason::CertificateTime);
+        }
+        let holds = |name: &str| certificate.valid_principals().iter().any(|principal| principal == name);
+        let named = match &conditions.principals {
+            Some(names) => names.iter().any(|name| holds(name)),
+            None => holds(self.user),
+        };
+        if !named {
+            return Err(Reason::Principals);
+        }
+        certificate
+            .critical_options()
+            .iter()
+            .try_for_each(|(name, value)| match name.as_str() {
+                "source-address" if address_in_list(self.address, value) == ListMatch::Yes => Ok(()),
+                "source-address" => Err(Reason::Source),
+                // The inner sshd's to enforce.
+                "force-command" | "verify-required" => Ok(()),
+                _ => Err(Reason::CriticalOption),
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! OpenSSH's pattern lists over addresses, as `from=` and `AllowUsers` have them (ssh_config(5), PATTERNS).
+
+use std::net::IpAddr;
+
+/// What a comma-separated list with negations says about an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListMatch {
+    /// One of its patterns matches, and no negated one.
+    Yes,
+    /// No pattern matches, or a negated one does.
+    No,
+    /// Malformed: a network with bits set beyond its mask. OpenSSH refuses then.
+    Invalid,
+}
+
+/// Whether `address` is in a list like `10.0.0.0/8,!10.1.*,2001:db8::/32`.
+///
+/// Names of hosts never match: they are not looked up, as with sshd's `UseDNS no`.
+#[must_use]
+pub fn address_in_list(address: IpAddr, list: &str) -> ListMatch {
+    let address = address.to_canonical();
+    let text = address.to_string();
+    let mut found = ListMatch::No;
+    for pattern in list.split(',') {
+        let (negated, pattern) = match pattern.strip_prefix('!') {
+            Some(pattern) => (true, pattern),
+            None => (false, pattern),
+        };
+        let matches = match Network::parse(pattern) {
+            Network::Valid(network, bits) => in_network(address, network, bits),
+            Network::Invalid => return ListMatch::Invalid,
+            Network::None => wildcard(&text, &pattern.to_ascii_lowercase()),
+        };
+        match (matches, negated) {
+            (true, true) => return ListMatch::No,
+            (true, false) => found = ListMatch::Yes,
+            (false, _) => {}
+        }
+    }
+    found
+}
+
+/// Whether `text` as a whole fits `pattern`, in which `*` is any run of characters and `?` any one.
+///
+/// Takes time in proportion to the product of the two lengths at most.
+#[must_use]
+pub fn wildcard(text: &str, pattern: &str) -> bool {
+    let (text, pattern) = (text.as_bytes(), pattern.as_bytes());
+    let (mut at, mut wanted) = (0, 0);
+    // Where to go on when the text after the last star turns out not to fit: one character later.
+    let mut retry: Option<(usize, usize)> = None;
+    while at < text.len() {
+        match pattern.get(wanted) {
+            Some(b'*') => {
+                retry = Some((at, wanted));
+                wanted += 1;
+            }
+            Some(&byte) if byte == b'?' || byte == text[at] => {
+                at += 1;
+                wanted += 1;
+            }
+            _ => match retry {
+                Some((from, star)) => {
+                    retry = Some((from + 1, star));
+                    (at, wanted) = (from + 1, star + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[wanted..].iter().all(|&byte| byte == b'*')
+}
+
+enum Network {
+    Valid(IpAddr, u32),
+    Invalid,
+    None,
+}
+
+impl Network {
+    /// An address, or a network in CIDR form.
+    fn parse(pattern: &str) -> Self {
+        let (address, bits) = match pattern.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (pattern, None),
+        };
+        let Ok(address) = address.parse::<IpAddr>() else {
+            return Self::None;
+        };
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let Some(bits) = bits else {
+            return Self::Valid(address, width);
+        };
+        match bits.parse::<u32>() {
+            Ok(bits) if bits <= width && first_bits(address, width) == first_bits(address, bits) => {
+                Self::Valid(address, bits)
+            }
+            _ => Self::Invalid,
+        }
+    }
+}
+
+fn in_network(address: IpAddr, network: IpAddr, bits: u32) -> bool {
+    address.is_ipv4() == network.is_ipv4() && first_bits(address, bits) == first_bits(network, bits)
+}
+
+/// The address with all but its first `bits` bits cleared, at the top of the number.
+fn first_bits(address: IpAddr, bits: u32) -> u128 {
+    let number = match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+    number & mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(address: &str, list: &str, expected: ListMatch) {
+        assert_eq!(
+            address_in_list(address.parse().unwrap(), list),
+            expected,
+            "{address} in {list}"
+        );
+    }
+
+    #[test]
+    fn address_lists_are_read_as_openssh_reads_them() {
+        use ListMatch::{Invalid, No, Yes};
+        check("192.0.2.7", "192.0.2.7", Yes);
+        check("192.0.2.7", "192.0.2.0/24", Yes);
+        check("192.0.3.7", "192.0.2.0/24", No);
+        check("192.0.2.7", "198.51.100.0/24,192.0.2.*", Yes);
+        check("192.0.2.7", "192.0.2.0/24,!192.0.2.7", No);
+        check("192.0.2.7", "!192.0.2.7,192.0.2.0/24", No);
+        check("192.0.2.8", "192.0.2.0/24,!192.0.2.7", Yes);
+        check("192.0.2.8", "!192.0.2.7", No);
+        check("192.0.2.7", "192.0.2.?", Yes);
+        check("192.0.2.17", "192.0.2.?", No);
+        check("192.0.2.7", "0.0.0.0/0", Yes);
+        check("192.0.2.7", "::/0", No);
+        check("2001:db8::1", "2001:db8::/32", Yes);
+        check("2001:db8::1", "2001:DB8:*", Yes);
+        check("2001:db9::1", "2001:db8::/32", No);
+        check("::ffff:192.0.2.7", "192.0.2.0/24", Yes);
+        check("192.0.2.7", "build.example.org,*", Yes);
+        check("192.0.2.7", "build.example.org", No);
+        check("192.0.2.7", "192.0.2.1/24,192.0.2.7", Invalid);
+        check("192.0.2.7", "192.0.2.0/33", Invalid);
+        check("192.0.2.7", "192.0.2.0/", Invalid);
+        check("192.0.2.7", "", No);
+    }
+
+    #[test]
+    fn wildcards_match_whole_texts() {
+        for (text, pattern, expected) in [
+            ("", "", true),
+            ("", "*", true),
+            ("a", "", false),
+            ("abc", "a*c", true),
+            ("abcbc", "a*bc", true),
+            ("abcb", "a*bc", false),
+            ("abc", "???", true),
+            ("abc", "????", false),
+            ("abc", "**", true),
+        ] {
+            assert_eq!(wildcard(text, pattern), expected, "{text} {pattern}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_pattern_takes_no_exponential_time() {
+        assert!(!wildcard(&"a".repeat(2000), &"*a".repeat(500).replace("*a*a", "*a*b")));
+    }
+}

@@ -1,0 +1,240 @@
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use russh::keys::ssh_key::PublicKey;
+use tempfile::TempDir;
+
+use super::*;
+use crate::identity::statement::parse_key;
+
+/// A folder with keys and the file under test.
+struct Fixture {
+    folder: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder }
+    }
+
+    fn key(&self, name: &str) -> ProvenKey {
+        let path = self.folder.path().join(name);
+        keygen(&["-q", "-t", "ed25519", "-N", "", "-f", path.to_str().unwrap()]);
+        proven(
+            &PublicKey::read_openssh_file(path.with_extension("pub"))
+                .unwrap()
+                .to_bytes()
+                .unwrap(),
+        )
+    }
+
+    fn certificate(&self, ca: &str, name: &str, options: &[&str]) -> ProvenKey {
+        let path = |name: &str| self.folder.path().join(name);
+        let (ca, public) = (path(ca), path(&format!("{name}.pub")));
+        keygen(
+            &[
+                &["-q", "-s", ca.to_str().unwrap(), "-I", "id"],
+                options,
+                &[public.to_str().unwrap()],
+            ]
+            .concat(),
+        );
+        let certificate = Certificate::read_file(&path(&format!("{name}-cert.pub"))).unwrap();
+        proven(&certificate.to_bytes().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("authorized_keys")
+    }
+
+    /// Writes the file, `{name}` standing for that key's line.
+    fn write(&self, lines: &str, keys: &[&str]) {
+        let mut content = lines.to_owned();
+        for name in keys {
+            let public = std::fs::read_to_string(self.folder.path().join(format!("{name}.pub"))).unwrap();
+            content = content.replace(&format!("{{{name}}}"), public.trim());
+        }
+        std::fs::write(self.path(), content).unwrap();
+        std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn load(&self) -> AuthorizedKeys {
+        AuthorizedKeys::load(&self.path()).unwrap()
+    }
+}
+
+fn proven(blob: &[u8]) -> ProvenKey {
+    let (key, certificate) = parse_key(blob).unwrap();
+    ProvenKey {
+        blob: blob.to_vec().into(),
+        key,
+        certificate,
+    }
+}
+
+fn keygen(arguments: &[&str]) {
+    let done = Command::new("ssh-keygen").args(arguments).output().unwrap();
+    assert!(done.status.success(), "{arguments:?}: {done:?}");
+}
+
+/// 2026-01-01, before the dates in these tests where they matter.
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_767_225_600)
+}
+
+fn permits(keys: &AuthorizedKeys, key: &ProvenKey, address: &str) -> Verdict {
+    keys.permits(key, "me", address.parse().unwrap(), now()).unwrap()
+}
+
+#[test]
+fn a_key_is_accepted_by_its_line_and_a_stranger_by_none() {
+    let fixture = Fixture::new();
+    let (known, stranger) = (fixture.key("known"), fixture.key("stranger"));
+    fixture.write("# people\n\ncommand=\"a b\",no-pty {known} me@home\n", &["known"]);
+    let keys = fixture.load();
+    assert_eq!(permits(&keys, &known, "192.0.2.1"), Verdict::Accepted { line: 3 });
+    assert_eq!(permits(&keys, &stranger, "192.0.2.1"), Verdict::Unknown);
+    assert!(keys.warnings().is_empty());
+}
+
+#[test]
+fn from_is_about_the_clients_real_address() {
+    let fixture = Fixture::new();
+    let key = fixture.key("key");
+    fixture.write(
+        "from=\"10.0.0.0/8,!10.9.*\" {key}\nfrom=\"192.0.2.1/24\" {key}\n",
+        &["key"],
+    );
+    let keys = fixture.load();
+    let refused = |line| Verdict::Refused {
+        line,
+        reason: Reason::Source,
+    };
+    assert_eq!(permits(&keys, &key, "10.1.2.3"), Verdict::Accepted { line: 1 });
+    assert_eq!(permits(&keys, &key, "10.9.2.3"), refused(2));
+    assert_eq!(permits(&keys, &key, "192.0.2.1"), refused(2));
+    assert_eq!(permits(&keys, &key, "127.0.0.1"), refused(2));
+}
+
+#[test]
+fn a_key_expires_at_its_time_and_a_later_line_may_still_accept_it() {
+    let fixture = Fixture::new();
+    let key = fixture.key("key");
+    fixture.write("expiry-time=\"20251231Z\" {key}\n", &["key"]);
+    let keys = fixture.load();
+    let expired = Verdict::Refused {
+        line: 1,
+        reason: Reason::Expired,
+    };
+    assert_eq!(permits(&keys, &key, "10.0.0.1"), expired);
+    fixture.write(
+        "expiry-time=\"20251231Z\" {key}\nexpiry-time=\"20260102Z\" {key}\n",
+        &["key"],
+    );
+    assert_eq!(permits(&keys, &key, "10.0.0.1"), Verdict::Accepted { line: 2 });
+}
+
+#[test]
+fn certificates_need_their_ca_a_principal_the_time_and_the_source() {
+    let fixture = Fixture::new();
+    let (ca, _) = (fixture.key("ca"), fixture.key("user"));
+    let certificate = |options: &[&str]| fixture.certificate("ca", "user", options);
+    fixture.write("cert-authority {ca}\n", &["ca"]);
+    let keys = fixture.load();
+    let refused = |reason| Verdict::Refused { line: 1, reason };
+    let verdict = |key: &ProvenKey| permits(&keys, key, "192.0.2.1");
+
+    let good = certificate(&["-n", "you,me", "-V", "20250101:20300101"]);
+    assert_eq!(verdict(&good), Verdict::Accepted { line: 1 });
+    assert_eq!(verdict(&certificate(&["-n", "you"])), refused(Reason::Principals));
+    assert_eq!(verdict(&certificate(&[])), refused(Reason::Principals));
+    assert_eq!(
+        verdict(&certificate(&["-n", "me", "-V", "20200101:20210101"])),
+        refused(Reason::CertificateTime)
+    );
+    assert_eq!(
+        verdict(&certificate(&["-n", "me", "-V", "20290101:20300101"])),
+        refused(Reason::CertificateTime)
+    );
+    let from = |list: &str| certificate(&["-n", "me", "-O", &format!("source-address={list}")]);
+    assert_eq!(verdict(&from("192.0.2.0/24")), Verdict::Accepted { line: 1 });
+    assert_eq!(verdict(&from("10.0.0.0/8")), refused(Reason::Source));
+    assert_eq!(
+        verdict(&certificate(&["-n", "me", "-O", "force-command=date"])),
+        Verdict::Accepted { line: 1 }
+    );
+    assert_eq!(
+        verdict(&certificate(&["-n", "me", "-O", "critical:new=1"])),
+        refused(Reason::CriticalOption)
+    );
+    assert_eq!(verdict(&ca), Verdict::Unknown);
+
+    fixture.write("{ca}\n", &["ca"]);
+    assert_eq!(verdict(&good), Verdict::Unknown);
+    fixture.write("cert-authority,principals=\"a,you\" {ca}\n", &["ca"]);
+    assert_eq!(verdict(&certificate(&["-n", "you"])), Verdict::Accepted { line: 1 });
+    assert_eq!(verdict(&certificate(&["-n", "me"])), refused(Reason::Principals));
+}
+
+#[test]
+fn a_certified_key_is_not_accepted_by_the_line_of_the_bare_key() {
+    let fixture = Fixture::new();
+    let (_, user) = (fixture.key("ca"), fixture.key("user"));
+    let certificate = fixture.certificate("ca", "user", &["-n", "me"]);
+    fixture.write("{user}\n", &["user"]);
+    let keys = fixture.load();
+    assert_eq!(permits(&keys, &certificate, "192.0.2.1"), Verdict::Unknown);
+    assert_eq!(permits(&keys, &user, "192.0.2.1"), Verdict::Accepted { line: 1 });
+}
+
+#[test]
+fn malformed_lines_are_passed_over_with_a_warning() {
+    let fixture = Fixture::new();
+    let key = fixture.key("key");
+    fixture.write("garbage\nno-such-option {key}\n\u{0}\u{7f}\n{key}\n", &["key"]);
+    std::fs::set_permissions(fixture.path(), std::fs::Permissions::from_mode(0o664)).unwrap();
+    let keys = fixture.load();
+    assert_eq!(permits(&keys, &key, "192.0.2.1"), Verdict::Accepted { line: 4 });
+    let name = "no-such-option".to_owned();
+    let expected = [
+        Warning::Writable { mode: 0o664 },
+        Warning::Line {
+            line: 1,
+            error: LineError::Key,
+        },
+        Warning::Line {
+            line: 2,
+            error: LineError::UnknownOption { name },
+        },
+        Warning::Line {
+            line: 3,
+            error: LineError::Key,
+        },
+    ];
+    assert_eq!(keys.warnings(), expected);
+}
+
+#[test]
+fn a_changed_file_is_read_again_and_a_missing_one_accepts_nobody() {
+    let fixture = Fixture::new();
+    let (first, second) = (fixture.key("first"), fixture.key("second"));
+    fixture.write("{first}\n", &["first"]);
+    let keys = fixture.load();
+    assert_eq!(permits(&keys, &second, "192.0.2.1"), Verdict::Unknown);
+    let replacement = fixture.folder.path().join("replacement");
+    std::fs::copy(fixture.folder.path().join("second.pub"), &replacement).unwrap();
+    std::fs::rename(replacement, fixture.path()).unwrap();
+    assert_eq!(permits(&keys, &second, "192.0.2.1"), Verdict::Accepted { line: 1 });
+    assert_eq!(permits(&keys, &first, "192.0.2.1"), Verdict::Unknown);
+
+    std::fs::remove_file(fixture.path()).unwrap();
+    let verdict = keys.permits(&second, "me", "192.0.2.1".parse().unwrap(), now());
+    assert!(matches!(verdict, Err(AuthorizedKeysError::Read { .. })));
+    assert!(matches!(
+        AuthorizedKeys::load(Path::new("/dev/zero")),
+        Err(AuthorizedKeysError::TooLong { .. })
+    ));
+}

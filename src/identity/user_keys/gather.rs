@@ -1,0 +1,213 @@
+//! Which keys there are: the agent's and the files', joined and put in order.
+
+use std::path::{Path, PathBuf};
+
+use russh::keys::agent::AgentIdentity;
+use russh::keys::ssh_key::certificate::CertType;
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::ssh_key::{Algorithm, Certificate, PublicKey};
+
+use super::agent::Agent;
+use super::key_file::{self, KeyFile, Private};
+use super::{KeySource, SkipReason, Skipped, UserKey};
+use crate::identity::ssh_config::SshConfig;
+
+/// Keys, best first, and what could not be used.
+pub(super) struct Gathered {
+    pub(super) keys: Vec<UserKey>,
+    pub(super) unusable: Vec<Skipped>,
+}
+
+/// The public side of what the configuration names.
+struct Files {
+    /// In ssh's order, each with its file.
+    keys: Vec<(PathBuf, KeyFile)>,
+    certificates: Vec<(PathBuf, Certificate)>,
+    unusable: Vec<Skipped>,
+}
+
+/// See [`super::UserKeys::gather`].
+pub(super) async fn gather(config: &SshConfig, extra: &[PathBuf]) -> Gathered {
+    let reading = {
+        let (config, extra) = (config.clone(), extra.to_vec());
+        tokio::task::spawn_blocking(move || read_files(&config, &extra))
+    };
+    let (agent_keys, agent_fault) = agent_keys(config).await;
+    let files = reading.await.expect("reading key files does not panic");
+
+    let mut unusable: Vec<Skipped> = agent_fault.into_iter().chain(files.unusable).collect();
+    let is_named = |key: &UserKey| {
+        files
+            .keys
+            .iter()
+            .any(|(_, file)| file.public.key_data() == key.public.key_data())
+    };
+    let (named, others): (Vec<_>, Vec<_>) = agent_keys.into_iter().partition(is_named);
+    let mut keys = named;
+    if !config.identities_only {
+        keys.extend(others);
+    }
+    for (path, file) in files.keys {
+        if keys.iter().all(|key| key.public.key_data() != file.public.key_data()) {
+            match key_in_file(&path, file) {
+                Ok(key) => keys.push(key),
+                Err(reason) => unusable.push(Skipped {
+                    description: path.display().to_string(),
+                    reason,
+                }),
+            }
+        }
+    }
+    for (path, certificate) in files.certificates {
+        if let Err(reason) = attach(&mut keys, certificate) {
+            unusable.push(Skipped {
+                description: path.display().to_string(),
+                reason,
+            });
+        }
+    }
+    Gathered { keys, unusable }
+}
+
+/// The agent's keys in its order, certificates joined with their keys.
+async fn agent_keys(config: &SshConfig) -> (Vec<UserKey>, Option<Skipped>) {
+    let Some(socket) = config.identity_agent.socket_path() else {
+        return (Vec::new(), None);
+    };
+    let agent = Agent::at(&socket);
+    let identities = match agent.identities().await {
+        Ok(identities) => identities,
+        Err(reason) => {
+            let description = format!("agent at {}", socket.display());
+            return (Vec::new(), Some(Skipped { description, reason }));
+        }
+    };
+    let mut keys: Vec<UserKey> = Vec::new();
+    for identity in identities.into_iter().filter(is_usable_identity) {
+        let public = identity.public_key().into_owned();
+        let position = keys.iter().position(|key| key.public.key_data() == public.key_data());
+        let index = position.unwrap_or_else(|| {
+            keys.push(agent_key(&socket, public, identity.clone()));
+            keys.len() - 1
+        });
+        match identity {
+            AgentIdentity::Certificate { certificate, .. } => add_certificate(&mut keys[index], certificate),
+            plain @ AgentIdentity::PublicKey { .. } => {
+                keys[index].offers_plain = true;
+                keys[index].source = KeySource::Agent {
+                    socket: socket.clone(),
+                    identity: Box::new(plain),
+                };
+            }
+        }
+    }
+    (keys, None)
+}
+
+fn agent_key(socket: &Path, public: PublicKey, identity: AgentIdentity) -> UserKey {
+    let source = KeySource::Agent {
+        socket: socket.to_owned(),
+        identity: Box::new(identity),
+    };
+    UserKey {
+        public,
+        certificates: Vec::new(),
+        offers_plain: false,
+        source,
+        encrypted: false,
+    }
+}
+
+fn is_usable_identity(identity: &AgentIdentity) -> bool {
+    let is_user_certificate = match identity {
+        AgentIdentity::PublicKey { .. } => true,
+        AgentIdentity::Certificate { certificate, .. } => certificate.cert_type() == CertType::User,
+    };
+    is_user_certificate && can_sign(identity.public_key().key_data())
+}
+
+/// Kinds whose signatures the other end verifies.
+fn can_sign(key: &KeyData) -> bool {
+    !matches!(key, KeyData::Certificate(_)) && !matches!(key.algorithm(), Algorithm::Dsa | Algorithm::Other(_))
+}
+
+fn read_files(config: &SshConfig, extra: &[PathBuf]) -> Files {
+    let mut files = Files {
+        keys: Vec::new(),
+        certificates: Vec::new(),
+        unusable: Vec::new(),
+    };
+    for (index, path) in extra.iter().chain(&config.identity_files).enumerate() {
+        match key_file::read(path) {
+            Ok(file) if can_sign(file.public.key_data()) => files.keys.push((path.clone(), file)),
+            // The default names are there for every user; only a key that was asked for is missed.
+            Err(SkipReason::Missing) if index >= extra.len() => {}
+            outcome => {
+                let reason = outcome.err().unwrap_or(SkipReason::Unsupported);
+                files.unusable.push(Skipped {
+                    description: path.display().to_string(),
+                    reason,
+                });
+            }
+        }
+        // As ssh does: certificates beside the keys count only where none are configured.
+        if config.certificate_files.is_empty() {
+            let beside = key_file::with_suffix(path, "-cert.pub");
+            files.take_certificate(&beside, true);
+        }
+    }
+    for path in &config.certificate_files {
+        files.take_certificate(path, false);
+    }
+    files
+}
+
+impl Files {
+    fn take_certificate(&mut self, path: &Path, may_be_missing: bool) {
+        match key_file::read_certificate(path) {
+            Ok(certificate) if certificate.cert_type() == CertType::User => {
+                self.certificates.push((path.to_owned(), certificate));
+            }
+            Err(SkipReason::Missing) if may_be_missing => {}
+            outcome => {
+                let reason = outcome.err().unwrap_or(SkipReason::Unsupported);
+                self.unusable.push(Skipped {
+                    description: path.display().to_string(),
+                    reason,
+                });
+            }
+        }
+    }
+}
+
+fn key_in_file(path: &Path, file: KeyFile) -> Result<UserKey, SkipReason> {
+    let encrypted = match file.private {
+        Private::Open => false,
+        Private::Encrypted => true,
+        Private::Absent(reason) => return Err(reason),
+    };
+    let source = KeySource::File(path.to_owned());
+    Ok(UserKey {
+        public: file.public,
+        certificates: Vec::new(),
+        offers_plain: true,
+        source,
+        encrypted,
+    })
+}
+
+fn attach(keys: &mut [UserKey], certificate: Certificate) -> Result<(), SkipReason> {
+    let key = keys
+        .iter_mut()
+        .find(|key| key.public.key_data() == certificate.public_key());
+    add_certificate(key.ok_or(SkipReason::NoPrivateKey)?, certificate);
+    Ok(())
+}
+
+fn add_certificate(key: &mut UserKey, mut certificate: Certificate) {
+    // The comment is no part of it, but takes part in comparisons.
+    certificate.set_comment("");
+    if !key.certificates.contains(&certificate) {
+        key.certificates.push(certificate);
+    }
+}

@@ -1,0 +1,159 @@
+//! Key files on disk: OpenSSH's format, PEM (PKCS#1, PKCS#8, SEC1), and public halves.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use russh::keys::decode_secret_key;
+use russh::keys::ssh_key::{Certificate, PrivateKey, PublicKey};
+use zeroize::Zeroizing;
+
+use super::SkipReason;
+
+/// Longest key file. RSA with 16384 bits takes about 13 KiB.
+const MAX_KEY_FILE: u64 = 64 << 10;
+
+/// What a file (and its `.pub`) says without a passphrase.
+pub(super) struct KeyFile {
+    pub(super) public: PublicKey,
+    pub(super) private: Private,
+}
+
+/// Whether the private half can be had.
+pub(super) enum Private {
+    /// At once.
+    Open,
+    /// With a passphrase.
+    Encrypted,
+    /// Not from this file; the agent may still have it.
+    Absent(SkipReason),
+}
+
+/// Reads `path`. Where the private half is missing or may not be used, the public half in `path.pub` (or in `path`
+/// itself) still names a key for the agent.
+pub(super) fn read(path: &Path) -> Result<KeyFile, SkipReason> {
+    let reason = match read_private_text(path) {
+        Ok(text) => match classify(path, &text) {
+            Ok(file) => return Ok(file),
+            Err(reason) => reason,
+        },
+        Err(reason) => reason,
+    };
+    match read_public(&with_suffix(path, ".pub")) {
+        Ok(public) => {
+            let absent = if matches!(reason, SkipReason::Missing) {
+                SkipReason::NoPrivateKey
+            } else {
+                reason
+            };
+            Ok(KeyFile {
+                public,
+                private: Private::Absent(absent),
+            })
+        }
+        Err(_) => Err(reason),
+    }
+}
+
+/// The private key itself. `passphrase` is not looked at for an open one.
+///
+/// # Errors
+/// `NoPassphrase` stands for any passphrase that does not fit.
+pub(super) fn load(path: &Path, passphrase: Option<&str>) -> Result<PrivateKey, SkipReason> {
+    let text = read_private_text(path)?;
+    let undecoded = |_| {
+        if is_encrypted(&text) {
+            SkipReason::NoPassphrase
+        } else {
+            SkipReason::Unsupported
+        }
+    };
+    decode_secret_key(&text, passphrase).map_err(undecoded)
+}
+
+/// A certificate, as `ssh-keygen -s` writes it.
+pub(super) fn read_certificate(path: &Path) -> Result<Certificate, SkipReason> {
+    Certificate::from_openssh(read_text(path)?.trim()).map_err(|_| SkipReason::Unsupported)
+}
+
+/// `path` with something added to its last component.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn classify(path: &Path, text: &str) -> Result<KeyFile, SkipReason> {
+    if let Ok(public) = PublicKey::from_openssh(text.trim()) {
+        return Ok(KeyFile {
+            public,
+            private: Private::Absent(SkipReason::NoPrivateKey),
+        });
+    }
+    if let Ok(key) = PrivateKey::from_openssh(text) {
+        let private = if key.is_encrypted() {
+            Private::Encrypted
+        } else {
+            Private::Open
+        };
+        return Ok(KeyFile {
+            public: key.public_key().clone(),
+            private,
+        });
+    }
+    if is_encrypted(text) {
+        let public = read_public(&with_suffix(path, ".pub")).map_err(|_| SkipReason::NoPublicHalf)?;
+        return Ok(KeyFile {
+            public,
+            private: Private::Encrypted,
+        });
+    }
+    let key = decode_secret_key(text, None).map_err(|_| SkipReason::Unsupported)?;
+    Ok(KeyFile {
+        public: key.public_key().clone(),
+        private: Private::Open,
+    })
+}
+
+fn is_encrypted(text: &str) -> bool {
+    text.contains("ENCRYPTED") || PrivateKey::from_openssh(text).is_ok_and(|key| key.is_encrypted())
+}
+
+fn read_public(path: &Path) -> Result<PublicKey, SkipReason> {
+    PublicKey::from_openssh(read_text(path)?.trim()).map_err(|_| SkipReason::Unsupported)
+}
+
+/// The text of a file that ssh would take a private key from: not one of ours that others may read.
+fn read_private_text(path: &Path) -> Result<Zeroizing<String>, SkipReason> {
+    let file = open(path)?;
+    let metadata = file.metadata().map_err(|error| SkipReason::Unreadable(error.kind()))?;
+    let text = read_all(file)?;
+    let is_ours = metadata.uid() == rustix::process::getuid().as_raw();
+    let mode = metadata.mode() & 0o7777;
+    if is_ours && mode & 0o077 != 0 && text.contains("PRIVATE KEY") {
+        return Err(SkipReason::TooOpen { mode });
+    }
+    Ok(text)
+}
+
+fn read_text(path: &Path) -> Result<Zeroizing<String>, SkipReason> {
+    read_all(open(path)?)
+}
+
+fn open(path: &Path) -> Result<File, SkipReason> {
+    File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => SkipReason::Missing,
+        kind => SkipReason::Unreadable(kind),
+    })
+}
+
+fn read_all(file: File) -> Result<Zeroizing<String>, SkipReason> {
+    let mut text = Zeroizing::new(String::new());
+    let read = file.take(MAX_KEY_FILE).read_to_string(&mut text);
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) if error.kind() == ErrorKind::InvalidData => Err(SkipReason::Unsupported),
+        Err(error) => Err(SkipReason::Unreadable(error.kind())),
+    }
+}

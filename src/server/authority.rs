@@ -1,0 +1,125 @@
+//! Who may open a session: sshd's verdict, a file's, or nobody's.
+
+use super::ask_sshd::{AskError, AskSshd};
+use crate::identity::statement::ProvenKey;
+use crate::wire::{Refusal, RefusalCode};
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use tracing::{info, warn};
+
+/// Asks whether sshd's rules for a user differ between the client's real address and loopback. Gives the difference
+/// in words, or why it could not be told.
+pub trait LoopbackRules: Send + Sync {
+    /// The difference, for a client at `remote`; `None` if there is none that matters.
+    fn difference<'a>(
+        &'a self,
+        user: &'a str,
+        remote: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
+}
+
+/// Decides an `Open`.
+pub enum Authority {
+    /// sshd is asked whether it would accept the key.
+    Sshd {
+        /// The sshd to ask.
+        ask: AskSshd,
+        /// `None`: its rules for other addresses are not compared.
+        rules: Option<Box<dyn LoopbackRules>>,
+    },
+    /// A file in the form of `authorized_keys` decides, for every user.
+    Keys(Box<dyn KeyList>),
+    /// The inner login decides alone.
+    Anyone {
+        /// Names the loopback addresses that sshd sees in place of clients.
+        aliases: AskSshd,
+    },
+}
+
+/// A list of keys that is looked up at each open.
+pub trait KeyList: Send + Sync {
+    /// Index of the first key that is permitted.
+    fn permitted(&self, user: &str, keys: &[ProvenKey], remote: IpAddr) -> Option<usize>;
+}
+
+/// Whose session it is: what limits count by, and logs name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Account(pub(super) String);
+
+impl Authority {
+    /// Decides for keys whose signatures were verified.
+    pub(super) async fn judge(&self, user: &str, keys: &[ProvenKey], remote: SocketAddr) -> Result<Account, Refusal> {
+        let accepted = match self {
+            Authority::Anyone { .. } => {
+                let named = keys
+                    .first()
+                    .map_or_else(|| format!("anyone from {}", remote.ip()), ProvenKey::fingerprint);
+                return Ok(Account(named));
+            }
+            Authority::Keys(list) => list.permitted(user, keys, remote.ip()),
+            Authority::Sshd { .. } if keys.is_empty() => None,
+            Authority::Sshd { ask, .. } => ask_sshd(ask, user, keys, remote).await?,
+        };
+        let Some(key) = accepted.and_then(|index| keys.get(index)) else {
+            let tried: Vec<String> = keys.iter().map(ProvenKey::fingerprint).collect();
+            info!(event = "refused", user, %remote, ?tried, "no key was accepted");
+            // The same words for an unknown user and an unknown key; the log knows which.
+            return Err(refusal(
+                RefusalCode::NotAuthorized,
+                "none of the keys offered is accepted for this user",
+            ));
+        };
+        self.compare_rules(user, remote).await?;
+        Ok(Account(key.fingerprint()))
+    }
+
+    /// The address that sshd is to see a session come from; `None` for the usual one.
+    pub(super) fn session_alias(&self, remote: IpAddr) -> Option<IpAddr> {
+        match self {
+            // Strangers may guess passwords: sshd's penalties must meet them and nobody else.
+            Authority::Anyone { aliases } => Some(aliases.alias(remote).into()),
+            Authority::Sshd { .. } | Authority::Keys(_) => None,
+        }
+    }
+
+    async fn compare_rules(&self, user: &str, remote: SocketAddr) -> Result<(), Refusal> {
+        let Authority::Sshd { rules: Some(rules), .. } = self else {
+            return Ok(());
+        };
+        match rules.difference(user, remote).await {
+            None => Ok(()),
+            Some(difference) => {
+                warn!(event = "refused", user, %remote, difference, "sshd's rules differ for loopback");
+                Err(refusal(RefusalCode::NotAuthorized, difference))
+            }
+        }
+    }
+}
+
+async fn ask_sshd(ask: &AskSshd, user: &str, keys: &[ProvenKey], remote: SocketAddr) -> Result<Option<usize>, Refusal> {
+    match ask.would_accept_any(user, keys, remote.ip()).await {
+        Ok(verdict) => Ok(verdict.accepted),
+        Err(error) => {
+            let code = match &error {
+                AskError::UpstreamDown { .. } | AskError::NotSsh { .. } => RefusalCode::UpstreamDown,
+                _ => RefusalCode::RetryLater,
+            };
+            warn!(event = "refused", user, %remote, error = %chain(&error), "sshd gave no verdict");
+            Err(refusal(code, error.to_string()))
+        }
+    }
+}
+
+pub(super) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {
+    Refusal {
+        code,
+        message: message.into(),
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,403 @@
+//! All sessions of a server half: who owns them, how many there may be, and what became of them.
+
+mod tombstones;
+
+use super::authority::{Account, refusal};
+use super::upstream::Upstream;
+use crate::carrier::{Carrier, CarrierInfo, CloseReason};
+use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order, Outcome, Pump, PumpParts};
+use crate::session::SessionConfig;
+use crate::tasks::Tasks;
+use crate::wire::{Accepted, Answer, CloseCode, Epoch, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tombstones::Tombstones;
+use tracing::{Instrument, info, info_span, warn};
+
+/// Counts and times of sessions.
+#[derive(Clone, Debug)]
+pub struct RegistryLimits {
+    /// Most sessions in all. Default 1000.
+    pub sessions: usize,
+    /// Most sessions of one user key; at the limit the oldest detached one ends. Default 100.
+    pub sessions_per_key: usize,
+    /// How long a session without a carrier is kept. Default 7 days.
+    pub ttl: Duration,
+    /// Bytes that all sessions together may hold. Default 1 GiB.
+    pub memory: usize,
+}
+
+impl Default for RegistryLimits {
+    fn default() -> RegistryLimits {
+        RegistryLimits {
+            sessions: 1000,
+            sessions_per_key: 100,
+            ttl: Duration::from_secs(7 * 86_400),
+            memory: 1 << 30,
+        }
+    }
+}
+
+pub(super) struct Registry {
+    limits: RegistryLimits,
+    session: SessionConfig,
+    upstream: Upstream,
+    budget: Arc<Budget>,
+    tasks: Mutex<Option<Tasks>>,
+    known: Mutex<Known>,
+    /// For the tasks of sessions, which must not keep their registry alive.
+    this: Weak<Registry>,
+}
+
+#[derive(Default)]
+struct Known {
+    sessions: HashMap<SessionId, Arc<Entry>>,
+    ended: Tombstones,
+}
+
+/// One session, as others see it.
+struct Entry {
+    owner: Bytes,
+    account: Account,
+    reap_hash: [u8; 32],
+    arrivals: mpsc::Sender<Arrival>,
+    orders: mpsc::Sender<Order>,
+    facts: Arc<Facts>,
+    /// The highest epoch that was ever given the lead.
+    lead: Mutex<Epoch>,
+    /// Set once upstream is connected, or cannot be.
+    ready: watch::Receiver<Option<Result<(), Refusal>>>,
+}
+
+impl Registry {
+    pub(super) fn new(limits: RegistryLimits, session: SessionConfig, upstream: Upstream) -> Arc<Registry> {
+        Arc::new_cyclic(|this| Registry {
+            budget: Budget::new(limits.memory),
+            limits,
+            session,
+            upstream,
+            tasks: Mutex::new(Some(Tasks::new())),
+            known: Mutex::default(),
+            this: Weak::clone(this),
+        })
+    }
+
+    /// Whether a session of this id was opened under this TLS key.
+    pub(super) fn is_owner(&self, session: SessionId, key: &[u8]) -> bool {
+        self.known()
+            .sessions
+            .get(&session)
+            .is_some_and(|entry| entry.owner == key)
+    }
+
+    /// Makes a session. If the same owner made it a moment ago, that one is it.
+    pub(super) fn open(&self, open: &Open, info: &CarrierInfo, account: Account) -> Result<(), Refusal> {
+        let mut known = self.known();
+        if let Some(entry) = known.sessions.get(&open.session) {
+            // Public ids can be copied; under another key this one names nothing.
+            return if entry.owner == info.peer_key {
+                Ok(())
+            } else {
+                Err(gone())
+            };
+        }
+        if known.ended.owner(open.session).is_some() {
+            return Err(gone());
+        }
+        self.make_room(&known, &account)?;
+        let (entry, session_task) = self.prepare(open, info, account);
+        known.sessions.insert(open.session, entry);
+        drop(known);
+        match &*lock(&self.tasks) {
+            Some(tasks) => {
+                tasks.spawn("session", session_task);
+                Ok(())
+            }
+            None => Err(refusal(RefusalCode::RetryLater, "the server half is stopping")),
+        }
+    }
+
+    /// Leads a carrier to the session that its `Open` made, once sshd is connected.
+    pub(super) async fn attach_open(&self, carrier: Carrier, open: &Open) {
+        let Some(entry) = self.owned(open.session, &carrier.info().peer_key) else {
+            return refuse(carrier, gone()).await;
+        };
+        let mut ready = entry.ready.clone();
+        let connected = match ready.wait_for(Option::is_some).await {
+            Ok(state) => state.clone().unwrap_or(Ok(())),
+            Err(_) => Err(gone()),
+        };
+        match connected {
+            Ok(()) => {
+                self.attach(carrier, &entry, open.epoch, Offset::ZERO, open.window)
+                    .await
+            }
+            Err(refusal) => refuse(carrier, refusal).await,
+        }
+    }
+
+    /// Leads a carrier to its session, if it proved the key that opened it.
+    pub(super) async fn attach_resume(&self, carrier: Carrier, resume: &Resume) {
+        match self.owned(resume.session, &carrier.info().peer_key) {
+            Some(entry) => {
+                self.attach(carrier, &entry, resume.epoch, resume.received, resume.window)
+                    .await
+            }
+            None => {
+                let why = self.known().ended.why(resume.session, &carrier.info().peer_key);
+                refuse(carrier, why.map_or_else(gone, |why| refusal(RefusalCode::Gone, why))).await;
+            }
+        }
+    }
+
+    /// Ends a session whose reap token was shown.
+    pub(super) fn reap(&self, reap: &Reap) {
+        let known = self.known();
+        let Some(entry) = known.sessions.get(&reap.session) else {
+            return;
+        };
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &reap.token);
+        if aws_lc_rs::constant_time::verify_slices_are_equal(hash.as_ref(), &entry.reap_hash).is_ok() {
+            entry.end("its owner is gone");
+        }
+    }
+
+    /// Ends every session, telling the clients `why`, and waits up to `grace` for them.
+    pub(super) async fn shutdown(&self, why: &str, grace: Duration) {
+        let tasks = lock(&self.tasks).take();
+        self.known().sessions.values().for_each(|entry| entry.end(why));
+        if let Some(tasks) = tasks {
+            tasks.shutdown(grace).await;
+        }
+    }
+
+    async fn attach(&self, mut carrier: Carrier, entry: &Entry, epoch: Epoch, received: Offset, window: u64) {
+        if !entry.take_lead(epoch) {
+            return refuse(
+                carrier,
+                refusal(RefusalCode::Stale, format!("epoch {epoch} is not the latest")),
+            )
+            .await;
+        }
+        let (ours, room) = entry.facts.room();
+        let accepted = Accepted {
+            received: ours,
+            window: room,
+            ttl: self.limits.ttl.as_secs(),
+        };
+        if carrier.send_message(Answer::Accepted(accepted).encode()).await.is_ok() {
+            let arrival = Arrival {
+                carrier,
+                epoch,
+                peer_received: received,
+                peer_window: window,
+            };
+            // A session that ended in this moment closes its channel; the client asks again and learns of it.
+            let _ = entry.arrivals.send(arrival).await;
+        }
+    }
+
+    fn owned(&self, session: SessionId, key: &[u8]) -> Option<Arc<Entry>> {
+        self.known()
+            .sessions
+            .get(&session)
+            .filter(|entry| entry.owner == key)
+            .cloned()
+    }
+
+    /// Counts, and ends the oldest detached session of the account where that makes room.
+    fn make_room(&self, known: &Known, account: &Account) -> Result<(), Refusal> {
+        if known.sessions.len() >= self.limits.sessions {
+            warn!(event = "refused", limit = self.limits.sessions, "too many sessions");
+            return Err(refusal(
+                RefusalCode::Busy,
+                format!("{} sessions are open, no more are allowed", known.sessions.len()),
+            ));
+        }
+        let own = || {
+            known
+                .sessions
+                .values()
+                .filter(|entry| entry.account == *account && !entry.facts.is_ended())
+        };
+        if own().count() < self.limits.sessions_per_key {
+            return Ok(());
+        }
+        let detached = own().filter_map(|entry| Some((entry.facts.snapshot().detached_for?, entry)));
+        match detached.max_by_key(|(detached_for, _)| *detached_for) {
+            Some((detached_for, entry)) => {
+                info!(
+                    key = account.0,
+                    detached_s = detached_for.as_secs(),
+                    "key at its limit: the oldest detached session ends"
+                );
+                entry.end("the key has too many sessions, and this one was detached longest");
+                Ok(())
+            }
+            None => {
+                warn!(
+                    event = "refused",
+                    key = account.0,
+                    limit = self.limits.sessions_per_key,
+                    "too many sessions of one key"
+                );
+                let limit = self.limits.sessions_per_key;
+                Err(refusal(
+                    RefusalCode::Busy,
+                    format!("this key has {limit} sessions in use, no more are allowed"),
+                ))
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        open: &Open,
+        info: &CarrierInfo,
+        account: Account,
+    ) -> (Arc<Entry>, impl Future<Output = ()> + Send + 'static) {
+        let (arrivals, incoming) = mpsc::channel(ARRIVALS);
+        let (orders, ordered) = mpsc::channel(ORDERS);
+        let (ready, is_ready) = watch::channel(None);
+        let facts = Arc::new(Facts::new(self.session.receive_window as u64));
+        let entry = Arc::new(Entry {
+            owner: info.peer_key.clone(),
+            account: account.clone(),
+            reap_hash: open.reap_hash,
+            arrivals,
+            orders,
+            facts: Arc::clone(&facts),
+            lead: Mutex::default(),
+            ready: is_ready,
+        });
+        let task = SessionTask {
+            registry: Weak::clone(&self.this),
+            id: open.session,
+            user: open.user.clone(),
+            account,
+            remote: info.remote,
+            arrivals: incoming,
+            orders: ordered,
+            facts,
+            ready,
+        };
+        let span = info_span!("session", id = %open.session);
+        (entry, task.run().instrument(span))
+    }
+
+    fn bury(&self, session: SessionId, why: &str) {
+        let mut known = self.known();
+        if let Some(entry) = known.sessions.remove(&session) {
+            known.ended.add(session, entry.owner.clone(), why.to_owned());
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
+    }
+}
+
+impl Entry {
+    /// Whether `epoch` is above every one before it; if so it is the highest from now on.
+    fn take_lead(&self, epoch: Epoch) -> bool {
+        let mut lead = lock(&self.lead);
+        let higher = epoch > *lead;
+        if higher {
+            *lead = epoch;
+        }
+        higher
+    }
+
+    fn end(&self, why: &str) {
+        // A full channel holds an order to end already.
+        let _ = self.orders.try_send(Order::End(why.to_owned()));
+    }
+}
+
+/// Everything one session's task owns.
+struct SessionTask {
+    registry: Weak<Registry>,
+    id: SessionId,
+    user: String,
+    account: Account,
+    remote: SocketAddr,
+    arrivals: mpsc::Receiver<Arrival>,
+    orders: mpsc::Receiver<Order>,
+    facts: Arc<Facts>,
+    ready: watch::Sender<Option<Result<(), Refusal>>>,
+}
+
+impl SessionTask {
+    async fn run(self) {
+        let Some(registry) = self.registry.upgrade() else {
+            return;
+        };
+        let (id, ready) = (self.id, self.ready.clone());
+        match registry.upstream.connect(self.remote).await {
+            Ok(stream) => {
+                ready.send_replace(Some(Ok(())));
+                let local = stream.local_addr().ok();
+                info!(event = "opened", user = self.user, key = self.account.0, remote = %self.remote,
+                    upstream_from = local.map(tracing::field::display), "session opened");
+                let why = self.pump(&registry, stream).await;
+                registry.bury(id, &why);
+            }
+            Err(refusal) => {
+                // Not buried: the client may ask for the same session again once sshd is back.
+                registry.known().sessions.remove(&id);
+                ready.send_replace(Some(Err(refusal)));
+            }
+        }
+    }
+
+    async fn pump(self, registry: &Registry, stream: TcpStream) -> String {
+        let (input, output) = stream.into_split();
+        let pump = Pump::new(PumpParts {
+            session: registry.session,
+            input,
+            output,
+            pipe_closed: CloseCode::UpstreamClosed,
+            arrivals: self.arrivals,
+            orders: self.orders,
+            facts: self.facts,
+            vigil: None,
+            patience: registry.limits.ttl,
+            budget: Arc::clone(&registry.budget),
+        });
+        let outcome = pump.run().await;
+        let why = describe(&outcome, registry.limits.ttl);
+        info!(event = "closed", reason = why, "session closed");
+        why
+    }
+}
+
+fn describe(outcome: &Outcome, ttl: Duration) -> String {
+    match outcome {
+        Outcome::Finished => "ended in good order".to_owned(),
+        Outcome::ClosedByPeer(_, message) => format!("closed by the client half: {message}"),
+        Outcome::Unfinished => "ended without a confirmation".to_owned(),
+        Outcome::Ended(why) | Outcome::Lost(why) => why.clone(),
+        Outcome::Expired => format!("no carrier came for {} s", ttl.as_secs()),
+        Outcome::Desync(error) => format!("protocol error: {error}"),
+    }
+}
+
+fn gone() -> Refusal {
+    refusal(RefusalCode::Gone, "there is no such session")
+}
+
+async fn refuse(mut carrier: Carrier, refusal: Refusal) {
+    if carrier.send_message(Answer::Refused(refusal).encode()).await.is_ok() {
+        carrier.finish(CloseReason::Refused).await;
+    }
+}
+
+/// Plain values behind short locks: a panic elsewhere cannot have left them half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

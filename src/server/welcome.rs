@@ -1,0 +1,123 @@
+//! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
+
+use super::authority::{Authority, refusal};
+use super::gate::Place;
+use super::registry::Registry;
+use crate::carrier::{Carrier, CarrierError, CarrierInfo, CloseReason, quic};
+use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_open};
+use crate::wire::{Answer, Authorization, DecodeError, Hello, Open, Refusal, RefusalCode, VERSION};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+/// From the first packet to a whole hello.
+const FIRST_HELLO: Duration = Duration::from_secs(10);
+/// Between two hellos of one carrier: the user may have to touch a key.
+const NEXT_HELLO: Duration = Duration::from_secs(30);
+/// Rounds of keys on one carrier.
+const MOST_HELLOS: usize = 8;
+
+/// What every carrier meets first.
+pub(super) struct Welcome {
+    /// The encoded host message.
+    pub(super) host: Bytes,
+    /// Our TLS key, SPKI DER.
+    pub(super) server_key: Vec<u8>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) registry: Arc<Registry>,
+}
+
+impl Welcome {
+    /// Brings one incoming connection to its session.
+    pub(super) async fn receive(&self, incoming: quinn::Incoming, place: Place) {
+        let source = incoming.remote_address();
+        let welcomed = timeout(FIRST_HELLO, async {
+            let mut carrier = quic::welcome(incoming, self.host.clone()).await?;
+            let hello = carrier.read_message().await?;
+            Ok::<_, CarrierError>((carrier, hello))
+        });
+        match welcomed.await {
+            Ok(Ok((carrier, hello))) => self.converse(carrier, hello, place).await,
+            Ok(Err(error)) => debug!(%source, %error, "carrier lost before its hello"),
+            Err(_) => debug!(%source, "no hello in time"),
+        }
+    }
+
+    /// Answers hellos until one is accepted or no more may come.
+    pub(super) async fn converse(&self, mut carrier: Carrier, mut message: Bytes, place: Place) {
+        let _place = place;
+        for _ in 0..MOST_HELLOS {
+            let refused = match Hello::decode(message) {
+                Ok(Hello::Open(open)) => match self.admit(&carrier.info().clone(), &open).await {
+                    Ok(()) => return self.registry.attach_open(carrier, &open).await,
+                    Err(refused) => refused,
+                },
+                Ok(Hello::Resume(resume)) => return self.registry.attach_resume(carrier, &resume).await,
+                Ok(Hello::Reap(reap)) => {
+                    self.registry.reap(&reap);
+                    let answered = carrier.send_message(Answer::Reaped.encode()).await;
+                    debug!(session = %reap.session, sent = answered.is_ok(), "reap answered");
+                    return carrier.finish(CloseReason::Done).await;
+                }
+                Err(error) => malformed(&error),
+            };
+            let last = refused.code != RefusalCode::NotAuthorized;
+            if carrier.send_message(Answer::Refused(refused).encode()).await.is_err() {
+                return;
+            }
+            if last {
+                break;
+            }
+            match timeout(NEXT_HELLO, carrier.read_message()).await {
+                Ok(Ok(next)) => message = next,
+                _ => return,
+            }
+        }
+        carrier.finish(CloseReason::Refused).await;
+    }
+
+    /// Makes the session of `open`, unless it is there already.
+    async fn admit(&self, info: &CarrierInfo, open: &Open) -> Result<(), Refusal> {
+        if self.registry.is_owner(open.session, &info.peer_key) {
+            return Ok(());
+        }
+        let message = open_message(OpenFacts {
+            exporter: &info.exporter,
+            server_spki: &self.server_key,
+            client_spki: &info.peer_key,
+            session: open.session,
+            user: &open.user,
+            version: open.version,
+        });
+        let keys = proven(&open.authorizations, &message);
+        let account = self.authority.judge(&open.user, &keys, info.remote).await?;
+        self.registry.open(open, info, account)
+    }
+}
+
+/// The keys that really signed; the others do not count, and sshd never hears of them.
+fn proven(authorizations: &[Authorization], message: &[u8]) -> Vec<ProvenKey> {
+    let verified = authorizations
+        .iter()
+        .filter_map(|authorization| match verify_open(authorization, message) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                info!(event = "refused", %error, "an authorization proves nothing");
+                None
+            }
+        });
+    verified.collect()
+}
+
+fn malformed(error: &DecodeError) -> Refusal {
+    debug!(%error, "hello is malformed");
+    match error {
+        DecodeError::Version { version } => {
+            let message = format!("this server half speaks protocol version {VERSION}, the client {version}");
+            refusal(RefusalCode::Version, message)
+        }
+        error => refusal(RefusalCode::Desync, error.to_string()),
+    }
+}

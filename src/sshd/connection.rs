@@ -1,0 +1,145 @@
+//! The life of one connection: greeting, login in time, service, end. Nothing it started outlives it.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::keys::{Algorithm, PrivateKey};
+use russh::server::{Config, RunningSession};
+use russh::{Disconnect, Limits, MethodKind, MethodSet, Preferred, SshId};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, info_span};
+
+use super::Shared;
+use super::cut::CutStream;
+use super::handler::{ConnectionError, Handler};
+use super::inbox;
+
+/// Time to log in, as sshd's LoginGraceTime.
+const LOGIN_GRACE: Duration = Duration::from_secs(120);
+
+/// What every refused login takes, so that the reason cannot be timed. A key look-up takes far less.
+const REJECTION_TIME: Duration = Duration::from_millis(50);
+
+/// Refused keys per connection, as sshd's MaxAuthTries.
+const MAX_AUTH_TRIES: usize = 6;
+
+/// Time for a client to hear that the server goes, and to go first.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Bytes, per direction, after which the server asks for new keys. OpenSSH asks after 64 GiB (AES) or 1 GiB (ChaCha20)
+/// of its own accord; AES-GCM is good for 2^32 packets. The largest that russh takes.
+const REKEY_BYTES: usize = 1 << 30;
+
+/// A detached client may be silent for days, so time alone asks rarely: RFC 4253 section 9 says an hour.
+const REKEY_TIME: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) fn russh_config(keys: Vec<PrivateKey>) -> Config {
+    Config {
+        server_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-bowline_", env!("CARGO_PKG_VERSION")))),
+        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        auth_rejection_time: REJECTION_TIME,
+        // The "none" that every client starts with gives nothing away.
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        max_auth_attempts: MAX_AUTH_TRIES,
+        keys,
+        window_size: inbox::OPEN_WINDOW,
+        limits: Limits::new(REKEY_BYTES, REKEY_BYTES, REKEY_TIME),
+        preferred: Preferred {
+            key: Cow::Owned(without_sha1()),
+            ..Preferred::DEFAULT
+        },
+        // Sessions outlive their paths: silence is no reason to end one.
+        inactivity_timeout: None,
+        keepalive_interval: None,
+        nodelay: true,
+        ..Config::default()
+    }
+}
+
+fn without_sha1() -> Vec<Algorithm> {
+    Preferred::DEFAULT
+        .key
+        .iter()
+        .filter(|key| !matches!(key, Algorithm::Rsa { hash: None }))
+        .cloned()
+        .collect()
+}
+
+/// Serves one client until it leaves, or until `stop`.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    startup: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) {
+    let span = info_span!("sshd", %peer);
+    async move {
+        let cut = CancellationToken::new();
+        let _cut_when_dropped = cut.clone().drop_guard();
+        if let Err(error) = converse(stream, peer, shared, startup, &stop, &cut).await {
+            debug!(%error, "connection ended");
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+async fn converse(
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    startup: OwnedSemaphorePermit,
+    stop: &CancellationToken,
+    cut: &CancellationToken,
+) -> Result<(), ConnectionError> {
+    stream.set_nodelay(true).map_err(russh::Error::from)?;
+    let local = stream.local_addr().map_err(russh::Error::from)?;
+    let russh = shared.russh.clone();
+    let handler = Handler::new(shared, peer, local, cut.clone(), startup);
+    let (logged_in, tasks) = (handler.logged_in(), handler.tasks());
+    let grace = async {
+        tokio::select! {
+            () = logged_in.cancelled() => std::future::pending().await,
+            () = tokio::time::sleep(LOGIN_GRACE) => {}
+        }
+    };
+    tokio::pin!(grace);
+    let mut session = tokio::select! {
+        greeted = russh::server::run_stream(russh, CutStream::new(stream, cut), handler) => greeted?,
+        () = &mut grace => return Err(ConnectionError::LoginGrace),
+        () = stop.cancelled() => return Ok(()),
+    };
+    let outcome = tokio::select! {
+        outcome = &mut session => outcome,
+        () = &mut grace => { cut.cancel(); (&mut session).await.and(Err(ConnectionError::LoginGrace)) }
+        () = stop.cancelled() => farewell(&mut session, cut).await,
+    };
+    cut.cancel();
+    tasks.close();
+    tasks.wait().await;
+    outcome
+}
+
+async fn farewell(session: &mut RunningSession<Handler>, cut: &CancellationToken) -> Result<(), ConnectionError> {
+    let handle = session.handle();
+    let leaving = async {
+        let _ = handle
+            .disconnect(
+                Disconnect::ByApplication,
+                "the server is going down".to_owned(),
+                String::new(),
+            )
+            .await;
+        (&mut *session).await
+    };
+    if let Ok(outcome) = tokio::time::timeout(FAREWELL, leaving).await {
+        return outcome;
+    }
+    cut.cancel();
+    session.await
+}

@@ -1,0 +1,170 @@
+//! Forwarded connections: to where the client asks (`-L`, `-D`, `-W`, `-J`), and from ports here to the client (`-R`).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use bytes::BytesMut;
+use russh::server::{ChannelOpenHandle, Handle, Msg};
+use russh::{ChannelOpenFailure, ChannelWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::channel::{ChannelIo, Channels};
+use super::inbox::InboxReader;
+
+/// Bytes read from a socket at once: one SSH packet.
+const READ_BYTES: usize = 32 * 1024;
+
+/// Joins a channel with a TCP connection to `host`, or refuses it.
+pub(super) async fn connect_tcp(io: ChannelIo, reply: ChannelOpenHandle, host: String, port: u16) {
+    let connected = tokio::select! {
+        connected = TcpStream::connect((host.as_str(), port)) => connected,
+        () = io.closed.cancelled() => return,
+    };
+    if let Ok(stream) = &connected {
+        let _ = stream.set_nodelay(true);
+    }
+    accept_if(connected, io, reply).await;
+}
+
+/// Joins a channel with a Unix socket, or refuses it.
+pub(super) async fn connect_unix(io: ChannelIo, reply: ChannelOpenHandle, path: PathBuf) {
+    let connected = tokio::select! {
+        connected = UnixStream::connect(path) => connected,
+        () = io.closed.cancelled() => return,
+    };
+    accept_if(connected, io, reply).await;
+}
+
+async fn accept_if<S: AsyncRead + AsyncWrite>(connected: io::Result<S>, io: ChannelIo, reply: ChannelOpenHandle) {
+    match connected {
+        Ok(stream) => {
+            reply.accept().await;
+            join(io, stream).await;
+        }
+        Err(error) => {
+            debug!(%error, "forwarding refused");
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+        }
+    }
+}
+
+/// Carries both directions, each to its own end.
+pub(super) async fn join<S: AsyncRead + AsyncWrite>(mut io: ChannelIo, stream: S) {
+    let (from, to) = tokio::io::split(stream);
+    tokio::select! {
+        _ = async { tokio::join!(upload(&mut io.inbox, to), download(from, &io.writer)) } => {}
+        () = io.closed.cancelled() => {}
+    }
+    io.close().await;
+}
+
+async fn upload(inbox: &mut InboxReader, mut to: impl AsyncWrite + Unpin) {
+    while let Some(data) = inbox.next().await {
+        if to.write_all(&data).await.is_err() {
+            break;
+        }
+    }
+    inbox.discard();
+    let _ = to.shutdown().await;
+}
+
+async fn download(mut from: impl AsyncRead + Unpin, writer: &ChannelWriteHalf<Msg>) {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(READ_BYTES);
+        match from.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+        if writer.data_bytes(buffer.split().freeze()).await.is_err() {
+            break;
+        }
+    }
+    let _ = writer.eof().await;
+}
+
+/// What a client asked to have forwarded to it, in its own words: it finds its request by them.
+#[derive(Clone)]
+pub(super) struct Forwarded {
+    pub(super) address: String,
+    pub(super) port: u16,
+}
+
+/// A port here, forwarded to the client.
+pub(super) struct Remote {
+    pub(super) origin: Forwarded,
+    pub(super) handle: Handle,
+    pub(super) channels: Channels,
+    /// Cancelled when the client takes the request back.
+    pub(super) stop: CancellationToken,
+    /// Cancelled when the connection ends.
+    pub(super) connection: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// Binds a port, on the loopback addresses only, as sshd does without GatewayPorts. Port 0 takes a free one.
+pub(super) async fn listen(port: u16) -> Option<(u16, Vec<TcpListener>)> {
+    let v4 = bind(Ipv4Addr::LOCALHOST.into(), port).await;
+    let port = v4
+        .as_ref()
+        .and_then(|listener| listener.local_addr().ok())
+        .map_or(port, |address| address.port());
+    let v6 = bind(Ipv6Addr::LOCALHOST.into(), port).await;
+    let port = v6
+        .as_ref()
+        .and_then(|listener| listener.local_addr().ok())
+        .map_or(port, |address| address.port());
+    let listeners: Vec<_> = v4.into_iter().chain(v6).collect();
+    (!listeners.is_empty()).then_some((port, listeners))
+}
+
+async fn bind(address: IpAddr, port: u16) -> Option<TcpListener> {
+    TcpListener::bind((address, port))
+        .await
+        .inspect_err(|error| debug!(%address, port, %error, "not bound"))
+        .ok()
+}
+
+impl Remote {
+    /// Brings every connection to the client, until `stop`.
+    pub(super) async fn accept(self, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok(_) if self.channels.is_full() => debug!("forwarding refused: too many channels"),
+                Ok((stream, peer)) => self.bring(stream, peer),
+                Err(error) => {
+                    warn!(%error, "forwarded port is given up");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn bring(&self, stream: TcpStream, peer: SocketAddr) {
+        let (handle, channels, origin) = (self.handle.clone(), self.channels.clone(), self.origin.clone());
+        let connection = self.connection.clone();
+        self.tasks.spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let port = u32::from(origin.port);
+            let peer_port = u32::from(peer.port());
+            let opening = handle.channel_open_forwarded_tcpip(origin.address, port, peer.ip().to_string(), peer_port);
+            let opened = tokio::select! {
+                opened = opening => opened,
+                () = connection.cancelled() => return,
+            };
+            match opened {
+                Ok(channel) => join(channels.claim(channel), stream).await,
+                Err(error) => debug!(%error, "the client refused a forwarded connection"),
+            }
+        });
+    }
+}

@@ -1,0 +1,124 @@
+//! Strangers at the UDP port: floods of handshakes that nobody finishes, and garbage. What runs must not notice.
+
+#[path = "../scenarios/mod.rs"]
+mod scenarios;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod initials;
+mod strangers;
+
+use scenarios::ticker::Ticker;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use support::link::Rng;
+use support::rig::Rig;
+use support::{data, heavy, measured, measured_time, now};
+
+/// How long a flood lasts.
+const FLOOD: Duration = Duration::from_secs(6);
+/// A flood comes in bursts, so that its rate is the same on every machine: some 5,000 handshakes a second. What
+/// overflows the kernel's own buffers would be lost to any program.
+const BURST: usize = 50;
+const BURST_EVERY: Duration = Duration::from_millis(10);
+/// A running session may at most hesitate so long.
+const UNDISTURBED: Duration = Duration::from_millis(500);
+/// What strangers may make a server half hold, all together, in KiB.
+const STRANGERS_SHARE: u64 = 64 * 1024;
+
+#[test]
+fn captured_handshakes_are_whole_first_flights_of_many_clients() {
+    let flights = initials::capture(50);
+    for datagram in flights.iter().flatten() {
+        assert_eq!(datagram[0] & 0xf0, 0xc0, "an Initial: a long header of type 0");
+        assert!(
+            datagram.len() >= 1_200,
+            "RFC 9000 section 14.1: {} bytes",
+            datagram.len()
+        );
+    }
+}
+
+#[test]
+fn a_flood_of_half_open_handshakes_leaves_a_session_undisturbed() {
+    let _turn = heavy();
+    let rig = Rig::bowline();
+    let initials = initials::capture(2_000);
+    disturbed_by(&rig, "half-open handshakes", |rng, server| {
+        let source = stranger(rng)?;
+        let handshake = &initials[rng.draw() as usize % initials.len()];
+        handshake
+            .iter()
+            .map(|datagram| source.send_to(datagram, server).is_ok() as u64)
+            .sum::<u64>()
+            .into()
+    });
+}
+
+#[test]
+fn garbage_on_the_port_leaves_a_session_undisturbed() {
+    let _turn = heavy();
+    let rig = Rig::bowline();
+    disturbed_by(&rig, "garbage", |rng, server| {
+        let source = stranger(rng)?;
+        let mut datagram = data::random_bytes(rng.draw(), 1 + rng.draw() as usize % 1_472);
+        // Half of it looks like QUIC: a long header of version 1, or a short one.
+        match rng.draw() % 4 {
+            0 if datagram.len() > 5 => datagram[..5].copy_from_slice(&[0xc3, 0, 0, 0, 1]),
+            1 => datagram[0] = 0x40 | datagram[0] & 0x3f,
+            _ => {}
+        }
+        Some(source.send_to(&datagram, server).is_ok().into())
+    });
+}
+
+/// Runs a session while strangers send what they like; then a new one must open.
+fn disturbed_by(rig: &Rig, what: &str, send: impl Fn(&mut Rng, SocketAddr) -> Option<u64> + Sync) {
+    let ticker = Ticker::start(rig);
+    let (before, start) = (rig.serve().usage(), now());
+    let (sent, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let under_flood = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut rng, server) = (Rng::new(71), rig.serve().udp());
+            while !stop.load(Relaxed) {
+                let burst = (0..BURST).filter_map(|_| send(&mut rng, server)).sum();
+                sent.fetch_add(burst, Relaxed);
+                std::thread::sleep(BURST_EVERY);
+            }
+        });
+        std::thread::sleep(FLOOD / 2);
+        let outcome = rig.ssh.remote("exit 7", Duration::from_secs(30));
+        std::thread::sleep((start + FLOOD).saturating_duration_since(now()));
+        stop.store(true, Relaxed);
+        outcome
+    });
+    let (silence, after) = (ticker.longest_silence_since(start), rig.serve().usage());
+    measured(&format!("datagrams of {what}"), sent.load(Relaxed));
+    measured_time(&format!("longest silence of a session under {what}"), silence);
+    measured_time(&format!("ssh true, opened under {what}"), under_flood.took);
+    measured(
+        &format!("server half before and after {what}"),
+        format_args!("{before:?}\n        {after:?}"),
+    );
+    assert!(
+        sent.load(Relaxed) > 1_000,
+        "a flood is more than {} datagrams",
+        sent.load(Relaxed)
+    );
+    assert!(silence <= UNDISTURBED, "silent for {silence:?}");
+    assert!(
+        after.resident.saturating_sub(before.resident) <= STRANGERS_SHARE,
+        "{before:?} before, {after:?} after"
+    );
+    assert_eq!(rig.serve().logged("panicked"), 0, "{}", rig.serve().log());
+    ticker.finish_in_order();
+    under_flood.expect_code(7);
+    rig.ssh.remote("exit 7", Duration::from_secs(20)).expect_code(7);
+}
+
+/// A socket somewhere in 127.0.0.0/8, another one each time: to the server half, another stranger.
+fn stranger(rng: &mut Rng) -> Option<UdpSocket> {
+    let [a, b, c, ..] = rng.draw().to_le_bytes();
+    UdpSocket::bind((Ipv4Addr::new(127, a, b, c.clamp(1, 254)), 0)).ok()
+}

@@ -1,0 +1,233 @@
+//! Peers that say whatever a test wants: a client half and a server half made of nothing but carriers.
+
+use super::sshd::TestSshd;
+use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, QuicListener, welcome};
+use bowline::carrier::{Carrier, CarrierError};
+use bowline::identity::raw_key::{ServerKey, TlsKey, server_config};
+use bowline::identity::statement::load_host_keys;
+use bowline::wire::{Answer, Epoch, Frame, Hello, Host, Offset, Open, SessionId, VERSION};
+use bytes::Bytes;
+use quinn::crypto::rustls::QuicServerConfig;
+use std::future::poll_fn;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+/// How long a peer waits for the other end to say or do something.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client half without manners.
+pub struct RawClient {
+    carrier: Carrier,
+    runtime: Runtime,
+}
+
+impl RawClient {
+    /// Proves `key` to a server half and reads its host message.
+    ///
+    /// # Panics
+    /// When there is no server half that talks.
+    pub fn dial(server: SocketAddr, key: &TlsKey) -> RawClient {
+        let runtime = runtime();
+        let carrier = runtime.block_on(async {
+            let dialer = QuicDialer::new(server, MtuCap::default()).expect("a UDP socket");
+            let dialed = timeout(PATIENCE, dialer.dial(server, key, ServerKey::Any)).await;
+            let dialed = dialed.expect("an answer in time").expect("a server half");
+            let host = timeout(PATIENCE, dialed.host()).await.expect("a host message in time");
+            assert!(
+                !host.expect("a host message").statements.is_empty(),
+                "the server half says who it is"
+            );
+            dialed.carrier
+        });
+        RawClient { carrier, runtime }
+    }
+
+    /// Sends a hello; `None` when the server half closed the carrier instead of answering.
+    pub fn ask(&mut self, hello: &Hello) -> Option<Answer> {
+        self.ask_raw(hello.encode())
+    }
+
+    /// Sends bytes in place of a hello.
+    pub fn ask_raw(&mut self, bytes: Bytes) -> Option<Answer> {
+        let answer = self.runtime.block_on(async {
+            self.carrier.send_message(bytes).await?;
+            timeout(PATIENCE, self.carrier.read_message())
+                .await
+                .expect("an answer or a close in time")
+        });
+        answer
+            .ok()
+            .map(|message| Answer::decode(message).expect("a well-formed answer"))
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// The server half has closed the carrier.
+    pub fn send(&mut self, frame: &Frame) -> Result<(), CarrierError> {
+        frame.encode(self.carrier.outbox());
+        self.runtime.block_on(poll_fn(|cx| self.carrier.poll_flush(cx)))
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// The server half has closed the carrier.
+    ///
+    /// # Panics
+    /// When nothing happens.
+    pub fn next_frame(&mut self) -> Result<Frame, CarrierError> {
+        let next = async { timeout(PATIENCE, poll_fn(|cx| self.carrier.poll_frame(cx))).await };
+        self.runtime.block_on(next).expect("a frame or a close in time")
+    }
+
+    /// Sends bytes and insists that an echo behind the session returns them.
+    #[track_caller]
+    pub fn assert_echoes(&mut self, at: &mut Offset, bytes: &'static [u8]) {
+        let (mut expected, start) = (*at, *at);
+        self.send(&Frame::Data {
+            offset: start,
+            bytes: Bytes::from_static(bytes),
+        })
+        .expect("an open carrier");
+        *at = start.saturating_add(bytes.len() as u64);
+        let mut back = vec![];
+        while back.len() < bytes.len() {
+            match self.next_frame().expect("an open carrier") {
+                Frame::Data { offset, bytes } => {
+                    assert_eq!(offset, expected, "without gap or repetition");
+                    back.extend_from_slice(&bytes);
+                    expected = offset.saturating_add(bytes.len() as u64);
+                    self.send(&Frame::Ack {
+                        delivered: expected,
+                        window: 1 << 20,
+                    })
+                    .expect("an open carrier");
+                }
+                Frame::Close { code, message } => panic!("closed: {code:?} {message}"),
+                _ => {}
+            }
+        }
+        assert_eq!(back, bytes, "the echo");
+    }
+}
+
+/// An `Open` without authorizations, for a server half that wants none.
+pub fn open(session: SessionId, epoch: u32) -> Hello {
+    Hello::Open(Open {
+        version: VERSION,
+        session,
+        epoch: Epoch::new(epoch),
+        user: "anyone".into(),
+        authorizations: vec![],
+        window: 1 << 20,
+        reap_hash: [0; 32],
+    })
+}
+
+/// A server half that proves the host keys of a sshd and then says the same bytes to whatever it is told.
+pub struct FakeServer {
+    address: SocketAddr,
+    _runtime: Runtime,
+}
+
+impl FakeServer {
+    /// Says `words` after the first hello of every carrier, and keeps the carrier open.
+    pub fn saying(sshd: &TestSshd, words: Bytes) -> FakeServer {
+        let key = TlsKey::generate();
+        let (host_keys, _) = load_host_keys(&sshd.host_keys(), &[]);
+        let statements = host_keys
+            .iter()
+            .flat_map(|host| host.statements(key.spki()).expect("keys that sign"));
+        let host = Host {
+            statements: statements.collect(),
+        }
+        .encode();
+        let runtime = runtime();
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a UDP port on loopback");
+        let address = socket.local_addr().expect("a bound socket has an address");
+        let secrets = EndpointSecrets::new([7; 32]);
+        let guard = runtime.enter();
+        let listener = QuicListener::new(socket, &key, &secrets, &QuicLimits::default()).expect("a listener");
+        drop(guard);
+        runtime.spawn(async move {
+            let mut carriers = vec![];
+            while let Some(incoming) = listener.accept().await {
+                let Ok(mut carrier) = welcome(incoming, host.clone()).await else {
+                    continue;
+                };
+                if carrier.read_message().await.is_ok() && carrier.send_message(words.clone()).await.is_ok() {
+                    carriers.push(carrier);
+                }
+            }
+        });
+        FakeServer {
+            address,
+            _runtime: runtime,
+        }
+    }
+
+    /// Speaks only a protocol of another name.
+    pub fn of_another_protocol() -> FakeServer {
+        let mut tls = server_config(&TlsKey::generate()).expect("a TLS configuration");
+        tls.alpn_protocols = vec![b"bowline/9".to_vec()];
+        let config = QuicServerConfig::try_from(tls).expect("a suite for QUIC");
+        let config = quinn::ServerConfig::with_crypto(Arc::new(config));
+        let runtime = runtime();
+        let guard = runtime.enter();
+        let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).expect("an endpoint");
+        drop(guard);
+        let address = endpoint.local_addr().expect("a bound socket has an address");
+        runtime.spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                let _ = incoming.await;
+            }
+        });
+        FakeServer {
+            address,
+            _runtime: runtime,
+        }
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+}
+
+/// A UDP service that answers every datagram with garbage.
+pub struct GarbageServer {
+    address: SocketAddr,
+}
+
+impl GarbageServer {
+    /// It answers until the test process ends.
+    pub fn start() -> GarbageServer {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a UDP port on loopback");
+        let address = socket.local_addr().expect("a bound socket has an address");
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let garbage = super::data::random_bytes(length as u64, length);
+                let _ = socket.send_to(&garbage, from);
+            }
+        });
+        GarbageServer { address }
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
