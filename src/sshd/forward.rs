@@ -56,21 +56,26 @@ async fn accept_if<S: AsyncRead + AsyncWrite>(connected: io::Result<S>, io: Chan
 /// Carries both directions, each to its own end.
 pub(super) async fn join<S: AsyncRead + AsyncWrite>(mut io: ChannelIo, stream: S) {
     let (from, to) = tokio::io::split(stream);
-    tokio::select! {
-        _ = async { tokio::join!(upload(&mut io.inbox, to), download(from, &io.writer)) } => {}
-        () = io.closed.cancelled() => {}
+    let client_done = tokio::select! {
+        (client_done, ()) = async { tokio::join!(upload(&mut io.inbox, to), download(from, &io.writer)) } => client_done,
+        () = io.closed.cancelled() => false,
+    };
+    if client_done {
+        io.close_last().await
+    } else {
+        io.close().await
     }
-    io.close().await;
 }
 
-async fn upload(inbox: &mut InboxReader, mut to: impl AsyncWrite + Unpin) {
-    while let Some(data) = inbox.next().await {
-        if to.write_all(&data).await.is_err() {
-            break;
-        }
+/// Says whether the client ended it.
+async fn upload(inbox: &mut InboxReader, mut to: impl AsyncWrite + Unpin) -> bool {
+    let mut broken = false;
+    while let (false, Some(data)) = (broken, inbox.next().await) {
+        broken = to.write_all(&data).await.is_err();
     }
     inbox.discard();
     let _ = to.shutdown().await;
+    !broken
 }
 
 async fn download(mut from: impl AsyncRead + Unpin, writer: &ChannelWriteHalf<Msg>) {
