@@ -1,12 +1,21 @@
 //! `bowline serve`: its settings, and the two processes it consists of.
 
+mod prepare;
+
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::ServeArgs;
 use super::places::Folders;
-use super::report::{Exit, Failure};
+use super::logging::Log;
+use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
+use crate::server::keeper::{Keeper, KeeperEnd, WorkerInheritance};
+use crate::server::worker::{self, WorkerSetup};
+use crate::tasks::Tasks;
+
 use super::values::{AuthWord, ByteSize, Count, ListenAddress, Target};
 
 /// One full frame must always fit: 64 KiB.
@@ -129,12 +138,15 @@ impl ServeSettings {
 ///
 /// # Errors
 /// It could not start, or the worker could not be kept running.
-pub(super) fn run(settings: ServeSettings) -> Result<(), Failure> {
-    let target = &settings.target;
-    Err(Failure::new(
-        Exit::Internal,
-        format_args!("cannot serve {target:?}: the server half is not wired up yet"),
-    ))
+pub(super) fn run(settings: ServeSettings, log: Log) -> Result<(), Failure> {
+    let prepared = prepare::prepare(settings, &log)?;
+    let keeper = Keeper::start(prepared.plan, prepared.answer).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    match keeper.run() {
+        Ok(KeeperEnd::Stopped) => Ok(()),
+        // The worker has said why on its stderr, which is ours.
+        Ok(KeeperEnd::WorkerGaveUp { code }) => Err(Failure::silent(code)),
+        Err(error) => Err(Failure::from_error(Exit::Internal, &error)),
+    }
 }
 
 /// The worker's side, started by the keeper with all it needs.
@@ -142,7 +154,22 @@ pub(super) fn run(settings: ServeSettings) -> Result<(), Failure> {
 /// # Errors
 /// It was not started by a keeper, or could not go on.
 pub(super) fn run_worker() -> Result<(), Failure> {
-    Err(Failure::new(Exit::Internal, "the server half is not wired up yet"))
+    let inherited = WorkerInheritance::take().map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    let setup = WorkerSetup::decode(&inherited.handover).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    super::block_on(tokio::runtime::Builder::new_multi_thread(), async {
+        let tasks = Tasks::new();
+        let keeper = inherited.control.connect(&tasks).map_err(|error| report::cannot_start(&error))?;
+        let served = worker::serve(setup, inherited.listeners, keeper, announce).await;
+        tasks.shutdown(Duration::ZERO).await;
+        served.map_err(|error| Failure::from_error(Exit::Unavailable, &error))
+    })
+}
+
+/// The line that scripts wait for.
+fn announce(addresses: &[SocketAddr], fingerprint: &str) {
+    let udp: Vec<String> = addresses.iter().map(|address| format!("udp={address}")).collect();
+    // A closed stdout is nobody waiting.
+    let _ = writeln!(std::io::stdout(), "ready {} fingerprint={fingerprint}", udp.join(" "));
 }
 
 /// A file of keys is an answer to "who decides" as well.

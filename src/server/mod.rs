@@ -7,9 +7,10 @@ pub mod keeper;
 mod registry;
 pub mod sshd_config;
 mod upstream;
+pub mod worker;
 mod welcome;
 
-pub use authority::{Authority, LoopbackRules};
+pub use authority::{Authority, KeyList, LoopbackRules};
 pub use registry::RegistryLimits;
 
 use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};

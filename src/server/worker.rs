@@ -1,0 +1,212 @@
+//! The worker: the part of a server half that talks to the network, without privileges.
+//!
+//! Everything that needs a privilege was done by the keeper before: keys read, statements signed, ports bound.
+
+use super::ask_sshd::{AskLimits, AskSshd};
+use super::authority::{Authority, KeyList, LoopbackRules};
+use super::keeper::{KeeperClient, Request, Response};
+use super::{RegistryLimits, Server, ServerConfig, ServerError};
+use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
+use crate::identity::authorized_keys::{AuthorizedKeys, AuthorizedKeysError, Verdict};
+use crate::identity::raw_key::{NotATlsKey, TlsKey};
+use crate::identity::statement::ProvenKey;
+use crate::session::SessionConfig;
+use crate::wire::Statement;
+use serde::{Deserialize, Serialize};
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+use tracing::{debug, info, warn};
+
+/// What the keeper hands to each worker.
+#[derive(Serialize, Deserialize)]
+pub struct WorkerSetup {
+    /// bowline's own TLS key, PKCS #8.
+    pub tls_key: Vec<u8>,
+    /// Seed of [`EndpointSecrets`].
+    pub secrets: [u8; 32],
+    /// Host keys and their signatures over the TLS key.
+    pub statements: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What sessions are joined to.
+    pub target: SocketAddr,
+    /// Who may open sessions.
+    pub authority: AuthoritySetup,
+    /// Bytes kept for replay, per session.
+    pub replay_buffer: usize,
+    /// See [`RegistryLimits`].
+    pub max_sessions: usize,
+    /// See [`RegistryLimits`].
+    pub max_sessions_per_key: usize,
+    /// See [`RegistryLimits`].
+    pub session_ttl: Duration,
+    /// See [`RegistryLimits`].
+    pub memory_budget: usize,
+    /// See [`ServerConfig`].
+    pub max_half_open: usize,
+    /// Most bytes of a UDP payload; `None` is what the path takes.
+    pub mtu_cap: Option<u16>,
+    /// What clients can pin.
+    pub fingerprint: String,
+}
+
+/// Who may open sessions, as far as it can be handed over.
+#[derive(Serialize, Deserialize)]
+pub enum AuthoritySetup {
+    /// sshd is asked.
+    Sshd {
+        /// Whether the keeper is asked to compare sshd's rules for the client's address with those for loopback.
+        compare_rules: bool,
+    },
+    /// A file of keys.
+    Keys(PathBuf),
+    /// Nobody is asked.
+    Anyone,
+}
+
+/// The worker cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// What the keeper gave is not what this program understands: another version of it is on disk.
+    #[error("the keeper's settings cannot be read")]
+    Setup(#[from] serde_json::Error),
+    /// The TLS key is not one.
+    #[error(transparent)]
+    Key(#[from] NotATlsKey),
+    /// The server half could not start.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The file of keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] AuthorizedKeysError),
+}
+
+impl WorkerSetup {
+    /// As bytes for the keeper to hand over.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain values can be written")
+    }
+
+    /// From what the keeper handed over.
+    ///
+    /// # Errors
+    /// `Setup`.
+    pub fn decode(bytes: &[u8]) -> Result<WorkerSetup, WorkerError> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// Serves on `sockets` until the keeper says to stop. `ready` is told the addresses once it serves.
+///
+/// # Errors
+/// See [`WorkerError`].
+pub async fn serve(
+    setup: WorkerSetup,
+    sockets: Vec<UdpSocket>,
+    keeper: KeeperClient,
+    ready: impl FnOnce(&[SocketAddr], &str),
+) -> Result<(), WorkerError> {
+    let authority = authority(&setup, &keeper)?;
+    let quic = QuicLimits {
+        mtu_cap: setup.mtu_cap.and_then(|bytes| MtuCap::new(bytes).ok()).unwrap_or_default(),
+        ..QuicLimits::default()
+    };
+    let server = Server::new(ServerConfig {
+        sockets,
+        tls_key: TlsKey::from_pkcs8(&setup.tls_key)?,
+        statements: setup.statements.into_iter().map(|(key, signature)| Statement {
+            key: key.into(),
+            signature: signature.into(),
+        }).collect(),
+        secrets: EndpointSecrets::new(setup.secrets),
+        target: setup.target,
+        authority,
+        session: SessionConfig { replay_buffer: setup.replay_buffer, ..SessionConfig::default() },
+        limits: RegistryLimits {
+            sessions: setup.max_sessions,
+            sessions_per_key: setup.max_sessions_per_key,
+            ttl: setup.session_ttl,
+            memory: setup.memory_budget,
+        },
+        max_half_open: setup.max_half_open,
+        quic,
+    })?;
+    info!(event = "ready", udp = ?server.local_addrs(), target = %setup.target, "serving");
+    ready(server.local_addrs(), &setup.fingerprint);
+    server.run(keeper.stop_token()).await;
+    Ok(())
+}
+
+fn authority(setup: &WorkerSetup, keeper: &KeeperClient) -> Result<Authority, WorkerError> {
+    let ask = AskSshd::new(setup.target, AskLimits::default());
+    Ok(match &setup.authority {
+        AuthoritySetup::Anyone => Authority::Anyone { aliases: ask },
+        AuthoritySetup::Keys(path) => Authority::Keys(Box::new(KeyFile(AuthorizedKeys::load(path)?))),
+        AuthoritySetup::Sshd { compare_rules } => {
+            let rules = AskKeeper { keeper: keeper.clone(), target: setup.target };
+            Authority::Sshd { ask, rules: compare_rules.then(|| Box::new(rules) as Box<dyn LoopbackRules>) }
+        }
+    })
+}
+
+struct KeyFile(AuthorizedKeys);
+
+impl KeyList for KeyFile {
+    fn permitted(&self, user: &str, keys: &[ProvenKey], remote: IpAddr) -> Option<usize> {
+        keys.iter().position(|key| match self.0.permits(key, user, remote, SystemTime::now()) {
+            Ok(Verdict::Accepted { .. }) => true,
+            Ok(verdict) => {
+                debug!(?verdict, key = key.fingerprint(), "not permitted");
+                false
+            }
+            Err(error) => {
+                warn!(%error, "the file of keys cannot be used: nobody is permitted");
+                false
+            }
+        })
+    }
+}
+
+/// The keeper may ask `sshd -T`; the worker may not.
+struct AskKeeper {
+    keeper: KeeperClient,
+    target: SocketAddr,
+}
+
+impl LoopbackRules for AskKeeper {
+    fn difference<'a>(
+        &'a self,
+        user: &'a str,
+        remote: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>> {
+        Box::pin(self.ask(user, remote))
+    }
+}
+
+impl AskKeeper {
+    async fn ask(&self, user: &str, remote: SocketAddr) -> Option<String> {
+        if remote.ip().is_loopback() {
+            return None;
+        }
+        let request = Request::LoopbackMatch {
+            user: user.to_owned(),
+            real_address: remote.ip(),
+            local_address: self.target.ip(),
+            local_port: self.target.port(),
+        };
+        match self.keeper.request(request).await {
+            Ok(Response::LoopbackMatch { differences }) => {
+                let first = differences.first()?;
+                let line = first.match_line.as_deref().unwrap_or("a rule of sshd's configuration");
+                Some(format!(
+                    "sshd treats this address otherwise than loopback, which is all it would see ({}: {:?} there, {:?} \
+                     here), because of {line}; --accept-loopback-match allows it",
+                    first.keyword, first.real, first.loopback
+                ))
+            }
+            Ok(_) => Some("sshd's rules for this address cannot be told".to_owned()),
+            Err(error) => Some(format!("sshd's rules for this address cannot be told: {error}")),
+        }
+    }
+}
