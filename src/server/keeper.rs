@@ -1,1 +1,0 @@
-//! The keeper: holds what needs privilege, starts the worker and keeps it running.

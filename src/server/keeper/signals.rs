@@ -1,0 +1,81 @@
+//! Signals as something to poll: a handler that writes to a pipe.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::OnceLock,
+};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// SIGTERM, SIGINT.
+    Stop,
+    /// SIGHUP.
+    Reload,
+    /// SIGCHLD.
+    Child,
+}
+
+/// Caught signals. Once caught, they stay caught until the process ends.
+pub(super) struct Signals {
+    caught: OwnedFd,
+}
+
+/// The handler's end of the pipe.
+static NOTE: OnceLock<OwnedFd> = OnceLock::new();
+
+impl Signals {
+    /// # Errors
+    /// `AlreadyExists` the second time in a process; what the system calls failed with.
+    pub(super) fn catch() -> io::Result<Self> {
+        let (caught, note) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        NOTE.set(note).map_err(|_| io::ErrorKind::AlreadyExists)?;
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD] {
+            // SAFETY: the handler is async-signal-safe (see there) and stays valid for the life of the process.
+            #[allow(unsafe_code)]
+            let before = unsafe { libc::signal(signal, handle as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+            if before == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(Self { caught })
+    }
+
+    /// What was caught since the last time.
+    pub(super) fn take(&self) -> Vec<Signal> {
+        let mut numbers = [0; 64];
+        let count = rustix::io::read(&self.caught, &mut numbers).unwrap_or(0);
+        numbers[..count]
+            .iter()
+            .filter_map(|&number| Signal::from_number(number.into()))
+            .collect()
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.caught.as_fd()
+    }
+}
+
+impl Signal {
+    fn from_number(number: libc::c_int) -> Option<Self> {
+        match number {
+            libc::SIGTERM | libc::SIGINT => Some(Self::Stop),
+            libc::SIGHUP => Some(Self::Reload),
+            libc::SIGCHLD => Some(Self::Child),
+            _ => None,
+        }
+    }
+}
+
+/// Async-signal-safe (signal-safety(7)): an atomic load and write(2), which rustix does without touching errno.
+/// A full pipe loses nothing that matters: it wakes the loop as well as one more byte would.
+extern "C" fn handle(signal: libc::c_int) {
+    if let Some(note) = NOTE.get() {
+        let _ = rustix::io::write(note, &[signal as u8]);
+    }
+}
