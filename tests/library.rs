@@ -63,7 +63,9 @@ fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
         statements: Vec::new(),
         secrets: EndpointSecrets::new([1; 32]),
         target,
-        authority: Authority::Anyone { aliases: AskSshd::new(target, AskLimits::default()) },
+        authority: Authority::Anyone {
+            aliases: AskSshd::new(target, AskLimits::default()),
+        },
         session: SessionConfig::default(),
         limits: RegistryLimits::default(),
         max_half_open: 256,
@@ -77,7 +79,11 @@ fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
 
 fn config(server: SocketAddr) -> ClientConfig {
     ClientConfig {
-        place: Place { host: server.ip().to_string(), port: server.port(), family: None },
+        place: Place {
+            host: server.ip().to_string(),
+            port: server.port(),
+            family: None,
+        },
         user: "anybody".into(),
         trust: Arc::new(Anybody),
         credentials: Arc::new(Anybody),
@@ -89,7 +95,10 @@ fn config(server: SocketAddr) -> ClientConfig {
 }
 
 async fn local<T>(test: impl Future<Output = T>) -> T {
-    tokio::task::LocalSet::new().run_until(tokio::time::timeout(Duration::from_secs(60), test)).await.expect("in time")
+    tokio::task::LocalSet::new()
+        .run_until(tokio::time::timeout(Duration::from_secs(60), test))
+        .await
+        .expect("in time")
 }
 
 #[tokio::test]
@@ -124,7 +133,9 @@ async fn nothing_listening_is_told_at_once_with_the_address() {
     local(async {
         let free = bind("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap();
         let begun = bowline::clock::now();
-        let Err(OpenError::NoPath { attempts, .. }) = client::open(config(free)).await else { panic!("no path") };
+        let Err(OpenError::NoPath { attempts, .. }) = client::open(config(free)).await else {
+            panic!("no path")
+        };
         assert_eq!(attempts[0].address, free);
         assert!(bowline::clock::now() - begun < Duration::from_secs(2));
     })
@@ -141,7 +152,10 @@ async fn a_stopped_server_half_says_so_to_its_clients() {
         stop.cancel();
         assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
         let outcome = stream.finish().await;
-        assert!(matches!(&outcome, Outcome::ClosedByPeer(_, why) if why.contains("stopped")), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Outcome::ClosedByPeer(_, why) if why.contains("stopped")),
+            "{outcome:?}"
+        );
     })
     .await;
 }

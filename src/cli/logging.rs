@@ -3,6 +3,7 @@
 //! A log never disturbs a session: what cannot be written is dropped, and said once on stderr. Events that
 //! others rely on carry their stable name in the field `event`: `opened`, `suspected`, `resumed`, `closed`, `refused`.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::args::CommonArgs;
 use super::values::LogFormat;
 
 /// Replaces the filter that [`Verbosity`] gives, in the syntax of tracing's `EnvFilter`: `bowline=debug,quinn=info`.
@@ -58,6 +60,37 @@ pub(crate) struct LogSettings {
     pub(crate) file: Option<PathBuf>,
     /// The form of a line.
     pub(crate) format: LogFormat,
+}
+
+impl LogSettings {
+    /// Those of a worker, as its keeper's [`LogSettings::as_arguments`] say.
+    pub(super) fn of_worker(common: &CommonArgs) -> LogSettings {
+        LogSettings {
+            verbosity: Verbosity::Info.raised_by(common.verbose),
+            file: None,
+            format: common.log_format.unwrap_or(LogFormat::Human),
+        }
+    }
+
+    /// What makes a worker say as much in the same form, on stderr.
+    pub(super) fn as_arguments(&self) -> Vec<OsString> {
+        let steps = (self.verbosity as usize).saturating_sub(Verbosity::Info as usize);
+        let mut arguments = vec![OsString::from("-v"); steps];
+        if matches!(self.format, LogFormat::Json) {
+            arguments.extend(["--log-format".into(), "json".into()]);
+        }
+        arguments
+    }
+
+    /// Makes the log file, if there is one, this process's stderr and so that of its children.
+    pub(super) fn take_stderr(&self) {
+        let Some(path) = &self.file else { return };
+        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        if let Ok(file) = opened {
+            // Without it the worker's lines go where ours went.
+            let _ = rustix::stdio::dup2_stderr(&file);
+        }
+    }
 }
 
 /// Starts logging, for the rest of the process. A log that cannot be opened is said on stderr and left out.

@@ -24,7 +24,7 @@ use clap::error::ErrorKind;
 use tokio::runtime;
 
 use self::args::{Cli, Command};
-use self::logging::Verbosity;
+use self::logging::{LogSettings, Verbosity};
 use self::places::Owner;
 use self::report::{Exit, Failure};
 use self::settings::Context;
@@ -75,9 +75,17 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let context = Context::load(cli.common, Owner::of_daemon())?;
             let settings = serve::ServeSettings::new(*args, &context)?;
             start_log(&context, Verbosity::Info);
-            serve::run(settings)
+            serve::run(&settings, &context.log(Verbosity::Info))
         }
-        Command::ServeWorker => serve::run_worker(),
+        Command::ServeWorker => {
+            // The keeper's stderr is where the log goes, whatever the environment says.
+            let common = args::CommonArgs {
+                config: None,
+                log_file: None,
+                ..cli.common
+            };
+            serve::run_worker(&LogSettings::of_worker(&common))
+        }
         Command::Ssh(args) => Err(ssh::run(*args, cli.common)),
         Command::Sshd(args) => {
             let context = Context::load(cli.common, Owner::of_daemon())?;

@@ -89,6 +89,30 @@ impl Failure {
         self
     }
 
+    /// An end about which everything was said already, with this exit code.
+    pub(crate) fn silent(code: i32) -> Self {
+        let known = [Exit::Usage, Exit::Unavailable, Exit::Refused];
+        let exit = known
+            .into_iter()
+            .find(|exit| *exit as i32 == code)
+            .unwrap_or(Exit::Internal);
+        Failure {
+            exit,
+            what: String::new(),
+            facts: Vec::new(),
+            hint: None,
+        }
+    }
+
+    /// What happened and why, for a log.
+    pub(crate) fn one_line(&self) -> String {
+        std::iter::once(&self.what)
+            .chain(&self.facts)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(": ")
+    }
+
     /// How the program ends.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit as u8)
@@ -96,6 +120,9 @@ impl Failure {
 
     /// Writes it to stderr. A stderr that nobody reads is not an error.
     pub(crate) fn print(&self) {
+        if self.what.is_empty() {
+            return;
+        }
         let _ = io::stderr().write_all(self.to_string().as_bytes());
     }
 }

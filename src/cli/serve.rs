@@ -1,5 +1,6 @@
 //! `bowline serve`: its settings, and the two processes it consists of.
 
+mod keys;
 mod prepare;
 
 use std::io::Write;
@@ -8,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::ServeArgs;
+use super::logging::{self, LogSettings};
 use super::places::Folders;
-use super::logging::Log;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
 use crate::server::keeper::{Keeper, KeeperEnd, WorkerInheritance};
@@ -138,9 +139,12 @@ impl ServeSettings {
 ///
 /// # Errors
 /// It could not start, or the worker could not be kept running.
-pub(super) fn run(settings: ServeSettings, log: Log) -> Result<(), Failure> {
-    let prepared = prepare::prepare(settings, &log)?;
-    let keeper = Keeper::start(prepared.plan, prepared.answer).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+pub(super) fn run(settings: &ServeSettings, log: &LogSettings) -> Result<(), Failure> {
+    let prepared = prepare::prepare(settings, log.as_arguments())?;
+    // From here on what the worker says belongs into the log; until here errors are for the terminal.
+    log.take_stderr();
+    let keeper =
+        Keeper::start(prepared.plan, prepared.answer).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
     match keeper.run() {
         Ok(KeeperEnd::Stopped) => Ok(()),
         // The worker has said why on its stderr, which is ours.
@@ -153,12 +157,17 @@ pub(super) fn run(settings: ServeSettings, log: Log) -> Result<(), Failure> {
 ///
 /// # Errors
 /// It was not started by a keeper, or could not go on.
-pub(super) fn run_worker() -> Result<(), Failure> {
+pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
     let inherited = WorkerInheritance::take().map_err(|error| Failure::from_error(Exit::Internal, &error))?;
-    let setup = WorkerSetup::decode(&inherited.handover).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    logging::start(log);
+    let setup =
+        WorkerSetup::decode(&inherited.handover).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
     super::block_on(tokio::runtime::Builder::new_multi_thread(), async {
         let tasks = Tasks::new();
-        let keeper = inherited.control.connect(&tasks).map_err(|error| report::cannot_start(&error))?;
+        let keeper = inherited
+            .control
+            .connect(&tasks)
+            .map_err(|error| report::cannot_start(&error))?;
         let served = worker::serve(setup, inherited.listeners, keeper, announce).await;
         tasks.shutdown(Duration::ZERO).await;
         served.map_err(|error| Failure::from_error(Exit::Unavailable, &error))

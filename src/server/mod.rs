@@ -7,8 +7,8 @@ pub mod keeper;
 mod registry;
 pub mod sshd_config;
 mod upstream;
-pub mod worker;
 mod welcome;
+pub mod worker;
 
 pub use authority::{Authority, KeyList, LoopbackRules};
 pub use registry::RegistryLimits;

@@ -109,20 +109,30 @@ pub async fn serve(
 ) -> Result<(), WorkerError> {
     let authority = authority(&setup, &keeper)?;
     let quic = QuicLimits {
-        mtu_cap: setup.mtu_cap.and_then(|bytes| MtuCap::new(bytes).ok()).unwrap_or_default(),
+        mtu_cap: setup
+            .mtu_cap
+            .and_then(|bytes| MtuCap::new(bytes).ok())
+            .unwrap_or_default(),
         ..QuicLimits::default()
     };
     let server = Server::new(ServerConfig {
         sockets,
         tls_key: TlsKey::from_pkcs8(&setup.tls_key)?,
-        statements: setup.statements.into_iter().map(|(key, signature)| Statement {
-            key: key.into(),
-            signature: signature.into(),
-        }).collect(),
+        statements: setup
+            .statements
+            .into_iter()
+            .map(|(key, signature)| Statement {
+                key: key.into(),
+                signature: signature.into(),
+            })
+            .collect(),
         secrets: EndpointSecrets::new(setup.secrets),
         target: setup.target,
         authority,
-        session: SessionConfig { replay_buffer: setup.replay_buffer, ..SessionConfig::default() },
+        session: SessionConfig {
+            replay_buffer: setup.replay_buffer,
+            ..SessionConfig::default()
+        },
         limits: RegistryLimits {
             sessions: setup.max_sessions,
             sessions_per_key: setup.max_sessions_per_key,
@@ -144,8 +154,14 @@ fn authority(setup: &WorkerSetup, keeper: &KeeperClient) -> Result<Authority, Wo
         AuthoritySetup::Anyone => Authority::Anyone { aliases: ask },
         AuthoritySetup::Keys(path) => Authority::Keys(Box::new(KeyFile(AuthorizedKeys::load(path)?))),
         AuthoritySetup::Sshd { compare_rules } => {
-            let rules = AskKeeper { keeper: keeper.clone(), target: setup.target };
-            Authority::Sshd { ask, rules: compare_rules.then(|| Box::new(rules) as Box<dyn LoopbackRules>) }
+            let rules = AskKeeper {
+                keeper: keeper.clone(),
+                target: setup.target,
+            };
+            Authority::Sshd {
+                ask,
+                rules: compare_rules.then(|| Box::new(rules) as Box<dyn LoopbackRules>),
+            }
         }
     })
 }
@@ -154,17 +170,18 @@ struct KeyFile(AuthorizedKeys);
 
 impl KeyList for KeyFile {
     fn permitted(&self, user: &str, keys: &[ProvenKey], remote: IpAddr) -> Option<usize> {
-        keys.iter().position(|key| match self.0.permits(key, user, remote, SystemTime::now()) {
-            Ok(Verdict::Accepted { .. }) => true,
-            Ok(verdict) => {
-                debug!(?verdict, key = key.fingerprint(), "not permitted");
-                false
-            }
-            Err(error) => {
-                warn!(%error, "the file of keys cannot be used: nobody is permitted");
-                false
-            }
-        })
+        keys.iter()
+            .position(|key| match self.0.permits(key, user, remote, SystemTime::now()) {
+                Ok(Verdict::Accepted { .. }) => true,
+                Ok(verdict) => {
+                    debug!(?verdict, key = key.fingerprint(), "not permitted");
+                    false
+                }
+                Err(error) => {
+                    warn!(%error, "the file of keys cannot be used: nobody is permitted");
+                    false
+                }
+            })
     }
 }
 

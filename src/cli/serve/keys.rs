@@ -1,0 +1,122 @@
+//! The keys of a server half: those it proves, and those it makes for itself.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use russh::keys::ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
+use tracing::{debug, info};
+
+use super::ServeSettings;
+use crate::cli::report::{self, Exit, Failure};
+use crate::identity::raw_key::TlsKey;
+use crate::identity::statement::{HostKey, load_host_keys};
+use crate::server::sshd_config::Settings;
+
+/// Key and signature, as they go over the wire.
+type Statements = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The state folder, for its owner only.
+pub(in crate::cli) fn make_folder(path: &Path) -> Result<(), Failure> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| report::cannot_use_file(path, &error))
+}
+
+/// The keys named, else those that sshd uses, else one of bowline's own.
+pub(super) fn host_keys(settings: &ServeSettings, sshd: Option<&Settings>) -> Result<Vec<HostKey>, Failure> {
+    if !settings.host_keys.is_empty() {
+        let (keys, warnings) = load_host_keys(&settings.host_keys, &[]);
+        return match warnings.first() {
+            Some(warning) => {
+                Err(Failure::from_error(Exit::Usage, warning).hint("--host-key wants a private SSH host key"))
+            }
+            None => Ok(keys),
+        };
+    }
+    let files = sshd.map_or_else(Vec::new, Settings::host_key_files);
+    let certificates = sshd.map_or_else(Vec::new, Settings::host_certificate_files);
+    let (keys, warnings) = load_host_keys(&files, &certificates);
+    for warning in &warnings {
+        debug!(%warning, "a host key is left out");
+    }
+    if keys.is_empty() {
+        tell(own_host_key(&settings.folders.state)?)
+    } else {
+        Ok(keys)
+    }
+}
+
+/// A host key of bowline's own, made at first use.
+pub(in crate::cli) fn own_host_key(state: &Path) -> Result<HostKey, Failure> {
+    let path = state.join("ssh_host_ed25519_key");
+    if !path.exists() {
+        let made = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519);
+        let text = made.and_then(|key| key.to_openssh(LineEnding::LF));
+        let text = text.map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+        write_secret(&path, text.as_bytes())?;
+    }
+    let (keys, warnings) = load_host_keys(std::slice::from_ref(&path), &[]);
+    match (keys.into_iter().next(), warnings.first()) {
+        (Some(key), _) => Ok(key),
+        (None, Some(warning)) => Err(Failure::from_error(Exit::Unavailable, warning)),
+        (None, None) => Err(Failure::new(
+            Exit::Unavailable,
+            format_args!("no key in {}", path.display()),
+        )),
+    }
+}
+
+fn tell(key: HostKey) -> Result<Vec<HostKey>, Failure> {
+    info!(
+        key = key.key.public_key().to_openssh().unwrap_or_default(),
+        "sshd's host keys cannot be read, so this server half has one of its own; clients learn it with --pin, or by a \
+         line HOST KEY in known_hosts in their own state folder (~/.local/state/bowline)"
+    );
+    Ok(vec![key])
+}
+
+/// What each host key says of the TLS key, and the fingerprint that stands for all.
+pub(super) fn statements(keys: &[HostKey], tls_key: &TlsKey) -> Result<(Statements, String), Failure> {
+    let mut statements = Vec::new();
+    for key in keys {
+        let made = key
+            .statements(tls_key.spki())
+            .map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+        statements.extend(
+            made.into_iter()
+                .map(|statement| (statement.key.to_vec(), statement.signature.to_vec())),
+        );
+    }
+    let shown = keys
+        .iter()
+        .find(|key| key.key.algorithm() == Algorithm::Ed25519)
+        .or(keys.first());
+    let fingerprint = shown.map(|key| key.key.public_key().fingerprint(HashAlg::Sha256).to_string());
+    Ok((statements, fingerprint.unwrap_or_default()))
+}
+
+/// 32 random bytes that outlive restarts; made at first use.
+pub(super) fn secret(path: &Path) -> Result<[u8; 32], Failure> {
+    let mut secret = [0; 32];
+    match std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut secret)) {
+        Ok(()) => return Ok(secret),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {}
+        Err(error) => return Err(report::cannot_use_file(path, &error)),
+    }
+    aws_lc_rs::rand::fill(&mut secret).expect("the system gives random bytes");
+    // A new secret costs running clients a timeout instead of a packet, nothing else.
+    write_secret(path, &secret)?;
+    Ok(secret)
+}
+
+fn write_secret(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
+    let written = opened.and_then(|mut file| file.write_all(content));
+    written.map_err(|error| report::cannot_use_file(path, &error))
+}
