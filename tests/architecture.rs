@@ -67,7 +67,6 @@ const ROOMS: &[Room] = &[
             "clap",
             "clap_complete",
             "clap_mangen",
-            "toml",
             "directories",
             "strsim",
             "anyhow",
@@ -342,6 +341,8 @@ fn dependencies() -> Vec<String> {
 }
 
 /// The only `spawn` is in `tasks`, the only present in `clock`.
+///
+/// `spawn_blocking` is free: it is awaited where it stands, a call on another thread.
 fn single_places(place: &str, text: &str) -> Vec<String> {
     if is_test_file(place) {
         return Vec::new();
@@ -350,7 +351,7 @@ fn single_places(place: &str, text: &str) -> Vec<String> {
     let found = paths(production(&all)).into_iter().filter_map(|path| {
         let tail: Vec<&str> = path.segments.iter().rev().take(2).rev().map(String::as_str).collect();
         let home = match tail.as_slice() {
-            ["tokio" | "task" | "thread", "spawn" | "spawn_blocking" | "spawn_local"] => "tasks",
+            ["tokio" | "task" | "thread", "spawn" | "spawn_local"] => "tasks",
             ["Instant", "now"] => "clock",
             _ => return None,
         };
@@ -462,7 +463,7 @@ mod self_test {
         for text in [
             "fn f() { tokio::spawn(g()); }",
             "fn f() { std::thread::spawn(g); }",
-            "fn f() { task::spawn_blocking(g); }",
+            "fn f() { tokio::task::spawn_local(g()); }",
             "fn f() -> Instant { Instant::now() }",
             "fn f() { let n = tokio::time::Instant::now(); }",
         ] {
