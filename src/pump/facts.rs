@@ -64,9 +64,10 @@ impl Facts {
 
     /// First position not received, and the room beyond it.
     pub fn room(&self) -> (Offset, u64) {
-        // The window is read first: with a `received` that has moved on since it promises too little, never too much.
-        let window = self.window.load(Ordering::Acquire);
+        // In the order opposite to `update`: a window newer than its `received` promises too little, an older one too
+        // much, since what arrived in between takes up its room.
         let received = self.received.load(Ordering::Acquire);
+        let window = self.window.load(Ordering::Acquire);
         (Offset::new(received).unwrap_or(Offset::MAX), window)
     }
 
@@ -92,8 +93,8 @@ impl Facts {
     }
 
     pub(super) fn update(&self, session: &Session) {
-        self.received.store(session.received().get(), Ordering::Release);
         self.window.store(session.window(), Ordering::Release);
+        self.received.store(session.received().get(), Ordering::Release);
         self.output_done.store(session.is_output_done(), Ordering::Release);
     }
 

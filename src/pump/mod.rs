@@ -215,7 +215,7 @@ where
         moved |= self.take_frames(cx, now)?;
         moved |= self.write_output(cx, now);
         moved |= self.read_input(cx);
-        moved |= self.feed_lead(cx, now);
+        moved |= self.feed_lead(cx, now)?;
         self.keep_watch(cx, now);
         self.check_end(now)?;
         self.facts.update(&self.session);
@@ -244,6 +244,7 @@ where
         let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(cx) else {
             return Ok(false);
         };
+        self.carriers.note_reached(self.session.lead_position());
         let attached = self
             .session
             .attach(arrival.epoch, arrival.peer_received, arrival.peer_window);
@@ -263,8 +264,10 @@ where
             }
             None => debug!(epoch = %arrival.epoch, "carrier arrived after a later one"),
         }
-        self.carriers
-            .add(arrival.carrier, arrival.epoch, replayed.is_some(), now);
+        self.carriers.add(arrival, replayed.is_some(), now);
+        if self.carriers.lead().is_none() {
+            self.fall_back(now)?;
+        }
         Ok(true)
     }
 
@@ -273,7 +276,7 @@ where
         for _ in 0..FRAMES {
             match self.carriers.poll_frame(cx, now) {
                 Poll::Pending => break,
-                Poll::Ready(carriers::News::LeadLost) => self.handle_lead_lost(now),
+                Poll::Ready(carriers::News::LeadLost) => self.handle_lead_lost(now)?,
                 Poll::Ready(carriers::News::OtherLost) => {}
                 Poll::Ready(carriers::News::Frame { frame, from_lead }) => {
                     if let Some(vigil) = self.vigil.as_mut().filter(|_| from_lead) {
@@ -287,13 +290,34 @@ where
         Ok(moved)
     }
 
-    fn handle_lead_lost(&mut self, now: Instant) {
+    fn handle_lead_lost(&mut self, now: Instant) -> Result<(), Outcome> {
         self.session.detach();
+        if self.fall_back(now)? {
+            return Ok(());
+        }
         self.facts.handle_detached(now);
         self.alone_since = now;
         if let Some(vigil) = &mut self.vigil {
             vigil.handle_lost(now, self.session.is_outstanding());
         }
+        Ok(())
+    }
+
+    /// Goes on with an older carrier, on the half that does not dial: the dialing half may have called its race off
+    /// after we took the newer carrier for the lead, and would never know that we wait. It redials itself instead.
+    fn fall_back(&mut self, now: Instant) -> Result<bool, Outcome> {
+        if self.vigil.is_some() {
+            return Ok(false);
+        }
+        let Some((epoch, reached)) = self.carriers.fall_back() else {
+            return Ok(false);
+        };
+        self.session.fall_back(epoch, reached).map_err(Outcome::Desync)?;
+        if let Some(lead) = self.carriers.lead() {
+            self.facts.handle_attached(lead.info(), now, None);
+        }
+        debug!(%epoch, "an older carrier leads again");
+        Ok(true)
     }
 
     fn write_output(&mut self, cx: &mut Context<'_>, now: Instant) -> Moved {
@@ -376,7 +400,7 @@ where
         }
     }
 
-    fn feed_lead(&mut self, cx: &mut Context<'_>, now: Instant) -> Moved {
+    fn feed_lead(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
         let mut moved = false;
         if let Some(lead) = self.carriers.lead().filter(|lead| lead.is_flushed()) {
             self.session.transmit(lead.outbox(), FILL, now);
@@ -388,10 +412,10 @@ where
             }
         }
         if self.carriers.poll_flush(cx) == carriers::Flushed::LeadLost {
-            self.handle_lead_lost(now);
-            return true;
+            self.handle_lead_lost(now)?;
+            return Ok(true);
         }
-        moved && self.carriers.lead().is_some_and(|lead| lead.is_flushed())
+        Ok(moved && self.carriers.lead().is_some_and(|lead| lead.is_flushed()))
     }
 
     fn keep_watch(&mut self, cx: &mut Context<'_>, now: Instant) {

@@ -221,6 +221,7 @@ impl Session {
     /// The pipe takes nothing more. The peer is told after the last byte that the pipe gave.
     pub fn close(&mut self, code: CloseCode, message: impl Into<String>) {
         self.incoming.abandon();
+        self.acks.demand();
         self.outgoing.close(code, message.into());
     }
 
@@ -278,7 +279,14 @@ impl Session {
     /// The peer broke the protocol.
     pub fn handle_frame(&mut self, frame: Frame) -> Result<(), SessionError> {
         match frame {
-            Frame::Data { offset, bytes } => self.incoming.accept(offset, &bytes),
+            Frame::Data { offset, bytes } => {
+                self.incoming.accept(offset, &bytes)?;
+                if self.incoming.is_abandoned() {
+                    // No delivery will ever tell the peer of the room that dropping makes.
+                    self.acks.demand();
+                }
+                Ok(())
+            }
             Frame::Fin { offset } => self.incoming.accept_end(offset),
             Frame::Ack { delivered, window } => {
                 self.outgoing.acknowledge(delivered)?;

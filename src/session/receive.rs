@@ -42,7 +42,7 @@ impl ReceiveBuffer {
         let Some(fresh) = usize::try_from(known).ok().and_then(|known| bytes.get(known..)) else {
             return Ok(());
         };
-        if self.abandoned || fresh.is_empty() {
+        if fresh.is_empty() {
             return Ok(());
         }
         let end = self.received.saturating_add(fresh.len() as u64);
@@ -55,7 +55,9 @@ impl ReceiveBuffer {
                 limit: self.limit(),
             });
         }
-        self.ring.extend(fresh);
+        if !self.abandoned {
+            self.ring.extend(fresh);
+        }
         self.received = end;
         Ok(())
     }
@@ -92,10 +94,15 @@ impl ReceiveBuffer {
         }
     }
 
-    /// Nobody takes what comes; drop it.
+    /// Nobody takes what comes: it is dropped, and counted as received but never as delivered. The peer may go on
+    /// sending, since the end that it has to say may stand behind more than a window of bytes.
     pub(super) fn abandon(&mut self) {
         self.abandoned = true;
         self.ring.discard(self.ring.len());
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned
     }
 
     /// Bytes for the pipe; empty when there are none now.

@@ -69,9 +69,12 @@ impl ReplayBuffer {
     /// Nobody will take what is left.
     pub(super) fn abandon(&mut self) {
         self.ring.discard(self.ring.len());
-        self.end.get_or_insert(End::Fin);
+        let end = self.end.get_or_insert(End::Fin);
+        // Where both close at once each drops what the other says, so that neither would get its acknowledgement:
+        // the other's CLOSE has to stand for it.
+        let still_to_say = matches!(end, End::Close(..)) && self.next <= self.written;
         self.acked = self.end_position();
-        self.next = self.acked;
+        self.next = if still_to_say { self.written } else { self.acked };
         self.sent = self.acked;
     }
 
@@ -84,7 +87,7 @@ impl ReplayBuffer {
             let bytes = acked.min(self.written).since(self.acked).unwrap_or(0);
             self.ring.discard(bytes as usize);
             self.acked = acked;
-            self.next = self.next.max(acked);
+            self.next = self.next.max(self.unless_close(acked));
         }
         Ok(())
     }
@@ -103,7 +106,9 @@ impl ReplayBuffer {
             });
         }
         self.next = self.acked.max(peer_received);
-        Ok(self.sent.since(self.next).unwrap_or(0))
+        let replayed = self.sent.since(self.next).unwrap_or(0);
+        self.next = self.unless_close(self.next);
+        Ok(replayed)
     }
 
     /// Next position to send.
@@ -169,6 +174,14 @@ impl ReplayBuffer {
 
     pub(super) fn space(&self) -> usize {
         self.ring.space()
+    }
+
+    /// `next`, or the place of a CLOSE before it: what the peer has of that position may be a FIN that went before.
+    fn unless_close(&self, next: Offset) -> Offset {
+        match self.end {
+            Some(End::Close(..)) => next.min(self.written),
+            Some(End::Fin) | None => next,
+        }
     }
 
     fn end_position(&self) -> Offset {
