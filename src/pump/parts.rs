@@ -75,6 +75,8 @@ pub struct PumpParts<R, W> {
     pub vigil: Option<Vigil>,
     /// Longest time without a carrier.
     pub patience: Duration,
+    /// The same while no frame has come from the peer: it may have died before it learned that the session exists.
+    pub unconfirmed_patience: Duration,
     /// Memory shared with other sessions.
     pub budget: Arc<Budget>,
 }

@@ -157,6 +157,11 @@ impl Session {
         self.outgoing.is_outstanding()
     }
 
+    /// Whether the pipe has ended, its last bytes delivered or not.
+    pub fn is_input_ended(&self) -> bool {
+        self.outgoing.is_ended()
+    }
+
     /// Whether the peer was told everything from the pipe, its end included, and acknowledged it.
     pub fn is_input_done(&self) -> bool {
         self.outgoing.is_done()
