@@ -105,6 +105,11 @@ impl Carriers {
         flushed
     }
 
+    /// Closes all at once.
+    pub(super) fn close(self, reason: CloseReason) {
+        self.attached.iter().for_each(|attached| attached.carrier.close(reason));
+    }
+
     /// Gives the last words of the lead a chance, and closes all.
     pub(super) async fn finish(mut self, reason: CloseReason) {
         let lead = self.attached.pop().filter(|_| self.has_lead);

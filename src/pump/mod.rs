@@ -113,7 +113,11 @@ where
         };
         // The pipe learns of the end before the peer has confirmed it.
         drop((self.input.take(), self.output.take()));
-        self.carriers.finish(reason).await;
+        if self.session.owes_last_words() {
+            self.carriers.finish(reason).await;
+        } else {
+            self.carriers.close(reason);
+        }
         outcome
     }
 

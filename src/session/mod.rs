@@ -177,6 +177,11 @@ impl Session {
         self.outgoing.is_done() && self.incoming.is_done() && !(self.attached && self.has_frames())
     }
 
+    /// Whether the peer still waits for our last acknowledgement. Not after a `CLOSE` of ours that it acknowledged.
+    pub fn owes_last_words(&self) -> bool {
+        !(self.outgoing.is_closed() && self.outgoing.is_done())
+    }
+
     /// Why the peer closed the session, once it did.
     pub fn peer_close(&self) -> Option<(CloseCode, &str)> {
         self.peer_close
