@@ -1,5 +1,6 @@
 //! `bowline serve`: its settings, and the two processes it consists of.
 
+mod answers;
 mod keys;
 mod prepare;
 

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use super::answers::{Answers, check_key_file};
 use super::keys::{self, host_keys, secret, statements};
 use super::{Authorizer, ServeSettings};
 use crate::carrier::quic::bind;
 use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::{ListenAddress, Target};
 use crate::identity::raw_key::TlsKey;
-use crate::server::keeper::{Answer, CompanionPlan, Difference, Request, Response, WorkerPlan, choose_worker_user};
-use crate::server::sshd_config::{Connection, Settings, SshdConfig};
+use crate::server::keeper::{Answer, CompanionPlan, WorkerPlan, choose_worker_user};
+use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::server::worker::{AuthoritySetup, WorkerSetup};
 
 /// How long a worker may take to say goodbye to its clients.
@@ -33,6 +34,10 @@ pub(super) struct Prepared {
 pub(super) fn prepare(settings: &ServeSettings, worker_arguments: Vec<OsString>) -> Result<Prepared, Failure> {
     let user = choose_worker_user(settings.worker_user.as_deref());
     let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    let key_file = match &settings.auth {
+        Authorizer::File(path) => Some(check_key_file(path)?),
+        Authorizer::Sshd | Authorizer::None => None,
+    };
     keys::make_folder(&settings.folders.state)?;
     let sshd = SshdConfig {
         binary: settings
@@ -59,7 +64,7 @@ pub(super) fn prepare(settings: &ServeSettings, worker_arguments: Vec<OsString>)
     };
     Ok(Prepared {
         plan,
-        answer: Box::new(move |request| answer(&sshd, request)),
+        answer: Answers { sshd, key_file }.into_answer(),
     })
 }
 
@@ -198,47 +203,6 @@ fn bind_all(port: u16) -> Result<Vec<UdpSocket>, Failure> {
             debug!(%error, "no IPv6");
             Ok(vec![v4])
         }
-    }
-}
-
-/// Answers the worker: only what `sshd -T` says of two addresses.
-fn answer(sshd: &SshdConfig, request: Request) -> Response {
-    let Request::LoopbackMatch {
-        user,
-        real_address,
-        local_address,
-        local_port,
-    } = request;
-    let local = SocketAddr::new(local_address, local_port);
-    let real = Connection {
-        user: &user,
-        address: real_address,
-        local,
-    };
-    let loopback = Connection {
-        user: &user,
-        address: local_address,
-        local,
-    };
-    let comparison = match sshd.compare(real, loopback) {
-        Ok(comparison) => comparison,
-        Err(error) => {
-            warn!(%error, "sshd -T gives no answer");
-            return Response::Unavailable;
-        }
-    };
-    let line = comparison
-        .lines
-        .first()
-        .map(|line| format!("{} ({}:{})", line.text, line.path.display(), line.line));
-    let differences = comparison.differences.into_iter().map(|difference| Difference {
-        keyword: difference.keyword,
-        real: difference.real.join(" "),
-        loopback: difference.loopback.join(" "),
-        match_line: line.clone(),
-    });
-    Response::LoopbackMatch {
-        differences: differences.collect(),
     }
 }
 
