@@ -69,8 +69,8 @@ pub trait Credentials: Send + Sync {
     /// there are no more rounds. May ask the user.
     fn sign<'a>(&'a self, round: usize, message: &'a [u8]) -> Boxed<'a, Option<Vec<Authorization>>>;
 
-    /// The server half accepted what was signed in this round.
-    fn handle_accepted(&self, round: usize, authorizations: &[Authorization]);
+    /// The server half accepted this key, SSH wire form.
+    fn handle_accepted(&self, key: &[u8]);
 
     /// What was tried and how it went, one line each, for the message that says that none was accepted.
     fn describe(&self) -> Vec<String>;

@@ -65,6 +65,8 @@ pub enum Reason {
     Principals,
     /// The certificate has a critical option that we do not know.
     CriticalOption,
+    /// The line restricts what its login may do (`command=`, `no-pty` ..), which whoever asks cannot enforce.
+    Restricted,
 }
 
 /// Something in the file that its owner should look at. The rest of it holds.
@@ -154,6 +156,41 @@ impl AuthorizedKeys {
     ) -> Result<Verdict, AuthorizedKeysError> {
         self.look_again()?;
         Ok(self.verdict(key, user, address, now))
+    }
+
+    /// As [`permits`](Self::permits), for a login that is then free to do everything: a key whose line restricts that
+    /// is refused.
+    ///
+    /// # Errors
+    /// As [`permits`](Self::permits).
+    pub fn permits_everything(
+        &self,
+        key: &ProvenKey,
+        user: &str,
+        address: IpAddr,
+        now: SystemTime,
+    ) -> Result<Verdict, AuthorizedKeysError> {
+        self.look_again()?;
+        let asked = Asked {
+            key,
+            user,
+            address,
+            now,
+        };
+        let loaded = self.loaded();
+        let verdict = asked.verdict(&loaded.entries);
+        let restricted = |line: usize| {
+            let entry = loaded.entries.iter().find(|(number, _)| *number == line);
+            entry.is_some_and(|(_, entry)| entry.conditions.restricts)
+        };
+        Ok(match verdict {
+            // sshd takes this line too, and none after it.
+            Verdict::Accepted { line } if restricted(line) => Verdict::Refused {
+                line,
+                reason: Reason::Restricted,
+            },
+            verdict => verdict,
+        })
     }
 
     /// Reads `file`, which is the file as it was opened just now, unless it was read in this state already. Whether it

@@ -261,3 +261,25 @@ fn a_file_opened_by_somebody_else_is_read_only_when_it_has_changed() {
     assert!(matches!(keys.refresh(folder), Err(AuthorizedKeysError::Read { .. })));
     assert_eq!(verdict(&second), Verdict::Unknown);
 }
+
+#[test]
+fn a_line_with_restrictions_gives_no_login_that_is_free_to_do_everything() {
+    let fixture = Fixture::new();
+    let (key, other) = (fixture.key("key"), fixture.key("other"));
+    fixture.write(
+        "from=\"10.0.0.0/8\" {key}\ncommand=\"true\" {key}\n{key}\nno-x11-forwarding {other}\n",
+        &["key", "other"],
+    );
+    let keys = fixture.load();
+    let verdict = |key: &ProvenKey, address: &str| {
+        keys.permits_everything(key, "me", address.parse().unwrap(), now())
+            .unwrap()
+    };
+    let refused = Verdict::Refused {
+        line: 2,
+        reason: Reason::Restricted,
+    };
+    assert_eq!(verdict(&key, "10.0.0.1"), Verdict::Accepted { line: 1 });
+    assert_eq!(verdict(&key, "192.0.2.1"), refused);
+    assert_eq!(verdict(&other, "192.0.2.1"), Verdict::Accepted { line: 4 });
+}

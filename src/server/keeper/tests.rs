@@ -504,7 +504,11 @@ fn plan_that_cannot_be_handed_over_is_refused() {
         companion: None,
         grace: Duration::ZERO,
     };
-    let start = |plan| Keeper::start(plan, Box::new(|_| Response::Unavailable)).err().unwrap();
+    let start = |plan| {
+        Keeper::start(plan, Box::new(|_| Response::Unavailable.into()))
+            .err()
+            .unwrap()
+    };
     assert!(matches!(
         start(plan(MOST_LISTENERS + 1, 0)),
         KeeperError::TooManyListeners { given: 65 }
