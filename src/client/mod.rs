@@ -209,6 +209,7 @@ impl OpenSession {
             orders: self.orders,
             facts: self.control.facts,
             vigil: Some(Vigil::new(need, hints, clock::now())),
+            unconfirmed_patience: Duration::MAX,
             patience: self.config.patience.map_or(self.ttl, |patience| patience.min(self.ttl)),
             budget: Budget::new(usize::MAX),
         });

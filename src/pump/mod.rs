@@ -39,6 +39,8 @@ const ROUNDS: usize = 32;
 const FRAMES: usize = 64;
 /// How far the lead's outbox is filled in one go: a full frame and its header.
 const FILL: usize = crate::wire::MAX_DATA + 64;
+/// Nobody waits longer, whatever a peer or a user says.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// When to ask again for memory that was refused.
 const BUDGET_RETRY: Duration = Duration::from_millis(50);
 
@@ -53,6 +55,8 @@ pub struct Pump<R, W> {
     facts: Arc<Facts>,
     vigil: Option<Vigil>,
     patience: Duration,
+    unconfirmed_patience: Duration,
+    confirmed: bool,
     share: Share,
     carriers: Carriers,
     ending: Ending,
@@ -79,7 +83,10 @@ where
             orders: parts.orders,
             facts: parts.facts,
             vigil: parts.vigil,
-            patience: parts.patience,
+            // Far enough for any session, near enough to be added to any instant.
+            patience: parts.patience.min(FOREVER),
+            unconfirmed_patience: parts.unconfirmed_patience,
+            confirmed: false,
             share: Share::new(parts.budget),
             carriers: Carriers::default(),
             ending: Ending::default(),
@@ -106,8 +113,16 @@ where
         };
         // The pipe learns of the end before the peer has confirmed it.
         drop((self.input.take(), self.output.take()));
-        self.carriers.finish(reason).await;
-        outcome
+        if !self.session.owes_last_words() {
+            self.carriers.close(reason);
+            return outcome;
+        }
+        let told = self.carriers.finish(reason).await;
+        match outcome {
+            // The peer may go on waiting for our last acknowledgement.
+            Outcome::Finished if !told => Outcome::Unfinished,
+            outcome => outcome,
+        }
     }
 
     fn say_close(&mut self, code: CloseCode, message: &str) {
@@ -146,8 +161,8 @@ where
         moved |= self.take_frames(cx, now)?;
         moved |= self.write_output(cx, now);
         moved |= self.read_input(cx);
-        moved |= self.feed_lead(cx, now);
         self.keep_watch(cx, now);
+        moved |= self.feed_lead(cx, now);
         self.check_end(now)?;
         self.facts.update(&self.session);
         Ok(moved)
@@ -192,10 +207,13 @@ where
                     vigil.handle_attached(now);
                 }
             }
-            None => debug!(epoch = %arrival.epoch, "carrier arrived after a later one"),
+            None => {
+                debug!(epoch = %arrival.epoch, "carrier arrived after a later one");
+                arrival.carrier.close(CloseReason::Replaced);
+                return Ok(true);
+            }
         }
-        self.carriers
-            .add(arrival.carrier, arrival.epoch, replayed.is_some(), now);
+        self.carriers.add(arrival.carrier, arrival.epoch, now);
         Ok(true)
     }
 
@@ -207,6 +225,7 @@ where
                 Poll::Ready(carriers::News::LeadLost) => self.handle_lead_lost(now),
                 Poll::Ready(carriers::News::OtherLost) => {}
                 Poll::Ready(carriers::News::Frame { frame, from_lead }) => {
+                    self.confirmed = true;
                     if let Some(vigil) = self.vigil.as_mut().filter(|_| from_lead) {
                         vigil.handle_frame(&frame, now);
                     }
@@ -345,15 +364,24 @@ where
         if self.ending.is_linger_over(now) {
             return Err(Outcome::Unfinished);
         }
-        if self.carriers.lead().is_none() && now.saturating_duration_since(self.alone_since) >= self.patience {
+        if self.carriers.lead().is_none() && now.saturating_duration_since(self.alone_since) >= self.patience() {
             return Err(Outcome::Expired);
         }
         Ok(())
     }
 
+    fn patience(&self) -> Duration {
+        if self.confirmed {
+            self.patience
+        } else {
+            self.patience.min(self.unconfirmed_patience)
+        }
+    }
+
     fn next_timeout(&mut self) -> Option<Instant> {
+        let expires = self.alone_since + self.patience();
         let lead = self.carriers.lead();
-        let expiry = lead.is_none().then(|| self.alone_since + self.patience);
+        let expiry = lead.is_none().then_some(expires);
         let acks = lead.is_some().then(|| self.session.poll_timeout()).flatten();
         let watch = self
             .vigil

@@ -43,7 +43,7 @@ pub enum Outcome {
     Finished,
     /// The peer closed the session; everything it had said before was delivered.
     ClosedByPeer(CloseCode, String),
-    /// The pipe's owner left, and the peer may not have its last words.
+    /// The pipe's owner left, or everything was delivered, and the peer may not have our last words.
     Unfinished,
     /// Ended by [`Order::End`].
     Ended(String),
@@ -75,6 +75,8 @@ pub struct PumpParts<R, W> {
     pub vigil: Option<Vigil>,
     /// Longest time without a carrier.
     pub patience: Duration,
+    /// The same while no frame has come from the peer: it may have died before it learned that the session exists.
+    pub unconfirmed_patience: Duration,
     /// Memory shared with other sessions.
     pub budget: Arc<Budget>,
 }

@@ -245,49 +245,39 @@ impl Registry {
             .cloned()
     }
 
-    /// Counts, and ends the oldest detached session of the account where that makes room.
+    /// Counts, and ends a detached session where that makes room.
     fn make_room(&self, known: &Known, account: &Account) -> Result<(), Refusal> {
-        if known.sessions.len() >= self.limits.sessions {
-            warn!(event = "refused", limit = self.limits.sessions, "too many sessions");
-            return Err(refusal(
-                RefusalCode::Busy,
-                format!("{} sessions are open, no more are allowed", known.sessions.len()),
-            ));
+        let running = || known.sessions.values().filter(|entry| !entry.facts.is_ended());
+        if running().count() >= self.limits.sessions {
+            // Only those that sshd has left already: what they still hold is a few last bytes.
+            let left = oldest_detached(running().filter(|entry| entry.facts.is_input_ended()));
+            let Some(entry) = left else {
+                warn!(event = "refused", limit = self.limits.sessions, "too many sessions");
+                let message = format!("{} sessions are open, no more are allowed", self.limits.sessions);
+                return Err(refusal(RefusalCode::Busy, message));
+            };
+            entry.end("the server half was full, and sshd had ended this session already");
         }
-        let own = || {
-            known
-                .sessions
-                .values()
-                .filter(|entry| entry.account == *account && !entry.facts.is_ended())
-        };
+        let own = || running().filter(|entry| entry.account == *account);
         if own().count() < self.limits.sessions_per_key {
             return Ok(());
         }
-        let detached = own().filter_map(|entry| Some((entry.facts.snapshot().detached_for?, entry)));
-        match detached.max_by_key(|(detached_for, _)| *detached_for) {
-            Some((detached_for, entry)) => {
-                info!(
-                    key = account.0,
-                    detached_s = detached_for.as_secs(),
-                    "key at its limit: the oldest detached session ends"
-                );
-                entry.end("the key has too many sessions, and this one was detached longest");
-                Ok(())
-            }
-            None => {
-                warn!(
-                    event = "refused",
-                    key = account.0,
-                    limit = self.limits.sessions_per_key,
-                    "too many sessions of one key"
-                );
-                let limit = self.limits.sessions_per_key;
-                Err(refusal(
-                    RefusalCode::Busy,
-                    format!("this key has {limit} sessions in use, no more are allowed"),
-                ))
-            }
-        }
+        let Some(entry) = oldest_detached(own()) else {
+            let limit = self.limits.sessions_per_key;
+            warn!(
+                event = "refused",
+                key = account.0,
+                limit,
+                "too many sessions of one key"
+            );
+            return Err(refusal(
+                RefusalCode::Busy,
+                format!("this key has {limit} sessions in use, no more are allowed"),
+            ));
+        };
+        info!(key = account.0, "key at its limit: its oldest detached session ends");
+        entry.end("the key has too many sessions, and this one was detached longest");
+        Ok(())
     }
 
     fn prepare(
@@ -352,6 +342,13 @@ impl Entry {
         // A full channel holds an order to end already.
         let _ = self.orders.try_send(Order::End(why.to_owned()));
     }
+}
+
+fn oldest_detached<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<&'a Arc<Entry>> {
+    let detached = entries.filter_map(|entry| Some((entry.facts.snapshot().detached_for?, entry)));
+    detached
+        .max_by_key(|(detached_for, _)| *detached_for)
+        .map(|(_, entry)| entry)
 }
 
 fn gone() -> Refusal {

@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
+/// As long as sshd waits for a login by default (LoginGraceTime).
+const UNCONFIRMED: Duration = Duration::from_secs(120);
+
 /// Everything one session's task owns.
 pub(super) struct SessionTask {
     pub(super) registry: Weak<Registry>,
@@ -59,6 +62,7 @@ impl SessionTask {
             facts: self.facts,
             vigil: None,
             patience: registry.limits.ttl,
+            unconfirmed_patience: UNCONFIRMED,
             budget: Arc::clone(&registry.budget),
         });
         let outcome = pump.run().await;
