@@ -167,12 +167,20 @@ impl Link {
         }
     }
 
-    /// Ends this direction and waits until the peer has all of it, or closed.
+    /// Ends this direction and waits until the peer has all of it.
+    ///
+    /// The close of a connection overtakes what its stream still holds, so only one side may close first: the one
+    /// that dialed. The other waits for it.
     pub(super) async fn finish(&mut self) {
         match self {
             Link::Quic(quic) => {
-                if quic.send.finish().is_ok() {
+                if quic.send.finish().is_err() {
+                    return;
+                }
+                if quic.connection.side().is_client() {
                     let _ = quic.send.stopped().await;
+                } else {
+                    quic.connection.closed().await;
                 }
             }
             Link::Stream(stream) => {

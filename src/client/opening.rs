@@ -236,7 +236,9 @@ impl Opening {
             }
             match self.ask(carrier, signed.clone()).await? {
                 Ok(accepted) => {
-                    credentials.handle_accepted(round, &signed);
+                    if let Some(key) = accepted.key.and_then(|index| signed.get(usize::from(index))) {
+                        credentials.handle_accepted(&key.key);
+                    }
                     return Ok(accepted);
                 }
                 Err(refusal) => last = Some(refusal),

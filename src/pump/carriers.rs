@@ -35,7 +35,8 @@ pub(super) enum Flushed {
 }
 
 impl Carriers {
-    pub(super) fn add(&mut self, carrier: Carrier, epoch: Epoch, leads: bool, now: Instant) {
+    /// A carrier with an epoch above all before it leads from now on.
+    pub(super) fn add(&mut self, carrier: Carrier, epoch: Epoch, now: Instant) {
         let attached = Attached {
             carrier,
             epoch,
@@ -44,9 +45,8 @@ impl Carriers {
             cut_at: crate::fault::carrier_lifetime().map(|lifetime| now + lifetime),
         };
         let _ = now;
-        let place = self.attached.partition_point(|other| other.epoch < epoch);
-        self.has_lead |= leads;
-        self.attached.insert(place, attached);
+        self.has_lead = true;
+        self.attached.push(attached);
     }
 
     pub(super) fn lead(&mut self) -> Option<&mut Carrier> {
@@ -103,6 +103,11 @@ impl Carriers {
             }
         }
         flushed
+    }
+
+    /// Closes all at once.
+    pub(super) fn close(self, reason: CloseReason) {
+        self.attached.iter().for_each(|attached| attached.carrier.close(reason));
     }
 
     /// Gives the last words of the lead a chance, and closes all.

@@ -153,6 +153,10 @@ impl ReplayBuffer {
         self.end.is_some() && self.acked == self.end_position()
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.end, Some(End::Close(..)))
+    }
+
     pub(super) fn is_ended(&self) -> bool {
         self.end.is_some()
     }

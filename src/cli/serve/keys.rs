@@ -1,8 +1,8 @@
 //! The keys of a server half: those it proves, and those it makes for itself.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use russh::keys::ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
@@ -16,12 +16,6 @@ use crate::server::sshd_config::Settings;
 
 /// Key and signature, as they go over the wire.
 type Statements = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// The state folder, for its owner only.
-pub(in crate::cli) fn make_folder(path: &Path) -> Result<(), Failure> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| report::cannot_use_file(path, &error))
-}
 
 /// The keys named, else those that sshd uses, else one of bowline's own.
 pub(super) fn host_keys(settings: &ServeSettings, sshd: Option<&Settings>) -> Result<Vec<HostKey>, Failure> {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::keys::{self, host_keys, secret, statements};
+use super::keys::{host_keys, secret, statements};
 use super::{Authorizer, ServeSettings};
 use crate::carrier::quic::bind;
+use crate::cli::places;
 use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::{ListenAddress, Target};
 use crate::identity::raw_key::TlsKey;
@@ -33,7 +34,8 @@ pub(super) struct Prepared {
 pub(super) fn prepare(settings: &ServeSettings, worker_arguments: Vec<OsString>) -> Result<Prepared, Failure> {
     let user = choose_worker_user(settings.worker_user.as_deref());
     let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
-    keys::make_folder(&settings.folders.state)?;
+    let state = &settings.folders.state;
+    places::make_folder(state).map_err(|error| report::cannot_use_file(state, &error))?;
     let sshd = SshdConfig {
         binary: settings
             .sshd_binary
