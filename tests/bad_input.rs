@@ -137,7 +137,10 @@ fn nothing_listening_is_told_with_the_address_and_port_in_time() {
 
 #[test]
 fn a_sshd_that_is_down_is_told_with_its_address() {
-    let mut rig = Rig::bowline();
+    // sshd may be about to come up: until its timeout the open asks again.
+    let mut rig = Rig::with(ServeOptions::here(), |setup| {
+        setup.proxy_arguments(&["--connect-timeout", "3s"])
+    });
     rig.sshd.stop_listening();
     told(
         &proxy(&rig.ssh),
