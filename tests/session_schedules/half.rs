@@ -155,7 +155,10 @@ impl Half {
     // Carriers.
 
     pub fn attach(&mut self, arrival: &Arrival) {
-        eprintln!("{} attach {} line {} received {}", self.me, arrival.epoch, arrival.carrier, arrival.received);
+        eprintln!(
+            "{} attach {} line {} received {}",
+            self.me, arrival.epoch, arrival.carrier, arrival.received
+        );
         let reached = self.session.lead_position();
         let attached = self.session.attach(arrival.epoch, arrival.received, arrival.window);
         let leads = attached.expect("the peer is honest").is_some();
@@ -197,7 +200,7 @@ impl Half {
     fn fall_back(&mut self) {
         if let Some(older) = self.attached.last().filter(|_| self.me == SERVER) {
             eprintln!("fall back to {} reached {}", older.epoch, older.reached);
- let fallen_back = self.session.fall_back(older.epoch, older.reached);
+            let fallen_back = self.session.fall_back(older.epoch, older.reached);
             fallen_back.expect("the peer is honest");
             self.has_lead = true;
         }
@@ -207,7 +210,15 @@ impl Half {
     pub fn transmit(&mut self, outbox: &mut BytesMut, now: Instant) -> bool {
         let before = self.session.lead_position();
         self.session.transmit(outbox, FILL, now);
-        if !outbox.is_empty() {eprintln!("{} transmit on {:?} {}..{}", self.me, self.lead(), before, self.session.lead_position());}
+        if !outbox.is_empty() {
+            eprintln!(
+                "{} transmit on {:?} {}..{}",
+                self.me,
+                self.lead(),
+                before,
+                self.session.lead_position()
+            );
+        }
         self.check_ack(outbox);
         !outbox.is_empty()
     }
@@ -219,7 +230,12 @@ impl Half {
         } else {
             self.echoes[self.delivered % ECHOES] = frame.clone();
         }
-        eprintln!("{} handle from {} {}", self.me, from, &format!("{frame:?}")[..40.min(format!("{frame:?}").len())]);
+        eprintln!(
+            "{} handle from {} {}",
+            self.me,
+            from,
+            &format!("{frame:?}")[..40.min(format!("{frame:?}").len())]
+        );
         self.session.handle_frame(frame).expect("the peer is honest");
         self.check_memory();
         let is_lead = self.lead() == Some(from);

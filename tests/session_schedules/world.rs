@@ -300,6 +300,7 @@ impl World {
                 message: String::new(),
             }),
             None => Answer::Accepted(Accepted {
+                key: None,
                 received,
                 window,
                 ttl: 9,
