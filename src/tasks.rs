@@ -40,11 +40,6 @@ impl Tasks {
         }
     }
 
-    /// A group of its own, asked to stop along with this one. Its owner has to shut it down itself.
-    pub(crate) fn child(&self) -> Self {
-        Self::under(&self.stop)
-    }
-
     /// Cancelled when the tasks should end in order. Cancelling it asks them all to.
     pub(crate) fn token(&self) -> CancellationToken {
         self.stop.clone()
@@ -163,8 +158,8 @@ mod tests {
     #[tokio::test]
     async fn child_group_is_asked_to_stop_with_its_parent_but_not_the_reverse() {
         let parent = Tasks::new();
-        let first = parent.child();
-        let second = parent.child();
+        let first = Tasks::under(&parent.token());
+        let second = Tasks::under(&parent.token());
         first.token().cancel();
         assert!(!parent.token().is_cancelled() && !second.token().is_cancelled());
         parent.shutdown(LONG).await;

@@ -202,6 +202,7 @@ fn the_ticker_sees_every_line_and_every_silence() {
 fn raw_peers_understand_each_other() {
     let sshd = TestSshd::start();
     let accepted = Answer::Accepted(Accepted {
+        key: None,
         received: Offset::ZERO,
         window: 9,
         ttl: 60,

@@ -167,17 +167,26 @@ impl Link {
         }
     }
 
-    /// Ends this direction and waits until the peer has all of it, or closed.
-    pub(super) async fn finish(&mut self) {
+    /// Ends this direction and waits until the peer has all of it.
+    ///
+    /// The close of a connection overtakes what its stream still holds, so only one side may close first: the one
+    /// that dialed. The other waits for it.
+    pub(super) async fn finish(&mut self) -> bool {
         match self {
             Link::Quic(quic) => {
-                if quic.send.finish().is_ok() {
-                    let _ = quic.send.stopped().await;
+                if quic.send.finish().is_err() {
+                    return false;
+                }
+                if quic.connection.side().is_client() {
+                    quic.send.stopped().await.is_ok()
+                } else {
+                    matches!(
+                        quic.connection.closed().await,
+                        quinn::ConnectionError::ApplicationClosed(_)
+                    )
                 }
             }
-            Link::Stream(stream) => {
-                let _ = stream.write.shutdown().await;
-            }
+            Link::Stream(stream) => stream.write.shutdown().await.is_ok(),
         }
     }
 

@@ -126,7 +126,7 @@ pub(super) struct ReachArgs {
     /// Read host keys from this file, not from ssh's own
     #[arg(long, value_name = "FILE", env = "BOWLINE_KNOWN_HOSTS")]
     pub(super) known_hosts: Option<PathBuf>,
-    /// UDP port of the server half [default: ssh's port, then 443]
+    /// UDP port of the server half [default: ssh's port]
     #[arg(long, value_name = "UDP", env = "BOWLINE_PORT", value_parser = parse::<Port>)]
     pub(super) port: Option<Port>,
     /// Dial by auto or quic [default: auto]
@@ -295,6 +295,9 @@ pub(super) struct SshdArgs {
     /// Keys that may log in [default: ~/.ssh/authorized_keys]
     #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
     pub(super) authorized_keys: Option<PathBuf>,
+    /// Serve on the listening TCP socket that is standard input, and print nothing: as the target of `serve`
+    #[arg(long, hide = true)]
+    pub(super) inherit_listener: bool,
 }
 
 /// `bowline demo`.

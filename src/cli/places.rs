@@ -1,8 +1,11 @@
 //! Where bowline keeps things: configuration, state and runtime folders of this platform.
 //!
-//! Only names them: whoever writes there creates the folder, readable by its owner alone.
+//! Only names them: whoever writes there creates the folder ([`make_folder`]), readable by its owner alone.
 
-use std::path::PathBuf;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use directories::{BaseDirs, ProjectDirs};
 
@@ -15,6 +18,14 @@ pub(crate) struct Folders {
     /// What does not: sockets and locks. Default `$XDG_RUNTIME_DIR/bowline`, for `serve` as root `/run/bowline`;
     /// where the system gives none, `run` in the state folder.
     pub(crate) runtime: PathBuf,
+}
+
+/// Makes a folder and those above it, for its owner only.
+///
+/// # Errors
+/// As `mkdir(2)`; a folder that is there already is none.
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Whose folders.

@@ -15,7 +15,6 @@ use crate::client::{
 };
 use crate::identity::known_hosts::Pin;
 use crate::identity::ssh_config::{AddressFamily, SshConfig, SshQuery};
-use crate::identity::user_keys::{UserKeys, recall_winner};
 use crate::pump::Outcome;
 use crate::session::SessionConfig;
 use crate::wire::SessionId;
@@ -24,7 +23,7 @@ use super::args::ProxyArgs;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
-use super::values::{Destination, Fallback, Transport};
+use super::values::{Destination, Fallback};
 
 /// What `bowline proxy` works by.
 #[derive(Debug, Clone)]
@@ -43,10 +42,8 @@ pub(crate) struct ProxySettings {
     pub(crate) pins: Vec<Fingerprint>,
     /// Read instead of ssh's known_hosts files. Default: those.
     pub(crate) known_hosts: Option<PathBuf>,
-    /// UDP port of the server half. Default: ssh's port number, then 443.
+    /// UDP port of the server half. Default: ssh's port number.
     pub(crate) port: Option<u16>,
-    /// What to dial by. Default: auto.
-    pub(crate) transport: Transport,
     /// What to do when no path leads to the server half. Default: nothing, fail.
     pub(crate) fallback: Fallback,
     /// Bounds the open. Default: ssh's ConnectTimeout less half a second, else 10 s.
@@ -76,7 +73,6 @@ impl ProxySettings {
             pins: list(reach.pin, &table.pin),
             known_hosts: reach.known_hosts.or(one(&table.known_hosts)),
             port: reach.port.or(one(&table.port)).map(|port| port.0),
-            transport: reach.transport.or(one(&table.transport)).unwrap_or(Transport::Auto),
             fallback: reach.fallback.or(one(&table.fallback)).unwrap_or(Fallback::None),
             connect_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
             patience: reach.patience.or(one(&table.patience)),
@@ -92,13 +88,23 @@ impl ProxySettings {
 /// The session could not be opened, or was lost.
 pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     let ssh = resolve(&settings).await?;
+    // Only memories are kept there: a session does without them.
+    let _ = super::places::make_folder(&settings.folders.state);
     let config = client_config(&settings, &ssh).await?;
     let connect_timeout = config.connect_timeout;
-    let signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
-    match client::open(config).await {
+    let mut signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
+    let opened = tokio::select! {
+        opened = client::open(config) => opened,
+        // ssh has given up, and waits for us to end.
+        () = signals.recv() => return Ok(()),
+    };
+    match opened {
         Ok(session) => carry(session, &settings, signals).await,
         Err(error) if settings.fallback == Fallback::Tcp && is_no_path(&error) => {
-            fall_back(&ssh, connect_timeout, &error).await
+            tokio::select! {
+                ended = fall_back(&ssh, connect_timeout, &error) => ended,
+                () = signals.recv() => Ok(()),
+            }
         }
         Err(error) => Err(report::cannot_open(&settings.destination.host, error)),
     }
@@ -118,10 +124,8 @@ async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
 async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<ClientConfig, Failure> {
     let state = &settings.folders.state;
     let host = &settings.destination.host;
-    let winner = recall_winner(state, host, &ssh.user);
-    let keys = UserKeys::gather(ssh, &settings.identities, winner.as_ref()).await;
     let notice: Notice = Box::new(report::notice);
-    let credentials = SshCredentials::new(keys, state.clone(), host.clone(), ssh.user.clone(), notice);
+    let credentials = SshCredentials::gather(ssh, &settings.identities, host, state, notice).await;
     let trust = SshTrust {
         name: ssh.known_hosts_name(),
         own_known_hosts: state.join("known_hosts"),
@@ -131,6 +135,12 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
             .map_or_else(|| ssh.known_hosts_files(), |file| vec![file]),
         revoked: ssh.revoked_host_keys.clone(),
         pins: settings.pins.iter().copied().map(Pin::from).collect(),
+    };
+    let limit = settings.connect_timeout.unwrap_or_else(|| connect_timeout(ssh));
+    let limit = match settings.fallback {
+        Fallback::None => limit,
+        // Somebody waits, and there is another way.
+        Fallback::Tcp => limit.min(BEFORE_FALLBACK),
     };
     let mtu_cap = settings.mtu_cap.map_or_else(|| Ok(MtuCap::default()), MtuCap::new);
     Ok(ClientConfig {
@@ -147,11 +157,14 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
         trust: Arc::new(trust),
         credentials: Arc::new(credentials),
         session: SessionConfig::default(),
-        connect_timeout: settings.connect_timeout.unwrap_or_else(|| connect_timeout(ssh)),
+        connect_timeout: limit,
         patience: settings.patience,
         mtu_cap: mtu_cap.map_err(|error| Failure::from_error(Exit::Usage, &error))?,
     })
 }
+
+/// How long a server half is looked for before plain TCP is tried: a lost first packet, and its repeat, fit in.
+const BEFORE_FALLBACK: Duration = Duration::from_secs(3);
 
 /// ssh gives up at its ConnectTimeout without a word; half a second before, ours can still be read.
 fn connect_timeout(ssh: &SshConfig) -> Duration {

@@ -69,8 +69,8 @@ pub trait Credentials: Send + Sync {
     /// there are no more rounds. May ask the user.
     fn sign<'a>(&'a self, round: usize, message: &'a [u8]) -> Boxed<'a, Option<Vec<Authorization>>>;
 
-    /// The server half accepted what was signed in this round.
-    fn handle_accepted(&self, round: usize, authorizations: &[Authorization]);
+    /// The server half accepted this key, SSH wire form.
+    fn handle_accepted(&self, key: &[u8]);
 
     /// What was tried and how it went, one line each, for the message that says that none was accepted.
     fn describe(&self) -> Vec<String>;
@@ -209,6 +209,7 @@ impl OpenSession {
             orders: self.orders,
             facts: self.control.facts,
             vigil: Some(Vigil::new(need, hints, clock::now())),
+            unconfirmed_patience: Duration::MAX,
             patience: self.config.patience.map_or(self.ttl, |patience| patience.min(self.ttl)),
             budget: Budget::new(usize::MAX),
         });

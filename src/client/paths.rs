@@ -65,8 +65,8 @@ impl Paths {
         })
     }
 
-    /// Paths to addresses that were known before.
-    pub(super) fn known(addresses: Vec<SocketAddr>) -> Paths {
+    #[cfg(test)]
+    fn known(addresses: Vec<SocketAddr>) -> Paths {
         let place = Place {
             host: String::new(),
             port: 0,

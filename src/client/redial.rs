@@ -21,10 +21,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-/// Dials under way at once. At 150 ms between attempts eight cover a round trip of a second.
-const IN_FLIGHT: usize = 8;
+/// Dials under way at once. At 150 ms between attempts, two each, twelve cover a round trip of 900 ms.
+const IN_FLIGHT: usize = 12;
 /// Of these the oldest are left alone, so that even the slowest path gets one through.
-const PATIENT: usize = 3;
+const PATIENT: usize = 4;
 /// Longest that one dial, and one resume, may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// After this a resume without an answer no longer keeps others from being sent.
@@ -83,7 +83,8 @@ struct Outage<'a> {
     dials: VecDeque<AbortHandle>,
     ready: VecDeque<Dialed>,
     resuming_until: Option<Instant>,
-    dialer: Option<(QuicDialer, bool)>,
+    /// Sockets for IPv4 and for IPv6.
+    dialers: [Option<QuicDialer>; 2],
     attempts: usize,
 }
 
@@ -108,7 +109,7 @@ impl<'a> Outage<'a> {
             dials: VecDeque::new(),
             ready: VecDeque::new(),
             resuming_until: None,
-            dialer: None,
+            dialers: [None, None],
             attempts: 0,
         }
     }
@@ -153,13 +154,21 @@ impl<'a> Outage<'a> {
         }
     }
 
+    /// The address that worked last, and beside it one of the others in turn: a host that moved is found as well.
     fn dial(&mut self) {
         let addresses = self.redialer.paths.addresses();
-        let Some(address) = addresses.get(self.attempts % addresses.len().max(1)).copied() else {
+        let Some((best, others)) = addresses.split_first() else {
             return;
         };
-        let fresh = self.attempts.is_multiple_of(ATTEMPTS_PER_SOCKET * addresses.len());
+        let fresh = self.attempts.is_multiple_of(ATTEMPTS_PER_SOCKET);
+        self.dial_one(*best, fresh);
+        if let Some(other) = others.get(self.attempts.checked_rem(others.len()).unwrap_or(0)) {
+            self.dial_one(*other, fresh);
+        }
         self.attempts += 1;
+    }
+
+    fn dial_one(&mut self, address: SocketAddr, fresh: bool) {
         let Some(dialer) = self.dialer_for(address, fresh) else {
             return;
         };
@@ -182,17 +191,12 @@ impl<'a> Outage<'a> {
 
     /// A socket of the right family; a fresh one now and then.
     fn dialer_for(&mut self, address: SocketAddr, fresh: bool) -> Option<QuicDialer> {
-        if let Some((dialer, is_ipv6)) = &self.dialer
-            && !fresh
-            && *is_ipv6 == address.is_ipv6()
-        {
+        let slot = &mut self.dialers[usize::from(address.is_ipv6())];
+        if let Some(dialer) = slot.as_ref().filter(|_| !fresh) {
             return Some(dialer.clone());
         }
         match QuicDialer::new(address, self.redialer.mtu_cap) {
-            Ok(dialer) => {
-                self.dialer = Some((dialer.clone(), address.is_ipv6()));
-                Some(dialer)
-            }
+            Ok(dialer) => Some(slot.insert(dialer).clone()),
             Err(error) => {
                 debug!(%error, "no socket to dial from");
                 None

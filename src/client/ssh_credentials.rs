@@ -1,9 +1,11 @@
 //! The user's SSH keys as credentials, and the memory of which one won.
 
 use super::{Boxed, Credentials};
-use crate::identity::user_keys::{Round, SignedRound, UserKeys, remember_winner};
+use crate::identity::ssh_config::SshConfig;
+use crate::identity::user_keys::{Round, SignedRound, UserKeys, recall_winner, remember_winner};
 use crate::wire::Authorization;
-use std::path::PathBuf;
+use russh::keys::ssh_key::Fingerprint;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use tracing::debug;
 
@@ -17,20 +19,31 @@ pub struct SshCredentials {
     state_dir: PathBuf,
     host: String,
     user: String,
+    winner: Option<Fingerprint>,
     notice: Notice,
     tried: Mutex<Vec<SignedRound>>,
 }
 
 impl SshCredentials {
-    /// Credentials for `user` at `host`; the winner is remembered in `state_dir`. `notice` is told before a key is
-    /// used that needs the user.
-    pub fn new(keys: UserKeys, state_dir: PathBuf, host: String, user: String, notice: Notice) -> SshCredentials {
+    /// Finds the keys that ssh would offer to `host` as `config` says, those in `extra` files before them.
+    ///
+    /// Which one wins is remembered in `state_dir`. `notice` is told before a key is used that needs the user.
+    pub async fn gather(
+        config: &SshConfig,
+        extra: &[PathBuf],
+        host: &str,
+        state_dir: &Path,
+        notice: Notice,
+    ) -> SshCredentials {
+        let winner = recall_winner(state_dir, host, &config.user);
+        let keys = UserKeys::gather(config, extra, winner.as_ref()).await;
         SshCredentials {
             rounds: keys.rounds(),
             keys,
-            state_dir,
-            host,
-            user,
+            state_dir: state_dir.to_owned(),
+            host: host.to_owned(),
+            user: config.user.clone(),
+            winner,
             notice,
             tried: Mutex::default(),
         }
@@ -61,16 +74,19 @@ impl Credentials for SshCredentials {
         })
     }
 
-    fn handle_accepted(&self, round: usize, authorizations: &[Authorization]) {
-        // Which of several keys won only the server half knows; one alone is remembered.
+    fn handle_accepted(&self, key: &[u8]) {
         let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(signed) = tried.last().and_then(|signed| signed.authorizations.first()) else {
+        let signed = tried
+            .iter()
+            .flat_map(|round| &round.authorizations)
+            .find(|signed| signed.key == key);
+        let Some(fingerprint) = signed
+            .map(|signed| signed.fingerprint)
+            .filter(|won| self.winner != Some(*won))
+        else {
             return;
         };
-        if authorizations.len() == 1
-            && self.rounds.get(round) != Some(&Round::Winner)
-            && let Err(error) = remember_winner(&self.state_dir, &self.host, &self.user, &signed.fingerprint)
-        {
+        if let Err(error) = remember_winner(&self.state_dir, &self.host, &self.user, &fingerprint) {
             debug!(%error, "cannot remember which key was accepted");
         }
     }

@@ -38,20 +38,19 @@ pub(super) enum Flushed {
 }
 
 impl Carriers {
-    pub(super) fn add(&mut self, arrival: Arrival, leads: bool, now: Instant) {
-        let epoch = arrival.epoch;
+    /// A carrier with an epoch above all before it leads from now on.
+    pub(super) fn add(&mut self, arrival: Arrival, now: Instant) {
         let attached = Attached {
             carrier: arrival.carrier,
-            epoch,
+            epoch: arrival.epoch,
             delivered: false,
             reached: arrival.peer_received,
             #[cfg(debug_assertions)]
             cut_at: crate::fault::carrier_lifetime().map(|lifetime| now + lifetime),
         };
         let _ = now;
-        let place = self.attached.partition_point(|other| other.epoch < epoch);
-        self.has_lead |= leads;
-        self.attached.insert(place, attached);
+        self.has_lead = true;
+        self.attached.push(attached);
     }
 
     pub(super) fn lead(&mut self) -> Option<&mut Carrier> {
@@ -124,12 +123,18 @@ impl Carriers {
         flushed
     }
 
-    /// Gives the last words of the lead a chance, and closes all.
-    pub(super) async fn finish(mut self, reason: CloseReason) {
+    /// Closes all at once.
+    pub(super) fn close(self, reason: CloseReason) {
+        self.attached.iter().for_each(|attached| attached.carrier.close(reason));
+    }
+
+    /// Gives the last words of the lead a chance, and closes all. Whether the peer has them.
+    pub(super) async fn finish(mut self, reason: CloseReason) -> bool {
         let lead = self.attached.pop().filter(|_| self.has_lead);
         self.attached.iter().for_each(|other| other.carrier.close(reason));
-        if let Some(lead) = lead {
-            lead.carrier.finish(reason).await;
+        match lead {
+            Some(lead) => lead.carrier.finish(reason).await,
+            None => false,
         }
     }
 

@@ -17,6 +17,7 @@ pub struct Facts {
     window: AtomicU64,
     ended: AtomicBool,
     output_done: AtomicBool,
+    input_ended: AtomicBool,
     history: Mutex<History>,
 }
 
@@ -58,6 +59,7 @@ impl Facts {
             window: AtomicU64::new(window),
             ended: AtomicBool::new(false),
             output_done: AtomicBool::new(false),
+            input_ended: AtomicBool::new(false),
             history: Mutex::new(history),
         }
     }
@@ -81,6 +83,11 @@ impl Facts {
         self.output_done.load(Ordering::Acquire)
     }
 
+    /// Whether the pipe has said its last; what it said may still be on its way to the peer.
+    pub fn is_input_ended(&self) -> bool {
+        self.input_ended.load(Ordering::Acquire)
+    }
+
     /// What is known now.
     pub fn snapshot(&self) -> Snapshot {
         let history = self.history();
@@ -96,6 +103,7 @@ impl Facts {
         self.window.store(session.window(), Ordering::Release);
         self.received.store(session.received().get(), Ordering::Release);
         self.output_done.store(session.is_output_done(), Ordering::Release);
+        self.input_ended.store(session.is_input_ended(), Ordering::Release);
     }
 
     pub(super) fn handle_end(&self) {

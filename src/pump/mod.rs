@@ -8,16 +8,19 @@ mod budget;
 mod carriers;
 mod ending;
 mod facts;
+mod leading;
+mod parts;
 mod vigil;
 
 pub use budget::Budget;
 pub use facts::{Facts, Snapshot};
+pub use parts::{ARRIVALS, Arrival, ORDERS, Order, Outcome, PumpParts};
 pub use vigil::{Need, Vigil};
 
-use crate::carrier::{Carrier, CloseReason};
+use crate::carrier::CloseReason;
 use crate::clock::{self, Timer};
-use crate::session::{Session, SessionConfig, SessionError};
-use crate::wire::{CloseCode, Epoch, Frame, Offset};
+use crate::session::Session;
+use crate::wire::{CloseCode, Frame};
 use budget::Share;
 use carriers::Carriers;
 use ending::Ending;
@@ -29,12 +32,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
-
-/// Fresh carriers that may wait for the pump; a race brings forth two or three.
-pub const ARRIVALS: usize = 4;
-/// Orders that may wait for the pump; each is given once or twice in a session's life.
-pub const ORDERS: usize = 4;
+use tracing::{debug, warn};
 
 /// Rounds of one poll before other tasks get their turn.
 const ROUNDS: usize = 32;
@@ -42,74 +40,10 @@ const ROUNDS: usize = 32;
 const FRAMES: usize = 64;
 /// How far the lead's outbox is filled in one go: a full frame and its header.
 const FILL: usize = crate::wire::MAX_DATA + 64;
+/// Nobody waits longer, whatever a peer or a user says.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// When to ask again for memory that was refused.
 const BUDGET_RETRY: Duration = Duration::from_millis(50);
-
-/// A carrier whose hello was accepted.
-pub struct Arrival {
-    /// The carrier, ready for frames.
-    pub carrier: Carrier,
-    /// Its epoch as lead.
-    pub epoch: Epoch,
-    /// What the peer has received.
-    pub peer_received: Offset,
-    /// Bytes beyond it that the peer has room for.
-    pub peer_window: u64,
-}
-
-/// What others may ask of a running pump.
-#[derive(Debug)]
-pub enum Order {
-    /// The pipe's owner is leaving: read what it still says, deliver it, end.
-    HangUp,
-    /// End the session now, and tell the peer why.
-    End(String),
-    /// The peer has no such session any more, or refuses it for good: nothing can be delivered.
-    Lost(String),
-}
-
-/// How a session ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Both directions ended and were delivered.
-    Finished,
-    /// The peer closed the session; everything it had said before was delivered.
-    ClosedByPeer(CloseCode, String),
-    /// The pipe's owner left, and the peer may not have its last words.
-    Unfinished,
-    /// Ended by [`Order::End`].
-    Ended(String),
-    /// No carrier came for longer than the session's patience.
-    Expired,
-    /// Ended by [`Order::Lost`].
-    Lost(String),
-    /// The peer broke the protocol.
-    Desync(SessionError),
-}
-
-/// What a pump needs to run one session.
-pub struct PumpParts<R, W> {
-    /// Buffers of the session.
-    pub session: SessionConfig,
-    /// From the pipe to the peer.
-    pub input: R,
-    /// From the peer to the pipe.
-    pub output: W,
-    /// What to tell the peer when the pipe breaks.
-    pub pipe_closed: CloseCode,
-    /// Where carriers come from.
-    pub arrivals: mpsc::Receiver<Arrival>,
-    /// Where orders come from.
-    pub orders: mpsc::Receiver<Order>,
-    /// What the pump tells about itself.
-    pub facts: Arc<Facts>,
-    /// The dialing half's watch over the lead.
-    pub vigil: Option<Vigil>,
-    /// Longest time without a carrier.
-    pub patience: Duration,
-    /// Memory shared with other sessions.
-    pub budget: Arc<Budget>,
-}
 
 /// One running session.
 pub struct Pump<R, W> {
@@ -122,6 +56,8 @@ pub struct Pump<R, W> {
     facts: Arc<Facts>,
     vigil: Option<Vigil>,
     patience: Duration,
+    unconfirmed_patience: Duration,
+    confirmed: bool,
     share: Share,
     carriers: Carriers,
     ending: Ending,
@@ -148,7 +84,10 @@ where
             orders: parts.orders,
             facts: parts.facts,
             vigil: parts.vigil,
-            patience: parts.patience,
+            // Far enough for any session, near enough to be added to any instant.
+            patience: parts.patience.min(FOREVER),
+            unconfirmed_patience: parts.unconfirmed_patience,
+            confirmed: false,
             share: Share::new(parts.budget),
             carriers: Carriers::default(),
             ending: Ending::default(),
@@ -175,8 +114,16 @@ where
         };
         // The pipe learns of the end before the peer has confirmed it.
         drop((self.input.take(), self.output.take()));
-        self.carriers.finish(reason).await;
-        outcome
+        if !self.session.owes_last_words() {
+            self.carriers.close(reason);
+            return outcome;
+        }
+        let told = self.carriers.finish(reason).await;
+        match outcome {
+            // The peer may go on waiting for our last acknowledgement.
+            Outcome::Finished if !told => Outcome::Unfinished,
+            outcome => outcome,
+        }
     }
 
     fn say_close(&mut self, code: CloseCode, message: &str) {
@@ -215,8 +162,8 @@ where
         moved |= self.take_frames(cx, now)?;
         moved |= self.write_output(cx, now);
         moved |= self.read_input(cx);
-        moved |= self.feed_lead(cx, now)?;
         self.keep_watch(cx, now);
+        moved |= self.feed_lead(cx, now)?;
         self.check_end(now)?;
         self.facts.update(&self.session);
         Ok(moved)
@@ -240,37 +187,6 @@ where
         }
     }
 
-    fn take_arrivals(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(cx) else {
-            return Ok(false);
-        };
-        self.carriers.note_reached(self.session.lead_position());
-        let attached = self
-            .session
-            .attach(arrival.epoch, arrival.peer_received, arrival.peer_window);
-        let replayed = attached.map_err(Outcome::Desync)?;
-        arrival.carrier.trust();
-        let info = arrival.carrier.info();
-        match replayed {
-            Some(replayed_bytes) => {
-                let silent_since = self.vigil.as_ref().and_then(Vigil::suspected_since);
-                if let Some(outage) = self.facts.handle_attached(info, now, silent_since) {
-                    info!(event = "resumed", replayed_bytes, outage_ms = outage.as_millis(), epoch = %arrival.epoch,
-                        carrier = %info.kind, remote = %info.remote, "session resumed");
-                }
-                if let Some(vigil) = &mut self.vigil {
-                    vigil.handle_attached(now);
-                }
-            }
-            None => debug!(epoch = %arrival.epoch, "carrier arrived after a later one"),
-        }
-        self.carriers.add(arrival, replayed.is_some(), now);
-        if self.carriers.lead().is_none() {
-            self.fall_back(now)?;
-        }
-        Ok(true)
-    }
-
     fn take_frames(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
         let mut moved = false;
         for _ in 0..FRAMES {
@@ -279,6 +195,7 @@ where
                 Poll::Ready(carriers::News::LeadLost) => self.handle_lead_lost(now)?,
                 Poll::Ready(carriers::News::OtherLost) => {}
                 Poll::Ready(carriers::News::Frame { frame, from_lead }) => {
+                    self.confirmed = true;
                     if let Some(vigil) = self.vigil.as_mut().filter(|_| from_lead) {
                         vigil.handle_frame(&frame, now);
                     }
@@ -288,36 +205,6 @@ where
             moved = true;
         }
         Ok(moved)
-    }
-
-    fn handle_lead_lost(&mut self, now: Instant) -> Result<(), Outcome> {
-        self.session.detach();
-        if self.fall_back(now)? {
-            return Ok(());
-        }
-        self.facts.handle_detached(now);
-        self.alone_since = now;
-        if let Some(vigil) = &mut self.vigil {
-            vigil.handle_lost(now, self.session.is_outstanding());
-        }
-        Ok(())
-    }
-
-    /// Goes on with an older carrier, on the half that does not dial: the dialing half may have called its race off
-    /// after we took the newer carrier for the lead, and would never know that we wait. It redials itself instead.
-    fn fall_back(&mut self, now: Instant) -> Result<bool, Outcome> {
-        if self.vigil.is_some() {
-            return Ok(false);
-        }
-        let Some((epoch, reached)) = self.carriers.fall_back() else {
-            return Ok(false);
-        };
-        self.session.fall_back(epoch, reached).map_err(Outcome::Desync)?;
-        if let Some(lead) = self.carriers.lead() {
-            self.facts.handle_attached(lead.info(), now, None);
-        }
-        debug!(%epoch, "an older carrier leads again");
-        Ok(true)
     }
 
     fn write_output(&mut self, cx: &mut Context<'_>, now: Instant) -> Moved {
@@ -438,15 +325,24 @@ where
         if self.ending.is_linger_over(now) {
             return Err(Outcome::Unfinished);
         }
-        if self.carriers.lead().is_none() && now.saturating_duration_since(self.alone_since) >= self.patience {
+        if self.carriers.lead().is_none() && now.saturating_duration_since(self.alone_since) >= self.patience() {
             return Err(Outcome::Expired);
         }
         Ok(())
     }
 
+    fn patience(&self) -> Duration {
+        if self.confirmed {
+            self.patience
+        } else {
+            self.patience.min(self.unconfirmed_patience)
+        }
+    }
+
     fn next_timeout(&mut self) -> Option<Instant> {
+        let expires = self.alone_since + self.patience();
         let lead = self.carriers.lead();
-        let expiry = lead.is_none().then(|| self.alone_since + self.patience);
+        let expiry = lead.is_none().then_some(expires);
         let acks = lead.is_some().then(|| self.session.poll_timeout()).flatten();
         let watch = self
             .vigil

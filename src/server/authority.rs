@@ -39,8 +39,13 @@ pub enum Authority {
 
 /// A list of keys that is looked up at each open.
 pub trait KeyList: Send + Sync {
-    /// Index of the first key that is permitted.
-    fn permitted(&self, user: &str, keys: &[ProvenKey], remote: IpAddr) -> Option<usize>;
+    /// Index of the first key that is permitted; `None` also when the list cannot be had.
+    fn permitted<'a>(
+        &'a self,
+        user: &'a str,
+        keys: &'a [ProvenKey],
+        remote: IpAddr,
+    ) -> Pin<Box<dyn Future<Output = Option<usize>> + Send + 'a>>;
 }
 
 /// Whose session it is: what limits count by, and logs name.
@@ -49,19 +54,25 @@ pub(super) struct Account(pub(super) String);
 
 impl Authority {
     /// Decides for keys whose signatures were verified.
-    pub(super) async fn judge(&self, user: &str, keys: &[ProvenKey], remote: SocketAddr) -> Result<Account, Refusal> {
+    pub(super) async fn judge(
+        &self,
+        user: &str,
+        keys: &[ProvenKey],
+        remote: SocketAddr,
+    ) -> Result<(Account, Option<usize>), Refusal> {
         let accepted = match self {
             Authority::Anyone { .. } => {
                 let named = keys
                     .first()
                     .map_or_else(|| format!("anyone from {}", remote.ip()), ProvenKey::fingerprint);
-                return Ok(Account(named));
+                return Ok((Account(named), None));
             }
-            Authority::Keys(list) => list.permitted(user, keys, remote.ip()),
-            Authority::Sshd { .. } if keys.is_empty() => None,
+            // Whoever proved no key is nobody's, and not worth a question.
+            Authority::Keys(_) | Authority::Sshd { .. } if keys.is_empty() => None,
+            Authority::Keys(list) => list.permitted(user, keys, remote.ip()).await,
             Authority::Sshd { ask, .. } => ask_sshd(ask, user, keys, remote).await?,
         };
-        let Some(key) = accepted.and_then(|index| keys.get(index)) else {
+        let Some((index, key)) = accepted.and_then(|index| Some((index, keys.get(index)?))) else {
             let tried: Vec<String> = keys.iter().map(ProvenKey::fingerprint).collect();
             info!(event = "refused", user, %remote, ?tried, "no key was accepted");
             // The same words for an unknown user and an unknown key; the log knows which.
@@ -71,7 +82,7 @@ impl Authority {
             ));
         };
         self.compare_rules(user, remote).await?;
-        Ok(Account(key.fingerprint()))
+        Ok((Account(key.fingerprint()), Some(index)))
     }
 
     /// The address that sshd is to see a session come from; `None` for the usual one.

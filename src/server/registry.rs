@@ -1,20 +1,20 @@
 //! All sessions of a server half: who owns them, how many there may be, and what became of them.
 
+mod task;
 mod tombstones;
 
 use super::authority::{Account, refusal};
 use super::upstream::Upstream;
 use crate::carrier::{Carrier, CarrierInfo, CloseReason};
-use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order, Outcome, Pump, PumpParts};
+use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
-use crate::wire::{Accepted, Answer, CloseCode, Epoch, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
+use crate::wire::{Accepted, Answer, Epoch, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use task::SessionTask;
 use tokio::sync::{mpsc, watch};
 use tombstones::Tombstones;
 use tracing::{Instrument, info, info_span, warn};
@@ -58,6 +58,14 @@ pub(super) struct Registry {
 struct Known {
     sessions: HashMap<SessionId, Arc<Entry>>,
     ended: Tombstones,
+}
+
+/// What a client half says of its side when it wants a carrier to lead.
+struct Claim {
+    epoch: Epoch,
+    received: Offset,
+    window: u64,
+    key: Option<u8>,
 }
 
 /// One session, as others see it.
@@ -123,7 +131,7 @@ impl Registry {
     }
 
     /// Leads a carrier to the session that its `Open` made, once sshd is connected.
-    pub(super) async fn attach_open(&self, carrier: Carrier, open: &Open) {
+    pub(super) async fn attach_open(&self, carrier: Carrier, open: &Open, key: Option<u8>) {
         let Some(entry) = self.owned(open.session, &carrier.info().peer_key) else {
             return refuse(carrier, gone()).await;
         };
@@ -134,8 +142,13 @@ impl Registry {
         };
         match connected {
             Ok(()) => {
-                self.attach(carrier, &entry, open.epoch, Offset::ZERO, open.window)
-                    .await
+                let claim = Claim {
+                    epoch: open.epoch,
+                    received: Offset::ZERO,
+                    window: open.window,
+                    key,
+                };
+                self.attach(carrier, &entry, claim).await
             }
             Err(refusal) => refuse(carrier, refusal).await,
         }
@@ -145,8 +158,23 @@ impl Registry {
     pub(super) async fn attach_resume(&self, carrier: Carrier, resume: &Resume) {
         match self.owned(resume.session, &carrier.info().peer_key) {
             Some(entry) => {
-                self.attach(carrier, &entry, resume.epoch, resume.received, resume.window)
-                    .await
+                let Resume {
+                    epoch,
+                    received,
+                    window,
+                    ..
+                } = *resume;
+                self.attach(
+                    carrier,
+                    &entry,
+                    Claim {
+                        epoch,
+                        received,
+                        window,
+                        key: None,
+                    },
+                )
+                .await
             }
             None => {
                 let why = self.known().ended.why(resume.session, &carrier.info().peer_key);
@@ -176,7 +204,13 @@ impl Registry {
         }
     }
 
-    async fn attach(&self, mut carrier: Carrier, entry: &Entry, epoch: Epoch, received: Offset, window: u64) {
+    async fn attach(&self, mut carrier: Carrier, entry: &Entry, claim: Claim) {
+        let Claim {
+            epoch,
+            received,
+            window,
+            key,
+        } = claim;
         if !entry.take_lead(epoch) {
             return refuse(
                 carrier,
@@ -189,6 +223,7 @@ impl Registry {
             received: ours,
             window: room,
             ttl: self.limits.ttl.as_secs(),
+            key,
         };
         if carrier.send_message(Answer::Accepted(accepted).encode()).await.is_ok() {
             let arrival = Arrival {
@@ -210,49 +245,39 @@ impl Registry {
             .cloned()
     }
 
-    /// Counts, and ends the oldest detached session of the account where that makes room.
+    /// Counts, and ends a detached session where that makes room.
     fn make_room(&self, known: &Known, account: &Account) -> Result<(), Refusal> {
-        if known.sessions.len() >= self.limits.sessions {
-            warn!(event = "refused", limit = self.limits.sessions, "too many sessions");
-            return Err(refusal(
-                RefusalCode::Busy,
-                format!("{} sessions are open, no more are allowed", known.sessions.len()),
-            ));
+        let running = || known.sessions.values().filter(|entry| !entry.facts.is_ended());
+        if running().count() >= self.limits.sessions {
+            // Only those that sshd has left already: what they still hold is a few last bytes.
+            let left = oldest_detached(running().filter(|entry| entry.facts.is_input_ended()));
+            let Some(entry) = left else {
+                warn!(event = "refused", limit = self.limits.sessions, "too many sessions");
+                let message = format!("{} sessions are open, no more are allowed", self.limits.sessions);
+                return Err(refusal(RefusalCode::Busy, message));
+            };
+            entry.end("the server half was full, and sshd had ended this session already");
         }
-        let own = || {
-            known
-                .sessions
-                .values()
-                .filter(|entry| entry.account == *account && !entry.facts.is_ended())
-        };
+        let own = || running().filter(|entry| entry.account == *account);
         if own().count() < self.limits.sessions_per_key {
             return Ok(());
         }
-        let detached = own().filter_map(|entry| Some((entry.facts.snapshot().detached_for?, entry)));
-        match detached.max_by_key(|(detached_for, _)| *detached_for) {
-            Some((detached_for, entry)) => {
-                info!(
-                    key = account.0,
-                    detached_s = detached_for.as_secs(),
-                    "key at its limit: the oldest detached session ends"
-                );
-                entry.end("the key has too many sessions, and this one was detached longest");
-                Ok(())
-            }
-            None => {
-                warn!(
-                    event = "refused",
-                    key = account.0,
-                    limit = self.limits.sessions_per_key,
-                    "too many sessions of one key"
-                );
-                let limit = self.limits.sessions_per_key;
-                Err(refusal(
-                    RefusalCode::Busy,
-                    format!("this key has {limit} sessions in use, no more are allowed"),
-                ))
-            }
-        }
+        let Some(entry) = oldest_detached(own()) else {
+            let limit = self.limits.sessions_per_key;
+            warn!(
+                event = "refused",
+                key = account.0,
+                limit,
+                "too many sessions of one key"
+            );
+            return Err(refusal(
+                RefusalCode::Busy,
+                format!("this key has {limit} sessions in use, no more are allowed"),
+            ));
+        };
+        info!(key = account.0, "key at its limit: its oldest detached session ends");
+        entry.end("the key has too many sessions, and this one was detached longest");
+        Ok(())
     }
 
     fn prepare(
@@ -319,72 +344,11 @@ impl Entry {
     }
 }
 
-/// Everything one session's task owns.
-struct SessionTask {
-    registry: Weak<Registry>,
-    id: SessionId,
-    user: String,
-    account: Account,
-    remote: SocketAddr,
-    arrivals: mpsc::Receiver<Arrival>,
-    orders: mpsc::Receiver<Order>,
-    facts: Arc<Facts>,
-    ready: watch::Sender<Option<Result<(), Refusal>>>,
-}
-
-impl SessionTask {
-    async fn run(self) {
-        let Some(registry) = self.registry.upgrade() else {
-            return;
-        };
-        let (id, ready) = (self.id, self.ready.clone());
-        match registry.upstream.connect(self.remote).await {
-            Ok(stream) => {
-                ready.send_replace(Some(Ok(())));
-                let local = stream.local_addr().ok();
-                info!(event = "opened", user = self.user, key = self.account.0, remote = %self.remote,
-                    upstream_from = local.map(tracing::field::display), "session opened");
-                let why = self.pump(&registry, stream).await;
-                registry.bury(id, &why);
-            }
-            Err(refusal) => {
-                // Not buried: the client may ask for the same session again once sshd is back.
-                registry.known().sessions.remove(&id);
-                ready.send_replace(Some(Err(refusal)));
-            }
-        }
-    }
-
-    async fn pump(self, registry: &Registry, stream: TcpStream) -> String {
-        let (input, output) = stream.into_split();
-        let pump = Pump::new(PumpParts {
-            session: registry.session,
-            input,
-            output,
-            pipe_closed: CloseCode::UpstreamClosed,
-            arrivals: self.arrivals,
-            orders: self.orders,
-            facts: self.facts,
-            vigil: None,
-            patience: registry.limits.ttl,
-            budget: Arc::clone(&registry.budget),
-        });
-        let outcome = pump.run().await;
-        let why = describe(&outcome, registry.limits.ttl);
-        info!(event = "closed", reason = why, "session closed");
-        why
-    }
-}
-
-fn describe(outcome: &Outcome, ttl: Duration) -> String {
-    match outcome {
-        Outcome::Finished => "ended in good order".to_owned(),
-        Outcome::ClosedByPeer(_, message) => format!("closed by the client half: {message}"),
-        Outcome::Unfinished => "ended without a confirmation".to_owned(),
-        Outcome::Ended(why) | Outcome::Lost(why) => why.clone(),
-        Outcome::Expired => format!("no carrier came for {} s", ttl.as_secs()),
-        Outcome::Desync(error) => format!("protocol error: {error}"),
-    }
+fn oldest_detached<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<&'a Arc<Entry>> {
+    let detached = entries.filter_map(|entry| Some((entry.facts.snapshot().detached_for?, entry)));
+    detached
+        .max_by_key(|(detached_for, _)| *detached_for)
+        .map(|(_, entry)| entry)
 }
 
 fn gone() -> Refusal {

@@ -51,7 +51,7 @@ impl Welcome {
         for _ in 0..MOST_HELLOS {
             let refused = match Hello::decode(message) {
                 Ok(Hello::Open(open)) => match self.admit(&carrier.info().clone(), &open).await {
-                    Ok(()) => return self.registry.attach_open(carrier, &open).await,
+                    Ok(key) => return self.registry.attach_open(carrier, &open, key).await,
                     Err(refused) => refused,
                 },
                 Ok(Hello::Resume(resume)) => return self.registry.attach_resume(carrier, &resume).await,
@@ -59,7 +59,8 @@ impl Welcome {
                     self.registry.reap(&reap);
                     let answered = carrier.send_message(Answer::Reaped.encode()).await;
                     debug!(session = %reap.session, sent = answered.is_ok(), "reap answered");
-                    return carrier.finish(CloseReason::Done).await;
+                    carrier.finish(CloseReason::Done).await;
+                    return;
                 }
                 Err(error) => malformed(&error),
             };
@@ -78,10 +79,10 @@ impl Welcome {
         carrier.finish(CloseReason::Refused).await;
     }
 
-    /// Makes the session of `open`, unless it is there already.
-    async fn admit(&self, info: &CarrierInfo, open: &Open) -> Result<(), Refusal> {
+    /// Makes the session of `open`, unless it is there already. Gives which of its authorizations counted.
+    async fn admit(&self, info: &CarrierInfo, open: &Open) -> Result<Option<u8>, Refusal> {
         if self.registry.is_owner(open.session, &info.peer_key) {
-            return Ok(());
+            return Ok(None);
         }
         let message = open_message(OpenFacts {
             exporter: &info.exporter,
@@ -92,8 +93,12 @@ impl Welcome {
             version: open.version,
         });
         let keys = proven(&open.authorizations, &message);
-        let account = self.authority.judge(&open.user, &keys, info.remote).await?;
-        self.registry.open(open, info, account)
+        let (account, accepted) = self.authority.judge(&open.user, &keys, info.remote).await?;
+        self.registry.open(open, info, account)?;
+        // Keys that proved nothing were left out: the index is to be that of the authorization.
+        let blob = accepted.map(|index| &keys[index].blob);
+        let position = blob.and_then(|blob| open.authorizations.iter().position(|offered| offered.key == *blob));
+        Ok(position.and_then(|position| u8::try_from(position).ok()))
     }
 }
 

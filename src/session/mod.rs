@@ -157,6 +157,11 @@ impl Session {
         self.outgoing.is_outstanding()
     }
 
+    /// Whether the pipe has ended, its last bytes delivered or not.
+    pub fn is_input_ended(&self) -> bool {
+        self.outgoing.is_ended()
+    }
+
     /// Whether the peer was told everything from the pipe, its end included, and acknowledged it.
     pub fn is_input_done(&self) -> bool {
         self.outgoing.is_done()
@@ -170,6 +175,11 @@ impl Session {
     /// Whether both directions ended, and nothing is left to be said.
     pub fn is_finished(&self) -> bool {
         self.outgoing.is_done() && self.incoming.is_done() && !(self.attached && self.has_frames())
+    }
+
+    /// Whether the peer still waits for our last acknowledgement. Not after a `CLOSE` of ours that it acknowledged.
+    pub fn owes_last_words(&self) -> bool {
+        !self.outgoing.is_close_known()
     }
 
     /// Why the peer closed the session, once it did.

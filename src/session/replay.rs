@@ -29,6 +29,8 @@ pub(super) struct ReplayBuffer {
     /// First position that the peer has no room for.
     limit: Offset,
     end: Option<End>,
+    /// The end's position may be acknowledged though the peer has not heard of our `CLOSE`.
+    close_in_doubt: bool,
 }
 
 impl ReplayBuffer {
@@ -41,6 +43,7 @@ impl ReplayBuffer {
             sent: Offset::ZERO,
             limit: Offset::ZERO,
             end: None,
+            close_in_doubt: false,
         }
     }
 
@@ -62,6 +65,7 @@ impl ReplayBuffer {
     /// The pipe ended, and takes nothing more either. Says so after the last byte.
     pub(super) fn close(&mut self, code: CloseCode, message: String) {
         // A FIN may have been sent: the CLOSE takes its place and must be sent in turn.
+        self.close_in_doubt |= self.sent > self.written;
         self.next = self.next.min(self.written);
         self.end = Some(End::Close(code, message));
     }
@@ -73,6 +77,7 @@ impl ReplayBuffer {
         // Where both close at once each drops what the other says, so that neither would get its acknowledgement:
         // the other's CLOSE has to stand for it.
         let still_to_say = matches!(end, End::Close(..)) && self.next <= self.written;
+        self.close_in_doubt |= still_to_say;
         self.acked = self.end_position();
         self.next = if still_to_say { self.written } else { self.acked };
         self.sent = self.acked;
@@ -161,6 +166,11 @@ impl ReplayBuffer {
     /// Whether the end was acknowledged.
     pub(super) fn is_done(&self) -> bool {
         self.end.is_some() && self.acked == self.end_position()
+    }
+
+    /// Whether our `CLOSE` was acknowledged.
+    pub(super) fn is_close_known(&self) -> bool {
+        matches!(self.end, Some(End::Close(..))) && self.is_done() && !self.close_in_doubt
     }
 
     pub(super) fn is_ended(&self) -> bool {

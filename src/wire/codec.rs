@@ -1,5 +1,6 @@
 //! Reading and writing the primitive forms: varints, fixed arrays, strings with a length.
 
+use super::ids::Offset;
 use bytes::{BufMut, Bytes};
 
 /// Bytes that are not what the protocol allows.
@@ -98,6 +99,11 @@ impl Reader {
         }
         let _ = self.rest.split_to(len);
         Ok(value)
+    }
+
+    pub(super) fn offset(&mut self, field: &'static str) -> Result<Offset, DecodeError> {
+        let value = self.varint(field, Offset::MAX.get())?;
+        Ok(Offset::new(value).expect("a varint is at most Offset::MAX"))
     }
 
     pub(super) fn bytes(&mut self, field: &'static str, limit: usize) -> Result<Bytes, DecodeError> {

@@ -160,21 +160,21 @@ impl Frame {
     fn read(reader: &mut Reader) -> Result<Frame, DecodeError> {
         match reader.varint("frame type", u64::MAX)? {
             DATA => {
-                let offset = read_offset(reader, "data offset")?;
+                let offset = reader.offset("data offset")?;
                 Ok(Frame::Data {
                     offset,
                     bytes: reader.bytes("data length", MAX_DATA)?,
                 })
             }
             ACK => {
-                let delivered = read_offset(reader, "ack offset")?;
+                let delivered = reader.offset("ack offset")?;
                 Ok(Frame::Ack {
                     delivered,
                     window: reader.varint("ack window", Offset::MAX.get())?,
                 })
             }
             FIN => Ok(Frame::Fin {
-                offset: read_offset(reader, "fin offset")?,
+                offset: reader.offset("fin offset")?,
             }),
             PING => Ok(Frame::Ping {
                 token: u64::from_be_bytes(reader.array("ping token")?),
@@ -193,11 +193,6 @@ impl Frame {
             value => Err(DecodeError::UnknownType { what: "frame", value }),
         }
     }
-}
-
-fn read_offset(reader: &mut Reader, field: &'static str) -> Result<Offset, DecodeError> {
-    let value = reader.varint(field, Offset::MAX.get())?;
-    Ok(Offset::new(value).expect("a varint is at most Offset::MAX"))
 }
 
 /// Length of the frame at the front of `input`, as soon as it can be told.

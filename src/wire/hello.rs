@@ -16,16 +16,12 @@ pub const MAX_AUTHORIZATIONS: usize = 8;
 const MAX_KEY: usize = 8 * 1024;
 const MAX_SIGNATURE: usize = 4 * 1024;
 const MAX_USER: usize = 256;
-const MAX_REASON: usize = 1024;
 
 const HOST: u64 = 0x10;
 const OPEN: u64 = 0x20;
 const RESUME: u64 = 0x21;
 // 0x22 STANDBY and 0x23 PROBE are reserved.
 const REAP: u64 = 0x24;
-const ACCEPTED: u64 = 0x30;
-const REAPED: u64 = 0x33;
-const REFUSED: u64 = 0x34;
 
 /// The server half's first words: who it is, in SSH host keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,95 +100,6 @@ pub struct Reap {
     pub token: [u8; 32],
 }
 
-/// What a server half answers to a [`Hello`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The carrier leads; frames follow.
-    Accepted(Accepted),
-    /// The session was ended, or had ended before.
-    Reaped,
-    /// No.
-    Refused(Refusal),
-}
-
-/// The carrier leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// First position that the server half has not received.
-    pub received: Offset,
-    /// Bytes beyond `received` that it has room for.
-    pub window: u64,
-    /// Seconds for which a session without a carrier is kept.
-    pub ttl: u64,
-}
-
-/// A refusal, and why.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {message}")]
-pub struct Refusal {
-    /// What programs act on.
-    pub code: RefusalCode,
-    /// What people read, at most 1 KiB.
-    pub message: String,
-}
-
-/// Kinds of refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RefusalCode {
-    /// No such session under this key. Final.
-    Gone,
-    /// A later lead exists already.
-    Stale,
-    /// A limit is reached.
-    Busy,
-    /// None of the keys is accepted for this user. Final once all were offered.
-    NotAuthorized,
-    /// Another protocol version. Final.
-    Version,
-    /// sshd cannot be reached.
-    UpstreamDown,
-    /// Ask again in a while.
-    RetryLater,
-    /// Offsets contradict each other. Final.
-    Desync,
-}
-
-impl RefusalCode {
-    const ALL: [(RefusalCode, u64, &'static str); 8] = [
-        (RefusalCode::Gone, 1, "gone"),
-        (RefusalCode::Stale, 2, "stale"),
-        (RefusalCode::Busy, 3, "busy"),
-        (RefusalCode::NotAuthorized, 4, "not-authorized"),
-        (RefusalCode::Version, 5, "version"),
-        (RefusalCode::UpstreamDown, 6, "upstream-down"),
-        (RefusalCode::RetryLater, 7, "retry-later"),
-        (RefusalCode::Desync, 8, "desync"),
-    ];
-
-    fn row(self) -> (RefusalCode, u64, &'static str) {
-        *Self::ALL
-            .iter()
-            .find(|(code, ..)| *code == self)
-            .expect("every code has a row")
-    }
-
-    /// The code's name in `PROTOCOL.md` and in logs.
-    pub fn name(self) -> &'static str {
-        self.row().2
-    }
-
-    /// Whether asking again cannot help. `not-authorized` is final only once all keys were offered.
-    pub fn is_final(self) -> bool {
-        matches!(self, RefusalCode::Gone | RefusalCode::Version | RefusalCode::Desync)
-    }
-}
-
-impl std::fmt::Display for RefusalCode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// Takes one whole message (without its length) from the front of `input`, or `None` while it is incomplete.
 ///
 /// # Errors
@@ -216,7 +123,7 @@ pub fn next_message(input: &mut BytesMut) -> Result<Option<Bytes>, DecodeError> 
 }
 
 /// Writes one message with its length in front.
-fn framed(kind: u64, body: impl FnOnce(&mut BytesMut)) -> Bytes {
+pub(super) fn framed(kind: u64, body: impl FnOnce(&mut BytesMut)) -> Bytes {
     let mut message = BytesMut::new();
     put_varint(&mut message, kind);
     body(&mut message);
@@ -239,11 +146,6 @@ fn put_signed<'a>(out: &mut BytesMut, pairs: impl ExactSizeIterator<Item = (&'a 
         put_bytes(out, key);
         put_bytes(out, signature);
     }
-}
-
-fn read_offset(reader: &mut Reader, field: &'static str) -> Result<Offset, DecodeError> {
-    let value = reader.varint(field, Offset::MAX.get())?;
-    Ok(Offset::new(value).expect("a varint is at most Offset::MAX"))
 }
 
 fn read_u32(reader: &mut Reader, field: &'static str) -> Result<u32, DecodeError> {
@@ -364,64 +266,10 @@ impl Resume {
         Ok(Resume {
             session: SessionId::new(reader.array("session")?),
             epoch: Epoch::new(read_u32(reader, "epoch")?),
-            received: read_offset(reader, "received")?,
+            received: reader.offset("received")?,
             window: reader.varint("window", Offset::MAX.get())?,
         })
     }
-}
-
-impl Answer {
-    /// The message with its length.
-    pub fn encode(&self) -> Bytes {
-        match self {
-            Answer::Accepted(accepted) => framed(ACCEPTED, |out| {
-                put_varint(out, accepted.received.get());
-                put_varint(out, accepted.window);
-                put_varint(out, accepted.ttl);
-            }),
-            Answer::Reaped => framed(REAPED, |_| {}),
-            Answer::Refused(refusal) => framed(REFUSED, |out| {
-                put_varint(out, refusal.code.row().1);
-                put_bytes(
-                    out,
-                    &refusal.message.as_bytes()[..refusal.message.floor_char_boundary(MAX_REASON)],
-                );
-            }),
-        }
-    }
-
-    /// Reads what [`next_message`] gave.
-    ///
-    /// # Errors
-    /// Anything that is not exactly one answer of version 1.
-    pub fn decode(message: Bytes) -> Result<Answer, DecodeError> {
-        let mut reader = Reader::new(message);
-        let answer = match reader.varint("message type", u64::MAX)? {
-            ACCEPTED => Answer::Accepted(Accepted {
-                received: read_offset(&mut reader, "received")?,
-                window: reader.varint("window", Offset::MAX.get())?,
-                ttl: reader.varint("ttl", Offset::MAX.get())?,
-            }),
-            REAPED => Answer::Reaped,
-            REFUSED => Answer::Refused(read_refusal(&mut reader)?),
-            value => return Err(DecodeError::UnknownType { what: "message", value }),
-        };
-        reader.finish()?;
-        Ok(answer)
-    }
-}
-
-fn read_refusal(reader: &mut Reader) -> Result<Refusal, DecodeError> {
-    let number = reader.varint("refusal code", u64::MAX)?;
-    let known = RefusalCode::ALL.iter().find(|(_, known, _)| *known == number);
-    let (code, ..) = known.ok_or(DecodeError::UnknownType {
-        what: "refusal",
-        value: number,
-    })?;
-    Ok(Refusal {
-        code: *code,
-        message: reader.text("refusal message", MAX_REASON)?,
-    })
 }
 
 #[cfg(test)]
@@ -471,23 +319,6 @@ mod tests {
             }),
         ] {
             assert_eq!(Hello::decode(whole(hello.encode())).unwrap(), hello);
-        }
-        let mut answers = vec![
-            Answer::Accepted(Accepted {
-                received,
-                window: 5,
-                ttl: 604_800,
-            }),
-            Answer::Reaped,
-        ];
-        answers.extend(RefusalCode::ALL.map(|(code, ..)| {
-            Answer::Refused(Refusal {
-                code,
-                message: "why".into(),
-            })
-        }));
-        for answer in answers {
-            assert_eq!(Answer::decode(whole(answer.encode())).unwrap(), answer);
         }
         let host = Host {
             statements: vec![Statement {
@@ -542,7 +373,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let bytes = Bytes::from(bytes);
-            let _ = (Hello::decode(bytes.clone()), Answer::decode(bytes.clone()), Host::decode(bytes));
+            let _ = (Hello::decode(bytes.clone()), crate::wire::Answer::decode(bytes.clone()), Host::decode(bytes));
         }
     }
 }

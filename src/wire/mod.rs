@@ -2,16 +2,18 @@
 //!
 //! Pure: bytes in, values out. No I/O, no clock. `PROTOCOL.md` gives the same in prose.
 
+mod answer;
 mod codec;
 mod frame;
 mod hello;
 mod ids;
 
+pub use answer::{Accepted, Answer, Refusal, RefusalCode};
 pub use codec::DecodeError;
 pub use frame::{CloseCode, Frame, MAX_DATA};
 pub use hello::{
-    Accepted, Answer, Authorization, Hello, Host, MAX_AUTHORIZATIONS, MAX_HELLO, MAX_STATEMENTS, Open, Reap, Refusal,
-    RefusalCode, Resume, Statement, next_message,
+    Authorization, Hello, Host, MAX_AUTHORIZATIONS, MAX_HELLO, MAX_STATEMENTS, Open, Reap, Resume, Statement,
+    next_message,
 };
 pub use ids::{Epoch, Offset, SessionId};
 

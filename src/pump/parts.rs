@@ -1,0 +1,82 @@
+//! What goes into a pump, and what comes out of it.
+
+use super::{Budget, Facts, Vigil};
+use crate::carrier::Carrier;
+use crate::session::{SessionConfig, SessionError};
+use crate::wire::{CloseCode, Epoch, Offset};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Fresh carriers that may wait for the pump; a race brings forth two or three.
+pub const ARRIVALS: usize = 4;
+/// Orders that may wait for the pump; each is given once or twice in a session's life.
+pub const ORDERS: usize = 4;
+
+/// A carrier whose hello was accepted.
+pub struct Arrival {
+    /// The carrier, ready for frames.
+    pub carrier: Carrier,
+    /// Its epoch as lead.
+    pub epoch: Epoch,
+    /// What the peer has received.
+    pub peer_received: Offset,
+    /// Bytes beyond it that the peer has room for.
+    pub peer_window: u64,
+}
+
+/// What others may ask of a running pump.
+#[derive(Debug)]
+pub enum Order {
+    /// The pipe's owner is leaving: read what it still says, deliver it, end.
+    HangUp,
+    /// End the session now, and tell the peer why.
+    End(String),
+    /// The peer has no such session any more, or refuses it for good: nothing can be delivered.
+    Lost(String),
+}
+
+/// How a session ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Both directions ended and were delivered.
+    Finished,
+    /// The peer closed the session; everything it had said before was delivered.
+    ClosedByPeer(CloseCode, String),
+    /// The pipe's owner left, or everything was delivered, and the peer may not have our last words.
+    Unfinished,
+    /// Ended by [`Order::End`].
+    Ended(String),
+    /// No carrier came for longer than the session's patience.
+    Expired,
+    /// Ended by [`Order::Lost`].
+    Lost(String),
+    /// The peer broke the protocol.
+    Desync(SessionError),
+}
+
+/// What a pump needs to run one session.
+pub struct PumpParts<R, W> {
+    /// Buffers of the session.
+    pub session: SessionConfig,
+    /// From the pipe to the peer.
+    pub input: R,
+    /// From the peer to the pipe.
+    pub output: W,
+    /// What to tell the peer when the pipe breaks.
+    pub pipe_closed: CloseCode,
+    /// Where carriers come from.
+    pub arrivals: mpsc::Receiver<Arrival>,
+    /// Where orders come from.
+    pub orders: mpsc::Receiver<Order>,
+    /// What the pump tells about itself.
+    pub facts: Arc<Facts>,
+    /// The dialing half's watch over the lead.
+    pub vigil: Option<Vigil>,
+    /// Longest time without a carrier.
+    pub patience: Duration,
+    /// The same while no frame has come from the peer: it may have died before it learned that the session exists.
+    pub unconfirmed_patience: Duration,
+    /// Memory shared with other sessions.
+    pub budget: Arc<Budget>,
+}

@@ -1,0 +1,190 @@
+//! Answers: what a server half says to a hello.
+
+use super::codec::{DecodeError, Reader, put_bytes, put_varint};
+use super::hello::{MAX_AUTHORIZATIONS, framed};
+use super::ids::Offset;
+use bytes::Bytes;
+
+const MAX_REASON: usize = 1024;
+
+const ACCEPTED: u64 = 0x30;
+const REAPED: u64 = 0x33;
+const REFUSED: u64 = 0x34;
+
+/// What a server half answers to a [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The carrier leads; frames follow.
+    Accepted(Accepted),
+    /// The session was ended, or had ended before.
+    Reaped,
+    /// No.
+    Refused(Refusal),
+}
+
+/// The carrier leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// First position that the server half has not received.
+    pub received: Offset,
+    /// Bytes beyond `received` that it has room for.
+    pub window: u64,
+    /// Seconds for which a session without a carrier is kept.
+    pub ttl: u64,
+    /// Which of the authorizations of the `Open` was accepted, from 0; `None` after a `Resume`, or where none counted.
+    pub key: Option<u8>,
+}
+
+/// A refusal, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Refusal {
+    /// What programs act on.
+    pub code: RefusalCode,
+    /// What people read, at most 1 KiB.
+    pub message: String,
+}
+
+/// Kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalCode {
+    /// No such session under this key. Final.
+    Gone,
+    /// A later lead exists already.
+    Stale,
+    /// A limit is reached.
+    Busy,
+    /// None of the keys is accepted for this user. Final once all were offered.
+    NotAuthorized,
+    /// Another protocol version. Final.
+    Version,
+    /// sshd cannot be reached.
+    UpstreamDown,
+    /// Ask again in a while.
+    RetryLater,
+    /// Offsets contradict each other. Final.
+    Desync,
+}
+
+impl RefusalCode {
+    const ALL: [(RefusalCode, u64, &'static str); 8] = [
+        (RefusalCode::Gone, 1, "gone"),
+        (RefusalCode::Stale, 2, "stale"),
+        (RefusalCode::Busy, 3, "busy"),
+        (RefusalCode::NotAuthorized, 4, "not-authorized"),
+        (RefusalCode::Version, 5, "version"),
+        (RefusalCode::UpstreamDown, 6, "upstream-down"),
+        (RefusalCode::RetryLater, 7, "retry-later"),
+        (RefusalCode::Desync, 8, "desync"),
+    ];
+
+    fn row(self) -> (RefusalCode, u64, &'static str) {
+        *Self::ALL
+            .iter()
+            .find(|(code, ..)| *code == self)
+            .expect("every code has a row")
+    }
+
+    /// The code's name in `PROTOCOL.md` and in logs.
+    pub fn name(self) -> &'static str {
+        self.row().2
+    }
+
+    /// Whether asking again cannot help. `not-authorized` is final only once all keys were offered.
+    pub fn is_final(self) -> bool {
+        matches!(self, RefusalCode::Gone | RefusalCode::Version | RefusalCode::Desync)
+    }
+}
+
+impl std::fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Answer {
+    /// The message with its length.
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Answer::Accepted(accepted) => framed(ACCEPTED, |out| {
+                put_varint(out, accepted.received.get());
+                put_varint(out, accepted.window);
+                put_varint(out, accepted.ttl);
+                put_varint(out, accepted.key.map_or(0, |index| u64::from(index) + 1));
+            }),
+            Answer::Reaped => framed(REAPED, |_| {}),
+            Answer::Refused(refusal) => framed(REFUSED, |out| {
+                put_varint(out, refusal.code.row().1);
+                put_bytes(
+                    out,
+                    &refusal.message.as_bytes()[..refusal.message.floor_char_boundary(MAX_REASON)],
+                );
+            }),
+        }
+    }
+
+    /// Reads what [`next_message`] gave.
+    ///
+    /// # Errors
+    /// Anything that is not exactly one answer of version 1.
+    pub fn decode(message: Bytes) -> Result<Answer, DecodeError> {
+        let mut reader = Reader::new(message);
+        let answer = match reader.varint("message type", u64::MAX)? {
+            ACCEPTED => Answer::Accepted(Accepted {
+                received: reader.offset("received")?,
+                window: reader.varint("window", Offset::MAX.get())?,
+                ttl: reader.varint("ttl", Offset::MAX.get())?,
+                key: (reader.varint("key", MAX_AUTHORIZATIONS as u64)? as u8).checked_sub(1),
+            }),
+            REAPED => Answer::Reaped,
+            REFUSED => Answer::Refused(read_refusal(&mut reader)?),
+            value => return Err(DecodeError::UnknownType { what: "message", value }),
+        };
+        reader.finish()?;
+        Ok(answer)
+    }
+}
+
+fn read_refusal(reader: &mut Reader) -> Result<Refusal, DecodeError> {
+    let number = reader.varint("refusal code", u64::MAX)?;
+    let known = RefusalCode::ALL.iter().find(|(_, known, _)| *known == number);
+    let (code, ..) = known.ok_or(DecodeError::UnknownType {
+        what: "refusal",
+        value: number,
+    })?;
+    Ok(Refusal {
+        code: *code,
+        message: reader.text("refusal message", MAX_REASON)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hello::next_message;
+    use super::*;
+    use bytes::BytesMut;
+
+    #[test]
+    fn every_answer_reads_back() {
+        let received = Offset::new(1 << 40).unwrap();
+        let accepted = Accepted {
+            received,
+            window: 5,
+            ttl: 604_800,
+            key: Some(7),
+        };
+        let mut answers = vec![Answer::Accepted(accepted), Answer::Reaped];
+        answers.extend(RefusalCode::ALL.map(|(code, ..)| {
+            Answer::Refused(Refusal {
+                code,
+                message: "why".into(),
+            })
+        }));
+        for answer in answers {
+            let message = next_message(&mut BytesMut::from(&answer.encode()[..]))
+                .unwrap()
+                .unwrap();
+            assert_eq!(Answer::decode(message).unwrap(), answer);
+        }
+    }
+}
