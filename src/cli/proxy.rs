@@ -208,7 +208,8 @@ async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Sign
             }
         }
     };
-    if outcome != Outcome::Unfinished
+    // Where the server half may wait on, the next run ends the session by the journal.
+    if !matches!(outcome, Outcome::Unfinished | Outcome::Expired)
         && let Ok(live) = live
     {
         live.finish();

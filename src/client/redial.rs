@@ -11,8 +11,9 @@ use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::pump::{Arrival, Facts, Need, Order};
 use crate::session::RedialPacer;
-use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, RefusalCode, Resume, SessionId};
+use crate::wire::{Accepted, Answer, Epoch, Hello, Resume, SessionId};
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,6 +84,9 @@ struct Outage<'a> {
     dials: VecDeque<AbortHandle>,
     ready: VecDeque<Dialed>,
     resuming_until: Option<Instant>,
+    /// Epochs of the last resume sent, and of the last carrier given to the pump.
+    sent: Epoch,
+    delivered: Epoch,
     /// Sockets for IPv4 and for IPv6.
     dialers: [Option<QuicDialer>; 2],
     attempts: usize,
@@ -91,7 +95,7 @@ struct Outage<'a> {
 /// What came of a task.
 enum Step {
     Dialed(Box<Result<Dialed, String>>, SocketAddr),
-    Answered(Box<Result<(Carrier, Answer, Epoch), CarrierError>>),
+    Answered(Epoch, Box<Result<(Carrier, Answer), CarrierError>>),
 }
 
 /// The session has what it needs, or is gone.
@@ -109,6 +113,8 @@ impl<'a> Outage<'a> {
             dials: VecDeque::new(),
             ready: VecDeque::new(),
             resuming_until: None,
+            sent: Epoch::default(),
+            delivered: Epoch::default(),
             dialers: [None, None],
             attempts: 0,
         }
@@ -123,7 +129,10 @@ impl<'a> Outage<'a> {
                 changed = need.changed() => {
                     changed.ok()?;
                     match *need.borrow_and_update() {
-                        Need::Nothing => return Some(Settled),
+                        // The server half may have taken the carrier of a resume for the lead: only with that carrier
+                        // in our hands is the outage over, even if the old lead moves again.
+                        Need::Nothing if self.delivered >= self.sent => return Some(Settled),
+                        Need::Nothing => {}
                         Need::Carrier { signs, .. } if signs != self.signs => {
                             self.signs = signs;
                             self.pacer.handle_sign(clock::now());
@@ -133,7 +142,7 @@ impl<'a> Outage<'a> {
                 }
                 Some(step) = self.steps.join_next() => match step {
                     Ok(Step::Dialed(dialed, address)) => self.handle_dialed(*dialed, address),
-                    Ok(Step::Answered(answered)) => self.handle_answered(*answered).await?,
+                    Ok(Step::Answered(epoch, answered)) => self.handle_answered(epoch, *answered).await?,
                     // A dial that was given up for a newer one.
                     Err(_) => {}
                 },
@@ -226,49 +235,41 @@ impl<'a> Outage<'a> {
         let rtt = carrier.rtt().unwrap_or_default();
         self.resuming_until = Some(now + RESUME_ALLOWANCE.max(rtt * 3));
         let resume = self.redialer.resume();
+        self.sent = resume.epoch;
         self.steps.spawn(async move {
             let exchange = async {
                 carrier.send_message(Hello::Resume(resume).encode()).await?;
                 let answer = Answer::decode(carrier.read_message().await?)?;
-                Ok((carrier, answer, resume.epoch))
+                Ok((carrier, answer))
             };
             let answered = timeout(DIAL_TIMEOUT, exchange).await;
-            Step::Answered(Box::new(answered.unwrap_or_else(|_| {
-                Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
-            })))
+            let answered = answered.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+            Step::Answered(resume.epoch, Box::new(answered))
         });
     }
 
     /// `None` when the session is gone for good.
-    async fn handle_answered(&mut self, answered: Result<(Carrier, Answer, Epoch), CarrierError>) -> Option<()> {
-        self.resuming_until = None;
+    async fn handle_answered(&mut self, epoch: Epoch, answered: Result<(Carrier, Answer), CarrierError>) -> Option<()> {
+        if epoch == self.sent {
+            self.resuming_until = None;
+        }
         match answered {
-            Ok((carrier, Answer::Accepted(accepted), epoch)) => self.deliver(carrier, accepted, epoch).await,
-            Ok((_, Answer::Refused(refusal), _)) if refusal.code.is_final() => {
+            Ok((carrier, Answer::Accepted(accepted))) => {
+                self.delivered = self.delivered.max(epoch);
+                // The pump says in a moment that it needs no other.
+                self.resuming_until = Some(clock::now() + RESUME_ALLOWANCE);
+                return self.deliver(carrier, accepted, epoch).await;
+            }
+            Ok((_, Answer::Refused(refusal))) if refusal.code.is_final() => {
                 info!(event = "refused", %refusal, "the server half will not resume the session");
                 self.redialer.orders.send(Order::Lost(refusal.to_string())).await.ok()?;
-                None
+                return None;
             }
-            Ok((_, Answer::Refused(refusal), epoch)) => {
-                if refusal.code == RefusalCode::Stale {
-                    self.redialer.epoch = self.redialer.epoch.max(epoch);
-                }
-                debug!(%refusal, "not resumed yet");
-                Some(())
-            }
-            Ok((_, Answer::Reaped, _)) => {
-                let error = CarrierError::Protocol(DecodeError::UnknownType {
-                    what: "answer to a resume",
-                    value: 0,
-                });
-                debug!(%error, "not resumed");
-                Some(())
-            }
-            Err(error) => {
-                debug!(%error, "carrier lost before its answer");
-                Some(())
-            }
+            Ok((_, Answer::Refused(refusal))) => debug!(%refusal, "not resumed yet"),
+            Ok((_, Answer::Reaped)) => debug!("a resume was answered as a reap"),
+            Err(error) => debug!(%error, "carrier lost before its answer"),
         }
+        Some(())
     }
 
     async fn deliver(&mut self, carrier: Carrier, accepted: Accepted, epoch: Epoch) -> Option<()> {

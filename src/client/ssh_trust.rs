@@ -103,7 +103,12 @@ impl SshTrust {
         let own = self.verdict(std::slice::from_ref(&self.own_known_hosts), &offered);
         let verdict = match own {
             Verdict::Known { .. } | Verdict::Revoked { .. } => own,
-            Verdict::Changed { .. } | Verdict::Unknown => self.verdict(&self.known_hosts, &offered),
+            Verdict::Unknown => self.verdict(&self.known_hosts, &offered),
+            // A key that was recorded here is not forgotten because ssh knows none.
+            Verdict::Changed { .. } => match self.verdict(&self.known_hosts, &offered) {
+                Verdict::Unknown => own,
+                verdict => verdict,
+            },
         };
         match verdict {
             Verdict::Known { place, .. } => {
