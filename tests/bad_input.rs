@@ -137,7 +137,10 @@ fn nothing_listening_is_told_with_the_address_and_port_in_time() {
 
 #[test]
 fn a_sshd_that_is_down_is_told_with_its_address() {
-    let mut rig = Rig::bowline();
+    // sshd may be about to come up: until its timeout the open asks again.
+    let mut rig = Rig::with(ServeOptions::here(), |setup| {
+        setup.proxy_arguments(&["--connect-timeout", "3s"])
+    });
     rig.sshd.stop_listening();
     told(
         &proxy(&rig.ssh),
@@ -187,6 +190,7 @@ fn a_server_half_that_talks_nonsense_is_a_protocol_error() {
     let sshd = TestSshd::start();
     let far = Offset::new(1 << 40).expect("a varint");
     let beyond = Answer::Accepted(Accepted {
+        key: None,
         received: far,
         window: 1 << 20,
         ttl: 60,

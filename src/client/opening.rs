@@ -46,6 +46,8 @@ pub enum OpenError {
     /// The server half accepted none of the keys.
     #[error("{refusal}")]
     NotAuthorized {
+        /// Whom to be there.
+        user: String,
         /// The server half's words.
         refusal: Refusal,
         /// Keys that were offered, and those that could not be.
@@ -250,8 +252,12 @@ impl Opening {
                 Err(refusal) => refusal,
             },
         };
-        let tried = credentials.describe();
-        Err(Talk::Setback(OpenError::NotAuthorized { refusal, tried }.into()))
+        let refused = OpenError::NotAuthorized {
+            user: self.config.user.clone(),
+            refusal,
+            tried: credentials.describe(),
+        };
+        Err(Talk::Setback(refused.into()))
     }
 
     /// One `Open` and its answer. The inner `Err` is "not with these keys".
@@ -276,7 +282,11 @@ impl Opening {
             carrier.read_message().await
         };
         let message = match timeout(self.left().min(ANSWER_TIMEOUT), asked).await {
-            Ok(message) => message.map_err(|error| Talk::Lost(AttemptError::Carrier(error)))?,
+            Ok(Ok(message)) => message,
+            Ok(Err(CarrierError::Protocol(error))) => {
+                return Err(Talk::Setback(OpenError::Protocol(error).into()));
+            }
+            Ok(Err(error)) => return Err(Talk::Lost(AttemptError::Carrier(error))),
             Err(_) => return Err(Talk::Lost(AttemptError::Silent)),
         };
         let answer = Answer::decode(message).map_err(|error| Talk::Setback(OpenError::Protocol(error).into()))?;
@@ -348,6 +358,17 @@ enum Talk {
 }
 
 impl AttemptError {
+    /// Whether something answers there that speaks QUIC, but not this version of the protocol.
+    pub fn is_other_protocol(&self) -> bool {
+        // TLS alert no_application_protocol (RFC 7301 section 3.2) as a QUIC error (RFC 9001 section 4.8).
+        const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
+        matches!(
+            self,
+            AttemptError::Dial(DialError::Handshake(quinn::ConnectionError::ConnectionClosed(close)))
+                if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL
+        )
+    }
+
     /// Whether the network or the peer said that this will not work, rather than nothing.
     fn is_definite(&self) -> bool {
         match self {

@@ -2,6 +2,7 @@
 
 pub mod authorized_keys;
 pub mod known_hosts;
+mod private_key;
 pub mod raw_key;
 pub mod ssh_config;
 pub mod sshsig;

@@ -150,7 +150,7 @@ impl SshFiles {
         let identity = identity.as_ref().map_or("none".into(), |key| key.display().to_string());
         let proxy = if self.setup.proxy.is_some() {
             let words = self.proxy_words();
-            format!("  ProxyCommand exec {} %r@%n %p\n", words.join(" "))
+            format!("  ProxyCommand {} %r@%n %p\n", words.join(" "))
         } else {
             String::new()
         };

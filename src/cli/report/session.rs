@@ -1,7 +1,7 @@
 //! How the client half tells why a session could not be opened, or how it ended.
 
 use super::{Exit, Failure};
-use crate::client::{AttemptError, OpenError, TrustError};
+use crate::client::{AttemptError, Failed, OpenError, TrustError};
 use crate::identity::ssh_config::SshConfigError;
 use crate::pump::Outcome;
 use crate::wire::{CloseCode, RefusalCode};
@@ -34,6 +34,9 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
         OpenError::Resolve(error) => {
             Failure::from_error(Exit::Unavailable, &error).hint("check the name, and HostName in ssh's configuration")
         }
+        OpenError::NoPath { attempts, .. } if attempts.iter().any(|failed| failed.error.is_other_protocol()) => {
+            other_protocol(host, &attempts)
+        }
         OpenError::NoPath { attempts, within } => {
             let what = format_args!("no path led to a bowline server half on {host}").to_string();
             let failure = attempts
@@ -54,15 +57,15 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
             )
         }
         OpenError::Untrusted(error) => untrusted(&*error),
-        OpenError::NotAuthorized { refusal, tried } => {
-            let what = format_args!("{host} accepted none of your keys: {}", refusal.message).to_string();
+        OpenError::NotAuthorized { user, refusal, tried } => {
+            let what = format_args!("{host} accepted none of your keys for {user}: {}", refusal.message).to_string();
             let failure = match tried.is_empty() {
                 true => Failure::new(Exit::Refused, what).fact("there was no key to offer"),
                 false => tried.iter().fold(Failure::new(Exit::Refused, what), Failure::fact),
             };
             failure.hint(
                 "a key given to `ssh -i` is not visible to a ProxyCommand: name it with IdentityFile in ssh's \
-                 configuration, put it into the agent, or give it to `bowline proxy -i`",
+                 configuration, put it into the agent with ssh-add, or give it to `bowline proxy -i`",
             )
         }
         OpenError::Refused(refusal) => refused(host, refusal.code, &refusal.message),
@@ -73,6 +76,18 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                 .hint("is the port right, and the server half up to date?")
         }
     }
+}
+
+/// Something speaks QUIC there, but not our protocol or not this version of it.
+fn other_protocol(host: &str, attempts: &[Failed]) -> Failure {
+    let what = format_args!("what answers on {host} does not speak this version of bowline's protocol").to_string();
+    attempts
+        .iter()
+        .filter(|failed| failed.error.is_other_protocol())
+        .fold(Failure::new(Exit::Protocol, what), |failure, failed| {
+            failure.fact(format_args!("udp {}: {}", failed.address, chain(&failed.error)))
+        })
+        .hint("is the port right? Else install the same version of bowline on both sides")
 }
 
 fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
@@ -152,14 +167,19 @@ pub(crate) fn session_end(outcome: Outcome) -> Result<(), Failure> {
         Outcome::ClosedByPeer(CloseCode::Desync, why) => Err(Failure::new(
             Exit::Protocol,
             format_args!("the server half found a protocol error: {why}"),
-        )),
+        )
+        .hint(REPORT_DESYNC)),
         Outcome::Expired => Err(
             Failure::new(Exit::Lost, "the session was lost: no path for longer than its patience")
                 .hint("--patience sets how long an outage is waited for, --session-ttl how long the server half waits"),
         ),
-        Outcome::Desync(error) => Err(Failure::from_error(Exit::Protocol, &error)),
+        Outcome::Desync(error) => Err(Failure::from_error(Exit::Protocol, &error).hint(REPORT_DESYNC)),
     }
 }
+
+/// Neither path nor user can cause it.
+const REPORT_DESYNC: &str = "the two halves disagree on what was carried, and the session cannot go on without loss; \
+                             run the same version of bowline on both sides, and if it is the same, report this";
 
 fn list(fingerprints: &[Fingerprint]) -> String {
     let texts: Vec<String> = fingerprints.iter().map(Fingerprint::to_string).collect();

@@ -7,11 +7,11 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use russh::keys::{decode_secret_key, ssh_key};
-use ssh_key::{Certificate, PrivateKey};
+use russh::keys::ssh_key::{self, Certificate, PrivateKey};
 use zeroize::Zeroizing;
 
 use super::{StatementError, check_certificate, sign_host};
+use crate::identity::private_key;
 use crate::wire::Statement;
 
 /// Longest key or certificate file read, in bytes. An RSA key of 16384 bits takes 13 KiB.
@@ -129,7 +129,7 @@ pub fn load_host_keys(keys: &[PathBuf], certificates: &[PathBuf]) -> (Vec<HostKe
 fn load_key(path: &Path) -> Result<HostKey, HostKeyWarning> {
     let file = || path.to_owned();
     let text = read(path, true)?;
-    let key = decode_secret_key(&text, None).map_err(|source| match source {
+    let key = private_key::decode(&text, None).map_err(|source| match source {
         russh::keys::Error::KeyIsEncrypted => HostKeyWarning::Encrypted { path: file() },
         source => HostKeyWarning::NotAKey { path: file(), source },
     })?;

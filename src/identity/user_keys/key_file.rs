@@ -5,11 +5,11 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use russh::keys::decode_secret_key;
 use russh::keys::ssh_key::{Certificate, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use super::SkipReason;
+use crate::identity::private_key;
 
 /// Longest key file. RSA with 16384 bits takes about 13 KiB.
 const MAX_KEY_FILE: u64 = 64 << 10;
@@ -69,7 +69,7 @@ pub(super) fn load(path: &Path, passphrase: Option<&str>) -> Result<PrivateKey, 
             SkipReason::Unsupported
         }
     };
-    decode_secret_key(&text, passphrase).map_err(undecoded)
+    private_key::decode(&text, passphrase).map_err(undecoded)
 }
 
 /// A certificate, as `ssh-keygen -s` writes it.
@@ -109,7 +109,7 @@ fn classify(path: &Path, text: &str) -> Result<KeyFile, SkipReason> {
             private: Private::Encrypted,
         });
     }
-    let key = decode_secret_key(text, None).map_err(|_| SkipReason::Unsupported)?;
+    let key = private_key::decode(text, None).map_err(|_| SkipReason::Unsupported)?;
     Ok(KeyFile {
         public: key.public_key().clone(),
         private: Private::Open,
