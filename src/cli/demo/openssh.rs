@@ -104,6 +104,15 @@ impl SshProcess {
         Ok(status.code().map_or(255, |code| code as u32))
     }
 
+    /// Has it leave before its end, in order.
+    pub(super) async fn leave(mut self) {
+        self.signal(Signal::TERM);
+        // What does not heed that is killed with the drop.
+        if tokio::time::timeout(LEAVE, self.child.wait()).await.is_ok() {
+            self.group = None;
+        }
+    }
+
     /// What it wrote to stderr.
     pub(super) fn complaint(&self) -> String {
         let said = self.stderr.as_ref().and_then(|path| std::fs::read(path).ok());

@@ -1,6 +1,7 @@
 //! The live lines: the counter, the file, the path, and the strip of all that was.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -34,6 +35,9 @@ pub(super) struct Picture {
     begun: Instant,
     /// The outage that goes on, and since when.
     outage: Mutex<Option<(Outage, Instant)>>,
+    /// Whether there was one since the last look; some are over at once.
+    was_broken: AtomicBool,
+    strip: Mutex<Strip>,
 }
 
 impl Picture {
@@ -43,6 +47,8 @@ impl Picture {
             progress,
             begun: clock::now(),
             outage: Mutex::default(),
+            was_broken: AtomicBool::new(false),
+            strip: Mutex::default(),
         }
     }
 
@@ -53,50 +59,53 @@ impl Picture {
 
     /// An outage has begun, or is over.
     pub(super) fn set_outage(&self, outage: Option<Outage>) {
+        self.was_broken.store(true, Relaxed);
         *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage.map(|outage| (outage, clock::now()));
     }
 
     /// Never returns.
     pub(super) async fn keep_drawing(&self, screen: &Screen) {
         let mut frames = tokio::time::interval(FRAME);
-        let mut strip = Strip::default();
-        let (mut shown, mut was_broken) = (self.number(), false);
+        let mut shown = self.number();
         for frame in 1u32.. {
             frames.tick().await;
-            was_broken |= self.outage().is_some();
             if frame.is_multiple_of(FRAMES_PER_CELL) {
                 let number = self.number();
-                strip.push(Moment {
-                    broken: was_broken,
+                self.strip().push(Moment {
+                    broken: self.was_broken.swap(self.outage().is_some(), Relaxed),
                     numbers: number - shown,
                 });
-                (shown, was_broken) = (number, false);
+                shown = number;
             }
             if screen.abilities().live {
-                screen.draw(&self.lines(&strip, screen));
+                screen.draw(&self.lines(screen));
             } else if frame.is_multiple_of(FRAMES_PER_LINE) {
                 screen.say(&self.line());
             }
         }
     }
 
-    fn lines(&self, strip: &Strip, screen: &Screen) -> Vec<String> {
-        let abilities = screen.abilities();
-        let columns = screen.columns();
-        let room = columns.saturating_sub(MARGIN + 1);
+    /// The strip so far: the path, and below it what came out of the remote shell.
+    pub(super) fn strip_lines(&self, screen: &Screen) -> [String; 2] {
         let usual = u64::from(FRAMES_PER_CELL * FRAME.as_millis() as u32) / TICK.as_millis() as u64;
-        let (path, shell) = strip.lines(room, usual, abilities);
+        let (path, shell) = self.strip().lines(room(screen), usual, screen.abilities());
+        [labelled("", &path), labelled("", &shell)]
+    }
+
+    fn lines(&self, screen: &Screen) -> Vec<String> {
+        let (abilities, room) = (screen.abilities(), room(screen));
         let state = match self.outage() {
             Some((outage, since)) => abilities.ink(Ink::Bad, &format!("{}, {}", outage.name(), seconds(since))),
             None => abilities.ink(Ink::Good, "open"),
         };
-        let name = |name: &str| format!("  {name:<width$}", width = MARGIN - 2);
-        let mut lines = vec![String::new(), format!("{}{state}", name("path"))];
         let numbers = format!("{:<6} none missing, none twice", self.number());
-        lines.push(format!("{}{}", name("counter"), clipped(&numbers, room)));
-        lines.push(format!("{}{}", name("file"), self.bar(room, abilities)));
-        lines.push(format!("{}{path}", name("")));
-        lines.push(format!("{}{shell}", name("")));
+        let mut lines = vec![
+            String::new(),
+            labelled("path", &state),
+            labelled("counter", clipped(&numbers, room)),
+            labelled("file", &self.bar(room, abilities)),
+        ];
+        lines.extend(self.strip_lines(screen));
         lines
     }
 
@@ -125,6 +134,11 @@ impl Picture {
         )
     }
 
+    fn strip(&self) -> MutexGuard<'_, Strip> {
+        // Moments are only ever added, whole.
+        self.strip.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn number(&self) -> u64 {
         self.beats.borrow().number
     }
@@ -142,6 +156,15 @@ pub(super) fn seconds(time: Duration) -> String {
 
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
+}
+
+fn labelled(label: &str, content: &str) -> String {
+    format!("  {label:<width$}{content}", width = MARGIN - 2)
+}
+
+/// Columns beside the labels. The last one stays free: some terminals wrap when it is written.
+fn room(screen: &Screen) -> usize {
+    screen.columns().saturating_sub(MARGIN + 1)
 }
 
 /// No more than fits.

@@ -38,19 +38,22 @@ pub(super) async fn run(stage: &Stage, visitor: &Visitor, screen: &Screen) -> Re
     screen.say(&screen.abilities().ink(Ink::Bold, title));
     screen.say(&format!("\n{}\n", HELP.replace('\r', "")));
     let size = tcgetwinsize(io::stdout()).map_err(|error| DemoError::Terminal(error.into()))?;
-    let remote = visitor.shell(stage, size).await?;
+    let mut remote = visitor.shell(stage, size).await?;
     let raw = RawMode::enter().map_err(DemoError::Terminal)?;
     let sitting = Sitting {
         path: &stage.path,
         screen,
         restored: None,
     };
-    let left = sitting.attend(remote).await;
+    let left = sitting.attend(&mut remote).await;
     drop(raw);
     screen.say(match left? {
         Left::ShellEnded => "\nThe shell has ended, and its session with it.",
         Left::Quit => "\nLeft the shell.",
     });
+    // It cannot take leave over a path that is down.
+    stage.path.set(Weather::Fair).map_err(DemoError::Socket)?;
+    remote.ending.leave().await;
     Ok(())
 }
 
@@ -69,7 +72,7 @@ struct Sitting<'a> {
 }
 
 impl Sitting<'_> {
-    async fn attend(mut self, mut remote: Remote) -> Result<Left, DemoError> {
+    async fn attend(mut self, remote: &mut Remote) -> Result<Left, DemoError> {
         let mut keyboard = tokio::io::stdin();
         let mut resized = signal(SignalKind::window_change()).map_err(DemoError::Terminal)?;
         let (mut keys, mut typed) = (Keys::default(), BytesMut::new());

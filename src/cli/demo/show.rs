@@ -60,6 +60,8 @@ pub(super) async fn run(stage: &Stage, visitor: &Visitor, screen: &Screen) -> Re
     if code != FAREWELL {
         return Err(DemoError::OtherFarewell { code });
     }
+    screen.say("");
+    picture.strip_lines(screen).iter().for_each(|line| screen.say(line));
     let account = Account { survived, last, hash };
     screen.say(&account.tell(screen.abilities()));
     Ok(())

@@ -97,8 +97,8 @@ impl Account {
         );
         let _ = writeln!(text, "         {}\n", self.hash);
         text.push_str(
-            "Break it yourself: bowline demo --shell\nFor your own server: sudo bowline serve there, bowline ssh HOST \
-             here (see README.md).",
+            "Break the path yourself: bowline demo --shell\nUse it: `sudo bowline serve` on your server, `bowline ssh HOST` \
+             here; README.md has more.",
         );
         text
     }

@@ -94,6 +94,15 @@ impl Ending {
         }
     }
 
+    /// Leaves before the end.
+    pub(super) async fn leave(self) {
+        match self {
+            Ending::OpenSsh(process) => process.leave().await,
+            // Dropping it hangs up.
+            Ending::Own(_) => {}
+        }
+    }
+
     /// What the client had to say on stderr.
     pub(super) fn complaint(&self) -> String {
         match self {
