@@ -94,8 +94,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Demo(args) => {
             let context = Context::load(cli.common, Owner::User)?;
+            let settings = demo::DemoSettings::new(&args, context.log(Verbosity::Silent));
             start_log(&context, Verbosity::Silent);
-            block_on(runtime::Builder::new_multi_thread(), demo::run(args.into()))
+            block_on(runtime::Builder::new_multi_thread(), demo::run(settings))
         }
         Command::Completions { shell } => {
             generate::completions(shell);

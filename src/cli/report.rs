@@ -14,8 +14,10 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+mod demo;
 mod session;
 
+pub(crate) use demo::demo_failed;
 pub(crate) use session::{cannot_fall_back, cannot_open, no_ssh_config, notice, session_end};
 
 use super::config_file::ConfigError;
@@ -36,6 +38,8 @@ pub(crate) enum Exit {
     Protocol = 76,
     /// 77: refused.
     Refused = 77,
+    /// 130: stopped by the user, as a shell reports Ctrl-C.
+    Interrupted = 130,
 }
 
 /// An end that is not a clean one, ready to be told.
