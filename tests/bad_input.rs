@@ -190,6 +190,7 @@ fn a_server_half_that_talks_nonsense_is_a_protocol_error() {
     let sshd = TestSshd::start();
     let far = Offset::new(1 << 40).expect("a varint");
     let beyond = Answer::Accepted(Accepted {
+        key: None,
         received: far,
         window: 1 << 20,
         ttl: 60,

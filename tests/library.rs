@@ -117,10 +117,8 @@ async fn a_stream_carries_megabytes_both_ways_and_ends_in_good_order() {
             writer.shutdown().await.unwrap();
             writer
         });
-        let begun = bowline::clock::now();
         let mut received = Vec::new();
         reader.read_to_end(&mut received).await.unwrap();
-        eprintln!("32 MiB echoed in {:?}", bowline::clock::now() - begun);
         assert!(received == expected, "{} bytes", received.len());
         let stream = reader.unsplit(writing.await.unwrap());
         assert_eq!(stream.finish().await, Outcome::Finished);

@@ -171,21 +171,22 @@ impl Link {
     ///
     /// The close of a connection overtakes what its stream still holds, so only one side may close first: the one
     /// that dialed. The other waits for it.
-    pub(super) async fn finish(&mut self) {
+    pub(super) async fn finish(&mut self) -> bool {
         match self {
             Link::Quic(quic) => {
                 if quic.send.finish().is_err() {
-                    return;
+                    return false;
                 }
                 if quic.connection.side().is_client() {
-                    let _ = quic.send.stopped().await;
+                    quic.send.stopped().await.is_ok()
                 } else {
-                    quic.connection.closed().await;
+                    matches!(
+                        quic.connection.closed().await,
+                        quinn::ConnectionError::ApplicationClosed(_)
+                    )
                 }
             }
-            Link::Stream(stream) => {
-                let _ = stream.write.shutdown().await;
-            }
+            Link::Stream(stream) => stream.write.shutdown().await.is_ok(),
         }
     }
 

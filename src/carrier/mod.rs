@@ -206,15 +206,12 @@ impl Carrier {
         self.link.close(reason);
     }
 
-    /// Sends what is queued, waits (2 s at most) until the peer has it, and closes.
-    pub async fn finish(mut self, reason: CloseReason) {
-        let last_words = async {
-            if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() {
-                self.link.finish().await;
-            }
-        };
-        // Late or lost, the carrier is closed either way.
-        let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
+    /// Sends what is queued, waits (2 s at most) until the peer has it, and closes. Whether the peer has it.
+    pub async fn finish(mut self, reason: CloseReason) -> bool {
+        let last_words =
+            async { std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() && self.link.finish().await };
+        let delivered = tokio::time::timeout(LAST_WORDS, last_words).await;
         self.link.close(reason);
+        delivered.unwrap_or(false)
     }
 }

@@ -295,6 +295,9 @@ pub(super) struct SshdArgs {
     /// Keys that may log in [default: ~/.ssh/authorized_keys]
     #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
     pub(super) authorized_keys: Option<PathBuf>,
+    /// Serve on the listening TCP socket that is standard input, and print nothing: as the target of `serve`
+    #[arg(long, hide = true)]
+    pub(super) inherit_listener: bool,
 }
 
 /// `bowline demo`.

@@ -92,11 +92,19 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     let _ = super::places::make_folder(&settings.folders.state);
     let config = client_config(&settings, &ssh).await?;
     let connect_timeout = config.connect_timeout;
-    let signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
-    match client::open(config).await {
+    let mut signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
+    let opened = tokio::select! {
+        opened = client::open(config) => opened,
+        // ssh has given up, and waits for us to end.
+        () = signals.recv() => return Ok(()),
+    };
+    match opened {
         Ok(session) => carry(session, &settings, signals).await,
         Err(error) if settings.fallback == Fallback::Tcp && is_no_path(&error) => {
-            fall_back(&ssh, connect_timeout, &error).await
+            tokio::select! {
+                ended = fall_back(&ssh, connect_timeout, &error) => ended,
+                () = signals.recv() => Ok(()),
+            }
         }
         Err(error) => Err(report::cannot_open(&settings.destination.host, error)),
     }
@@ -128,6 +136,12 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
         revoked: ssh.revoked_host_keys.clone(),
         pins: settings.pins.iter().copied().map(Pin::from).collect(),
     };
+    let limit = settings.connect_timeout.unwrap_or_else(|| connect_timeout(ssh));
+    let limit = match settings.fallback {
+        Fallback::None => limit,
+        // Somebody waits, and there is another way.
+        Fallback::Tcp => limit.min(BEFORE_FALLBACK),
+    };
     let mtu_cap = settings.mtu_cap.map_or_else(|| Ok(MtuCap::default()), MtuCap::new);
     Ok(ClientConfig {
         place: Place {
@@ -143,11 +157,14 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
         trust: Arc::new(trust),
         credentials: Arc::new(credentials),
         session: SessionConfig::default(),
-        connect_timeout: settings.connect_timeout.unwrap_or_else(|| connect_timeout(ssh)),
+        connect_timeout: limit,
         patience: settings.patience,
         mtu_cap: mtu_cap.map_err(|error| Failure::from_error(Exit::Usage, &error))?,
     })
 }
+
+/// How long a server half is looked for before plain TCP is tried: a lost first packet, and its repeat, fit in.
+const BEFORE_FALLBACK: Duration = Duration::from_secs(3);
 
 /// ssh gives up at its ConnectTimeout without a word; half a second before, ours can still be read.
 fn connect_timeout(ssh: &SshConfig) -> Duration {

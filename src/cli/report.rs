@@ -213,6 +213,18 @@ pub(crate) fn cannot_use_file(path: &std::path::Path, error: &io::Error) -> Fail
     }
 }
 
+/// The file that is to decide who may come in.
+pub(crate) fn cannot_read_keys(path: &std::path::Path, error: &io::Error) -> Failure {
+    let failure = Failure::new(
+        Exit::Unavailable,
+        format_args!("cannot read the keys in {}: {error}", path.display()),
+    );
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => failure.hint("run as root, or as the user the file belongs to"),
+        _ => failure.hint("--authorized-keys names a file in the form of sshd's authorized_keys, one key a line"),
+    }
+}
+
 /// A program that could not be started.
 pub(crate) fn cannot_run(program: &str, error: &io::Error) -> Failure {
     let failure = Failure::new(Exit::Unavailable, format_args!("cannot run {program}: {error}"));

@@ -1,6 +1,7 @@
 //! `bowline serve`: its settings, and the two processes it consists of.
 
-mod keys;
+mod answers;
+pub(super) mod keys;
 mod prepare;
 
 use std::io::Write;
@@ -58,6 +59,9 @@ pub(crate) struct ServeSettings {
     pub(crate) max_half_open: u32,
     /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
     pub(crate) mtu_cap: Option<u16>,
+    /// Keys that may log in to the built-in SSH server where it is the target and no other file decides. Default: those
+    /// of `bowline sshd`.
+    pub(crate) sshd_keys: Option<PathBuf>,
     /// Where keys and sockets are.
     pub(crate) folders: Folders,
 }
@@ -107,6 +111,7 @@ impl ServeSettings {
             max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 100),
             max_half_open: count(args.max_half_open.or(one(&table.max_half_open)), 256),
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
+            sshd_keys: one(&context.file.sshd.authorized_keys),
             folders: context.folders()?,
         };
         settings.checked()

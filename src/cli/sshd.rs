@@ -1,13 +1,34 @@
 //! `bowline sshd`: its settings, and the built-in SSH server run on its own.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, sockopt};
+use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{debug, info, warn};
 
 use super::args::SshdArgs;
 use super::places::{self, Folders};
-use super::report::{Exit, Failure};
+use super::report::{self, Exit, Failure};
+use super::serve::keys::{fingerprint, named_or_own};
 use super::settings::{Context, SettingsError, list, one};
 use super::values::ListenAddress;
+use crate::identity::authorized_keys::{AuthorizedKeys, Verdict};
+use crate::identity::statement::ProvenKey;
+use crate::sshd::{Authorize, Sshd, SshdConfig};
+use crate::tasks::Tasks;
+
+/// Where nothing else is said.
+const USUAL_PORT: u16 = 2222;
+
+/// Connections that wait to be accepted, as sshd's.
+const BACKLOG: i32 = 128;
 
 /// What `bowline sshd` works by.
 #[derive(Debug, Clone)]
@@ -18,6 +39,8 @@ pub(crate) struct SshdSettings {
     pub(crate) host_keys: Vec<PathBuf>,
     /// Keys that may log in. Default: `~/.ssh/authorized_keys`.
     pub(crate) authorized_keys: PathBuf,
+    /// Serve on the socket that is standard input, and nowhere else. Default: false.
+    pub(crate) inherit_listener: bool,
     /// Where the host key is.
     pub(crate) folders: Folders,
 }
@@ -32,7 +55,7 @@ impl SshdSettings {
         let listen = list(args.listen, &table.listen);
         let usual = ListenAddress {
             ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            port: Some(2222),
+            port: Some(USUAL_PORT),
         };
         let authorized_keys = args
             .authorized_keys
@@ -45,19 +68,177 @@ impl SshdSettings {
             listen: if listen.is_empty() { vec![usual] } else { listen },
             host_keys: list(args.host_keys, &table.host_key),
             authorized_keys,
+            inherit_listener: args.inherit_listener,
             folders: context.folders()?,
         })
     }
 }
 
-/// Serves until it is told to stop.
+/// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// It could not start.
+/// It could not start, or not go on.
 pub(super) async fn run(settings: SshdSettings) -> Result<(), Failure> {
-    let listen = &settings.listen;
-    Err(Failure::new(
-        Exit::Internal,
-        format_args!("cannot serve {listen:?}: the built-in server is not wired up yet"),
-    ))
+    let tasks = Tasks::new();
+    watch_signals(&tasks).map_err(|error| report::cannot_start(&error))?;
+    let listeners = match settings.inherit_listener {
+        true => vec![inherited()?],
+        false => bind(&settings.listen)?,
+    };
+    let state = &settings.folders.state;
+    places::make_folder(state).map_err(|error| report::cannot_use_file(state, &error))?;
+    let keys = named_or_own(&settings.host_keys, state)?;
+    let fingerprint = fingerprint(&keys);
+    let sshd = Sshd::on(
+        listeners,
+        SshdConfig {
+            listen: Vec::new(),
+            host_keys: keys.into_iter().map(|key| key.key).collect(),
+            authorize: authorize(key_file(&settings)?),
+            accept_env: Vec::new(),
+        },
+    );
+    let sshd = sshd.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+    if !settings.inherit_listener {
+        announce(&sshd.local_addrs(), &fingerprint);
+    }
+    let ended = sshd.run(tasks.token()).await;
+    ended.map_err(|error| Failure::from_error(Exit::Unavailable, &error))
+}
+
+/// The line that scripts wait for.
+fn announce(addresses: &[SocketAddr], fingerprint: &str) {
+    let tcp: Vec<String> = addresses.iter().map(|address| format!("tcp={address}")).collect();
+    // A closed stdout is nobody waiting.
+    let _ = writeln!(std::io::stdout(), "ready {} fingerprint={fingerprint}", tcp.join(" "));
+}
+
+/// Cancels the group's token at SIGTERM and SIGINT.
+fn watch_signals(tasks: &Tasks) -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = tasks.token();
+    tasks.spawn("signals", async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// The socket of `serve --target builtin`. Its keeper's end is ours too: nobody else could stop us.
+fn inherited() -> Result<TcpListener, Failure> {
+    let stdin = rustix::stdio::stdin();
+    let is_listener = sockopt::socket_acceptconn(stdin).unwrap_or(false)
+        && matches!(
+            sockopt::socket_domain(stdin),
+            Ok(AddressFamily::INET | AddressFamily::INET6)
+        );
+    if !is_listener {
+        let what = "standard input is not a listening TCP socket";
+        return Err(Failure::new(Exit::Usage, what).hint("--inherit-listener is for `bowline serve --target builtin`"));
+    }
+    let taken = || -> io::Result<TcpListener> {
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
+        // What logs in here must not inherit the socket.
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::stdio::dup2_stdin(null)?;
+        Ok(socket.into())
+    };
+    taken().map_err(|error| report::cannot_start(&error))
+}
+
+fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, Failure> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let port = address.port.unwrap_or(USUAL_PORT);
+        match address.ip {
+            Some(ip) => listeners.push(listen_or_tell(SocketAddr::new(ip, port))?),
+            None => listeners.extend(bind_all(port)?),
+        }
+    }
+    Ok(listeners)
+}
+
+/// Both families at one port; a machine without IPv6 does with IPv4.
+fn bind_all(port: u16) -> Result<Vec<TcpListener>, Failure> {
+    let v4 = listen_or_tell((Ipv4Addr::UNSPECIFIED, port).into())?;
+    let port = v4.local_addr().map_err(|error| report::cannot_start(&error))?.port();
+    let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match listen(v6) {
+        Ok(v6) => Ok(vec![v4, v6]),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(report::cannot_listen("tcp", v6, &error)),
+        Err(error) => {
+            debug!(%error, "no IPv6");
+            Ok(vec![v4])
+        }
+    }
+}
+
+fn listen_or_tell(address: SocketAddr) -> Result<TcpListener, Failure> {
+    listen(address).map_err(|error| report::cannot_listen("tcp", address, &error))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A port of ours is free as soon as we have ended.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // Clients over IPv4 would come as mapped addresses, which fit no `from=`.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The file of keys, which is looked at anew for each login.
+fn key_file(settings: &SshdSettings) -> Result<AuthorizedKeys, Failure> {
+    let path = &settings.authorized_keys;
+    match AuthorizedKeys::load(path) {
+        Ok(keys) => {
+            for warning in keys.warnings() {
+                warn!(file = %path.display(), %warning, "part of the file of keys is not used, or not safe");
+            }
+            Ok(keys)
+        }
+        // The server half serves on; nothing but waiting would come of an end here.
+        Err(error) if settings.inherit_listener => {
+            let error = Failure::from_error(Exit::Unavailable, &error);
+            warn!(error = error.one_line(), "nobody can log in until there is such a file");
+            Ok(AuthorizedKeys::unread(path))
+        }
+        Err(error) => Err(Failure::from_error(Exit::Unavailable, &error)
+            .hint("--authorized-keys names a file in the form of sshd's authorized_keys, one key a line")),
+    }
+}
+
+fn authorize(keys: AuthorizedKeys) -> Authorize {
+    Arc::new(move |user, key, source| {
+        let Ok(blob) = key.to_bytes() else { return false };
+        let key = ProvenKey {
+            blob: blob.into(),
+            key: key.key_data().clone(),
+            certificate: None,
+        };
+        match keys.permits_everything(&key, user, source.to_canonical(), SystemTime::now()) {
+            Ok(Verdict::Accepted { .. }) => true,
+            Ok(Verdict::Unknown) => false,
+            Ok(Verdict::Refused { line, reason }) => {
+                let file = keys.path().display();
+                info!(%file, line, ?reason, key = key.fingerprint(), "the file of keys refuses a key it has");
+                false
+            }
+            Err(error) => {
+                let error = Failure::from_error(Exit::Unavailable, &error);
+                warn!(
+                    error = error.one_line(),
+                    "the file of keys cannot be used: nobody may log in"
+                );
+                false
+            }
+        }
+    })
 }

@@ -110,12 +110,13 @@ impl Carriers {
         self.attached.iter().for_each(|attached| attached.carrier.close(reason));
     }
 
-    /// Gives the last words of the lead a chance, and closes all.
-    pub(super) async fn finish(mut self, reason: CloseReason) {
+    /// Gives the last words of the lead a chance, and closes all. Whether the peer has them.
+    pub(super) async fn finish(mut self, reason: CloseReason) -> bool {
         let lead = self.attached.pop().filter(|_| self.has_lead);
         self.attached.iter().for_each(|other| other.carrier.close(reason));
-        if let Some(lead) = lead {
-            lead.carrier.finish(reason).await;
+        match lead {
+            Some(lead) => lead.carrier.finish(reason).await,
+            None => false,
         }
     }
 

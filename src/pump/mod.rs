@@ -113,12 +113,16 @@ where
         };
         // The pipe learns of the end before the peer has confirmed it.
         drop((self.input.take(), self.output.take()));
-        if self.session.owes_last_words() {
-            self.carriers.finish(reason).await;
-        } else {
+        if !self.session.owes_last_words() {
             self.carriers.close(reason);
+            return outcome;
         }
-        outcome
+        let told = self.carriers.finish(reason).await;
+        match outcome {
+            // The peer may go on waiting for our last acknowledgement.
+            Outcome::Finished if !told => Outcome::Unfinished,
+            outcome => outcome,
+        }
     }
 
     fn say_close(&mut self, code: CloseCode, message: &str) {
@@ -157,8 +161,8 @@ where
         moved |= self.take_frames(cx, now)?;
         moved |= self.write_output(cx, now);
         moved |= self.read_input(cx);
-        moved |= self.feed_lead(cx, now);
         self.keep_watch(cx, now);
+        moved |= self.feed_lead(cx, now);
         self.check_end(now)?;
         self.facts.update(&self.session);
         Ok(moved)

@@ -43,7 +43,7 @@ pub enum Outcome {
     Finished,
     /// The peer closed the session; everything it had said before was delivered.
     ClosedByPeer(CloseCode, String),
-    /// The pipe's owner left, and the peer may not have its last words.
+    /// The pipe's owner left, or everything was delivered, and the peer may not have our last words.
     Unfinished,
     /// Ended by [`Order::End`].
     Ended(String),

@@ -39,8 +39,13 @@ pub enum Authority {
 
 /// A list of keys that is looked up at each open.
 pub trait KeyList: Send + Sync {
-    /// Index of the first key that is permitted.
-    fn permitted(&self, user: &str, keys: &[ProvenKey], remote: IpAddr) -> Option<usize>;
+    /// Index of the first key that is permitted; `None` also when the list cannot be had.
+    fn permitted<'a>(
+        &'a self,
+        user: &'a str,
+        keys: &'a [ProvenKey],
+        remote: IpAddr,
+    ) -> Pin<Box<dyn Future<Output = Option<usize>> + Send + 'a>>;
 }
 
 /// Whose session it is: what limits count by, and logs name.
@@ -62,8 +67,9 @@ impl Authority {
                     .map_or_else(|| format!("anyone from {}", remote.ip()), ProvenKey::fingerprint);
                 return Ok((Account(named), None));
             }
-            Authority::Keys(list) => list.permitted(user, keys, remote.ip()),
-            Authority::Sshd { .. } if keys.is_empty() => None,
+            // Whoever proved no key is nobody's, and not worth a question.
+            Authority::Keys(_) | Authority::Sshd { .. } if keys.is_empty() => None,
+            Authority::Keys(list) => list.permitted(user, keys, remote.ip()).await,
             Authority::Sshd { ask, .. } => ask_sshd(ask, user, keys, remote).await?,
         };
         let Some((index, key)) = accepted.and_then(|index| Some((index, keys.get(index)?))) else {

@@ -59,7 +59,8 @@ impl Welcome {
                     self.registry.reap(&reap);
                     let answered = carrier.send_message(Answer::Reaped.encode()).await;
                     debug!(session = %reap.session, sent = answered.is_ok(), "reap answered");
-                    return carrier.finish(CloseReason::Done).await;
+                    carrier.finish(CloseReason::Done).await;
+                    return;
                 }
                 Err(error) => malformed(&error),
             };

@@ -2,23 +2,24 @@
 //!
 //! Everything that needs a privilege was done by the keeper before: keys read, statements signed, ports bound.
 
+mod key_file;
+
 use super::ask_sshd::{AskLimits, AskSshd};
-use super::authority::{Authority, KeyList, LoopbackRules};
+use super::authority::{Authority, LoopbackRules};
 use super::keeper::{KeeperClient, Request, Response};
 use super::{RegistryLimits, Server, ServerConfig, ServerError};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
-use crate::identity::authorized_keys::{AuthorizedKeys, AuthorizedKeysError, Verdict};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
-use crate::identity::statement::ProvenKey;
 use crate::session::SessionConfig;
 use crate::wire::Statement;
+use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::time::{Duration, SystemTime};
-use tracing::{debug, info, warn};
+use std::time::Duration;
+use tracing::info;
 
 /// What the keeper hands to each worker.
 #[derive(Serialize, Deserialize)]
@@ -59,7 +60,7 @@ pub enum AuthoritySetup {
         /// Whether the keeper is asked to compare sshd's rules for the client's address with those for loopback.
         compare_rules: bool,
     },
-    /// A file of keys.
+    /// A file of keys, which the keeper opens: the worker's user often may not. The path is for messages.
     Keys(PathBuf),
     /// Nobody is asked.
     Anyone,
@@ -77,9 +78,6 @@ pub enum WorkerError {
     /// The server half could not start.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The file of keys cannot be used.
-    #[error(transparent)]
-    Keys(#[from] AuthorizedKeysError),
 }
 
 impl WorkerSetup {
@@ -107,7 +105,7 @@ pub async fn serve(
     keeper: KeeperClient,
     ready: impl FnOnce(&[SocketAddr], &str),
 ) -> Result<(), WorkerError> {
-    let authority = authority(&setup, &keeper)?;
+    let authority = authority(&setup, &keeper).await;
     let quic = QuicLimits {
         mtu_cap: setup
             .mtu_cap
@@ -148,11 +146,11 @@ pub async fn serve(
     Ok(())
 }
 
-fn authority(setup: &WorkerSetup, keeper: &KeeperClient) -> Result<Authority, WorkerError> {
+async fn authority(setup: &WorkerSetup, keeper: &KeeperClient) -> Authority {
     let ask = AskSshd::new(setup.target, AskLimits::default());
-    Ok(match &setup.authority {
+    match &setup.authority {
         AuthoritySetup::Anyone => Authority::Anyone { aliases: ask },
-        AuthoritySetup::Keys(path) => Authority::Keys(Box::new(KeyFile(AuthorizedKeys::load(path)?))),
+        AuthoritySetup::Keys(path) => Authority::Keys(Box::new(KeyFile::read(path, keeper).await)),
         AuthoritySetup::Sshd { compare_rules } => {
             let rules = AskKeeper {
                 keeper: keeper.clone(),
@@ -163,25 +161,6 @@ fn authority(setup: &WorkerSetup, keeper: &KeeperClient) -> Result<Authority, Wo
                 rules: compare_rules.then(|| Box::new(rules) as Box<dyn LoopbackRules>),
             }
         }
-    })
-}
-
-struct KeyFile(AuthorizedKeys);
-
-impl KeyList for KeyFile {
-    fn permitted(&self, user: &str, keys: &[ProvenKey], remote: IpAddr) -> Option<usize> {
-        keys.iter()
-            .position(|key| match self.0.permits(key, user, remote, SystemTime::now()) {
-                Ok(Verdict::Accepted { .. }) => true,
-                Ok(verdict) => {
-                    debug!(?verdict, key = key.fingerprint(), "not permitted");
-                    false
-                }
-                Err(error) => {
-                    warn!(%error, "the file of keys cannot be used: nobody is permitted");
-                    false
-                }
-            })
     }
 }
 
@@ -212,7 +191,7 @@ impl AskKeeper {
             local_address: self.target.ip(),
             local_port: self.target.port(),
         };
-        match self.keeper.request(request).await {
+        match self.keeper.request(request).await.map(|reply| reply.response) {
             Ok(Response::LoopbackMatch { differences }) => {
                 let first = differences.first()?;
                 let line = first.match_line.as_deref().unwrap_or("a rule of sshd's configuration");

@@ -264,6 +264,24 @@ impl Session {
         self.attached = false;
     }
 
+    /// First position that was not yet sent on the lead: what [`Session::fall_back`] wants to know of a former lead.
+    pub fn lead_position(&self) -> Offset {
+        self.outgoing.position()
+    }
+
+    /// The lead died, and an older carrier that still lives leads (again). Everything before `reached` was sent on it,
+    /// or had been received when it came.
+    ///
+    /// # Errors
+    /// `reached` came from the peer and is what was never sent.
+    pub fn fall_back(&mut self, epoch: Epoch, reached: Offset) -> Result<(), SessionError> {
+        self.outgoing.rewind(reached)?;
+        self.acks.demand();
+        self.epoch = epoch;
+        self.attached = true;
+        Ok(())
+    }
+
     /// A frame arrived, on whichever carrier of the session.
     ///
     /// # Errors

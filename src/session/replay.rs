@@ -106,6 +106,11 @@ impl ReplayBuffer {
         Ok(self.sent.since(self.next).unwrap_or(0))
     }
 
+    /// Next position to send.
+    pub(super) fn position(&self) -> Offset {
+        self.next
+    }
+
     /// Appends frames to `out` until it holds `fill` bytes or nothing more may be sent.
     pub(super) fn transmit(&mut self, out: &mut BytesMut, fill: usize) {
         while out.len() < fill {

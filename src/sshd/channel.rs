@@ -16,8 +16,9 @@ use super::session::SessionChannel;
 /// Most channels of one connection, of all kinds. A browser behind `-D` needs some dozens.
 const MAX_CHANNELS: usize = 512;
 
-/// Time for a client that is done to close a channel first. OpenSSH does so at once.
-const GO_FIRST: Duration = Duration::from_secs(5);
+/// Time for a client that is done to close a channel first: OpenSSH does so within the round trip, but for `-W`,
+/// whose end is late by this much.
+const GO_FIRST: Duration = Duration::from_millis(300);
 
 /// All open channels of one connection.
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
@@ -18,6 +19,9 @@ use super::inbox::InboxReader;
 
 /// Bytes read from a socket at once: one SSH packet.
 const READ_BYTES: usize = 32 * 1024;
+
+/// Time for one write to a socket that does not take it, after the client has gone.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// Joins a channel with a TCP connection to `host`, or refuses it.
 pub(super) async fn connect_tcp(io: ChannelIo, reply: ChannelOpenHandle, host: String, port: u16) {
@@ -56,10 +60,10 @@ async fn accept_if<S: AsyncRead + AsyncWrite>(connected: io::Result<S>, io: Chan
 /// Carries both directions, each to its own end.
 pub(super) async fn join<S: AsyncRead + AsyncWrite>(mut io: ChannelIo, stream: S) {
     let (from, to) = tokio::io::split(stream);
-    let client_done = tokio::select! {
-        (client_done, ()) = async { tokio::join!(upload(&mut io.inbox, to), download(from, &io.writer)) } => client_done,
-        () = io.closed.cancelled() => false,
-    };
+    let (client_done, ()) = tokio::join!(
+        upload(&mut io.inbox, to, &io.closed),
+        download(from, &io.writer, &io.closed)
+    );
     if client_done {
         io.close_last().await
     } else {
@@ -68,29 +72,48 @@ pub(super) async fn join<S: AsyncRead + AsyncWrite>(mut io: ChannelIo, stream: S
 }
 
 /// Says whether the client ended it.
-async fn upload(inbox: &mut InboxReader, mut to: impl AsyncWrite + Unpin) -> bool {
+///
+/// Clients send their last bytes, EOF and CLOSE, and go, all in one breath: what came before the end is still written.
+async fn upload(inbox: &mut InboxReader, mut to: impl AsyncWrite + Unpin, closed: &CancellationToken) -> bool {
     let mut broken = false;
-    while let (false, Some(data)) = (broken, inbox.next().await) {
-        broken = to.write_all(&data).await.is_err();
+    while !broken {
+        let data = tokio::select! {
+            biased;
+            data = inbox.next() => data,
+            () = closed.cancelled() => None,
+        };
+        let Some(data) = data else { break };
+        broken = tokio::select! {
+            written = to.write_all(&data) => written.is_err(),
+            () = stuck(closed) => true,
+        };
     }
     inbox.discard();
     let _ = to.shutdown().await;
     !broken
 }
 
-async fn download(mut from: impl AsyncRead + Unpin, writer: &ChannelWriteHalf<Msg>) {
+async fn stuck(closed: &CancellationToken) {
+    closed.cancelled().await;
+    tokio::time::sleep(LAST_WRITE).await;
+}
+
+async fn download(mut from: impl AsyncRead + Unpin, writer: &ChannelWriteHalf<Msg>, closed: &CancellationToken) {
     let mut buffer = BytesMut::new();
-    loop {
-        buffer.reserve(READ_BYTES);
-        match from.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
+    let carry = async {
+        loop {
+            buffer.reserve(READ_BYTES);
+            let read = from.read_buf(&mut buffer).await;
+            if !matches!(read, Ok(1..)) || writer.data_bytes(buffer.split().freeze()).await.is_err() {
+                break;
+            }
         }
-        if writer.data_bytes(buffer.split().freeze()).await.is_err() {
-            break;
-        }
+        let _ = writer.eof().await;
+    };
+    tokio::select! {
+        () = carry => {}
+        () = closed.cancelled() => {}
     }
-    let _ = writer.eof().await;
 }
 
 /// What a client asked to have forwarded to it, in its own words: it finds its request by them.

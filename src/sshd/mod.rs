@@ -83,6 +83,9 @@ pub enum SshdError {
         /// What the system said.
         source: io::Error,
     },
+    /// A socket that was given cannot be listened on.
+    #[error("cannot use a socket that should be listening")]
+    Inherit(#[source] io::Error),
     /// A listening socket failed for good.
     #[error("cannot accept connections on {address}")]
     Accept {
@@ -117,20 +120,35 @@ impl Sshd {
     /// # Errors
     /// No address, no host key, an address that cannot be bound, or a user without a passwd entry.
     pub async fn bind(config: SshdConfig) -> Result<Sshd, SshdError> {
-        if config.listen.is_empty() {
+        let mut listeners = Vec::with_capacity(config.listen.len());
+        for &address in &config.listen {
+            let listener = listen(address)
+                .await
+                .map_err(|source| SshdError::Listen { address, source })?;
+            listeners.push(listener);
+        }
+        Sshd::new(config, listeners)
+    }
+
+    /// Looks up the calling user, and takes sockets that listen already; [`SshdConfig::listen`] does not count.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// No socket, one that does not listen, no host key, or a user without a passwd entry.
+    pub fn on(listeners: Vec<std::net::TcpListener>, config: SshdConfig) -> Result<Sshd, SshdError> {
+        let taken: io::Result<Vec<_>> = listeners.into_iter().map(take).collect();
+        Sshd::new(config, taken.map_err(SshdError::Inherit)?)
+    }
+
+    fn new(config: SshdConfig, listeners: Vec<(SocketAddr, TcpListener)>) -> Result<Sshd, SshdError> {
+        if listeners.is_empty() {
             return Err(SshdError::NoListenAddress);
         }
         if config.host_keys.is_empty() {
             return Err(SshdError::NoHostKey);
         }
         let account = Account::of_calling_user()?;
-        let mut listeners = Vec::with_capacity(config.listen.len());
-        for address in config.listen {
-            let listener = listen(address)
-                .await
-                .map_err(|source| SshdError::Listen { address, source })?;
-            listeners.push(listener);
-        }
         let accept_env = DEFAULT_ACCEPT_ENV
             .iter()
             .map(|name| (*name).to_owned())
@@ -149,7 +167,7 @@ impl Sshd {
         })
     }
 
-    /// The addresses really bound, in the order of [`SshdConfig::listen`].
+    /// The addresses really bound, in the order in which they were given.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(|(address, _)| *address).collect()
     }
@@ -188,6 +206,11 @@ impl Sshd {
 async fn listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
     let listener = TcpListener::bind(address).await?;
     Ok((listener.local_addr()?, listener))
+}
+
+fn take(listener: std::net::TcpListener) -> io::Result<(SocketAddr, TcpListener)> {
+    listener.set_nonblocking(true)?;
+    Ok((listener.local_addr()?, TcpListener::from_std(listener)?))
 }
 
 async fn accept(

@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::sync::Arc;
 
-use crate::harness::{Server, assert_success, echo_server, echoed, echoed_tcp, run_with_input, text};
+use crate::harness::{Server, assert_success, echo_server, echoed, echoed_tcp, noise, run_with_input, text, user_name};
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -109,9 +110,8 @@ fn a_remote_port_can_be_any_free_one() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(client.stderr.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let mut stderr = BufReader::new(client.stderr.take().unwrap());
+    stderr.read_line(&mut line).unwrap();
     let port: u16 = line
         .split(' ')
         .nth(2)
@@ -122,8 +122,65 @@ fn a_remote_port_can_be_any_free_one() {
         "hello any"
     );
     drop(client.stdin.take());
-    assert!(client.wait().unwrap().success());
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    let status = client.wait().unwrap();
+    assert!(status.success(), "{status}: {rest}");
     crate::harness::eventually("the port is closed", || {
         TcpStream::connect(("127.0.0.1", port)).is_err()
     });
+}
+
+/// Trusts every server: there is one.
+struct Trusting;
+
+impl russh::client::Handler for Trusting {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, _key: &russh::keys::PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        Ok(true)
+    }
+}
+
+/// Sends through the server, then the end, CLOSE and a goodbye, without waiting for any answer.
+async fn send_and_leave(server: &Server, port: u16, bytes: Vec<u8>) {
+    let key = russh::keys::PrivateKey::read_openssh_file(&server.path("user")).unwrap();
+    let key = russh::keys::PrivateKeyWithHashAlg::new(Arc::new(key), None);
+    let mut client = russh::client::connect(Arc::default(), server.address, Trusting)
+        .await
+        .unwrap();
+    assert!(client.authenticate_publickey(user_name(), key).await.unwrap().success());
+    let channel = client
+        .channel_open_direct_tcpip("127.0.0.1", u32::from(port), "127.0.0.1", 1)
+        .await
+        .unwrap();
+    channel.data_bytes(bytes).await.unwrap();
+    channel.eof().await.unwrap();
+    channel.close().await.unwrap();
+    client
+        .disconnect(russh::Disconnect::ByApplication, "", "")
+        .await
+        .unwrap();
+    let _ = client.await;
+}
+
+#[test]
+fn the_last_bytes_of_a_client_that_has_gone_are_still_delivered() {
+    let server = Server::start();
+    let sink = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sent = noise(6 * 1024 * 1024);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    // More than the sockets on the way hold, and nobody reads until the client has gone.
+    runtime.block_on(send_and_leave(&server, sink.local_addr().unwrap().port(), sent.clone()));
+    let mut received = Vec::new();
+    sink.accept().unwrap().0.read_to_end(&mut received).unwrap();
+    assert!(
+        received == sent,
+        "{} of {} bytes, or others",
+        received.len(),
+        sent.len()
+    );
 }

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test crate uses its own part of this module")]
 #![allow(unreachable_pub, reason = "a module of test crates has no outside")]
 
+pub mod daemon;
 pub mod data;
 pub mod echo;
 pub mod gate;

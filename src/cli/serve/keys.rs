@@ -3,13 +3,14 @@
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
 use tracing::{debug, info};
 
 use super::ServeSettings;
 use crate::cli::report::{self, Exit, Failure};
+use crate::cli::values::Target;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::{HostKey, load_host_keys};
 use crate::server::sshd_config::Settings;
@@ -17,16 +18,22 @@ use crate::server::sshd_config::Settings;
 /// Key and signature, as they go over the wire.
 type Statements = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The keys named, else those that sshd uses, else one of bowline's own.
+/// The keys named, else one of bowline's own: the built-in SSH server's, whether it runs alone or as a target.
+pub(in crate::cli) fn named_or_own(named: &[PathBuf], state: &Path) -> Result<Vec<HostKey>, Failure> {
+    if named.is_empty() {
+        return Ok(vec![own_host_key(state)?]);
+    }
+    let (keys, warnings) = load_host_keys(named, &[]);
+    match warnings.first() {
+        Some(warning) => Err(Failure::from_error(Exit::Usage, warning).hint("--host-key wants a private SSH host key")),
+        None => Ok(keys),
+    }
+}
+
+/// The keys named, else those that the target uses, else one of bowline's own.
 pub(super) fn host_keys(settings: &ServeSettings, sshd: Option<&Settings>) -> Result<Vec<HostKey>, Failure> {
-    if !settings.host_keys.is_empty() {
-        let (keys, warnings) = load_host_keys(&settings.host_keys, &[]);
-        return match warnings.first() {
-            Some(warning) => {
-                Err(Failure::from_error(Exit::Usage, warning).hint("--host-key wants a private SSH host key"))
-            }
-            None => Ok(keys),
-        };
+    if !settings.host_keys.is_empty() || settings.target == Target::Builtin {
+        return named_or_own(&settings.host_keys, &settings.folders.state);
     }
     let files = sshd.map_or_else(Vec::new, Settings::host_key_files);
     let certificates = sshd.map_or_else(Vec::new, Settings::host_certificate_files);
@@ -42,7 +49,7 @@ pub(super) fn host_keys(settings: &ServeSettings, sshd: Option<&Settings>) -> Re
 }
 
 /// A host key of bowline's own, made at first use.
-pub(in crate::cli) fn own_host_key(state: &Path) -> Result<HostKey, Failure> {
+fn own_host_key(state: &Path) -> Result<HostKey, Failure> {
     let path = state.join("ssh_host_ed25519_key");
     if !path.exists() {
         let made = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519);
@@ -82,12 +89,16 @@ pub(super) fn statements(keys: &[HostKey], tls_key: &TlsKey) -> Result<(Statemen
                 .map(|statement| (statement.key.to_vec(), statement.signature.to_vec())),
         );
     }
-    let shown = keys
-        .iter()
-        .find(|key| key.key.algorithm() == Algorithm::Ed25519)
-        .or(keys.first());
-    let fingerprint = shown.map(|key| key.key.public_key().fingerprint(HashAlg::Sha256).to_string());
-    Ok((statements, fingerprint.unwrap_or_default()))
+    Ok((statements, fingerprint(keys)))
+}
+
+/// The fingerprint that stands for all.
+pub(in crate::cli) fn fingerprint(keys: &[HostKey]) -> String {
+    let is_usual = |key: &&HostKey| key.key.algorithm() == Algorithm::Ed25519;
+    let shown = keys.iter().find(is_usual).or(keys.first());
+    shown.map_or_else(String::new, |key| {
+        key.key.public_key().fingerprint(HashAlg::Sha256).to_string()
+    })
 }
 
 /// 32 random bytes that outlive restarts; made at first use.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use super::answers::{Answers, check_key_file};
 use super::keys::{host_keys, secret, statements};
 use super::{Authorizer, ServeSettings};
 use crate::carrier::quic::bind;
@@ -14,8 +15,9 @@ use crate::cli::places;
 use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::{ListenAddress, Target};
 use crate::identity::raw_key::TlsKey;
-use crate::server::keeper::{Answer, CompanionPlan, Difference, Request, Response, WorkerPlan, choose_worker_user};
-use crate::server::sshd_config::{Connection, Settings, SshdConfig};
+use crate::identity::statement::HostKey;
+use crate::server::keeper::{Answer, CompanionPlan, WorkerPlan, choose_worker_user};
+use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::server::worker::{AuthoritySetup, WorkerSetup};
 
 /// How long a worker may take to say goodbye to its clients.
@@ -34,6 +36,10 @@ pub(super) struct Prepared {
 pub(super) fn prepare(settings: &ServeSettings, worker_arguments: Vec<OsString>) -> Result<Prepared, Failure> {
     let user = choose_worker_user(settings.worker_user.as_deref());
     let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    let key_file = match &settings.auth {
+        Authorizer::File(path) => Some(check_key_file(path)?),
+        Authorizer::Sshd | Authorizer::None => None,
+    };
     let state = &settings.folders.state;
     places::make_folder(state).map_err(|error| report::cannot_use_file(state, &error))?;
     let sshd = SshdConfig {
@@ -45,8 +51,9 @@ pub(super) fn prepare(settings: &ServeSettings, worker_arguments: Vec<OsString>)
     };
     let is_sshd = matches!(settings.target, Target::Tcp { .. });
     let sshd_settings = if is_sshd { look_at(&sshd) } else { None };
-    let (target, companion) = target(settings)?;
-    let setup = setup(settings, target, sshd_settings.as_ref())?;
+    let host_keys = host_keys(settings, sshd_settings.as_ref())?;
+    let (target, companion) = target(settings, &host_keys, &worker_arguments)?;
+    let setup = setup(settings, target, &host_keys, sshd_settings.is_some())?;
     let listeners = listen(&settings.listen, target.port())?;
     let mut args = vec!["serve-worker".into()];
     args.extend(worker_arguments);
@@ -61,7 +68,7 @@ pub(super) fn prepare(settings: &ServeSettings, worker_arguments: Vec<OsString>)
     };
     Ok(Prepared {
         plan,
-        answer: Box::new(move |request| answer(&sshd, request)),
+        answer: Answers { sshd, key_file }.into_answer(),
     })
 }
 
@@ -86,11 +93,15 @@ fn look_at(sshd: &SshdConfig) -> Option<Settings> {
     }
 }
 
-fn setup(settings: &ServeSettings, target: SocketAddr, sshd: Option<&Settings>) -> Result<WorkerSetup, Failure> {
+fn setup(
+    settings: &ServeSettings,
+    target: SocketAddr,
+    host_keys: &[HostKey],
+    is_sshd_known: bool,
+) -> Result<WorkerSetup, Failure> {
     let tls_key = TlsKey::load_or_create(&settings.folders.state.join("tls_key"));
     let tls_key = tls_key.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
-    let host_keys = host_keys(settings, sshd)?;
-    let (statements, fingerprint) = statements(&host_keys, &tls_key)?;
+    let (statements, fingerprint) = statements(host_keys, &tls_key)?;
     Ok(WorkerSetup {
         tls_key: tls_key.to_pkcs8().to_vec(),
         secrets: secret(&settings.folders.state.join("endpoint_secret"))?,
@@ -98,7 +109,7 @@ fn setup(settings: &ServeSettings, target: SocketAddr, sshd: Option<&Settings>) 
         target,
         authority: match &settings.auth {
             Authorizer::Sshd => AuthoritySetup::Sshd {
-                compare_rules: compares_rules(settings, sshd.is_some()),
+                compare_rules: compares_rules(settings, is_sshd_known),
             },
             Authorizer::File(path) => AuthoritySetup::Keys(path.clone()),
             Authorizer::None => AuthoritySetup::Anyone,
@@ -126,9 +137,14 @@ fn compares_rules(settings: &ServeSettings, is_known: bool) -> bool {
 }
 
 /// Where sessions are joined to; with the built-in server its listening socket, which outlives each of its runs.
-fn target(settings: &ServeSettings) -> Result<(SocketAddr, Option<CompanionPlan>), Failure> {
+fn target(
+    settings: &ServeSettings,
+    host_keys: &[HostKey],
+    log_arguments: &[OsString],
+) -> Result<(SocketAddr, Option<CompanionPlan>), Failure> {
     let Target::Tcp { host, port } = &settings.target else {
-        return builtin(settings);
+        let (address, companion) = builtin(settings, host_keys, log_arguments)?;
+        return Ok((address, Some(companion)));
     };
     let found = (host.as_str(), *port).to_socket_addrs();
     let found = found.map_err(|error| {
@@ -143,26 +159,36 @@ fn target(settings: &ServeSettings) -> Result<(SocketAddr, Option<CompanionPlan>
     Ok((*first.ok_or_else(nothing)?, None))
 }
 
-fn builtin(settings: &ServeSettings) -> Result<(SocketAddr, Option<CompanionPlan>), Failure> {
+/// Everything is said to it: what the environment or a configuration file say of `bowline sshd` is for one that is
+/// started by hand.
+fn builtin(
+    settings: &ServeSettings,
+    host_keys: &[HostKey],
+    log_arguments: &[OsString],
+) -> Result<(SocketAddr, CompanionPlan), Failure> {
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = TcpListener::bind(local).map_err(|error| report::cannot_listen("tcp", local, &error))?;
     let address = listener.local_addr().map_err(|error| report::cannot_start(&error))?;
     let mut args: Vec<OsString> = vec!["sshd".into(), "--inherit-listener".into()];
+    args.extend(["--config".into(), "/dev/null".into()]);
     args.extend(["--state-dir".into(), settings.folders.state.clone().into()]);
-    for key in &settings.host_keys {
-        args.extend(["--host-key".into(), key.clone().into()]);
+    args.extend(log_arguments.iter().cloned());
+    for key in host_keys {
+        args.extend(["--host-key".into(), key.path.clone().into()]);
     }
-    if let Authorizer::File(keys) = &settings.auth {
-        args.extend(["--authorized-keys".into(), keys.clone().into()]);
+    let keys = match &settings.auth {
+        Authorizer::File(keys) => Some(keys),
+        Authorizer::Sshd | Authorizer::None => settings.sshd_keys.as_ref(),
+    };
+    if let Some(keys) = keys {
+        args.extend(["--authorized-keys".into(), keys.into()]);
     }
-    Ok((
-        address,
-        Some(CompanionPlan {
-            program: own_program()?,
-            args,
-            stdin: Some(listener.into()),
-        }),
-    ))
+    let companion = CompanionPlan {
+        program: own_program()?,
+        args,
+        stdin: Some(listener.into()),
+    };
+    Ok((address, companion))
 }
 
 /// Binds every address; without any, IPv6 and IPv4 at sshd's port.
@@ -200,47 +226,6 @@ fn bind_all(port: u16) -> Result<Vec<UdpSocket>, Failure> {
             debug!(%error, "no IPv6");
             Ok(vec![v4])
         }
-    }
-}
-
-/// Answers the worker: only what `sshd -T` says of two addresses.
-fn answer(sshd: &SshdConfig, request: Request) -> Response {
-    let Request::LoopbackMatch {
-        user,
-        real_address,
-        local_address,
-        local_port,
-    } = request;
-    let local = SocketAddr::new(local_address, local_port);
-    let real = Connection {
-        user: &user,
-        address: real_address,
-        local,
-    };
-    let loopback = Connection {
-        user: &user,
-        address: local_address,
-        local,
-    };
-    let comparison = match sshd.compare(real, loopback) {
-        Ok(comparison) => comparison,
-        Err(error) => {
-            warn!(%error, "sshd -T gives no answer");
-            return Response::Unavailable;
-        }
-    };
-    let line = comparison
-        .lines
-        .first()
-        .map(|line| format!("{} ({}:{})", line.text, line.path.display(), line.line));
-    let differences = comparison.differences.into_iter().map(|difference| Difference {
-        keyword: difference.keyword,
-        real: difference.real.join(" "),
-        loopback: difference.loopback.join(" "),
-        match_line: line.clone(),
-    });
-    Response::LoopbackMatch {
-        differences: differences.collect(),
     }
 }
 

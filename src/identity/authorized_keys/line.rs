@@ -25,6 +25,19 @@ const FLAGS: [&str; 13] = [
 /// Options with a value that are the inner sshd's too.
 const VALUES: [&str; 5] = ["command", "environment", "permitlisten", "permitopen", "tunnel"];
 
+/// Those of both kinds that take something from a login which the built-in SSH server would give. It has no X11, no
+/// tunnels and no `~/.ssh/rc`, and takes no environment from here.
+const RESTRICTING: [&str; 8] = [
+    "restrict",
+    "no-agent-forwarding",
+    "no-port-forwarding",
+    "no-pty",
+    "verify-required",
+    "command",
+    "permitlisten",
+    "permitopen",
+];
+
 /// A key that may log in, and on what conditions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -43,6 +56,8 @@ pub(super) struct Conditions {
     pub(super) from: Vec<String>,
     /// First moment at which the key is no longer accepted.
     pub(super) expiry: Option<SystemTime>,
+    /// An option of [`RESTRICTING`] stands there.
+    pub(super) restricts: bool,
 }
 
 /// Why a line is passed over.
@@ -130,6 +145,7 @@ fn parse_options(mut text: &str) -> Result<Conditions, LineError> {
             }
             None => (None, &text[end..]),
         };
+        conditions.restricts |= RESTRICTING.contains(&name.as_str());
         apply(&mut conditions, name, value)?;
         text = match rest.strip_prefix(',') {
             Some("") => return Err(LineError::UnknownOption { name: String::new() }),
@@ -291,12 +307,17 @@ mod tests {
     #[test]
     fn common_option_lines_are_read() {
         let plain = Conditions::default();
-        assert_eq!(conditions(r#"command="a b, \"c\"",no-pty"#), plain);
+        let restricts = Conditions {
+            restricts: true,
+            ..plain.clone()
+        };
+        assert_eq!(conditions(r#"command="a b, \"c\"",no-pty"#), restricts);
         assert_eq!(
             conditions(r#"restrict,pty,permitopen="host:22",environment="A=b c""#),
-            plain
+            restricts
         );
-        assert_eq!(conditions("No-Touch-Required"), plain);
+        assert_eq!(conditions("No-Pty"), restricts);
+        assert_eq!(conditions(r#"No-Touch-Required,environment="A=b""#), plain);
         let from = conditions(r#"from="10.0.0.0/8,*.example.org",from="!10.1.1.1,*",command="x""#).from;
         assert_eq!(from, ["10.0.0.0/8,*.example.org", "!10.1.1.1,*"]);
         let ca = conditions(r#"cert-authority,principals="me,you""#);

@@ -6,15 +6,16 @@
 mod line;
 mod pattern;
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use russh::keys::ssh_key::Certificate;
+use rustix::fs::OFlags;
 
 use super::statement::ProvenKey;
 use line::{Conditions, Entry};
@@ -64,6 +65,8 @@ pub enum Reason {
     Principals,
     /// The certificate has a critical option that we do not know.
     CriticalOption,
+    /// The line restricts what its login may do (`command=`, `no-pty` ..), which whoever asks cannot enforce.
+    Restricted,
 }
 
 /// Something in the file that its owner should look at. The rest of it holds.
@@ -106,22 +109,41 @@ pub enum AuthorizedKeysError {
     },
 }
 
+/// Opens such a file for [`AuthorizedKeys::refresh`], without ever waiting (for the writer of a pipe, say).
+///
+/// # Errors
+/// What the system says.
+pub fn open_key_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)
+}
+
 impl AuthorizedKeys {
+    /// Nothing is read yet, and nobody accepted.
+    pub fn unread(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            loaded: Mutex::default(),
+        }
+    }
+
     /// Reads the file.
     ///
     /// # Errors
     /// `AuthorizedKeysError`. Malformed lines are no error but [`warnings`](Self::warnings).
     pub fn load(path: &Path) -> Result<Self, AuthorizedKeysError> {
-        let loaded = Loaded::read(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            loaded: Mutex::new(loaded),
-        })
+        let keys = Self::unread(path);
+        keys.look_again()?;
+        Ok(keys)
     }
 
     /// Whether `key` may open a session as `user` from `address`, the client's real one, at the time `now`.
     ///
-    /// Reads the file again if it has changed: a few system calls, blocking, on a local file.
+    /// Reads the file again if it has changed: a few system calls, blocking, on a local file. Where somebody else has
+    /// to open it, there are [`refresh`](Self::refresh) and [`verdict`](Self::verdict).
     ///
     /// # Errors
     /// `AuthorizedKeysError` where the file has become unreadable: nobody is accepted by what it once said.
@@ -132,30 +154,102 @@ impl AuthorizedKeys {
         address: IpAddr,
         now: SystemTime,
     ) -> Result<Verdict, AuthorizedKeysError> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if !loaded.is_current(&self.path) {
-            *loaded = Loaded::read(&self.path)?;
-        }
+        self.look_again()?;
+        Ok(self.verdict(key, user, address, now))
+    }
+
+    /// As [`permits`](Self::permits), for a login that is then free to do everything: a key whose line restricts that
+    /// is refused.
+    ///
+    /// # Errors
+    /// As [`permits`](Self::permits).
+    pub fn permits_everything(
+        &self,
+        key: &ProvenKey,
+        user: &str,
+        address: IpAddr,
+        now: SystemTime,
+    ) -> Result<Verdict, AuthorizedKeysError> {
+        self.look_again()?;
         let asked = Asked {
             key,
             user,
             address,
             now,
         };
-        Ok(asked.verdict(&loaded.entries))
+        let loaded = self.loaded();
+        let verdict = asked.verdict(&loaded.entries);
+        let restricted = |line: usize| {
+            let entry = loaded.entries.iter().find(|(number, _)| *number == line);
+            entry.is_some_and(|(_, entry)| entry.conditions.restricts)
+        };
+        Ok(match verdict {
+            // sshd takes this line too, and none after it.
+            Verdict::Accepted { line } if restricted(line) => Verdict::Refused {
+                line,
+                reason: Reason::Restricted,
+            },
+            verdict => verdict,
+        })
+    }
+
+    /// Reads `file`, which is the file as it was opened just now, unless it was read in this state already. Whether it
+    /// was read.
+    ///
+    /// # Errors
+    /// `AuthorizedKeysError`: nobody is accepted any more.
+    pub fn refresh(&self, file: File) -> Result<bool, AuthorizedKeysError> {
+        let mut loaded = self.loaded();
+        let is_current = file.metadata().is_ok_and(|metadata| loaded.is_current(&metadata));
+        if !is_current {
+            // Emptied first: an error must not leave the old state.
+            *loaded = Loaded::default();
+            *loaded = Loaded::read(&self.path, file)?;
+        }
+        Ok(!is_current)
+    }
+
+    /// As [`permits`](Self::permits), by the file as last read.
+    #[must_use]
+    pub fn verdict(&self, key: &ProvenKey, user: &str, address: IpAddr, now: SystemTime) -> Verdict {
+        let asked = Asked {
+            key,
+            user,
+            address,
+            now,
+        };
+        asked.verdict(&self.loaded().entries)
     }
 
     /// What is wrong with the file as last read.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
-        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.warnings.clone()
+        self.loaded().warnings.clone()
+    }
+
+    /// Where the file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn look_again(&self) -> Result<bool, AuthorizedKeysError> {
+        let opened = open_key_file(&self.path).map_err(|source| AuthorizedKeysError::Read {
+            path: self.path.clone(),
+            source,
+        });
+        self.refresh(opened?)
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Loaded {
-    stamp: Stamp,
+    /// `None` before the first reading, and after one that failed.
+    stamp: Option<Stamp>,
     /// With their lines, counted from 1.
     entries: Vec<(usize, Entry)>,
     warnings: Vec<Warning>,
@@ -172,12 +266,11 @@ struct Stamp {
 }
 
 impl Loaded {
-    fn read(path: &Path) -> Result<Self, AuthorizedKeysError> {
+    fn read(path: &Path, file: File) -> Result<Self, AuthorizedKeysError> {
         let error = |source| AuthorizedKeysError::Read {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(error)?;
         // Taken before reading: a write in between is then seen as a change at the next look.
         let metadata = file.metadata().map_err(error)?;
         let mut content = Vec::new();
@@ -193,9 +286,8 @@ impl Loaded {
 
     fn parse(metadata: &Metadata, content: &str) -> Self {
         let mut loaded = Self {
-            stamp: Stamp::of(metadata),
-            entries: Vec::new(),
-            warnings: Vec::new(),
+            stamp: Some(Stamp::of(metadata)),
+            ..Self::default()
         };
         let mode = metadata.mode() & 0o7777;
         if mode & 0o022 != 0 {
@@ -211,8 +303,8 @@ impl Loaded {
         loaded
     }
 
-    fn is_current(&self, path: &Path) -> bool {
-        std::fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
+    fn is_current(&self, metadata: &Metadata) -> bool {
+        self.stamp == Some(Stamp::of(metadata))
     }
 }
 

@@ -238,3 +238,48 @@ fn a_changed_file_is_read_again_and_a_missing_one_accepts_nobody() {
         Err(AuthorizedKeysError::TooLong { .. })
     ));
 }
+
+#[test]
+fn a_file_opened_by_somebody_else_is_read_only_when_it_has_changed() {
+    let fixture = Fixture::new();
+    let (first, second) = (fixture.key("first"), fixture.key("second"));
+    fixture.write("{first}\n", &["first"]);
+    let keys = AuthorizedKeys::unread(&fixture.path());
+    let verdict = |key: &ProvenKey| keys.verdict(key, "me", "192.0.2.1".parse().unwrap(), now());
+    assert_eq!(verdict(&first), Verdict::Unknown);
+    let refresh = || keys.refresh(open_key_file(&fixture.path()).unwrap()).unwrap();
+    assert!(refresh());
+    assert!(!refresh());
+    assert_eq!(verdict(&first), Verdict::Accepted { line: 1 });
+    fixture.write("# new\n{second}\n", &["second"]);
+    assert!(refresh());
+    assert_eq!(verdict(&first), Verdict::Unknown);
+    assert_eq!(verdict(&second), Verdict::Accepted { line: 2 });
+
+    // A folder can be opened but not read.
+    let folder = open_key_file(fixture.folder.path()).unwrap();
+    assert!(matches!(keys.refresh(folder), Err(AuthorizedKeysError::Read { .. })));
+    assert_eq!(verdict(&second), Verdict::Unknown);
+}
+
+#[test]
+fn a_line_with_restrictions_gives_no_login_that_is_free_to_do_everything() {
+    let fixture = Fixture::new();
+    let (key, other) = (fixture.key("key"), fixture.key("other"));
+    fixture.write(
+        "from=\"10.0.0.0/8\" {key}\ncommand=\"true\" {key}\n{key}\nno-x11-forwarding {other}\n",
+        &["key", "other"],
+    );
+    let keys = fixture.load();
+    let verdict = |key: &ProvenKey, address: &str| {
+        keys.permits_everything(key, "me", address.parse().unwrap(), now())
+            .unwrap()
+    };
+    let refused = Verdict::Refused {
+        line: 2,
+        reason: Reason::Restricted,
+    };
+    assert_eq!(verdict(&key, "10.0.0.1"), Verdict::Accepted { line: 1 });
+    assert_eq!(verdict(&key, "192.0.2.1"), refused);
+    assert_eq!(verdict(&other, "192.0.2.1"), Verdict::Accepted { line: 4 });
+}

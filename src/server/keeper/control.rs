@@ -41,6 +41,8 @@ pub enum Request {
         /// sshd's port.
         local_port: u16,
     },
+    /// The file of keys that decides who may open, opened anew.
+    OpenKeyFile,
 }
 
 /// What the keeper answers.
@@ -51,8 +53,31 @@ pub enum Response {
         /// In sshd's order.
         differences: Vec<Difference>,
     },
-    /// sshd could not be asked. The keeper has logged why.
+    /// The file is open; its descriptor comes with the answer.
+    KeyFile,
+    /// The file could not be opened.
+    CannotOpen {
+        /// What the system said.
+        errno: i32,
+    },
+    /// sshd could not be asked, or there is no such file. The keeper has logged why.
     Unavailable,
+}
+
+/// An answer, and what comes with it.
+#[derive(Debug)]
+pub struct Reply {
+    /// The answer.
+    pub response: Response,
+    /// Of [`Response::KeyFile`].
+    pub descriptor: Option<OwnedFd>,
+}
+
+impl From<Response> for Reply {
+    fn from(response: Response) -> Self {
+        let descriptor = None;
+        Self { response, descriptor }
+    }
 }
 
 /// One setting that sshd has otherwise for the real address than for loopback.
@@ -77,7 +102,7 @@ pub(super) struct Greeting {
 }
 
 /// Of this very protocol. Differs only when the program was replaced between fork and exec.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ToKeeper {

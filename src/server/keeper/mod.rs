@@ -29,7 +29,7 @@ use rustix::{
 use tracing::{info, warn};
 
 pub use self::{
-    control::{Difference, Request, Response},
+    control::{Difference, Reply, Request, Response},
     user::{WorkerUser, WorkerUserError, choose_worker_user},
     worker::{Control, InheritanceError, KeeperClient, RequestError, WorkerInheritance},
 };
@@ -86,7 +86,7 @@ pub struct CompanionPlan {
 }
 
 /// Answers a worker's request. It runs in the keeper's loop, which does nothing else meanwhile.
-pub type Answer = Box<dyn FnMut(Request) -> Response>;
+pub type Answer = Box<dyn FnMut(Request) -> Reply>;
 
 /// How the keeper ended. No process of its is left in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,8 +286,9 @@ impl Keeper {
             let Some(control) = self.worker.control() else { return };
             let answered = match control::receive::<ToKeeper>(control) {
                 Ok(Some(ToKeeper { id, request })) => {
-                    let response = (self.answer)(request);
-                    control::send(control, &FromKeeper::Answer { id, response })
+                    let Reply { response, descriptor } = (self.answer)(request);
+                    let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+                    control::send_with(control, &FromKeeper::Answer { id, response }, &descriptors)
                 }
                 Ok(None) => return self.worker.close(clock::now() + self.grace),
                 Err(error) => Err(error),

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{Seek, Write},
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
     path::Path,
@@ -52,25 +53,28 @@ fn role_keeper() {
         companion,
         grace: Duration::from_millis(if role.contains("impatient") { 300 } else { 30_000 }),
     };
-    let answer = Box::new(|request| match request {
-        Request::LoopbackMatch { user, .. } if user == "unasked" => Response::Unavailable,
-        Request::LoopbackMatch {
-            user,
-            real_address,
-            local_address,
-            local_port,
-        } => {
-            let keyword = format!("{user} {real_address} {local_address} {local_port}");
-            let difference = Difference {
-                keyword,
-                real: "yes".into(),
-                loopback: String::new(),
-                match_line: Some("line 7".into()),
-            };
-            Response::LoopbackMatch {
-                differences: vec![difference],
+    let answer = Box::new(|request| {
+        Reply::from(match request {
+            Request::OpenKeyFile => return open_file(),
+            Request::LoopbackMatch { user, .. } if user == "unasked" => Response::Unavailable,
+            Request::LoopbackMatch {
+                user,
+                real_address,
+                local_address,
+                local_port,
+            } => {
+                let keyword = format!("{user} {real_address} {local_address} {local_port}");
+                let difference = Difference {
+                    keyword,
+                    real: "yes".into(),
+                    loopback: String::new(),
+                    match_line: Some("line 7".into()),
+                };
+                Response::LoopbackMatch {
+                    differences: vec![difference],
+                }
             }
-        }
+        })
     });
     let code = match Keeper::start(plan, answer).and_then(Keeper::run) {
         Ok(KeeperEnd::Stopped) => 0,
@@ -122,7 +126,8 @@ async fn work(inheritance: WorkerInheritance) {
             ("exit", code) => std::process::exit(code.parse().unwrap()),
             ("status", _) => fs::read_to_string("/proc/thread-self/status").unwrap(),
             ("stdin", _) => fs::read_link("/proc/self/fd/0").unwrap().display().to_string(),
-            ("ask", user) => format!("{:?}", keeper.request(request(user)).await.unwrap()),
+            ("ask", user) => format!("{:?}", keeper.request(request(user)).await.unwrap().response),
+            ("open", _) => read_all(keeper.request(Request::OpenKeyFile).await.unwrap()),
             ("babble", _) => {
                 rustix::net::send(babble_socket(), b"?", rustix::net::SendFlags::empty()).unwrap();
                 continue;
@@ -131,6 +136,22 @@ async fn work(inheritance: WorkerInheritance) {
         };
         socket.send(report.as_bytes()).await.unwrap();
     }
+}
+
+/// In place of a file of keys: a file for the keeper alone, written just now.
+fn open_file() -> Reply {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(format!("by {}", std::process::id()).as_bytes()).unwrap();
+    file.rewind().unwrap();
+    Reply {
+        response: Response::KeyFile,
+        descriptor: Some(file.into()),
+    }
+}
+
+fn read_all(reply: Reply) -> String {
+    assert_eq!(reply.response, Response::KeyFile);
+    std::io::read_to_string(fs::File::from(reply.descriptor.unwrap())).unwrap()
 }
 
 fn request(user: &str) -> Request {
@@ -380,6 +401,12 @@ fn requests_are_answered_by_the_keeper() {
 }
 
 #[test]
+fn file_that_the_keeper_opens_is_read_by_the_worker() {
+    let keeper = KeeperProcess::start("plain");
+    assert_eq!(keeper.ask("open"), format!("by {}", keeper.child.id()));
+}
+
+#[test]
 fn worker_that_speaks_another_language_is_replaced() {
     let mut keeper = KeeperProcess::start("plain");
     let before = keeper.worker;
@@ -477,7 +504,11 @@ fn plan_that_cannot_be_handed_over_is_refused() {
         companion: None,
         grace: Duration::ZERO,
     };
-    let start = |plan| Keeper::start(plan, Box::new(|_| Response::Unavailable)).err().unwrap();
+    let start = |plan| {
+        Keeper::start(plan, Box::new(|_| Response::Unavailable.into()))
+            .err()
+            .unwrap()
+    };
     assert!(matches!(
         start(plan(MOST_LISTENERS + 1, 0)),
         KeeperError::TooManyListeners { given: 65 }

@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::{
-    MOST_HANDOVER, Request, Response,
+    MOST_HANDOVER, Reply, Request,
     control::{self, FromKeeper, Greeting, ToKeeper},
 };
 use crate::{descriptor::Pollable, tasks::Tasks};
@@ -167,7 +167,7 @@ impl KeeperClient {
     ///
     /// # Errors
     /// See [`RequestError`].
-    pub async fn request(&self, request: Request) -> Result<Response, RequestError> {
+    pub async fn request(&self, request: Request) -> Result<Reply, RequestError> {
         let asked = tokio::time::timeout(ANSWER_TIMEOUT, self.0.ask(request)).await;
         asked.unwrap_or(Err(RequestError::Timeout))
     }
@@ -182,14 +182,14 @@ impl KeeperClient {
 struct Link {
     fd: Pollable,
     /// Who waits for which answer; `None` once the keeper is gone.
-    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Response>>>>,
+    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
     next_id: AtomicU64,
     slots: Semaphore,
     stop: CancellationToken,
 }
 
 impl Link {
-    async fn ask(&self, request: Request) -> Result<Response, RequestError> {
+    async fn ask(&self, request: Request) -> Result<Reply, RequestError> {
         let _slot = self.slots.acquire().await.map_err(|_| RequestError::Gone)?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
@@ -205,7 +205,7 @@ impl Link {
         answered.await.map_err(|_| RequestError::Gone)
     }
 
-    fn with_waiting<T>(&self, act: impl FnOnce(&mut HashMap<u64, oneshot::Sender<Response>>) -> T) -> Option<T> {
+    fn with_waiting<T>(&self, act: impl FnOnce(&mut HashMap<u64, oneshot::Sender<Reply>>) -> T) -> Option<T> {
         self.waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -213,7 +213,7 @@ impl Link {
             .map(act)
     }
 
-    fn handle_message(&self, message: FromKeeper) {
+    fn handle_message(&self, message: FromKeeper, descriptor: Option<OwnedFd>) {
         match message {
             FromKeeper::Stop => {
                 info!("the keeper asks to stop");
@@ -221,7 +221,8 @@ impl Link {
             }
             FromKeeper::Answer { id, response } => {
                 let waiting = self.with_waiting(|waiting| waiting.remove(&id)).flatten();
-                if waiting.and_then(|answer| answer.send(response).ok()).is_none() {
+                let reply = Reply { response, descriptor };
+                if waiting.and_then(|answer| answer.send(reply).ok()).is_none() {
                     debug!(id, "an answer that nobody waits for any more");
                 }
             }
@@ -250,12 +251,12 @@ impl Drop for Forget<'_> {
 async fn listen(link: Arc<Link>, token: CancellationToken) {
     let read = || {
         link.fd
-            .async_io(Interest::READABLE, |fd| control::receive::<FromKeeper>(fd))
+            .async_io(Interest::READABLE, |fd| control::receive_with::<FromKeeper>(fd))
     };
     loop {
         match token.run_until_cancelled(read()).await {
             None => break,
-            Some(Ok(Some(message))) => link.handle_message(message),
+            Some(Ok(Some((message, descriptors)))) => link.handle_message(message, descriptors.into_iter().next()),
             Some(Ok(None)) => {
                 warn!("the keeper is gone: stopping");
                 break;

@@ -1,0 +1,110 @@
+//! The file of keys that decides instead of sshd: the keeper opens it, the worker reads it.
+//!
+//! The worker's user often may not open it (0600, in a folder of root's); the keeper parses nothing.
+
+use crate::identity::authorized_keys::{AuthorizedKeys, AuthorizedKeysError, Verdict};
+use crate::identity::statement::ProvenKey;
+use crate::server::authority::{KeyList, chain};
+use crate::server::keeper::{KeeperClient, Reply, Request, RequestError, Response};
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tracing::{debug, warn};
+
+/// Read anew when it has changed.
+pub(super) struct KeyFile {
+    keys: Arc<AuthorizedKeys>,
+    keeper: KeeperClient,
+}
+
+/// Why the file of keys says nothing. Nobody is permitted then.
+#[derive(Debug, thiserror::Error)]
+enum KeyFileError {
+    #[error(transparent)]
+    Keeper(#[from] RequestError),
+    #[error("the keeper cannot open {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("the keeper did not answer the question")]
+    Answer,
+    #[error(transparent)]
+    Read(#[from] AuthorizedKeysError),
+}
+
+impl KeyFile {
+    /// That it can be read at all the keeper has seen to at the start; by now it may have gone, and come back.
+    pub(super) async fn read(path: &Path, keeper: &KeeperClient) -> KeyFile {
+        let file = KeyFile {
+            keys: Arc::new(AuthorizedKeys::unread(path)),
+            keeper: keeper.clone(),
+        };
+        file.refresh_or_warn().await;
+        file
+    }
+
+    /// `false`: it cannot be read now.
+    async fn refresh_or_warn(&self) -> bool {
+        match self.refresh().await {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(error = %chain(&error), "the file of keys cannot be used: nobody is permitted");
+                false
+            }
+        }
+    }
+
+    /// As sshd, which sees an edit at the next login: opened each time, read where it has changed.
+    async fn refresh(&self) -> Result<(), KeyFileError> {
+        let file = match self.keeper.request(Request::OpenKeyFile).await? {
+            Reply {
+                response: Response::KeyFile,
+                descriptor: Some(descriptor),
+            } => File::from(descriptor),
+            Reply {
+                response: Response::CannotOpen { errno },
+                ..
+            } => {
+                return Err(KeyFileError::Open {
+                    path: self.keys.path().to_owned(),
+                    source: io::Error::from_raw_os_error(errno),
+                });
+            }
+            _ => return Err(KeyFileError::Answer),
+        };
+        let keys = Arc::clone(&self.keys);
+        let read = tokio::task::spawn_blocking(move || keys.refresh(file)).await;
+        if read.map_err(|_panic| KeyFileError::Answer)?? {
+            let file = self.keys.path().display();
+            for warning in self.keys.warnings() {
+                warn!(%file, %warning, "part of the file of keys is not used, or not safe");
+            }
+        }
+        Ok(())
+    }
+
+    async fn find(&self, user: &str, keys: &[ProvenKey], remote: IpAddr) -> Option<usize> {
+        if !self.refresh_or_warn().await {
+            return None;
+        }
+        keys.iter().position(|key| {
+            let verdict = self.keys.verdict(key, user, remote, SystemTime::now());
+            debug!(?verdict, key = key.fingerprint(), "looked up in the file of keys");
+            matches!(verdict, Verdict::Accepted { .. })
+        })
+    }
+}
+
+impl KeyList for KeyFile {
+    fn permitted<'a>(
+        &'a self,
+        user: &'a str,
+        keys: &'a [ProvenKey],
+        remote: IpAddr,
+    ) -> Pin<Box<dyn Future<Output = Option<usize>> + Send + 'a>> {
+        Box::pin(self.find(user, keys, remote))
+    }
+}

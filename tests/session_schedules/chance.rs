@@ -1,0 +1,59 @@
+//! Reproducible chance, and the bytes that travel.
+
+use std::sync::OnceLock;
+
+/// Most bytes that one pipe gives.
+pub const MOST_BYTES: usize = 300_000;
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new(seed: u64) -> Chance {
+        Chance(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// From 0 to below `limit`; 0 for 0.
+    pub fn below(&mut self, limit: usize) -> usize {
+        if limit == 0 {
+            0
+        } else {
+            (self.next() % limit as u64) as usize
+        }
+    }
+
+    pub fn percent(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
+    /// An amount from 0 to `most`: all, some, or very little.
+    pub fn amount(&mut self, most: usize) -> usize {
+        match self.below(4) {
+            0 => most,
+            1 => self.below(most.min(12) + 1),
+            _ => self.below(most + 1),
+        }
+    }
+}
+
+/// What the pipe of half `half` gives, from its beginning.
+pub fn bytes_of(half: usize) -> &'static [u8] {
+    static BYTES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+    &BYTES.get_or_init(|| [0, 1].map(|half| noise(half as u64 + 1)))[half]
+}
+
+fn noise(seed: u64) -> Vec<u8> {
+    let mut chance = Chance::new(seed);
+    (0..MOST_BYTES).map(|_| chance.next() as u8).collect()
+}

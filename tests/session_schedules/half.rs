@@ -1,0 +1,322 @@
+//! One half: a session core, the pipe beside it, and what a driver keeps about carriers.
+
+use crate::chance::{Chance, bytes_of};
+use bowline::session::{Session, SessionConfig};
+use bowline::wire::{CloseCode, Epoch, Frame, Offset};
+use bytes::BytesMut;
+use std::fmt;
+use std::time::Instant;
+
+/// How far a driver fills a lead's outbox in one go.
+const FILL: usize = 64 * 1024 + 64;
+
+pub const CLIENT: usize = 0;
+pub const SERVER: usize = 1;
+
+/// Frames remembered for being heard again.
+const ECHOES: usize = 8;
+
+/// A carrier that frames are read from.
+pub struct Attached {
+    pub carrier: usize,
+    pub epoch: Epoch,
+    delivered: bool,
+    /// What was sent on it while it led.
+    reached: Offset,
+}
+
+/// A carrier on its way to the driver.
+pub struct Arrival {
+    pub carrier: usize,
+    pub epoch: Epoch,
+    pub received: Offset,
+    pub window: u64,
+}
+
+pub struct Half {
+    me: usize,
+    pub session: Session,
+    config: SessionConfig,
+    /// Bytes that the pipe will give.
+    plan: usize,
+    written: usize,
+    input_ended: bool,
+    pub closed: bool,
+    /// Closed while no carrier could tell the peer.
+    pub closed_alone: bool,
+    delivered: usize,
+    end_delivered: bool,
+    /// By epoch; the last leads while `has_lead`.
+    pub attached: Vec<Attached>,
+    has_lead: bool,
+    pub arrivals: Vec<Arrival>,
+    /// What others see of the session, a moment ago.
+    pub facts: (Offset, u64),
+    /// The session is finished and its driver gone.
+    pub over: bool,
+    echoes: Vec<Frame>,
+}
+
+impl Half {
+    pub fn new(me: usize, chance: &mut Chance) -> Half {
+        // Sizes below the least are raised to it, so these stand for the tiniest windows too.
+        let sizes = [0, 1, 1 << 16, (1 << 16) + 17, 100_000, 1 << 17, 1 << 20];
+        let config = SessionConfig {
+            replay_buffer: chance.one_of(&sizes),
+            receive_window: chance.one_of(&sizes),
+        };
+        let most = chance.one_of(&[0, 30, 30, 1000, 1000, 5000, 20_000, 100_000, crate::chance::MOST_BYTES]);
+        let session = Session::new(&config);
+        Half {
+            me,
+            facts: (session.received(), session.window()),
+            session,
+            config,
+            plan: chance.below(most + 1),
+            written: 0,
+            input_ended: false,
+            closed: false,
+            closed_alone: false,
+            delivered: 0,
+            end_delivered: false,
+            attached: Vec::new(),
+            has_lead: false,
+            arrivals: Vec::new(),
+            over: false,
+            echoes: Vec::new(),
+        }
+    }
+
+    pub fn lead(&self) -> Option<usize> {
+        self.attached.last().filter(|_| self.has_lead).map(|lead| lead.carrier)
+    }
+
+    // The pipe.
+
+    /// The pipe gives up to `most` bytes, as far as there is room.
+    pub fn write(&mut self, most: usize) -> bool {
+        if self.input_ended || self.session.peer_close().is_some() {
+            return false;
+        }
+        let room = self.session.input();
+        let len = room.len().min(most).min(self.plan - self.written);
+        room[..len].copy_from_slice(&bytes_of(self.me)[self.written..self.written + len]);
+        self.session.commit_input(len);
+        self.written += len;
+        self.check_memory();
+        len > 0
+    }
+
+    /// The pipe ends once it gave everything.
+    pub fn end_input(&mut self) -> bool {
+        let due = !self.input_ended && self.written == self.plan && self.session.peer_close().is_none();
+        if due {
+            self.input_ended = true;
+            self.session.finish_input();
+        }
+        due
+    }
+
+    /// The pipe breaks.
+    pub fn close(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.input_ended = true;
+            self.closed_alone = self.lead().is_none();
+            self.session.close(CloseCode::UpstreamClosed, "broken pipe");
+        }
+    }
+
+    /// The pipe takes up to `most` bytes, and its end when that is due.
+    pub fn take(&mut self, most: usize, now: Instant) -> bool {
+        if self.closed {
+            return false;
+        }
+        let readable = self.session.output();
+        let len = readable.len().min(most);
+        let expected = &bytes_of(1 - self.me)[self.delivered..];
+        assert!(
+            expected.starts_with(&readable[..len]),
+            "other bytes than were written, after byte {}",
+            self.delivered
+        );
+        if len > 0 {
+            self.session.output_written(len, now);
+            self.delivered += len;
+        }
+        let ends = self.session.is_output_end_due();
+        if ends {
+            assert!(!self.end_delivered, "the end was delivered twice");
+            self.end_delivered = true;
+            self.session.output_ended();
+        }
+        len > 0 || ends
+    }
+
+    // Carriers.
+
+    pub fn attach(&mut self, arrival: &Arrival) {
+        eprintln!(
+            "{} attach {} line {} received {}",
+            self.me, arrival.epoch, arrival.carrier, arrival.received
+        );
+        let reached = self.session.lead_position();
+        let attached = self.session.attach(arrival.epoch, arrival.received, arrival.window);
+        let leads = attached.expect("the peer is honest").is_some();
+        if let Some(lead) = self.attached.last_mut().filter(|_| leads && self.has_lead) {
+            lead.reached = reached;
+        }
+        self.has_lead |= leads;
+        let place = self.attached.partition_point(|other| other.epoch < arrival.epoch);
+        self.attached.insert(
+            place,
+            Attached {
+                carrier: arrival.carrier,
+                epoch: arrival.epoch,
+                delivered: false,
+                reached: arrival.received,
+            },
+        );
+        if !self.has_lead {
+            self.fall_back();
+        }
+    }
+
+    /// Removes a carrier that is lost.
+    pub fn lose(&mut self, carrier: usize) {
+        let Some(place) = self.attached.iter().position(|attached| attached.carrier == carrier) else {
+            return;
+        };
+        let was_lead = self.lead() == Some(carrier);
+        self.attached.remove(place);
+        if was_lead {
+            self.has_lead = false;
+            self.session.detach();
+            eprintln!("{} lead lost {}", self.me, carrier);
+            self.fall_back();
+        }
+    }
+
+    /// The half that does not dial goes on with what it has.
+    fn fall_back(&mut self) {
+        if let Some(older) = self.attached.last().filter(|_| self.me == SERVER) {
+            eprintln!("fall back to {} reached {}", older.epoch, older.reached);
+            let fallen_back = self.session.fall_back(older.epoch, older.reached);
+            fallen_back.expect("the peer is honest");
+            self.has_lead = true;
+        }
+    }
+
+    /// Fills the lead's outbox, which is empty.
+    pub fn transmit(&mut self, outbox: &mut BytesMut, now: Instant) -> bool {
+        let before = self.session.lead_position();
+        self.session.transmit(outbox, FILL, now);
+        if !outbox.is_empty() {
+            eprintln!(
+                "{} transmit on {:?} {}..{}",
+                self.me,
+                self.lead(),
+                before,
+                self.session.lead_position()
+            );
+        }
+        self.check_ack(outbox);
+        !outbox.is_empty()
+    }
+
+    /// Takes one frame; gives the carriers that are of no use any more.
+    pub fn handle_frame(&mut self, frame: Frame, from: usize) -> Vec<usize> {
+        if self.echoes.len() < ECHOES {
+            self.echoes.push(frame.clone());
+        } else {
+            self.echoes[self.delivered % ECHOES] = frame.clone();
+        }
+        eprintln!(
+            "{} handle from {} {}",
+            self.me,
+            from,
+            &format!("{frame:?}")[..40.min(format!("{frame:?}").len())]
+        );
+        self.session.handle_frame(frame).expect("the peer is honest");
+        self.check_memory();
+        let is_lead = self.lead() == Some(from);
+        let lead = self.attached.last_mut().filter(|lead| is_lead && !lead.delivered);
+        let Some(lead) = lead else { return Vec::new() };
+        lead.delivered = true;
+        let older = self.attached.len() - 1;
+        self.attached.drain(..older).map(|other| other.carrier).collect()
+    }
+
+    /// Hears a frame once more that was heard before.
+    pub fn hear_again(&mut self, chance: &mut Chance) -> bool {
+        if self.echoes.is_empty() {
+            return false;
+        }
+        let frame = self.echoes[chance.below(self.echoes.len())].clone();
+        self.session.handle_frame(frame).expect("old news are no error");
+        true
+    }
+
+    pub fn note_facts(&mut self) {
+        self.facts = (self.session.received(), self.session.window());
+    }
+
+    // What must hold.
+
+    /// An ack speaks of what the pipe took, and a window of room that is there.
+    fn check_ack(&self, outbox: &BytesMut) {
+        let mut front = BytesMut::from(&outbox[..outbox.len().min(20)]);
+        if let Ok(Some(Frame::Ack { delivered, window })) = Frame::decode(&mut front) {
+            let taken = self.delivered as u64 + u64::from(self.end_delivered);
+            assert!(
+                delivered.get() <= taken,
+                "acknowledged {delivered}, the pipe took {taken}"
+            );
+            let room = self.delivered + self.config.receive_window.max(SessionConfig::MIN_BUFFER);
+            assert!(
+                delivered.get() + window <= room as u64,
+                "promised more room than there is"
+            );
+        }
+    }
+
+    fn check_memory(&self) {
+        let replay = self.config.replay_buffer.max(SessionConfig::MIN_BUFFER);
+        let receive = self.config.receive_window.max(SessionConfig::MIN_BUFFER);
+        assert!(self.session.replay_len() <= replay, "the replay buffer grew");
+        assert!(self.session.buffered() <= replay + receive, "the session grew");
+    }
+
+    /// A half that believes that everything was delivered is right.
+    pub fn check_belief(&self, peer: &Half) {
+        if self.session.is_input_done() && !peer.closed {
+            self.check_equal(peer);
+        }
+    }
+
+    /// Everything that this pipe gave was taken by the other.
+    pub fn check_equal(&self, peer: &Half) {
+        assert!(
+            peer.closed || (peer.delivered == self.written && peer.end_delivered),
+            "half {} gave {} bytes, the other pipe took {} (end: {})",
+            self.me,
+            self.written,
+            peer.delivered,
+            peer.end_delivered
+        );
+    }
+}
+
+impl fmt::Debug for Half {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let carriers: Vec<_> = self.attached.iter().map(|attached| attached.epoch).collect();
+        f.debug_struct("Half")
+            .field("written", &(self.written, self.plan, self.input_ended))
+            .field("delivered", &(self.delivered, self.end_delivered))
+            .field("closed", &(self.closed, self.session.peer_close().is_some()))
+            .field("input_done", &self.session.is_input_done())
+            .field("output_done", &self.session.is_output_done())
+            .field("over", &self.over)
+            .field("carriers", &(carriers, self.has_lead))
+            .finish()
+    }
+}

@@ -1,0 +1,442 @@
+//! One schedule: a storm of random events, then a calm in which everything must come to its end.
+
+use crate::carrier::Carrier;
+use crate::chance::Chance;
+use crate::half::{Arrival, CLIENT, Half, SERVER};
+use bowline::wire::{
+    Accepted, Answer, Epoch, Frame, Hello, Offset, Refusal, RefusalCode, Resume, SessionId, next_message,
+};
+use std::iter::Sum;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+const SESSION: SessionId = SessionId::new([7; 16]);
+
+/// Carriers that a client has at once, at most.
+const MOST_CARRIERS: usize = 5;
+/// Rounds of calm after which something hangs: 300 kB through a window of 64 KiB take a few dozen.
+const MOST_ROUNDS: usize = 600;
+
+/// How often what happened, so that a schedule generator that lost its teeth is noticed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    cuts: u64,
+    dials: u64,
+    attaches: u64,
+    stale: u64,
+    called_off: u64,
+    heard_again: u64,
+    several: u64,
+    closes: u64,
+    lone: u64,
+}
+
+impl Tally {
+    pub fn covers_everything(&self, schedules: u64) -> bool {
+        let few = [self.stale, self.called_off, self.closes];
+        let many = [self.cuts, self.dials, self.attaches, self.heard_again, self.several];
+        schedules < 1000 || (few.iter().all(|n| *n > schedules / 100) && many.iter().all(|n| *n > schedules / 3))
+    }
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Tally>>(tallies: I) -> Tally {
+        tallies.fold(Tally::default(), |a, b| Tally {
+            cuts: a.cuts + b.cuts,
+            dials: a.dials + b.dials,
+            attaches: a.attaches + b.attaches,
+            stale: a.stale + b.stale,
+            called_off: a.called_off + b.called_off,
+            heard_again: a.heard_again + b.heard_again,
+            several: a.several + b.several,
+            closes: a.closes + b.closes,
+            lone: a.lone + b.lone,
+        })
+    }
+}
+
+/// Where a carrier stands, at one of its ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The hello or its answer is awaited.
+    Hello,
+    /// On the way to the driver.
+    Arriving,
+    Attached,
+    /// Let go.
+    Gone,
+}
+
+struct Line {
+    carrier: Carrier,
+    stages: [Stage; 2],
+    epoch: Epoch,
+}
+
+pub struct World {
+    chance: Chance,
+    now: Instant,
+    halves: [Half; 2],
+    lines: Vec<Line>,
+    /// Highest epoch that the client sent, and that the server took.
+    epochs: [Epoch; 2],
+    /// Chances of some events in percent; each schedule has its own weather.
+    cuts: usize,
+    closes: usize,
+    tally: Tally,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        static BEGINNING: OnceLock<Instant> = OnceLock::new();
+        let mut chance = Chance::new(seed);
+        World {
+            now: *BEGINNING.get_or_init(bowline::clock::now),
+            halves: [CLIENT, SERVER].map(|me| Half::new(me, &mut chance)),
+            lines: Vec::new(),
+            epochs: [Epoch::default(); 2],
+            cuts: chance.one_of(&[0, 1, 3, 10]),
+            closes: chance.one_of(&[0, 0, 0, 1]),
+            tally: Tally::default(),
+            chance,
+        }
+    }
+
+    pub fn play(mut self) -> Tally {
+        self.dial();
+        for _ in 0..self.chance.one_of(&[20, 60, 200, 400]) {
+            self.now += Duration::from_micros(self.chance.below(3000) as u64);
+            self.storm();
+            self.check();
+        }
+        let over_before = self.halves[CLIENT].over;
+        self.calm();
+        self.check_end(over_before);
+        self.tally
+    }
+
+    fn storm(&mut self) {
+        let me = self.chance.below(2);
+        if self.halves[me].over {
+            return self.pass();
+        }
+        match self.chance.below(100) {
+            0..12 => {
+                let most = self.chance.amount(70_000);
+                self.halves[me].write(most);
+            }
+            12..16 => {
+                self.halves[me].end_input();
+            }
+            16..30 => {
+                let most = self.chance.amount(70_000);
+                self.halves[me].take(most, self.now);
+            }
+            30..44 => self.transmit(me),
+            44..66 => self.pass(),
+            66..84 => self.read(me),
+            84..87 => self.halves[me].note_facts(),
+            87..90 => self.arrive(me),
+            90..93 => self.tally.heard_again += u64::from(self.halves[me].hear_again(&mut self.chance)),
+            93 => self.suspect(),
+            94 => self.call_off(),
+            95..98 => self.cut(),
+            98 if self.chance.percent(10 * self.closes) => {
+                self.tally.closes += 1;
+                self.halves[me].close();
+            }
+            _ => self.notice(me),
+        }
+    }
+
+    /// Each step once for each half, with nothing in its way, until all is done.
+    fn calm(&mut self) {
+        for _ in 0..MOST_ROUNDS {
+            self.now += Duration::from_millis(25);
+            for me in [CLIENT, SERVER] {
+                self.calm_half(me);
+            }
+            self.lines.iter_mut().for_each(|line| line.carrier.settle());
+            self.check();
+            if self.halves.iter().all(|half| half.over) {
+                return;
+            }
+            let quiet = self.lines.iter().all(|line| line.stages[SERVER] == Stage::Gone);
+            if self.halves[CLIENT].over && quiet {
+                return;
+            }
+        }
+        panic!("stuck with a carrier that stays up: {:#?}", self.halves);
+    }
+
+    fn calm_half(&mut self, me: usize) {
+        self.notice(me);
+        while !self.halves[me].arrivals.is_empty() {
+            self.arrive(me);
+        }
+        for line in 0..self.lines.len() {
+            self.read_line(me, line, usize::MAX);
+        }
+        if self.halves[me].over {
+            return;
+        }
+        self.halves[me].take(usize::MAX, self.now);
+        while self.halves[me].write(usize::MAX) {}
+        self.halves[me].end_input();
+        self.halves[me].note_facts();
+        self.transmit(me);
+        let dialing = |line: &Line| matches!(line.stages[CLIENT], Stage::Hello | Stage::Arriving);
+        if me == CLIENT && self.halves[CLIENT].lead().is_none() && !self.lines.iter().any(dialing) {
+            self.dial();
+        }
+    }
+
+    // Events.
+
+    fn pass(&mut self) {
+        if let Some(line) = self.any_line() {
+            self.lines[line].carrier.fly(&mut self.chance);
+        }
+    }
+
+    fn transmit(&mut self, me: usize) {
+        let half = &mut self.halves[me];
+        if let Some(lead) = half.lead()
+            && self.lines[lead].carrier.is_flushed(me)
+            && !half.over
+        {
+            half.transmit(self.lines[lead].carrier.outbox(me), self.now);
+        }
+    }
+
+    fn read(&mut self, me: usize) {
+        if let Some(line) = self.any_line() {
+            let most = self.chance.amount(20);
+            self.read_line(me, line, most);
+        }
+    }
+
+    /// Reads up to `most` messages from a carrier.
+    fn read_line(&mut self, me: usize, line: usize, most: usize) {
+        for _ in 0..most {
+            let Line { carrier, stages, .. } = &mut self.lines[line];
+            let inbox = carrier.inbox(me);
+            match stages[me] {
+                Stage::Gone | Stage::Arriving => return,
+                Stage::Attached => match Frame::decode(inbox).expect("frames of an honest peer") {
+                    Some(frame) => {
+                        let useless = self.halves[me].handle_frame(frame, line);
+                        useless.into_iter().for_each(|other| self.drop_line(me, other));
+                    }
+                    None => return,
+                },
+                Stage::Hello => match next_message(inbox).expect("a hello of an honest peer") {
+                    Some(message) if me == SERVER => match Hello::decode(message) {
+                        Ok(Hello::Resume(resume)) => self.answer(line, &resume),
+                        other => panic!("{other:?} instead of a resume"),
+                    },
+                    Some(message) => self.hear_answer(line, &Answer::decode(message).expect("an answer")),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// The client dials, as it does whenever it has no lead or suspects the one it has.
+    fn dial(&mut self) {
+        self.tally.dials += 1;
+        self.epochs[CLIENT] = self.epochs[CLIENT].next();
+        let (received, window) = self.halves[CLIENT].facts;
+        let epoch = self.epochs[CLIENT];
+        let mut carrier = Carrier::default();
+        let resume = Hello::Resume(Resume {
+            session: SESSION,
+            epoch,
+            received,
+            window,
+        });
+        carrier.send(CLIENT, &resume.encode());
+        self.lines.push(Line {
+            carrier,
+            stages: [Stage::Hello; 2],
+            epoch,
+        });
+    }
+
+    fn suspect(&mut self) {
+        let alive = self
+            .lines
+            .iter()
+            .filter(|line| line.stages[CLIENT] != Stage::Gone)
+            .count();
+        if !self.halves[CLIENT].over && alive < MOST_CARRIERS {
+            self.dial();
+        }
+    }
+
+    /// The old lead moves again: the client drops a carrier whose answer it has not read.
+    fn call_off(&mut self) {
+        let called_off = self.lines.iter().position(|line| line.stages[CLIENT] == Stage::Hello);
+        if let Some(line) = called_off {
+            self.tally.called_off += 1;
+            self.drop_line(CLIENT, line);
+        }
+    }
+
+    /// The server's registry.
+    fn answer(&mut self, line: usize, resume: &Resume) {
+        let (received, window) = self.halves[SERVER].facts;
+        let refused = if self.halves[SERVER].over {
+            Some(RefusalCode::Gone)
+        } else if resume.epoch <= self.epochs[SERVER] {
+            self.tally.stale += 1;
+            Some(RefusalCode::Stale)
+        } else {
+            None
+        };
+        let answer = match refused {
+            Some(code) => Answer::Refused(Refusal {
+                code,
+                message: String::new(),
+            }),
+            None => Answer::Accepted(Accepted {
+                key: None,
+                received,
+                window,
+                ttl: 9,
+            }),
+        };
+        self.lines[line].carrier.send(SERVER, &answer.encode());
+        if refused.is_some() {
+            self.lines[line].stages[SERVER] = Stage::Gone;
+            return self.lines[line].carrier.finish(SERVER);
+        }
+        self.epochs[SERVER] = resume.epoch;
+        self.expect(SERVER, line, resume.received, resume.window);
+    }
+
+    fn hear_answer(&mut self, line: usize, answer: &Answer) {
+        match answer {
+            Answer::Accepted(accepted) => self.expect(CLIENT, line, accepted.received, accepted.window),
+            Answer::Refused(refusal) => {
+                self.drop_line(CLIENT, line);
+                if refusal.code == RefusalCode::Gone {
+                    assert!(
+                        self.halves[CLIENT].session.is_output_done(),
+                        "the session was forgotten before its end was delivered"
+                    );
+                    self.halves[CLIENT].over = true;
+                }
+            }
+            Answer::Reaped => panic!("nothing was reaped"),
+        }
+    }
+
+    fn expect(&mut self, me: usize, line: usize, received: Offset, window: u64) {
+        self.lines[line].stages[me] = Stage::Arriving;
+        let epoch = self.lines[line].epoch;
+        self.halves[me].arrivals.push(Arrival {
+            carrier: line,
+            epoch,
+            received,
+            window,
+        });
+    }
+
+    /// Some carrier reaches the driver, not always the first that set out.
+    fn arrive(&mut self, me: usize) {
+        let waiting = self.halves[me].arrivals.len();
+        if waiting == 0 {
+            return;
+        }
+        let arrival = self.halves[me].arrivals.swap_remove(self.chance.below(waiting));
+        if self.halves[me].over {
+            return self.drop_line(me, arrival.carrier);
+        }
+        self.tally.attaches += 1;
+        self.lines[arrival.carrier].stages[me] = Stage::Attached;
+        self.halves[me].attach(&arrival);
+        self.tally.several += u64::from(self.halves[me].attached.len() > 1);
+    }
+
+    fn cut(&mut self) {
+        if self.chance.percent(10 * self.cuts)
+            && let Some(line) = self.any_line()
+        {
+            self.tally.cuts += 1;
+            self.lines[line].carrier.cut(&mut self.chance);
+        }
+    }
+
+    /// Carriers that ended are seen to have ended; what arrived on them may be read before, or not.
+    fn notice(&mut self, me: usize) {
+        for line in 0..self.lines.len() {
+            if self.lines[line].stages[me] == Stage::Gone || !self.lines[line].carrier.is_over_for(me) {
+                continue;
+            }
+            if self.lines[line].stages[me] == Stage::Arriving {
+                continue;
+            }
+            if self.chance.percent(50) || self.lines[line].carrier.is_released(1 - me) {
+                self.read_line(me, line, usize::MAX);
+            }
+            self.drop_line(me, line);
+        }
+    }
+
+    fn drop_line(&mut self, me: usize, line: usize) {
+        self.halves[me].lose(line);
+        self.lines[line].stages[me] = Stage::Gone;
+        self.lines[line].carrier.close(me, &mut self.chance);
+    }
+
+    fn any_line(&mut self) -> Option<usize> {
+        let recent = self.lines.len().min(MOST_CARRIERS);
+        (recent > 0).then(|| self.lines.len() - 1 - self.chance.below(recent))
+    }
+
+    // What must hold.
+
+    fn check(&mut self) {
+        for me in [CLIENT, SERVER] {
+            let peer = 1 - me;
+            self.halves[me].check_belief(&self.halves[peer]);
+            self.end_if_finished(me);
+        }
+    }
+
+    /// A driver leaves once its session is finished and the lead took all that was said.
+    fn end_if_finished(&mut self, me: usize) {
+        let lead = self.halves[me].lead();
+        let flushed = lead.is_none_or(|lead| self.lines[lead].carrier.is_flushed(me));
+        if self.halves[me].over || !self.halves[me].session.is_finished() || !flushed {
+            return;
+        }
+        self.halves[me].over = true;
+        for line in 0..self.lines.len() {
+            if self.lines[line].stages[me] == Stage::Attached {
+                if lead == Some(line) {
+                    self.lines[line].stages[me] = Stage::Gone;
+                    self.lines[line].carrier.finish(me);
+                } else {
+                    self.drop_line(me, line);
+                }
+            }
+        }
+    }
+
+    fn check_end(&mut self, over_before: bool) {
+        let [client, server] = &self.halves;
+        client.check_equal(server);
+        server.check_equal(client);
+        if !server.over {
+            // The client's last words were lost with its last carrier: nobody is left to repeat them.
+            self.tally.lone += 1;
+            assert!(
+                over_before || client.closed_alone,
+                "the server half was left alone on a living carrier"
+            );
+            assert!(server.session.is_output_done(), "the server half waits for more");
+        }
+    }
+}
