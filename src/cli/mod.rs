@@ -7,6 +7,7 @@ mod config_file;
 mod demo;
 mod generate;
 mod logging;
+mod panics;
 mod places;
 mod proxy;
 mod report;
@@ -37,14 +38,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    // A panic is a fault of ours; its message is on stderr already.
-    match std::panic::catch_unwind(|| dispatch(cli)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => {
+    match panics::guard(|| dispatch(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
             failure.print();
             failure.exit_code()
         }
-        Err(_panic) => ExitCode::from(Exit::Internal as u8),
     }
 }
 
@@ -95,8 +94,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Demo(args) => {
             let context = Context::load(cli.common, Owner::User)?;
+            let settings = demo::DemoSettings::new(&args, context.log(Verbosity::Silent));
             start_log(&context, Verbosity::Silent);
-            block_on(runtime::Builder::new_multi_thread(), demo::run(args.into()))
+            block_on(runtime::Builder::new_multi_thread(), demo::run(settings))
         }
         Command::Completions { shell } => {
             generate::completions(shell);

@@ -14,8 +14,10 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+mod demo;
 mod session;
 
+pub(crate) use demo::demo_failed;
 pub(crate) use session::{cannot_fall_back, cannot_open, no_ssh_config, notice, session_end};
 
 use super::config_file::ConfigError;
@@ -36,6 +38,8 @@ pub(crate) enum Exit {
     Protocol = 76,
     /// 77: refused.
     Refused = 77,
+    /// 130: stopped by the user, as a shell reports Ctrl-C.
+    Interrupted = 130,
 }
 
 /// An end that is not a clean one, ready to be told.
@@ -242,6 +246,18 @@ pub(crate) fn not_an_ssh_option(option: &str, nearest: Option<String>) -> Failur
         Some(nearest) => failure.hint(format_args!("did you mean `{nearest}`? It stands before ssh's options")),
         None => failure.hint("bowline ssh --help shows the options of bowline"),
     }
+}
+
+/// bowline itself is at fault: `place` in its source said `what`.
+pub(crate) fn internal_fault(place: &str, what: &str) -> Failure {
+    Failure::new(
+        Exit::Internal,
+        format_args!(
+            "internal fault of bowline {} at {place}: {what}",
+            env!("CARGO_PKG_VERSION")
+        ),
+    )
+    .hint("please report this line and what led to it; --log-file with RUST_BACKTRACE=1 tells more")
 }
 
 /// The machine would not give what the program itself needs: threads, event queues.

@@ -255,7 +255,7 @@ fn names_a_proxy(option: &OsStr) -> bool {
         .any(|proxy| name.eq_ignore_ascii_case(proxy))
 }
 
-fn proxy_option(words: &[OsString], rest: &[u8]) -> OsString {
+pub(super) fn proxy_option(words: &[OsString], rest: &[u8]) -> OsString {
     let mut option = b"ProxyCommand=".to_vec();
     for (index, word) in words.iter().enumerate() {
         if index > 0 {

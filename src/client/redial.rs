@@ -83,6 +83,9 @@ struct Outage<'a> {
     dials: VecDeque<AbortHandle>,
     ready: VecDeque<Dialed>,
     resuming_until: Option<Instant>,
+    claims: Claims,
+    /// Nothing is needed any more.
+    called_off: bool,
     /// Sockets for IPv4 and for IPv6.
     dialers: [Option<QuicDialer>; 2],
     attempts: usize,
@@ -91,7 +94,7 @@ struct Outage<'a> {
 /// What came of a task.
 enum Step {
     Dialed(Box<Result<Dialed, String>>, SocketAddr),
-    Answered(Box<Result<(Carrier, Answer, Epoch), CarrierError>>),
+    Answered(Box<Result<(Carrier, Answer), CarrierError>>, Epoch),
 }
 
 /// The session has what it needs, or is gone.
@@ -109,6 +112,8 @@ impl<'a> Outage<'a> {
             dials: VecDeque::new(),
             ready: VecDeque::new(),
             resuming_until: None,
+            claims: Claims::default(),
+            called_off: false,
             dialers: [None, None],
             attempts: 0,
         }
@@ -117,23 +122,20 @@ impl<'a> Outage<'a> {
     /// `None` when the session is gone.
     async fn run(&mut self, need: &mut watch::Receiver<Need>) -> Option<Settled> {
         loop {
+            if self.called_off && self.claims.are_settled() {
+                return Some(Settled);
+            }
             self.resume_next();
             let wake = self.next_wake();
             tokio::select! {
                 changed = need.changed() => {
                     changed.ok()?;
-                    match *need.borrow_and_update() {
-                        Need::Nothing => return Some(Settled),
-                        Need::Carrier { signs, .. } if signs != self.signs => {
-                            self.signs = signs;
-                            self.pacer.handle_sign(clock::now());
-                        }
-                        Need::Carrier { .. } => {}
-                    }
+                    let now_needed = *need.borrow_and_update();
+                    self.handle_need(now_needed);
                 }
                 Some(step) = self.steps.join_next() => match step {
                     Ok(Step::Dialed(dialed, address)) => self.handle_dialed(*dialed, address),
-                    Ok(Step::Answered(answered)) => self.handle_answered(*answered).await?,
+                    Ok(Step::Answered(answered, epoch)) => self.handle_answered(*answered, epoch).await?,
                     // A dial that was given up for a newer one.
                     Err(_) => {}
                 },
@@ -143,6 +145,16 @@ impl<'a> Outage<'a> {
                     }
                 }
             }
+        }
+    }
+
+    fn handle_need(&mut self, need: Need) {
+        self.called_off = need == Need::Nothing;
+        if let Need::Carrier { signs, .. } = need
+            && signs != self.signs
+        {
+            self.signs = signs;
+            self.pacer.handle_sign(clock::now());
         }
     }
 
@@ -226,37 +238,41 @@ impl<'a> Outage<'a> {
         let rtt = carrier.rtt().unwrap_or_default();
         self.resuming_until = Some(now + RESUME_ALLOWANCE.max(rtt * 3));
         let resume = self.redialer.resume();
+        self.claims.handle_sent(resume.epoch);
         self.steps.spawn(async move {
             let exchange = async {
                 carrier.send_message(Hello::Resume(resume).encode()).await?;
                 let answer = Answer::decode(carrier.read_message().await?)?;
-                Ok((carrier, answer, resume.epoch))
+                Ok((carrier, answer))
             };
             let answered = timeout(DIAL_TIMEOUT, exchange).await;
-            Step::Answered(Box::new(answered.unwrap_or_else(|_| {
-                Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
-            })))
+            let answered = answered.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+            Step::Answered(Box::new(answered), resume.epoch)
         });
     }
 
     /// `None` when the session is gone for good.
-    async fn handle_answered(&mut self, answered: Result<(Carrier, Answer, Epoch), CarrierError>) -> Option<()> {
-        self.resuming_until = None;
+    async fn handle_answered(&mut self, answered: Result<(Carrier, Answer), CarrierError>, epoch: Epoch) -> Option<()> {
+        // After an `Accepted` the pump says in a moment that it needs no other.
+        let accepted = matches!(answered, Ok((_, Answer::Accepted(_))));
+        self.resuming_until = accepted.then(|| clock::now() + RESUME_ALLOWANCE);
+        self.claims
+            .handle_answered(epoch, answered.as_ref().ok().map(|(_, answer)| answer));
         match answered {
-            Ok((carrier, Answer::Accepted(accepted), epoch)) => self.deliver(carrier, accepted, epoch).await,
-            Ok((_, Answer::Refused(refusal), _)) if refusal.code.is_final() => {
+            Ok((carrier, Answer::Accepted(accepted))) => self.deliver(carrier, accepted, epoch).await,
+            Ok((_, Answer::Refused(refusal))) if refusal.code.is_final() => {
                 info!(event = "refused", %refusal, "the server half will not resume the session");
                 self.redialer.orders.send(Order::Lost(refusal.to_string())).await.ok()?;
                 None
             }
-            Ok((_, Answer::Refused(refusal), epoch)) => {
+            Ok((_, Answer::Refused(refusal))) => {
                 if refusal.code == RefusalCode::Stale {
                     self.redialer.epoch = self.redialer.epoch.max(epoch);
                 }
                 debug!(%refusal, "not resumed yet");
                 Some(())
             }
-            Ok((_, Answer::Reaped, _)) => {
+            Ok((_, Answer::Reaped)) => {
                 let error = CarrierError::Protocol(DecodeError::UnknownType {
                     what: "answer to a resume",
                     value: 0,
@@ -279,5 +295,77 @@ impl<'a> Outage<'a> {
             peer_window: accepted.window,
         };
         self.redialer.arrivals.send(arrival).await.ok()
+    }
+}
+
+/// Resumes that may have made their carrier the server half's lead, for all we know.
+///
+/// A race must not be called off over one: the server half would send on a carrier that nobody reads, and the old
+/// one, which still answers probes, would look well for ever.
+#[derive(Debug, Default)]
+struct Claims(Vec<Epoch>);
+
+impl Claims {
+    fn handle_sent(&mut self, epoch: Epoch) {
+        self.0.push(epoch);
+    }
+
+    /// `answer` is `None` where the carrier was lost first: whether the resume arrived is then open, until a later
+    /// one is accepted.
+    fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>) {
+        match answer {
+            Some(Answer::Accepted(_)) => self.0.retain(|claim| *claim > epoch),
+            Some(Answer::Refused(_) | Answer::Reaped) => self.0.retain(|claim| *claim != epoch),
+            None => {}
+        }
+    }
+
+    fn are_settled(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Refusal;
+
+    fn claims(epochs: &[u32]) -> Claims {
+        let mut claims = Claims::default();
+        epochs.iter().for_each(|epoch| claims.handle_sent(Epoch::new(*epoch)));
+        claims
+    }
+
+    fn accepted() -> Answer {
+        Answer::Accepted(Accepted {
+            received: Default::default(),
+            window: 0,
+            ttl: 0,
+            key: None,
+        })
+    }
+
+    #[test]
+    fn a_resume_that_may_have_arrived_keeps_the_race_open() {
+        let mut claims = claims(&[2]);
+        assert!(!claims.are_settled());
+        claims.handle_answered(Epoch::new(2), None);
+        assert!(!claims.are_settled(), "lost before its answer: it may have arrived");
+        claims.handle_sent(Epoch::new(3));
+        claims.handle_answered(Epoch::new(3), Some(&accepted()));
+        assert!(claims.are_settled(), "the later one leads on both sides");
+    }
+
+    #[test]
+    fn an_accepted_resume_does_not_settle_a_later_one() {
+        let mut claims = claims(&[2, 3]);
+        claims.handle_answered(Epoch::new(2), Some(&accepted()));
+        assert!(!claims.are_settled());
+        let refused = Answer::Refused(Refusal {
+            code: RefusalCode::RetryLater,
+            message: String::new(),
+        });
+        claims.handle_answered(Epoch::new(3), Some(&refused));
+        assert!(claims.are_settled());
     }
 }

@@ -7,6 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 use tracing::debug;
 
+/// A peer that resumes again and again without a word in between holds no more than these.
+const MOST_CARRIERS: usize = 8;
+
 #[derive(Default)]
 pub(super) struct Carriers {
     /// By epoch; the last leads while `has_lead`.
@@ -40,9 +43,10 @@ pub(super) enum Flushed {
 impl Carriers {
     /// A carrier with an epoch above all before it leads from now on.
     pub(super) fn add(&mut self, arrival: Arrival, now: Instant) {
+        let epoch = arrival.epoch;
         let attached = Attached {
             carrier: arrival.carrier,
-            epoch: arrival.epoch,
+            epoch,
             delivered: false,
             reached: arrival.peer_received,
             #[cfg(debug_assertions)]
@@ -51,6 +55,9 @@ impl Carriers {
         let _ = now;
         self.has_lead = true;
         self.attached.push(attached);
+        if self.attached.len() > MOST_CARRIERS {
+            self.attached.remove(0).carrier.close(CloseReason::Replaced);
+        }
     }
 
     pub(super) fn lead(&mut self) -> Option<&mut Carrier> {

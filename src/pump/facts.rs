@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Facts {
     received: AtomicU64,
-    window: AtomicU64,
+    /// Where the room ends; grows like `received`, so that no mixture of old and new promises too much.
+    limit: AtomicU64,
     ended: AtomicBool,
     output_done: AtomicBool,
     input_ended: AtomicBool,
@@ -56,7 +57,7 @@ impl Facts {
         };
         Facts {
             received: AtomicU64::new(0),
-            window: AtomicU64::new(window),
+            limit: AtomicU64::new(window),
             ended: AtomicBool::new(false),
             output_done: AtomicBool::new(false),
             input_ended: AtomicBool::new(false),
@@ -66,11 +67,12 @@ impl Facts {
 
     /// First position not received, and the room beyond it.
     pub fn room(&self) -> (Offset, u64) {
-        // In the order opposite to `update`: a window newer than its `received` promises too little, an older one too
-        // much, since what arrived in between takes up its room.
+        let limit = self.limit.load(Ordering::Acquire);
         let received = self.received.load(Ordering::Acquire);
-        let window = self.window.load(Ordering::Acquire);
-        (Offset::new(received).unwrap_or(Offset::MAX), window)
+        (
+            Offset::new(received).unwrap_or(Offset::MAX),
+            limit.saturating_sub(received),
+        )
     }
 
     /// Whether the pump has ended.
@@ -100,7 +102,8 @@ impl Facts {
     }
 
     pub(super) fn update(&self, session: &Session) {
-        self.window.store(session.window(), Ordering::Release);
+        let limit = session.received().saturating_add(session.window());
+        self.limit.store(limit.get(), Ordering::Release);
         self.received.store(session.received().get(), Ordering::Release);
         self.output_done.store(session.is_output_done(), Ordering::Release);
         self.input_ended.store(session.is_input_ended(), Ordering::Release);

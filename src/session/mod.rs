@@ -233,6 +233,10 @@ impl Session {
         self.incoming.abandon();
         self.acks.demand();
         self.outgoing.close(code, message.into());
+        if self.peer_close.is_some() {
+            // It takes nothing more, our CLOSE included, and so will not acknowledge it.
+            self.outgoing.abandon();
+        }
     }
 
     // From and to carriers.
@@ -275,10 +279,9 @@ impl Session {
     ///
     /// # Errors
     /// `reached` came from the peer and is what was never sent.
-    pub fn fall_back(&mut self, epoch: Epoch, reached: Offset) -> Result<(), SessionError> {
+    pub fn fall_back(&mut self, reached: Offset) -> Result<(), SessionError> {
         self.outgoing.rewind(reached)?;
         self.acks.demand();
-        self.epoch = epoch;
         self.attached = true;
         Ok(())
     }
@@ -304,9 +307,13 @@ impl Session {
                 Ok(())
             }
             Frame::Close { code, message } => {
-                self.incoming.end_here();
-                self.outgoing.abandon();
-                self.peer_close.get_or_insert((code, message));
+                // Late copies of it, from older carriers, say nothing new.
+                if self.peer_close.is_none() {
+                    self.incoming.close();
+                    self.outgoing.abandon();
+                    self.acks.demand();
+                    self.peer_close = Some((code, message));
+                }
                 Ok(())
             }
             // About the carrier, not the session: the driver answers them.

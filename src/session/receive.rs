@@ -15,6 +15,8 @@ pub(super) struct ReceiveBuffer {
     /// Position of the end, once the peer told it.
     end: Option<Offset>,
     end_delivered: bool,
+    /// A CLOSE came after the end was told: it takes one position more.
+    closed_after_end: bool,
     abandoned: bool,
 }
 
@@ -26,6 +28,7 @@ impl ReceiveBuffer {
             received: Offset::ZERO,
             end: None,
             end_delivered: false,
+            closed_after_end: false,
             abandoned: false,
         }
     }
@@ -87,10 +90,11 @@ impl ReceiveBuffer {
         }
     }
 
-    /// The peer's direction ends where we are: a `CLOSE` follows the last byte on its carrier.
-    pub(super) fn end_here(&mut self) {
-        if !self.abandoned {
-            self.end.get_or_insert(self.received);
+    /// The peer said `CLOSE`, which follows its last byte, or its `FIN`.
+    pub(super) fn close(&mut self) {
+        match self.end {
+            None => self.end = Some(self.received),
+            Some(_) => self.closed_after_end = true,
         }
     }
 
@@ -132,12 +136,12 @@ impl ReceiveBuffer {
 
     /// First position not delivered; the end counts as one.
     pub(super) fn delivered(&self) -> Offset {
-        self.delivered.saturating_add(u64::from(self.end_delivered))
+        self.delivered.saturating_add(self.end_positions(self.end_delivered))
     }
 
     /// First position not received; the end counts as one.
     pub(super) fn received(&self) -> Offset {
-        self.received.saturating_add(u64::from(self.end.is_some()))
+        self.received.saturating_add(self.end_positions(self.end.is_some()))
     }
 
     /// Bytes beyond [`ReceiveBuffer::delivered`] that there is room for.
@@ -152,6 +156,14 @@ impl ReceiveBuffer {
 
     pub(super) fn len(&self) -> usize {
         self.ring.len()
+    }
+
+    fn end_positions(&self, end_counts: bool) -> u64 {
+        if end_counts {
+            1 + u64::from(self.closed_after_end)
+        } else {
+            0
+        }
     }
 }
 

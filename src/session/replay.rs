@@ -7,15 +7,6 @@ use super::ring::Ring;
 use crate::wire::{CloseCode, Frame, MAX_DATA, Offset};
 use bytes::BytesMut;
 
-/// How a direction ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
-    /// The pipe ended; the other direction goes on.
-    Fin,
-    /// The pipe ended and takes nothing more from the peer.
-    Close(CloseCode, String),
-}
-
 /// What the peer may still ask for again, and how far the present lead got.
 pub(super) struct ReplayBuffer {
     /// Bytes from `acked` to `written`.
@@ -28,8 +19,11 @@ pub(super) struct ReplayBuffer {
     sent: Offset,
     /// First position that the peer has no room for.
     limit: Offset,
-    end: Option<End>,
-    /// The end's position may be acknowledged though the peer has not heard of our `CLOSE`.
+    /// The pipe ended; the other direction goes on. Takes the position after the last byte.
+    fin: bool,
+    /// The pipe takes nothing more from the peer. Takes the position after the last byte, or after a FIN that was sent.
+    close: Option<(CloseCode, String)>,
+    /// Both closed: whether the peer has heard of ours will never be known.
     close_in_doubt: bool,
 }
 
@@ -42,14 +36,15 @@ impl ReplayBuffer {
             next: Offset::ZERO,
             sent: Offset::ZERO,
             limit: Offset::ZERO,
-            end: None,
+            fin: false,
+            close: None,
             close_in_doubt: false,
         }
     }
 
     /// Where the pipe may write; empty when full or ended.
     pub(super) fn spare(&mut self) -> &mut [u8] {
-        if self.end.is_some() { &mut [] } else { self.ring.spare() }
+        if self.is_ended() { &mut [] } else { self.ring.spare() }
     }
 
     pub(super) fn commit(&mut self, len: usize) {
@@ -59,27 +54,30 @@ impl ReplayBuffer {
 
     /// The pipe ended.
     pub(super) fn finish(&mut self) {
-        self.end.get_or_insert(End::Fin);
+        self.fin |= !self.is_ended();
     }
 
     /// The pipe ended, and takes nothing more either. Says so after the last byte.
     pub(super) fn close(&mut self, code: CloseCode, message: String) {
-        // A FIN may have been sent: the CLOSE takes its place and must be sent in turn.
-        self.close_in_doubt |= self.sent > self.written;
-        self.next = self.next.min(self.written);
-        self.end = Some(End::Close(code, message));
+        // A FIN that the peer may know of stays, and keeps its position.
+        self.fin &= self.sent > self.written;
+        self.close.get_or_insert((code, message));
     }
 
-    /// Nobody will take what is left.
+    /// Nobody will take what is left: the peer closed.
     pub(super) fn abandon(&mut self) {
         self.ring.discard(self.ring.len());
-        let end = self.end.get_or_insert(End::Fin);
-        // Where both close at once each drops what the other says, so that neither would get its acknowledgement:
-        // the other's CLOSE has to stand for it.
-        let still_to_say = matches!(end, End::Close(..)) && self.next <= self.written;
-        self.close_in_doubt |= still_to_say;
+        self.finish();
+        // Where both close at once neither acknowledges what the other says: a CLOSE of the peer's stands for that,
+        // and our own is still said.
+        self.close_in_doubt = self.close.is_some();
+        let unsaid = self.close.is_some() && self.next < self.end_position();
         self.acked = self.end_position();
-        self.next = if still_to_say { self.written } else { self.acked };
+        self.next = if unsaid {
+            self.written.saturating_add(u64::from(self.fin))
+        } else {
+            self.acked
+        };
         self.sent = self.acked;
     }
 
@@ -92,7 +90,7 @@ impl ReplayBuffer {
             let bytes = acked.min(self.written).since(self.acked).unwrap_or(0);
             self.ring.discard(bytes as usize);
             self.acked = acked;
-            self.next = self.next.max(self.unless_close(acked));
+            self.next = self.next.max(acked);
         }
         Ok(())
     }
@@ -111,9 +109,10 @@ impl ReplayBuffer {
             });
         }
         self.next = self.acked.max(peer_received);
-        let replayed = self.sent.since(self.next).unwrap_or(0);
-        self.next = self.unless_close(self.next);
-        Ok(replayed)
+        if self.close_in_doubt {
+            self.next = self.written.saturating_add(u64::from(self.fin));
+        }
+        Ok(self.sent.since(self.next).unwrap_or(0))
     }
 
     /// Next position to send.
@@ -140,14 +139,16 @@ impl ReplayBuffer {
             Frame::encode_data(self.next, &piece[..len], out);
             self.advance(len as u64);
         }
-        if let Some(end) = self.end.as_ref().filter(|_| self.next == self.written) {
-            match end {
-                End::Fin => Frame::Fin { offset: self.written }.encode(out),
-                End::Close(code, message) => Frame::Close {
-                    code: *code,
-                    message: message.clone(),
+        while self.is_end_next() {
+            match &self.close {
+                Some((code, message)) if !self.fin || self.next > self.written => {
+                    Frame::Close {
+                        code: *code,
+                        message: message.clone(),
+                    }
+                    .encode(out);
                 }
-                .encode(out),
+                _ => Frame::Fin { offset: self.written }.encode(out),
             }
             self.advance(1);
         }
@@ -155,7 +156,7 @@ impl ReplayBuffer {
 
     /// Whether [`ReplayBuffer::transmit`] would append anything.
     pub(super) fn has_frames(&self) -> bool {
-        self.next < self.limit.min(self.written) || (self.end.is_some() && self.next == self.written)
+        self.next < self.limit.min(self.written) || self.is_end_next()
     }
 
     /// Whether something sent awaits its acknowledgement.
@@ -165,16 +166,16 @@ impl ReplayBuffer {
 
     /// Whether the end was acknowledged.
     pub(super) fn is_done(&self) -> bool {
-        self.end.is_some() && self.acked == self.end_position()
+        self.is_ended() && self.acked == self.end_position()
     }
 
-    /// Whether our `CLOSE` was acknowledged.
+    /// Whether the peer acknowledged our `CLOSE`.
     pub(super) fn is_close_known(&self) -> bool {
-        matches!(self.end, Some(End::Close(..))) && self.is_done() && !self.close_in_doubt
+        self.close.is_some() && self.is_done() && !self.close_in_doubt
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        self.end.is_some()
+        self.fin || self.close.is_some()
     }
 
     /// Bytes held.
@@ -186,16 +187,14 @@ impl ReplayBuffer {
         self.ring.space()
     }
 
-    /// `next`, or the place of a CLOSE before it: what the peer has of that position may be a FIN that went before.
-    fn unless_close(&self, next: Offset) -> Offset {
-        match self.end {
-            Some(End::Close(..)) => next.min(self.written),
-            Some(End::Fin) | None => next,
-        }
+    /// Whether all bytes were sent on the lead, and the end was not.
+    fn is_end_next(&self) -> bool {
+        self.next >= self.written && self.next < self.end_position()
     }
 
     fn end_position(&self) -> Offset {
-        self.written.saturating_add(1)
+        self.written
+            .saturating_add(u64::from(self.fin) + u64::from(self.close.is_some()))
     }
 
     fn advance(&mut self, len: u64) {

@@ -298,6 +298,16 @@ fn a_close_is_said_though_the_fin_before_it_is_acknowledged() {
     assert!(!session.is_finished());
     let last = frames(&mut session, clock::now()).pop();
     assert!(matches!(last, Some(Frame::Close { .. })), "{last:?}");
+    assert!(
+        !session.is_finished(),
+        "the acknowledgement of the FIN does not stand for the CLOSE"
+    );
+    session
+        .handle_frame(Frame::Ack {
+            delivered: at(4),
+            window: 0,
+        })
+        .unwrap();
     assert!(session.is_finished());
 }
 
@@ -311,6 +321,35 @@ fn an_older_carrier_that_leads_again_goes_on_where_it_was() {
     write(&mut session, b"def");
     assert!(frames(&mut session, clock::now()).contains(&data(0, b"abcdef")));
     session.detach();
-    session.fall_back(Epoch::new(1), reached).unwrap();
+    session.fall_back(reached).unwrap();
     assert!(frames(&mut session, clock::now()).contains(&data(3, b"def")));
+}
+
+#[test]
+fn a_pipe_that_breaks_after_the_peer_closed_ends_both() {
+    let (mut client, mut server) = (attached(1), attached(1));
+    write(&mut client, b"last words");
+    client.close(CloseCode::PipeClosed, "ssh ended");
+    for frame in frames(&mut client, clock::now()) {
+        server.handle_frame(frame).unwrap();
+    }
+    server.close(CloseCode::UpstreamClosed, "broken pipe");
+    settle(&mut client, &mut server);
+    assert!(client.is_finished() && server.is_finished());
+}
+
+#[test]
+fn a_close_that_may_not_have_been_heard_is_said_again_on_the_next_lead() {
+    let mut session = attached(1);
+    session.close(CloseCode::PipeClosed, "ssh ended");
+    frames(&mut session, clock::now());
+    let theirs = Frame::Close {
+        code: CloseCode::UpstreamClosed,
+        message: "sshd ended".into(),
+    };
+    session.handle_frame(theirs).unwrap();
+    assert!(session.owes_last_words());
+    session.attach(Epoch::new(2), Offset::ZERO, 1 << 17).unwrap();
+    let last = frames(&mut session, clock::now()).pop();
+    assert!(matches!(last, Some(Frame::Close { .. })), "{last:?}");
 }

@@ -172,6 +172,11 @@ impl Sshd {
         self.listeners.iter().map(|(address, _)| *address).collect()
     }
 
+    /// The only name that may log in: the calling user's.
+    pub fn user(&self) -> &str {
+        &self.shared.account.name
+    }
+
     /// Serves until `shutdown`, then takes leave of every client and ends what they started.
     ///
     /// Dropping the future ends every connection too, without waiting.

@@ -117,9 +117,10 @@ impl Half {
         due
     }
 
-    /// The pipe breaks.
+    /// The pipe breaks, unless both its directions have ended.
     pub(crate) fn close(&mut self) {
-        if !std::mem::replace(&mut self.closed, true) {
+        let is_over = self.input_ended && self.end_delivered;
+        if !is_over && !std::mem::replace(&mut self.closed, true) {
             self.input_ended = true;
             self.session.close(CloseCode::UpstreamClosed, "broken pipe");
         }
@@ -190,7 +191,7 @@ impl Half {
     /// The half that does not dial goes on with what it has.
     fn fall_back(&mut self) {
         if let Some(older) = self.attached.last().filter(|_| self.me == SERVER) {
-            let fallen_back = self.session.fall_back(older.epoch, older.reached);
+            let fallen_back = self.session.fall_back(older.reached);
             fallen_back.expect("the peer is honest");
             self.has_lead = true;
         }
@@ -240,7 +241,9 @@ impl Half {
     fn check_ack(&self, outbox: &BytesMut) {
         let mut front = BytesMut::from(&outbox[..outbox.len().min(20)]);
         if let Ok(Some(Frame::Ack { delivered, window })) = Frame::decode(&mut front) {
-            let taken = self.delivered as u64 + u64::from(self.end_delivered);
+            // A CLOSE after a FIN has a position of its own.
+            let ends = u64::from(self.end_delivered) * (1 + u64::from(self.session.peer_close().is_some()));
+            let taken = self.delivered as u64 + ends;
             assert!(
                 delivered.get() <= taken,
                 "acknowledged {delivered}, the pipe took {taken}"

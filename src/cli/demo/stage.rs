@@ -1,0 +1,188 @@
+//! What the demo plays on: sshd, the server half, the path, and the keys, all in this process and on loopback.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::ssh_key::private::Ed25519Keypair;
+use russh::keys::{PrivateKey, PublicKey};
+use tokio_util::sync::CancellationToken;
+
+use super::DemoError;
+use super::folder::Folder;
+use super::path::Path;
+use crate::carrier::quic::{EndpointSecrets, QuicLimits, QuicListener, bind};
+use crate::cli::logging::LogSettings;
+use crate::identity::raw_key::TlsKey;
+use crate::identity::statement::sign_host;
+use crate::server::ask_sshd::{AskLimits, AskSshd};
+use crate::server::{Authority, RegistryLimits, Server, ServerConfig};
+use crate::session::SessionConfig;
+use crate::sshd::{Sshd, SshdConfig};
+use crate::tasks::Tasks;
+
+/// The host's name in ssh's configuration.
+pub(super) const HOST: &str = "bowline-demo";
+
+/// How long the server half and sshd have to take leave of everybody.
+const CURTAIN: Duration = Duration::from_secs(4);
+
+/// Everything but the client.
+pub(super) struct Stage {
+    /// Keys, ssh's configuration, the file that is sent.
+    pub(super) folder: Folder,
+    /// Between the halves.
+    pub(super) path: Path,
+    /// The only user that the built-in sshd knows: the calling one.
+    pub(super) user: String,
+    /// What logs in.
+    pub(super) user_key: PrivateKey,
+    /// What the host proves itself by.
+    pub(super) host_key: PublicKey,
+    /// What makes a proxy log where the demo does.
+    pub(super) proxy_log: Vec<OsString>,
+    tasks: Tasks,
+    /// Resets connections it has never heard of; see [`Path::reset_connections`].
+    _amnesiac: QuicListener,
+}
+
+impl Stage {
+    /// Makes keys, starts sshd and the server half, and lays the path between that and whoever comes.
+    ///
+    /// # Errors
+    /// The machine gives no folder, no socket, or no user name.
+    pub(super) async fn set(log: &LogSettings) -> Result<Stage, DemoError> {
+        let folder = Folder::make()?;
+        let (host_key, user_key) = (new_key(), new_key());
+        let tasks = Tasks::new();
+        let (sshd, user) = start_sshd(&tasks, &host_key, user_key.public_key().clone()).await?;
+        let tls_key = TlsKey::generate();
+        let secrets = EndpointSecrets::new(random());
+        let amnesiac = QuicListener::new(loopback_socket()?, &tls_key, &secrets, &QuicLimits::default())?;
+        let server = start_server_half(&tasks, sshd, &host_key, tls_key, secrets)?;
+        let resets_from = amnesiac.local_addr().map_err(DemoError::Socket)?;
+        let stage = Stage {
+            folder,
+            path: Path::to(server, resets_from).map_err(DemoError::Socket)?,
+            user,
+            user_key,
+            host_key: host_key.public_key().clone(),
+            proxy_log: proxy_log(log),
+            tasks,
+            _amnesiac: amnesiac,
+        };
+        stage.write_ssh_files()?;
+        Ok(stage)
+    }
+
+    /// ssh's configuration: it knows the host, and reads nothing of the user's own.
+    pub(super) fn ssh_config(&self) -> PathBuf {
+        self.folder.path("ssh_config")
+    }
+
+    /// Takes leave of everybody, and clears up.
+    pub(super) async fn strike(self) {
+        self.tasks.shutdown(CURTAIN).await;
+    }
+
+    fn write_ssh_files(&self) -> Result<(), DemoError> {
+        let address = self.path.address();
+        let host_key = self.host_key.to_openssh().map_err(DemoError::Key)?;
+        let user_key = self.user_key.to_openssh(LineEnding::LF).map_err(DemoError::Key)?;
+        let known_hosts = format!("[{}]:{} {host_key}\n", address.ip(), address.port());
+        let known_hosts = self.folder.write("known_hosts", known_hosts.as_bytes())?;
+        let user_key = self.folder.write("user_key", user_key.as_bytes())?;
+        let quoted = |path: PathBuf| path.display().to_string().replace('%', "%%");
+        let config = format!(
+            "Host {HOST}\n HostName {}\n Port {}\n User {}\n IdentityFile \"{}\"\n IdentitiesOnly yes\n IdentityAgent none\n \
+             UserKnownHostsFile \"{}\"\n GlobalKnownHostsFile /dev/null\n StrictHostKeyChecking yes\n \
+             UpdateHostKeys no\n BatchMode yes\n ControlPath none\n ServerAliveInterval 0\n EscapeChar none\n",
+            address.ip(),
+            address.port(),
+            self.user,
+            quoted(user_key),
+            quoted(known_hosts),
+        );
+        self.folder.write("ssh_config", config.as_bytes())?;
+        // The proxy is not to read the user's.
+        self.folder.write("bowline.toml", b"")?;
+        Ok(())
+    }
+}
+
+async fn start_sshd(
+    tasks: &Tasks,
+    host_key: &PrivateKey,
+    user_key: PublicKey,
+) -> Result<(SocketAddr, String), DemoError> {
+    let sshd = Sshd::bind(SshdConfig {
+        listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+        host_keys: vec![host_key.clone()],
+        authorize: Arc::new(move |_, key, _| key.key_data() == user_key.key_data()),
+        accept_env: Vec::new(),
+    })
+    .await?;
+    let (address, user) = (sshd.local_addrs()[0], sshd.user().to_owned());
+    let stop = tasks.token();
+    tasks.spawn("sshd", async move {
+        if let Err(error) = sshd.run(stop).await {
+            tracing::error!(%error, "the built-in SSH server failed");
+        }
+    });
+    Ok((address, user))
+}
+
+fn start_server_half(
+    tasks: &Tasks,
+    sshd: SocketAddr,
+    host_key: &PrivateKey,
+    tls_key: TlsKey,
+    secrets: EndpointSecrets,
+) -> Result<SocketAddr, DemoError> {
+    let statement = sign_host(host_key, None, tls_key.spki())?;
+    let server = Server::new(ServerConfig {
+        sockets: vec![loopback_socket()?],
+        tls_key,
+        statements: vec![statement],
+        secrets,
+        target: sshd,
+        authority: Authority::Sshd {
+            ask: AskSshd::new(sshd, AskLimits::default()),
+            rules: None,
+        },
+        session: SessionConfig::default(),
+        limits: RegistryLimits::default(),
+        max_half_open: 256,
+        quic: QuicLimits::default(),
+    })?;
+    let address = server.local_addrs()[0];
+    let stop: CancellationToken = tasks.token();
+    tasks.spawn("server half", server.run(stop));
+    Ok(address)
+}
+
+fn proxy_log(log: &LogSettings) -> Vec<OsString> {
+    let Some(file) = &log.file else { return Vec::new() };
+    let place = [
+        "--log-file".into(),
+        std::path::absolute(file).unwrap_or_else(|_| file.clone()).into(),
+    ];
+    place.into_iter().chain(log.as_arguments()).collect()
+}
+
+fn loopback_socket() -> Result<std::net::UdpSocket, DemoError> {
+    bind((Ipv4Addr::LOCALHOST, 0).into()).map_err(DemoError::Socket)
+}
+
+fn new_key() -> PrivateKey {
+    Ed25519Keypair::from_seed(&random()).into()
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
+    bytes
+}

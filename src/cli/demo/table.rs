@@ -1,0 +1,110 @@
+//! The account at the end: a line per outage, the counter, the file, and where to go from here.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::counter::FAREWELL;
+use super::outage::Outage;
+use super::picture::seconds;
+use super::screen::{Abilities, Ink};
+use super::transfer::Hash;
+
+/// One outage, from the session's point of view.
+#[derive(Clone, Debug)]
+pub(super) struct Survived {
+    pub(super) outage: Outage,
+    /// From its beginning to its end.
+    pub(super) lasted: Duration,
+    /// The longest time without a byte from the remote shell, over all of it.
+    pub(super) silence: Duration,
+    /// From its end to the first byte.
+    pub(super) first_byte: Duration,
+    /// Numbers that had waited and came at once.
+    pub(super) caught_up: u64,
+    /// Packets that vanished.
+    pub(super) swallowed: u64,
+    /// Connections that were reset.
+    pub(super) resets: u64,
+}
+
+/// What there is to tell when all went well.
+pub(super) struct Account {
+    pub(super) survived: Vec<Survived>,
+    /// The counter's last number.
+    pub(super) last: u64,
+    /// SHA-256 of the file, on both sides.
+    pub(super) hash: Hash,
+}
+
+impl Survived {
+    /// What it cost, in words.
+    pub(super) fn toll(&self) -> String {
+        match self.outage {
+            Outage::ResetStorm => format!("{} connections reset", self.resets),
+            _ if self.caught_up == 1 => "no number had to wait".to_owned(),
+            _ => format!("{} numbers had waited", self.caught_up),
+        }
+    }
+
+    fn row(&self) -> String {
+        let lasted = match self.outage {
+            Outage::NewAddress => "a moment".to_owned(),
+            _ => seconds(self.lasted),
+        };
+        let toll = match self.outage {
+            Outage::ResetStorm => format!("{} resets", self.resets),
+            _ => format!("{} packets", self.swallowed),
+        };
+        format!(
+            "{:<26}{lasted:>9}{:>12}{:>11} ms{toll:>15}",
+            self.outage.name(),
+            seconds2(self.silence),
+            self.first_byte.as_millis(),
+        )
+    }
+}
+
+impl Account {
+    /// All of it, for a terminal of 80 columns.
+    pub(super) fn tell(&self, abilities: Abilities) -> String {
+        let good = |text: &str| abilities.ink(Ink::Good, text);
+        let dim = |text: &str| abilities.ink(Ink::Dim, text);
+        let header = format!(
+            "{:<26}{:>9}{:>12}{:>14}{:>15}",
+            "outage", "lasted", "silence", "first byte", "lost on it"
+        );
+        let mut text = String::from("\n");
+        // A failed write to a String does not exist.
+        let _ = writeln!(text, "{}", abilities.ink(Ink::Bold, &header));
+        for survived in &self.survived {
+            let _ = writeln!(text, "{}", survived.row());
+        }
+        let _ = writeln!(
+            text,
+            "{}\n",
+            dim("silence: longest without output; first byte: after the outage was over")
+        );
+        let _ = writeln!(
+            text,
+            "counter  {}, 1 to {}: none missing, none twice; exit code {FAREWELL} as sent",
+            good("whole"),
+            self.last
+        );
+        let _ = writeln!(
+            text,
+            "file     {}, 32 MiB there and back. SHA-256 on both sides:",
+            good("equal")
+        );
+        let _ = writeln!(text, "         {}\n", self.hash);
+        text.push_str(
+            "Break the path yourself: bowline demo --shell\nUse it: `sudo bowline serve` on your server, `bowline ssh HOST` \
+             here; README.md has more.",
+        );
+        text
+    }
+}
+
+/// `4.08 s`.
+fn seconds2(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}
