@@ -98,7 +98,7 @@ impl Account {
         let _ = writeln!(text, "         {}\n", self.hash);
         text.push_str(
             "Break the path yourself: bowline demo --shell\nUse it: `sudo bowline serve` on your server, `bowline ssh HOST` \
-             here; README.md has more.",
+             here (README.md).",
         );
         text
     }
