@@ -70,6 +70,12 @@ impl Tasks {
         self.tracker.wait().await;
         left
     }
+
+    /// Leaves the tasks to end by themselves, for tasks that do so soon.
+    pub(crate) fn let_end(mut self) {
+        self.stop = CancellationToken::new();
+        self.kill = CancellationToken::new();
+    }
 }
 
 impl Default for Tasks {

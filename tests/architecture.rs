@@ -62,15 +62,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "identity",
         rooms: &["wire", "clock", "tasks", "descriptor"],
-        crates: Crates::AllBut(&[
-            "quinn",
-            "clap",
-            "clap_complete",
-            "clap_mangen",
-            "directories",
-            "strsim",
-            "anyhow",
-        ]),
+        crates: Crates::AllBut(&["quinn", "clap", "clap_complete", "clap_mangen", "directories", "strsim"]),
     },
     Room {
         name: "carrier",
@@ -166,7 +158,6 @@ const CLI_ONLY: &[&str] = &[
     "toml",
     "directories",
     "strsim",
-    "anyhow",
     "tracing_subscriber",
 ];
 

@@ -20,6 +20,7 @@ use support::{BOWLINE, Scratch, measured_time};
 /// sysexits(3), as the command line promises them.
 const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
+const INTERNAL: i32 = 70;
 const PROTOCOL: i32 = 76;
 const REFUSED: i32 = 77;
 
@@ -330,6 +331,22 @@ fn a_worker_that_cannot_be_started_says_so_at_once() {
         "names the user: {}",
         outcome.err()
     );
+}
+
+#[test]
+fn a_fault_of_bowline_s_own_is_one_clear_message_and_no_backtrace() {
+    let rig = Rig::with(ServeOptions::here(), |setup| {
+        setup.fault("panic").environment("RUST_BACKTRACE", "full")
+    });
+    let outcome = run(&mut rig.ssh.proxy(), LIMIT);
+    told(
+        &outcome,
+        INTERNAL,
+        &["internal fault", "src/fault.rs", "on purpose", "report"],
+    );
+    assert_eq!(outcome.err().lines().count(), 2, "a line and a hint: {}", outcome.err());
+    // The log has it all.
+    assert!(rig.ssh.proxy_logged("backtrace") > 0 && rig.ssh.proxy_logged("panic_if_asked") > 0);
 }
 
 /// The client half by itself, with nothing on its stdin.

@@ -159,3 +159,29 @@ async fn a_stopped_server_half_says_so_to_its_clients() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_was_written_before_the_stream_was_dropped_is_delivered() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (server, stop) = serve(listener.local_addr().unwrap());
+        let mut stream = client::open(config(server)).await.unwrap().into_stream();
+        let outcome = stream.outcome();
+        let sent = vec![7; 3 << 20];
+        let reading = async {
+            let (mut upstream, _) = listener.accept().await.unwrap();
+            let mut received = Vec::new();
+            upstream.read_to_end(&mut received).await.unwrap();
+            received
+        };
+        let writing = async {
+            stream.write_all(&sent).await.unwrap();
+            drop(stream);
+        };
+        let (received, ()) = tokio::join!(reading, writing);
+        assert!(received == sent, "{} bytes", received.len());
+        assert_eq!(outcome.await, Outcome::Finished);
+        stop.cancel();
+    })
+    .await;
+}

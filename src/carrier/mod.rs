@@ -19,6 +19,18 @@ use std::time::Duration;
 /// Longest wait for the peer to take the last bytes of a carrier that is closed in good order.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Most bytes of answers that wait for a peer.
+const MOST_UNREAD: usize = 64 * 1024;
+
+/// Lets the transport's own tasks send what was just asked of them, before the runtime may end.
+///
+/// quinn only marks a connection as closed and sends from a task; three turns are its, the endpoint's and a spare.
+pub(crate) async fn let_go() {
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Why a carrier is of no use any more. Never the end of a session.
 #[derive(Debug, thiserror::Error)]
 pub enum CarrierError {
@@ -158,11 +170,12 @@ impl Carrier {
             if let Some(frame) = Frame::decode(&mut self.inbox)? {
                 return Poll::Ready(Ok(frame));
             }
-            if let Poll::Ready(datagram) = self.link.poll_datagram(cx) {
-                // One frame a datagram; what else is in it is for later versions.
-                if let Some(frame) = Frame::decode(&mut BytesMut::from(datagram?))? {
-                    return Poll::Ready(Ok(frame));
-                }
+            // One frame a datagram; what else is in it is for later versions. A lost connection is told by the stream,
+            // once everything that had arrived on it was read.
+            if let Poll::Ready(Ok(datagram)) = self.link.poll_datagram(cx)
+                && let Some(frame) = Frame::decode(&mut BytesMut::from(datagram))?
+            {
+                return Poll::Ready(Ok(frame));
             }
             ready!(self.link.poll_read(cx, &mut self.inbox))?;
         }
@@ -172,7 +185,8 @@ impl Carrier {
     pub fn send_now(&mut self, frame: &Frame) {
         let mut encoded = BytesMut::new();
         frame.encode(&mut encoded);
-        if !self.link.send_datagram(encoded.clone().freeze()) {
+        // A peer that asks without end and reads nothing gets no more answers than fit.
+        if !self.link.send_datagram(encoded.clone().freeze()) && self.outbox.len() < MOST_UNREAD {
             self.outbox.extend_from_slice(&encoded);
         }
     }
@@ -212,6 +226,7 @@ impl Carrier {
             async { std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() && self.link.finish().await };
         let delivered = tokio::time::timeout(LAST_WORDS, last_words).await;
         self.link.close(reason);
+        let_go().await;
         delivered.unwrap_or(false)
     }
 }

@@ -7,6 +7,7 @@ mod config_file;
 mod demo;
 mod generate;
 mod logging;
+mod panics;
 mod places;
 mod proxy;
 mod report;
@@ -37,14 +38,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    // A panic is a fault of ours; its message is on stderr already.
-    match std::panic::catch_unwind(|| dispatch(cli)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => {
+    match panics::guard(|| dispatch(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
             failure.print();
             failure.exit_code()
         }
-        Err(_panic) => ExitCode::from(Exit::Internal as u8),
     }
 }
 

@@ -175,6 +175,8 @@ fn connect_timeout(ssh: &SshConfig) -> Duration {
 
 /// Runs an open session, with an entry in the journal for as long as it lives.
 async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Signals) -> Result<(), Failure> {
+    #[cfg(debug_assertions)]
+    crate::fault::panic_if_asked();
     let entry = Entry {
         session: *session.id().as_bytes(),
         reap_token: *session.reap_token(),
@@ -208,7 +210,8 @@ async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Sign
             }
         }
     };
-    if outcome != Outcome::Unfinished
+    // Where the server half may wait on, the next run ends the session by the journal.
+    if !matches!(outcome, Outcome::Unfinished | Outcome::Expired)
         && let Ok(live) = live
     {
         live.finish();

@@ -248,6 +248,18 @@ pub(crate) fn not_an_ssh_option(option: &str, nearest: Option<String>) -> Failur
     }
 }
 
+/// bowline itself is at fault: `place` in its source said `what`.
+pub(crate) fn internal_fault(place: &str, what: &str) -> Failure {
+    Failure::new(
+        Exit::Internal,
+        format_args!(
+            "internal fault of bowline {} at {place}: {what}",
+            env!("CARGO_PKG_VERSION")
+        ),
+    )
+    .hint("please report this line and what led to it; --log-file with RUST_BACKTRACE=1 tells more")
+}
+
 /// The machine would not give what the program itself needs: threads, event queues.
 pub(crate) fn cannot_start(error: &io::Error) -> Failure {
     Failure::new(Exit::Internal, format_args!("cannot start: {error}"))

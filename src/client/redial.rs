@@ -253,7 +253,9 @@ impl<'a> Outage<'a> {
 
     /// `None` when the session is gone for good.
     async fn handle_answered(&mut self, answered: Result<(Carrier, Answer), CarrierError>, epoch: Epoch) -> Option<()> {
-        self.resuming_until = None;
+        // After an `Accepted` the pump says in a moment that it needs no other.
+        let accepted = matches!(answered, Ok((_, Answer::Accepted(_))));
+        self.resuming_until = accepted.then(|| clock::now() + RESUME_ALLOWANCE);
         self.claims
             .handle_answered(epoch, answered.as_ref().ok().map(|(_, answer)| answer));
         match answered {

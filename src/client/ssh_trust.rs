@@ -2,11 +2,13 @@
 
 use super::{Boxed, HostTrust};
 use crate::identity::known_hosts::{
-    HostName, KnownHosts, Pin, Place, RevocationError, ServerKey, Verdict, check_revoked_files, pin_matches,
+    HostName, KnownHosts, Pin, Place, RevocationError, ServerKey, Verdict, check_revoked_files, pin_matches, remember,
 };
 use crate::identity::statement::ProvenKey;
 use russh::keys::ssh_key::Fingerprint;
 use std::error::Error;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use tracing::{debug, warn};
@@ -23,7 +25,8 @@ pub struct SshTrust {
     pub known_hosts: Vec<PathBuf>,
     /// Lists of revoked keys.
     pub revoked: Vec<PathBuf>,
-    /// Fingerprints that the user vouches for; if there are any, nothing else counts.
+    /// Fingerprints that the user vouches for; if there are any, nothing else counts. A host key found by one is kept in
+    /// bowline's own file, where ssh does not know it.
     pub pins: Vec<Pin>,
 }
 
@@ -103,7 +106,12 @@ impl SshTrust {
         let own = self.verdict(std::slice::from_ref(&self.own_known_hosts), &offered);
         let verdict = match own {
             Verdict::Known { .. } | Verdict::Revoked { .. } => own,
-            Verdict::Changed { .. } | Verdict::Unknown => self.verdict(&self.known_hosts, &offered),
+            Verdict::Unknown => self.verdict(&self.known_hosts, &offered),
+            // A key that was recorded here is not forgotten because ssh knows none.
+            Verdict::Changed { .. } => match self.verdict(&self.known_hosts, &offered) {
+                Verdict::Unknown => own,
+                verdict => verdict,
+            },
         };
         match verdict {
             Verdict::Known { place, .. } => {
@@ -134,12 +142,34 @@ impl SshTrust {
     }
 
     fn check_pins(&self, offered: &[ServerKey], tls_key: &[u8]) -> Result<(), TrustError> {
-        if self.pins.iter().any(|pin| pin_matches(pin, offered, tls_key)) {
-            return Ok(());
+        let Some(pin) = self.pins.iter().find(|pin| pin_matches(pin, offered, tls_key)) else {
+            return Err(TrustError::NotPinned {
+                presented: offered.iter().map(ServerKey::fingerprint).collect(),
+            });
+        };
+        if let Some(key) = offered
+            .iter()
+            .find(|key| pin_matches(pin, std::slice::from_ref(key), &[]))
+        {
+            self.keep(key);
         }
-        Err(TrustError::NotPinned {
-            presented: offered.iter().map(ServerKey::fingerprint).collect(),
-        })
+        Ok(())
+    }
+
+    /// Keeps a key that the user vouched for, unless ssh knows it: the next time it needs no pin.
+    fn keep(&self, key: &ServerKey) {
+        let known = self.verdict(&self.known_hosts, std::slice::from_ref(key));
+        if matches!(known, Verdict::Known { .. }) {
+            return;
+        }
+        let folder = self.own_known_hosts.parent().unwrap_or(Path::new("."));
+        if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(folder) {
+            debug!(%error, "no folder for our own known_hosts");
+        }
+        match remember(&self.own_known_hosts, &self.name, key) {
+            Ok(()) => debug!(file = %self.own_known_hosts.display(), "kept the key that was pinned"),
+            Err(error) => warn!(%error, "cannot keep the key that was pinned"),
+        }
     }
 
     fn verdict(&self, files: &[PathBuf], offered: &[ServerKey]) -> Verdict {

@@ -1,10 +1,14 @@
 //! The carriers of one session: the lead, and older ones that may still deliver.
 
+use super::Arrival;
 use crate::carrier::{Carrier, CloseReason};
-use crate::wire::{Epoch, Frame};
+use crate::wire::{Epoch, Frame, Offset};
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tracing::debug;
+
+/// A peer that resumes again and again without a word in between holds no more than these.
+const MOST_CARRIERS: usize = 8;
 
 #[derive(Default)]
 pub(super) struct Carriers {
@@ -17,6 +21,8 @@ struct Attached {
     carrier: Carrier,
     epoch: Epoch,
     delivered: bool,
+    /// Everything before was sent on it, or had been received when it came.
+    reached: Offset,
     #[cfg(debug_assertions)]
     cut_at: Option<Instant>,
 }
@@ -36,22 +42,41 @@ pub(super) enum Flushed {
 
 impl Carriers {
     /// A carrier with an epoch above all before it leads from now on.
-    pub(super) fn add(&mut self, carrier: Carrier, epoch: Epoch, now: Instant) {
+    pub(super) fn add(&mut self, arrival: Arrival, now: Instant) {
+        let epoch = arrival.epoch;
         let attached = Attached {
-            carrier,
+            carrier: arrival.carrier,
             epoch,
             delivered: false,
+            reached: arrival.peer_received,
             #[cfg(debug_assertions)]
             cut_at: crate::fault::carrier_lifetime().map(|lifetime| now + lifetime),
         };
         let _ = now;
         self.has_lead = true;
         self.attached.push(attached);
+        if self.attached.len() > MOST_CARRIERS {
+            self.attached.remove(0).carrier.close(CloseReason::Replaced);
+        }
     }
 
     pub(super) fn lead(&mut self) -> Option<&mut Carrier> {
         let lead = self.attached.last_mut().filter(|_| self.has_lead)?;
         Some(&mut lead.carrier)
+    }
+
+    /// How far the lead got, in case that it is to lead again.
+    pub(super) fn note_reached(&mut self, reached: Offset) {
+        if let Some(lead) = self.attached.last_mut().filter(|_| self.has_lead) {
+            lead.reached = reached;
+        }
+    }
+
+    /// Lets the latest carrier that lives lead, and says of it what the session has to know.
+    pub(super) fn fall_back(&mut self) -> Option<(Epoch, Offset)> {
+        let latest = self.attached.last()?;
+        self.has_lead = true;
+        Some((latest.epoch, latest.reached))
     }
 
     pub(super) fn is_lead_flushed(&self) -> bool {
@@ -156,7 +181,7 @@ impl Carriers {
         let lost = self.attached.remove(place);
         lost.carrier.close(CloseReason::Protocol);
         if was_lead {
-            // An older carrier does not lead again by itself: the peer sends on the one that it took for the lead.
+            // Whether an older carrier may lead again is for the driver to say.
             self.has_lead = false;
             News::LeadLost
         } else {

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Facts {
     received: AtomicU64,
-    window: AtomicU64,
+    /// Where the room ends; grows like `received`, so that no mixture of old and new promises too much.
+    limit: AtomicU64,
     ended: AtomicBool,
     output_done: AtomicBool,
     input_ended: AtomicBool,
@@ -56,7 +57,7 @@ impl Facts {
         };
         Facts {
             received: AtomicU64::new(0),
-            window: AtomicU64::new(window),
+            limit: AtomicU64::new(window),
             ended: AtomicBool::new(false),
             output_done: AtomicBool::new(false),
             input_ended: AtomicBool::new(false),
@@ -66,10 +67,12 @@ impl Facts {
 
     /// First position not received, and the room beyond it.
     pub fn room(&self) -> (Offset, u64) {
-        // The window is read first: with a `received` that has moved on since it promises too little, never too much.
-        let window = self.window.load(Ordering::Acquire);
+        let limit = self.limit.load(Ordering::Acquire);
         let received = self.received.load(Ordering::Acquire);
-        (Offset::new(received).unwrap_or(Offset::MAX), window)
+        (
+            Offset::new(received).unwrap_or(Offset::MAX),
+            limit.saturating_sub(received),
+        )
     }
 
     /// Whether the pump has ended.
@@ -99,8 +102,9 @@ impl Facts {
     }
 
     pub(super) fn update(&self, session: &Session) {
+        let limit = session.received().saturating_add(session.window());
+        self.limit.store(limit.get(), Ordering::Release);
         self.received.store(session.received().get(), Ordering::Release);
-        self.window.store(session.window(), Ordering::Release);
         self.output_done.store(session.is_output_done(), Ordering::Release);
         self.input_ended.store(session.is_input_ended(), Ordering::Release);
     }

@@ -16,7 +16,7 @@ pub use facts::{Facts, Snapshot};
 pub use parts::{ARRIVALS, Arrival, ORDERS, Order, Outcome, PumpParts};
 pub use vigil::{Need, Vigil};
 
-use crate::carrier::CloseReason;
+use crate::carrier::{self, CloseReason};
 use crate::clock::{self, Timer};
 use crate::session::Session;
 use crate::wire::{CloseCode, Frame};
@@ -115,6 +115,7 @@ where
         drop((self.input.take(), self.output.take()));
         if !self.session.owes_last_words() {
             self.carriers.close(reason);
+            carrier::let_go().await;
             return outcome;
         }
         let told = self.carriers.finish(reason).await;
@@ -162,7 +163,7 @@ where
         moved |= self.write_output(cx, now);
         moved |= self.read_input(cx);
         self.keep_watch(cx, now);
-        moved |= self.feed_lead(cx, now);
+        moved |= self.feed_lead(cx, now)?;
         self.check_end(now)?;
         self.facts.update(&self.session);
         Ok(moved)
@@ -190,6 +191,7 @@ where
         let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(cx) else {
             return Ok(false);
         };
+        self.carriers.note_reached(self.session.lead_position());
         let attached = self
             .session
             .attach(arrival.epoch, arrival.peer_received, arrival.peer_window);
@@ -213,7 +215,7 @@ where
                 return Ok(true);
             }
         }
-        self.carriers.add(arrival.carrier, arrival.epoch, now);
+        self.carriers.add(arrival, now);
         Ok(true)
     }
 
@@ -222,7 +224,7 @@ where
         for _ in 0..FRAMES {
             match self.carriers.poll_frame(cx, now) {
                 Poll::Pending => break,
-                Poll::Ready(carriers::News::LeadLost) => self.handle_lead_lost(now),
+                Poll::Ready(carriers::News::LeadLost) => self.handle_lead_lost(now)?,
                 Poll::Ready(carriers::News::OtherLost) => {}
                 Poll::Ready(carriers::News::Frame { frame, from_lead }) => {
                     self.confirmed = true;
@@ -237,13 +239,34 @@ where
         Ok(moved)
     }
 
-    fn handle_lead_lost(&mut self, now: Instant) {
+    fn handle_lead_lost(&mut self, now: Instant) -> Result<(), Outcome> {
         self.session.detach();
+        if self.fall_back(now)? {
+            return Ok(());
+        }
         self.facts.handle_detached(now);
         self.alone_since = now;
         if let Some(vigil) = &mut self.vigil {
             vigil.handle_lost(now, self.session.is_outstanding());
         }
+        Ok(())
+    }
+
+    /// Goes on with an older carrier, on the half that does not dial: the dialing half may have called its race off
+    /// after we took the newer carrier for the lead, and would never know that we wait. It redials itself instead.
+    fn fall_back(&mut self, now: Instant) -> Result<bool, Outcome> {
+        if self.vigil.is_some() {
+            return Ok(false);
+        }
+        let Some((epoch, reached)) = self.carriers.fall_back() else {
+            return Ok(false);
+        };
+        self.session.fall_back(reached).map_err(Outcome::Desync)?;
+        if let Some(lead) = self.carriers.lead() {
+            self.facts.handle_attached(lead.info(), now, None);
+        }
+        debug!(%epoch, "an older carrier leads again");
+        Ok(true)
     }
 
     fn write_output(&mut self, cx: &mut Context<'_>, now: Instant) -> Moved {
@@ -326,22 +349,24 @@ where
         }
     }
 
-    fn feed_lead(&mut self, cx: &mut Context<'_>, now: Instant) -> Moved {
-        let mut moved = false;
-        if let Some(lead) = self.carriers.lead().filter(|lead| lead.is_flushed()) {
+    fn feed_lead(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        let Some(lead) = self.carriers.lead() else {
+            return Ok(false);
+        };
+        let was_blocked = !lead.is_flushed();
+        if !was_blocked {
             self.session.transmit(lead.outbox(), FILL, now);
-            if !lead.is_flushed() {
-                moved = true;
-                if let Some(vigil) = self.vigil.as_mut() {
-                    vigil.handle_sent(now);
-                }
-            }
+        }
+        let filled = !was_blocked && !lead.is_flushed();
+        if let Some(vigil) = self.vigil.as_mut().filter(|_| filled) {
+            vigil.handle_sent(now);
         }
         if self.carriers.poll_flush(cx) == carriers::Flushed::LeadLost {
-            self.handle_lead_lost(now);
-            return true;
+            self.handle_lead_lost(now)?;
+            return Ok(true);
         }
-        moved && self.carriers.lead().is_some_and(|lead| lead.is_flushed())
+        // An outbox that has just run empty may be filled again; nothing else would wake us for that.
+        Ok((filled || was_blocked) && self.carriers.is_lead_flushed())
     }
 
     fn keep_watch(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -382,7 +407,11 @@ where
         let expires = self.alone_since + self.patience();
         let lead = self.carriers.lead();
         let expiry = lead.is_none().then_some(expires);
-        let acks = lead.is_some().then(|| self.session.poll_timeout()).flatten();
+        // While the outbox is blocked an ack cannot go out, and its time does not matter.
+        let acks = lead
+            .as_deref()
+            .filter(|lead| lead.is_flushed())
+            .and_then(|_| self.session.poll_timeout());
         let watch = self
             .vigil
             .as_ref()

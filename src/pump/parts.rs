@@ -37,7 +37,7 @@ pub enum Order {
 }
 
 /// How a session ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Both directions ended and were delivered.
     Finished,

@@ -85,9 +85,9 @@ impl Vigil {
         self.liveness.handle_input(now);
     }
 
-    /// Bytes wait for the peer. While there is no lead, more of them are a key pressed: somebody is impatient.
+    /// Bytes wait for the peer. While there is no lead to trust, more of them are a key pressed: somebody is impatient.
     pub(super) fn handle_waiting_input(&mut self, waiting: usize, now: Instant) {
-        if self.lost && waiting > self.waiting_input {
+        if (self.lost || self.liveness.is_suspect()) && waiting > self.waiting_input {
             self.want_carrier(now, true);
         }
         self.waiting_input = waiting;

@@ -1,6 +1,7 @@
 //! Who may open a session: sshd's verdict, a file's, or nobody's.
 
 use super::ask_sshd::{AskError, AskSshd};
+use super::gate;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{Refusal, RefusalCode};
 use std::future::Future;
@@ -62,10 +63,9 @@ impl Authority {
     ) -> Result<(Account, Option<usize>), Refusal> {
         let accepted = match self {
             Authority::Anyone { .. } => {
-                let named = keys
-                    .first()
-                    .map_or_else(|| format!("anyone from {}", remote.ip()), ProvenKey::fingerprint);
-                return Ok((Account(named), None));
+                // Keys that nobody checks can be made by the thousand; addresses cannot.
+                let account = format!("anyone from {}", gate::network(remote.ip()));
+                return Ok((Account(account), None));
             }
             // Whoever proved no key is nobody's, and not worth a question.
             Authority::Keys(_) | Authority::Sshd { .. } if keys.is_empty() => None,

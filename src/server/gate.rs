@@ -79,7 +79,7 @@ impl Drop for Place {
 }
 
 /// One customer has a /64 at least (RFC 6177), and can use all of it.
-fn network(source: IpAddr) -> IpAddr {
+pub(super) fn network(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),

@@ -32,6 +32,9 @@ use welcome::Welcome;
 /// How long sessions have to tell their clients that the server half stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
+/// An undecided carrier costs memory only, a handshake work as well: there may be more of them.
+const UNDECIDED_PER_HANDSHAKE: usize = 8;
+
 /// What a server half needs.
 pub struct ServerConfig {
     /// Bound UDP sockets.
@@ -104,6 +107,7 @@ impl Server {
             server_key: tls_key.spki().to_vec(),
             authority,
             registry: Registry::new(config.limits, config.session, upstream),
+            undecided: Gate::new(config.max_half_open.saturating_mul(UNDECIDED_PER_HANDSHAKE)),
         };
         Ok(Server {
             listeners,

@@ -250,7 +250,8 @@ impl Registry {
         let running = || known.sessions.values().filter(|entry| !entry.facts.is_ended());
         if running().count() >= self.limits.sessions {
             // Only those that sshd has left already: what they still hold is a few last bytes.
-            let left = oldest_detached(running().filter(|entry| entry.facts.is_input_ended()));
+            let mut left = running().filter(|entry| entry.facts.is_input_ended());
+            let left = oldest_detached(left.clone()).or_else(|| left.next());
             let Some(entry) = left else {
                 warn!(event = "refused", limit = self.limits.sessions, "too many sessions");
                 let message = format!("{} sessions are open, no more are allowed", self.limits.sessions);

@@ -1,21 +1,23 @@
 //! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
 
 use super::authority::{Authority, refusal};
-use super::gate::Place;
+use super::gate::{Admission, Gate, Place};
 use super::registry::Registry;
 use crate::carrier::{Carrier, CarrierError, CarrierInfo, CloseReason, quic};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_open};
 use crate::wire::{Answer, Authorization, DecodeError, Hello, Open, Refusal, RefusalCode, VERSION};
 use bytes::Bytes;
+use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-/// From the first packet to a whole hello.
-const FIRST_HELLO: Duration = Duration::from_secs(10);
-/// Between two hellos of one carrier: the user may have to touch a key.
-const NEXT_HELLO: Duration = Duration::from_secs(30);
+/// From the first packet to the end of the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For each hello: the user may have to touch a key or to type a passphrase.
+const HELLO: Duration = Duration::from_secs(60);
 /// Rounds of keys on one carrier.
 const MOST_HELLOS: usize = 8;
 
@@ -27,20 +29,38 @@ pub(super) struct Welcome {
     pub(super) server_key: Vec<u8>,
     pub(super) authority: Arc<Authority>,
     pub(super) registry: Arc<Registry>,
+    /// Carriers that are not a session's yet.
+    pub(super) undecided: Gate,
 }
 
 impl Welcome {
     /// Brings one incoming connection to its session.
     pub(super) async fn receive(&self, incoming: quinn::Incoming, place: Place) {
         let source = incoming.remote_address();
-        let welcomed = timeout(FIRST_HELLO, async {
-            let mut carrier = quic::welcome(incoming, self.host.clone()).await?;
+        match timeout(HANDSHAKE, quic::shake_hands(incoming, self.host.clone())).await {
+            Ok(Ok(client)) => {
+                // Whoever takes time to think does so in another place than those who shake hands.
+                drop(place);
+                self.hear(client.remote(), client.carrier()).await;
+            }
+            Ok(Err(error)) => debug!(%source, %error, "lost in the handshake"),
+            Err(_) => debug!(%source, "no handshake in time"),
+        }
+    }
+
+    /// Waits for the first hello on what is to be a carrier.
+    async fn hear(&self, source: SocketAddr, carrier: impl Future<Output = Result<Carrier, CarrierError>>) {
+        let Admission::Enter(place) = self.undecided.admit(source.ip(), true) else {
+            return debug!(%source, "too many carriers without a session");
+        };
+        let heard = timeout(HELLO, async {
+            let mut carrier = carrier.await?;
             let hello = carrier.read_message().await?;
             Ok::<_, CarrierError>((carrier, hello))
         });
-        match welcomed.await {
+        match heard.await {
             Ok(Ok((carrier, hello))) => self.converse(carrier, hello, place).await,
-            Ok(Err(error)) => debug!(%source, %error, "carrier lost before its hello"),
+            Ok(Err(error)) => debug!(%source, %error, "lost before its hello"),
             Err(_) => debug!(%source, "no hello in time"),
         }
     }
@@ -71,7 +91,7 @@ impl Welcome {
             if last {
                 break;
             }
-            match timeout(NEXT_HELLO, carrier.read_message()).await {
+            match timeout(HELLO, carrier.read_message()).await {
                 Ok(Ok(next)) => message = next,
                 _ => return,
             }

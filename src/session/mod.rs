@@ -231,6 +231,7 @@ impl Session {
     /// The pipe takes nothing more. The peer is told after the last byte that the pipe gave.
     pub fn close(&mut self, code: CloseCode, message: impl Into<String>) {
         self.incoming.abandon();
+        self.acks.demand();
         self.outgoing.close(code, message.into());
     }
 
@@ -274,10 +275,9 @@ impl Session {
     ///
     /// # Errors
     /// `reached` came from the peer and is what was never sent.
-    pub fn fall_back(&mut self, epoch: Epoch, reached: Offset) -> Result<(), SessionError> {
+    pub fn fall_back(&mut self, reached: Offset) -> Result<(), SessionError> {
         self.outgoing.rewind(reached)?;
         self.acks.demand();
-        self.epoch = epoch;
         self.attached = true;
         Ok(())
     }
@@ -288,7 +288,14 @@ impl Session {
     /// The peer broke the protocol.
     pub fn handle_frame(&mut self, frame: Frame) -> Result<(), SessionError> {
         match frame {
-            Frame::Data { offset, bytes } => self.incoming.accept(offset, &bytes),
+            Frame::Data { offset, bytes } => {
+                self.incoming.accept(offset, &bytes)?;
+                if self.incoming.is_abandoned() {
+                    // No delivery will ever tell the peer of the room that dropping makes.
+                    self.acks.demand();
+                }
+                Ok(())
+            }
             Frame::Fin { offset } => self.incoming.accept_end(offset),
             Frame::Ack { delivered, window } => {
                 self.outgoing.acknowledge(delivered)?;
@@ -296,9 +303,13 @@ impl Session {
                 Ok(())
             }
             Frame::Close { code, message } => {
-                self.incoming.end_here();
-                self.outgoing.abandon();
-                self.peer_close.get_or_insert((code, message));
+                // Late copies of it, from older carriers, say nothing new.
+                if self.peer_close.is_none() {
+                    self.incoming.close();
+                    self.outgoing.abandon();
+                    self.acks.demand();
+                    self.peer_close = Some((code, message));
+                }
                 Ok(())
             }
             // About the carrier, not the session: the driver answers them.

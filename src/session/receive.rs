@@ -15,6 +15,8 @@ pub(super) struct ReceiveBuffer {
     /// Position of the end, once the peer told it.
     end: Option<Offset>,
     end_delivered: bool,
+    /// A CLOSE came after the end was told: it takes one position more.
+    closed_after_end: bool,
     abandoned: bool,
 }
 
@@ -26,6 +28,7 @@ impl ReceiveBuffer {
             received: Offset::ZERO,
             end: None,
             end_delivered: false,
+            closed_after_end: false,
             abandoned: false,
         }
     }
@@ -42,7 +45,7 @@ impl ReceiveBuffer {
         let Some(fresh) = usize::try_from(known).ok().and_then(|known| bytes.get(known..)) else {
             return Ok(());
         };
-        if self.abandoned || fresh.is_empty() {
+        if fresh.is_empty() {
             return Ok(());
         }
         let end = self.received.saturating_add(fresh.len() as u64);
@@ -55,7 +58,9 @@ impl ReceiveBuffer {
                 limit: self.limit(),
             });
         }
-        self.ring.extend(fresh);
+        if !self.abandoned {
+            self.ring.extend(fresh);
+        }
         self.received = end;
         Ok(())
     }
@@ -85,17 +90,23 @@ impl ReceiveBuffer {
         }
     }
 
-    /// The peer's direction ends where we are: a `CLOSE` follows the last byte on its carrier.
-    pub(super) fn end_here(&mut self) {
-        if !self.abandoned {
-            self.end.get_or_insert(self.received);
+    /// The peer said `CLOSE`, which follows its last byte, or its `FIN`.
+    pub(super) fn close(&mut self) {
+        match self.end {
+            None => self.end = Some(self.received),
+            Some(_) => self.closed_after_end = true,
         }
     }
 
-    /// Nobody takes what comes; drop it.
+    /// Nobody takes what comes: it is dropped, and counted as received but never as delivered. The peer may go on
+    /// sending, since the end that it has to say may stand behind more than a window of bytes.
     pub(super) fn abandon(&mut self) {
         self.abandoned = true;
         self.ring.discard(self.ring.len());
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned
     }
 
     /// Bytes for the pipe; empty when there are none now.
@@ -125,12 +136,12 @@ impl ReceiveBuffer {
 
     /// First position not delivered; the end counts as one.
     pub(super) fn delivered(&self) -> Offset {
-        self.delivered.saturating_add(u64::from(self.end_delivered))
+        self.delivered.saturating_add(self.end_positions(self.end_delivered))
     }
 
     /// First position not received; the end counts as one.
     pub(super) fn received(&self) -> Offset {
-        self.received.saturating_add(u64::from(self.end.is_some()))
+        self.received.saturating_add(self.end_positions(self.end.is_some()))
     }
 
     /// Bytes beyond [`ReceiveBuffer::delivered`] that there is room for.
@@ -145,6 +156,14 @@ impl ReceiveBuffer {
 
     pub(super) fn len(&self) -> usize {
         self.ring.len()
+    }
+
+    fn end_positions(&self, end_counts: bool) -> u64 {
+        if end_counts {
+            1 + u64::from(self.closed_after_end)
+        } else {
+            0
+        }
     }
 }
 

@@ -7,15 +7,6 @@ use super::ring::Ring;
 use crate::wire::{CloseCode, Frame, MAX_DATA, Offset};
 use bytes::BytesMut;
 
-/// How a direction ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
-    /// The pipe ended; the other direction goes on.
-    Fin,
-    /// The pipe ended and takes nothing more from the peer.
-    Close(CloseCode, String),
-}
-
 /// What the peer may still ask for again, and how far the present lead got.
 pub(super) struct ReplayBuffer {
     /// Bytes from `acked` to `written`.
@@ -28,7 +19,10 @@ pub(super) struct ReplayBuffer {
     sent: Offset,
     /// First position that the peer has no room for.
     limit: Offset,
-    end: Option<End>,
+    /// The pipe ended; the other direction goes on. Takes the position after the last byte.
+    fin: bool,
+    /// The pipe takes nothing more from the peer. Takes the position after the last byte, or after a FIN that was sent.
+    close: Option<(CloseCode, String)>,
 }
 
 impl ReplayBuffer {
@@ -40,13 +34,14 @@ impl ReplayBuffer {
             next: Offset::ZERO,
             sent: Offset::ZERO,
             limit: Offset::ZERO,
-            end: None,
+            fin: false,
+            close: None,
         }
     }
 
     /// Where the pipe may write; empty when full or ended.
     pub(super) fn spare(&mut self) -> &mut [u8] {
-        if self.end.is_some() { &mut [] } else { self.ring.spare() }
+        if self.is_ended() { &mut [] } else { self.ring.spare() }
     }
 
     pub(super) fn commit(&mut self, len: usize) {
@@ -56,22 +51,29 @@ impl ReplayBuffer {
 
     /// The pipe ended.
     pub(super) fn finish(&mut self) {
-        self.end.get_or_insert(End::Fin);
+        self.fin |= !self.is_ended();
     }
 
     /// The pipe ended, and takes nothing more either. Says so after the last byte.
     pub(super) fn close(&mut self, code: CloseCode, message: String) {
-        // A FIN may have been sent: the CLOSE takes its place and must be sent in turn.
-        self.next = self.next.min(self.written);
-        self.end = Some(End::Close(code, message));
+        // A FIN that the peer may know of stays, and keeps its position.
+        self.fin &= self.sent > self.written;
+        self.close.get_or_insert((code, message));
     }
 
-    /// Nobody will take what is left.
+    /// Nobody will take what is left: the peer closed.
     pub(super) fn abandon(&mut self) {
         self.ring.discard(self.ring.len());
-        self.end.get_or_insert(End::Fin);
+        self.finish();
+        // Where both close at once neither acknowledges what the other says: a CLOSE of the peer's stands for that,
+        // and our own is still said.
+        let unsaid = self.close.is_some() && self.next < self.end_position();
         self.acked = self.end_position();
-        self.next = self.acked;
+        self.next = if unsaid {
+            self.written.saturating_add(u64::from(self.fin))
+        } else {
+            self.acked
+        };
         self.sent = self.acked;
     }
 
@@ -130,14 +132,16 @@ impl ReplayBuffer {
             Frame::encode_data(self.next, &piece[..len], out);
             self.advance(len as u64);
         }
-        if let Some(end) = self.end.as_ref().filter(|_| self.next == self.written) {
-            match end {
-                End::Fin => Frame::Fin { offset: self.written }.encode(out),
-                End::Close(code, message) => Frame::Close {
-                    code: *code,
-                    message: message.clone(),
+        while self.is_end_next() {
+            match &self.close {
+                Some((code, message)) if !self.fin || self.next > self.written => {
+                    Frame::Close {
+                        code: *code,
+                        message: message.clone(),
+                    }
+                    .encode(out);
                 }
-                .encode(out),
+                _ => Frame::Fin { offset: self.written }.encode(out),
             }
             self.advance(1);
         }
@@ -145,7 +149,7 @@ impl ReplayBuffer {
 
     /// Whether [`ReplayBuffer::transmit`] would append anything.
     pub(super) fn has_frames(&self) -> bool {
-        self.next < self.limit.min(self.written) || (self.end.is_some() && self.next == self.written)
+        self.next < self.limit.min(self.written) || self.is_end_next()
     }
 
     /// Whether something sent awaits its acknowledgement.
@@ -155,15 +159,15 @@ impl ReplayBuffer {
 
     /// Whether the end was acknowledged.
     pub(super) fn is_done(&self) -> bool {
-        self.end.is_some() && self.acked == self.end_position()
+        self.is_ended() && self.acked == self.end_position()
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        matches!(self.end, Some(End::Close(..)))
+        self.close.is_some()
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        self.end.is_some()
+        self.fin || self.close.is_some()
     }
 
     /// Bytes held.
@@ -175,8 +179,14 @@ impl ReplayBuffer {
         self.ring.space()
     }
 
+    /// Whether all bytes were sent on the lead, and the end was not.
+    fn is_end_next(&self) -> bool {
+        self.next >= self.written && self.next < self.end_position()
+    }
+
     fn end_position(&self) -> Offset {
-        self.written.saturating_add(1)
+        self.written
+            .saturating_add(u64::from(self.fin) + u64::from(self.close.is_some()))
     }
 
     fn advance(&mut self, len: u64) {

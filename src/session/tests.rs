@@ -226,3 +226,101 @@ fn claims_of_bytes_that_do_not_exist_are_desync() {
         Err(SessionError::ResumeBeyondSent { .. })
     ));
 }
+
+/// Exchanges frames until neither has any.
+fn settle(a: &mut Session, b: &mut Session) {
+    let now = clock::now();
+    loop {
+        let (from_a, from_b) = (frames(a, now), frames(b, now));
+        if from_a.is_empty() && from_b.is_empty() {
+            return;
+        }
+        from_a.into_iter().for_each(|frame| b.handle_frame(frame).unwrap());
+        from_b.into_iter().for_each(|frame| a.handle_frame(frame).unwrap());
+    }
+}
+
+fn fill(session: &mut Session) {
+    while !session.input().is_empty() {
+        let len = session.input().len();
+        session.commit_input(len);
+    }
+}
+
+#[test]
+fn bytes_that_were_under_way_when_the_pipe_closed_are_no_gap() {
+    let mut session = attached(1);
+    session.close(CloseCode::UpstreamClosed, "broken pipe");
+    session.handle_frame(data(0, b"abc")).unwrap();
+    session.handle_frame(data(3, b"def")).unwrap();
+    assert!(session.output().is_empty());
+}
+
+#[test]
+fn two_that_close_at_once_both_end() {
+    let (mut client, mut server) = (attached(1), attached(1));
+    client.close(CloseCode::PipeClosed, "broken pipe");
+    server.close(CloseCode::UpstreamClosed, "sshd ended");
+    settle(&mut client, &mut server);
+    assert!(client.is_finished() && server.is_finished());
+    assert!(client.peer_close().is_some() && server.peer_close().is_some());
+}
+
+#[test]
+fn two_that_close_before_full_windows_both_end() {
+    let (mut client, mut server) = (attached(1), attached(1));
+    for session in [&mut client, &mut server] {
+        fill(session);
+        frames(session, clock::now());
+        session.detach();
+        session.attach(Epoch::new(2), Offset::ZERO, 1 << 16).unwrap();
+    }
+    client.close(CloseCode::PipeClosed, "broken pipe");
+    server.close(CloseCode::UpstreamClosed, "sshd ended");
+    settle(&mut client, &mut server);
+    assert!(client.is_finished() && server.is_finished());
+}
+
+#[test]
+fn a_close_is_said_though_the_fin_before_it_is_acknowledged() {
+    let mut session = attached(1);
+    write(&mut session, b"ab");
+    session.finish_input();
+    frames(&mut session, clock::now());
+    session.detach();
+    session.close(CloseCode::PipeClosed, "broken pipe");
+    session.attach(Epoch::new(2), at(3), 1 << 17).unwrap();
+    let acked = Frame::Ack {
+        delivered: at(3),
+        window: 0,
+    };
+    session.handle_frame(acked).unwrap();
+    assert!(!session.is_finished());
+    let last = frames(&mut session, clock::now()).pop();
+    assert!(matches!(last, Some(Frame::Close { .. })), "{last:?}");
+    assert!(
+        !session.is_finished(),
+        "the acknowledgement of the FIN does not stand for the CLOSE"
+    );
+    session
+        .handle_frame(Frame::Ack {
+            delivered: at(4),
+            window: 0,
+        })
+        .unwrap();
+    assert!(session.is_finished());
+}
+
+#[test]
+fn an_older_carrier_that_leads_again_goes_on_where_it_was() {
+    let mut session = attached(1);
+    write(&mut session, b"abc");
+    frames(&mut session, clock::now());
+    let reached = session.lead_position();
+    session.attach(Epoch::new(2), Offset::ZERO, 1 << 17).unwrap();
+    write(&mut session, b"def");
+    assert!(frames(&mut session, clock::now()).contains(&data(0, b"abcdef")));
+    session.detach();
+    session.fall_back(reached).unwrap();
+    assert!(frames(&mut session, clock::now()).contains(&data(3, b"def")));
+}

@@ -93,6 +93,10 @@ impl Carrier {
         ended && incoming.flying.is_empty()
     }
 
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
     pub fn is_released(&self, end: usize) -> bool {
         self.released[end]
     }

@@ -362,6 +362,7 @@ impl World {
     fn cut(&mut self) {
         if self.chance.percent(10 * self.cuts)
             && let Some(line) = self.any_line()
+            && !self.lines[line].carrier.is_cut()
         {
             self.tally.cuts += 1;
             self.lines[line].carrier.cut(&mut self.chance);
@@ -413,6 +414,7 @@ impl World {
             return;
         }
         self.halves[me].over = true;
+        self.halves[me].over_alone = lead.is_none_or(|lead| self.lines[lead].carrier.is_cut());
         for line in 0..self.lines.len() {
             if self.lines[line].stages[me] == Stage::Attached {
                 if lead == Some(line) {
@@ -433,8 +435,9 @@ impl World {
             // The client's last words were lost with its last carrier: nobody is left to repeat them.
             self.tally.lone += 1;
             assert!(
-                over_before || client.closed_alone,
-                "the server half was left alone on a living carrier"
+                over_before || client.over_alone,
+                "the server half was left alone on a living carrier: {:#?}",
+                self.halves
             );
             assert!(server.session.is_output_done(), "the server half waits for more");
         }

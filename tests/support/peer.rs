@@ -1,7 +1,7 @@
 //! Peers that say whatever a test wants: a client half and a server half made of nothing but carriers.
 
 use super::sshd::TestSshd;
-use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, QuicListener, welcome};
+use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, QuicListener, shake_hands};
 use bowline::carrier::{Carrier, CarrierError};
 use bowline::identity::raw_key::{ServerKey, TlsKey, server_config};
 use bowline::identity::statement::load_host_keys;
@@ -156,7 +156,10 @@ impl FakeServer {
         runtime.spawn(async move {
             let mut carriers = vec![];
             while let Some(incoming) = listener.accept().await {
-                let Ok(mut carrier) = welcome(incoming, host.clone()).await else {
+                let Ok(client) = shake_hands(incoming, host.clone()).await else {
+                    continue;
+                };
+                let Ok(mut carrier) = client.carrier().await else {
                     continue;
                 };
                 if carrier.read_message().await.is_ok() && carrier.send_message(words.clone()).await.is_ok() {

@@ -141,11 +141,11 @@ impl QuicListener {
     }
 }
 
-/// Completes one connection and says `host` in the first flight.
+/// Completes one handshake and says `host` in the first flight.
 ///
 /// # Errors
 /// The connection is lost, or the client proves no key.
-pub async fn welcome(incoming: quinn::Incoming, host: Bytes) -> Result<Carrier, CarrierError> {
+pub async fn shake_hands(incoming: quinn::Incoming, host: Bytes) -> Result<Acquaintance, CarrierError> {
     let connecting = incoming.accept()?;
     let (connection, handshake) = match connecting.into_0rtt() {
         Ok((connection, accepted)) => (connection, Some(accepted)),
@@ -159,12 +159,33 @@ pub async fn welcome(incoming: quinn::Incoming, host: Bytes) -> Result<Carrier, 
     if let Some(handshake) = handshake {
         handshake.await;
     }
-    let streams = connection.accept_bi().await?;
-    let info = describe(&connection)?;
-    Ok(Carrier::new(
-        info,
-        Link::Quic(QuicLink::new(connection, streams, config::SESSION_WINDOW)),
-    ))
+    Ok(Acquaintance {
+        info: describe(&connection)?,
+        connection,
+    })
+}
+
+/// A client that proved its TLS key and has said nothing yet.
+pub struct Acquaintance {
+    info: CarrierInfo,
+    connection: quinn::Connection,
+}
+
+impl Acquaintance {
+    /// Where the client is.
+    pub fn remote(&self) -> SocketAddr {
+        self.info.remote
+    }
+
+    /// Waits for its first word.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn carrier(self) -> Result<Carrier, CarrierError> {
+        let streams = self.connection.accept_bi().await?;
+        let link = QuicLink::new(self.connection, streams, config::SESSION_WINDOW);
+        Ok(Carrier::new(self.info, Link::Quic(link)))
+    }
 }
 
 fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError> {

@@ -128,11 +128,7 @@ async fn listen(mut channel: ChannelReadHalf, mut output: DuplexStream, told: on
     let mut code = 255;
     while let Some(message) = channel.wait().await {
         match message {
-            ChannelMsg::Data { data } => {
-                if output.write_all(&data).await.is_err() {
-                    break;
-                }
-            }
+            ChannelMsg::Data { data } if output.write_all(&data).await.is_err() => break,
             ChannelMsg::ExitStatus { exit_status } => code = exit_status,
             _ => {}
         }

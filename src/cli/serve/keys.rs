@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
-use tracing::{debug, info};
+use tracing::{debug, warn};
 
 use super::ServeSettings;
 use crate::cli::report::{self, Exit, Failure};
@@ -42,7 +42,9 @@ pub(super) fn host_keys(settings: &ServeSettings, sshd: Option<&Settings>) -> Re
         debug!(%warning, "a host key is left out");
     }
     if keys.is_empty() {
-        tell(own_host_key(&settings.folders.state)?)
+        let key = own_host_key(&settings.folders.state)?;
+        tell(&key, &files);
+        Ok(vec![key])
     } else {
         Ok(keys)
     }
@@ -68,13 +70,17 @@ fn own_host_key(state: &Path) -> Result<HostKey, Failure> {
     }
 }
 
-fn tell(key: HostKey) -> Result<Vec<HostKey>, Failure> {
-    info!(
-        key = key.key.public_key().to_openssh().unwrap_or_default(),
-        "sshd's host keys cannot be read, so this server half has one of its own; clients learn it with --pin, or by a \
-         line HOST KEY in known_hosts in their own state folder (~/.local/state/bowline)"
+/// How clients learn a key that is not among those they know this host by.
+fn tell(key: &HostKey, files: &[PathBuf]) {
+    let public = key.key.public_key();
+    let fingerprint = public.fingerprint(HashAlg::Sha256);
+    warn!(
+        unreadable = ?files,
+        "sshd's host keys cannot be read, so this server half proves a key of its own, {fingerprint}. A client learns it \
+         by one run of `bowline proxy --pin {fingerprint}`, or by this line in known_hosts in bowline's state folder \
+         (~/.local/state/bowline), with the host's name as in ssh's known_hosts: NAME {}",
+        public.to_openssh().unwrap_or_default()
     );
-    Ok(vec![key])
 }
 
 /// What each host key says of the TLS key, and the fingerprint that stands for all.

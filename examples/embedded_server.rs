@@ -1,0 +1,96 @@
+//! A server half inside a program of one's own, in front of sshd or any other TCP service.
+//!
+//! ```text
+//! cargo run --example embedded_server -- LISTEN TARGET HOST_KEY AUTHORIZED_KEYS
+//! cargo run --example embedded_server -- 0.0.0.0:4022 127.0.0.1:22 my_host_key ~/.ssh/authorized_keys
+//! ```
+//!
+//! What `bowline serve` does beyond that: it keeps what needs privileges in a process of its own, asks sshd who may
+//! open, and stays the same for its clients over restarts (here the TLS key is new each time).
+
+use std::error::Error;
+use std::future::Future;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::SystemTime;
+
+use bowline::carrier::quic::{EndpointSecrets, QuicLimits, bind};
+use bowline::identity::authorized_keys::{AuthorizedKeys, Verdict};
+use bowline::identity::raw_key::TlsKey;
+use bowline::identity::statement::{ProvenKey, load_host_keys};
+use bowline::server::{Authority, KeyList, RegistryLimits, Server, ServerConfig};
+use bowline::session::SessionConfig;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let usage = "embedded_server LISTEN TARGET HOST_KEY AUTHORIZED_KEYS";
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [listen, target, host_key, authorized_keys] = words.as_slice() else {
+        return Err(usage.into());
+    };
+    let keys = AuthorizedKeys::load(Path::new(authorized_keys))?;
+    let server = Server::new(config(listen.parse()?, target.parse()?, host_key.into(), keys)?)?;
+    writeln!(std::io::stdout(), "ready udp={}", server.local_addrs()[0])?;
+    let stop = CancellationToken::new();
+    let mut running = std::pin::pin!(server.run(stop.clone()));
+    tokio::select! {
+        () = &mut running => return Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    // Every client is told.
+    stop.cancel();
+    running.await;
+    Ok(())
+}
+
+fn config(
+    listen: SocketAddr,
+    target: SocketAddr,
+    host_key: PathBuf,
+    keys: AuthorizedKeys,
+) -> Result<ServerConfig, Box<dyn Error>> {
+    let tls_key = TlsKey::generate();
+    // Clients know an SSH host key; what it signs is that this TLS key is the host's.
+    let (host_keys, _) = load_host_keys(&[host_key], &[]);
+    let host_key = host_keys.first().ok_or("the host key cannot be read")?;
+    Ok(ServerConfig {
+        sockets: vec![bind(listen)?],
+        statements: host_key.statements(tls_key.spki())?,
+        tls_key,
+        // Kept over restarts, it would tell clients of one within a packet.
+        secrets: EndpointSecrets::new(rand_seed()?),
+        target,
+        authority: Authority::Keys(Box::new(Keys(keys))),
+        session: SessionConfig::default(),
+        limits: RegistryLimits::default(),
+        max_half_open: 256,
+        quic: QuicLimits::default(),
+    })
+}
+
+fn rand_seed() -> Result<[u8; 32], Box<dyn Error>> {
+    let mut seed = [0; 32];
+    aws_lc_rs::rand::fill(&mut seed)?;
+    Ok(seed)
+}
+
+/// Who may open a session: any rule of one's own. Here a file, read again whenever it has changed.
+struct Keys(AuthorizedKeys);
+
+impl KeyList for Keys {
+    fn permitted<'a>(
+        &'a self,
+        user: &'a str,
+        keys: &'a [ProvenKey],
+        remote: IpAddr,
+    ) -> Pin<Box<dyn Future<Output = Option<usize>> + Send + 'a>> {
+        let is_permitted = move |key: &ProvenKey| {
+            let verdict = self.0.permits(key, user, remote, SystemTime::now());
+            matches!(verdict, Ok(Verdict::Accepted { .. }))
+        };
+        Box::pin(async move { keys.iter().position(is_permitted) })
+    }
+}

@@ -1,0 +1,145 @@
+//! An SSH client of one's own whose connection outlives its path.
+//!
+//! Runs a command on a host where `bowline serve` runs, and prints what it prints:
+//!
+//! ```text
+//! cargo run --example russh_client -- [-F SSH_CONFIG] [USER@]HOST COMMAND..
+//! ```
+//!
+//! Three steps: ask ssh what it knows of the host, open a session there, and speak SSH over it as over any stream. A
+//! path that dies in between is no event here: reads and writes wait until there is another one.
+
+use std::error::Error;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bowline::carrier::quic::MtuCap;
+use bowline::client::{self, ClientConfig, Place, ResumableStream, SshCredentials, SshTrust};
+use bowline::identity::known_hosts::{KnownHosts, ServerKey, Verdict};
+use bowline::identity::ssh_config::{SshConfig, SshQuery};
+use bowline::session::SessionConfig;
+use russh::client::Handle;
+use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, load_secret_key};
+use russh::{ChannelMsg, Disconnect};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let (query, command) = arguments(std::env::args().skip(1))?;
+    let ssh = SshConfig::resolve(&query).await?;
+    let stream = open_session(&ssh, &query.host).await?;
+    let outcome = stream.outcome();
+    let code = run_command(&ssh, stream, &command).await?;
+    // Until here the session may wait out an outage; now both ends know that it is over.
+    outcome.await;
+    Ok(ExitCode::from(code))
+}
+
+/// `[-F SSH_CONFIG] [USER@]HOST COMMAND..`
+fn arguments(mut words: impl Iterator<Item = String>) -> Result<(SshQuery, String)> {
+    let usage = "russh_client [-F SSH_CONFIG] [USER@]HOST COMMAND..";
+    let mut first = words.next().ok_or(usage)?;
+    let mut config_file = None;
+    if first == "-F" {
+        config_file = Some(PathBuf::from(words.next().ok_or(usage)?));
+        first = words.next().ok_or(usage)?;
+    }
+    let (user, host) = match first.rsplit_once('@') {
+        Some((user, host)) => (Some(user.to_owned()), host),
+        None => (None, first.as_str()),
+    };
+    let mut query = SshQuery::new(host);
+    query.user = user;
+    query.config_file = config_file;
+    Ok((query, words.collect::<Vec<_>>().join(" ")))
+}
+
+/// Dials the server half, checks its host keys against known_hosts, and proves the user's keys to it.
+async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
+    // Where bowline remembers which key was accepted last.
+    let state = Path::new(&std::env::var("HOME")?).join(".local/state/bowline");
+    let notice = Box::new(|line: &str| drop(writeln!(std::io::stderr(), "{line}")));
+    let credentials = SshCredentials::gather(ssh, &[], host, &state, notice).await;
+    let trust = SshTrust {
+        name: ssh.known_hosts_name(),
+        own_known_hosts: state.join("known_hosts"),
+        known_hosts: ssh.known_hosts_files(),
+        revoked: ssh.revoked_host_keys.clone(),
+        pins: Vec::new(),
+    };
+    let session = client::open(ClientConfig {
+        place: Place {
+            host: ssh.hostname.clone(),
+            // The server half listens at the number of sshd's port, on UDP.
+            port: ssh.port,
+            family: None,
+        },
+        user: ssh.user.clone(),
+        trust: Arc::new(trust),
+        credentials: Arc::new(credentials),
+        session: SessionConfig::default(),
+        connect_timeout: Duration::from_secs(10),
+        patience: None,
+        mtu_cap: MtuCap::default(),
+    });
+    Ok(session.await?.into_stream())
+}
+
+/// What every russh client does, over whatever stream. Gives the command's exit code.
+async fn run_command(ssh: &SshConfig, stream: ResumableStream, command: &str) -> Result<u8> {
+    let known = KnownHosts::read(&ssh.known_hosts_files(), &ssh.known_hosts_name());
+    let mut connection = russh::client::connect_stream(Arc::default(), stream, KnownHost(known)).await?;
+    log_in(&mut connection, ssh).await?;
+    let mut channel = connection.channel_open_session().await?;
+    channel.exec(true, command).await?;
+    let mut code = 255;
+    while let Some(message) = channel.wait().await {
+        match message {
+            ChannelMsg::Data { data } => std::io::stdout().write_all(&data)?,
+            ChannelMsg::ExtendedData { data, .. } => std::io::stderr().write_all(&data)?,
+            ChannelMsg::ExitStatus { exit_status } => code = u8::try_from(exit_status).unwrap_or(255),
+            _ => {}
+        }
+    }
+    connection.disconnect(Disconnect::ByApplication, "", "").await?;
+    Ok(code)
+}
+
+/// With the first key file that is accepted. (The agent's keys opened the session; they could log in here too.)
+async fn log_in(connection: &mut Handle<KnownHost>, ssh: &SshConfig) -> Result<()> {
+    let rsa_hash = connection.best_supported_rsa_hash().await?.flatten();
+    for file in &ssh.identity_files {
+        let Ok(key) = load_secret_key(file, None) else { continue };
+        let key = PrivateKeyWithHashAlg::new(Arc::new(key), rsa_hash);
+        let answer = connection.authenticate_publickey(&ssh.user, key).await?;
+        if answer.success() {
+            return Ok(());
+        }
+    }
+    Err("no key file was accepted".into())
+}
+
+/// SSH goes from end to end inside the session, so sshd's own host key is checked once more here.
+struct KnownHost(KnownHosts);
+
+impl russh::client::Handler for KnownHost {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> std::result::Result<bool, russh::Error> {
+        let blob = match key {
+            PublicKeyOrCertificate::PublicKey { key, .. } => key.to_bytes(),
+            PublicKeyOrCertificate::Certificate(certificate) => certificate.to_bytes(),
+        };
+        let Ok(offered) = ServerKey::from_blob(&blob.map_err(russh::keys::Error::from)?) else {
+            return Ok(false);
+        };
+        Ok(matches!(
+            self.0.verdict(&[offered], SystemTime::now()),
+            Verdict::Known { .. }
+        ))
+    }
+}
