@@ -90,7 +90,9 @@ fn an_open_exchange_cut_after_each_datagram_reaches_sshd_once() {
                 1,
                 "{case}: connections to sshd"
             );
-            if restorer.took > Duration::from_millis(2500) { measured(&case, format_args!("{:?}\n{}", restorer.took, ssh.proxy_log())); }
+            if restorer.took > Duration::from_millis(2500) {
+                measured(&case, format_args!("{:?}\n{}", restorer.took, ssh.proxy_log()));
+            }
             slowest = slowest.max(restorer.took);
         }
     }
