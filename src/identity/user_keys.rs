@@ -12,9 +12,10 @@ mod winner;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use russh::keys::agent::AgentIdentity;
-use russh::keys::ssh_key::{Algorithm, Certificate, Fingerprint, HashAlg, PublicKey};
+use russh::keys::ssh_key::{Algorithm, Certificate, Fingerprint, HashAlg, PrivateKey, PublicKey};
 use thiserror::Error;
 
 pub use self::passphrase::Prompter;
@@ -50,6 +51,8 @@ pub struct UserKey {
     offers_plain: bool,
     source: KeySource,
     encrypted: bool,
+    /// Once its passphrase was given: an open that has to be repeated does not ask again.
+    unlocked: OnceLock<PrivateKey>,
 }
 
 /// Who signs.

@@ -144,7 +144,7 @@ impl russh::client::Handler for Trusting {
 
 /// Sends through the server, then the end, CLOSE and a goodbye, without waiting for any answer.
 async fn send_and_leave(server: &Server, port: u16, bytes: Vec<u8>) {
-    let key = russh::keys::PrivateKey::read_openssh_file(&server.path("user")).unwrap();
+    let key = russh::keys::PrivateKey::read_openssh_file(server.path("user")).unwrap();
     let key = russh::keys::PrivateKeyWithHashAlg::new(Arc::new(key), None);
     let mut client = russh::client::connect(Arc::default(), server.address, Trusting)
         .await

@@ -1,5 +1,7 @@
 //! A carrier: two ordered byte streams that may end anywhere, seen by each end at its own time.
 
+#![allow(unreachable_pub, reason = "a module of test crates has no outside")]
+
 use crate::chance::Chance;
 use bytes::{Bytes, BytesMut};
 

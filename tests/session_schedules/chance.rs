@@ -1,5 +1,7 @@
 //! Reproducible chance, and the bytes that travel.
 
+#![allow(unreachable_pub, reason = "a module of test crates has no outside")]
+
 use std::sync::OnceLock;
 
 /// Most bytes that one pipe gives.

@@ -1,5 +1,7 @@
 //! One schedule: a storm of random events, then a calm in which everything must come to its end.
 
+#![allow(unreachable_pub, reason = "a module of test crates has no outside")]
+
 use crate::carrier::Carrier;
 use crate::chance::Chance;
 use crate::half::{Arrival, CLIENT, Half, SERVER};

@@ -146,7 +146,10 @@ impl QuicListener {
 /// # Errors
 /// The connection is lost, or the client proves no key.
 pub async fn shake_hands(incoming: quinn::Incoming, host: Bytes) -> Result<Acquaintance, CarrierError> {
-    let connecting = incoming.accept()?;
+    let mut connecting = incoming.accept()?;
+    // A stream can be opened once the client's whole first message is here. With post-quantum keys it takes two
+    // datagrams, and quinn 0.11 wakes nobody who began to open one between them.
+    connecting.handshake_data().await?;
     let (connection, handshake) = match connecting.into_0rtt() {
         Ok((connection, accepted)) => (connection, Some(accepted)),
         // Never on the server side; waiting for the handshake costs a round trip and nothing else.
@@ -209,4 +212,59 @@ fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError>
 /// An IPv4 peer seen by a dual-stack socket has its address back.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Host;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+    use tokio::task::JoinSet;
+    use tokio::time::{sleep, timeout};
+
+    const APART: Duration = Duration::from_millis(100);
+
+    #[tokio::test]
+    async fn the_host_message_comes_although_the_first_flight_arrives_in_pieces() {
+        let key = TlsKey::generate();
+        let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let secrets = EndpointSecrets::new([1; 32]);
+        let listener = QuicListener::new(socket, &key, &secrets, &QuicLimits::default()).unwrap();
+        let path = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (near, far) = (path.local_addr().unwrap(), listener.local_addr().unwrap());
+        let host = Host { statements: Vec::new() };
+        let said = host.encode();
+        // Tasks of their own: polled together, each would be woken by what wakes the others.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let client = shake_hands(listener.accept().await.unwrap(), said).await.unwrap();
+            // Ends with an error: the client never uses its stream.
+            let _ = client.carrier().await;
+        });
+        tasks.spawn(async move { hand_on_slowly(&path, far).await });
+        let client = async {
+            let dialer = QuicDialer::new(near, MtuCap::default()).unwrap();
+            let dialed = dialer.dial(near, &key, ServerKey::Any).await.unwrap();
+            dialed.host().await.unwrap()
+        };
+        assert_eq!(timeout(Duration::from_secs(3), client).await.expect("in time"), host);
+    }
+
+    /// A path on which each of the first datagrams has been dealt with when the next arrives.
+    async fn hand_on_slowly(path: &tokio::net::UdpSocket, server: SocketAddr) {
+        let mut buffer = vec![0; 65_536];
+        let mut client = server;
+        for count in 0.. {
+            let (length, from) = path.recv_from(&mut buffer).await.unwrap();
+            let to = if from == server { client } else { server };
+            if from != server {
+                client = from;
+            }
+            if count < 2 {
+                sleep(APART).await;
+            }
+            path.send_to(&buffer[..length], to).await.unwrap();
+        }
+    }
 }

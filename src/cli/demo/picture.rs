@@ -95,7 +95,10 @@ impl Picture {
     fn lines(&self, screen: &Screen) -> Vec<String> {
         let (abilities, room) = (screen.abilities(), room(screen));
         let state = match self.outage() {
-            Some((outage, since)) => abilities.ink(Ink::Bad, &format!("{}, {}", outage.name(), seconds(since))),
+            Some((outage, since)) => {
+                let state = format!("{}, {}", outage.name(), seconds(since));
+                abilities.ink(Ink::Bad, clipped(&state, room))
+            }
             None => abilities.ink(Ink::Good, "open"),
         };
         let numbers = format!("{:<6} none missing, none twice", self.number());

@@ -97,8 +97,8 @@ impl Account {
         );
         let _ = writeln!(text, "         {}\n", self.hash);
         text.push_str(
-            "Break the path yourself: bowline demo --shell\nUse it: `sudo bowline serve` on your server, `bowline ssh HOST` \
-             here; README.md has more.",
+            "Break the path yourself: bowline demo --shell\nUse it: `sudo bowline serve` on a server, `bowline ssh HOST` \
+             here (README.md).",
         );
         text
     }
@@ -107,4 +107,39 @@ impl Account {
 /// `4.08 s`.
 fn seconds2(time: Duration) -> String {
     format!("{:.2} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_account_fits_into_79_columns_whatever_the_figures() {
+        let survived = Outage::ALL.map(|outage| Survived {
+            outage,
+            lasted: Duration::from_millis(99_999),
+            silence: Duration::from_millis(99_999),
+            first_byte: Duration::from_millis(9999),
+            caught_up: 9999,
+            swallowed: 999_999,
+            resets: 9999,
+        });
+        let account = Account {
+            survived: survived.to_vec(),
+            last: 99_999,
+            hash: Hash::of(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256)),
+        };
+        let bare = Abilities {
+            live: true,
+            colour: false,
+            unicode: true,
+        };
+        let told = account.tell(bare);
+        let widest = told.lines().max_by_key(|line| line.chars().count()).unwrap_or_default();
+        assert!(widest.chars().count() < 80, "{widest}");
+        assert!(
+            told.contains("9999 resets") && told.contains("999999 packets"),
+            "{told}"
+        );
+    }
 }

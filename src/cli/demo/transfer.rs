@@ -186,7 +186,7 @@ fn quoted(path: &Path) -> String {
 }
 
 impl Hash {
-    fn of(context: digest::Context) -> Hash {
+    pub(super) fn of(context: digest::Context) -> Hash {
         let digest = context.finish();
         Hash(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }

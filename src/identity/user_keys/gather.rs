@@ -115,6 +115,7 @@ fn agent_key(socket: &Path, public: PublicKey, identity: AgentIdentity) -> UserK
         offers_plain: false,
         source,
         encrypted: false,
+        unlocked: Default::default(),
     }
 }
 
@@ -193,6 +194,7 @@ fn key_in_file(path: &Path, file: KeyFile) -> Result<UserKey, SkipReason> {
         offers_plain: true,
         source,
         encrypted,
+        unlocked: Default::default(),
     })
 }
 

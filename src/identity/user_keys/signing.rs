@@ -38,6 +38,9 @@ async fn unlock(keys: &UserKeys, key: &UserKey, path: &Path) -> Result<PrivateKe
     if !key.encrypted {
         return load(path, None).await;
     }
+    if let Some(unlocked) = key.unlocked.get() {
+        return Ok(unlocked.clone());
+    }
     let prompt = format!("Enter passphrase for key '{}': ", path.display());
     for _ in 0..keys.passphrase_tries {
         let passphrase = keys.prompter.ask(&prompt).await?;
@@ -47,7 +50,8 @@ async fn unlock(keys: &UserKeys, key: &UserKey, path: &Path) -> Result<PrivateKe
         }
         match load(path, Some(passphrase)).await {
             Err(SkipReason::NoPassphrase) => {}
-            outcome => return outcome,
+            Err(reason) => return Err(reason),
+            Ok(private) => return Ok(key.unlocked.get_or_init(|| private).clone()),
         }
     }
     Err(SkipReason::WrongPassphrase {
