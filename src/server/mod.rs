@@ -13,6 +13,7 @@ pub mod worker;
 pub use authority::{Authority, KeyList, LoopbackRules};
 pub use registry::RegistryLimits;
 
+use crate::carrier::Carrier;
 use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};
 use crate::identity::raw_key::TlsKey;
 use crate::session::SessionConfig;
@@ -70,6 +71,21 @@ pub enum ServerError {
     Address(#[source] io::Error),
 }
 
+/// Takes carriers that came by other ways than the sockets of a [`Server`]: for embedding, and for tests.
+#[derive(Clone)]
+pub struct Reception {
+    half: Arc<Welcome>,
+}
+
+impl Reception {
+    /// Hears the hello on `carrier`, answers it, and hands the carrier to its session. The peer is taken to have proved
+    /// the key that [`Carrier::info`] names, and to know already who we are: no host message is sent.
+    pub async fn receive(&self, carrier: Carrier) {
+        let remote = carrier.info().remote;
+        self.half.hear(remote, std::future::ready(Ok(carrier))).await;
+    }
+}
+
 /// A server half, listening.
 pub struct Server {
     listeners: Vec<QuicListener>,
@@ -120,6 +136,13 @@ impl Server {
     /// Where it listens.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// A way in for carriers made elsewhere, which share sessions and limits with those that come over the sockets.
+    pub fn reception(&self) -> Reception {
+        Reception {
+            half: Arc::clone(&self.half),
+        }
     }
 
     /// Serves until `shutdown`; then tells every client and returns.

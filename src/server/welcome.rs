@@ -49,7 +49,7 @@ impl Welcome {
     }
 
     /// Waits for the first hello on what is to be a carrier.
-    async fn hear(&self, source: SocketAddr, carrier: impl Future<Output = Result<Carrier, CarrierError>>) {
+    pub(super) async fn hear(&self, source: SocketAddr, carrier: impl Future<Output = Result<Carrier, CarrierError>>) {
         let Admission::Enter(place) = self.undecided.admit(source.ip(), true) else {
             return debug!(%source, "too many carriers without a session");
         };
@@ -66,7 +66,7 @@ impl Welcome {
     }
 
     /// Answers hellos until one is accepted or no more may come.
-    pub(super) async fn converse(&self, mut carrier: Carrier, mut message: Bytes, place: Place) {
+    async fn converse(&self, mut carrier: Carrier, mut message: Bytes, place: Place) {
         let _place = place;
         for _ in 0..MOST_HELLOS {
             let refused = match Hello::decode(message) {
