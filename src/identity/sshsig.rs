@@ -19,6 +19,9 @@ pub const MIN_RSA_BITS: usize = 2048;
 /// Longest RSA modulus in bits.
 pub const MAX_RSA_BITS: usize = 8192;
 
+/// Where an SSHSIG blob names the signer: after `SSHSIG` and a version in four bytes.
+const SIGNER_AT: usize = 10;
+
 /// What is signed is hashed first, with this. PROTOCOL.sshsig allows SHA-256 too; both are verified.
 const HASH: HashAlg = HashAlg::Sha512;
 
@@ -205,6 +208,11 @@ fn decode(mut blob: &[u8]) -> Result<SshSig, SshsigError> {
         return Err(SshsigError::TooLong { length: blob.len() });
     }
     let whole = blob;
+    // Before anything decodes it: a certificate may be signed by another, that by yet another, and ssh-key follows
+    // them for as deep as a stranger likes.
+    if is_certificate(signer_field(blob)) {
+        return Err(SshsigError::SignedByCertificate);
+    }
     let sshsig = SshSig::decode(&mut blob).map_err(SshsigError::Malformed)?;
     if sshsig.version() != SshSig::VERSION {
         return Err(SshsigError::Version {
@@ -217,6 +225,23 @@ fn decode(mut blob: &[u8]) -> Result<SshSig, SshsigError> {
         return Err(SshsigError::NotCanonical);
     }
     Ok(sshsig)
+}
+
+/// The signer's key in its wire form: it follows the magic bytes and the version. Empty where the blob is too short.
+fn signer_field(blob: &[u8]) -> &[u8] {
+    blob.get(SIGNER_AT..).and_then(string).unwrap_or_default()
+}
+
+/// As ssh-key tells certificates from keys: by the name at the front.
+fn is_certificate(key: &[u8]) -> bool {
+    let name = string(key).and_then(|name| std::str::from_utf8(name).ok());
+    name.is_some_and(|name| Algorithm::new_certificate(name).is_ok())
+}
+
+/// The string at the front (RFC 4251 section 5).
+fn string(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    rest.get(..u32::from_be_bytes(*length) as usize)
 }
 
 fn encode(sshsig: &SshSig) -> Result<Vec<u8>, SshsigError> {
@@ -239,6 +264,7 @@ mod tests {
     use ssh_key::public::{Ed25519PublicKey, SkEcdsaSha2NistP256, SkEd25519};
 
     use super::*;
+    use crate::identity::test_tools::{on_a_small_stack, tower_of_certificates};
 
     const KINDS: [(&str, &str); 6] = [
         ("ed25519", "256"),
@@ -355,6 +381,18 @@ mod tests {
             verify(&[b'S'; MAX_BLOB_LEN + 1], "bowline-test", b"message"),
             Err(SshsigError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn a_signer_that_is_a_tower_of_certificates_is_not_climbed() {
+        let tower = tower_of_certificates(MAX_BLOB_LEN - 400);
+        let mut blob = b"SSHSIG\0\0\0\x01".to_vec();
+        for field in [&tower, b"bowline-test".as_slice(), b"", b"sha512", b"signature"] {
+            field.encode(&mut blob).unwrap();
+        }
+        assert!(blob.len() > MAX_BLOB_LEN / 2);
+        let verdict = on_a_small_stack(move || verify(&blob, "bowline-test", b"message").map(|_| ()));
+        assert!(matches!(verdict, Err(SshsigError::SignedByCertificate)), "{verdict:?}");
     }
 
     proptest! {

@@ -78,3 +78,31 @@ pub(crate) fn public_text(key: &Path) -> String {
     let text = std::fs::read_to_string(format!("{}.pub", key.display())).unwrap();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
+
+/// A certificate signed by a certificate signed by a certificate and so on, about `length` bytes high.
+pub(crate) fn tower_of_certificates(length: usize) -> Vec<u8> {
+    let mut tower = Vec::new();
+    while tower.len() < length {
+        let mut certificate = Vec::new();
+        put_string(&mut certificate, b"ssh-ed25519-cert-v01@openssh.com");
+        put_string(&mut certificate, b"nonce");
+        put_string(&mut certificate, &[7; 32]);
+        // Serial, type, id, principals, valid after and before, options, extensions, reserved.
+        certificate.extend([0; 8 + 4 + 4 + 4 + 8 + 8 + 4 + 4 + 4]);
+        put_string(&mut certificate, &tower);
+        put_string(&mut certificate, b"signature");
+        tower = certificate;
+    }
+    tower
+}
+
+/// Runs `task` where deep recursion would end the process at once.
+pub(crate) fn on_a_small_stack<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::Builder::new().stack_size(128 * 1024);
+    thread.spawn(task).unwrap().join().unwrap()
+}
+
+fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend((bytes.len() as u32).to_be_bytes());
+    out.extend(bytes);
+}

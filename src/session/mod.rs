@@ -179,7 +179,7 @@ impl Session {
 
     /// Whether the peer still waits for our last acknowledgement. Not after a `CLOSE` of ours that it acknowledged.
     pub fn owes_last_words(&self) -> bool {
-        !(self.outgoing.is_closed() && self.outgoing.is_done())
+        !self.outgoing.is_close_known()
     }
 
     /// Why the peer closed the session, once it did.
@@ -233,6 +233,10 @@ impl Session {
         self.incoming.abandon();
         self.acks.demand();
         self.outgoing.close(code, message.into());
+        if self.peer_close.is_some() {
+            // It takes nothing more, our CLOSE included, and so will not acknowledge it.
+            self.outgoing.abandon();
+        }
     }
 
     // From and to carriers.

@@ -23,6 +23,8 @@ pub(super) struct ReplayBuffer {
     fin: bool,
     /// The pipe takes nothing more from the peer. Takes the position after the last byte, or after a FIN that was sent.
     close: Option<(CloseCode, String)>,
+    /// Both closed: whether the peer has heard of ours will never be known.
+    close_in_doubt: bool,
 }
 
 impl ReplayBuffer {
@@ -36,6 +38,7 @@ impl ReplayBuffer {
             limit: Offset::ZERO,
             fin: false,
             close: None,
+            close_in_doubt: false,
         }
     }
 
@@ -67,6 +70,7 @@ impl ReplayBuffer {
         self.finish();
         // Where both close at once neither acknowledges what the other says: a CLOSE of the peer's stands for that,
         // and our own is still said.
+        self.close_in_doubt = self.close.is_some();
         let unsaid = self.close.is_some() && self.next < self.end_position();
         self.acked = self.end_position();
         self.next = if unsaid {
@@ -105,6 +109,9 @@ impl ReplayBuffer {
             });
         }
         self.next = self.acked.max(peer_received);
+        if self.close_in_doubt {
+            self.next = self.written.saturating_add(u64::from(self.fin));
+        }
         Ok(self.sent.since(self.next).unwrap_or(0))
     }
 
@@ -162,8 +169,9 @@ impl ReplayBuffer {
         self.is_ended() && self.acked == self.end_position()
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.close.is_some()
+    /// Whether the peer acknowledged our `CLOSE`.
+    pub(super) fn is_close_known(&self) -> bool {
+        self.close.is_some() && self.is_done() && !self.close_in_doubt
     }
 
     pub(super) fn is_ended(&self) -> bool {

@@ -324,3 +324,32 @@ fn an_older_carrier_that_leads_again_goes_on_where_it_was() {
     session.fall_back(reached).unwrap();
     assert!(frames(&mut session, clock::now()).contains(&data(3, b"def")));
 }
+
+#[test]
+fn a_pipe_that_breaks_after_the_peer_closed_ends_both() {
+    let (mut client, mut server) = (attached(1), attached(1));
+    write(&mut client, b"last words");
+    client.close(CloseCode::PipeClosed, "ssh ended");
+    for frame in frames(&mut client, clock::now()) {
+        server.handle_frame(frame).unwrap();
+    }
+    server.close(CloseCode::UpstreamClosed, "broken pipe");
+    settle(&mut client, &mut server);
+    assert!(client.is_finished() && server.is_finished());
+}
+
+#[test]
+fn a_close_that_may_not_have_been_heard_is_said_again_on_the_next_lead() {
+    let mut session = attached(1);
+    session.close(CloseCode::PipeClosed, "ssh ended");
+    frames(&mut session, clock::now());
+    let theirs = Frame::Close {
+        code: CloseCode::UpstreamClosed,
+        message: "sshd ended".into(),
+    };
+    session.handle_frame(theirs).unwrap();
+    assert!(session.owes_last_words());
+    session.attach(Epoch::new(2), Offset::ZERO, 1 << 17).unwrap();
+    let last = frames(&mut session, clock::now()).pop();
+    assert!(matches!(last, Some(Frame::Close { .. })), "{last:?}");
+}

@@ -17,7 +17,7 @@ struct Way {
 }
 
 #[derive(Default)]
-pub struct Carrier {
+pub(crate) struct Carrier {
     /// By writer.
     ways: [Way; 2],
     cut: bool,
@@ -26,24 +26,24 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    pub fn outbox(&mut self, end: usize) -> &mut BytesMut {
+    pub(crate) fn outbox(&mut self, end: usize) -> &mut BytesMut {
         &mut self.ways[end].outbox
     }
 
-    pub fn is_flushed(&self, end: usize) -> bool {
+    pub(crate) fn is_flushed(&self, end: usize) -> bool {
         self.ways[end].outbox.is_empty()
     }
 
-    pub fn inbox(&mut self, end: usize) -> &mut BytesMut {
+    pub(crate) fn inbox(&mut self, end: usize) -> &mut BytesMut {
         &mut self.ways[1 - end].inbox
     }
 
-    pub fn send(&mut self, end: usize, message: &Bytes) {
+    pub(crate) fn send(&mut self, end: usize, message: &Bytes) {
         self.ways[end].outbox.extend_from_slice(message);
     }
 
     /// Moves some bytes onto the network, and some off it; gives whether any moved.
-    pub fn fly(&mut self, chance: &mut Chance) -> bool {
+    pub(crate) fn fly(&mut self, chance: &mut Chance) -> bool {
         let mut moved = false;
         for way in &mut self.ways {
             let leaving = if self.cut { 0 } else { chance.amount(way.outbox.len()) };
@@ -56,7 +56,7 @@ impl Carrier {
     }
 
     /// Moves everything.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for way in &mut self.ways {
             if !self.cut {
                 let leaving = way.outbox.split();
@@ -68,7 +68,7 @@ impl Carrier {
     }
 
     /// The path dies: of what is under way some still arrives, up to any byte.
-    pub fn cut(&mut self, chance: &mut Chance) {
+    pub(crate) fn cut(&mut self, chance: &mut Chance) {
         self.cut = true;
         for way in &mut self.ways {
             let arriving = chance.amount(way.flying.len());
@@ -78,28 +78,28 @@ impl Carrier {
     }
 
     /// One end closes at once.
-    pub fn close(&mut self, end: usize, chance: &mut Chance) {
+    pub(crate) fn close(&mut self, end: usize, chance: &mut Chance) {
         self.released[end] = true;
         self.cut(chance);
     }
 
     /// One end closes in good order: what it said still travels.
-    pub fn finish(&mut self, end: usize) {
+    pub(crate) fn finish(&mut self, end: usize) {
         self.released[end] = true;
     }
 
     /// Whether `end` can tell that nothing more will come.
-    pub fn is_over_for(&self, end: usize) -> bool {
+    pub(crate) fn is_over_for(&self, end: usize) -> bool {
         let incoming = &self.ways[1 - end];
         let ended = self.cut || (self.released[1 - end] && incoming.outbox.is_empty());
         ended && incoming.flying.is_empty()
     }
 
-    pub fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.cut
     }
 
-    pub fn is_released(&self, end: usize) -> bool {
+    pub(crate) fn is_released(&self, end: usize) -> bool {
         self.released[end]
     }
 }

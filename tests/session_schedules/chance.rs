@@ -5,13 +5,13 @@
 use std::sync::OnceLock;
 
 /// Most bytes that one pipe gives.
-pub const MOST_BYTES: usize = 300_000;
+pub(crate) const MOST_BYTES: usize = 300_000;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
-pub struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
-    pub fn new(seed: u64) -> Chance {
+    pub(crate) fn new(seed: u64) -> Chance {
         Chance(seed)
     }
 
@@ -23,7 +23,7 @@ impl Chance {
     }
 
     /// From 0 to below `limit`; 0 for 0.
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         if limit == 0 {
             0
         } else {
@@ -31,16 +31,16 @@ impl Chance {
         }
     }
 
-    pub fn percent(&mut self, percent: usize) -> bool {
+    pub(crate) fn percent(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(crate) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())]
     }
 
     /// An amount from 0 to `most`: all, some, or very little.
-    pub fn amount(&mut self, most: usize) -> usize {
+    pub(crate) fn amount(&mut self, most: usize) -> usize {
         match self.below(4) {
             0 => most,
             1 => self.below(most.min(12) + 1),
@@ -50,7 +50,7 @@ impl Chance {
 }
 
 /// What the pipe of half `half` gives, from its beginning.
-pub fn bytes_of(half: usize) -> &'static [u8] {
+pub(crate) fn bytes_of(half: usize) -> &'static [u8] {
     static BYTES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
     &BYTES.get_or_init(|| [0, 1].map(|half| noise(half as u64 + 1)))[half]
 }

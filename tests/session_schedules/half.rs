@@ -1,7 +1,5 @@
 //! One half: a session core, the pipe beside it, and what a driver keeps about carriers.
 
-#![allow(unreachable_pub, reason = "a module of test crates has no outside")]
-
 use crate::chance::{Chance, bytes_of};
 use bowline::session::{Session, SessionConfig};
 use bowline::wire::{CloseCode, Epoch, Frame, Offset};
@@ -12,55 +10,55 @@ use std::time::Instant;
 /// How far a driver fills a lead's outbox in one go.
 const FILL: usize = 64 * 1024 + 64;
 
-pub const CLIENT: usize = 0;
-pub const SERVER: usize = 1;
+pub(crate) const CLIENT: usize = 0;
+pub(crate) const SERVER: usize = 1;
 
 /// Frames remembered for being heard again.
 const ECHOES: usize = 8;
 
 /// A carrier that frames are read from.
-pub struct Attached {
-    pub carrier: usize,
-    pub epoch: Epoch,
+pub(crate) struct Attached {
+    pub(crate) carrier: usize,
+    pub(crate) epoch: Epoch,
     delivered: bool,
     /// What was sent on it while it led.
     reached: Offset,
 }
 
 /// A carrier on its way to the driver.
-pub struct Arrival {
-    pub carrier: usize,
-    pub epoch: Epoch,
-    pub received: Offset,
-    pub window: u64,
+pub(crate) struct Arrival {
+    pub(crate) carrier: usize,
+    pub(crate) epoch: Epoch,
+    pub(crate) received: Offset,
+    pub(crate) window: u64,
 }
 
-pub struct Half {
+pub(crate) struct Half {
     me: usize,
-    pub session: Session,
+    pub(crate) session: Session,
     config: SessionConfig,
     /// Bytes that the pipe will give.
     plan: usize,
     written: usize,
     input_ended: bool,
-    pub closed: bool,
+    pub(crate) closed: bool,
     delivered: usize,
     end_delivered: bool,
     /// By epoch; the last leads while `has_lead`.
-    pub attached: Vec<Attached>,
+    pub(crate) attached: Vec<Attached>,
     has_lead: bool,
-    pub arrivals: Vec<Arrival>,
+    pub(crate) arrivals: Vec<Arrival>,
     /// What others see of the session, a moment ago.
-    pub facts: (Offset, u64),
+    pub(crate) facts: (Offset, u64),
     /// The session is finished and its driver gone.
-    pub over: bool,
+    pub(crate) over: bool,
     /// There was no living carrier then to say so.
-    pub over_alone: bool,
+    pub(crate) over_alone: bool,
     echoes: Vec<Frame>,
 }
 
 impl Half {
-    pub fn new(me: usize, chance: &mut Chance) -> Half {
+    pub(crate) fn new(me: usize, chance: &mut Chance) -> Half {
         // Sizes below the least are raised to it, so these stand for the tiniest windows too.
         let sizes = [0, 1, 1 << 16, (1 << 16) + 17, 100_000, 1 << 17, 1 << 20];
         let config = SessionConfig {
@@ -89,14 +87,14 @@ impl Half {
         }
     }
 
-    pub fn lead(&self) -> Option<usize> {
+    pub(crate) fn lead(&self) -> Option<usize> {
         self.attached.last().filter(|_| self.has_lead).map(|lead| lead.carrier)
     }
 
     // The pipe.
 
     /// The pipe gives up to `most` bytes, as far as there is room.
-    pub fn write(&mut self, most: usize) -> bool {
+    pub(crate) fn write(&mut self, most: usize) -> bool {
         if self.input_ended || self.session.peer_close().is_some() {
             return false;
         }
@@ -110,7 +108,7 @@ impl Half {
     }
 
     /// The pipe ends once it gave everything.
-    pub fn end_input(&mut self) -> bool {
+    pub(crate) fn end_input(&mut self) -> bool {
         let due = !self.input_ended && self.written == self.plan && self.session.peer_close().is_none();
         if due {
             self.input_ended = true;
@@ -119,16 +117,17 @@ impl Half {
         due
     }
 
-    /// The pipe breaks.
-    pub fn close(&mut self) {
-        if !std::mem::replace(&mut self.closed, true) {
+    /// The pipe breaks, unless both its directions have ended.
+    pub(crate) fn close(&mut self) {
+        let is_over = self.input_ended && self.end_delivered;
+        if !is_over && !std::mem::replace(&mut self.closed, true) {
             self.input_ended = true;
             self.session.close(CloseCode::UpstreamClosed, "broken pipe");
         }
     }
 
     /// The pipe takes up to `most` bytes, and its end when that is due.
-    pub fn take(&mut self, most: usize, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, most: usize, now: Instant) -> bool {
         if self.closed {
             return false;
         }
@@ -155,31 +154,28 @@ impl Half {
 
     // Carriers.
 
-    pub fn attach(&mut self, arrival: &Arrival) {
+    /// Whether the carrier leads now; one that comes after a later one is of no use.
+    pub(crate) fn attach(&mut self, arrival: &Arrival) -> bool {
         let reached = self.session.lead_position();
         let attached = self.session.attach(arrival.epoch, arrival.received, arrival.window);
-        let leads = attached.expect("the peer is honest").is_some();
-        if let Some(lead) = self.attached.last_mut().filter(|_| leads && self.has_lead) {
+        if attached.expect("the peer is honest").is_none() {
+            return false;
+        }
+        if let Some(lead) = self.attached.last_mut().filter(|_| self.has_lead) {
             lead.reached = reached;
         }
-        self.has_lead |= leads;
-        let place = self.attached.partition_point(|other| other.epoch < arrival.epoch);
-        self.attached.insert(
-            place,
-            Attached {
-                carrier: arrival.carrier,
-                epoch: arrival.epoch,
-                delivered: false,
-                reached: arrival.received,
-            },
-        );
-        if !self.has_lead {
-            self.fall_back();
-        }
+        self.has_lead = true;
+        self.attached.push(Attached {
+            carrier: arrival.carrier,
+            epoch: arrival.epoch,
+            delivered: false,
+            reached: arrival.received,
+        });
+        true
     }
 
     /// Removes a carrier that is lost.
-    pub fn lose(&mut self, carrier: usize) {
+    pub(crate) fn lose(&mut self, carrier: usize) {
         let Some(place) = self.attached.iter().position(|attached| attached.carrier == carrier) else {
             return;
         };
@@ -202,14 +198,14 @@ impl Half {
     }
 
     /// Fills the lead's outbox, which is empty.
-    pub fn transmit(&mut self, outbox: &mut BytesMut, now: Instant) -> bool {
+    pub(crate) fn transmit(&mut self, outbox: &mut BytesMut, now: Instant) -> bool {
         self.session.transmit(outbox, FILL, now);
         self.check_ack(outbox);
         !outbox.is_empty()
     }
 
     /// Takes one frame; gives the carriers that are of no use any more.
-    pub fn handle_frame(&mut self, frame: Frame, from: usize) -> Vec<usize> {
+    pub(crate) fn handle_frame(&mut self, frame: Frame, from: usize) -> Vec<usize> {
         if self.echoes.len() < ECHOES {
             self.echoes.push(frame.clone());
         } else {
@@ -226,7 +222,7 @@ impl Half {
     }
 
     /// Hears a frame once more that was heard before.
-    pub fn hear_again(&mut self, chance: &mut Chance) -> bool {
+    pub(crate) fn hear_again(&mut self, chance: &mut Chance) -> bool {
         if self.echoes.is_empty() {
             return false;
         }
@@ -235,7 +231,7 @@ impl Half {
         true
     }
 
-    pub fn note_facts(&mut self) {
+    pub(crate) fn note_facts(&mut self) {
         self.facts = (self.session.received(), self.session.window());
     }
 
@@ -245,9 +241,9 @@ impl Half {
     fn check_ack(&self, outbox: &BytesMut) {
         let mut front = BytesMut::from(&outbox[..outbox.len().min(20)]);
         if let Ok(Some(Frame::Ack { delivered, window })) = Frame::decode(&mut front) {
-            // The end takes one position; a CLOSE that follows a FIN takes one of its own.
-            let ends = 1 + u64::from(self.session.peer_close().is_some());
-            let taken = self.delivered as u64 + if self.end_delivered { ends } else { 0 };
+            // A CLOSE after a FIN has a position of its own.
+            let ends = u64::from(self.end_delivered) * (1 + u64::from(self.session.peer_close().is_some()));
+            let taken = self.delivered as u64 + ends;
             assert!(
                 delivered.get() <= taken,
                 "acknowledged {delivered}, the pipe took {taken}"
@@ -269,14 +265,14 @@ impl Half {
     }
 
     /// A half that believes that everything was delivered is right.
-    pub fn check_belief(&self, peer: &Half) {
+    pub(crate) fn check_belief(&self, peer: &Half) {
         if self.session.is_input_done() && !peer.closed {
             self.check_equal(peer);
         }
     }
 
     /// Everything that this pipe gave was taken by the other.
-    pub fn check_equal(&self, peer: &Half) {
+    pub(crate) fn check_equal(&self, peer: &Half) {
         assert!(
             peer.closed || (peer.delivered == self.written && peer.end_delivered),
             "half {} gave {} bytes, the other pipe took {} (end: {})",

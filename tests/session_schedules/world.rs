@@ -21,7 +21,7 @@ const MOST_ROUNDS: usize = 600;
 
 /// How often what happened, so that a schedule generator that lost its teeth is noticed.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     cuts: u64,
     dials: u64,
     attaches: u64,
@@ -34,7 +34,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn covers_everything(&self, schedules: u64) -> bool {
+    pub(crate) fn covers_everything(&self, schedules: u64) -> bool {
         let few = [self.stale, self.called_off, self.closes];
         let many = [self.cuts, self.dials, self.attaches, self.heard_again, self.several];
         schedules < 1000 || (few.iter().all(|n| *n > schedules / 100) && many.iter().all(|n| *n > schedules / 3))
@@ -75,7 +75,7 @@ struct Line {
     epoch: Epoch,
 }
 
-pub struct World {
+pub(crate) struct World {
     chance: Chance,
     now: Instant,
     halves: [Half; 2],
@@ -89,7 +89,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> World {
+    pub(crate) fn new(seed: u64) -> World {
         static BEGINNING: OnceLock<Instant> = OnceLock::new();
         let mut chance = Chance::new(seed);
         World {
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    pub fn play(mut self) -> Tally {
+    pub(crate) fn play(mut self) -> Tally {
         self.dial();
         for _ in 0..self.chance.one_of(&[20, 60, 200, 400]) {
             self.now += Duration::from_micros(self.chance.below(3000) as u64);
@@ -357,7 +357,9 @@ impl World {
         }
         self.tally.attaches += 1;
         self.lines[arrival.carrier].stages[me] = Stage::Attached;
-        self.halves[me].attach(&arrival);
+        if !self.halves[me].attach(&arrival) {
+            return self.drop_line(me, arrival.carrier);
+        }
         self.tally.several += u64::from(self.halves[me].attached.len() > 1);
     }
 

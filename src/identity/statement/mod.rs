@@ -6,10 +6,11 @@
 mod host_keys;
 
 use bytes::{BufMut, Bytes};
+use russh::keys::key::parse_public_key;
 use russh::keys::ssh_key;
 use ssh_key::certificate::CertType;
 use ssh_key::public::KeyData;
-use ssh_key::{Certificate, HashAlg, PrivateKey, PublicKey};
+use ssh_key::{Certificate, HashAlg, PrivateKey};
 
 use super::sshsig::{self, SshsigError};
 use crate::wire::{Authorization, SessionId, Statement};
@@ -74,6 +75,9 @@ pub enum StatementError {
     /// The certificate is for another key than the one that signs.
     #[error("the certificate is for another key")]
     CertificateOfAnotherKey,
+    /// The certificate is signed by a certificate; OpenSSH knows no such thing.
+    #[error("the certificate is signed by another certificate")]
+    NestedCertificate,
     /// The signature does not count.
     #[error(transparent)]
     Signature(#[from] SshsigError),
@@ -175,11 +179,19 @@ pub fn parse_key(blob: &[u8]) -> Result<(KeyData, Option<Box<Certificate>>), Sta
     if blob.len() > MAX_KEY_LEN {
         return Err(StatementError::KeyTooLong { length: blob.len() });
     }
-    let parsed = PublicKey::from_bytes(blob).map_err(StatementError::Key)?;
+    // Not ssh-key's own decoder: a certificate may name another certificate as its signer, and that one another, and
+    // ssh-key follows them for as deep as a stranger likes. This one counts them first.
+    let parsed = parse_public_key(blob).map_err(|error| match error {
+        russh::keys::Error::SshKey(error) => StatementError::Key(error),
+        _ => StatementError::Key(ssh_key::Error::FormatEncoding),
+    })?;
     if parsed.to_bytes().map_err(StatementError::Key)? != blob {
         return Err(StatementError::Key(ssh_key::Error::FormatEncoding));
     }
     Ok(match parsed.key_data() {
+        KeyData::Certificate(certificate) if matches!(certificate.signature_key(), KeyData::Certificate(_)) => {
+            return Err(StatementError::NestedCertificate);
+        }
         KeyData::Certificate(certificate) => (certificate.public_key().clone(), Some(certificate.clone())),
         key => (key.clone(), None),
     })

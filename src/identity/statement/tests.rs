@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::*;
+use crate::identity::test_tools::{on_a_small_stack, tower_of_certificates};
+use ssh_key::PublicKey;
 
 const SPKI: &[u8] = b"a TLS key, to whom it is opaque";
 
@@ -168,6 +170,14 @@ fn key_blobs_are_bounded_and_have_one_encoding() {
         Err(StatementError::KeyTooLong { .. })
     ));
     assert!(matches!(parse_key(b""), Err(StatementError::Key(_))));
+}
+
+#[test]
+fn a_tower_of_certificates_is_not_climbed() {
+    let tower = tower_of_certificates(MAX_KEY_LEN - 300);
+    assert!((MAX_KEY_LEN / 2..=MAX_KEY_LEN).contains(&tower.len()));
+    let verdict = on_a_small_stack(move || parse_key(&tower).map(|_| ()));
+    assert!(matches!(verdict, Err(StatementError::Key(_))), "{verdict:?}");
 }
 
 #[test]
