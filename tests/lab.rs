@@ -115,7 +115,7 @@ fn an_open_with_udp_blocked_names_the_address_and_port_in_time() {
 
 #[test]
 fn a_slow_link_with_a_long_queue_keeps_80_percent_of_plain_ssh() {
-    let Some((_turn, lab)) = lab("goodput at 256 kbit/s with a 10 s queue", "delay=25") else {
+    let Some(lab) = patient_lab("goodput at 256 kbit/s with a 10 s queue", CLIENT) else {
         return;
     };
     let bowline = Rig::bowline_in(&lab);
@@ -163,7 +163,16 @@ fn losses_and_jitter_corrupt_nothing() {
 
 /// The lab with its usual two hosts, and the turn to use it; `None` without root.
 fn lab(test: &str, client: &str) -> Option<(std::sync::MutexGuard<'static, ()>, Lab)> {
-    Lab::possible(test).then(|| (heavy(), Lab::up(&[("client", client), ("server", "")])))
+    Lab::possible(test).then(|| (heavy(), usual(client)))
+}
+
+/// The same without a turn, for tests that wait for minutes and need next to no processor.
+fn patient_lab(test: &str, client: &str) -> Option<Lab> {
+    Lab::possible(test).then(|| usual(client))
+}
+
+fn usual(client: &str) -> Lab {
+    Lab::up(&[("client", client), ("server", "")])
 }
 
 /// Makes a change three times, early and after some quiet, and insists that no silence is longer than promised.
@@ -180,7 +189,7 @@ fn quiet_changes(what: &str, ticker: &Ticker, change: impl Fn()) {
 }
 
 fn blackhole(away: Duration) {
-    let Some((_turn, lab)) = lab(&format!("a blackhole of {away:?}"), CLIENT) else {
+    let Some(lab) = patient_lab(&format!("a blackhole of {away:?}"), CLIENT) else {
         return;
     };
     let rig = Rig::bowline_in(&lab);

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::harness::{Server, assert_success, echo_server, echoed, echoed_tcp, noise, run_with_input, text, user_name};
 
@@ -142,7 +143,8 @@ impl russh::client::Handler for Trusting {
     }
 }
 
-/// Sends through the server, then the end, CLOSE and a goodbye, without waiting for any answer.
+/// Sends through the server, then the end, CLOSE and a goodbye. Before that one answer is waited for: a socket closed
+/// with bytes unread resets its connection, and loses some on its own.
 async fn send_and_leave(server: &Server, port: u16, bytes: Vec<u8>) {
     let key = russh::keys::PrivateKey::read_openssh_file(server.path("user")).unwrap();
     let key = russh::keys::PrivateKeyWithHashAlg::new(Arc::new(key), None);
@@ -157,6 +159,7 @@ async fn send_and_leave(server: &Server, port: u16, bytes: Vec<u8>) {
     channel.data_bytes(bytes).await.unwrap();
     channel.eof().await.unwrap();
     channel.close().await.unwrap();
+    let _answered = client.channel_open_session().await.unwrap();
     client
         .disconnect(russh::Disconnect::ByApplication, "", "")
         .await
@@ -164,19 +167,31 @@ async fn send_and_leave(server: &Server, port: u16, bytes: Vec<u8>) {
     let _ = client.await;
 }
 
+/// Reads all, but slowly: at most 64 KiB in 5 ms.
+fn read_slowly(sink: &TcpListener) -> Vec<u8> {
+    let mut stream = sink.accept().unwrap().0;
+    let (mut received, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+    while let count @ 1.. = stream.read(&mut buffer).unwrap() {
+        received.extend_from_slice(&buffer[..count]);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    received
+}
+
 #[test]
 fn the_last_bytes_of_a_client_that_has_gone_are_still_delivered() {
     let server = Server::start();
     let sink = TcpListener::bind("127.0.0.1:0").unwrap();
-    let sent = noise(6 * 1024 * 1024);
+    let port = sink.local_addr().unwrap().port();
+    let reader = std::thread::spawn(move || read_slowly(&sink));
+    // More than the sockets on the way hold: the client goes while the server still has some.
+    let sent = noise(16 * 1024 * 1024);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    // More than the sockets on the way hold, and nobody reads until the client has gone.
-    runtime.block_on(send_and_leave(&server, sink.local_addr().unwrap().port(), sent.clone()));
-    let mut received = Vec::new();
-    sink.accept().unwrap().0.read_to_end(&mut received).unwrap();
+    runtime.block_on(send_and_leave(&server, port, sent.clone()));
+    let received = reader.join().unwrap();
     assert!(
         received == sent,
         "{} of {} bytes, or others",
