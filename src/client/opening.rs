@@ -21,8 +21,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-/// How long an answer may take before the open is repeated on a fresh carrier. sshd may be asked in the meantime.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long an answer may take before the open is repeated on a fresh carrier. A server half that is still asking
+/// sshd goes on with that: the repeated open finds the session made.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before asking again what may be granted in a moment.
 const RETRY: Duration = Duration::from_millis(300);
 
