@@ -122,19 +122,18 @@ fn a_slow_link_with_a_long_queue_keeps_80_percent_of_plain_ssh() {
     let plain = Rig::plain_in(&lab);
     lab.set("client", "rate=0.256,queue=10000");
     for (direction, rate) in [("down", goodput::down as fn(&Rig, usize) -> f64), ("up", goodput::up)] {
-        // What else the machine does can only lower a ratio; a livelock of suspicion would spoil every pair.
-        let best = (0..TRIES)
-            .map(|_| ratio(direction, rate, &bowline, &plain))
-            .find(|ratio| *ratio >= 0.8);
+        let mut ratios: Vec<f64> = (0..PAIRS).map(|_| ratio(direction, rate, &bowline, &plain)).collect();
+        ratios.sort_by(f64::total_cmp);
+        let median = ratios[PAIRS / 2];
         assert!(
-            best.is_some(),
-            "{direction}: under 80 % of plain ssh in {TRIES} pairs of runs"
+            median >= 0.8,
+            "{direction}: the median of {ratios:.2?} is under 80 % of plain ssh"
         );
     }
 }
 
-/// Pairs of runs, of which one must reach the mark.
-const TRIES: usize = 3;
+/// Pairs of runs, whose median counts: one pair says as much of the machine as of bowline.
+const PAIRS: usize = 3;
 
 fn ratio(direction: &str, rate: fn(&Rig, usize) -> f64, bowline: &Rig, plain: &Rig) -> f64 {
     let (theirs, ours) = (rate(plain, BULK), rate(bowline, BULK));
