@@ -78,6 +78,7 @@ fn describe(outcome: &Outcome, ttl: Duration) -> String {
         Outcome::ClosedByPeer(_, message) => format!("closed by the client half: {message}"),
         Outcome::Unfinished => "ended without a confirmation".to_owned(),
         Outcome::Ended(why) | Outcome::Lost(why) => why.clone(),
+        Outcome::HandedOver => "handed over to a successor".to_owned(),
         Outcome::Expired => format!("no carrier came for {} s", ttl.as_secs()),
         Outcome::Desync(error) => format!("protocol error: {error}"),
     }
