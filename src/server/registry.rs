@@ -7,6 +7,7 @@ mod tombstones;
 use super::authority::{Account, refusal};
 use super::upstream::Upstream;
 use super::vault::{Identity, Slot, Tombs, Vault};
+use crate::clock;
 use crate::carrier::{Carrier, CarrierInfo, CloseReason};
 use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order};
 use crate::session::SessionConfig;

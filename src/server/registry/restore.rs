@@ -11,12 +11,14 @@ use tracing::{debug, info};
 impl Registry {
     /// Goes on with a session. To be called before any carrier comes.
     pub(in crate::server) fn restore(&self, recovered: RecoveredSession) {
-        let mut known = self.known();
+        let known = self.known();
         let id = recovered.identity.session;
         if known.ended.holds(id) || known.sessions.contains_key(&id) {
             debug!(session = %id, "a session that had ended is let go");
-            let slot = recovered.kept.slot;
-            return self.vault.iter().for_each(|vault| vault.forget(slot));
+            if let Some(vault) = &self.vault {
+                vault.forget(recovered.kept.slot);
+            }
+            return;
         }
         let facts = Facts::of_restored(&recovered.kept.session, recovered.detached_since);
         // Connected, and kept: what an `Open` that is repeated now waits for.
