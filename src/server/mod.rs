@@ -7,6 +7,8 @@ pub mod keeper;
 mod registry;
 pub mod sshd_config;
 mod upstream;
+#[allow(dead_code)]
+mod vault;
 mod welcome;
 pub mod worker;
 
