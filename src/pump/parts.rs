@@ -1,11 +1,11 @@
 //! What goes into a pump, and what comes out of it.
 
-use super::{Budget, Facts, Vigil};
+use super::{Budget, Facts, Ledger, Vigil};
 use crate::carrier::Carrier;
-use crate::session::{SessionConfig, SessionError};
+use crate::session::{Session, SessionError};
 use crate::wire::{CloseCode, Epoch, Offset};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Fresh carriers that may wait for the pump; a race brings forth two or three.
@@ -57,8 +57,8 @@ pub enum Outcome {
 
 /// What a pump needs to run one session.
 pub struct PumpParts<R, W> {
-    /// Buffers of the session.
-    pub session: SessionConfig,
+    /// The session, at its beginning or as a predecessor left it.
+    pub session: Session,
     /// From the pipe to the peer.
     pub input: R,
     /// From the peer to the pipe.
@@ -73,6 +73,12 @@ pub struct PumpParts<R, W> {
     pub facts: Arc<Facts>,
     /// The dialing half's watch over the lead.
     pub vigil: Option<Vigil>,
+    /// Keeps what a successor has to know; `None` where there will be none.
+    pub ledger: Option<Box<dyn Ledger>>,
+    /// Since when there has been no carrier: now, at the session's beginning.
+    pub detached_since: Instant,
+    /// Whether a frame has come from the peer: to a predecessor, or never yet.
+    pub confirmed: bool,
     /// Longest time without a carrier.
     pub patience: Duration,
     /// The same while no frame has come from the peer: it may have died before it learned that the session exists.

@@ -2,7 +2,9 @@
 
 use super::super::authority::Account;
 use super::Registry;
-use crate::pump::{Arrival, Facts, Order, Outcome, Pump, PumpParts};
+use crate::clock;
+use crate::pump::{Arrival, Facts, Order, Outcome, Pump, PumpParts, session_memory};
+use crate::session::Session;
 use crate::wire::{CloseCode, Refusal, SessionId};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -53,7 +55,7 @@ impl SessionTask {
     async fn pump(self, registry: &Registry, stream: TcpStream) -> String {
         let (input, output) = stream.into_split();
         let pump = Pump::new(PumpParts {
-            session: registry.session,
+            session: Session::new(session_memory(&registry.session)),
             input,
             output,
             pipe_closed: CloseCode::UpstreamClosed,
@@ -61,6 +63,9 @@ impl SessionTask {
             orders: self.orders,
             facts: self.facts,
             vigil: None,
+            ledger: None,
+            detached_since: clock::now(),
+            confirmed: false,
             patience: registry.limits.ttl,
             unconfirmed_patience: UNCONFIRMED,
             budget: Arc::clone(&registry.budget),
