@@ -7,7 +7,7 @@ pub mod keeper;
 mod registry;
 pub mod sshd_config;
 mod upstream;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports, reason = "not wired in yet")]
 mod vault;
 mod welcome;
 pub mod worker;

@@ -128,6 +128,11 @@ impl Counters {
         self.state == State::Closed
     }
 
+    /// Whether anything waits to be read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread > 0
+    }
+
     /// The end of what sshd says, for a reader that has taken `consumed` bytes and left none.
     pub(super) fn input_end(&self, consumed: u64) -> Option<InputEnd> {
         match self.state {

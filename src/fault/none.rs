@@ -1,0 +1,5 @@
+//! What release builds have in place of faults: nothing.
+
+/// Nothing happens here.
+#[inline(always)]
+pub(crate) fn pass(_point: &str) {}
