@@ -7,8 +7,9 @@ mod tombstones;
 use super::authority::{Account, refusal};
 use super::upstream::Upstream;
 use super::vault::{Identity, Slot, Tombs, Vault};
-use crate::clock;
 use crate::carrier::{Carrier, CarrierInfo, CloseReason};
+use crate::clock;
+use crate::fault;
 use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
@@ -131,7 +132,7 @@ impl Registry {
 
     /// Makes a session. If the same owner made it a moment ago, that one is it.
     pub(super) fn open(&self, open: &Open, info: &CarrierInfo, account: Account) -> Result<(), Refusal> {
-        let mut known = self.known();
+        let known = self.known();
         if let Some(entry) = known.sessions.get(&open.session) {
             // Public ids can be copied; under another key this one names nothing.
             return if entry.owner == info.peer_key {
@@ -277,6 +278,7 @@ impl Registry {
             key,
         };
         if carrier.send_message(Answer::Accepted(accepted).encode()).await.is_ok() {
+            fault::pass("accepted");
             let arrival = Arrival {
                 carrier,
                 epoch,

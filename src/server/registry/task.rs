@@ -4,6 +4,7 @@ use super::super::authority::{chain, refusal};
 use super::super::vault::{Identity, Kept, RecoveredSession};
 use super::{Entry, Registry, lock};
 use crate::clock;
+use crate::fault;
 use crate::pump::{Arrival, Ledger, Order, Outcome, Pump, PumpParts, session_memory};
 use crate::session::{Session, SessionConfig};
 use crate::tasks::{catch_panic, panic_text};
@@ -70,7 +71,11 @@ impl SessionTask {
         let id = self.id;
         // A panic is the end of its own session and of no other.
         let afterwards = catch_panic(self.live(&registry)).await.unwrap_or_else(|panic| {
-            error!(event = "closed", panic = panic_text(&*panic), "a fault of bowline ended the session");
+            error!(
+                event = "closed",
+                panic = panic_text(&*panic),
+                "a fault of bowline ended the session"
+            );
             Afterwards::Bury("a fault in the server half ended it".to_owned())
         });
         match afterwards {
@@ -84,18 +89,25 @@ impl SessionTask {
         let ends = match self.beginning {
             Beginning::Opened(opened) => {
                 let begun = opened.begin(registry, &self.entry).await;
-                opened.ready.send_replace(Some(begun.as_ref().map(|_| ()).map_err(Refusal::clone)));
+                opened
+                    .ready
+                    .send_replace(Some(begun.as_ref().map(|_| ()).map_err(Refusal::clone)));
                 match begun {
                     Ok(ends) => ends,
                     Err(_) => return Afterwards::Forget,
                 }
             }
             Beginning::Recovered(recovered) => {
-                let RecoveredSession { kept, detached_since, confirmed, .. } = *recovered;
+                let RecoveredSession {
+                    kept,
+                    detached_since,
+                    confirmed,
+                    ..
+                } = *recovered;
                 Ends::kept(kept, &self.entry, detached_since, confirmed)
             }
         };
-        crate::fault::pass("session-before");
+        fault::panic_in_session();
         let pump = Pump::new(PumpParts {
             session: ends.session,
             input: ends.input,
@@ -125,7 +137,9 @@ impl SessionTask {
 impl Opened {
     /// Connects to sshd, and puts the connection where a crash does not lose it.
     async fn begin(&self, registry: &Registry, entry: &Entry) -> Result<Ends, Refusal> {
-        let Identity { user, account, remote, .. } = &self.identity;
+        let Identity {
+            user, account, remote, ..
+        } = &self.identity;
         let stream = registry.upstream.connect(*remote).await?;
         let local = stream.local_addr().ok();
         info!(event = "opened", user, key = account.0, %remote,
@@ -136,7 +150,10 @@ impl Opened {
         let kept = vault.create(self.identity.clone(), stream, &registry.session).await;
         let kept = kept.map_err(|error| {
             warn!(event = "refused", error = %chain(&error), "the session cannot be kept");
-            refusal(RefusalCode::RetryLater, "the server half cannot keep another session now")
+            refusal(
+                RefusalCode::RetryLater,
+                "the server half cannot keep another session now",
+            )
         })?;
         Ok(Ends::kept(kept, entry, clock::now(), false))
     }
