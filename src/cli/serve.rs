@@ -164,7 +164,7 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
         };
         let served = worker::serve(setup, inherited.listeners, keeper.clone(), ready).await;
         if keeper.how_to_stop() == Some(Stop::HandOver) {
-            keeper.settle().await;
+            keeper.hand_over().await;
         }
         tasks.shutdown(Duration::ZERO).await;
         served.map_err(|error| Failure::from_error(Exit::Unavailable, &error))
