@@ -1,8 +1,9 @@
 //! Faults that tests inject into a running half. Not compiled into release builds.
 //!
 //! `BOWLINE_FAULT=close-carrier-after=500ms` closes every carrier that long after it was attached, loudly;
-//! `=panic` panics where a session begins; `=damage-file` changes a bit of the file that the demo has sent;
-//! `=crash-at=POINT:N` kills the process when it passes POINT for the Nth time, where POINT is one of [`POINTS`] or `any`.
+//! `=panic` panics where a session begins, `=panic-session=N` in the Nth that a worker opens; `=damage-file` changes a
+//! bit of the file that the demo has sent; `=crash-at=POINT:N` kills the process when it passes POINT for the Nth time,
+//! where POINT is one of [`POINTS`] or `any`.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +80,20 @@ impl Crash {
     fn is_due(&self, point: &str) -> bool {
         let counts = self.point.as_deref().is_none_or(|asked| asked == point);
         counts && self.left.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+}
+
+/// Panics in the Nth session that this process opens, if that is the fault asked for.
+pub(crate) fn panic_in_session() {
+    static OPENED: AtomicU64 = AtomicU64::new(0);
+    let opened = OPENED.fetch_add(1, Ordering::Relaxed) + 1;
+    let fault = std::env::var("BOWLINE_FAULT").unwrap_or_default();
+    if fault
+        .strip_prefix("panic-session=")
+        .and_then(|count| count.parse().ok())
+        == Some(opened)
+    {
+        panic!("on purpose");
     }
 }
 

@@ -3,3 +3,7 @@
 /// Nothing happens here.
 #[inline(always)]
 pub(crate) fn pass(_point: &str) {}
+
+/// Nor here.
+#[inline(always)]
+pub(crate) fn panic_in_session() {}

@@ -12,7 +12,6 @@ mod header;
 mod lock;
 mod recovery;
 mod slot;
-mod store;
 mod stream;
 mod tombs;
 
@@ -21,12 +20,12 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use super::keeper::{Store, StoreError};
 pub(crate) use book::MemoryError;
 pub(crate) use counters::CountersError;
-pub(crate) use header::{HeaderError, Identity};
-pub(crate) use recovery::{LossError, LostSession, RecoveredSession, Recovery};
+pub(crate) use header::Identity;
+pub(crate) use recovery::{RecoveredSession, Recovery};
 pub(crate) use slot::Slot;
-pub(crate) use store::{Store, StoreError};
 pub(crate) use stream::{UpstreamRead, UpstreamWrite};
 pub(crate) use tombs::{PLACES, Tombs, Tombstone};
 

@@ -1,13 +1,9 @@
 //! What a worker needs of somebody who outlives it.
 
-use std::future::Future;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::{future::Future, io, os::fd::OwnedFd, pin::Pin, sync::Arc};
 
 /// Keeps descriptors beyond the life of this process.
-pub(crate) trait Store: Send + Sync {
+pub trait Store: Send + Sync {
     /// Keeps descriptors under a name of 1 to 8 characters of `0-9a-z`, beside what is kept there already. Returns once
     /// the keeper (and the service manager above, where there is one) has them.
     ///
@@ -25,7 +21,7 @@ pub(crate) trait Store: Send + Sync {
 
 /// Why something is not kept.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
+pub enum StoreError {
     /// There is no room.
     #[error("there is no room for more than {limit} descriptors")]
     Full {
