@@ -21,9 +21,16 @@ type Socket = Arc<Pollable<Arc<OwnedFd>>>;
 /// What sshd says.
 pub(crate) struct UpstreamRead {
     socket: Socket,
+    progress: Progress,
+}
+
+/// How far a reader got.
+struct Progress {
     book: Arc<Book>,
     /// Bytes taken so far, by predecessors too.
     consumed: u64,
+    /// Bytes that lie there unread: so many, or more.
+    unread: u64,
 }
 
 /// What sshd is told.
@@ -44,45 +51,60 @@ pub(super) fn halves(
     let socket = Arc::new(socket);
     let read = UpstreamRead {
         socket: Arc::clone(&socket),
-        book,
-        consumed,
+        progress: Progress {
+            book,
+            consumed,
+            unread: 0,
+        },
     };
     Ok((read, UpstreamWrite { socket }))
 }
 
 impl AsyncRead for UpstreamRead {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if buffer.remaining() == 0 {
+        let UpstreamRead { socket, progress } = &mut *self;
+        let room = buffer.remaining() as u64;
+        if room == 0 {
             return Poll::Ready(Ok(()));
         }
-        let this = &mut *self;
         loop {
-            let mut guard = ready!(this.socket.poll_read_ready(cx))?;
-            let unread = ioctl_fionread(this.socket.as_fd())?;
-            if unread == 0 {
-                // Said before we looked: after a FIN or a reset nothing more can have come.
-                if guard.ready().is_read_closed() {
-                    match end(&this.socket, this.consumed)? {
-                        Some(InputEnd::Fin) => return Poll::Ready(Ok(())),
-                        Some(InputEnd::Reset) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                        None => continue,
-                    }
+            let mut guard = ready!(socket.poll_read_ready(cx))?;
+            if progress.unread >= room {
+                // Nobody else reads: what was there the last time is there still.
+                return Poll::Ready(progress.take(socket, buffer, room));
+            }
+            progress.unread = ioctl_fionread(socket.as_fd())?;
+            if progress.unread > 0 {
+                let is_all = progress.unread <= room;
+                let taken = progress.take(socket, buffer, progress.unread.min(room));
+                if is_all && progress.unread == 0 {
+                    // All that was there when we looked; what came since is news that is still to be told.
+                    guard.clear_ready();
                 }
+                return Poll::Ready(taken);
+            }
+            if !guard.ready().is_read_closed() {
                 guard.clear_ready();
                 continue;
             }
-            let len = buffer
-                .remaining()
-                .min(usize::try_from(unread).unwrap_or(buffer.remaining()));
-            this.book.intend(this.consumed + len as u64);
-            let taken = take(&this.socket, buffer, len)?;
-            this.consumed += taken as u64;
-            if taken as u64 == unread {
-                // All that was there when we looked; what came since is news that is still to be told.
-                guard.clear_ready();
+            // Closed before we looked: after a FIN or a reset nothing more can have come.
+            match end(socket, progress.consumed)? {
+                Some(InputEnd::Fin) => return Poll::Ready(Ok(())),
+                Some(InputEnd::Reset) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                None => {}
             }
-            return Poll::Ready(Ok(()));
         }
+    }
+}
+
+impl Progress {
+    /// Receives up to `len` bytes, of which the kernel has said that they are there.
+    fn take(&mut self, socket: &Socket, buffer: &mut ReadBuf<'_>, len: u64) -> io::Result<()> {
+        self.book.intend(self.consumed + len);
+        let taken = receive(socket, buffer, len as usize)? as u64;
+        self.consumed += taken;
+        self.unread -= taken;
+        Ok(())
     }
 }
 
@@ -98,8 +120,7 @@ fn end(socket: &Socket, consumed: u64) -> io::Result<Option<InputEnd>> {
     }
 }
 
-/// Receives up to `len` bytes, of which the kernel has said that they are there.
-fn take(socket: &Socket, buffer: &mut ReadBuf<'_>, len: usize) -> io::Result<usize> {
+fn receive(socket: &Socket, buffer: &mut ReadBuf<'_>, len: usize) -> io::Result<usize> {
     fault::pass("read-before");
     // SAFETY: nothing in the unfilled part is de-initialized: it is only ever written to.
     #[allow(unsafe_code)]
