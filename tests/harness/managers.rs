@@ -3,7 +3,7 @@
 use super::service::{Service, program};
 use crate::support::manager::{KillMode, Kind, Unit};
 use crate::support::process::pid_of;
-use crate::support::{now, wait_for};
+use crate::support::{measured_time, now, wait_for};
 use rustix::process::{Signal, kill_process};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ crate::support::manager::under_both_managers! {
     a_restart_keeps_what_is_stored_and_a_stop_lets_it_go,
     a_dead_main_process_takes_the_others_with_it_and_its_store_is_given_to_the_next,
     what_finds_no_room_is_ignored_without_a_word,
+    a_store_of_two_thousand_is_given_to_a_process_that_may_open_twice_as_many,
     an_open_file_is_stored_once_and_removed_by_name,
     what_hangs_up_is_let_go_unless_it_is_not_polled,
     only_the_main_process_is_listened_to,
@@ -68,6 +69,23 @@ fn what_finds_no_room_is_ignored_without_a_word(kind: Kind) {
         assert_eq!(service.ask("store a b c d"), "stored");
         assert_eq!(service.manager.stored(), most);
     }
+}
+
+fn a_store_of_two_thousand_is_given_to_a_process_that_may_open_twice_as_many(kind: Kind) {
+    let settings = |unit: &mut Unit| {
+        unit.store_max = 2048;
+        unit.limit_nofile = Some(4096);
+    };
+    let Some(service) = Service::start(kind, settings) else {
+        return;
+    };
+    service.ask("store-many 2048");
+    assert_eq!(service.manager.stored(), 2048);
+    let before = now();
+    service.manager.restart().expect("restarts");
+    measured_time("a restart with 2048 descriptors", before.elapsed());
+    assert_eq!(service.manager.status(), "inherited 2048");
+    assert_eq!(service.ask("inherited").split(' ').count(), 2048);
 }
 
 fn an_open_file_is_stored_once_and_removed_by_name(kind: Kind) {

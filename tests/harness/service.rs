@@ -139,6 +139,12 @@ fn obey(line: &str, inherited: &[(String, OwnedFd)]) -> String {
         "spawn" => return spawn(rest),
         "deaf" => ignore(libc::SIGTERM),
         "store" => rest.split_whitespace().for_each(|name| store(name, &file_of(name), "")),
+        "store-many" => {
+            for number in 0..rest.parse().expect("a number") {
+                let name: u32 = number;
+                store(&name.to_string(), &file_of(&name.to_string()), "");
+            }
+        }
         "twice" => {
             let file = file_of(rest);
             store(rest, &file, "");

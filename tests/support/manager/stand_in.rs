@@ -233,6 +233,7 @@ impl Service {
     fn handle_notice(&mut self, mut notice: Notice) {
         // Its descriptor is closed with the notice, which is the answer, whoever asks.
         if notice.value("BARRIER").is_some() {
+            self.show();
             return;
         }
         let main = self.run.as_ref().map(|run| run.main().as_raw_nonzero().get() as u32);
