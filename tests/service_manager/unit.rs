@@ -11,7 +11,13 @@ use crate::support::{BOWLINE, Scratch};
 use rustix::process::{Signal, kill_process};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// A unit file as it is packaged.
+pub(crate) fn file(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
+    folder.join(name)
+}
 
 /// A running unit, and ssh that goes through it.
 pub(crate) struct Packaged {
@@ -53,8 +59,7 @@ impl Packaged {
             scratch.join("run"),
             sshd.config(),
         );
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd/bowline.service");
-        let mut unit = Unit::read(&file);
+        let mut unit = Unit::read(&file("bowline.service"));
         let path = scratch.join("bowline.toml");
         unit.command = [
             BOWLINE.as_ref(),

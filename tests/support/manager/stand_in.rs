@@ -292,7 +292,11 @@ impl Service {
         let mut fds = [PollFd::new(run.pidfd(), PollFlags::IN)];
         let main_has_ended = matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..));
         let is_over = now >= until || (main_has_ended && self.unit.kill_mode == KillMode::Mixed);
-        if run.signal_all(is_over.then_some(Signal::KILL)) > 0 || !main_has_ended {
+        let are_left = match self.unit.kill_mode {
+            KillMode::Process => false,
+            KillMode::ControlGroup | KillMode::Mixed => run.signal_all(is_over.then_some(Signal::KILL)) > 0,
+        };
+        if are_left || !main_has_ended {
             return;
         }
         self.run = None;
@@ -371,6 +375,7 @@ impl Service {
         if let Some(run) = &mut self.run {
             match signal {
                 Some(signal) if !all => run.signal_main(signal),
+                None if self.unit.kill_mode == KillMode::Process => {}
                 // A main process that has died leaves others behind, who get the signal that it missed.
                 _ => drop(run.signal_all(Some(signal.unwrap_or(Signal::TERM)))),
             }

@@ -219,6 +219,7 @@ fn drop_in(scratch: &Scratch, unit: &Unit) -> String {
     let kill_mode = match unit.kill_mode {
         KillMode::ControlGroup => "control-group",
         KillMode::Mixed => "mixed",
+        KillMode::Process => "process",
     };
     let millis = |time: Duration| format!("{}ms", time.as_millis());
     let mut text = format!(

@@ -12,9 +12,11 @@ pub enum KillMode {
     ControlGroup,
     /// The main process; the rest is killed after it.
     Mixed,
+    /// The main process; the rest is let be.
+    Process,
 }
 
-/// A unit of `Type=notify`, `NotifyAccess=main`, `Restart=always`.
+/// A unit of `Type=notify`, `NotifyAccess=main`, `Restart=always`; the real manager takes others too.
 #[derive(Clone, Debug)]
 pub struct Unit {
     /// The unit file it was read from; the real manager gets the whole of it.
@@ -66,6 +68,7 @@ impl Unit {
             kill_mode: match value(text, "KillMode") {
                 None | Some("control-group") => KillMode::ControlGroup,
                 Some("mixed") => KillMode::Mixed,
+                Some("process") => KillMode::Process,
                 Some(other) => panic!("KillMode={other}"),
             },
             limit_nofile: value(text, "LimitNOFILE").map(number),
