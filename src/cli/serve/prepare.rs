@@ -132,7 +132,8 @@ fn look_at(sshd: &SshdConfig) -> Option<Settings> {
     match sshd.settings() {
         Ok(settings) => {
             for warning in settings.warnings() {
-                warn!(mend = warning.mending_line(), "{warning}");
+                let (line, file) = (warning.mending_line(), warning.drop_in());
+                warn!(mend = line, drop_in = file, "{warning}");
             }
             Some(settings)
         }
