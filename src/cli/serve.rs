@@ -16,7 +16,7 @@ use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
 use crate::server::keeper::{Stop, WorkerInheritance};
-use crate::server::worker::{self, WorkerSetup};
+use crate::server::worker::{self, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
 
 pub(super) use self::keep::{run, run_keeper, take_over};
@@ -165,7 +165,7 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
             announce(addresses, fingerprint);
             serving.ready();
         };
-        let served = worker::serve(setup, inherited.listeners, keeper.clone(), ready).await;
+        let served = worker::serve(setup, inherited.listeners, inherited.stored, keeper.clone(), ready).await;
         if keeper.how_to_stop() == Some(Stop::HandOver) {
             keeper.hand_over().await;
         }
