@@ -97,6 +97,7 @@ fn plan(listeners: Vec<UdpSocket>, handover: Vec<u8>) -> WorkerPlan {
         store_limit: STORE_LIMIT,
         user: choose_worker_user(None).unwrap(),
         companion,
+        manager: ServiceManager::default(),
         grace: Duration::from_millis(if role.contains("impatient") { 300 } else { 30_000 }),
     }
 }
