@@ -6,7 +6,6 @@
 use super::process::pid_of;
 use super::{now, wait_for};
 use rustix::process::{Signal, kill_process};
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -62,15 +61,17 @@ impl ServerHalf {
         };
         let logs = || fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|path| path.starts_with(&self.mark));
         let is_ours = !arguments.is_empty() && (holds(&arguments) || inherits() || logs());
-        let mut words = arguments.split(|byte| *byte == 0).map(OsStr::from_bytes);
-        is_ours.then(|| {
-            words
-                .find_map(|word| match word.to_str() {
-                    Some("serve-worker") => Some(Role::Worker),
-                    Some("serve" | "serve-keeper") => Some(Role::Keeper),
-                    _ => None,
-                })
-                .unwrap_or(Role::Other)
+        let has = |word: &str| {
+            arguments
+                .split(|byte| *byte == 0)
+                .any(|argument| argument == word.as_bytes())
+        };
+        is_ours.then(|| match () {
+            () if has("serve-worker") => Role::Worker,
+            // A keeper tries out a program by asking it for help.
+            () if has("--help") => Role::Other,
+            () if has("serve") || has("serve-keeper") => Role::Keeper,
+            () => Role::Other,
         })
     }
 
