@@ -13,6 +13,8 @@ mod descriptor;
 #[cfg(debug_assertions)]
 mod fault;
 pub mod identity;
+#[cfg(target_os = "linux")]
+mod memory;
 pub mod pump;
 pub mod server;
 pub mod session;

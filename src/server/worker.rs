@@ -48,6 +48,8 @@ pub struct WorkerSetup {
     pub max_half_open: usize,
     /// Most bytes of a UDP payload; `None` is what the path takes.
     pub mtu_cap: Option<u16>,
+    /// Whether sessions outlive the worker.
+    pub vault: bool,
     /// What clients can pin.
     pub fingerprint: String,
 }

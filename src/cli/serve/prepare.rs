@@ -121,6 +121,7 @@ fn setup(
         memory_budget: bytes(settings.memory_budget),
         max_half_open: settings.max_half_open as usize,
         mtu_cap: settings.mtu_cap,
+        vault: settings.vault,
         fingerprint,
     })
 }

@@ -2,7 +2,9 @@
 
 use super::super::authority::Account;
 use super::Registry;
-use crate::pump::{Arrival, Facts, Order, Outcome, Pump, PumpParts};
+use crate::clock;
+use crate::pump::{Arrival, Facts, Order, Outcome, Pump, PumpParts, session_memory};
+use crate::session::Session;
 use crate::wire::{CloseCode, Refusal, SessionId};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -53,7 +55,7 @@ impl SessionTask {
     async fn pump(self, registry: &Registry, stream: TcpStream) -> String {
         let (input, output) = stream.into_split();
         let pump = Pump::new(PumpParts {
-            session: registry.session,
+            session: Session::new(session_memory(&registry.session)),
             input,
             output,
             pipe_closed: CloseCode::UpstreamClosed,
@@ -61,6 +63,9 @@ impl SessionTask {
             orders: self.orders,
             facts: self.facts,
             vigil: None,
+            ledger: None,
+            detached_since: clock::now(),
+            confirmed: false,
             patience: registry.limits.ttl,
             unconfirmed_patience: UNCONFIRMED,
             budget: Arc::clone(&registry.budget),
@@ -78,6 +83,7 @@ fn describe(outcome: &Outcome, ttl: Duration) -> String {
         Outcome::ClosedByPeer(_, message) => format!("closed by the client half: {message}"),
         Outcome::Unfinished => "ended without a confirmation".to_owned(),
         Outcome::Ended(why) | Outcome::Lost(why) => why.clone(),
+        Outcome::HandedOver => "handed over to a successor".to_owned(),
         Outcome::Expired => format!("no carrier came for {} s", ttl.as_secs()),
         Outcome::Desync(error) => format!("protocol error: {error}"),
     }
