@@ -10,7 +10,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 mod descriptor;
-#[cfg(debug_assertions)]
+#[cfg_attr(not(debug_assertions), path = "fault/none.rs")]
 mod fault;
 pub mod identity;
 #[cfg(target_os = "linux")]

@@ -1,6 +1,8 @@
 //! `bowline serve`: its settings, and the two processes it consists of.
 
 mod answers;
+mod before;
+mod keep;
 pub(super) mod keys;
 mod prepare;
 
@@ -14,10 +16,12 @@ use super::logging::{self, LogSettings};
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
-use crate::server::keeper::{Keeper, KeeperEnd, WorkerInheritance};
-use crate::server::worker::{self, WorkerSetup};
+use crate::server::keeper::{Stop, WorkerInheritance};
+use crate::server::worker::{self, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
 
+use self::before::Before;
+pub(super) use self::keep::{run, run_keeper, take_over};
 use super::values::{AuthWord, ByteSize, Count, ListenAddress, Target};
 
 /// One full frame must always fit: 64 KiB.
@@ -59,6 +63,8 @@ pub(crate) struct ServeSettings {
     pub(crate) max_half_open: u32,
     /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
     pub(crate) mtu_cap: Option<u16>,
+    /// Whether sessions outlive the worker. Default: true.
+    pub(crate) vault: bool,
     /// Keys that may log in to the built-in SSH server where it is the target and no other file decides. Default: those
     /// of `bowline sshd`.
     pub(crate) sshd_keys: Option<PathBuf>,
@@ -111,6 +117,7 @@ impl ServeSettings {
             max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 100),
             max_half_open: count(args.max_half_open.or(one(&table.max_half_open)), 256),
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
+            vault: !args.no_vault,
             sshd_keys: one(&context.file.sshd.authorized_keys),
             folders: context.folders()?,
         };
@@ -140,24 +147,6 @@ impl ServeSettings {
     }
 }
 
-/// Serves until it is told to stop. The keeper's side: no async runtime here.
-///
-/// # Errors
-/// It could not start, or the worker could not be kept running.
-pub(super) fn run(settings: &ServeSettings, log: &LogSettings) -> Result<(), Failure> {
-    let prepared = prepare::prepare(settings, log.as_arguments())?;
-    // From here on what the worker says belongs into the log; until here errors are for the terminal.
-    log.take_stderr();
-    let keeper =
-        Keeper::start(prepared.plan, prepared.answer).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
-    match keeper.run() {
-        Ok(KeeperEnd::Stopped) => Ok(()),
-        // The worker has said why on its stderr, which is ours.
-        Ok(KeeperEnd::WorkerGaveUp { code }) => Err(Failure::silent(code)),
-        Err(error) => Err(Failure::from_error(Exit::Internal, &error)),
-    }
-}
-
 /// The worker's side, started by the keeper with all it needs.
 ///
 /// # Errors
@@ -173,9 +162,24 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
             .control
             .connect(&tasks)
             .map_err(|error| report::cannot_start(&error))?;
-        let served = worker::serve(setup, inherited.listeners, keeper, announce).await;
+        let serving = keeper.clone();
+        let ready = |addresses: &[SocketAddr], fingerprint: &str| {
+            announce(addresses, fingerprint);
+            serving.ready();
+        };
+        let served = worker::serve(setup, inherited.listeners, inherited.stored, keeper.clone(), ready).await;
+        if keeper.how_to_stop() == Some(Stop::HandOver) {
+            keeper.hand_over().await;
+        }
         tasks.shutdown(Duration::ZERO).await;
-        served.map_err(|error| Failure::from_error(Exit::Unavailable, &error))
+        served.map_err(|error| {
+            let exit = match error {
+                // Another start may help: it is none of those codes that tell the keeper otherwise.
+                WorkerError::Vault(_) => Exit::Internal,
+                _ => Exit::Unavailable,
+            };
+            Failure::from_error(exit, &error)
+        })
     })
 }
 

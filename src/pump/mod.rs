@@ -108,6 +108,10 @@ where
     /// Runs the session to its end, and says goodbye to the peer.
     pub async fn run(mut self) -> Outcome {
         let outcome = poll_fn(|cx| self.poll(cx)).await;
+        if outcome == Outcome::HandedOver {
+            self.leave().await;
+            return outcome;
+        }
         if let Some(ledger) = &mut self.ledger {
             ledger.handle_end(&outcome);
         }
@@ -137,6 +141,17 @@ where
             Outcome::Finished if !told => Outcome::Unfinished,
             outcome => outcome,
         }
+    }
+
+    /// Says goodbye to the peer, not to the session.
+    async fn leave(mut self) {
+        if let Some(lead) = self.carriers.lead() {
+            Frame::Drain.encode(lead.outbox());
+        }
+        // What finds no room on the lead now is said by the close of it as well.
+        poll_fn(|cx| Poll::Ready(self.carriers.poll_flush(cx))).await;
+        self.carriers.close(CloseReason::ShuttingDown);
+        carrier::let_go().await;
     }
 
     fn say_close(&mut self, code: CloseCode, message: &str) {
@@ -192,6 +207,7 @@ where
     fn take_orders(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
         match self.orders.poll_recv(cx) {
             Poll::Ready(Some(Order::End(why))) => Err(Outcome::Ended(why)),
+            Poll::Ready(Some(Order::HandOver)) => Err(Outcome::HandedOver),
             Poll::Ready(Some(Order::Lost(why))) if self.session.is_output_done() => {
                 // The peer forgot a session whose end it had told us: it only missed our acknowledgement.
                 debug!(why, "the peer forgot a session that had ended");

@@ -32,6 +32,8 @@ pub enum Order {
     HangUp,
     /// End the session now, and tell the peer why.
     End(String),
+    /// Let go of the session without ending it: a successor of this process goes on with it.
+    HandOver,
     /// The peer has no such session any more, or refuses it for good: nothing can be delivered.
     Lost(String),
 }
@@ -47,6 +49,8 @@ pub enum Outcome {
     Unfinished,
     /// Ended by [`Order::End`].
     Ended(String),
+    /// Left to a successor by [`Order::HandOver`]; it goes on.
+    HandedOver,
     /// No carrier came for longer than the session's patience.
     Expired,
     /// Ended by [`Order::Lost`].

@@ -1,0 +1,120 @@
+//! What the keeper does when its worker says or asks something.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
+
+use tracing::warn;
+
+use super::{
+    Keeper, Reply,
+    companion::Companion,
+    control::{self, FromKeeper, ToKeeper},
+    holdings::may_be_kept,
+    notice::Notice,
+};
+use crate::clock;
+
+/// Requests answered before signals are looked at again.
+const REQUESTS_PER_TURN: usize = 16;
+
+impl Keeper {
+    /// Heeds what the worker has to say, up to a number of notices.
+    pub(super) fn heed_notices(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some((notice, descriptors)) = self.worker.next_notice() else {
+                return;
+            };
+            self.worker.is_alive();
+            match notice {
+                Notice::Store { name } => {
+                    let all = descriptors.len();
+                    let kept = descriptors
+                        .into_iter()
+                        .filter(|descriptor| may_be_kept(descriptor.as_fd()));
+                    let kept: Vec<_> = kept.map(Arc::new).collect();
+                    if kept.len() < all || self.holdings.put(&name, kept.clone()).is_err() {
+                        warn!(name, "the worker wants more kept than it may");
+                        continue;
+                    }
+                    let kept: Vec<_> = kept.iter().map(|descriptor| descriptor.as_fd()).collect();
+                    self.pass_on(&Notice::Store { name }, &kept);
+                }
+                Notice::Remove { name } => {
+                    self.holdings.remove(&name);
+                    self.pass_on(&Notice::Remove { name }, &[]);
+                }
+                // All before it is done here: once it is done above, nobody has what comes with it open any more.
+                Notice::Barrier => {
+                    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+                    self.pass_on(&Notice::Barrier, &descriptors);
+                }
+                Notice::Watchdog => {}
+                Notice::Ready => {
+                    self.served = true;
+                    self.worker.is_ready();
+                    if let Some(manager) = &self.manager {
+                        manager.ready(self.holdings.names());
+                    }
+                }
+                Notice::Stopping => self.renew_worker(),
+            }
+        }
+    }
+
+    fn pass_on(&self, notice: &Notice, descriptors: &[BorrowedFd<'_>]) {
+        if let Some(manager) = &self.manager {
+            manager.pass_on(notice, descriptors);
+        }
+    }
+
+    /// The worker has let go of everything that it had.
+    fn renew_worker(&mut self) {
+        if self.ending.is_some() || !self.worker.is_to_be_renewed() {
+            return self.worker.kill();
+        }
+        match self.worker.renew(&self.terms, self.inventory()) {
+            Ok(ends) => self.worker.renewed(ends, clock::now()),
+            Err(error) => {
+                warn!(%error, "cannot renew the worker");
+                self.worker.kill();
+            }
+        }
+    }
+
+    pub(super) fn answer_requests(&mut self) {
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(control) = self.worker.control() else { return };
+            let answered = match control::receive::<ToKeeper>(control) {
+                Ok(Some(ToKeeper { id, request })) => {
+                    let Reply { response, descriptor } = (self.answer)(request);
+                    let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+                    control::send_with(control, &FromKeeper::Answer { id, response }, &descriptors)
+                }
+                Ok(None) => return self.worker.close(clock::now() + self.terms.grace),
+                Err(error) => Err(error),
+            };
+            match answered {
+                Ok(()) => {}
+                // Nothing more to read; or an answer that found no room, and will be missed in time.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It is not to be trusted: it speaks another language, or does not read what it asked for.
+                Err(error) => self.worker.hang_up(&error),
+            }
+        }
+    }
+
+    /// The worker knows what to hand to a keeper that it has to raise.
+    pub(super) fn tell_of_companion(&mut self) {
+        let process = self.companion.as_ref().and_then(Companion::process);
+        let (Some(control), Some(process)) = (self.worker.control(), process) else {
+            return;
+        };
+        let message = FromKeeper::Companion { pid: process.pid() };
+        if let Err(error) = control::send_with(control, &message, &[process.as_fd()]) {
+            self.worker.hang_up(&error);
+        }
+    }
+}
