@@ -378,3 +378,6 @@ where
             .min()
     }
 }
+
+#[cfg(test)]
+mod tests;
