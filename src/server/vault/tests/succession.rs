@@ -151,13 +151,17 @@ async fn worker(client: &Client, kept: Kept, vault: &Vault, epoch: u32) -> Optio
     } = kept;
     let parts = PumpParts {
         ledger: Some(ledger),
+        // A client whose last words died with a worker does not come back for it.
+        patience: Duration::from_millis(200),
         ..parts(session, (input, output), (incoming, ordered), facts)
     };
-    match catch_panic(Pump::new(parts).run()).await {
-        Ok(outcome) => {
-            vault.forget(slot);
-            Some(outcome)
-        }
+    let life = async {
+        let outcome = Pump::new(parts).run().await;
+        vault.forget(slot);
+        outcome
+    };
+    match catch_panic(life).await {
+        Ok(outcome) => Some(outcome),
         Err(panic) => {
             assert!(panic.is::<Crashed>(), "{}", crate::tasks::panic_text(&*panic));
             None
@@ -242,15 +246,15 @@ async fn a_crash_at_any_point_loses_nothing() {
     for manners in [Manners::Ends, Manners::Waits, Manners::Resets] {
         let scene = Scene {
             manners,
-            from_sshd: 10_000,
-            from_client: 7_000,
+            from_sshd: 100_000,
+            from_client: 60_000,
         };
         for point in 1.. {
             let mut lives = [0, point].to_vec();
             let result = play(&scene, || lives.pop().unwrap_or(0)).await;
             judge(&scene, &result, &format!("crash at point {point}"));
             if result.workers == 1 {
-                assert!(point > 20, "{manners:?}: only {point} points");
+                assert!(point > 15, "{manners:?}: only {point} points");
                 break;
             }
         }
