@@ -251,12 +251,12 @@ pub(super) struct ServeArgs {
     /// Send no UDP payload longer than this
     #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
     pub(super) mtu_cap: Option<MtuCap>,
-    /// Let sessions end with the worker: for measuring what keeping them costs
-    #[arg(long, hide = true)]
-    pub(super) no_vault: bool,
     /// Go on with what the keeper at the other end of standard input held: after SIGHUP
     #[arg(long, hide = true)]
     pub(super) take_over: bool,
+    /// Let sessions end with the worker: for measuring what keeping them costs
+    #[arg(long, hide = true)]
+    pub(super) no_vault: bool,
 }
 
 /// `bowline ssh`.

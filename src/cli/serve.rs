@@ -1,6 +1,7 @@
 //! `bowline serve`: its settings, and the two processes it consists of.
 
 mod answers;
+mod before;
 mod keep;
 pub(super) mod keys;
 mod prepare;
@@ -19,6 +20,7 @@ use crate::server::keeper::{Stop, WorkerInheritance};
 use crate::server::worker::{self, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
 
+use self::before::Before;
 pub(super) use self::keep::{run, run_keeper, take_over};
 use super::values::{AuthWord, ByteSize, Count, ListenAddress, Target};
 
@@ -167,7 +169,7 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
         };
         let served = worker::serve(setup, inherited.listeners, inherited.stored, keeper.clone(), ready).await;
         if keeper.how_to_stop() == Some(Stop::HandOver) {
-            keeper.settle().await;
+            keeper.hand_over().await;
         }
         tasks.shutdown(Duration::ZERO).await;
         served.map_err(|error| {

@@ -1,12 +1,13 @@
 //! All sessions of a server half: who owns them, how many there may be, and what became of them.
 
+mod entry;
 mod restore;
 mod task;
 mod tombstones;
 
 use super::authority::{Account, refusal};
 use super::upstream::Upstream;
-use super::vault::{Identity, Slot, Tombs, Vault};
+use super::vault::{Identity, Tombs, Vault};
 use crate::carrier::{Carrier, CarrierInfo, CloseReason};
 use crate::clock;
 use crate::fault;
@@ -14,7 +15,7 @@ use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Epoch, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
-use bytes::Bytes;
+use entry::{Entry, oldest_detached};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -71,22 +72,6 @@ struct Claim {
     received: Offset,
     window: u64,
     key: Option<u8>,
-}
-
-/// One session, as others see it.
-struct Entry {
-    owner: Bytes,
-    account: Account,
-    reap_hash: [u8; 32],
-    arrivals: mpsc::Sender<Arrival>,
-    orders: mpsc::Sender<Order>,
-    facts: Arc<Facts>,
-    /// The highest epoch that was ever given the lead.
-    lead: Mutex<Epoch>,
-    /// Set once upstream is connected and a crash would not lose it any more, or why that cannot be.
-    ready: watch::Receiver<Option<Result<(), Refusal>>>,
-    /// Where it is in the vault.
-    slot: Mutex<Option<Slot>>,
 }
 
 /// How a server half leaves its sessions.
@@ -392,34 +377,6 @@ impl Registry {
     fn known(&self) -> MutexGuard<'_, Known> {
         lock(&self.known)
     }
-}
-
-impl Entry {
-    /// Whether `epoch` is above every one before it; if so it is the highest from now on.
-    fn take_lead(&self, epoch: Epoch) -> bool {
-        let mut lead = lock(&self.lead);
-        let higher = epoch > *lead;
-        if higher {
-            *lead = epoch;
-        }
-        higher
-    }
-
-    fn end(&self, why: &str) {
-        self.order(Order::End(why.to_owned()));
-    }
-
-    fn order(&self, order: Order) {
-        // A full channel holds orders to end already.
-        let _ = self.orders.try_send(order);
-    }
-}
-
-fn oldest_detached<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<&'a Arc<Entry>> {
-    let detached = entries.filter_map(|entry| Some((entry.facts.snapshot().detached_for?, entry)));
-    detached
-        .max_by_key(|(detached_for, _)| *detached_for)
-        .map(|(_, entry)| entry)
 }
 
 fn gone() -> Refusal {

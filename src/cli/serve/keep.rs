@@ -1,23 +1,35 @@
 //! The keeper's side of `bowline serve`: three ways to become one. No async runtime here.
 
+use std::time::Duration;
+
 use tracing::warn;
 
-use super::ServeSettings;
 use super::answers::Answers;
 use super::prepare::{self, Prepared};
+use super::{Before, ServeSettings};
 use crate::cli::args::{CommonArgs, ServeArgs};
 use crate::cli::logging::{self, LogSettings, Verbosity};
 use crate::cli::places::Owner;
 use crate::cli::report::{Exit, Failure};
 use crate::cli::settings::Context;
-use crate::server::keeper::{Estate, Keeper, KeeperEnd, KeeperError};
+use crate::server::keeper::{Estate, Keeper, KeeperEnd, KeeperError, ServiceManager};
+
+/// How long a keeper that cannot start leaves its service manager in peace.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Serves until it is told to stop.
 ///
 /// # Errors
 /// It could not start, or the worker could not be kept running.
 pub(in crate::cli) fn run(settings: &ServeSettings, log: &LogSettings) -> Result<(), Failure> {
-    let prepared = prepare::prepare(settings, log.as_arguments(), None)?;
+    let manager = ServiceManager::take();
+    let is_managed = manager.is_there();
+    let prepared = prepare::prepare(settings, log.as_arguments(), Before::Manager(manager)).inspect_err(|_| {
+        if is_managed {
+            // It starts us again within milliseconds, and by then nothing will have changed.
+            std::thread::sleep(PAUSE);
+        }
+    })?;
     // From here on what the worker says belongs into the log; until here errors are for the terminal.
     log.take_stderr();
     keep(Keeper::start(prepared.plan, prepared.answer))
@@ -30,8 +42,8 @@ pub(in crate::cli) fn run(settings: &ServeSettings, log: &LogSettings) -> Result
 /// There was nothing to take over, or the worker could not be kept running.
 pub(in crate::cli) fn take_over(args: ServeArgs, common: CommonArgs) -> Result<(), Failure> {
     let by_arguments = LogSettings::of_worker(&common);
-    let estate = Estate::take().map_err(|error| Failure::from_error(Exit::Usage, &error))?;
-    match read_anew(args, common, &estate) {
+    let mut estate = Estate::take().map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    match read_anew(args, common, &mut estate) {
         Ok(Prepared { plan, answer }) => keep(Keeper::go_on(estate, Some(plan), answer)),
         Err(failure) => {
             // The first one to be started stays: where the configuration could be read, it is that of the configuration.
@@ -52,12 +64,12 @@ pub(in crate::cli) fn run_keeper(log: &LogSettings) -> Result<(), Failure> {
     go_on(estate)
 }
 
-fn read_anew(args: ServeArgs, common: CommonArgs, estate: &Estate) -> Result<Prepared, Failure> {
+fn read_anew(args: ServeArgs, common: CommonArgs, estate: &mut Estate) -> Result<Prepared, Failure> {
     let context = Context::load(common, Owner::of_daemon())?;
     let settings = ServeSettings::new(args, &context)?;
     let log = context.log(Verbosity::Info);
     logging::start(&log);
-    let prepared = prepare::prepare(&settings, log.as_arguments(), Some(estate))?;
+    let prepared = prepare::prepare(&settings, log.as_arguments(), Before::Keeper(estate))?;
     log.take_stderr();
     Ok(prepared)
 }

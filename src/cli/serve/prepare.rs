@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use super::Before;
 use super::answers::{Answers, check_key_file};
 use super::keys::{host_keys, secret, statements};
 use super::{Authorizer, ServeSettings};
@@ -18,9 +19,7 @@ use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::{ListenAddress, Target};
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::HostKey;
-use crate::server::keeper::{
-    Answer, CompanionPlan, Estate, WorkerPlan, choose_worker_user, most_sessions, store_limit,
-};
+use crate::server::keeper::{Answer, CompanionPlan, WorkerPlan, choose_worker_user, most_sessions, store_limit};
 use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::server::worker::{AuthoritySetup, WorkerSetup};
 
@@ -36,15 +35,15 @@ pub(super) struct Prepared {
     pub(super) answer: Answer,
 }
 
-/// Does all that needs privileges, once. `worker_arguments` follow the worker's own. What an `estate` has already is
-/// taken from there.
+/// Does all that needs privileges, once. `worker_arguments` follow the worker's own. What there was `before` is
+/// used again.
 ///
 /// # Errors
 /// What must be there and is not: ports, keys, users.
 pub(super) fn prepare(
     settings: &ServeSettings,
     worker_arguments: Vec<OsString>,
-    estate: Option<&Estate>,
+    mut before: Before<'_>,
 ) -> Result<Prepared, Failure> {
     let user = choose_worker_user(settings.worker_user.as_deref());
     let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
@@ -64,11 +63,10 @@ pub(super) fn prepare(
     let is_sshd = matches!(settings.target, Target::Tcp { .. });
     let sshd_settings = if is_sshd { look_at(&sshd) } else { None };
     let host_keys = host_keys(settings, sshd_settings.as_ref())?;
-    let (target, companion) = target(settings, &host_keys, &worker_arguments, estate)?;
-    let sessions = sessions_that_fit(settings.max_sessions as usize);
+    let (target, companion) = target(settings, &host_keys, &worker_arguments, &before)?;
+    let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before);
     let setup = setup(settings, target, &host_keys, sshd_settings.is_some(), sessions)?;
-    let bound = estate.map_or(&[][..], Estate::listeners);
-    let listeners = Bound(bound).listen(&settings.listen, target.port())?;
+    let listeners = Bound(before.listeners()).listen(&settings.listen, target.port())?;
     let answers = Answers {
         knows_no_rules: is_sshd && knows_no_rules(&sshd),
         sshd,
@@ -90,6 +88,7 @@ pub(super) fn prepare(
         user,
         companion,
         grace: GRACE,
+        manager: before.into_manager(),
     };
     Ok(Prepared {
         plan,
@@ -110,16 +109,24 @@ fn reload_arguments(own: impl Iterator<Item = OsString>) -> Vec<OsString> {
     again.chain([TAKE_OVER.into()]).collect()
 }
 
-/// As many as wanted, unless the limit of descriptors allows fewer.
-fn sessions_that_fit(wanted: usize) -> usize {
-    let most = most_sessions();
+/// As many as wanted, unless there are too few descriptors for them, here or in a service manager's store.
+fn sessions_that_fit(wanted: usize, before: &mut Before<'_>) -> usize {
+    let most = most_sessions().min(wanted);
     if most < wanted {
         warn!(
             wanted,
-            most, "the limit of open files (LimitNOFILE, ulimit -n) allows fewer sessions"
+            most, "fewer sessions: the limit of open files (LimitNOFILE) is low"
         );
     }
-    wanted.min(most)
+    let fit = before.most_sessions(most).unwrap_or(most);
+    if fit < most {
+        warn!(
+            wanted,
+            most = fit,
+            "fewer sessions: the service manager's store (FileDescriptorStoreMax) is small"
+        );
+    }
+    fit
 }
 
 /// Whether it is certain that sshd treats nobody by address: only who may read all of its configuration knows.
@@ -132,7 +139,8 @@ fn look_at(sshd: &SshdConfig) -> Option<Settings> {
     match sshd.settings() {
         Ok(settings) => {
             for warning in settings.warnings() {
-                warn!(mend = warning.mending_line(), "{warning}");
+                let (line, file) = (warning.mending_line(), warning.drop_in());
+                warn!(mend = line, drop_in = file, "{warning}");
             }
             Some(settings)
         }
@@ -194,10 +202,10 @@ fn target(
     settings: &ServeSettings,
     host_keys: &[HostKey],
     log_arguments: &[OsString],
-    estate: Option<&Estate>,
+    before: &Before<'_>,
 ) -> Result<(SocketAddr, Option<CompanionPlan>), Failure> {
     let Target::Tcp { host, port } = &settings.target else {
-        let (address, companion) = builtin(settings, host_keys, log_arguments, estate)?;
+        let (address, companion) = builtin(settings, host_keys, log_arguments, before)?;
         return Ok((address, Some(companion)));
     };
     let found = (host.as_str(), *port).to_socket_addrs();
@@ -219,9 +227,9 @@ fn builtin(
     settings: &ServeSettings,
     host_keys: &[HostKey],
     log_arguments: &[OsString],
-    estate: Option<&Estate>,
+    before: &Before<'_>,
 ) -> Result<(SocketAddr, CompanionPlan), Failure> {
-    let listener = match estate.and_then(Estate::companion_input) {
+    let listener = match before.companion_input() {
         Some(listener) => listener.try_clone_to_owned().map(TcpListener::from),
         None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
     };

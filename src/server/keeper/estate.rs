@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     control::Stop,
+    environment,
+    manager::ManagerTerms,
     packet,
     parcel::{self, ParcelError},
     user::WorkerUser,
@@ -48,6 +50,8 @@ pub(super) struct Terms {
     pub(super) store_limit: usize,
     /// The companion's program and arguments.
     pub(super) companion: Option<(OsString, Vec<OsString>)>,
+    /// The service manager above.
+    pub(super) manager: Option<ManagerTerms>,
 }
 
 /// What a descriptor is.
@@ -245,6 +249,12 @@ impl Estate {
     /// The companion's standard input, for instance a listening socket.
     pub fn companion_input(&self) -> Option<BorrowedFd<'_>> {
         self.companion_input.as_ref().map(AsFd::as_fd)
+    }
+
+    /// How many sessions the service manager above can keep, of `wanted`; `None` if it keeps nothing.
+    pub fn most_sessions(&mut self, wanted: usize) -> Option<usize> {
+        let kept = self.stored.len() + self.listeners.len();
+        environment::most_sessions(self.terms.manager.as_mut()?, wanted, kept)
     }
 
     /// What answers are made from, as the plan had it.

@@ -1,6 +1,10 @@
 //! What the keeper does when its worker says or asks something.
 
-use std::{io, os::fd::AsFd, sync::Arc};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
 
 use tracing::warn;
 
@@ -31,20 +35,51 @@ impl Keeper {
                         .into_iter()
                         .filter(|descriptor| may_be_kept(descriptor.as_fd()));
                     let kept: Vec<_> = kept.map(Arc::new).collect();
-                    if kept.len() < all || self.holdings.put(&name, kept).is_err() {
+                    if kept.len() < all || self.holdings.put(&name, kept.clone()).is_err() {
                         warn!(name, "the worker wants more kept than it may");
+                        continue;
                     }
+                    let kept: Vec<_> = kept.iter().map(|descriptor| descriptor.as_fd()).collect();
+                    self.pass_on(&Notice::Store { name }, &kept);
                 }
                 Notice::Remove { name } => {
                     self.holdings.remove(&name);
+                    self.pass_on(&Notice::Remove { name }, &[]);
                 }
-                // All before it is done: what came with it is closed.
-                Notice::Barrier => drop(descriptors),
+                // All before it is done here: once it is done above, nobody has what comes with it open any more.
+                Notice::Barrier => {
+                    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+                    self.pass_on(&Notice::Barrier, &descriptors);
+                }
                 Notice::Watchdog => {}
                 Notice::Ready => {
                     self.served = true;
                     self.worker.is_ready();
+                    if let Some(manager) = &self.manager {
+                        manager.ready(self.holdings.names());
+                    }
                 }
+                Notice::Stopping => self.renew_worker(),
+            }
+        }
+    }
+
+    fn pass_on(&self, notice: &Notice, descriptors: &[BorrowedFd<'_>]) {
+        if let Some(manager) = &self.manager {
+            manager.pass_on(notice, descriptors);
+        }
+    }
+
+    /// The worker has let go of everything that it had.
+    fn renew_worker(&mut self) {
+        if self.ending.is_some() || !self.worker.is_to_be_renewed() {
+            return self.worker.kill();
+        }
+        match self.worker.renew(&self.terms, self.inventory()) {
+            Ok(ends) => self.worker.renewed(ends, clock::now()),
+            Err(error) => {
+                warn!(%error, "cannot renew the worker");
+                self.worker.kill();
             }
         }
     }

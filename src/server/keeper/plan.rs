@@ -4,6 +4,7 @@ use std::{ffi::OsString, io, net::UdpSocket, os::fd::OwnedFd, path::PathBuf, syn
 
 use super::{
     control::{Reply, Request},
+    environment::ServiceManager,
     estate::{Estate, RunningWorker, Terms},
     parcel::sealed_memory,
     user::WorkerUser,
@@ -42,6 +43,8 @@ pub struct WorkerPlan {
     pub companion: Option<CompanionPlan>,
     /// How long a worker that is told to end its sessions may take before it is killed.
     pub grace: Duration,
+    /// The service manager that started this program, with what it has kept.
+    pub manager: ServiceManager,
 }
 
 /// A program that runs beside the workers and outlives each of them.
@@ -98,11 +101,12 @@ pub(super) struct Settled {
     pub(super) settings: OwnedFd,
     pub(super) listeners: Vec<UdpSocket>,
     pub(super) companion: Option<CompanionPlan>,
+    /// What was kept for the worker.
+    pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
 }
 
 /// What somebody held beside it.
 pub(super) struct Heirloom {
-    pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
     pub(super) companion: Option<(u32, OwnedFd)>,
     pub(super) worker: Option<RunningWorker>,
     pub(super) lobby: Option<OwnedFd>,
@@ -121,9 +125,9 @@ impl Settled {
             settings: estate.settings,
             listeners: estate.listeners,
             companion,
+            stored: estate.stored,
         };
         let heirloom = Heirloom {
-            stored: estate.stored,
             companion: estate.companion,
             worker: estate.worker,
             lobby: estate.lobby,
@@ -139,9 +143,11 @@ impl Settled {
         if terms.companion.is_none() {
             terms.companion = old.terms.companion;
         }
+        terms.manager = old.terms.manager;
         Self {
             terms,
             companion,
+            stored: old.stored,
             ..self
         }
     }
@@ -175,10 +181,12 @@ impl WorkerPlan {
                 privileged: rustix::process::geteuid().is_root(),
                 store_limit: self.store_limit,
                 companion,
+                manager: self.manager.terms,
             },
             settings: sealed_memory("bowline-worker-settings", &self.handover).map_err(KeeperError::Prepare)?,
             listeners: self.listeners,
             companion: self.companion,
+            stored: self.manager.stored,
         })
     }
 }

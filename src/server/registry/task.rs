@@ -2,7 +2,8 @@
 
 use super::super::authority::{chain, refusal};
 use super::super::vault::{Identity, Kept, RecoveredSession};
-use super::{Entry, Registry, lock};
+use super::entry::Entry;
+use super::{Registry, lock};
 use crate::clock;
 use crate::fault;
 use crate::pump::{Arrival, Ledger, Order, Outcome, Pump, PumpParts, session_memory};
