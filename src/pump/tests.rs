@@ -3,6 +3,7 @@ use crate::carrier::memory;
 use crate::session::{PipeCounts, RingMemory, Session, SessionConfig, SessionMemory, Snapshot as SessionSnapshot};
 use crate::wire::{Epoch, Offset};
 use bytes::{Bytes, BytesMut};
+use std::ops::Range;
 use std::io;
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -253,7 +254,7 @@ impl RingMemory for Watched {
         &mut self.bytes
     }
 
-    fn release(&mut self) {
+    fn release(&mut self, _range: Range<usize>) {
         self.given_back.lock().unwrap().push(self.book.last().session);
     }
 }
