@@ -85,18 +85,19 @@ impl Crash {
     }
 }
 
-/// Panics in the Nth session that this process opens, if that is the fault asked for.
-pub(crate) fn panic_in_session() {
-    static OPENED: AtomicU64 = AtomicU64::new(0);
-    let opened = OPENED.fetch_add(1, Ordering::Relaxed) + 1;
+/// Panics in the middle of the Nth session that this process has, if that is the fault asked for.
+pub(crate) async fn panic_in_session() {
+    static SESSIONS: AtomicU64 = AtomicU64::new(0);
+    let count = SESSIONS.fetch_add(1, Ordering::Relaxed) + 1;
     let fault = std::env::var("BOWLINE_FAULT").unwrap_or_default();
-    if fault
+    let asked = fault
         .strip_prefix("panic-session=")
-        .and_then(|count| count.parse().ok())
-        == Some(opened)
-    {
+        .and_then(|asked| asked.parse().ok());
+    if asked == Some(count) {
+        tokio::time::sleep(Duration::from_millis(300)).await;
         panic!("on purpose");
     }
+    std::future::pending().await
 }
 
 /// Whether the demo's file is to be damaged.
