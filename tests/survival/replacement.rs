@@ -64,7 +64,7 @@ fn a_broken_configuration_is_said_and_changes_nothing_and_a_mended_one_counts() 
     signal(keeper, Signal::HUP);
     let said = || {
         let log = house.serve.log();
-        let said = log.lines().skip(lines).any(|line| line.contains("max-sessions"));
+        let said = log.lines().skip(lines).any(|line| line.contains("bowline.toml, line 2"));
         said.then_some(())
     };
     assert!(wait_for(LIMIT, said).is_some(), "the error is logged: {}", house.logs());
