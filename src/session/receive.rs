@@ -191,6 +191,15 @@ impl ReceiveBuffer {
         self.closed_after_end
     }
 
+    /// Bytes that the peer sent.
+    pub(super) fn taken(&self) -> u64 {
+        self.received.get()
+    }
+
+    pub(super) fn memory_held(&self) -> usize {
+        self.ring.memory_held()
+    }
+
     pub(super) fn is_memory_idle(&self) -> bool {
         self.ring.is_memory_idle()
     }

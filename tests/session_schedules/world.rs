@@ -150,7 +150,7 @@ impl World {
         }
         let may_crash = me == SERVER && self.crashes > 0;
         match self.chance.below(100) {
-            0..44 | 84..87 if may_crash => self.round(),
+            0..44 | 83..86 if may_crash => self.round(),
             0..12 => {
                 let most = self.chance.amount(70_000);
                 self.halves[me].write(most, false);
@@ -163,11 +163,11 @@ impl World {
                 self.halves[me].take(most, self.now, false);
             }
             30..44 => self.transmit(me),
-            44..66 => self.pass(),
-            66..84 => self.read(me),
-            84..87 => self.halves[me].note_facts(),
-            87..90 => self.arrive(me),
-            90..93 => self.tally.heard_again += u64::from(self.halves[me].hear_again(&mut self.chance)),
+            44..65 => self.pass(),
+            65..83 => self.read(me),
+            83..86 => self.halves[me].note_facts(),
+            86..89 => self.arrive(me),
+            89..93 => self.tally.heard_again += u64::from(self.halves[me].hear_again(&mut self.chance)),
             93 => self.suspect(),
             94 => self.call_off(),
             95..98 => self.cut(),
