@@ -87,7 +87,11 @@ mod tests {
         assert_eq!(greedy.grant(0, 4 << 20, 0), 1 << 20);
         assert_eq!(greedy.grant(1 << 20, 1, 0), 0);
         assert!(greedy.is_refused());
-        assert_eq!(greedy.grant(1 << 20, 4, 3), 3, "memory that it holds already costs nothing");
+        assert_eq!(
+            greedy.grant(1 << 20, 4, 3),
+            3,
+            "memory that it holds already costs nothing"
+        );
         assert_eq!(modest.grant(0, 1 << 20, 0), FLOOR);
         drop(greedy);
         assert_eq!(budget.used(), 0);
