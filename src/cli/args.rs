@@ -67,6 +67,9 @@ pub(super) enum Command {
     /// The worker of `bowline serve`, started by its keeper
     #[command(hide = true)]
     ServeWorker,
+    /// Another keeper of `bowline serve`, raised by its worker
+    #[command(hide = true)]
+    ServeKeeper,
 }
 
 /// What every command takes, before or after its name.
@@ -248,6 +251,9 @@ pub(super) struct ServeArgs {
     /// Send no UDP payload longer than this
     #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
     pub(super) mtu_cap: Option<MtuCap>,
+    /// Go on with what the keeper at the other end of standard input held: after SIGHUP
+    #[arg(long, hide = true)]
+    pub(super) take_over: bool,
 }
 
 /// `bowline ssh`.

@@ -71,20 +71,16 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             block_on(runtime::Builder::new_current_thread(), proxy::run(settings))
         }
         Command::Serve(args) => {
+            if args.take_over {
+                return serve::take_over(*args, cli.common);
+            }
             let context = Context::load(cli.common, Owner::of_daemon())?;
             let settings = serve::ServeSettings::new(*args, &context)?;
             start_log(&context, Verbosity::Info);
             serve::run(&settings, &context.log(Verbosity::Info))
         }
-        Command::ServeWorker => {
-            // The keeper's stderr is where the log goes, whatever the environment says.
-            let common = args::CommonArgs {
-                config: None,
-                log_file: None,
-                ..cli.common
-            };
-            serve::run_worker(&LogSettings::of_worker(&common))
-        }
+        Command::ServeWorker => serve::run_worker(&LogSettings::of_worker(&cli.common)),
+        Command::ServeKeeper => serve::run_keeper(&LogSettings::of_worker(&cli.common)),
         Command::Ssh(args) => Err(ssh::run(*args, cli.common)),
         Command::Sshd(args) => {
             let context = Context::load(cli.common, Owner::of_daemon())?;

@@ -1,6 +1,7 @@
 //! `bowline serve`: its settings, and the two processes it consists of.
 
 mod answers;
+mod keep;
 pub(super) mod keys;
 mod prepare;
 
@@ -14,10 +15,11 @@ use super::logging::{self, LogSettings};
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
-use crate::server::keeper::{Keeper, KeeperEnd, WorkerInheritance};
+use crate::server::keeper::{Stop, WorkerInheritance};
 use crate::server::worker::{self, WorkerSetup};
 use crate::tasks::Tasks;
 
+pub(super) use self::keep::{run, run_keeper, take_over};
 use super::values::{AuthWord, ByteSize, Count, ListenAddress, Target};
 
 /// One full frame must always fit: 64 KiB.
@@ -140,24 +142,6 @@ impl ServeSettings {
     }
 }
 
-/// Serves until it is told to stop. The keeper's side: no async runtime here.
-///
-/// # Errors
-/// It could not start, or the worker could not be kept running.
-pub(super) fn run(settings: &ServeSettings, log: &LogSettings) -> Result<(), Failure> {
-    let prepared = prepare::prepare(settings, log.as_arguments())?;
-    // From here on what the worker says belongs into the log; until here errors are for the terminal.
-    log.take_stderr();
-    let keeper =
-        Keeper::start(prepared.plan, prepared.answer).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
-    match keeper.run() {
-        Ok(KeeperEnd::Stopped) => Ok(()),
-        // The worker has said why on its stderr, which is ours.
-        Ok(KeeperEnd::WorkerGaveUp { code }) => Err(Failure::silent(code)),
-        Err(error) => Err(Failure::from_error(Exit::Internal, &error)),
-    }
-}
-
 /// The worker's side, started by the keeper with all it needs.
 ///
 /// # Errors
@@ -173,7 +157,15 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
             .control
             .connect(&tasks)
             .map_err(|error| report::cannot_start(&error))?;
-        let served = worker::serve(setup, inherited.listeners, keeper, announce).await;
+        let serving = keeper.clone();
+        let ready = |addresses: &[SocketAddr], fingerprint: &str| {
+            announce(addresses, fingerprint);
+            serving.ready();
+        };
+        let served = worker::serve(setup, inherited.listeners, keeper.clone(), ready).await;
+        if keeper.how_to_stop() == Some(Stop::HandOver) {
+            keeper.settle().await;
+        }
         tasks.shutdown(Duration::ZERO).await;
         served.map_err(|error| Failure::from_error(Exit::Unavailable, &error))
     })

@@ -1,11 +1,13 @@
 //! What the keeper answers its worker: what `sshd -T` says of two addresses, and the open file of keys.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::cli::report::{self, Failure};
@@ -14,10 +16,23 @@ use crate::server::keeper::{Answer, Difference, Reply, Request, Response};
 use crate::server::sshd_config::{Connection, SshdConfig};
 
 /// What answers are made from.
+#[derive(Debug, PartialEq)]
 pub(super) struct Answers {
     pub(super) sshd: SshdConfig,
     /// `--authorized-keys`.
     pub(super) key_file: Option<PathBuf>,
+    /// sshd had no rules by address when the configuration was read: what a keeper without root's rights goes by, that
+    /// cannot ask sshd.
+    pub(super) knows_no_rules: bool,
+}
+
+/// The same in a form for another keeper; paths need not be Unicode.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    binary: OsString,
+    config: Option<OsString>,
+    key_file: Option<OsString>,
+    knows_no_rules: bool,
 }
 
 /// That the file of keys can be read now. What is in it is for the worker to parse.
@@ -31,6 +46,30 @@ pub(super) fn check_key_file(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 impl Answers {
+    /// As bytes for a keeper that follows.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let written = Written {
+            binary: self.sshd.binary.clone().into(),
+            config: self.sshd.config.clone().map(PathBuf::into),
+            key_file: self.key_file.clone().map(PathBuf::into),
+            knows_no_rules: self.knows_no_rules,
+        };
+        serde_json::to_vec(&written).expect("plain values can be written")
+    }
+
+    /// From the bytes of the keeper before.
+    pub(super) fn decode(bytes: &[u8]) -> serde_json::Result<Answers> {
+        let written: Written = serde_json::from_slice(bytes)?;
+        Ok(Answers {
+            sshd: SshdConfig {
+                binary: written.binary.into(),
+                config: written.config.map(PathBuf::from),
+            },
+            key_file: written.key_file.map(PathBuf::from),
+            knows_no_rules: written.knows_no_rules,
+        })
+    }
+
     pub(super) fn into_answer(self) -> Answer {
         Box::new(move |request| match request {
             Request::LoopbackMatch {
@@ -40,10 +79,39 @@ impl Answers {
                 local_port,
             } => {
                 let local = SocketAddr::new(local_address, local_port);
-                compare_rules(&self.sshd, &user, real_address, local).into()
+                self.compare_rules(&user, real_address, local).into()
             }
             Request::OpenKeyFile => open(self.key_file.as_deref()),
         })
+    }
+
+    fn compare_rules(&self, user: &str, real: IpAddr, local: SocketAddr) -> Response {
+        let from = |address| Connection { user, address, local };
+        let comparison = match self.sshd.compare(from(real), from(local.ip())) {
+            Ok(comparison) => comparison,
+            Err(_) if self.knows_no_rules && !rustix::process::geteuid().is_root() => {
+                return Response::LoopbackMatch {
+                    differences: Vec::new(),
+                };
+            }
+            Err(error) => {
+                warn!(%error, "sshd -T gives no answer");
+                return Response::Unavailable;
+            }
+        };
+        let line = comparison
+            .lines
+            .first()
+            .map(|line| format!("{} ({}:{})", line.text, line.path.display(), line.line));
+        let differences = comparison.differences.into_iter().map(|difference| Difference {
+            keyword: difference.keyword,
+            real: difference.real.join(" "),
+            loopback: difference.loopback.join(" "),
+            match_line: line.clone(),
+        });
+        Response::LoopbackMatch {
+            differences: differences.collect(),
+        }
     }
 }
 
@@ -64,26 +132,20 @@ fn open(key_file: Option<&Path>) -> Reply {
     }
 }
 
-fn compare_rules(sshd: &SshdConfig, user: &str, real: IpAddr, local: SocketAddr) -> Response {
-    let from = |address| Connection { user, address, local };
-    let comparison = match sshd.compare(from(real), from(local.ip())) {
-        Ok(comparison) => comparison,
-        Err(error) => {
-            warn!(%error, "sshd -T gives no answer");
-            return Response::Unavailable;
-        }
-    };
-    let line = comparison
-        .lines
-        .first()
-        .map(|line| format!("{} ({}:{})", line.text, line.path.display(), line.line));
-    let differences = comparison.differences.into_iter().map(|difference| Difference {
-        keyword: difference.keyword,
-        real: difference.real.join(" "),
-        loopback: difference.loopback.join(" "),
-        match_line: line.clone(),
-    });
-    Response::LoopbackMatch {
-        differences: differences.collect(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_keeper_reads_what_was_written() {
+        let answers = || Answers {
+            sshd: SshdConfig {
+                binary: "/usr/sbin/sshd".into(),
+                config: Some("/etc/ssh/sshd_config".into()),
+            },
+            key_file: Some("/etc/bowline/keys".into()),
+            knows_no_rules: true,
+        };
+        assert_eq!(Answers::decode(&answers().encode()).expect("as written"), answers());
     }
 }

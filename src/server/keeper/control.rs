@@ -1,31 +1,17 @@
-//! What keeper and worker say to each other: one message per packet of a Unix socket.
+//! What keeper and worker ask and tell each other: one message per packet.
 //!
-//! The keeper trusts its worker little: fixed limits, and whatever is not understood ends the worker. Descriptors for
-//! the vault will travel here as well.
+//! The keeper trusts its worker little: fixed limits, and whatever is not understood ends the worker. What is kept for
+//! the worker travels beside, on a connection of its own ([`Notice`](super::notice::Notice)).
 
 use std::{
     io,
-    mem::MaybeUninit,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::{
-    io::{IoSlice, IoSliceMut},
-    net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-    },
-};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::MOST_LISTENERS;
-
-/// Most bytes in a message. A list of differences has some hundred; a socket's buffer takes several of these.
-const MOST_BYTES: usize = 32 * 1024;
-
-/// The settings and the listening sockets.
-const MOST_DESCRIPTORS: usize = MOST_LISTENERS + 1;
+use super::packet;
 
 /// What a worker may ask of its keeper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,17 +79,6 @@ pub struct Difference {
     pub match_line: Option<String>,
 }
 
-/// The first message to a worker; with it come the settings and the listening sockets.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Greeting {
-    pub(super) version: u32,
-    /// Whether the worker must find itself without root's privileges.
-    pub(super) unprivileged: bool,
-}
-
-/// Of this very protocol. Differs only when the program was replaced between fork and exec.
-pub(super) const VERSION: u32 = 2;
-
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ToKeeper {
     pub(super) id: u64,
@@ -117,24 +92,22 @@ pub(super) enum FromKeeper {
         id: u64,
         response: Response,
     },
-    /// End gracefully: soon there is another worker, or none.
-    Stop,
+    /// End gracefully.
+    Stop(Stop),
+    /// The companion was started anew; what watches its process comes with this.
+    Companion {
+        /// Its process id.
+        pid: u32,
+    },
 }
 
-/// The two ends of a control socket.
-pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?)
-}
-
-/// Whether it can be the worker's end of a control socket.
-pub(super) fn is_control(fd: BorrowedFd<'_>) -> bool {
-    rustix::net::sockopt::socket_domain(fd).is_ok_and(|domain| domain == AddressFamily::UNIX)
-        && rustix::net::sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::SEQPACKET)
+/// How a worker is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stop {
+    /// Another worker follows: leave the sessions to it.
+    HandOver,
+    /// There will be none: end the sessions.
+    End,
 }
 
 /// Sends a message, without waiting for room.
@@ -147,18 +120,7 @@ pub(super) fn send(fd: impl AsFd, message: &impl Serialize) -> io::Result<()> {
 
 /// Sends a message with descriptors.
 pub(super) fn send_with(fd: impl AsFd, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
-    if bytes.len() > MOST_BYTES || descriptors.len() > MOST_DESCRIPTORS {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    rustix::io::retry_on_intr(|| rustix::net::sendmsg(&fd, &[IoSlice::new(&bytes)], &mut ancillary, flags))?;
-    Ok(())
+    packet::send(fd, &serde_json::to_vec(message)?, descriptors)
 }
 
 /// Takes the next message, without waiting for one; `None` at the end.
@@ -175,30 +137,17 @@ pub(super) fn receive<T: DeserializeOwned>(fd: impl AsFd) -> io::Result<Option<T
 
 /// Takes the next message with its descriptors.
 pub(super) fn receive_with<T: DeserializeOwned>(fd: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; MOST_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(&fd, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)
-    })?;
-    let rights = ancillary.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    let descriptors: Vec<OwnedFd> = rights.flatten().collect();
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(io::ErrorKind::InvalidData.into());
+    match packet::receive(fd)? {
+        Some((bytes, descriptors)) => Ok(Some((serde_json::from_slice(&bytes)?, descriptors))),
+        None => Ok(None),
     }
-    // No message of ours is empty.
-    if received.bytes == 0 {
-        return Ok(None);
-    }
-    Ok(Some((serde_json::from_slice(&bytes[..received.bytes])?, descriptors)))
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::SendFlags;
+
+    use super::packet::{MOST_BYTES, pair};
     use super::*;
 
     #[test]

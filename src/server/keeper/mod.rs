@@ -1,25 +1,39 @@
-//! The keeper: holds what needs privilege, starts the worker and keeps it running.
+//! The keeper: holds what needs privilege and what must outlive a worker, starts the worker and keeps it running.
 //!
-//! It parses nothing from the network and has neither an async runtime nor threads: one loop over signals and the
-//! worker's control socket. Everything a worker needs is made once, before the first one starts, and handed to
-//! each: a worker may die at any moment and the next goes on with the same sockets and keys.
+//! It parses nothing from the network and has neither an async runtime nor threads: one loop over signals, the worker's
+//! process and its two connections. Everything a worker needs is handed to each: settings and listening sockets, made
+//! once, and all that the worker before wanted kept. A worker may die at any moment and the next goes on.
 
+mod client;
+mod companion;
 mod control;
+mod estate;
+mod heed;
+mod holdings;
+mod inheritance;
+mod limits;
+mod link;
+mod notice;
 mod pace;
+mod packet;
+mod parcel;
+mod plan;
 mod process;
+mod reload;
 mod signals;
+mod store;
 #[cfg(test)]
 mod tests;
 mod user;
+mod watchdog;
+mod wire;
 mod worker;
 
 use std::{
-    ffi::OsString,
     io,
     net::UdpSocket,
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rustix::{
@@ -29,66 +43,34 @@ use rustix::{
 use tracing::{info, warn};
 
 pub use self::{
-    control::{Difference, Reply, Request, Response},
+    client::{KeeperClient, RequestError},
+    control::{Difference, Reply, Request, Response, Stop},
+    estate::{Estate, EstateError},
+    inheritance::{Control, InheritanceError, WorkerInheritance},
+    limits::{most_sessions, store_limit},
+    plan::{Answer, CompanionPlan, KeeperError, MOST_HANDOVER, MOST_LISTENERS, WorkerPlan},
+    store::{Store, StoreError},
     user::{WorkerUser, WorkerUserError, choose_worker_user},
-    worker::{Control, InheritanceError, KeeperClient, RequestError, WorkerInheritance},
 };
 use self::{
-    control::{FromKeeper, ToKeeper},
-    process::{Companion, Handover, Worker},
+    companion::Companion,
+    estate::{Inventory, Role, Terms},
+    holdings::Holdings,
+    plan::Settled,
+    process::OwnProgram,
     signals::{Signal, Signals},
+    worker::Worker,
 };
 use crate::clock;
 
-/// Most listening sockets; the kernel passes 253 descriptors in one message (SCM_MAX_FD, unix(7)).
-pub const MOST_LISTENERS: usize = 64;
-
-/// Most bytes of settings and keys handed to a worker.
-pub const MOST_HANDOVER: usize = 16 * 1024 * 1024;
-
-/// Exit codes by which a worker says that another start would not help either: sysexits' usage, unavailable,
-/// no permission, configuration. Any other end, a panic or a signal is answered by a new worker.
+/// Exit codes by which the first worker says that another start would not help either: sysexits' usage, unavailable,
+/// no permission, configuration. Any other end, and any after one has served, is answered by a new worker.
 pub const FINAL_EXIT_CODES: [i32; 4] = [64, 69, 77, 78];
 
-/// Requests answered before signals are looked at again.
-const REQUESTS_PER_TURN: usize = 16;
+/// Notices heeded before signals are looked at again.
+const NOTICES_PER_TURN: usize = 1024;
 
-/// What to run, and what with.
-#[derive(Debug)]
-pub struct WorkerPlan {
-    /// The worker's program, usually this one. Looked up anew for each worker, so that a reload takes the one that is
-    /// on disk then.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub args: Vec<OsString>,
-    /// Bound sockets, at most [`MOST_LISTENERS`]. Datagrams wait in them while a worker is replaced.
-    pub listeners: Vec<UdpSocket>,
-    /// Settings, keys and statements, opaque here, at most [`MOST_HANDOVER`]. Never on disk, in arguments or in the
-    /// environment.
-    pub handover: Vec<u8>,
-    /// Whom the worker runs as; `None` is the keeper's own user.
-    pub user: Option<WorkerUser>,
-    /// A second program to keep running, as the keeper's own user: the built-in SSH server.
-    pub companion: Option<CompanionPlan>,
-    /// How long a worker that is told to stop may take before it is killed.
-    pub grace: Duration,
-}
-
-/// A program that runs beside the workers and outlives each of them.
-#[derive(Debug)]
-pub struct CompanionPlan {
-    /// The program.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub args: Vec<OsString>,
-    /// Its standard input, for instance a listening socket; `None` is `/dev/null`.
-    pub stdin: Option<OwnedFd>,
-}
-
-/// Answers a worker's request. It runs in the keeper's loop, which does nothing else meanwhile.
-pub type Answer = Box<dyn FnMut(Request) -> Reply>;
-
-/// How the keeper ended. No process of its is left in either case.
+/// How the keeper ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeeperEnd {
     /// It was told to by SIGTERM or SIGINT.
@@ -100,48 +82,21 @@ pub enum KeeperEnd {
     },
 }
 
-/// Why there is no worker.
-#[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
-    /// More sockets than can be handed over.
-    #[error("{given} listening sockets, at most {MOST_LISTENERS} can be handed to the worker")]
-    TooManyListeners {
-        /// How many there are.
-        given: usize,
-    },
-    /// More settings than can be handed over.
-    #[error("{given} bytes of settings, at most {MOST_HANDOVER} can be handed to the worker")]
-    HandoverTooLarge {
-        /// How many there are.
-        given: usize,
-    },
-    /// What every worker gets could not be prepared.
-    #[error("cannot prepare the worker's settings")]
-    Prepare(#[source] io::Error),
-    /// Signals could not be caught, or another keeper in this process catches them.
-    #[error("cannot catch signals")]
-    Signals(#[source] io::Error),
-    /// The first worker, or the companion, could not be started.
-    #[error("cannot start {program}")]
-    Start {
-        /// The program.
-        program: PathBuf,
-        /// What starting it failed with.
-        source: io::Error,
-    },
-    /// The kernel refused to wait for events.
-    #[error("cannot wait for the worker")]
-    Wait(#[source] io::Error),
-}
-
 /// Runs workers until it is told to stop: SIGTERM or SIGINT stop it gracefully, a second one at once; SIGHUP
-/// replaces the worker.
+/// reloads.
 pub struct Keeper {
+    terms: Terms,
+    settings: OwnedFd,
+    listeners: Vec<UdpSocket>,
+    holdings: Holdings,
     worker: Worker,
+    /// Whether a worker has served.
+    served: bool,
     companion: Option<Companion>,
+    lobby: Option<OwnedFd>,
     answer: Answer,
     signals: Signals,
-    grace: Duration,
+    program: OwnProgram,
     ending: Option<KeeperEnd>,
 }
 
@@ -151,34 +106,84 @@ impl Keeper {
     /// # Errors
     /// See [`KeeperError`].
     pub fn start(plan: WorkerPlan, answer: Answer) -> Result<Self, KeeperError> {
-        if plan.listeners.len() > MOST_LISTENERS {
-            return Err(KeeperError::TooManyListeners {
-                given: plan.listeners.len(),
-            });
-        }
-        if plan.handover.len() > MOST_HANDOVER {
-            return Err(KeeperError::HandoverTooLarge {
-                given: plan.handover.len(),
-            });
-        }
-        let handover = Handover::new(&plan.handover, plan.listeners).map_err(KeeperError::Prepare)?;
-        let signals = Signals::catch().map_err(KeeperError::Signals)?;
+        let settled = plan.settle()?;
         let now = clock::now();
-        let companion = plan.companion.map(|plan| Companion::start(plan, now)).transpose()?;
-        let worker = Worker::start(plan.program, plan.args, plan.user, handover, now)?;
+        let holdings = Holdings::new(settled.terms.store_limit);
+        let mut keeper = Self::new(settled, holdings, answer, now)?;
+        keeper.start_worker(now).map_err(|source| KeeperError::Start {
+            program: keeper.terms.program.clone().into(),
+            source,
+        })?;
+        Ok(keeper)
+    }
+
+    /// Goes on with what another keeper held. With a plan, the worker is replaced by one that goes by it; without, all
+    /// stays as it was.
+    ///
+    /// # Errors
+    /// See [`KeeperError`].
+    pub fn go_on(estate: Estate, plan: Option<WorkerPlan>, answer: Answer) -> Result<Self, KeeperError> {
+        let now = clock::now();
+        let is_changed = plan.is_some();
+        let (old, heirloom) = Settled::of(estate);
+        let has_rights = !old.terms.privileged || rustix::process::geteuid().is_root();
+        if !has_rights {
+            warn!(
+                "this keeper was raised by its worker and is not root: ports, host keys and sshd's settings stay as they \
+                 are until bowline serve is started anew"
+            );
+            // It has read what its user must not show to others of that name.
+            let hidden = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+            hidden.map_err(|error| KeeperError::Prepare(error.into()))?;
+        }
+        let mut settled = match plan {
+            Some(plan) => plan.settle()?.after(old),
+            None => old,
+        };
+        let companion = settled.companion.take();
+        let holdings = Holdings::of(heirloom.stored, settled.terms.store_limit);
+        let mut keeper = Self::new(settled, holdings, answer, now)?;
+        keeper.companion = companion.map(|plan| Companion::go_on(plan, heirloom.companion, has_rights, now));
+        keeper.lobby = heirloom.lobby;
+        keeper.served = true;
+        if let Some(running) = heirloom.worker {
+            keeper.worker.go_on(running, now);
+        }
+        if is_changed {
+            keeper.worker.stop(Stop::HandOver, keeper.terms.grace, now);
+        }
+        info!(
+            kept = keeper.holdings.names(),
+            worker = keeper.worker_pid(),
+            "keeper goes on"
+        );
+        Ok(keeper)
+    }
+
+    fn new(settled: Settled, holdings: Holdings, answer: Answer, now: Instant) -> Result<Self, KeeperError> {
+        limits::raise_descriptor_limit();
+        let signals = Signals::catch().map_err(KeeperError::Signals)?;
+        let program = || OwnProgram::open().map_err(KeeperError::Prepare);
+        let companion = settled.companion.map(|plan| Companion::start(plan, now)).transpose()?;
         Ok(Self {
-            worker,
+            terms: settled.terms,
+            settings: settled.settings,
+            listeners: settled.listeners,
+            holdings,
+            worker: Worker::none(program()?, now),
+            served: false,
             companion,
+            lobby: None,
             answer,
             signals,
-            grace: plan.grace,
+            program: program()?,
             ending: None,
         })
     }
 
     /// The process id of the worker, while there is one.
     pub fn worker_pid(&self) -> Option<u32> {
-        self.worker.pid()
+        self.worker.process().map(process::Process::pid)
     }
 
     /// Keeps the worker running until the end.
@@ -194,20 +199,27 @@ impl Keeper {
                 return Ok(end);
             }
             self.start_what_is_due(now);
-            self.wait(now).map_err(KeeperError::Wait)?;
+            self.wait(clock::now()).map_err(KeeperError::Wait)?;
             for signal in self.signals.take() {
                 self.handle_signal(signal);
             }
+            self.heed_notices(NOTICES_PER_TURN);
             self.answer_requests();
+            self.kill_what_hangs(clock::now());
         }
     }
 
     fn nothing_runs(&self) -> bool {
-        self.worker.pid().is_none() && self.companion.as_ref().is_none_or(Companion::has_ended)
+        self.worker.process().is_none() && self.companion.as_ref().is_none_or(Companion::has_ended)
     }
 
     fn reap(&mut self, now: Instant) {
-        let gave_up = self.worker.reap(now).filter(|code| FINAL_EXIT_CODES.contains(code));
+        if self.worker.has_ended() {
+            // What it wanted kept is for the next one.
+            self.heed_notices(usize::MAX);
+        }
+        let code = self.worker.reap(now).flatten();
+        let gave_up = code.filter(|code| FINAL_EXIT_CODES.contains(code) && !self.served);
         if let Some(code) = gave_up.filter(|_| self.ending.is_none()) {
             warn!(code, "the worker cannot work, not starting another");
             self.ending = Some(KeeperEnd::WorkerGaveUp { code });
@@ -215,30 +227,65 @@ impl Keeper {
         if let Some(companion) = &mut self.companion {
             companion.reap(now);
             // After the worker: its sessions may still have bytes for the companion.
-            if self.ending.is_some() && self.worker.pid().is_none() {
-                companion.stop(now + self.grace);
+            if self.ending.is_some() && self.worker.process().is_none() {
+                companion.stop(now + self.terms.grace);
             }
         }
     }
 
     fn start_what_is_due(&mut self, now: Instant) {
-        self.worker.kill_if_overdue(now);
-        if let Some(companion) = &mut self.companion {
-            companion.kill_if_overdue(now);
-            companion.start_if_due(now);
+        if let Some(companion) = &mut self.companion
+            && companion.start_if_due(now)
+        {
+            self.tell_of_companion();
         }
-        if self.ending.is_none() {
-            self.worker.start_if_due(now);
+        if self.ending.is_none()
+            && self.worker.is_due(now)
+            && let Err(error) = self.start_worker(now)
+        {
+            self.worker.failed(&error, now);
         }
     }
 
-    /// Until a signal, a request or the next deadline.
+    fn start_worker(&mut self, now: Instant) -> io::Result<()> {
+        let started = self.worker.start(&self.terms, self.inventory())?;
+        self.worker.started(started, now);
+        Ok(())
+    }
+
+    /// Everything but the worker.
+    fn inventory(&self) -> Inventory<'_> {
+        let mut inventory = Inventory::new(&self.terms);
+        inventory.add(Role::Settings, &self.settings);
+        for listener in &self.listeners {
+            inventory.add(Role::Listener, listener);
+        }
+        for (name, descriptor) in self.holdings.iter() {
+            inventory.add(Role::Stored(name.to_owned()), &**descriptor);
+        }
+        if let Some(companion) = &self.companion {
+            companion.list(&mut inventory);
+        }
+        if let Some(lobby) = &self.lobby {
+            inventory.add(Role::Lobby, lobby);
+        }
+        inventory
+    }
+
+    fn kill_what_hangs(&mut self, now: Instant) {
+        self.worker.kill_if_needed(now);
+        if let Some(companion) = &mut self.companion {
+            companion.kill_if_overdue(now);
+        }
+    }
+
+    /// Until a signal, an end, a request, a notice or the next deadline.
     fn wait(&self, now: Instant) -> io::Result<()> {
         // At the end there is no next worker to be started at its time.
         let worker = self
             .worker
             .deadline()
-            .filter(|_| self.ending.is_none() || self.worker.pid().is_some());
+            .filter(|_| self.ending.is_none() || self.worker.process().is_some());
         let deadlines = [worker, self.companion.as_ref().and_then(Companion::deadline)];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             let wait = deadline.saturating_duration_since(now);
@@ -247,12 +294,18 @@ impl Keeper {
                 tv_nsec: wait.subsec_nanos() as _,
             }
         });
-        let mut fds = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
-        fds.extend(
-            self.worker
-                .control()
-                .map(|control| PollFd::from_borrowed_fd(control, PollFlags::IN)),
-        );
+        let processes = [
+            self.worker.process(),
+            self.companion.as_ref().and_then(Companion::process),
+        ];
+        let sources = [Some(self.signals.as_fd()), self.worker.control(), self.worker.notify()];
+        let sources = sources
+            .into_iter()
+            .chain(processes.map(|process| process.map(AsFd::as_fd)));
+        let mut fds: Vec<_> = sources
+            .flatten()
+            .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
+            .collect();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -260,18 +313,14 @@ impl Keeper {
     }
 
     fn handle_signal(&mut self, signal: Signal) {
-        let deadline = clock::now() + self.grace;
+        let (now, grace) = (clock::now(), self.terms.grace);
         match signal {
-            // Whose child ended is seen by asking.
-            Signal::Child => {}
-            Signal::Reload => {
-                info!("replacing the worker");
-                self.worker.stop(deadline);
-            }
+            Signal::Reload if self.ending.is_some() => {}
+            Signal::Reload => self.reload(now),
             Signal::Stop if self.ending.is_none() => {
                 info!("stopping");
                 self.ending = Some(KeeperEnd::Stopped);
-                self.worker.stop(deadline);
+                self.worker.stop(Stop::End, grace, now);
             }
             Signal::Stop => {
                 warn!("told to stop again: killing what is left");
@@ -281,26 +330,18 @@ impl Keeper {
         }
     }
 
-    fn answer_requests(&mut self) {
-        for _ in 0..REQUESTS_PER_TURN {
-            let Some(control) = self.worker.control() else { return };
-            let answered = match control::receive::<ToKeeper>(control) {
-                Ok(Some(ToKeeper { id, request })) => {
-                    let Reply { response, descriptor } = (self.answer)(request);
-                    let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
-                    control::send_with(control, &FromKeeper::Answer { id, response }, &descriptors)
-                }
-                Ok(None) => return self.worker.close(clock::now() + self.grace),
-                Err(error) => Err(error),
-            };
-            match answered {
-                Ok(()) => {}
-                // Nothing more to read; or an answer that found no room, and will be missed in time.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // It is not to be trusted: it speaks another language, or does not read what it asked for.
-                Err(error) => self.worker.hang_up(&error),
-            }
-        }
+    /// Becomes the program that is on disk by now, which reads everything anew and replaces the worker.
+    fn reload(&mut self, now: Instant) {
+        let has_rights = !self.terms.privileged || rustix::process::geteuid().is_root();
+        let Some(args) = self.terms.reload_args.clone().filter(|_| has_rights) else {
+            info!("replacing the worker, by the settings there are");
+            return self.worker.stop(Stop::HandOver, self.terms.grace, now);
+        };
+        info!("reloading");
+        let mut inventory = self.inventory();
+        self.worker.list(&mut inventory);
+        let error = reload::become_new(&inventory, &self.terms, &args, &self.program, &self.signals);
+        warn!("reload failed: {error}, going on with the old settings");
     }
 }
 

@@ -15,9 +15,10 @@ pub(super) enum Signal {
     Stop,
     /// SIGHUP.
     Reload,
-    /// SIGCHLD.
-    Child,
 }
+
+/// What is caught.
+const CAUGHT: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
 /// Caught signals. Once caught, they stay caught until the process ends.
 pub(super) struct Signals {
@@ -33,7 +34,7 @@ impl Signals {
     pub(super) fn catch() -> io::Result<Self> {
         let (caught, note) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         NOTE.set(note).map_err(|_| io::ErrorKind::AlreadyExists)?;
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD] {
+        for signal in CAUGHT {
             // SAFETY: the handler is async-signal-safe (see there) and stays valid for the life of the process.
             #[allow(unsafe_code)]
             let before = unsafe { libc::signal(signal, handle as extern "C" fn(libc::c_int) as libc::sighandler_t) };
@@ -41,7 +42,27 @@ impl Signals {
                 return Err(io::Error::last_os_error());
             }
         }
+        // A keeper that has become this one by exec held them until now.
+        mask(libc::SIG_UNBLOCK)?;
         Ok(Self { caught })
+    }
+
+    /// From here on they wait, also through an exec, until somebody catches them.
+    pub(super) fn hold(&self) -> io::Result<()> {
+        mask(libc::SIG_BLOCK)?;
+        for signal in self.take() {
+            let number = match signal {
+                Signal::Stop => rustix::process::Signal::TERM,
+                Signal::Reload => rustix::process::Signal::HUP,
+            };
+            rustix::process::kill_process(rustix::process::getpid(), number)?;
+        }
+        Ok(())
+    }
+
+    /// They are caught again.
+    pub(super) fn release(&self) -> io::Result<()> {
+        mask(libc::SIG_UNBLOCK)
     }
 
     /// What was caught since the last time.
@@ -66,9 +87,25 @@ impl Signal {
         match number {
             libc::SIGTERM | libc::SIGINT => Some(Self::Stop),
             libc::SIGHUP => Some(Self::Reload),
-            libc::SIGCHLD => Some(Self::Child),
             _ => None,
         }
+    }
+}
+
+fn mask(how: libc::c_int) -> io::Result<()> {
+    // SAFETY: a set of signals is plain memory, emptied before it is used.
+    #[allow(unsafe_code)]
+    let error = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in CAUGHT {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut())
+    };
+    match error {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }
 

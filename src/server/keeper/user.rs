@@ -4,6 +4,8 @@
 
 use std::{fs, io};
 
+use serde::{Deserialize, Serialize};
+
 /// Where system users are.
 const PASSWD: &str = "/etc/passwd";
 
@@ -14,7 +16,7 @@ const USUAL: [&str; 2] = ["bowline", "nobody"];
 const OVERFLOW: u32 = 65534;
 
 /// An unprivileged user of this system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerUser {
     name: String,
     uid: u32,

@@ -1,319 +1,232 @@
-//! The worker's side: what it inherits from its keeper, and how it asks and hears from it.
+//! The keeper's view of its worker: the present one, or when to start the next.
 
 use std::{
-    collections::HashMap,
-    fs::File,
     io,
-    net::UdpSocket,
-    os::fd::{AsFd, OwnedFd},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
     },
-    time::Duration,
+    process::Stdio,
+    time::{Duration, Instant},
 };
 
-use rustix::{
-    fs::{Mode, OFlags, SealFlags},
-    net::{AddressFamily, SocketType},
-    process::{DumpableBehavior, Resource},
-};
-use tokio::{
-    io::Interest,
-    sync::{Semaphore, oneshot},
-};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
-use zeroize::Zeroizing;
+use tracing::{error, info, warn};
 
 use super::{
-    MOST_HANDOVER, Reply, Request,
-    control::{self, FromKeeper, Greeting, ToKeeper},
+    control::{self, FromKeeper, Stop},
+    estate::{Inventory, Role, RunningWorker, Terms},
+    notice::Notice,
+    packet,
+    process::{Life, OwnProgram, Process},
+    watchdog::Watchdog,
 };
-use crate::{descriptor::Pollable, tasks::Tasks};
 
-/// Requests under way at once; the rest wait. The keeper answers one after the other.
-const MOST_REQUESTS: usize = 16;
+/// How long a worker may take to leave its sessions to the next. What it does not manage is as after a crash.
+const HAND_OVER_GRACE: Duration = Duration::from_secs(2);
 
-/// The keeper answers in milliseconds; this long means that it hangs.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What the keeper gave this process.
-#[derive(Debug)]
-pub struct WorkerInheritance {
-    /// The bound sockets, in the order of the plan.
-    pub listeners: Vec<UdpSocket>,
-    /// The settings of the plan, byte for byte. Secret: wiped when dropped.
-    pub handover: Zeroizing<Vec<u8>>,
-    /// The way to the keeper.
-    pub control: Control,
-}
-
-/// Why this process cannot be a worker.
-#[derive(Debug, thiserror::Error)]
-pub enum InheritanceError {
-    /// Standard input is no control socket.
-    #[error("a worker is started by its keeper, not by hand")]
-    NotStartedByKeeper,
-    /// Program and keeper are of versions that do not understand each other.
-    #[error("the keeper speaks version {keeper} of its protocol, this program version {ours}")]
-    Version {
-        /// The keeper's.
-        keeper: u32,
-        /// This program's.
-        ours: u32,
-    },
-    /// What came is not what a keeper gives.
-    #[error("descriptor {index} from the keeper is not what it should be")]
-    Descriptor {
-        /// Its place; the settings have 0, the sockets follow.
-        index: usize,
-    },
-    /// The process still has root's rights though it should not.
-    #[error("the worker still has the rights of root")]
-    Privileged,
-    /// A system call failed.
-    #[error("cannot take over from the keeper")]
-    Io(#[from] io::Error),
-}
-
-impl WorkerInheritance {
-    /// Takes everything over from standard input, where `/dev/null` is left, and gives up what a worker must not have:
-    /// new privileges through exec, ambient capabilities, and (if it was root's to give) core dumps and
-    /// debuggers that would show its keys to others of the same user.
-    ///
-    /// To be called before there is a second thread: privileges belong to threads.
-    ///
-    /// # Errors
-    /// See [`InheritanceError`].
-    pub fn take() -> Result<Self, InheritanceError> {
-        let stdin = rustix::stdio::stdin();
-        if !control::is_control(stdin) {
-            return Err(InheritanceError::NotStartedByKeeper);
-        }
-        let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3).map_err(io::Error::from)?;
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        null.and_then(rustix::stdio::dup2_stdin).map_err(io::Error::from)?;
-        let received = control::receive_with::<Greeting>(&socket)?;
-        let (greeting, descriptors) = received.ok_or(InheritanceError::NotStartedByKeeper)?;
-        if greeting.version != control::VERSION {
-            return Err(InheritanceError::Version {
-                keeper: greeting.version,
-                ours: control::VERSION,
-            });
-        }
-        give_up_privileges(greeting.unprivileged)?;
-        raise_descriptor_limit();
-        // For ps(1): it may have been started by way of a descriptor, whose number would be its name.
-        rustix::thread::set_name(c"bowline-worker").map_err(io::Error::from)?;
-        let mut descriptors = descriptors.into_iter().enumerate();
-        let (_, settings) = descriptors.next().ok_or(InheritanceError::Descriptor { index: 0 })?;
-        let handover = read_settings(settings)?;
-        let listeners = descriptors
-            .map(|(index, fd)| udp_socket(index, fd))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            listeners,
-            handover,
-            control: Control(socket),
-        })
-    }
-}
-
-/// The worker's end of the control socket, not in use yet.
-#[derive(Debug)]
-pub struct Control(OwnedFd);
-
-impl Control {
-    /// Puts it to use: a task listens to the keeper.
-    ///
-    /// Must be called in a tokio runtime with I/O and time enabled.
-    ///
-    /// # Errors
-    /// What registering the socket failed with.
-    pub(crate) fn connect(self, tasks: &Tasks) -> io::Result<KeeperClient> {
-        let link = Arc::new(Link {
-            fd: Pollable::new(self.0, Interest::READABLE | Interest::WRITABLE)?,
-            waiting: Mutex::new(Some(HashMap::new())),
-            next_id: AtomicU64::new(0),
-            slots: Semaphore::new(MOST_REQUESTS),
-            stop: CancellationToken::new(),
-        });
-        tasks.spawn("keeper link", listen(Arc::clone(&link), tasks.token()));
-        Ok(KeeperClient(link))
-    }
-}
-
-/// Asks the keeper, and hears when to stop.
-#[derive(Debug, Clone)]
-pub struct KeeperClient(Arc<Link>);
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// The keeper is gone.
-    #[error("the keeper is gone")]
-    Gone,
-    /// The keeper did not answer in time.
-    #[error("the keeper did not answer within {ANSWER_TIMEOUT:?}")]
-    Timeout,
-    /// The request could not be sent; `InvalidInput` means that it is too long.
-    #[error("cannot ask the keeper")]
-    Send(#[source] io::Error),
-}
-
-impl KeeperClient {
-    /// Asks, and waits for the answer.
-    ///
-    /// # Errors
-    /// See [`RequestError`].
-    pub async fn request(&self, request: Request) -> Result<Reply, RequestError> {
-        let asked = tokio::time::timeout(ANSWER_TIMEOUT, self.0.ask(request)).await;
-        asked.unwrap_or(Err(RequestError::Timeout))
-    }
-
-    /// Cancelled when the keeper asks the worker to stop, or is gone.
-    pub fn stop_token(&self) -> CancellationToken {
-        self.0.stop.clone()
-    }
-}
+/// A new worker reads what it gets at once; longer than this means that it died.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
-struct Link {
-    fd: Pollable,
-    /// Who waits for which answer; `None` once the keeper is gone.
-    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
-    next_id: AtomicU64,
-    slots: Semaphore,
-    stop: CancellationToken,
+pub(super) struct Worker {
+    program: OwnProgram,
+    life: Life,
+    control: Option<OwnedFd>,
+    notify: Option<OwnedFd>,
+    asked: Option<Stop>,
+    watchdog: Watchdog,
 }
 
-impl Link {
-    async fn ask(&self, request: Request) -> Result<Reply, RequestError> {
-        let _slot = self.slots.acquire().await.map_err(|_| RequestError::Gone)?;
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
-        self.with_waiting(|waiting| waiting.insert(id, answer))
-            .ok_or(RequestError::Gone)?;
-        let _forget = Forget { link: self, id };
-        let message = ToKeeper { id, request };
-        let sent = self
-            .fd
-            .async_io(Interest::WRITABLE, |fd| control::send(fd, &message))
-            .await;
-        sent.map_err(RequestError::Send)?;
-        answered.await.map_err(|_| RequestError::Gone)
+impl Worker {
+    /// None yet: one is due.
+    pub(super) fn none(program: OwnProgram, now: Instant) -> Self {
+        Self {
+            program,
+            life: Life::new(now),
+            control: None,
+            notify: None,
+            asked: None,
+            watchdog: Watchdog::new(now),
+        }
     }
 
-    fn with_waiting<T>(&self, act: impl FnOnce(&mut HashMap<u64, oneshot::Sender<Reply>>) -> T) -> Option<T> {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_mut()
-            .map(act)
+    /// One that somebody else has started, and that serves.
+    pub(super) fn go_on(&mut self, running: RunningWorker, now: Instant) {
+        self.begin(Process::of_another(running.pid, running.process), now);
+        (self.control, self.notify) = (Some(running.control), Some(running.notify));
+        self.is_ready();
+        if let Some(stop) = running.asked {
+            self.asked = Some(stop);
+            self.life.ask_to_end(now + HAND_OVER_GRACE);
+        }
     }
 
-    fn handle_message(&self, message: FromKeeper, descriptor: Option<OwnedFd>) {
-        match message {
-            FromKeeper::Stop => {
-                info!("the keeper asks to stop");
-                self.stop.cancel();
-            }
-            FromKeeper::Answer { id, response } => {
-                let waiting = self.with_waiting(|waiting| waiting.remove(&id)).flatten();
-                let reply = Reply { response, descriptor };
-                if waiting.and_then(|answer| answer.send(reply).ok()).is_none() {
-                    debug!(id, "an answer that nobody waits for any more");
-                }
+    /// Starts one with everything in `inventory`.
+    pub(super) fn start(&self, terms: &Terms, inventory: Inventory<'_>) -> io::Result<(Process, OwnedFd, OwnedFd)> {
+        let (control, theirs) = packet::pair()?;
+        let (notify, their_notify) = packet::pair()?;
+        let mut command = self.program.command();
+        // In a process group of its own: a terminal's Ctrl-C is for the keeper, which then stops the worker in order.
+        command
+            .arg0(&terms.program)
+            .args(&terms.worker_args)
+            .stdin(Stdio::from(theirs))
+            .process_group(0);
+        if let Some(user) = &terms.user {
+            // For root, std drops the supplementary groups as well, and the kernel all capabilities.
+            command.uid(user.uid()).gid(user.gid());
+        }
+        let process = Process::of_child(command.spawn()?)?;
+        let mut inventory = inventory;
+        inventory.add(Role::Notify, &their_notify);
+        if let Err(error) = inventory.send(&control, PATIENCE) {
+            process.signal(rustix::process::Signal::KILL);
+            return Err(error);
+        }
+        Ok((process, control, notify))
+    }
+
+    /// It was started.
+    pub(super) fn started(&mut self, (process, control, notify): (Process, OwnedFd, OwnedFd), now: Instant) {
+        info!(pid = process.pid(), "worker started");
+        self.begin(process, now);
+        (self.control, self.notify) = (Some(control), Some(notify));
+    }
+
+    fn begin(&mut self, process: Process, now: Instant) {
+        self.life.begin(process, now);
+        self.asked = None;
+        self.watchdog = Watchdog::new(now);
+    }
+
+    /// It could not be started.
+    pub(super) fn failed(&mut self, error: &io::Error, now: Instant) {
+        warn!(%error, "cannot start the worker");
+        self.life.failed(now);
+    }
+
+    pub(super) fn list<'a>(&'a self, inventory: &mut Inventory<'a>) {
+        let (Some(process), Some(control), Some(notify)) = (self.life.process(), &self.control, &self.notify) else {
+            return;
+        };
+        let (pid, asked) = (process.pid(), self.asked);
+        inventory.add(Role::WorkerProcess { pid, asked }, process);
+        inventory.add(Role::WorkerControl, control);
+        inventory.add(Role::Notify, notify);
+    }
+
+    pub(super) fn process(&self) -> Option<&Process> {
+        self.life.process()
+    }
+
+    /// Our end, while the worker is spoken with.
+    pub(super) fn control(&self) -> Option<BorrowedFd<'_>> {
+        self.control.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Where its notices come from.
+    pub(super) fn notify(&self) -> Option<BorrowedFd<'_>> {
+        self.notify.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.life.is_due(now)
+    }
+
+    /// When to look after it at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let watch = self.life.process().map(|_| self.watchdog.deadline());
+        self.life.deadline().into_iter().chain(watch).min()
+    }
+
+    /// Its next notice with what came with it; `None` for now, or for ever.
+    pub(super) fn next_notice(&mut self) -> Option<(Notice, Vec<OwnedFd>)> {
+        loop {
+            match packet::receive(self.notify.as_ref()?) {
+                Ok(Some((text, descriptors))) => match Notice::of(&text) {
+                    Some(notice) => return Some((notice, descriptors)),
+                    None => warn!("the worker notifies of something unknown"),
+                },
+                Ok(None) => self.notify = None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) => error!(%error, "something that the worker wants kept is lost"),
             }
         }
     }
 
-    /// Whoever waits for an answer learns that there will be none.
-    fn close(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.stop.cancel();
+    pub(super) fn is_alive(&mut self) {
+        self.watchdog.heard();
     }
-}
 
-/// A request that is given up is waited for no longer.
-struct Forget<'a> {
-    link: &'a Link,
-    id: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.link.with_waiting(|waiting| waiting.remove(&self.id));
+    pub(super) fn is_ready(&mut self) {
+        self.watchdog.heard();
+        self.life.is_ready();
     }
-}
 
-async fn listen(link: Arc<Link>, token: CancellationToken) {
-    let read = || {
-        link.fd
-            .async_io(Interest::READABLE, |fd| control::receive_with::<FromKeeper>(fd))
-    };
-    loop {
-        match token.run_until_cancelled(read()).await {
-            None => break,
-            Some(Ok(Some((message, descriptors)))) => link.handle_message(message, descriptors.into_iter().next()),
-            Some(Ok(None)) => {
-                warn!("the keeper is gone: stopping");
-                break;
-            }
-            Some(Err(error)) => {
-                warn!(%error, "lost the connection with the keeper: stopping");
-                break;
-            }
+    /// Whether it has ended; its exit code, if it ended without being asked to. Everything it had to say must have
+    /// been heard before.
+    pub(super) fn reap(&mut self, now: Instant) -> Option<Option<i32>> {
+        let ended = self.life.reap(now)?;
+        (self.control, self.notify) = (None, None);
+        match self.life.was_asked() {
+            true => info!(%ended, "worker ended"),
+            false => warn!(%ended, "worker died"),
+        }
+        Some(ended.code.filter(|_| !self.life.was_asked()))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.life
+            .process()
+            .is_some_and(|process| process.has_ended(Duration::ZERO))
+    }
+
+    /// Asks it to end, and kills it when it takes too long. Does nothing if it was asked already, but that a hand-over
+    /// becomes an end.
+    pub(super) fn stop(&mut self, stop: Stop, grace: Duration, now: Instant) {
+        let deadline = match stop {
+            Stop::HandOver => now + HAND_OVER_GRACE.min(grace),
+            Stop::End => now + grace,
+        };
+        let is_first = self.life.ask_to_end(deadline);
+        let is_other = self.life.process().is_some() && self.asked == Some(Stop::HandOver) && stop == Stop::End;
+        if !is_first && !is_other {
+            return;
+        }
+        self.asked = Some(stop);
+        if let Some(Err(error)) = self
+            .control
+            .as_ref()
+            .map(|control| control::send(control, &FromKeeper::Stop(stop)))
+        {
+            self.hang_up(&error);
         }
     }
-    link.close();
-}
 
-fn give_up_privileges(unprivileged: bool) -> Result<(), InheritanceError> {
-    use rustix::{process, thread};
-    thread::set_no_new_privs(true).map_err(io::Error::from)?;
-    thread::clear_ambient_capability_set().map_err(io::Error::from)?;
-    if unprivileged {
-        if process::getuid().is_root() || process::geteuid().is_root() || process::getegid().is_root() {
-            return Err(InheritanceError::Privileged);
+    /// It has closed its end: it is about to end, and is killed if it does not.
+    pub(super) fn close(&mut self, deadline: Instant) {
+        self.control = None;
+        self.life.end_by(deadline);
+    }
+
+    /// Ends what cannot be spoken with.
+    pub(super) fn hang_up(&mut self, error: &io::Error) {
+        warn!(%error, "the worker does not keep to the protocol: killed");
+        self.control = None;
+        self.kill();
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.life.kill();
+    }
+
+    /// Kills it if it is overdue, or hangs.
+    pub(super) fn kill_if_needed(&mut self, now: Instant) {
+        self.life.kill_if_overdue(now);
+        if self.life.process().is_some() && self.watchdog.is_silent(now) {
+            warn!("the worker hangs: killed");
+            self.kill();
+            self.watchdog = Watchdog::new(now);
         }
-        process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)?;
-    }
-    Ok(())
-}
-
-/// A session takes a descriptor or two; the usual soft limit of 1024 is there for programs that use select(2).
-fn raise_descriptor_limit() {
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
-        debug!(%error, "cannot raise the limit of descriptors");
-    }
-}
-
-fn read_settings(fd: OwnedFd) -> Result<Zeroizing<Vec<u8>>, InheritanceError> {
-    use std::os::unix::fs::FileExt;
-    let sealed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    let is_sealed = rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(sealed));
-    let memory = File::from(fd);
-    let length = memory.metadata()?.len() as usize;
-    if !is_sealed || length > MOST_HANDOVER {
-        return Err(InheritanceError::Descriptor { index: 0 });
-    }
-    let mut settings = Zeroizing::new(vec![0; length]);
-    // Not by the file's position: that is shared with the keeper and every worker to come.
-    memory.read_exact_at(&mut settings, 0)?;
-    Ok(settings)
-}
-
-fn udp_socket(index: usize, fd: OwnedFd) -> Result<UdpSocket, InheritanceError> {
-    use rustix::net::sockopt::{socket_domain, socket_type};
-    let is_inet =
-        socket_domain(fd.as_fd()).is_ok_and(|domain| matches!(domain, AddressFamily::INET | AddressFamily::INET6));
-    let is_udp = socket_type(fd.as_fd()).is_ok_and(|kind| kind == SocketType::DGRAM);
-    match is_inet && is_udp {
-        true => Ok(fd.into()),
-        false => Err(InheritanceError::Descriptor { index }),
     }
 }

@@ -1,9 +1,11 @@
 //! The lines of sshd's configuration that look at a client's address.
 //!
-//! For messages only: what the configuration *means* is for `sshd -T` to say. Files that cannot be read are passed over.
+//! For messages, and to know that there are none: what the configuration *means* is for `sshd -T` to say. Files that
+//! cannot be read are passed over, and it is told that there were some.
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::identity::authorized_keys::wildcard;
@@ -44,26 +46,39 @@ impl fmt::Display for MatchLine {
     }
 }
 
-/// All such lines of the configuration file and what it includes, in sshd's order.
-pub(super) fn find(config: &Path) -> Vec<MatchLine> {
+/// What was found.
+pub(super) struct Found {
+    /// In sshd's order.
+    pub(super) lines: Vec<MatchLine>,
+    /// Whether everything could be read.
+    pub(super) is_whole: bool,
+}
+
+/// All such lines of the configuration file and what it includes.
+pub(super) fn find(config: &Path) -> Found {
     let mut search = Search::default();
     search.file(config, 0);
-    search.found
+    Found {
+        lines: search.found,
+        is_whole: !search.passed_over,
+    }
 }
 
 #[derive(Default)]
 struct Search {
     files: usize,
     found: Vec<MatchLine>,
+    passed_over: bool,
 }
 
 impl Search {
     fn file(&mut self, path: &Path, depth: usize) {
         self.files += 1;
-        if self.files > MAX_FILES || depth > MAX_DEPTH {
+        let content = fs::read(path).ok();
+        let Some(content) = content.filter(|_| self.files <= MAX_FILES && depth <= MAX_DEPTH) else {
+            self.passed_over = true;
             return;
-        }
-        let Ok(content) = fs::read(path) else { return };
+        };
         for (line, text) in (1..).zip(String::from_utf8_lossy(&content).lines()) {
             let text = text.trim();
             let words = words(text);
@@ -71,8 +86,9 @@ impl Search {
                 continue;
             };
             match keyword.to_ascii_lowercase().as_str() {
-                "include" => arguments.iter().flat_map(|pattern| expand(pattern)).for_each(|path| {
-                    self.file(&path, depth + 1);
+                "include" => arguments.iter().for_each(|pattern| match expand(pattern) {
+                    Some(paths) => paths.iter().for_each(|path| self.file(path, depth + 1)),
+                    None => self.passed_over = true,
                 }),
                 keyword if by_address(keyword, arguments) => self.found.push(MatchLine {
                     path: path.to_owned(),
@@ -89,7 +105,7 @@ fn by_address(keyword: &str, arguments: &[&str]) -> bool {
     match keyword {
         "match" => arguments
             .iter()
-            .any(|word| CRITERIA.contains(&word.to_ascii_lowercase().as_str())),
+            .any(|word| CRITERIA.contains(&word.trim_start_matches('!').to_ascii_lowercase().as_str())),
         "allowusers" | "denyusers" => arguments.iter().any(|pattern| pattern.contains('@')),
         _ => false,
     }
@@ -105,17 +121,23 @@ fn words(text: &str) -> Vec<&str> {
     words.filter(|word| !word.is_empty()).collect()
 }
 
-/// The files that a pattern names. Wildcards only in the last part of the path, as in `sshd_config.d/*.conf`.
-fn expand(pattern: &str) -> Vec<PathBuf> {
+/// The files that a pattern names; `None` where that cannot be told. Wildcards only in the last part of the path, as
+/// in `sshd_config.d/*.conf`.
+fn expand(pattern: &str) -> Option<Vec<PathBuf>> {
     let path = Path::new(SSH_FOLDER).join(pattern);
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
-        return Vec::new();
-    };
-    if !name.contains(['*', '?']) {
-        return vec![path];
+    let (folder, name) = (path.parent()?, path.file_name()?.to_str()?);
+    let is_wild = |text: &str| text.contains(['*', '?', '[']);
+    if name.contains('[') || is_wild(folder.to_str()?) {
+        return None;
     }
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
+    if !is_wild(name) {
+        // sshd passes over what is not there, too.
+        return Some(path.exists().then_some(path).into_iter().collect());
+    }
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(Vec::new()),
+        Err(_) => return None,
     };
     let fits = |file: &String| wildcard(file, name) && !file.starts_with('.');
     let names = entries
@@ -123,7 +145,7 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
         .filter_map(|entry| entry.file_name().into_string().ok());
     let mut files: Vec<_> = names.filter(fits).map(|name| folder.join(name)).collect();
     files.sort();
-    files
+    Some(files)
 }
 
 #[cfg(test)]
@@ -143,7 +165,9 @@ mod tests {
             path("d").display()
         );
         fs::write(path("main"), main).unwrap();
-        let found: Vec<_> = find(&path("main")).iter().map(ToString::to_string).collect();
+        let found = find(&path("main"));
+        assert!(found.is_whole);
+        let found: Vec<_> = found.lines.iter().map(ToString::to_string).collect();
         let expected = [
             format!("{}:1: DenyUsers eve eve@10.*", path("d/10-a.conf").display()),
             format!("{}:1: match=user bob ADDRESS 10.0.0.0/8", path("d/20-b.conf").display()),
@@ -158,6 +182,26 @@ mod tests {
         let path = folder.path().join("main");
         let line = format!("Include {}\n", path.display());
         fs::write(&path, line.repeat(3)).unwrap();
-        assert_eq!(find(&path), []);
+        assert_eq!(find(&path).lines, []);
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_followed_leaves_a_doubt() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        assert!(!find(&path("missing")).is_whole);
+        for (text, is_whole) in [
+            (
+                "Port 22\nInclude /nonexistent/*.conf /nonexistent/file\n".to_owned(),
+                true,
+            ),
+            (format!("Include {}/*/x.conf\n", folder.path().display()), false),
+            (format!("Include {}/[a-z].conf\n", folder.path().display()), false),
+            (format!("Include {}\n", path("folder").display()), false),
+        ] {
+            fs::create_dir_all(path("folder")).unwrap();
+            fs::write(path("main"), &text).unwrap();
+            assert_eq!(find(&path("main")).is_whole, is_whole, "{text}");
+        }
     }
 }

@@ -47,7 +47,7 @@ const COSMETIC: [&str; 9] = [
 ];
 
 /// An sshd and its configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshdConfig {
     /// The program, by its absolute path. Default `/usr/sbin/sshd`.
     pub binary: PathBuf,
@@ -171,7 +171,18 @@ impl SshdConfig {
     /// The lines of the configuration that treat clients by their address, as far as its files can be read.
     #[must_use]
     pub fn address_lines(&self) -> Vec<MatchLine> {
-        match_lines::find(self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG)))
+        match_lines::find(self.file()).lines
+    }
+
+    /// Whether it is certain that no line treats clients by their address: every file could be read.
+    #[must_use]
+    pub fn has_no_address_rules(&self) -> bool {
+        let found = match_lines::find(self.file());
+        found.is_whole && found.lines.is_empty()
+    }
+
+    fn file(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))
     }
 
     fn dump(&self, connection: Option<(Connection<'_>, &str)>) -> Result<Settings, SshdConfigError> {

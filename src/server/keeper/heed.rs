@@ -1,0 +1,85 @@
+//! What the keeper does when its worker says or asks something.
+
+use std::{io, os::fd::AsFd, sync::Arc};
+
+use tracing::warn;
+
+use super::{
+    Keeper, Reply,
+    companion::Companion,
+    control::{self, FromKeeper, ToKeeper},
+    holdings::may_be_kept,
+    notice::Notice,
+};
+use crate::clock;
+
+/// Requests answered before signals are looked at again.
+const REQUESTS_PER_TURN: usize = 16;
+
+impl Keeper {
+    /// Heeds what the worker has to say, up to a number of notices.
+    pub(super) fn heed_notices(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some((notice, descriptors)) = self.worker.next_notice() else {
+                return;
+            };
+            self.worker.is_alive();
+            match notice {
+                Notice::Store { name } => {
+                    let all = descriptors.len();
+                    let kept = descriptors
+                        .into_iter()
+                        .filter(|descriptor| may_be_kept(descriptor.as_fd()));
+                    let kept: Vec<_> = kept.map(Arc::new).collect();
+                    if kept.len() < all || self.holdings.put(&name, kept).is_err() {
+                        warn!(name, "the worker wants more kept than it may");
+                    }
+                }
+                Notice::Remove { name } => {
+                    self.holdings.remove(&name);
+                }
+                // All before it is done: what came with it is closed.
+                Notice::Barrier => drop(descriptors),
+                Notice::Watchdog => {}
+                Notice::Ready => {
+                    self.served = true;
+                    self.worker.is_ready();
+                }
+            }
+        }
+    }
+
+    pub(super) fn answer_requests(&mut self) {
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(control) = self.worker.control() else { return };
+            let answered = match control::receive::<ToKeeper>(control) {
+                Ok(Some(ToKeeper { id, request })) => {
+                    let Reply { response, descriptor } = (self.answer)(request);
+                    let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+                    control::send_with(control, &FromKeeper::Answer { id, response }, &descriptors)
+                }
+                Ok(None) => return self.worker.close(clock::now() + self.terms.grace),
+                Err(error) => Err(error),
+            };
+            match answered {
+                Ok(()) => {}
+                // Nothing more to read; or an answer that found no room, and will be missed in time.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It is not to be trusted: it speaks another language, or does not read what it asked for.
+                Err(error) => self.worker.hang_up(&error),
+            }
+        }
+    }
+
+    /// The worker knows what to hand to a keeper that it has to raise.
+    pub(super) fn tell_of_companion(&mut self) {
+        let process = self.companion.as_ref().and_then(Companion::process);
+        let (Some(control), Some(process)) = (self.worker.control(), process) else {
+            return;
+        };
+        let message = FromKeeper::Companion { pid: process.pid() };
+        if let Err(error) = control::send_with(control, &message, &[process.as_fd()]) {
+            self.worker.hang_up(&error);
+        }
+    }
+}

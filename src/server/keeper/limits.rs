@@ -1,0 +1,57 @@
+//! How many descriptors a process may have, and how many sessions that makes.
+
+use rustix::process::Resource;
+use tracing::debug;
+
+/// A session's share in the worker, which has the most: its connection to sshd, its memory, its timer.
+const PER_SESSION: usize = 3;
+
+/// What is needed besides: sockets, questions to sshd (at most 16 at a time), handshakes, log files, the runtime.
+const RESERVE: usize = 256;
+
+/// The descriptors kept for a session.
+pub(super) const KEPT_PER_SESSION: usize = 2;
+
+/// The descriptors kept for a worker beside those of sessions, with some to spare.
+pub(super) const KEPT_BESIDE: usize = 16;
+
+/// Raises the soft limit to the hard one: the usual soft limit of 1024 is there for programs that use select(2).
+/// Returns what holds now; `None`: no limit.
+pub(super) fn raise_descriptor_limit() -> Option<usize> {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    let before = limit.current;
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        debug!(%error, "cannot raise the limit of descriptors");
+        limit.current = before;
+    }
+    limit.current.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// How many sessions keeper and worker have descriptors for, at most. The limit of descriptors is raised as far as it
+/// goes.
+pub fn most_sessions() -> usize {
+    sessions_within(raise_descriptor_limit())
+}
+
+/// How many descriptors are kept for so many sessions.
+pub fn store_limit(sessions: usize) -> usize {
+    sessions.saturating_mul(KEPT_PER_SESSION).saturating_add(KEPT_BESIDE)
+}
+
+fn sessions_within(descriptors: Option<usize>) -> usize {
+    descriptors.map_or(usize::MAX, |limit| limit.saturating_sub(RESERVE) / PER_SESSION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_limits_allow_the_usual_number_of_sessions() {
+        assert_eq!(sessions_within(Some(4096)), 1280);
+        assert_eq!(sessions_within(Some(100)), 0);
+        assert_eq!(sessions_within(None), usize::MAX);
+        assert_eq!(store_limit(1000), 2016);
+    }
+}

@@ -1,0 +1,202 @@
+//! A keeper's process, as the tests drive it.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, UdpSocket},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal as OsSignal, kill_process};
+use tempfile::TempDir;
+
+use super::roles::{CONFIGURATION, PROGRAM, REPORT_TO, ROLE, test_arguments};
+use crate::clock;
+
+/// A keeper's process, and the socket to its worker. Dropped, everything ends that was started for it.
+pub(super) struct KeeperProcess {
+    pub(super) child: Child,
+    pub(super) socket: UdpSocket,
+    pub(super) worker: u32,
+    /// What the worker was given as configuration.
+    pub(super) configuration: String,
+    /// Program and configuration.
+    pub(super) folder: TempDir,
+}
+
+impl KeeperProcess {
+    /// From a folder of its own, that a worker's user may not enter.
+    pub(super) fn start(role: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        install(&std::env::current_exe().unwrap(), &folder.path().join("bowline"));
+        fs::write(folder.path().join("configuration"), "first").unwrap();
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let program = folder.path().join("bowline");
+        let child = Command::new(&program)
+            .args(test_arguments("role_keeper"))
+            .env(ROLE, role)
+            .env(REPORT_TO, socket.local_addr().unwrap().to_string())
+            .env(PROGRAM, &program)
+            .env(CONFIGURATION, folder.path().join("configuration"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut keeper = Self {
+            child,
+            socket,
+            worker: 0,
+            configuration: String::new(),
+            folder,
+        };
+        keeper.next_worker();
+        keeper
+    }
+
+    /// Waits for a worker to start. All that earlier ones had to say is skipped.
+    pub(super) fn next_worker(&mut self) -> u32 {
+        loop {
+            let mut report = [0; 1000];
+            let (length, from) = self.socket.recv_from(&mut report).expect("a worker starts");
+            if let Some(started) = std::str::from_utf8(&report[..length]).unwrap().strip_prefix("started ") {
+                let (pid, configuration) = started.split_once(' ').unwrap();
+                self.socket.connect(from).unwrap();
+                self.worker = pid.parse().unwrap();
+                self.configuration = configuration.to_owned();
+                return self.worker;
+            }
+        }
+    }
+
+    pub(super) fn order(&self, order: &str) {
+        self.socket.send(order.as_bytes()).unwrap();
+    }
+
+    pub(super) fn ask(&self, order: &str) -> String {
+        self.order(order);
+        self.hear()
+    }
+
+    pub(super) fn hear(&self) -> String {
+        let mut report = [0; 10_000];
+        let length = self.socket.recv(&mut report).expect("a report");
+        String::from_utf8(report[..length].to_vec()).unwrap()
+    }
+
+    pub(super) fn signal(&self, signal: OsSignal) {
+        send_signal(self.child.id(), signal);
+    }
+
+    pub(super) fn kill_worker(&self) {
+        send_signal(self.worker, OsSignal::KILL);
+    }
+
+    /// Replaces the program on disk as installers do: a new file under the old name.
+    pub(super) fn install(&self, program: &Path) {
+        install(program, &self.folder.path().join("bowline"));
+    }
+
+    pub(super) fn configure(&self, configuration: Option<&str>) {
+        let path = self.folder.path().join("configuration");
+        match configuration {
+            Some(text) => fs::write(path, text).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+    }
+
+    pub(super) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    pub(super) fn children(&self) -> Vec<u32> {
+        children(self.child.id())
+    }
+
+    /// The keeper that the worker has raised.
+    pub(super) fn raised(&self) -> u32 {
+        let deadline = clock::now() + Duration::from_secs(20);
+        loop {
+            if let Some(&raised) = children(self.worker).first() {
+                return raised;
+            }
+            assert!(clock::now() < deadline, "no keeper is raised");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// All that run for it, wherever they come from.
+    pub(super) fn running(&self) -> Vec<u32> {
+        let mark = format!("{REPORT_TO}={}", self.socket.local_addr().unwrap());
+        let is_ours = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment
+                .split(|&byte| byte == 0)
+                .any(|entry| entry == mark.as_bytes())
+        };
+        let entries = fs::read_dir("/proc").unwrap();
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(is_ours).filter(|&pid| is_running(pid)).collect()
+    }
+}
+
+impl Drop for KeeperProcess {
+    fn drop(&mut self) {
+        for _ in 0..1000 {
+            let running = self.running();
+            if running.is_empty() {
+                break;
+            }
+            running.into_iter().for_each(|pid| send_signal(pid, OsSignal::KILL));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn install(program: &Path, place: &Path) {
+    let new = place.with_extension("new");
+    fs::copy(program, &new).unwrap();
+    fs::rename(&new, place).unwrap();
+}
+
+pub(super) fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let lists = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace()
+                .map(|pid| pid.parse().unwrap())
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// What has ended already needs none.
+pub(super) fn send_signal(pid: u32, signal: OsSignal) {
+    let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), signal);
+}
+
+/// A killed process that its parent has not waited for counts as gone.
+pub(super) fn is_running(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+pub(super) fn wait_until_gone(pid: u32) {
+    let deadline = clock::now() + Duration::from_secs(20);
+    while is_running(pid) {
+        assert!(clock::now() < deadline, "process {pid} still runs");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub(super) fn status_field(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+    line.unwrap_or_else(|| panic!("no {name} in {status}"))
+        .trim()
+        .to_owned()
+}

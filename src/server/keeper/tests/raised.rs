@@ -1,0 +1,139 @@
+//! A keeper dies: its worker goes on, and raises another.
+
+use std::time::Duration;
+
+use super::{KeeperProcess, OsSignal, harness::send_signal, is_running, status_field, wait_until_gone};
+
+/// With its keeper just killed, and two things stored.
+fn orphaned(role: &str) -> KeeperProcess {
+    let mut keeper = KeeperProcess::start(role);
+    assert_eq!(keeper.ask("store 1 one"), "stored");
+    assert_eq!(keeper.ask("store 2 two"), "stored");
+    keeper.signal(OsSignal::KILL);
+    keeper.wait();
+    keeper
+}
+
+#[test]
+fn worker_whose_keeper_is_killed_raises_another_that_has_everything() {
+    let mut keeper = orphaned("plain");
+    let worker = keeper.worker;
+    let raised = keeper.raised();
+    assert!(keeper.ask("ask ann").contains("ann"));
+    assert_eq!(keeper.ask("store 3 three"), "stored");
+    keeper.kill_worker();
+    assert_ne!(keeper.next_worker(), worker);
+    assert!(is_running(raised) && !is_running(worker));
+    assert_eq!(keeper.ask("kept"), "1=one 2=two 3=three");
+    let status = keeper.ask("status");
+    assert_eq!(status_field(&status, "NoNewPrivs"), "1");
+}
+
+#[test]
+fn keeper_and_worker_killed_in_turn_lose_nothing() {
+    let mut keeper = orphaned("plain");
+    let mut raised = keeper.raised();
+    for _ in 0..4 {
+        // It has taken over once it answers.
+        assert!(keeper.ask("ask ann").contains("ann"));
+        keeper.kill_worker();
+        keeper.next_worker();
+        assert_eq!(keeper.ask("kept"), "1=one 2=two");
+        send_signal(raised, OsSignal::KILL);
+        raised = keeper.raised();
+    }
+    assert_eq!(keeper.running().len(), 2);
+}
+
+#[test]
+fn what_is_stored_while_there_is_no_keeper_is_kept_by_the_next() {
+    let mut keeper = KeeperProcess::start("plain");
+    for round in 0..5 {
+        keeper.order(&format!("store {round} x"));
+        match round {
+            0 => keeper.signal(OsSignal::KILL),
+            _ => send_signal(keeper.raised(), OsSignal::KILL),
+        }
+        assert_eq!(keeper.hear(), "stored");
+        assert!(keeper.ask("ask ann").contains("ann"));
+    }
+    keeper.kill_worker();
+    keeper.next_worker();
+    assert_eq!(keeper.ask("kept"), "0=x 1=x 2=x 3=x 4=x");
+}
+
+#[test]
+fn request_under_way_when_the_keeper_dies_is_answered_by_the_next() {
+    let mut keeper = KeeperProcess::start("plain");
+    keeper.signal(OsSignal::STOP);
+    keeper.order("ask ann");
+    std::thread::sleep(Duration::from_millis(50));
+    keeper.signal(OsSignal::KILL);
+    keeper.wait();
+    assert!(keeper.hear().contains("ann"));
+}
+
+#[test]
+fn sigterm_to_a_raised_keeper_ends_everything() {
+    let keeper = orphaned("plain");
+    let raised = keeper.raised();
+    assert!(keeper.ask("ask ann").contains("ann"));
+    send_signal(raised, OsSignal::TERM);
+    assert_eq!(keeper.hear(), "stopping Some(End)");
+    wait_until_gone(keeper.worker);
+    wait_until_gone(raised);
+    assert!(keeper.running().is_empty());
+}
+
+#[test]
+fn sighup_to_a_raised_keeper_replaces_the_worker() {
+    let mut keeper = orphaned("plain");
+    let raised = keeper.raised();
+    assert!(keeper.ask("ask ann").contains("ann"));
+    send_signal(raised, OsSignal::HUP);
+    assert_eq!(keeper.hear(), "stopping Some(HandOver)");
+    keeper.next_worker();
+    assert_eq!(keeper.ask("kept"), "1=one 2=two");
+    assert!(is_running(raised));
+}
+
+#[test]
+fn hung_worker_of_a_raised_keeper_is_killed_and_replaced() {
+    let mut keeper = orphaned("plain");
+    let before = keeper.worker;
+    assert!(keeper.ask("ask ann").contains("ann"));
+    send_signal(before, OsSignal::STOP);
+    keeper.next_worker();
+    assert!(!is_running(before));
+    assert_eq!(keeper.ask("kept"), "1=one 2=two");
+}
+
+#[test]
+fn keeper_killed_during_a_hand_over_is_replaced_before_the_worker_ends() {
+    let mut keeper = KeeperProcess::start("plain");
+    assert_eq!(keeper.ask("store 1 one"), "stored");
+    // It has told the worker, and cannot see its end.
+    keeper.signal(OsSignal::HUP);
+    assert_eq!(keeper.hear(), "stopping Some(HandOver)");
+    keeper.signal(OsSignal::KILL);
+    keeper.next_worker();
+    assert_eq!(keeper.ask("kept"), "1=one");
+}
+
+#[test]
+fn companion_outlives_its_keeper_and_ends_with_the_next() {
+    let mut keeper = KeeperProcess::start("companion");
+    let companion = keeper.children().into_iter().find(|&pid| pid != keeper.worker).unwrap();
+    keeper.signal(OsSignal::KILL);
+    keeper.wait();
+    let raised = keeper.raised();
+    assert!(keeper.ask("ask ann").contains("ann"));
+    keeper.kill_worker();
+    keeper.next_worker();
+    assert!(is_running(companion));
+    send_signal(raised, OsSignal::TERM);
+    wait_until_gone(raised);
+    if !rustix::process::geteuid().is_root() {
+        wait_until_gone(companion);
+    }
+}

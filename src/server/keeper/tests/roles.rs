@@ -1,0 +1,276 @@
+//! What the processes of these tests do: the test binary starts itself as a keeper, which starts it as a worker.
+
+use std::{
+    fs,
+    io::{Seek, Write},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::super::*;
+use crate::tasks::Tasks;
+
+/// Tells a test process what it is, and where to report.
+pub(super) const ROLE: &str = "BOWLINE_TEST_KEEPER_ROLE";
+pub(super) const REPORT_TO: &str = "BOWLINE_TEST_KEEPER_REPORT_TO";
+/// Where the program is on disk, and what stands in for its configuration.
+pub(super) const PROGRAM: &str = "BOWLINE_TEST_KEEPER_PROGRAM";
+pub(super) const CONFIGURATION: &str = "BOWLINE_TEST_KEEPER_CONFIGURATION";
+
+/// Most descriptors that these keepers keep.
+pub(super) const STORE_LIMIT: usize = 3000;
+
+/// 1 MiB that no accident could reproduce, and the configuration.
+fn settings() -> std::io::Result<Vec<u8>> {
+    let noise = (0..1024 * 1024u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8);
+    let configuration = fs::read(std::env::var_os(CONFIGURATION).unwrap())?;
+    Ok(noise.chain(configuration).collect())
+}
+
+pub(super) fn test_arguments(name: &str) -> Vec<std::ffi::OsString> {
+    [
+        "--exact",
+        &format!("server::keeper::tests::roles::{name}"),
+        "--nocapture",
+    ]
+    .map(Into::into)
+    .into()
+}
+
+/// Not a test of its own: the keeper's process.
+#[test]
+fn role_keeper() {
+    if std::env::var_os(ROLE).is_none() {
+        return;
+    }
+    let keeper = match packet::is_packet_socket(rustix::stdio::stdin()) {
+        true => {
+            let estate = Estate::take().unwrap();
+            let listeners = estate.listeners().iter().map(UdpSocket::try_clone);
+            // As where a configuration cannot be read.
+            let plan = settings().map(|settings| plan(listeners.map(Result::unwrap).collect(), settings));
+            Keeper::go_on(estate, plan.ok(), answer())
+        }
+        false => {
+            let listener = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            Keeper::start(plan(vec![listener], settings().unwrap()), answer())
+        }
+    };
+    end(keeper)
+}
+
+/// Not a test of its own: a keeper raised by its worker.
+#[test]
+fn role_raised() {
+    if std::env::var_os(ROLE).is_some() {
+        let estate = Estate::take().unwrap();
+        assert_eq!(estate.answers(), b"answers");
+        end(Keeper::go_on(estate, None, answer()));
+    }
+}
+
+fn end(keeper: Result<Keeper, KeeperError>) {
+    std::process::exit(match keeper.and_then(Keeper::run) {
+        Ok(KeeperEnd::Stopped) => 0,
+        Ok(KeeperEnd::WorkerGaveUp { code }) => code,
+        Err(_) => 99,
+    })
+}
+
+fn plan(listeners: Vec<UdpSocket>, handover: Vec<u8>) -> WorkerPlan {
+    let role = std::env::var(ROLE).unwrap();
+    let companion = role.contains("companion").then(|| CompanionPlan {
+        program: "/bin/sleep".into(),
+        args: vec!["1000".into()],
+        stdin: None,
+    });
+    WorkerPlan {
+        program: std::env::var_os(PROGRAM).unwrap().into(),
+        args: test_arguments("role_worker"),
+        keeper_args: test_arguments("role_raised"),
+        reload_args: Some(test_arguments("role_keeper")),
+        listeners,
+        handover,
+        answers: b"answers".into(),
+        store_limit: STORE_LIMIT,
+        user: choose_worker_user(None).unwrap(),
+        companion,
+        grace: Duration::from_millis(if role.contains("impatient") { 300 } else { 30_000 }),
+    }
+}
+
+fn answer() -> Answer {
+    Box::new(|request| {
+        Reply::from(match request {
+            Request::OpenKeyFile => return open_file(),
+            Request::LoopbackMatch { user, .. } if user == "unasked" => Response::Unavailable,
+            Request::LoopbackMatch {
+                user,
+                real_address,
+                local_address,
+                local_port,
+            } => {
+                let keyword = format!("{user} {real_address} {local_address} {local_port}");
+                let difference = Difference {
+                    keyword,
+                    real: "yes".into(),
+                    loopback: String::new(),
+                    match_line: Some("line 7".into()),
+                };
+                Response::LoopbackMatch {
+                    differences: vec![difference],
+                }
+            }
+        })
+    })
+}
+
+/// Not a test of its own: the worker's process.
+#[test]
+fn role_worker() {
+    let Some(report_to) = std::env::var_os(REPORT_TO) else {
+        return;
+    };
+    let report_to: SocketAddr = report_to.to_str().unwrap().parse().unwrap();
+    let inheritance = WorkerInheritance::take().unwrap();
+    let socket = &inheritance.listeners[0];
+    socket.connect(report_to).unwrap();
+    let configuration = String::from_utf8_lossy(&inheritance.handover[1024 * 1024..]).into_owned();
+    let started = format!("started {} {configuration}", std::process::id());
+    socket.send(started.as_bytes()).unwrap();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(work(inheritance));
+}
+
+async fn work(inheritance: WorkerInheritance) {
+    let tasks = Tasks::new();
+    let kept = inheritance.stored.clone();
+    let keeper = inheritance.control.connect(&tasks).unwrap();
+    let socket = inheritance.listeners[0].try_clone().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+    let deaf = std::env::var(ROLE).unwrap().contains("deaf");
+    loop {
+        let mut order = [0; 1000];
+        let length = tokio::select! {
+            length = socket.recv(&mut order) => length.unwrap(),
+            () = async { keeper.stop_token().cancelled().await }, if !deaf => {
+                let stop = keeper.how_to_stop();
+                socket.send(format!("stopping {stop:?}").as_bytes()).await.unwrap();
+                if stop == Some(Stop::HandOver) {
+                    keeper.settle().await;
+                }
+                std::process::exit(0);
+            }
+        };
+        let order = String::from_utf8(order[..length].to_vec()).unwrap();
+        let (order, argument) = order.split_once(' ').unwrap_or((&order, ""));
+        let report = match order {
+            "exit" => std::process::exit(argument.parse().unwrap()),
+            "status" => fs::read_to_string("/proc/thread-self/status").unwrap(),
+            "stdin" => fs::read_link("/proc/self/fd/0").unwrap().display().to_string(),
+            "ask" => format!("{:?}", keeper.request(request(argument)).await.unwrap().response),
+            "open" => read_all(keeper.request(Request::OpenKeyFile).await.unwrap()),
+            "store" => store(&keeper, argument).await,
+            "remove" => {
+                keeper.remove(argument);
+                keeper.settle().await;
+                "removed".to_owned()
+            }
+            "kept" => describe(&kept),
+            "ready" => {
+                keeper.ready();
+                keeper.settle().await;
+                "ready".to_owned()
+            }
+            "babble" => {
+                rustix::net::send(babble_socket(), b"?", rustix::net::SendFlags::empty()).unwrap();
+                continue;
+            }
+            _ => format!("what is {order}"),
+        };
+        socket.send(report.as_bytes()).await.unwrap();
+    }
+}
+
+/// `NAME CONTENT`: memory with that content; `NAME socket`: something that is not kept; `NAME *COUNT`: many.
+async fn store(keeper: &KeeperClient, what: &str) -> String {
+    let (name, content) = what.split_once(' ').unwrap();
+    let memory = |content: &str| Arc::new(parcel::sealed_memory("test", content.as_bytes()).unwrap());
+    let descriptors = match (content, content.strip_prefix('*')) {
+        ("socket", _) => vec![vec![Arc::new(
+            UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().into(),
+        )]],
+        (_, Some(count)) => vec![vec![memory("many"); MOST_AT_ONCE]; count.parse::<usize>().unwrap() / MOST_AT_ONCE],
+        _ => vec![vec![memory(content)]],
+    };
+    for batch in descriptors {
+        if let Err(error) = keeper.put(name, batch).await {
+            return format!("{error:?}");
+        }
+    }
+    "stored".to_owned()
+}
+
+const MOST_AT_ONCE: usize = 100;
+
+/// `NAME=CONTENT ..`, those of the same name and content counted.
+fn describe(kept: &[(String, Arc<OwnedFd>)]) -> String {
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    for (name, memory) in kept {
+        let content = parcel::read_sealed(memory.as_fd(), 100).unwrap();
+        *counts
+            .entry(format!("{name}={}", String::from_utf8_lossy(&content)))
+            .or_default() += 1;
+    }
+    let described = counts.into_iter().map(|(what, count)| match count {
+        1 => what,
+        _ => format!("{what} x{count}"),
+    });
+    described.collect::<Vec<_>>().join(" ")
+}
+
+/// In place of a file of keys: a file for the keeper alone, written just now.
+fn open_file() -> Reply {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(format!("by {}", std::process::id()).as_bytes()).unwrap();
+    file.rewind().unwrap();
+    Reply {
+        response: Response::KeyFile,
+        descriptor: Some(file.into()),
+    }
+}
+
+fn read_all(reply: Reply) -> String {
+    assert_eq!(reply.response, Response::KeyFile);
+    std::io::read_to_string(fs::File::from(reply.descriptor.unwrap())).unwrap()
+}
+
+fn request(user: &str) -> Request {
+    Request::LoopbackMatch {
+        user: user.to_owned(),
+        real_address: "2001:db8::7".parse().unwrap(),
+        local_address: "192.0.2.1".parse().unwrap(),
+        local_port: 22,
+    }
+}
+
+/// The control socket of this worker, found anew.
+fn babble_socket() -> OwnedFd {
+    let sockets = (3..100).filter_map(|number| {
+        // SAFETY: only borrowed for this expression; a closed one fails with EBADF.
+        #[allow(unsafe_code)]
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+        fd.try_clone_to_owned().ok()
+    });
+    sockets
+        .into_iter()
+        .find(|fd| packet::is_packet_socket(fd.as_fd()))
+        .unwrap()
+}
