@@ -1,9 +1,12 @@
 //! `bowline serve`: its settings, and the two processes it consists of.
 
 mod answers;
+pub(super) mod holders;
 mod keep;
 pub(super) mod keys;
+mod listen;
 mod prepare;
+mod replace;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -64,6 +67,8 @@ pub(crate) struct ServeSettings {
     /// Keys that may log in to the built-in SSH server where it is the target and no other file decides. Default: those
     /// of `bowline sshd`.
     pub(crate) sshd_keys: Option<PathBuf>,
+    /// Take the place of the one that serves there already. Default: false.
+    pub(crate) replace: bool,
     /// Where keys and sockets are.
     pub(crate) folders: Folders,
 }
@@ -114,6 +119,7 @@ impl ServeSettings {
             max_half_open: count(args.max_half_open.or(one(&table.max_half_open)), 256),
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
             sshd_keys: one(&context.file.sshd.authorized_keys),
+            replace: args.replace || one(&table.replace).unwrap_or(false),
             folders: context.folders()?,
         };
         settings.checked()

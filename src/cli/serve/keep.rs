@@ -4,7 +4,8 @@ use tracing::warn;
 
 use super::ServeSettings;
 use super::answers::Answers;
-use super::prepare::{self, Prepared};
+use super::prepare::{Draft, Prepared};
+use super::replace::{self, Place};
 use crate::cli::args::{CommonArgs, ServeArgs};
 use crate::cli::logging::{self, LogSettings, Verbosity};
 use crate::cli::places::Owner;
@@ -17,10 +18,15 @@ use crate::server::keeper::{Estate, Keeper, KeeperEnd, KeeperError};
 /// # Errors
 /// It could not start, or the worker could not be kept running.
 pub(in crate::cli) fn run(settings: &ServeSettings, log: &LogSettings) -> Result<(), Failure> {
-    let prepared = prepare::prepare(settings, log.as_arguments(), None)?;
+    let draft = Draft::new(settings, log.as_arguments())?;
+    let Place { ports, estate } = replace::take_place(&draft, settings)?;
+    let Prepared { plan, answer } = draft.finish(ports, estate.as_ref());
     // From here on what the worker says belongs into the log; until here errors are for the terminal.
     log.take_stderr();
-    keep(Keeper::start(prepared.plan, prepared.answer))
+    keep(match estate {
+        Some(estate) => Keeper::go_on(estate, Some(plan), answer),
+        None => Keeper::start(plan, answer),
+    })
 }
 
 /// The same program as before or a newer one, in the same process, after SIGHUP. All is read anew; where that fails,
@@ -57,9 +63,10 @@ fn read_anew(args: ServeArgs, common: CommonArgs, estate: &Estate) -> Result<Pre
     let settings = ServeSettings::new(args, &context)?;
     let log = context.log(Verbosity::Info);
     logging::start(&log);
-    let prepared = prepare::prepare(&settings, log.as_arguments(), Some(estate))?;
+    let draft = Draft::new(&settings, log.as_arguments())?;
+    let ports = draft.ports(Some(estate))?;
     log.take_stderr();
-    Ok(prepared)
+    Ok(draft.finish(ports, Some(estate)))
 }
 
 fn go_on(estate: Estate) -> Result<(), Failure> {
@@ -69,7 +76,7 @@ fn go_on(estate: Estate) -> Result<(), Failure> {
 
 fn keep(keeper: Result<Keeper, KeeperError>) -> Result<(), Failure> {
     match keeper.and_then(Keeper::run) {
-        Ok(KeeperEnd::Stopped) => Ok(()),
+        Ok(KeeperEnd::Stopped | KeeperEnd::Replaced) => Ok(()),
         // The worker has said why on its stderr, which is ours.
         Ok(KeeperEnd::WorkerGaveUp { code }) => Err(Failure::silent(code)),
         Err(error) => Err(Failure::from_error(Exit::Internal, &error)),

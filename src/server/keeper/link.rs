@@ -180,8 +180,8 @@ impl Link {
         if let Some((pid, watch)) = &state.companion {
             inventory.add(Role::CompanionProcess { pid: *pid }, watch);
         }
-        if let Some(lobby) = &self.estate.lobby {
-            inventory.add(Role::Lobby, lobby);
+        if let Some(door) = &self.estate.door {
+            inventory.add_door(door);
         }
         inventory
     }

@@ -13,6 +13,7 @@ mod holdings;
 mod inheritance;
 mod limits;
 mod link;
+mod lobby;
 mod notice;
 mod pace;
 mod packet;
@@ -48,6 +49,7 @@ pub use self::{
     estate::{Estate, EstateError},
     inheritance::{Control, InheritanceError, WorkerInheritance},
     limits::{most_sessions, store_limit},
+    lobby::{Door, Neighbour, Neighbours, Offer, Refusal, TakeOverError, Who, neighbours},
     plan::{Answer, CompanionPlan, KeeperError, MOST_HANDOVER, MOST_LISTENERS, WorkerPlan},
     store::{Store, StoreError},
     user::{WorkerUser, WorkerUserError, choose_worker_user},
@@ -56,6 +58,7 @@ use self::{
     companion::Companion,
     estate::{Inventory, Role, Terms},
     holdings::Holdings,
+    lobby::Lobby,
     plan::Settled,
     process::OwnProgram,
     signals::{Signal, Signals},
@@ -75,6 +78,8 @@ const NOTICES_PER_TURN: usize = 1024;
 pub enum KeeperEnd {
     /// It was told to by SIGTERM or SIGINT.
     Stopped,
+    /// Another keeper has everything by now.
+    Replaced,
     /// The worker said by its exit code, one of [`FINAL_EXIT_CODES`], that it cannot work.
     WorkerGaveUp {
         /// That exit code.
@@ -93,7 +98,7 @@ pub struct Keeper {
     /// Whether a worker has served.
     served: bool,
     companion: Option<Companion>,
-    lobby: Option<OwnedFd>,
+    lobby: Option<Lobby>,
     answer: Answer,
     signals: Signals,
     program: OwnProgram,
@@ -144,7 +149,7 @@ impl Keeper {
         let holdings = Holdings::of(heirloom.stored, settled.terms.store_limit);
         let mut keeper = Self::new(settled, holdings, answer, now)?;
         keeper.companion = companion.map(|plan| Companion::go_on(plan, heirloom.companion, has_rights, now));
-        keeper.lobby = heirloom.lobby;
+        keeper.inherit_door(heirloom.door, now);
         keeper.served = true;
         if let Some(running) = heirloom.worker {
             keeper.worker.go_on(running, now);
@@ -173,7 +178,7 @@ impl Keeper {
             worker: Worker::none(program()?, now),
             served: false,
             companion,
-            lobby: None,
+            lobby: settled.door.map(|door| Lobby::new(door, now)),
             answer,
             signals,
             program: program()?,
@@ -195,6 +200,7 @@ impl Keeper {
             let now = clock::now();
             self.reap(now);
             if let Some(end) = self.ending.filter(|_| self.nothing_runs()) {
+                self.lobby.iter().for_each(Lobby::close);
                 info!("keeper ended");
                 return Ok(end);
             }
@@ -206,6 +212,10 @@ impl Keeper {
             self.heed_notices(NOTICES_PER_TURN);
             self.answer_requests();
             self.kill_what_hangs(clock::now());
+            if self.attend_lobby(clock::now()) {
+                self.ending = Some(KeeperEnd::Replaced);
+                return Ok(KeeperEnd::Replaced);
+            }
         }
     }
 
@@ -267,7 +277,7 @@ impl Keeper {
             companion.list(&mut inventory);
         }
         if let Some(lobby) = &self.lobby {
-            inventory.add(Role::Lobby, lobby);
+            inventory.add_door(lobby.door());
         }
         inventory
     }
@@ -286,7 +296,8 @@ impl Keeper {
             .worker
             .deadline()
             .filter(|_| self.ending.is_none() || self.worker.process().is_some());
-        let deadlines = [worker, self.companion.as_ref().and_then(Companion::deadline)];
+        let companion = self.companion.as_ref().and_then(Companion::deadline);
+        let deadlines = [worker, companion, self.lobby.as_ref().and_then(Lobby::deadline)];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             let wait = deadline.saturating_duration_since(now);
             Timespec {
@@ -304,6 +315,7 @@ impl Keeper {
             .chain(processes.map(|process| process.map(AsFd::as_fd)));
         let mut fds: Vec<_> = sources
             .flatten()
+            .chain(self.lobby.iter().flat_map(Lobby::sources))
             .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
             .collect();
         match poll(&mut fds, timeout.as_ref()) {
@@ -347,7 +359,10 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.worker.kill();
-        self.companion.iter_mut().for_each(Companion::kill);
+        // What another has now is none of ours.
+        if self.ending != Some(KeeperEnd::Replaced) {
+            self.worker.kill();
+            self.companion.iter_mut().for_each(Companion::kill);
+        }
     }
 }

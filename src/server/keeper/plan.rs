@@ -5,6 +5,7 @@ use std::{ffi::OsString, io, net::UdpSocket, os::fd::OwnedFd, path::PathBuf, syn
 use super::{
     control::{Reply, Request},
     estate::{Estate, RunningWorker, Terms},
+    lobby::Door,
     parcel::sealed_memory,
     user::WorkerUser,
 };
@@ -40,6 +41,8 @@ pub struct WorkerPlan {
     pub user: Option<WorkerUser>,
     /// A second program to keep running, as the keeper's own user: the built-in SSH server.
     pub companion: Option<CompanionPlan>,
+    /// Where others ask who is running; `None`: where they did before, if they did.
+    pub door: Option<Door>,
     /// How long a worker that is told to end its sessions may take before it is killed.
     pub grace: Duration,
 }
@@ -98,6 +101,7 @@ pub(super) struct Settled {
     pub(super) settings: OwnedFd,
     pub(super) listeners: Vec<UdpSocket>,
     pub(super) companion: Option<CompanionPlan>,
+    pub(super) door: Option<Door>,
 }
 
 /// What somebody held beside it.
@@ -105,7 +109,7 @@ pub(super) struct Heirloom {
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
     pub(super) companion: Option<(u32, OwnedFd)>,
     pub(super) worker: Option<RunningWorker>,
-    pub(super) lobby: Option<OwnedFd>,
+    pub(super) door: Option<Door>,
 }
 
 impl Settled {
@@ -121,12 +125,13 @@ impl Settled {
             settings: estate.settings,
             listeners: estate.listeners,
             companion,
+            door: None,
         };
         let heirloom = Heirloom {
             stored: estate.stored,
             companion: estate.companion,
             worker: estate.worker,
-            lobby: estate.lobby,
+            door: estate.door,
         };
         (settled, heirloom)
     }
@@ -179,6 +184,7 @@ impl WorkerPlan {
             settings: sealed_memory("bowline-worker-settings", &self.handover).map_err(KeeperError::Prepare)?,
             listeners: self.listeners,
             companion: self.companion,
+            door: self.door,
         })
     }
 }
