@@ -22,6 +22,31 @@ pub fn now() -> Instant {
     origin.awake + since_boot().saturating_sub(origin.boot)
 }
 
+/// `instant` on the system's own clock: milliseconds since boot, time spent suspended included (`CLOCK_BOOTTIME`).
+///
+/// Another process of the same boot understands it, and [`from_boot_millis`] reads it back. 0 before boot.
+pub fn to_boot_millis(instant: Instant) -> u64 {
+    let origin = origin();
+    let since_boot = match instant.checked_duration_since(origin.awake) {
+        Some(later) => origin.boot.saturating_add(later),
+        None => origin
+            .boot
+            .saturating_sub(origin.awake.saturating_duration_since(instant)),
+    };
+    u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The moment that [`to_boot_millis`] gave; the present where that would lie ahead, or has no `Instant`.
+pub fn from_boot_millis(millis: u64) -> Instant {
+    let (origin, present) = (origin(), now());
+    let since_boot = Duration::from_millis(millis);
+    let moment = match since_boot.checked_sub(origin.boot) {
+        Some(later) => origin.awake.checked_add(later),
+        None => origin.awake.checked_sub(origin.boot - since_boot),
+    };
+    moment.map_or(present, |moment| moment.min(present))
+}
+
 /// How long the machine has slept in all since the process first asked for the time, in whole milliseconds.
 ///
 /// Two calls with equal answers: it did not sleep in between.
@@ -282,6 +307,20 @@ mod tests {
             assert!(next >= last);
             last = next;
         }
+    }
+
+    #[test]
+    fn a_moment_keeps_its_place_in_the_time_since_boot() {
+        let present = now();
+        for ago in [0, 7, 5_001] {
+            let moment = present - Duration::from_millis(ago);
+            let read_back = from_boot_millis(to_boot_millis(moment));
+            assert!(read_back <= moment && moment - read_back < Duration::from_millis(2));
+            assert_eq!(to_boot_millis(read_back), to_boot_millis(moment));
+        }
+        let ahead = from_boot_millis(u64::MAX);
+        assert!(ahead >= present && ahead <= now());
+        assert!(from_boot_millis(0) <= present);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 use std::{
     io,
     ops::Deref,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -14,7 +15,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 ///
 /// What is done with it must not block: it is either in non-blocking mode or used with calls that say so.
 #[derive(Debug)]
-pub(crate) struct Pollable(AsyncFd<OwnedFd>);
+pub(crate) struct Pollable<T: AsRawFd = OwnedFd>(AsyncFd<T>);
 
 impl Pollable {
     /// Registers the descriptor with the current tokio runtime.
@@ -31,15 +32,28 @@ impl Pollable {
     }
 }
 
-impl Deref for Pollable {
-    type Target = AsyncFd<OwnedFd>;
+impl Pollable<Arc<OwnedFd>> {
+    /// The same for a descriptor that others hold as well.
+    ///
+    /// # Errors
+    /// As [`Pollable::new`].
+    pub(crate) fn shared(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<Self> {
+        // SAFETY: our own share of the descriptor keeps it open, and only shared references to it are given out.
+        #[allow(unsafe_code)]
+        let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+        Ok(Self(registered?))
+    }
+}
+
+impl<T: AsRawFd> Deref for Pollable<T> {
+    type Target = AsyncFd<T>;
 
     fn deref(&self) -> &Self::Target {
         &self.0
     }
 }
 
-impl AsFd for Pollable {
+impl<T: AsRawFd + AsFd> AsFd for Pollable<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.get_ref().as_fd()
     }

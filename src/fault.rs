@@ -1,9 +1,12 @@
 //! Faults that tests inject into a running half. Not compiled into release builds.
 //!
 //! `BOWLINE_FAULT=close-carrier-after=500ms` closes every carrier that long after it was attached, loudly;
-//! `=panic` panics where a session begins; `=damage-file` changes a bit of the file that the demo has sent.
+//! `=panic` panics where a session begins, `=panic-session=N` in the Nth that a worker opens; `=damage-file` changes a
+//! bit of the file that the demo has sent; `=crash-at=POINT:N` kills the process when it passes POINT for the Nth time,
+//! where POINT is one of [`POINTS`] or `any`.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Panics, if that is the fault asked for.
@@ -23,7 +26,96 @@ pub(crate) fn carrier_lifetime() -> Option<Duration> {
     })
 }
 
+/// Where a worker can be killed: before and after everything that its successor must find its way from.
+pub(crate) const POINTS: [&str; 13] = [
+    "read-before",
+    "read-after",
+    "publish-before",
+    "publish-half",
+    "publish-after",
+    "write-before",
+    "write-after",
+    "shutdown-before",
+    "shutdown-after",
+    "store-before",
+    "store-after",
+    "end-after",
+    "accepted",
+];
+
+/// Dies here, as by `kill -9`, if that is the fault asked for.
+pub(crate) fn pass(point: &'static str) {
+    static CRASH: OnceLock<Option<Crash>> = OnceLock::new();
+    debug_assert!(POINTS.contains(&point), "{point} is none of the points");
+    let asked = || Crash::of(&std::env::var("BOWLINE_FAULT").ok()?);
+    if CRASH
+        .get_or_init(asked)
+        .as_ref()
+        .is_some_and(|crash| crash.is_due(point))
+    {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+}
+
+/// A crash to come.
+struct Crash {
+    /// `None` counts them all.
+    point: Option<String>,
+    left: AtomicU64,
+}
+
+impl Crash {
+    fn of(fault: &str) -> Option<Crash> {
+        let (point, count) = fault.strip_prefix("crash-at=")?.split_once(':')?;
+        let is_any = point == "any";
+        if !is_any && !POINTS.contains(&point) {
+            return None;
+        }
+        Some(Crash {
+            point: (!is_any).then(|| point.to_owned()),
+            left: AtomicU64::new(count.parse().ok()?),
+        })
+    }
+
+    fn is_due(&self, point: &str) -> bool {
+        let counts = self.point.as_deref().is_none_or(|asked| asked == point);
+        counts && self.left.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+}
+
+/// Panics in the Nth session that this process opens, if that is the fault asked for.
+pub(crate) fn panic_in_session() {
+    static OPENED: AtomicU64 = AtomicU64::new(0);
+    let opened = OPENED.fetch_add(1, Ordering::Relaxed) + 1;
+    let fault = std::env::var("BOWLINE_FAULT").unwrap_or_default();
+    if fault
+        .strip_prefix("panic-session=")
+        .and_then(|count| count.parse().ok())
+        == Some(opened)
+    {
+        panic!("on purpose");
+    }
+}
+
 /// Whether the demo's file is to be damaged.
 pub(crate) fn damages_files() -> bool {
     std::env::var("BOWLINE_FAULT").is_ok_and(|fault| fault == "damage-file")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_comes_at_its_point_and_its_count() {
+        let crash = Crash::of("crash-at=read-after:2").unwrap();
+        let due = ["read-after", "read-before", "read-after", "read-after"].map(|point| crash.is_due(point));
+        assert_eq!(due, [false, false, true, false]);
+        let crash = Crash::of("crash-at=any:2").unwrap();
+        assert_eq!(
+            POINTS.map(|point| crash.is_due(point)).iter().position(|due| *due),
+            Some(1)
+        );
+        assert!(Crash::of("crash-at=nowhere:1").is_none() && Crash::of("panic").is_none());
+    }
 }

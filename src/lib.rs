@@ -10,9 +10,11 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 mod descriptor;
-#[cfg(debug_assertions)]
+#[cfg_attr(not(debug_assertions), path = "fault/none.rs")]
 mod fault;
 pub mod identity;
+#[cfg(target_os = "linux")]
+mod memory;
 pub mod pump;
 pub mod server;
 pub mod session;

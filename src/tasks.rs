@@ -92,18 +92,27 @@ impl Drop for Tasks {
 }
 
 async fn log_panic(name: &'static str, future: impl Future<Output = ()>) {
-    let mut future = pin!(future);
-    std::future::poll_fn(|cx| {
-        // Unwind safe as tokio's own catch is: after a panic the future is dropped, never polled again.
-        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))).unwrap_or_else(|panic| {
-            error!(task = name, panic = panic_text(&*panic), "task panicked");
-            Poll::Ready(())
-        })
-    })
-    .await;
+    if let Err(panic) = catch_panic(future).await {
+        error!(task = name, panic = panic_text(&*panic), "task panicked");
+    }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+/// What a panic carries.
+pub(crate) type Panic = Box<dyn Any + Send>;
+
+/// Runs `future`, and gives a panic in it as a value.
+pub(crate) async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, Panic> {
+    let mut future = pin!(future);
+    // Unwind safe as tokio's own catch is: after a panic the future is dropped, never polled again.
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
+/// Its message.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&'static str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")

@@ -23,7 +23,7 @@ struct Room {
     crates: Crates,
 }
 
-/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `fault`.
+/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `fault`.
 const ROOMS: &[Room] = &[
     // Floor 0
     Room {
@@ -54,6 +54,11 @@ const ROOMS: &[Room] = &[
         crates: Crates::Only(&["rustix", "tokio"]),
     },
     Room {
+        name: "memory",
+        rooms: &[],
+        crates: Crates::Only(&["rustix"]),
+    },
+    Room {
         name: "fault",
         rooms: &["clock"],
         crates: Crates::AllBut(CLI_ONLY),
@@ -80,6 +85,7 @@ const ROOMS: &[Room] = &[
             "clock",
             "tasks",
             "descriptor",
+            "memory",
             "fault",
         ],
         crates: Crates::AllBut(CLI_ONLY),
@@ -96,6 +102,7 @@ const ROOMS: &[Room] = &[
             "clock",
             "tasks",
             "descriptor",
+            "memory",
             "fault",
         ],
         crates: Crates::AllBut(CLI_ONLY),
@@ -111,6 +118,7 @@ const ROOMS: &[Room] = &[
             "clock",
             "tasks",
             "descriptor",
+            "memory",
             "fault",
         ],
         crates: Crates::AllBut(CLI_ONLY),
@@ -144,6 +152,7 @@ const ROOMS: &[Room] = &[
             "clock",
             "tasks",
             "descriptor",
+            "memory",
             "fault",
         ],
         crates: Crates::AllBut(&["quinn"]),

@@ -2,7 +2,11 @@
 //!
 //! A scenario that fails here is unfair, and says nothing about bowline.
 
+#[path = "harness/managers.rs"]
+mod managers;
 mod scenarios;
+#[path = "harness/service.rs"]
+mod service;
 mod support;
 
 use bowline::identity::raw_key::TlsKey;

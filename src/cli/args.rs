@@ -261,6 +261,9 @@ pub(super) struct ServeArgs {
     /// Go on with what the keeper at the other end of standard input held: after SIGHUP
     #[arg(long, hide = true)]
     pub(super) take_over: bool,
+    /// Let sessions end with the worker: for measuring what keeping them costs
+    #[arg(long, hide = true)]
+    pub(super) no_vault: bool,
 }
 
 /// `bowline ssh`.

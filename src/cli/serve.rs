@@ -19,7 +19,7 @@ use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
 use crate::server::keeper::{Stop, WorkerInheritance};
-use crate::server::worker::{self, WorkerSetup};
+use crate::server::worker::{self, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
 
 pub(super) use self::keep::{run, run_keeper, take_over};
@@ -64,6 +64,8 @@ pub(crate) struct ServeSettings {
     pub(crate) max_half_open: u32,
     /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
     pub(crate) mtu_cap: Option<u16>,
+    /// Whether sessions outlive the worker. Default: true.
+    pub(crate) vault: bool,
     /// Keys that may log in to the built-in SSH server where it is the target and no other file decides. Default: those
     /// of `bowline sshd`.
     pub(crate) sshd_keys: Option<PathBuf>,
@@ -118,6 +120,7 @@ impl ServeSettings {
             max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 100),
             max_half_open: count(args.max_half_open.or(one(&table.max_half_open)), 256),
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
+            vault: !args.no_vault,
             sshd_keys: one(&context.file.sshd.authorized_keys),
             replace: args.replace || one(&table.replace).unwrap_or(false),
             folders: context.folders()?,
@@ -168,12 +171,19 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
             announce(addresses, fingerprint);
             serving.ready();
         };
-        let served = worker::serve(setup, inherited.listeners, keeper.clone(), ready).await;
+        let served = worker::serve(setup, inherited.listeners, inherited.stored, keeper.clone(), ready).await;
         if keeper.how_to_stop() == Some(Stop::HandOver) {
-            keeper.settle().await;
+            keeper.hand_over().await;
         }
         tasks.shutdown(Duration::ZERO).await;
-        served.map_err(|error| Failure::from_error(Exit::Unavailable, &error))
+        served.map_err(|error| {
+            let exit = match error {
+                // Another start may help: it is none of those codes that tell the keeper otherwise.
+                WorkerError::Vault(_) => Exit::Internal,
+                _ => Exit::Unavailable,
+            };
+            Failure::from_error(exit, &error)
+        })
     })
 }
 

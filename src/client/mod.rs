@@ -28,8 +28,8 @@ use crate::carrier::quic::MtuCap;
 use crate::clock;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::ProvenKey;
-use crate::pump::{ARRIVALS, Arrival, Budget, Facts, Need, Order, Outcome, Pump, PumpParts, Vigil};
-use crate::session::SessionConfig;
+use crate::pump::{ARRIVALS, Arrival, Budget, Facts, Need, Order, Outcome, Pump, PumpParts, Vigil, session_memory};
+use crate::session::{Session, SessionConfig};
 use crate::tasks::Tasks;
 use crate::wire::{Authorization, CloseCode, Epoch, SessionId};
 use network_watch::NetworkWatch;
@@ -201,7 +201,7 @@ impl OpenSession {
         };
         tasks.spawn("redial", redialer.run(needed).in_current_span());
         let pump = Pump::new(PumpParts {
-            session: self.config.session,
+            session: Session::new(session_memory(&self.config.session)),
             input,
             output,
             pipe_closed: CloseCode::PipeClosed,
@@ -209,6 +209,9 @@ impl OpenSession {
             orders: self.orders,
             facts: self.control.facts,
             vigil: Some(Vigil::new(need, hints, clock::now())),
+            ledger: None,
+            detached_since: clock::now(),
+            confirmed: false,
             unconfirmed_patience: Duration::MAX,
             patience: self.config.patience.map_or(self.ttl, |patience| patience.min(self.ttl)),
             budget: Budget::new(usize::MAX),

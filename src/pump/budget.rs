@@ -58,7 +58,8 @@ impl Share {
         self.refused
     }
 
-    fn report(&mut self, held: usize) {
+    /// The session holds so many bytes now.
+    pub(super) fn report(&mut self, held: usize) {
         if held >= self.reported {
             self.budget.used.fetch_add(held - self.reported, Ordering::Relaxed);
         } else {

@@ -65,6 +65,20 @@ impl Facts {
         }
     }
 
+    /// Facts of a session that a predecessor left, and that has had no carrier since `detached_since`.
+    pub fn of_restored(session: &Session, detached_since: Instant) -> Facts {
+        let facts = Facts::new(session.window());
+        facts.update(session);
+        *facts.history() = History {
+            began: true,
+            remote: None,
+            detached_at: Some(detached_since),
+            outages: 1,
+            longest_outage: Duration::ZERO,
+        };
+        facts
+    }
+
     /// First position not received, and the room beyond it.
     pub fn room(&self) -> (Offset, u64) {
         let limit = self.limit.load(Ordering::Acquire);

@@ -8,12 +8,16 @@ mod budget;
 mod carriers;
 mod ending;
 mod facts;
+mod ledger;
+mod memory;
 mod parts;
 mod pipe;
 mod vigil;
 
 pub use budget::Budget;
 pub use facts::{Facts, Snapshot};
+pub use ledger::{Ledger, Record};
+pub use memory::session_memory;
 pub use parts::{ARRIVALS, Arrival, ORDERS, Order, Outcome, PumpParts};
 pub use vigil::{Need, Vigil};
 
@@ -60,6 +64,8 @@ pub struct Pump<R, W> {
     carriers: Carriers,
     ending: Ending,
     alone_since: Instant,
+    ledger: Option<Box<dyn Ledger>>,
+    quiet_since: Instant,
     timer: Timer,
 }
 
@@ -71,12 +77,15 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    /// A pump at the session's beginning.
+    /// A pump for a session that begins, or that a predecessor left.
     pub fn new(parts: PumpParts<R, W>) -> Pump<R, W> {
+        let session = parts.session;
+        let mut share = Share::new(parts.budget);
+        share.report(session.buffered());
         Pump {
-            session: Session::new(&parts.session),
-            input: Some(parts.input),
-            output: Some(parts.output),
+            input: (!session.is_input_ended()).then_some(parts.input),
+            output: (!session.is_output_done()).then_some(parts.output),
+            session,
             pipe_closed: parts.pipe_closed,
             arrivals: parts.arrivals,
             orders: parts.orders,
@@ -85,11 +94,13 @@ where
             // Far enough for any session, near enough to be added to any instant.
             patience: parts.patience.min(FOREVER),
             unconfirmed_patience: parts.unconfirmed_patience,
-            confirmed: false,
-            share: Share::new(parts.budget),
+            confirmed: parts.confirmed,
+            share,
             carriers: Carriers::default(),
             ending: Ending::default(),
-            alone_since: clock::now(),
+            alone_since: parts.detached_since,
+            ledger: parts.ledger,
+            quiet_since: clock::now(),
             timer: Timer::new(),
         }
     }
@@ -97,6 +108,13 @@ where
     /// Runs the session to its end, and says goodbye to the peer.
     pub async fn run(mut self) -> Outcome {
         let outcome = poll_fn(|cx| self.poll(cx)).await;
+        if outcome == Outcome::HandedOver {
+            self.leave().await;
+            return outcome;
+        }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.handle_end(&outcome);
+        }
         self.facts.handle_end();
         let reason = match &outcome {
             Outcome::Desync(error) => {
@@ -123,6 +141,17 @@ where
             Outcome::Finished if !told => Outcome::Unfinished,
             outcome => outcome,
         }
+    }
+
+    /// Says goodbye to the peer, not to the session.
+    async fn leave(mut self) {
+        if let Some(lead) = self.carriers.lead() {
+            Frame::Drain.encode(lead.outbox());
+        }
+        // What finds no room on the lead now is said by the close of it as well.
+        poll_fn(|cx| Poll::Ready(self.carriers.poll_flush(cx))).await;
+        self.carriers.close(CloseReason::ShuttingDown);
+        carrier::let_go().await;
     }
 
     fn say_close(&mut self, code: CloseCode, message: &str) {
@@ -159,11 +188,18 @@ where
         let mut moved = self.take_orders(cx, now)?;
         moved |= self.take_arrivals(cx, now)?;
         moved |= self.take_frames(cx, now)?;
+        // The pipe is touched only when a successor would find its way from here: where the bytes go that are read,
+        // and that its closing is deliberate.
+        self.record();
         moved |= self.write_output(cx, now);
         moved |= self.read_input(cx);
+        moved |= self.end_drain(now);
         self.keep_watch(cx, now);
+        // Carriers are told only what a successor would stand by.
+        self.record();
         moved |= self.feed_lead(cx, now)?;
         self.check_end(now)?;
+        self.give_memory_back(moved, now);
         self.facts.update(&self.session);
         Ok(moved)
     }
@@ -171,6 +207,7 @@ where
     fn take_orders(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
         match self.orders.poll_recv(cx) {
             Poll::Ready(Some(Order::End(why))) => Err(Outcome::Ended(why)),
+            Poll::Ready(Some(Order::HandOver)) => Err(Outcome::HandedOver),
             Poll::Ready(Some(Order::Lost(why))) if self.session.is_output_done() => {
                 // The peer forgot a session whose end it had told us: it only missed our acknowledgement.
                 debug!(why, "the peer forgot a session that had ended");
@@ -296,9 +333,6 @@ where
     }
 
     fn check_end(&mut self, now: Instant) -> Result<(), Outcome> {
-        if self.ending.is_drain_over(now) && self.input.is_some() {
-            self.end_input(None);
-        }
         if self.session.is_finished() && self.carriers.is_lead_flushed() {
             return Err(match self.session.peer_close() {
                 Some((code, message)) => Outcome::ClosedByPeer(code, message.to_owned()),
@@ -337,7 +371,8 @@ where
             .and_then(|vigil| vigil.poll_timeout(lead.as_deref()));
         let memory = (self.input.is_some() && self.share.is_refused()).then(|| clock::now() + BUDGET_RETRY);
         let faults = self.carriers.poll_timeout();
-        [expiry, acks, watch, memory, faults, self.ending.poll_timeout()]
+        let rest = self.memory_due();
+        [expiry, acks, watch, memory, faults, rest, self.ending.poll_timeout()]
             .into_iter()
             .flatten()
             .min()

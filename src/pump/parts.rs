@@ -1,11 +1,11 @@
 //! What goes into a pump, and what comes out of it.
 
-use super::{Budget, Facts, Vigil};
+use super::{Budget, Facts, Ledger, Vigil};
 use crate::carrier::Carrier;
-use crate::session::{SessionConfig, SessionError};
+use crate::session::{Session, SessionError};
 use crate::wire::{CloseCode, Epoch, Offset};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Fresh carriers that may wait for the pump; a race brings forth two or three.
@@ -32,6 +32,8 @@ pub enum Order {
     HangUp,
     /// End the session now, and tell the peer why.
     End(String),
+    /// Let go of the session without ending it: a successor of this process goes on with it.
+    HandOver,
     /// The peer has no such session any more, or refuses it for good: nothing can be delivered.
     Lost(String),
 }
@@ -47,6 +49,8 @@ pub enum Outcome {
     Unfinished,
     /// Ended by [`Order::End`].
     Ended(String),
+    /// Left to a successor by [`Order::HandOver`]; it goes on.
+    HandedOver,
     /// No carrier came for longer than the session's patience.
     Expired,
     /// Ended by [`Order::Lost`].
@@ -57,8 +61,8 @@ pub enum Outcome {
 
 /// What a pump needs to run one session.
 pub struct PumpParts<R, W> {
-    /// Buffers of the session.
-    pub session: SessionConfig,
+    /// The session, at its beginning or as a predecessor left it.
+    pub session: Session,
     /// From the pipe to the peer.
     pub input: R,
     /// From the peer to the pipe.
@@ -73,6 +77,12 @@ pub struct PumpParts<R, W> {
     pub facts: Arc<Facts>,
     /// The dialing half's watch over the lead.
     pub vigil: Option<Vigil>,
+    /// Keeps what a successor has to know; `None` where there will be none.
+    pub ledger: Option<Box<dyn Ledger>>,
+    /// Since when there has been no carrier: now, at the session's beginning.
+    pub detached_since: Instant,
+    /// Whether a frame has come from the peer: to a predecessor, or never yet.
+    pub confirmed: bool,
     /// Longest time without a carrier.
     pub patience: Duration,
     /// The same while no frame has come from the peer: it may have died before it learned that the session exists.

@@ -81,7 +81,16 @@ where
         true
     }
 
-    pub(super) fn end_input(&mut self, error: Option<&io::Error>) {
+    /// Ends a pipe that takes nothing more and had its time to say more.
+    pub(super) fn end_drain(&mut self, now: Instant) -> Moved {
+        let ends = self.ending.is_drain_over(now) && self.input.is_some();
+        if ends {
+            self.end_input(None);
+        }
+        ends
+    }
+
+    fn end_input(&mut self, error: Option<&io::Error>) {
         self.input = None;
         if let Some(error) = error {
             debug!(%error, "pipe broke");

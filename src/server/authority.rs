@@ -51,7 +51,7 @@ pub trait KeyList: Send + Sync {
 
 /// Whose session it is: what limits count by, and logs name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Account(pub(super) String);
+pub(crate) struct Account(pub(crate) String);
 
 impl Authority {
     /// Decides for keys whose signatures were verified.

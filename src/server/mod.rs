@@ -7,10 +7,12 @@ pub mod keeper;
 mod registry;
 pub mod sshd_config;
 mod upstream;
+mod vault;
 mod welcome;
 pub mod worker;
 
 pub use authority::{Authority, KeyList, LoopbackRules};
+pub(crate) use registry::Leaving;
 pub use registry::RegistryLimits;
 
 use crate::carrier::Carrier;
@@ -28,10 +30,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use upstream::Upstream;
+use vault::{Recovery, Vault};
 use welcome::Welcome;
 
 /// How long sessions have to tell their clients that the server half stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// The same for the close of their carriers, while a successor waits to be started.
+const HAND_OVER_GRACE: Duration = Duration::from_millis(100);
 
 /// An undecided carrier costs memory only, a handshake work as well: there may be more of them.
 const UNDECIDED_PER_HANDSHAKE: usize = 8;
@@ -88,7 +94,7 @@ impl Reception {
 
 /// A server half, listening.
 pub struct Server {
-    listeners: Vec<QuicListener>,
+    listeners: Vec<Arc<QuicListener>>,
     addresses: Vec<SocketAddr>,
     half: Arc<Welcome>,
     max_half_open: usize,
@@ -100,6 +106,11 @@ impl Server {
     /// # Errors
     /// See [`ServerError`].
     pub fn new(config: ServerConfig) -> Result<Server, ServerError> {
+        Server::going_on(config, None)
+    }
+
+    /// The same, with the sessions of a predecessor, and so that a successor can go on with all of them.
+    pub(crate) fn going_on(config: ServerConfig, vault: Option<(Vault, Recovery)>) -> Result<Server, ServerError> {
         let ServerConfig {
             sockets,
             tls_key,
@@ -109,12 +120,18 @@ impl Server {
         } = config;
         let listeners: Result<Vec<_>, _> = sockets
             .into_iter()
-            .map(|socket| QuicListener::new(socket, &tls_key, &secrets, &quic))
+            .map(|socket| QuicListener::new(socket, &tls_key, &secrets, &quic).map(Arc::new))
             .collect();
         let listeners = listeners?;
-        let addresses: io::Result<Vec<_>> = listeners.iter().map(QuicListener::local_addr).collect();
+        let addresses: io::Result<Vec<_>> = listeners.iter().map(|listener| listener.local_addr()).collect();
         let authority = Arc::new(config.authority);
         let upstream = Upstream::new(config.target, Arc::clone(&authority));
+        let (kept, recovered) = match vault {
+            Some((vault, Recovery { tombs, sessions, .. })) => (Some((vault, tombs)), sessions),
+            None => (None, Vec::new()),
+        };
+        let registry = Registry::new(config.limits, config.session, upstream, kept);
+        recovered.into_iter().for_each(|session| registry.restore(session));
         let half = Welcome {
             host: Host {
                 statements: config.statements,
@@ -122,7 +139,7 @@ impl Server {
             .encode(),
             server_key: tls_key.spki().to_vec(),
             authority,
-            registry: Registry::new(config.limits, config.session, upstream),
+            registry,
             undecided: Gate::new(config.max_half_open.saturating_mul(UNDECIDED_PER_HANDSHAKE)),
         };
         Ok(Server {
@@ -147,17 +164,35 @@ impl Server {
 
     /// Serves until `shutdown`; then tells every client and returns.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Server {
-            listeners,
-            half,
-            max_half_open,
-            ..
-        } = self;
-        let gate = Gate::new(max_half_open);
-        let accepting = Tasks::under(&shutdown);
-        let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
-        for listener in &listeners {
-            let (listener, half, gate) = (Arc::clone(listener), Arc::clone(&half), gate.clone());
+        self.run_and_leave(shutdown, || Leaving::Ended).await;
+    }
+
+    /// Serves until `shutdown`; then asks `how` to leave the sessions.
+    pub(crate) async fn run_and_leave(self, shutdown: CancellationToken, how: impl FnOnce() -> Leaving) {
+        self.serve(&shutdown).await;
+        match how() {
+            Leaving::Ended => self.end().await,
+            Leaving::HandedOver => {
+                self.half.registry.shutdown(Leaving::HandedOver, HAND_OVER_GRACE).await;
+                info!(event = "stopped", "sessions are left to the next worker");
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.half.registry.shutdown(Leaving::Ended, STOP_GRACE).await;
+        for listener in &self.listeners {
+            // Late or not, the sockets close with the process.
+            let _ = tokio::time::timeout(Duration::from_secs(1), listener.close()).await;
+        }
+        info!(event = "stopped", "server half stopped");
+    }
+
+    async fn serve(&self, shutdown: &CancellationToken) {
+        let gate = Gate::new(self.max_half_open);
+        let accepting = Tasks::under(shutdown);
+        for listener in &self.listeners {
+            let (listener, half, gate) = (Arc::clone(listener), Arc::clone(&self.half), gate.clone());
             let token = accepting.token();
             accepting.spawn("accept", async move {
                 token.run_until_cancelled(accept(&listener, &half, &gate)).await;
@@ -165,12 +200,6 @@ impl Server {
         }
         shutdown.cancelled().await;
         accepting.shutdown(Duration::ZERO).await;
-        half.registry.shutdown("the server half was stopped", STOP_GRACE).await;
-        for listener in &listeners {
-            // Late or not, the sockets close with the process.
-            let _ = tokio::time::timeout(Duration::from_secs(1), listener.close()).await;
-        }
-        info!(event = "stopped", "server half stopped");
     }
 }
 

@@ -1,20 +1,25 @@
 //! All sessions of a server half: who owns them, how many there may be, and what became of them.
 
+mod entry;
+mod restore;
 mod task;
 mod tombstones;
 
 use super::authority::{Account, refusal};
 use super::upstream::Upstream;
+use super::vault::{Identity, Tombs, Vault};
 use crate::carrier::{Carrier, CarrierInfo, CloseReason};
+use crate::clock;
+use crate::fault;
 use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Epoch, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
-use bytes::Bytes;
+use entry::{Entry, oldest_detached};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use task::SessionTask;
+use task::{Beginning, Opened, SessionTask};
 use tokio::sync::{mpsc, watch};
 use tombstones::Tombstones;
 use tracing::{Instrument, info, info_span, warn};
@@ -47,6 +52,8 @@ pub(super) struct Registry {
     limits: RegistryLimits,
     session: SessionConfig,
     upstream: Upstream,
+    /// Keeps sessions beyond the life of this process; `None` where they end with it.
+    vault: Option<Vault>,
     budget: Arc<Budget>,
     tasks: Mutex<Option<Tasks>>,
     known: Mutex<Known>,
@@ -54,7 +61,6 @@ pub(super) struct Registry {
     this: Weak<Registry>,
 }
 
-#[derive(Default)]
 struct Known {
     sessions: HashMap<SessionId, Arc<Entry>>,
     ended: Tombstones,
@@ -68,29 +74,35 @@ struct Claim {
     key: Option<u8>,
 }
 
-/// One session, as others see it.
-struct Entry {
-    owner: Bytes,
-    account: Account,
-    reap_hash: [u8; 32],
-    arrivals: mpsc::Sender<Arrival>,
-    orders: mpsc::Sender<Order>,
-    facts: Arc<Facts>,
-    /// The highest epoch that was ever given the lead.
-    lead: Mutex<Epoch>,
-    /// Set once upstream is connected, or cannot be.
-    ready: watch::Receiver<Option<Result<(), Refusal>>>,
+/// How a server half leaves its sessions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Leaving {
+    /// They end, and the clients are told.
+    Ended,
+    /// A successor goes on with them.
+    HandedOver,
 }
 
 impl Registry {
-    pub(super) fn new(limits: RegistryLimits, session: SessionConfig, upstream: Upstream) -> Arc<Registry> {
+    pub(super) fn new(
+        limits: RegistryLimits,
+        session: SessionConfig,
+        upstream: Upstream,
+        vault: Option<(Vault, Tombs)>,
+    ) -> Arc<Registry> {
+        let (vault, tombs) = vault.unzip();
+        let known = Known {
+            sessions: HashMap::new(),
+            ended: tombs.map_or_else(Tombstones::default, Tombstones::kept),
+        };
         Arc::new_cyclic(|this| Registry {
             budget: Budget::new(limits.memory),
             limits,
             session,
             upstream,
+            vault,
             tasks: Mutex::new(Some(Tasks::new())),
-            known: Mutex::default(),
+            known: Mutex::new(known),
             this: Weak::clone(this),
         })
     }
@@ -105,7 +117,7 @@ impl Registry {
 
     /// Makes a session. If the same owner made it a moment ago, that one is it.
     pub(super) fn open(&self, open: &Open, info: &CarrierInfo, account: Account) -> Result<(), Refusal> {
-        let mut known = self.known();
+        let known = self.known();
         if let Some(entry) = known.sessions.get(&open.session) {
             // Public ids can be copied; under another key this one names nothing.
             return if entry.owner == info.peer_key {
@@ -114,20 +126,40 @@ impl Registry {
                 Err(gone())
             };
         }
-        if known.ended.owner(open.session).is_some() {
+        if known.ended.holds(open.session) {
             return Err(gone());
         }
         self.make_room(&known, &account)?;
-        let (entry, session_task) = self.prepare(open, info, account);
-        known.sessions.insert(open.session, entry);
+        let (ready, is_ready) = watch::channel(None);
+        let identity = Identity {
+            session: open.session,
+            owner: info.peer_key.clone(),
+            account,
+            user: open.user.clone(),
+            reap_hash: open.reap_hash,
+            remote: info.remote,
+            opened: clock::to_boot_millis(clock::now()),
+        };
+        let facts = Facts::new(self.session.receive_window as u64);
+        let beginning = Beginning::Opened(Opened {
+            identity: identity.clone(),
+            ready,
+        });
+        let (entry, task) = self.prepare(&identity, facts, is_ready, beginning);
+        self.begin(known, entry, task)
+    }
+
+    /// Makes a session known, and starts its task.
+    fn begin(&self, mut known: MutexGuard<'_, Known>, entry: Arc<Entry>, task: SessionTask) -> Result<(), Refusal> {
+        let tasks = lock(&self.tasks);
+        let Some(tasks) = &*tasks else {
+            return Err(refusal(RefusalCode::RetryLater, "the server half is stopping"));
+        };
+        let id = task.id;
+        known.sessions.insert(id, entry);
         drop(known);
-        match &*lock(&self.tasks) {
-            Some(tasks) => {
-                tasks.spawn("session", session_task);
-                Ok(())
-            }
-            None => Err(refusal(RefusalCode::RetryLater, "the server half is stopping")),
-        }
+        tasks.spawn("session", task.run().instrument(info_span!("session", %id)));
+        Ok(())
     }
 
     /// Leads a carrier to the session that its `Open` made, once sshd is connected.
@@ -195,10 +227,15 @@ impl Registry {
         }
     }
 
-    /// Ends every session, telling the clients `why`, and waits up to `grace` for them.
-    pub(super) async fn shutdown(&self, why: &str, grace: Duration) {
+    /// Takes no more, lets go of every session, and waits up to `grace` until the clients are told.
+    pub(super) async fn shutdown(&self, leaving: Leaving, grace: Duration) {
         let tasks = lock(&self.tasks).take();
-        self.known().sessions.values().for_each(|entry| entry.end(why));
+        for entry in self.known().sessions.values() {
+            entry.order(match leaving {
+                Leaving::Ended => Order::End("the server half was stopped".to_owned()),
+                Leaving::HandedOver => Order::HandOver,
+            });
+        }
         if let Some(tasks) = tasks {
             tasks.shutdown(grace).await;
         }
@@ -226,6 +263,7 @@ impl Registry {
             key,
         };
         if carrier.send_message(Answer::Accepted(accepted).encode()).await.is_ok() {
+            fault::pass("accepted");
             let arrival = Arrival {
                 carrier,
                 epoch,
@@ -281,75 +319,64 @@ impl Registry {
         Ok(())
     }
 
+    /// A session as others see it, and its task.
     fn prepare(
         &self,
-        open: &Open,
-        info: &CarrierInfo,
-        account: Account,
-    ) -> (Arc<Entry>, impl Future<Output = ()> + Send + 'static) {
+        identity: &Identity,
+        facts: Facts,
+        ready: watch::Receiver<Option<Result<(), Refusal>>>,
+        beginning: Beginning,
+    ) -> (Arc<Entry>, SessionTask) {
         let (arrivals, incoming) = mpsc::channel(ARRIVALS);
         let (orders, ordered) = mpsc::channel(ORDERS);
-        let (ready, is_ready) = watch::channel(None);
-        let facts = Arc::new(Facts::new(self.session.receive_window as u64));
+        let facts = Arc::new(facts);
         let entry = Arc::new(Entry {
-            owner: info.peer_key.clone(),
-            account: account.clone(),
-            reap_hash: open.reap_hash,
+            owner: identity.owner.clone(),
+            account: identity.account.clone(),
+            reap_hash: identity.reap_hash,
             arrivals,
             orders,
             facts: Arc::clone(&facts),
             lead: Mutex::default(),
-            ready: is_ready,
+            ready,
+            slot: Mutex::default(),
         });
         let task = SessionTask {
             registry: Weak::clone(&self.this),
-            id: open.session,
-            user: open.user.clone(),
-            account,
-            remote: info.remote,
+            entry: Arc::clone(&entry),
+            id: identity.session,
             arrivals: incoming,
             orders: ordered,
-            facts,
-            ready,
+            beginning,
         };
-        let span = info_span!("session", id = %open.session);
-        (entry, task.run().instrument(span))
+        (entry, task)
     }
 
+    /// The session is over. Its tombstone comes first: what a successor finds beside one is not a session any more.
     fn bury(&self, session: SessionId, why: &str) {
         let mut known = self.known();
         if let Some(entry) = known.sessions.remove(&session) {
-            known.ended.add(session, entry.owner.clone(), why.to_owned());
+            known.ended.add(session, &entry.owner, why.to_owned());
+            self.leave_vault(&entry);
+        }
+    }
+
+    /// The session never began: the client may ask for it again.
+    fn forget(&self, session: SessionId) {
+        if let Some(entry) = self.known().sessions.remove(&session) {
+            self.leave_vault(&entry);
+        }
+    }
+
+    fn leave_vault(&self, entry: &Entry) {
+        if let (Some(vault), Some(slot)) = (&self.vault, lock(&entry.slot).take()) {
+            vault.forget(slot);
         }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         lock(&self.known)
     }
-}
-
-impl Entry {
-    /// Whether `epoch` is above every one before it; if so it is the highest from now on.
-    fn take_lead(&self, epoch: Epoch) -> bool {
-        let mut lead = lock(&self.lead);
-        let higher = epoch > *lead;
-        if higher {
-            *lead = epoch;
-        }
-        higher
-    }
-
-    fn end(&self, why: &str) {
-        // A full channel holds an order to end already.
-        let _ = self.orders.try_send(Order::End(why.to_owned()));
-    }
-}
-
-fn oldest_detached<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<&'a Arc<Entry>> {
-    let detached = entries.filter_map(|entry| Some((entry.facts.snapshot().detached_for?, entry)));
-    detached
-        .max_by_key(|(detached_for, _)| *detached_for)
-        .map(|(_, entry)| entry)
 }
 
 fn gone() -> Refusal {

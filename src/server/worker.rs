@@ -6,20 +6,28 @@ mod key_file;
 
 use super::ask_sshd::{AskLimits, AskSshd};
 use super::authority::{Authority, LoopbackRules};
-use super::keeper::{KeeperClient, Request, Response};
-use super::{RegistryLimits, Server, ServerConfig, ServerError};
+use super::keeper::{KeeperClient, Request, Response, Stop};
+use super::vault::{Recovery, Vault, VaultError};
+use super::{Leaving, RegistryLimits, Server, ServerConfig, ServerError};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
 use crate::session::SessionConfig;
 use crate::wire::Statement;
 use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
+use std::error::Error;
 use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::info;
+
+/// How often, and how long apart, a lock is tried that a dying worker may still hold.
+const LOCK_TRIES: usize = 40;
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// What the keeper hands to each worker.
 #[derive(Serialize, Deserialize)]
@@ -48,6 +56,8 @@ pub struct WorkerSetup {
     pub max_half_open: usize,
     /// Most bytes of a UDP payload; `None` is what the path takes.
     pub mtu_cap: Option<u16>,
+    /// Whether sessions outlive the worker.
+    pub vault: bool,
     /// What clients can pin.
     pub fingerprint: String,
 }
@@ -78,6 +88,9 @@ pub enum WorkerError {
     /// The server half could not start.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The sessions of the worker before cannot be taken over.
+    #[error("cannot take over the sessions of the worker before")]
+    Vault(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl WorkerSetup {
@@ -95,13 +108,15 @@ impl WorkerSetup {
     }
 }
 
-/// Serves on `sockets` until the keeper says to stop. `ready` is told the addresses once it serves.
+/// Serves on `sockets` until the keeper says to stop, and goes on with what is `stored`. `ready` is told the addresses
+/// once it serves.
 ///
 /// # Errors
 /// See [`WorkerError`].
 pub async fn serve(
     setup: WorkerSetup,
     sockets: Vec<UdpSocket>,
+    stored: Vec<(String, Arc<OwnedFd>)>,
     keeper: KeeperClient,
     ready: impl FnOnce(&[SocketAddr], &str),
 ) -> Result<(), WorkerError> {
@@ -113,7 +128,11 @@ pub async fn serve(
             .unwrap_or_default(),
         ..QuicLimits::default()
     };
-    let server = Server::new(ServerConfig {
+    let vault = match setup.vault {
+        true => Some(open_vault(&keeper, stored).await?),
+        false => None,
+    };
+    let config = ServerConfig {
         sockets,
         tls_key: TlsKey::from_pkcs8(&setup.tls_key)?,
         statements: setup
@@ -139,11 +158,30 @@ pub async fn serve(
         },
         max_half_open: setup.max_half_open,
         quic,
-    })?;
+    };
+    let server = Server::going_on(config, vault)?;
     info!(event = "ready", udp = ?server.local_addrs(), target = %setup.target, "serving");
     ready(server.local_addrs(), &setup.fingerprint);
-    server.run(keeper.stop_token()).await;
+    let how = || match keeper.how_to_stop() {
+        Some(Stop::HandOver) if setup.vault => Leaving::HandedOver,
+        _ => Leaving::Ended,
+    };
+    server.run_and_leave(keeper.stop_token(), how).await;
     Ok(())
+}
+
+/// The keeper starts a worker only when the one before is dead; a lock that is held all the same is tried again.
+async fn open_vault(
+    keeper: &KeeperClient,
+    stored: Vec<(String, Arc<OwnedFd>)>,
+) -> Result<(Vault, Recovery), WorkerError> {
+    let mut tries = 1..=LOCK_TRIES;
+    loop {
+        match Vault::open(Arc::new(keeper.clone()), stored.clone()).await {
+            Err(VaultError::Owned) if tries.next().is_some() => tokio::time::sleep(LOCK_RETRY).await,
+            opened => return opened.map_err(|error| WorkerError::Vault(Box::new(error))),
+        }
+    }
 }
 
 async fn authority(setup: &WorkerSetup, keeper: &KeeperClient) -> Authority {

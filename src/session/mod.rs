@@ -7,13 +7,19 @@
 
 mod acks;
 mod liveness;
+mod memory;
 mod receive;
 mod redial;
 mod replay;
 mod ring;
+mod snapshot;
+#[cfg(test)]
+mod testing;
 
 pub use liveness::{Liveness, Verdict};
+pub use memory::{RingMemory, SessionMemory};
 pub use redial::RedialPacer;
+pub use snapshot::{PipeCounts, RestoreError, Snapshot};
 
 use crate::wire::{CloseCode, Epoch, Frame, Offset};
 use acks::AckTimer;
@@ -105,11 +111,11 @@ pub struct Session {
 
 impl Session {
     /// A session at its beginning.
-    pub fn new(config: &SessionConfig) -> Session {
+    pub fn new(memory: SessionMemory) -> Session {
         Session {
-            outgoing: ReplayBuffer::new(config.replay_buffer.max(SessionConfig::MIN_BUFFER)),
-            incoming: ReceiveBuffer::new(config.receive_window.max(SessionConfig::MIN_BUFFER)),
-            acks: AckTimer::new(config.receive_window),
+            acks: AckTimer::new(memory.receive.bytes().len()),
+            outgoing: ReplayBuffer::new(memory.replay),
+            incoming: ReceiveBuffer::new(memory.receive),
             epoch: Epoch::default(),
             attached: false,
             peer_close: None,
@@ -150,6 +156,11 @@ impl Session {
     /// Bytes held in either direction.
     pub fn buffered(&self) -> usize {
         self.outgoing.len() + self.incoming.len()
+    }
+
+    /// Whether [`Session::release_idle_memory`] would give any back.
+    pub fn is_memory_idle(&self) -> bool {
+        self.outgoing.is_memory_idle() || self.incoming.is_memory_idle()
     }
 
     /// Whether something sent awaits the peer's acknowledgement.
@@ -237,6 +248,13 @@ impl Session {
             // It takes nothing more, our CLOSE included, and so will not acknowledge it.
             self.outgoing.abandon();
         }
+    }
+
+    /// Gives memory back that was touched and holds nothing now. A successor must know before that the peer has
+    /// acknowledged what was there.
+    pub fn release_idle_memory(&mut self) {
+        self.outgoing.release_idle_memory();
+        self.incoming.release_idle_memory();
     }
 
     // From and to carriers.

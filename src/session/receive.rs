@@ -2,8 +2,8 @@
 //!
 //! Pure: no I/O, no clock. The window given to the peer is room that lies ready here, so it can always be honoured.
 
-use super::SessionError;
 use super::ring::Ring;
+use super::{PipeCounts, RestoreError, RingMemory, SessionError, Snapshot};
 use crate::wire::Offset;
 
 /// What was received and not yet delivered.
@@ -21,9 +21,9 @@ pub(super) struct ReceiveBuffer {
 }
 
 impl ReceiveBuffer {
-    pub(super) fn new(window: usize) -> ReceiveBuffer {
+    pub(super) fn new(memory: Box<dyn RingMemory>) -> ReceiveBuffer {
         ReceiveBuffer {
-            ring: Ring::new(window),
+            ring: Ring::new(memory),
             delivered: Offset::ZERO,
             received: Offset::ZERO,
             end: None,
@@ -31,6 +31,29 @@ impl ReceiveBuffer {
             closed_after_end: false,
             abandoned: false,
         }
+    }
+
+    /// The buffer of a predecessor that had written `counts.written` bytes to the pipe. What it held is lost, and the
+    /// end too unless it comes right now: the peer sends again what was not written.
+    pub(super) fn restore(
+        memory: Box<dyn RingMemory>,
+        snapshot: &Snapshot,
+        counts: PipeCounts,
+    ) -> Result<ReceiveBuffer, RestoreError> {
+        let written = counts.written;
+        if let Some(end) = snapshot.output_end.filter(|end| *end < written) {
+            return Err(RestoreError::OutputEndBeforeWritten { end, written });
+        }
+        let end = snapshot.output_end.filter(|end| *end == written);
+        Ok(ReceiveBuffer {
+            ring: Ring::new(memory),
+            delivered: written,
+            received: written,
+            end,
+            end_delivered: end.is_some() && counts.output_shut,
+            closed_after_end: end.is_some() && snapshot.peer_close.is_some() && snapshot.peer_close_after_fin,
+            abandoned: snapshot.close.is_some(),
+        })
     }
 
     /// Takes what is new of `bytes`, which start at `offset`.
@@ -154,6 +177,24 @@ impl ReceiveBuffer {
         self.received.saturating_add(self.ring.space() as u64)
     }
 
+    /// Where the peer's direction ends, once it was told.
+    pub(super) fn end(&self) -> Option<Offset> {
+        self.end
+    }
+
+    /// Whether the peer's `CLOSE` came after its `FIN`.
+    pub(super) fn is_closed_after_end(&self) -> bool {
+        self.closed_after_end
+    }
+
+    pub(super) fn is_memory_idle(&self) -> bool {
+        self.ring.is_memory_idle()
+    }
+
+    pub(super) fn release_idle_memory(&mut self) {
+        self.ring.release_idle_memory();
+    }
+
     pub(super) fn len(&self) -> usize {
         self.ring.len()
     }
@@ -170,6 +211,7 @@ impl ReceiveBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::testing::memory;
 
     fn at(bytes: u64) -> Offset {
         Offset::new(bytes).unwrap()
@@ -177,7 +219,7 @@ mod tests {
 
     #[test]
     fn bytes_already_taken_are_skipped() {
-        let mut buffer = ReceiveBuffer::new(64);
+        let mut buffer = ReceiveBuffer::new(memory(64));
         buffer.accept(at(0), b"abc").unwrap();
         buffer.accept(at(0), b"abc").unwrap();
         buffer.accept(at(1), b"bcde").unwrap();
@@ -186,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_desync_with_both_numbers() {
-        let mut buffer = ReceiveBuffer::new(64);
+        let mut buffer = ReceiveBuffer::new(memory(64));
         buffer.accept(at(0), b"abc").unwrap();
         assert_eq!(
             buffer.accept(at(5), b"x"),
@@ -206,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_window_holds_what_it_promised_and_no_more() {
-        let mut buffer = ReceiveBuffer::new(4);
+        let mut buffer = ReceiveBuffer::new(memory(4));
         assert_eq!(buffer.window(), 4);
         buffer.accept(at(0), b"abcd").unwrap();
         assert_eq!(
@@ -223,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_end_is_delivered_after_the_last_byte_and_counts_as_one() {
-        let mut buffer = ReceiveBuffer::new(4);
+        let mut buffer = ReceiveBuffer::new(memory(4));
         buffer.accept(at(0), b"ab").unwrap();
         buffer.accept_end(at(2)).unwrap();
         buffer.accept_end(at(2)).unwrap();

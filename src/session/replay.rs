@@ -2,8 +2,8 @@
 //!
 //! Pure: no I/O, no clock. A full buffer refuses bytes; it never drops any.
 
-use super::SessionError;
 use super::ring::Ring;
+use super::{RestoreError, RingMemory, SessionError, Snapshot};
 use crate::wire::{CloseCode, Frame, MAX_DATA, Offset};
 use bytes::BytesMut;
 
@@ -28,9 +28,9 @@ pub(super) struct ReplayBuffer {
 }
 
 impl ReplayBuffer {
-    pub(super) fn new(capacity: usize) -> ReplayBuffer {
+    pub(super) fn new(memory: Box<dyn RingMemory>) -> ReplayBuffer {
         ReplayBuffer {
-            ring: Ring::new(capacity),
+            ring: Ring::new(memory),
             acked: Offset::ZERO,
             written: Offset::ZERO,
             next: Offset::ZERO,
@@ -40,6 +40,42 @@ impl ReplayBuffer {
             close: None,
             close_in_doubt: false,
         }
+    }
+
+    /// The buffer of a predecessor that had got `read` bytes from the pipe, all in `memory` from the snapshot's on.
+    ///
+    /// Everything that it may have sent counts as sent: it published what it was about to say, and nobody knows how
+    /// much of that it said.
+    pub(super) fn restore(
+        memory: Box<dyn RingMemory>,
+        snapshot: &Snapshot,
+        close: Option<(CloseCode, String)>,
+        read: Offset,
+    ) -> Result<ReplayBuffer, RestoreError> {
+        let (acked, front, capacity) = (snapshot.acked, snapshot.front, memory.bytes().len() as u64);
+        let end = read.saturating_add(u64::from(snapshot.fin) + u64::from(close.is_some()));
+        if acked > end {
+            return Err(RestoreError::AckedBeyondRead { acked, end });
+        }
+        // Not even the later part of such bytes is where it should be: they were read after an unknown ack.
+        let len = read.since(acked).unwrap_or(0);
+        if len > capacity {
+            return Err(RestoreError::ReplayBeyondMemory { acked, read, capacity });
+        }
+        if front >= capacity {
+            return Err(RestoreError::FrontBeyondMemory { front, capacity });
+        }
+        Ok(ReplayBuffer {
+            ring: Ring::restore(memory, front as usize, len as usize),
+            acked,
+            written: read,
+            next: acked,
+            sent: end,
+            limit: Offset::ZERO,
+            fin: snapshot.fin,
+            close,
+            close_in_doubt: false,
+        })
     }
 
     /// Where the pipe may write; empty when full or ended.
@@ -178,6 +214,32 @@ impl ReplayBuffer {
         self.fin || self.close.is_some()
     }
 
+    pub(super) fn is_fin(&self) -> bool {
+        self.fin
+    }
+
+    pub(super) fn close_code(&self) -> Option<CloseCode> {
+        self.close.as_ref().map(|(code, _)| *code)
+    }
+
+    /// First position that the peer has not acknowledged; the end counts.
+    pub(super) fn acked(&self) -> Offset {
+        self.acked
+    }
+
+    /// Place of the byte at `acked` in the memory.
+    pub(super) fn front(&self) -> u64 {
+        self.ring.front() as u64
+    }
+
+    pub(super) fn is_memory_idle(&self) -> bool {
+        self.ring.is_memory_idle()
+    }
+
+    pub(super) fn release_idle_memory(&mut self) {
+        self.ring.release_idle_memory();
+    }
+
     /// Bytes held.
     pub(super) fn len(&self) -> usize {
         self.ring.len()
@@ -206,13 +268,14 @@ impl ReplayBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::testing::memory;
 
     fn at(bytes: u64) -> Offset {
         Offset::new(bytes).unwrap()
     }
 
     fn buffer(written: &[u8]) -> ReplayBuffer {
-        let mut buffer = ReplayBuffer::new(64);
+        let mut buffer = ReplayBuffer::new(memory(64));
         buffer.spare()[..written.len()].copy_from_slice(written);
         buffer.commit(written.len());
         buffer.allow(at(1000));
@@ -292,7 +355,7 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_beyond_the_peers_window() {
-        let mut buffer = ReplayBuffer::new(64);
+        let mut buffer = ReplayBuffer::new(memory(64));
         buffer.spare()[..6].copy_from_slice(b"abcdef");
         buffer.commit(6);
         assert!(!buffer.has_frames());

@@ -1,21 +1,42 @@
-//! A byte queue of fixed capacity.
-//!
-//! Memory is taken from the system zeroed and untouched, so a page costs nothing until bytes reach it.
+//! A byte queue of fixed capacity, in memory that its owner brings.
 
-/// Bytes in order, at most `capacity` of them.
+use super::RingMemory;
+
+/// Bytes in order, as many as the memory holds at most.
 pub(super) struct Ring {
-    memory: Box<[u8]>,
+    memory: Box<dyn RingMemory>,
+    capacity: usize,
     front: usize,
     len: usize,
+    /// Bytes were written since the memory was given back, or since the beginning.
+    touched: bool,
 }
 
 impl Ring {
-    pub(super) fn new(capacity: usize) -> Ring {
+    pub(super) fn new(memory: Box<dyn RingMemory>) -> Ring {
         Ring {
-            memory: vec![0; capacity].into_boxed_slice(),
+            capacity: memory.bytes().len(),
+            memory,
             front: 0,
             len: 0,
+            touched: false,
         }
+    }
+
+    /// The ring of a predecessor, which lies in `memory` already: `len` bytes, of which the first is at `front`.
+    pub(super) fn restore(memory: Box<dyn RingMemory>, front: usize, len: usize) -> Ring {
+        let ring = Ring {
+            front,
+            len,
+            // By the predecessor, for all that is known.
+            touched: true,
+            ..Ring::new(memory)
+        };
+        assert!(
+            front < ring.capacity && len <= ring.capacity,
+            "restored what does not fit"
+        );
+        ring
     }
 
     pub(super) fn len(&self) -> usize {
@@ -23,25 +44,40 @@ impl Ring {
     }
 
     pub(super) fn space(&self) -> usize {
-        self.memory.len() - self.len
+        self.capacity - self.len
+    }
+
+    /// Where in the memory the first byte is, or the next one will be.
+    pub(super) fn front(&self) -> usize {
+        self.front
+    }
+
+    /// Whether memory is held that no byte needs.
+    pub(super) fn is_memory_idle(&self) -> bool {
+        self.len == 0 && self.touched
+    }
+
+    /// Gives memory back that no byte needs.
+    pub(super) fn release_idle_memory(&mut self) {
+        if self.is_memory_idle() {
+            self.memory.release();
+            self.touched = false;
+        }
     }
 
     /// Free memory right after the last byte; shorter than [`Ring::space`] where the ring wraps.
     pub(super) fn spare(&mut self) -> &mut [u8] {
         let back = self.wrap(self.front + self.len);
-        let end = if back < self.front {
-            self.front
-        } else {
-            self.memory.len()
-        };
+        let end = if back < self.front { self.front } else { self.capacity };
         let end = end.min(back + self.space());
-        &mut self.memory[back..end]
+        &mut self.memory.bytes_mut()[back..end]
     }
 
     /// Takes the first `len` bytes of [`Ring::spare`] as written.
     pub(super) fn commit(&mut self, len: usize) {
         assert!(len <= self.space(), "committed more than there was room for");
         self.len += len;
+        self.touched |= len > 0;
     }
 
     /// Appends `bytes`, which must fit.
@@ -60,7 +96,7 @@ impl Ring {
     pub(super) fn peek(&self, at: usize) -> &[u8] {
         let len = self.len.saturating_sub(at);
         let start = self.wrap(self.front + at);
-        &self.memory[start..(start + len).min(self.memory.len())]
+        &self.memory.bytes()[start..(start + len).min(self.capacity)]
     }
 
     /// Drops `len` bytes from the front.
@@ -72,8 +108,8 @@ impl Ring {
     }
 
     fn wrap(&self, index: usize) -> usize {
-        if index >= self.memory.len() {
-            index - self.memory.len()
+        if index >= self.capacity {
+            index - self.capacity
         } else {
             index
         }
@@ -83,12 +119,43 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::testing::{Shelf, memory};
     use std::collections::VecDeque;
+
+    #[test]
+    fn memory_is_given_back_once_and_only_while_no_byte_needs_it() {
+        let shelf = Shelf::new(8);
+        let mut ring = Ring::new(shelf.lend());
+        ring.release_idle_memory();
+        assert_eq!(shelf.releases(), 0, "nothing had touched it");
+        ring.extend(b"abc");
+        ring.release_idle_memory();
+        assert_eq!((shelf.releases(), ring.peek(0)), (0, &b"abc"[..]));
+        ring.discard(3);
+        ring.release_idle_memory();
+        ring.release_idle_memory();
+        assert_eq!(shelf.releases(), 1);
+        ring.extend(b"d");
+        assert_eq!(ring.peek(0), b"d");
+    }
+
+    #[test]
+    fn a_successor_finds_the_bytes_where_the_predecessor_left_them() {
+        let shelf = Shelf::new(8);
+        let mut ring = Ring::new(shelf.lend());
+        ring.extend(b"abcdef");
+        ring.discard(4);
+        ring.extend(b"ghij");
+        let (front, len) = (ring.front(), ring.len());
+        drop(ring);
+        let ring = Ring::restore(shelf.lend(), front, len);
+        assert_eq!((ring.peek(0), ring.peek(4)), (&b"efgh"[..], &b"ij"[..]));
+    }
 
     proptest::proptest! {
         #[test]
         fn behaves_as_a_queue(capacity in 1usize..50, steps in proptest::collection::vec((0u8..3, 0usize..60), 0..200)) {
-            let (mut ring, mut model) = (Ring::new(capacity), VecDeque::new());
+            let (mut ring, mut model) = (Ring::new(memory(capacity)), VecDeque::new());
             let mut next = 0u8;
             for (step, amount) in steps {
                 match step {

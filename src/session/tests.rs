@@ -8,10 +8,10 @@ fn at(bytes: u64) -> Offset {
 }
 
 fn session() -> Session {
-    Session::new(&SessionConfig {
+    Session::new(SessionMemory::heap(&SessionConfig {
         replay_buffer: 1 << 17,
         receive_window: 1 << 17,
-    })
+    }))
 }
 
 fn attached(epoch: u32) -> Session {

@@ -7,7 +7,7 @@ use bowline::identity::raw_key::TlsKey;
 use bowline::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Outcome, Pump, PumpParts};
 use bowline::server::ask_sshd::{AskLimits, AskSshd};
 use bowline::server::{Authority, Reception, RegistryLimits, Server, ServerConfig};
-use bowline::session::SessionConfig;
+use bowline::session::{Session, SessionConfig, SessionMemory};
 use bowline::wire::{Accepted, Answer, CloseCode, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, VERSION};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -117,7 +117,7 @@ impl Bench {
         let (input, output) = split(pipe);
         let session = SessionConfig::default();
         let pump = Pump::new(PumpParts {
-            session,
+            session: Session::new(SessionMemory::heap(&session)),
             input,
             output,
             pipe_closed: CloseCode::PipeClosed,
@@ -125,6 +125,9 @@ impl Bench {
             orders: ordered,
             facts: Arc::new(Facts::new(session.receive_window as u64)),
             vigil: None,
+            ledger: None,
+            detached_since: bowline::clock::now(),
+            confirmed: false,
             patience: Duration::from_secs(5),
             unconfirmed_patience: Duration::from_secs(5),
             budget: Budget::new(usize::MAX),

@@ -1,7 +1,7 @@
 //! One half: a session core, the pipe beside it, and what a driver keeps about carriers.
 
 use crate::chance::{Chance, bytes_of};
-use bowline::session::{Session, SessionConfig};
+use bowline::session::{Session, SessionConfig, SessionMemory};
 use bowline::wire::{CloseCode, Epoch, Frame, Offset};
 use bytes::BytesMut;
 use std::fmt;
@@ -66,7 +66,7 @@ impl Half {
             receive_window: chance.one_of(&sizes),
         };
         let most = chance.one_of(&[0, 30, 30, 1000, 1000, 5000, 20_000, 100_000, crate::chance::MOST_BYTES]);
-        let session = Session::new(&config);
+        let session = Session::new(SessionMemory::heap(&config));
         Half {
             me,
             facts: (session.received(), session.window()),

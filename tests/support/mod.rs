@@ -12,6 +12,7 @@ pub mod echo;
 pub mod gate;
 pub mod lab;
 pub mod link;
+pub mod manager;
 pub mod peer;
 pub mod place;
 pub mod process;

@@ -159,7 +159,8 @@ pub(crate) fn cannot_fall_back(host: &str, port: u16, error: &io::Error, why: &O
 /// Every end that may have cost bytes.
 pub(crate) fn session_end(outcome: Outcome) -> Result<(), Failure> {
     match outcome {
-        Outcome::Finished | Outcome::Unfinished => Ok(()),
+        // A client half has no successor to hand over to.
+        Outcome::Finished | Outcome::Unfinished | Outcome::HandedOver => Ok(()),
         Outcome::ClosedByPeer(CloseCode::UpstreamClosed | CloseCode::PipeClosed, _) => Ok(()),
         Outcome::ClosedByPeer(CloseCode::Ended, why) | Outcome::Ended(why) | Outcome::Lost(why) => {
             Err(Failure::new(Exit::Lost, format_args!("the session was ended: {why}")))

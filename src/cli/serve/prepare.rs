@@ -232,7 +232,8 @@ fn look_at(sshd: &SshdConfig) -> Option<Settings> {
     match sshd.settings() {
         Ok(settings) => {
             for warning in settings.warnings() {
-                warn!(mend = warning.mending_line(), "{warning}");
+                let (line, file) = (warning.mending_line(), warning.drop_in());
+                warn!(mend = line, drop_in = file, "{warning}");
             }
             Some(settings)
         }
@@ -273,6 +274,7 @@ fn setup(
         memory_budget: bytes(settings.memory_budget),
         max_half_open: settings.max_half_open as usize,
         mtu_cap: settings.mtu_cap,
+        vault: settings.vault,
         fingerprint,
     })
 }

@@ -17,7 +17,7 @@ use super::{
     Reply, Request, Stop, Store, StoreError,
     estate::Estate,
     link::{self, Link},
-    notice::is_name,
+    notice::{Notice, is_name},
     packet::MOST_DESCRIPTORS,
     wire::WireError,
 };
@@ -78,11 +78,25 @@ impl KeeperClient {
         self.0.ready();
     }
 
-    /// Returns once a keeper has everything that was stored: before this process ends to leave its sessions to the
-    /// next. Gives up after 5 s.
-    pub async fn settle(&self) {
-        // What cannot be confirmed now cannot be waited for any longer either.
-        let _ = tokio::time::timeout(STORE_TIMEOUT, self.confirm()).await;
+    /// Leaves everything to the next worker, which this process becomes by exec: nothing stored may be touched any
+    /// more, and is given up with this process's locks. To be called when told to [`Stop::HandOver`].
+    ///
+    /// Returns if that is not to be; the process then should end, as after a crash. Gives up after 5 s.
+    pub async fn hand_over(&self) {
+        // The keeper has less patience.
+        let _ = tokio::time::timeout(STORE_TIMEOUT, self.become_next()).await;
+    }
+
+    async fn become_next(&self) {
+        // Should its keeper die meanwhile, the next one is asked.
+        while let Some(wire) = self.0.wire().await {
+            wire.post(Notice::Stopping, Vec::new());
+            tokio::select! {
+                biased;
+                () = self.0.become_next() => return,
+                () = wire.closed() => {}
+            }
+        }
     }
 
     async fn ask(&self, request: Request) -> Result<Reply, RequestError> {

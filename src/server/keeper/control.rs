@@ -4,6 +4,7 @@
 //! the worker travels beside, on a connection of its own ([`Notice`](super::notice::Notice)).
 
 use std::{
+    ffi::OsString,
     io,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -94,6 +95,13 @@ pub(super) enum FromKeeper {
     },
     /// End gracefully.
     Stop(Stop),
+    /// Become the next worker: with this come its connection, with everything in it, and the program.
+    Become {
+        /// What the program is called.
+        name: OsString,
+        /// Its arguments.
+        args: Vec<OsString>,
+    },
     /// The companion was started anew; what watches its process comes with this.
     Companion {
         /// Its process id.
@@ -104,7 +112,7 @@ pub(super) enum FromKeeper {
 /// How a worker is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stop {
-    /// Another worker follows: leave the sessions to it.
+    /// Another worker follows: leave the sessions to it, in [`hand_over`](super::KeeperClient::hand_over).
     HandOver,
     /// There will be none: end the sessions.
     End,

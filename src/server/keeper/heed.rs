@@ -45,6 +45,21 @@ impl Keeper {
                     self.served = true;
                     self.worker.is_ready();
                 }
+                Notice::Stopping => self.renew_worker(),
+            }
+        }
+    }
+
+    /// The worker has let go of everything that it had.
+    fn renew_worker(&mut self) {
+        if self.ending.is_some() || !self.worker.is_to_be_renewed() {
+            return self.worker.kill();
+        }
+        match self.worker.renew(&self.terms, self.inventory()) {
+            Ok(ends) => self.worker.renewed(ends, clock::now()),
+            Err(error) => {
+                warn!(%error, "cannot renew the worker");
+                self.worker.kill();
             }
         }
     }

@@ -43,6 +43,9 @@ impl Holdings {
         if descriptors.len() > self.limit.saturating_sub(self.count) {
             return Err(Full);
         }
+        if descriptors.is_empty() {
+            return Ok(());
+        }
         self.count += descriptors.len();
         self.kept.entry(name.to_owned()).or_default().extend(descriptors);
         Ok(())

@@ -2,14 +2,17 @@
 
 use std::{
     io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
-use rustix::process::{PidfdFlags, getpid, pidfd_open};
-use tokio::sync::{Semaphore, watch};
+use rustix::process::{PidfdFlags, WaitOptions, getpid, pidfd_open, wait};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,7 +23,7 @@ use super::{
     holdings::Holdings,
     notice::Notice,
     pace::Pace,
-    packet,
+    packet, process,
     wire::Wire,
 };
 use crate::clock;
@@ -40,6 +43,8 @@ pub(super) struct Link {
     present: watch::Sender<Option<Arc<Wire>>>,
     pub(super) next_id: AtomicU64,
     pub(super) slots: Semaphore,
+    /// There is something to become.
+    has_next: Notify,
     /// Cancelled when this process is to stop.
     pub(super) stop: CancellationToken,
 }
@@ -49,6 +54,17 @@ struct State {
     holdings: Holdings,
     companion: Option<(u32, OwnedFd)>,
     how_to_stop: Option<Stop>,
+    next: Option<Next>,
+    /// There is a next: this process is not the one to go on any more.
+    is_over: bool,
+}
+
+/// What this process is to become.
+#[derive(Debug)]
+struct Next {
+    command: Command,
+    /// Open until then.
+    _program: OwnedFd,
 }
 
 impl Link {
@@ -62,7 +78,10 @@ impl Link {
                 holdings,
                 companion,
                 how_to_stop: None,
+                next: None,
+                is_over: false,
             }),
+            has_next: Notify::new(),
             present: watch::Sender::new(Some(Arc::new(wire))),
             next_id: AtomicU64::new(0),
             slots: Semaphore::new(MOST_REQUESTS),
@@ -114,14 +133,38 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn handle_message(&self, message: FromKeeper, descriptor: Option<OwnedFd>) {
+    /// Becomes the next worker, once the keeper says so. Returns only if that failed.
+    pub(super) async fn become_next(&self) {
+        self.has_next.notified().await;
+        if let Some(mut next) = self.state().next.take() {
+            let error = next.command.exec();
+            warn!(%error, "cannot become the next worker");
+        }
+    }
+
+    fn handle_message(&self, message: FromKeeper, descriptors: Vec<OwnedFd>) {
+        let mut descriptors = descriptors.into_iter();
         match message {
             FromKeeper::Stop(stop) => {
                 info!(?stop, "the keeper asks to stop");
                 self.state().how_to_stop = Some(stop);
                 self.stop.cancel();
             }
-            FromKeeper::Companion { pid } => self.state().companion = descriptor.map(|watch| (pid, watch)),
+            FromKeeper::Companion { pid } => self.state().companion = descriptors.next().map(|watch| (pid, watch)),
+            FromKeeper::Become { name, args } => {
+                let (Some(connection), Some(program)) = (descriptors.next(), descriptors.next()) else {
+                    return warn!("the keeper does not say what to become");
+                };
+                let mut command = process::command(program.as_fd());
+                command.arg0(name).args(args).stdin(Stdio::from(connection));
+                let mut state = self.state();
+                state.is_over = true;
+                state.next = Some(Next {
+                    command,
+                    _program: program,
+                });
+                self.has_next.notify_one();
+            }
             // Whoever waits for it has got it from the wire.
             FromKeeper::Answer { .. } => {}
         }
@@ -208,38 +251,50 @@ async fn serve(link: &Link) {
     let mut pace = Pace::default();
     let mut since = clock::now();
     loop {
-        wire.serve(|message, descriptor| link.handle_message(message, descriptor))
-            .await;
+        let mut is_good = raised.is_none();
+        tokio::select! {
+            () = wire.serve(|message, descriptors| link.handle_message(message, descriptors)) => {}
+            // The one that started this process may take its time: it cannot be ended from here.
+            () = test(&wire, since, &mut is_good), if raised.is_some() => {
+                warn!("the new keeper does nothing: killed");
+            }
+        }
+        if link.state().is_over {
+            return;
+        }
         wire.close();
         raised.take().into_iter().for_each(end);
+        // One that this process raised before it became this worker.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         if link.how_to_stop() == Some(Stop::End) {
             return;
         }
-        let mut got_ready = true;
         (wire, raised) = loop {
             let lived = clock::now().saturating_duration_since(since);
-            tokio::time::sleep(pace.after_death(lived, got_ready)).await;
+            tokio::time::sleep(pace.after_death(lived, is_good)).await;
             since = clock::now();
-            match raise(link, since).await {
+            match link.raise() {
                 Ok((wire, keeper)) => break (wire, Some(keeper)),
                 Err(error) => warn!(%error, "cannot raise a new keeper"),
             }
-            got_ready = false;
+            is_good = false;
         };
     }
 }
 
-async fn raise(link: &Link, start: Instant) -> io::Result<(Arc<Wire>, Child)> {
-    let (wire, child) = link.raise()?;
-    let confirmed = tokio::time::timeout(RAISE_TIMEOUT, wire.barrier()).await;
-    if !matches!(confirmed, Ok(Ok(()))) {
-        wire.close();
-        end(child);
-        return Err(io::ErrorKind::BrokenPipe.into());
+/// Sees whether a keeper works; returns if it does not.
+async fn test(wire: &Wire, since: Instant, is_good: &mut bool) {
+    match tokio::time::timeout(RAISE_TIMEOUT, wire.barrier()).await {
+        Ok(Ok(())) => {
+            *is_good = true;
+            let took_ms = clock::now().saturating_duration_since(since).as_millis();
+            info!(took_ms, "a new keeper is there");
+        }
+        // It has told, or will, by its end.
+        Ok(Err(_)) => {}
+        Err(_) => return,
     }
-    let took_ms = clock::now().saturating_duration_since(start).as_millis();
-    info!(keeper = child.id(), took_ms, "raised a new keeper");
-    Ok((wire, child))
+    std::future::pending().await
 }
 
 /// It is gone already, or good for nothing.

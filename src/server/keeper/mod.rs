@@ -141,6 +141,7 @@ impl Keeper {
             let hidden = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
             hidden.map_err(|error| KeeperError::Prepare(error.into()))?;
         }
+        let old_user = old.terms.user.clone();
         let mut settled = match plan {
             Some(plan) => plan.settle()?.after(old),
             None => old,
@@ -153,6 +154,9 @@ impl Keeper {
         keeper.served = true;
         if let Some(running) = heirloom.worker {
             keeper.worker.go_on(running, now);
+            if keeper.terms.user != old_user {
+                keeper.worker.forbid_renewal();
+            }
         }
         if is_changed {
             keeper.worker.stop(Stop::HandOver, keeper.terms.grace, now);
@@ -258,8 +262,8 @@ impl Keeper {
     }
 
     fn start_worker(&mut self, now: Instant) -> io::Result<()> {
-        let started = self.worker.start(&self.terms, self.inventory())?;
-        self.worker.started(started, now);
+        let (process, ends) = self.worker.start(&self.terms, self.inventory())?;
+        self.worker.started(process, ends, now);
         Ok(())
     }
 

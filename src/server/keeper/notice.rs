@@ -19,6 +19,8 @@ pub(super) enum Notice {
     Watchdog,
     /// Serving.
     Ready,
+    /// Nothing is touched any more.
+    Stopping,
 }
 
 impl Notice {
@@ -30,6 +32,7 @@ impl Notice {
             Self::Barrier => "BARRIER=1".to_owned(),
             Self::Watchdog => "WATCHDOG=1".to_owned(),
             Self::Ready => "READY=1".to_owned(),
+            Self::Stopping => "STOPPING=1".to_owned(),
         }
     }
 
@@ -49,6 +52,7 @@ impl Notice {
             () if says("BARRIER") => Some(Self::Barrier),
             () if says("WATCHDOG") => Some(Self::Watchdog),
             () if says("READY") => Some(Self::Ready),
+            () if says("STOPPING") => Some(Self::Stopping),
             () => None,
         }
     }
@@ -72,6 +76,7 @@ mod tests {
             Notice::Barrier,
             Notice::Watchdog,
             Notice::Ready,
+            Notice::Stopping,
         ] {
             assert_eq!(Notice::of(notice.text().as_bytes()), Some(notice));
         }

@@ -37,8 +37,19 @@ impl OwnProgram {
 
     /// To be started, also by a user who may not enter the folder (a home, a build folder) that the program is in.
     pub(super) fn command(&self) -> Command {
-        Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+        command(self.0.as_fd())
     }
+}
+
+impl AsFd for OwnProgram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A program that is open.
+pub(super) fn command(program: BorrowedFd<'_>) -> Command {
+    Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
 }
 
 /// A process that runs, or has ended and nobody has looked yet.
@@ -161,6 +172,13 @@ impl Life {
         self.ready = false;
         self.asked = false;
         self.kill_at = None;
+    }
+
+    /// The same process starts anew.
+    pub(super) fn renew(&mut self, now: Instant) {
+        if let Some(process) = self.process.take() {
+            self.begin(process, now);
+        }
     }
 
     pub(super) fn process(&self) -> Option<&Process> {

@@ -120,7 +120,7 @@ impl Wire {
     }
 
     /// Hands each message of the keeper to `handle`, until there are no more for ever.
-    pub(super) async fn serve(&self, mut handle: impl FnMut(FromKeeper, Option<OwnedFd>)) {
+    pub(super) async fn serve(&self, mut handle: impl FnMut(FromKeeper, Vec<OwnedFd>)) {
         let mut signs = tokio::time::interval(SIGN_OF_LIFE);
         signs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -132,7 +132,7 @@ impl Wire {
                     Ok(Some((FromKeeper::Answer { id, response }, descriptors))) => {
                         self.answer(id, Reply { response, descriptor: descriptors.into_iter().next() });
                     }
-                    Ok(Some((message, descriptors))) => handle(message, descriptors.into_iter().next()),
+                    Ok(Some((message, descriptors))) => handle(message, descriptors),
                     Ok(None) => return warn!("the keeper is gone"),
                     Err(error) => return warn!(%error, "lost the connection with the keeper"),
                 },

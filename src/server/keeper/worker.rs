@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use tracing::{error, info, warn};
 
 use super::{
@@ -27,6 +28,12 @@ const HAND_OVER_GRACE: Duration = Duration::from_secs(2);
 /// A new worker reads what it gets at once; longer than this means that it died.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Our ends of a worker's two connections.
+pub(super) struct Ends {
+    control: OwnedFd,
+    notify: OwnedFd,
+}
+
 #[derive(Debug)]
 pub(super) struct Worker {
     program: OwnProgram,
@@ -34,6 +41,8 @@ pub(super) struct Worker {
     control: Option<OwnedFd>,
     notify: Option<OwnedFd>,
     asked: Option<Stop>,
+    /// Whether the present process can become the next worker: it is of the right user.
+    renewable: bool,
     watchdog: Watchdog,
 }
 
@@ -46,6 +55,7 @@ impl Worker {
             control: None,
             notify: None,
             asked: None,
+            renewable: true,
             watchdog: Watchdog::new(now),
         }
     }
@@ -62,9 +72,8 @@ impl Worker {
     }
 
     /// Starts one with everything in `inventory`.
-    pub(super) fn start(&self, terms: &Terms, inventory: Inventory<'_>) -> io::Result<(Process, OwnedFd, OwnedFd)> {
+    pub(super) fn start(&self, terms: &Terms, inventory: Inventory<'_>) -> io::Result<(Process, Ends)> {
         let (control, theirs) = packet::pair()?;
-        let (notify, their_notify) = packet::pair()?;
         let mut command = self.program.command();
         // In a process group of its own: a terminal's Ctrl-C is for the keeper, which then stops the worker in order.
         command
@@ -77,20 +86,59 @@ impl Worker {
             command.uid(user.uid()).gid(user.gid());
         }
         let process = Process::of_child(command.spawn()?)?;
-        let mut inventory = inventory;
-        inventory.add(Role::Notify, &their_notify);
-        if let Err(error) = inventory.send(&control, PATIENCE) {
-            process.signal(rustix::process::Signal::KILL);
-            return Err(error);
+        match give(&control, inventory, PATIENCE) {
+            Ok(notify) => Ok((process, Ends { control, notify })),
+            Err(error) => {
+                process.signal(Signal::KILL);
+                Err(error)
+            }
         }
-        Ok((process, control, notify))
     }
 
     /// It was started.
-    pub(super) fn started(&mut self, (process, control, notify): (Process, OwnedFd, OwnedFd), now: Instant) {
+    pub(super) fn started(&mut self, process: Process, ends: Ends, now: Instant) {
         info!(pid = process.pid(), "worker started");
         self.begin(process, now);
-        (self.control, self.notify) = (Some(control), Some(notify));
+        self.renewable = true;
+        (self.control, self.notify) = (Some(ends.control), Some(ends.notify));
+    }
+
+    /// Whether the present process is to become the next worker: it was asked to, has let go of everything, and can.
+    pub(super) fn is_to_be_renewed(&self) -> bool {
+        self.asked == Some(Stop::HandOver) && self.renewable
+    }
+
+    /// The next one must be of another user.
+    pub(super) fn forbid_renewal(&mut self) {
+        self.renewable = false;
+    }
+
+    /// Gives everything in `inventory` to the present process, for what it becomes. Were it to end first, there would
+    /// be a moment in which only this keeper had it all.
+    pub(super) fn renew(&self, terms: &Terms, inventory: Inventory<'_>) -> io::Result<Ends> {
+        let Some(old) = &self.control else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let (control, theirs) = packet::pair()?;
+        let notify = give(&control, inventory, Duration::ZERO)?;
+        let message = FromKeeper::Become {
+            name: terms.program.clone(),
+            args: terms.worker_args.clone(),
+        };
+        control::send_with(old, &message, &[theirs.as_fd(), self.program.as_fd()])?;
+        Ok(Ends { control, notify })
+    }
+
+    /// It becomes the next one.
+    pub(super) fn renewed(&mut self, ends: Ends, now: Instant) {
+        info!(
+            pid = self.life.process().map(Process::pid),
+            "worker becomes the next one"
+        );
+        self.life.renew(now);
+        self.asked = None;
+        self.watchdog = Watchdog::new(now);
+        (self.control, self.notify) = (Some(ends.control), Some(ends.notify));
     }
 
     fn begin(&mut self, process: Process, now: Instant) {
@@ -229,4 +277,13 @@ impl Worker {
             self.watchdog = Watchdog::new(now);
         }
     }
+}
+
+/// Sends everything, and the other end of what is stored by, whose own end it returns.
+fn give(control: &OwnedFd, inventory: Inventory<'_>, patience: Duration) -> io::Result<OwnedFd> {
+    let (notify, theirs) = packet::pair()?;
+    let mut inventory = inventory;
+    inventory.add(Role::Notify, &theirs);
+    inventory.send(control, patience)?;
+    Ok(notify)
 }

@@ -1,15 +1,21 @@
-//! The life of one session: connect to sshd, pump, be buried.
+//! The life of one session: connect to sshd or go on where a predecessor died, pump, be buried.
 
-use super::super::authority::Account;
-use super::Registry;
-use crate::pump::{Arrival, Facts, Order, Outcome, Pump, PumpParts};
-use crate::wire::{CloseCode, Refusal, SessionId};
-use std::net::SocketAddr;
+use super::super::authority::{chain, refusal};
+use super::super::vault::{Identity, Kept, RecoveredSession};
+use super::entry::Entry;
+use super::{Registry, lock};
+use crate::clock;
+use crate::fault;
+use crate::pump::{Arrival, Ledger, Order, Outcome, Pump, PumpParts, session_memory};
+use crate::session::{Session, SessionConfig};
+use crate::tasks::{catch_panic, panic_text};
+use crate::wire::{CloseCode, Refusal, RefusalCode, SessionId};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{error, info, warn};
 
 /// As long as sshd waits for a login by default (LoginGraceTime).
 const UNCONFIRMED: Duration = Duration::from_secs(120);
@@ -17,14 +23,45 @@ const UNCONFIRMED: Duration = Duration::from_secs(120);
 /// Everything one session's task owns.
 pub(super) struct SessionTask {
     pub(super) registry: Weak<Registry>,
+    pub(super) entry: Arc<Entry>,
     pub(super) id: SessionId,
-    pub(super) user: String,
-    pub(super) account: Account,
-    pub(super) remote: SocketAddr,
     pub(super) arrivals: mpsc::Receiver<Arrival>,
     pub(super) orders: mpsc::Receiver<Order>,
-    pub(super) facts: Arc<Facts>,
+    pub(super) beginning: Beginning,
+}
+
+/// How a session comes to this process.
+pub(super) enum Beginning {
+    /// It was opened just now.
+    Opened(Opened),
+    /// A predecessor left it.
+    Recovered(Box<RecoveredSession>),
+}
+
+/// What is known of a session that begins.
+pub(super) struct Opened {
+    pub(super) identity: Identity,
+    /// Told once upstream is connected and a crash would not lose it any more, or why that cannot be.
     pub(super) ready: watch::Sender<Option<Result<(), Refusal>>>,
+}
+
+/// What the pump joins.
+struct Ends {
+    session: Session,
+    input: Box<dyn AsyncRead + Send + Unpin>,
+    output: Box<dyn AsyncWrite + Send + Unpin>,
+    ledger: Option<Box<dyn Ledger>>,
+    detached_since: Instant,
+    confirmed: bool,
+}
+
+/// What is to be done about a session that is over here.
+enum Afterwards {
+    Bury(String),
+    /// The client may ask for the same session again.
+    Forget,
+    /// A successor goes on with it.
+    Leave,
 }
 
 impl SessionTask {
@@ -32,43 +69,120 @@ impl SessionTask {
         let Some(registry) = self.registry.upgrade() else {
             return;
         };
-        let (id, ready) = (self.id, self.ready.clone());
-        match registry.upstream.connect(self.remote).await {
-            Ok(stream) => {
-                ready.send_replace(Some(Ok(())));
-                let local = stream.local_addr().ok();
-                info!(event = "opened", user = self.user, key = self.account.0, remote = %self.remote,
-                    upstream_from = local.map(tracing::field::display), "session opened");
-                let why = self.pump(&registry, stream).await;
-                registry.bury(id, &why);
-            }
-            Err(refusal) => {
-                // Not buried: the client may ask for the same session again once sshd is back.
-                registry.known().sessions.remove(&id);
-                ready.send_replace(Some(Err(refusal)));
-            }
+        let id = self.id;
+        // A panic is the end of its own session and of no other.
+        let afterwards = catch_panic(self.live(&registry)).await.unwrap_or_else(|panic| {
+            error!(
+                event = "closed",
+                panic = panic_text(&*panic),
+                "a fault of bowline ended the session"
+            );
+            Afterwards::Bury("a fault in the server half ended it".to_owned())
+        });
+        match afterwards {
+            Afterwards::Bury(why) => registry.bury(id, &why),
+            Afterwards::Forget => registry.forget(id),
+            Afterwards::Leave => {}
         }
     }
 
-    async fn pump(self, registry: &Registry, stream: TcpStream) -> String {
-        let (input, output) = stream.into_split();
+    async fn live(self, registry: &Registry) -> Afterwards {
+        let ends = match self.beginning {
+            Beginning::Opened(opened) => {
+                let begun = opened.begin(registry, &self.entry).await;
+                opened
+                    .ready
+                    .send_replace(Some(begun.as_ref().map(|_| ()).map_err(Refusal::clone)));
+                match begun {
+                    Ok(ends) => ends,
+                    Err(_) => return Afterwards::Forget,
+                }
+            }
+            Beginning::Recovered(recovered) => {
+                let RecoveredSession {
+                    kept,
+                    detached_since,
+                    confirmed,
+                    ..
+                } = *recovered;
+                Ends::kept(kept, &self.entry, detached_since, confirmed)
+            }
+        };
+        fault::panic_in_session();
         let pump = Pump::new(PumpParts {
-            session: registry.session,
-            input,
-            output,
+            session: ends.session,
+            input: ends.input,
+            output: ends.output,
             pipe_closed: CloseCode::UpstreamClosed,
             arrivals: self.arrivals,
             orders: self.orders,
-            facts: self.facts,
+            facts: Arc::clone(&self.entry.facts),
             vigil: None,
+            ledger: ends.ledger,
+            detached_since: ends.detached_since,
+            confirmed: ends.confirmed,
             patience: registry.limits.ttl,
             unconfirmed_patience: UNCONFIRMED,
             budget: Arc::clone(&registry.budget),
         });
         let outcome = pump.run().await;
+        if outcome == Outcome::HandedOver {
+            return Afterwards::Leave;
+        }
         let why = describe(&outcome, registry.limits.ttl);
         info!(event = "closed", reason = why, "session closed");
-        why
+        Afterwards::Bury(why)
+    }
+}
+
+impl Opened {
+    /// Connects to sshd, and puts the connection where a crash does not lose it.
+    async fn begin(&self, registry: &Registry, entry: &Entry) -> Result<Ends, Refusal> {
+        let Identity {
+            user, account, remote, ..
+        } = &self.identity;
+        let stream = registry.upstream.connect(*remote).await?;
+        let local = stream.local_addr().ok();
+        info!(event = "opened", user, key = account.0, %remote,
+            upstream_from = local.map(tracing::field::display), "session opened");
+        let Some(vault) = &registry.vault else {
+            return Ok(Ends::without_vault(&registry.session, stream));
+        };
+        let kept = vault.create(self.identity.clone(), stream, &registry.session).await;
+        let kept = kept.map_err(|error| {
+            warn!(event = "refused", error = %chain(&error), "the session cannot be kept");
+            refusal(
+                RefusalCode::RetryLater,
+                "the server half cannot keep another session now",
+            )
+        })?;
+        Ok(Ends::kept(kept, entry, clock::now(), false))
+    }
+}
+
+impl Ends {
+    fn without_vault(config: &SessionConfig, stream: TcpStream) -> Ends {
+        let (input, output) = stream.into_split();
+        Ends {
+            session: Session::new(session_memory(config)),
+            input: Box::new(input),
+            output: Box::new(output),
+            ledger: None,
+            detached_since: clock::now(),
+            confirmed: false,
+        }
+    }
+
+    fn kept(kept: Kept, entry: &Entry, detached_since: Instant, confirmed: bool) -> Ends {
+        *lock(&entry.slot) = Some(kept.slot);
+        Ends {
+            session: kept.session,
+            input: Box::new(kept.input),
+            output: Box::new(kept.output),
+            ledger: Some(kept.ledger),
+            detached_since,
+            confirmed,
+        }
     }
 }
 
@@ -78,6 +192,7 @@ fn describe(outcome: &Outcome, ttl: Duration) -> String {
         Outcome::ClosedByPeer(_, message) => format!("closed by the client half: {message}"),
         Outcome::Unfinished => "ended without a confirmation".to_owned(),
         Outcome::Ended(why) | Outcome::Lost(why) => why.clone(),
+        Outcome::HandedOver => "handed over to a successor".to_owned(),
         Outcome::Expired => format!("no carrier came for {} s", ttl.as_secs()),
         Outcome::Desync(error) => format!("protocol error: {error}"),
     }

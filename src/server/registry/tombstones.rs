@@ -1,29 +1,59 @@
 //! What became of sessions that ended a short while ago, for clients that ask late.
 
 use crate::clock;
+use crate::server::vault::{PLACES, Tombs, Tombstone};
 use crate::wire::SessionId;
-use bytes::Bytes;
+use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Most that are kept: about 1 MiB.
-const MOST: usize = 4096;
+const MOST: usize = PLACES;
 /// A client that was cut off at the very end returns within its patience; after this, `gone` is answer enough.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
 #[derive(Default)]
 pub(super) struct Tombstones {
-    stones: HashMap<SessionId, Stone>,
+    stones: HashMap<SessionId, Tombstone>,
     by_age: VecDeque<(Instant, SessionId)>,
-}
-
-struct Stone {
-    owner: Bytes,
-    why: String,
+    /// The same for a successor, where there may be one.
+    kept: Option<Tombs>,
 }
 
 impl Tombstones {
-    pub(super) fn add(&mut self, session: SessionId, owner: Bytes, why: String) {
+    /// Those of predecessors, to which others are added.
+    pub(super) fn kept(tombs: Tombs) -> Tombstones {
+        let mut tombstones = Tombstones::default();
+        tombs.all().into_iter().for_each(|stone| tombstones.insert(stone));
+        tombstones.kept = Some(tombs);
+        tombstones
+    }
+
+    pub(super) fn add(&mut self, session: SessionId, owner: &[u8], why: String) {
+        let stone = Tombstone {
+            session,
+            owner: hash(owner),
+            why,
+            at: clock::now(),
+        };
+        if let Some(kept) = &mut self.kept {
+            kept.add(&stone);
+        }
+        self.insert(stone);
+    }
+
+    /// Whether a session of this id ended.
+    pub(super) fn holds(&self, session: SessionId) -> bool {
+        self.stones.contains_key(&session)
+    }
+
+    /// Why a session ended, told to its owner only.
+    pub(super) fn why(&self, session: SessionId, key: &[u8]) -> Option<String> {
+        let stone = self.stones.get(&session)?;
+        (stone.owner == hash(key)).then(|| stone.why.clone())
+    }
+
+    fn insert(&mut self, stone: Tombstone) {
         let now = clock::now();
         while let Some((at, oldest)) = self.by_age.front().copied() {
             if self.by_age.len() < MOST && now.saturating_duration_since(at) < LIFETIME {
@@ -32,21 +62,13 @@ impl Tombstones {
             self.by_age.pop_front();
             self.stones.remove(&oldest);
         }
-        self.by_age.push_back((now, session));
-        self.stones.insert(session, Stone { owner, why });
+        self.by_age.push_back((stone.at, stone.session));
+        self.stones.insert(stone.session, stone);
     }
+}
 
-    pub(super) fn owner(&self, session: SessionId) -> Option<&Bytes> {
-        self.stones.get(&session).map(|stone| &stone.owner)
-    }
-
-    /// Why a session ended, told to its owner only.
-    pub(super) fn why(&self, session: SessionId, key: &[u8]) -> Option<String> {
-        self.stones
-            .get(&session)
-            .filter(|stone| stone.owner == key)
-            .map(|stone| stone.why.clone())
-    }
+fn hash(key: &[u8]) -> [u8; 32] {
+    digest(&SHA256, key).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 #[cfg(test)]
@@ -58,7 +80,7 @@ mod tests {
         let mut tombstones = Tombstones::default();
         let id = |n: usize| SessionId::new((n as u128).to_be_bytes());
         for n in 0..MOST + 10 {
-            tombstones.add(id(n), Bytes::from_static(b"owner"), "ended".into());
+            tombstones.add(id(n), b"owner", "ended".into());
         }
         assert_eq!(tombstones.stones.len(), MOST);
         assert_eq!(tombstones.why(id(3), b"owner"), None);

@@ -10,6 +10,15 @@ const SHORT_GRACE: Duration = Duration::from_secs(60);
 /// Least MaxStartups that is not warned about: four asks at once, and as many sessions before login.
 const FEW_STARTUPS: u32 = 8;
 
+/// The file of ours that keeps any sshd from ending detached sessions; `packaging/sshd_config.d` has it.
+const DROP_IN: &str = "/etc/ssh/sshd_config.d/bowline.conf";
+
+/// The same for what OpenSSH 9.2 brought, which earlier ones refuse to start with.
+const DROP_IN_9_2: &str = "/etc/ssh/sshd_config.d/bowline-9.2.conf";
+
+/// And for what 9.8 brought.
+const DROP_IN_9_8: &str = "/etc/ssh/sshd_config.d/bowline-9.8.conf";
+
 /// Keywords in lower case with their values, one for each line that sshd printed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(pub(super) BTreeMap<String, Vec<String>>);
@@ -74,6 +83,20 @@ impl SshdWarning {
             Self::PerSourceMaxStartups { .. } => "PerSourceMaxStartups none".into(),
             Self::PerSourcePenalties => "PerSourcePenaltyExemptList 127.0.0.1".into(),
             Self::NoPublicKeys => "PubkeyAuthentication yes".into(),
+        }
+    }
+
+    /// The file that mends it, as packages install it; `None` where the administrator has to weigh it.
+    #[must_use]
+    pub fn drop_in(&self) -> Option<&'static str> {
+        match self {
+            Self::ClientAlive { .. } => Some(DROP_IN),
+            Self::ChannelTimeout { .. } | Self::UnusedConnectionTimeout { .. } => Some(DROP_IN_9_2),
+            Self::PerSourcePenalties => Some(DROP_IN_9_8),
+            Self::LoginGraceTime { .. }
+            | Self::MaxStartups { .. }
+            | Self::PerSourceMaxStartups { .. }
+            | Self::NoPublicKeys => None,
         }
     }
 }
@@ -216,6 +239,36 @@ mod tests {
             []
         );
         assert_eq!(Settings::parse("logingracetime 0\n").warnings(), []);
+    }
+
+    #[test]
+    fn each_drop_in_of_the_packaging_mends_what_names_it() {
+        let after = Duration::from_secs(1);
+        let warnings = [
+            SshdWarning::ClientAlive { after },
+            SshdWarning::ChannelTimeout { value: "*=1m".into() },
+            SshdWarning::UnusedConnectionTimeout { after },
+            SshdWarning::PerSourcePenalties,
+        ];
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/sshd_config.d");
+        let mut lines = 0;
+        for warning in &warnings {
+            let installed = std::path::Path::new(warning.drop_in().expect("a drop-in"));
+            assert_eq!(installed.parent(), Some("/etc/ssh/sshd_config.d".as_ref()));
+            let file = folder.join(installed.file_name().expect("a name"));
+            let text = std::fs::read_to_string(&file).expect("packaged");
+            let mended = text.lines().filter(|line| **line == *warning.mending_line()).count();
+            assert_eq!(mended, 1, "{warning} in {}", file.display());
+            lines += 1;
+        }
+        let files = std::fs::read_dir(&folder).expect("packaged").flatten();
+        let texts = files.map(|file| std::fs::read_to_string(file.path()).expect("packaged"));
+        let settings = |text: String| {
+            text.lines()
+                .filter(|line| !line.is_empty() && !line.starts_with('#'))
+                .count()
+        };
+        assert_eq!(texts.map(settings).sum::<usize>(), lines, "nothing else is set");
     }
 
     #[test]

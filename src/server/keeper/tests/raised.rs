@@ -109,15 +109,21 @@ fn hung_worker_of_a_raised_keeper_is_killed_and_replaced() {
 }
 
 #[test]
-fn keeper_killed_during_a_hand_over_is_replaced_before_the_worker_ends() {
-    let mut keeper = KeeperProcess::start("plain");
-    assert_eq!(keeper.ask("store 1 one"), "stored");
-    // It has told the worker, and cannot see its end.
-    keeper.signal(OsSignal::HUP);
-    assert_eq!(keeper.hear(), "stopping Some(HandOver)");
-    keeper.signal(OsSignal::KILL);
-    keeper.next_worker();
-    assert_eq!(keeper.ask("kept"), "1=one");
+fn keeper_killed_at_any_moment_of_a_hand_over_costs_nothing() {
+    for delay in 0..20 {
+        let mut keeper = KeeperProcess::start("plain");
+        assert_eq!(keeper.ask("store 1 one"), "stored");
+        keeper.signal(OsSignal::HUP);
+        assert_eq!(keeper.hear(), "stopping Some(HandOver)");
+        std::thread::sleep(Duration::from_millis(delay) / 2);
+        keeper.signal(OsSignal::KILL);
+        keeper.next_worker();
+        assert_eq!(keeper.ask("kept"), "1=one");
+        assert!(keeper.ask("ask ann").contains("ann"));
+        keeper.kill_worker();
+        keeper.next_worker();
+        assert_eq!(keeper.ask("kept"), "1=one");
+    }
 }
 
 #[test]

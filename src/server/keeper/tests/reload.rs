@@ -14,8 +14,8 @@ fn sighup_replaces_the_worker_after_it_has_handed_over_by_a_configuration_read_a
         keeper.configure(Some(&format!("round {round}")));
         keeper.signal(OsSignal::HUP);
         assert_eq!(keeper.hear(), "stopping Some(HandOver)");
-        assert_ne!(keeper.next_worker(), before);
-        assert!(!is_running(before));
+        // Nothing that it has is ever with the keeper alone.
+        assert_eq!(keeper.next_worker(), before);
         assert_eq!(keeper.configuration, format!("round {round}"));
         assert_eq!(keeper.ask("kept"), "1=one");
         // The same process, the same sockets.
@@ -26,6 +26,35 @@ fn sighup_replaces_the_worker_after_it_has_handed_over_by_a_configuration_read_a
     assert_eq!(status_field(&status, "SigBlk"), "0".repeat(16));
     keeper.signal(OsSignal::TERM);
     assert_eq!(keeper.wait().code(), Some(0));
+}
+
+#[test]
+fn worker_that_does_not_hand_over_is_killed_and_replaced() {
+    let mut keeper = KeeperProcess::start("deaf impatient");
+    let before = keeper.worker;
+    assert_eq!(keeper.ask("store 1 one"), "stored");
+    keeper.signal(OsSignal::HUP);
+    assert_ne!(keeper.next_worker(), before);
+    assert!(!is_running(before));
+    assert_eq!(keeper.ask("kept"), "1=one");
+}
+
+#[test]
+fn worker_that_dies_in_the_hand_over_is_replaced_at_once() {
+    let mut keeper = KeeperProcess::start("plain");
+    assert_eq!(keeper.ask("store 1 one"), "stored");
+    for delay in 0..10 {
+        keeper.signal(OsSignal::HUP);
+        assert_eq!(keeper.hear(), "stopping Some(HandOver)");
+        std::thread::sleep(Duration::from_millis(delay));
+        keeper.kill_worker();
+        keeper.next_worker();
+        // It may have started anew before it was killed.
+        while !is_running(keeper.worker) {
+            keeper.next_worker();
+        }
+        assert_eq!(keeper.ask("kept"), "1=one");
+    }
 }
 
 #[test]

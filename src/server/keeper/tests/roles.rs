@@ -165,7 +165,7 @@ async fn work(inheritance: WorkerInheritance) {
                 let stop = keeper.how_to_stop();
                 socket.send(format!("stopping {stop:?}").as_bytes()).await.unwrap();
                 if stop == Some(Stop::HandOver) {
-                    keeper.settle().await;
+                    keeper.hand_over().await;
                 }
                 std::process::exit(0);
             }
@@ -180,14 +180,15 @@ async fn work(inheritance: WorkerInheritance) {
             "open" => read_all(keeper.request(Request::OpenKeyFile).await.unwrap()),
             "store" => store(&keeper, argument).await,
             "remove" => {
+                // Nothing more, but a barrier for what was said before.
                 keeper.remove(argument);
-                keeper.settle().await;
+                keeper.put("barrier", Vec::new()).await.unwrap();
                 "removed".to_owned()
             }
             "kept" => describe(&kept),
             "ready" => {
                 keeper.ready();
-                keeper.settle().await;
+                keeper.put("barrier", Vec::new()).await.unwrap();
                 "ready".to_owned()
             }
             "babble" => {

@@ -1,0 +1,9 @@
+//! What release builds have in place of faults: nothing.
+
+/// Nothing happens here.
+#[inline(always)]
+pub(crate) fn pass(_point: &str) {}
+
+/// Nor here.
+#[inline(always)]
+pub(crate) fn panic_in_session() {}

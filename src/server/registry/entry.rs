@@ -1,0 +1,55 @@
+//! One session, as its registry sees it.
+
+use super::lock;
+use crate::pump::{Arrival, Facts, Order};
+use crate::server::authority::Account;
+use crate::server::vault::Slot;
+use crate::wire::{Epoch, Refusal};
+use bytes::Bytes;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{mpsc, watch};
+
+/// One session, as others see it.
+pub(super) struct Entry {
+    pub(super) owner: Bytes,
+    pub(super) account: Account,
+    pub(super) reap_hash: [u8; 32],
+    pub(super) arrivals: mpsc::Sender<Arrival>,
+    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) facts: Arc<Facts>,
+    /// The highest epoch that was ever given the lead.
+    pub(super) lead: Mutex<Epoch>,
+    /// Set once upstream is connected and a crash would not lose it any more, or why that cannot be.
+    pub(super) ready: watch::Receiver<Option<Result<(), Refusal>>>,
+    /// Where it is in the vault.
+    pub(super) slot: Mutex<Option<Slot>>,
+}
+
+impl Entry {
+    /// Whether `epoch` is above every one before it; if so it is the highest from now on.
+    pub(super) fn take_lead(&self, epoch: Epoch) -> bool {
+        let mut lead = lock(&self.lead);
+        let higher = epoch > *lead;
+        if higher {
+            *lead = epoch;
+        }
+        higher
+    }
+
+    pub(super) fn end(&self, why: &str) {
+        self.order(Order::End(why.to_owned()));
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        // A full channel holds orders to end already.
+        let _ = self.orders.try_send(order);
+    }
+}
+
+/// The one without a carrier for longest.
+pub(super) fn oldest_detached<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<&'a Arc<Entry>> {
+    let detached = entries.filter_map(|entry| Some((entry.facts.snapshot().detached_for?, entry)));
+    detached
+        .max_by_key(|(detached_for, _)| *detached_for)
+        .map(|(_, entry)| entry)
+}

@@ -1,0 +1,183 @@
+//! What packages install: accepted by the programs that read it, and of one mind with the program's defaults.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use support::manager::Unit;
+use support::process::{Outcome, run};
+use support::{BOWLINE, Scratch, measured};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Descriptors in the store beside those of sessions: the lock, the tombstones, and room for more.
+const RESERVE: u64 = 16;
+
+/// The exposure that `systemd-analyze security` gives bowline.service, times ten; 96 without any hardening.
+const MOST_EXPOSURE: u32 = 22;
+
+#[test]
+fn the_limits_of_the_unit_are_those_of_the_default_number_of_sessions() {
+    let help = run(Command::new(BOWLINE).args(["serve", "--help"]), LIMIT)
+        .expect_code(0)
+        .out();
+    let default = help
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .split_once("Most sessions in all [default: ")
+        .and_then(|(_, rest)| rest.split_once(']')?.0.parse::<u64>().ok())
+        .expect("serve --help names the default of --max-sessions");
+    let unit = Unit::read(&packaged("systemd/bowline.service"));
+    let store = unit.store_max as u64;
+    assert!(store >= 2 * default + RESERVE, "{store} for {default} sessions");
+    assert!(
+        unit.limit_nofile.expect("a limit") >= store + 1024,
+        "the process opens more than it stores"
+    );
+}
+
+#[test]
+fn the_unit_gives_up_neither_its_sessions_nor_its_worker() {
+    let path = packaged("systemd/bowline.service");
+    let text = fs::read_to_string(&path).expect("packaged");
+    for line in [
+        "Type=notify",
+        "NotifyAccess=main",
+        "Restart=always",
+        "RestartSec=20ms",
+        "StartLimitIntervalSec=0",
+        "RuntimeDirectoryPreserve=restart",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line}");
+    }
+    let unit = Unit::read(&path);
+    assert!(
+        unit.timeout_stop > Duration::from_secs(8),
+        "longer than a worker may take to end"
+    );
+}
+
+#[test]
+fn systemd_accepts_the_units() {
+    if !has_systemd_analyze("the units") {
+        return;
+    }
+    for name in ["bowline.service", "bowline-sshd.service"] {
+        let (_scratch, unit) = installed(name);
+        let verified = run(
+            Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(unit),
+            LIMIT,
+        );
+        assert_eq!((verified.code, verified.err()), (Some(0), String::new()), "{name}");
+    }
+}
+
+#[test]
+fn systemd_finds_little_exposed_in_the_server_half() {
+    if !has_systemd_analyze("exposure") {
+        return;
+    }
+    let (_scratch, unit) = installed("bowline.service");
+    let mut command = Command::new("systemd-analyze");
+    command.args(["security", "--offline=true", &format!("--threshold={MOST_EXPOSURE}")]);
+    let outcome: Outcome = run(command.arg(unit), LIMIT);
+    measured("exposure", outcome.out().lines().last().unwrap_or_default());
+    outcome.expect_code(0);
+}
+
+#[test]
+fn this_sshd_accepts_the_drop_ins_of_its_version() {
+    let scratch = Scratch::new();
+    let key = scratch.join("key");
+    support::sshd::make_key(&key, "ed25519");
+    if rustix::process::geteuid().is_root() {
+        fs::create_dir_all("/run/sshd").expect("root may make /run/sshd");
+    }
+    let version = sshd_version();
+    let mut accepted = 0;
+    for (since, name) in [
+        (0, "bowline.conf"),
+        (902, "bowline-9.2.conf"),
+        (908, "bowline-9.8.conf"),
+    ] {
+        let config = scratch.join(name);
+        let drop_in = packaged("sshd_config.d").join(name);
+        fs::write(
+            &config,
+            format!("HostKey {}\nInclude {}\n", key.display(), drop_in.display()),
+        )
+        .expect("written");
+        let mut command = Command::new("/usr/sbin/sshd");
+        let outcome = run(command.arg("-t").arg("-f").arg(&config), LIMIT);
+        if version >= since {
+            assert_eq!((outcome.code, outcome.err()), (Some(0), String::new()), "{name}");
+            accepted += 1;
+        } else {
+            assert!(outcome.code != Some(0), "{name} says that sshd {version} refuses it");
+        }
+    }
+    measured(
+        "drop-ins for this sshd",
+        format_args!("{accepted} of 3, version {version}"),
+    );
+}
+
+#[test]
+fn the_worker_has_a_user_of_the_name_that_the_keeper_looks_for() {
+    let text = fs::read_to_string(packaged("sysusers.d/bowline.conf")).expect("packaged");
+    let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines, [r#"u bowline - "bowline server half" - -"#]);
+    let keeper = fs::read_to_string(root().join("src/server/keeper/user.rs")).expect("a source");
+    assert!(keeper.contains(r#"const USUAL: [&str; 2] = ["bowline", "nobody"];"#));
+}
+
+#[test]
+fn everything_packaged_is_in_its_readme() {
+    let readme = fs::read_to_string(packaged("README.md")).expect("packaged");
+    for folder in ["systemd", "sysusers.d", "sshd_config.d"] {
+        for file in fs::read_dir(packaged(folder)).expect("packaged").flatten() {
+            let name = format!("packaging/{folder}/{}", file.file_name().display());
+            assert!(readme.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn packaged(name: &str) -> PathBuf {
+    root().join("packaging").join(name)
+}
+
+/// The unit as a package installs it, for the program of this build.
+fn installed(name: &str) -> (Scratch, PathBuf) {
+    let scratch = Scratch::new();
+    let text = fs::read_to_string(packaged("systemd").join(name)).expect("packaged");
+    let unit = scratch.join(name);
+    fs::write(&unit, text.replace("/usr/bin/bowline", BOWLINE)).expect("the scratch folder");
+    (scratch, unit)
+}
+
+fn has_systemd_analyze(test: &str) -> bool {
+    let has = Command::new("systemd-analyze").arg("--version").output().is_ok();
+    if !has {
+        measured(test, "SKIPPED, no systemd-analyze here");
+    }
+    has
+}
+
+/// 902 for OpenSSH 9.2.
+fn sshd_version() -> u32 {
+    let said = run(Command::new("ssh").arg("-V"), LIMIT).err();
+    let numbers = said
+        .strip_prefix("OpenSSH_")
+        .expect("the version of ssh is that of sshd");
+    let mut numbers = numbers
+        .split(|digit: char| !digit.is_ascii_digit())
+        .flat_map(str::parse::<u32>);
+    100 * numbers.next().expect("a version") + numbers.next().expect("a version")
+}

@@ -1,0 +1,300 @@
+//! The server half as packaged, under a service manager: what it does to the unit costs no session.
+//!
+//! Each test runs under the stand-in, and under systemd where one can be had.
+
+#[path = "service_manager/unit.rs"]
+mod packaged;
+mod scenarios;
+mod support;
+
+use packaged::Packaged;
+use scenarios::ticker::Ticker;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{ChildStdin, ChildStdout};
+use std::time::Duration;
+use support::daemon::Home;
+use support::data::{MIB, hash_bytes, random_bytes};
+use support::manager::{Kind, Unit};
+use support::place::Place;
+use support::process::{Running, run, run_with_input};
+use support::ssh::HOST;
+use support::{BOWLINE, heavy, measured_time, now, wait_for};
+
+/// A client comes back within a second or so; on a busy machine a few.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Room in the store for what is not a session's.
+const BESIDE: usize = 16;
+
+support::manager::under_both_managers! {
+    a_restart_keeps_sessions,
+    a_keeper_that_is_killed_is_started_again_with_its_sessions,
+    a_reload_keeps_sessions_and_the_keeper,
+    bytes_flow_through_restarts_both_ways,
+    a_changed_configuration_counts_after_a_restart_which_keeps_sessions,
+    a_broken_configuration_costs_no_session,
+    a_hundred_sessions_are_kept_by_a_store_of_just_their_size,
+    a_store_that_is_too_small_lowers_the_limit,
+    a_stop_ends_sessions_and_the_clients_say_why,
+}
+
+fn a_restart_keeps_sessions(kind: Kind) {
+    let Some(packaged) = Packaged::start(kind, |_, _| ()) else {
+        return;
+    };
+    let mut ticker = Ticker::start(&packaged.rig);
+    for _ in 0..3 {
+        let keeper = packaged.manager.main_pid();
+        let before = now();
+        packaged.manager.restart().expect("restarts");
+        assert_ne!(packaged.manager.main_pid(), keeper);
+        ticker.next_line_after(now(), LIMIT);
+        measured_time("silence over a restart", ticker.longest_silence_since(before));
+    }
+    ticker.finish_in_order();
+    assert_eq!(
+        packaged.manager.restarts(),
+        0,
+        "none by itself: {}",
+        packaged.manager.log()
+    );
+}
+
+fn a_keeper_that_is_killed_is_started_again_with_its_sessions(kind: Kind) {
+    let Some(packaged) = Packaged::start(kind, |_, _| ()) else {
+        return;
+    };
+    let mut ticker = Ticker::start(&packaged.rig);
+    for killed in 1..=3 {
+        let before = now();
+        packaged.kill_keeper();
+        let again = wait_for(LIMIT, || (packaged.manager.restarts() == killed).then_some(()));
+        assert!(
+            again.is_some(),
+            "the manager starts it again: {}",
+            packaged.manager.log()
+        );
+        ticker.next_line_after(now(), LIMIT);
+        measured_time("silence over a killed keeper", ticker.longest_silence_since(before));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    ticker.finish_in_order();
+}
+
+fn a_reload_keeps_sessions_and_the_keeper(kind: Kind) {
+    let Some(packaged) = Packaged::start(kind, |_, _| ()) else {
+        return;
+    };
+    let mut ticker = Ticker::start(&packaged.rig);
+    let keeper = packaged.manager.main_pid();
+    let worker = packaged.worker();
+    packaged.manager.reload().expect("reloads");
+    let next = wait_for(LIMIT, || packaged.worker().filter(|next| Some(*next) != worker));
+    assert!(next.is_some(), "another worker: {}", packaged.manager.log());
+    ticker.next_line_after(now(), LIMIT);
+    assert_eq!(packaged.manager.main_pid(), keeper);
+    // What the keeper stores after it has started itself anew is stored as before.
+    packaged.manager.restart().expect("restarts");
+    ticker.next_line_after(now(), LIMIT);
+    ticker.finish_in_order();
+}
+
+fn bytes_flow_through_restarts_both_ways(kind: Kind) {
+    let _turn = heavy();
+    let Some(packaged) = Packaged::start(kind, |_, _| ()) else {
+        return;
+    };
+    let bytes = random_bytes(17, (96 * MIB) as usize);
+    let sent = hash_bytes(&bytes);
+    let mut cat = packaged.rig.ssh.ssh(&[HOST, "cat; exit 7"]);
+    let transfer = std::thread::spawn(move || run_with_input(&mut cat, bytes, Duration::from_secs(120)));
+    let mut disturbed = 0;
+    while disturbed < 4 && !transfer.is_finished() {
+        std::thread::sleep(Duration::from_millis(700));
+        match disturbed % 2 {
+            0 => packaged.manager.restart().expect("restarts"),
+            _ => packaged.kill_keeper(),
+        }
+        disturbed += 1;
+    }
+    let outcome = transfer.join().expect("no panic there").expect_code(7);
+    assert_eq!(
+        hash_bytes(&outcome.stdout),
+        sent,
+        "{} bytes came back",
+        outcome.stdout.len()
+    );
+    assert!(packaged.rig.resumes() > 0, "{disturbed} disturbances");
+}
+
+fn a_changed_configuration_counts_after_a_restart_which_keeps_sessions(kind: Kind) {
+    let Some(packaged) = Packaged::start(kind, |_, _| ()) else {
+        return;
+    };
+    let mut ticker = Ticker::start(&packaged.rig);
+    packaged.rig.ssh.remote("exit 7", LIMIT).expect_code(7);
+    packaged.configure("max-sessions = 1\n");
+    packaged.manager.restart().expect("restarts");
+    ticker.next_line_after(now(), LIMIT);
+    let refused = packaged.rig.ssh.remote("exit 7", LIMIT).expect_code(255);
+    assert!(refused.err().contains("error: "), "{}", refused.err());
+    packaged.configure("max-sessions = 2\n");
+    packaged.manager.reload().expect("reloads");
+    let taken = wait_for(LIMIT, || {
+        let outcome = packaged.rig.ssh.remote("exit 7", LIMIT);
+        (outcome.code == Some(7)).then_some(())
+    });
+    assert!(
+        taken.is_some(),
+        "a reload reads the file as well: {}",
+        packaged.manager.log()
+    );
+    ticker.finish_in_order();
+}
+
+fn a_broken_configuration_costs_no_session(kind: Kind) {
+    let Some(packaged) = Packaged::start(kind, |_, _| ()) else {
+        return;
+    };
+    let mut ticker = Ticker::start(&packaged.rig);
+    packaged.configure("max-sesions = 1\n");
+    packaged.manager.reload().expect("reloads");
+    std::thread::sleep(Duration::from_millis(500));
+    ticker.next_line_after(now(), LIMIT);
+    assert!(
+        packaged.manager.log().contains("max-sesions"),
+        "{}",
+        packaged.manager.log()
+    );
+    assert!(packaged.manager.restart().is_err(), "it cannot start with that");
+    std::thread::sleep(Duration::from_secs(2));
+    let starts = packaged.manager.restarts();
+    assert!(starts < 20, "tried {starts} times in 2 s");
+    packaged.configure("");
+    ticker.next_line_after(now(), LIMIT);
+    ticker.finish_in_order();
+}
+
+fn a_hundred_sessions_are_kept_by_a_store_of_just_their_size(kind: Kind) {
+    const SESSIONS: usize = 100;
+    let _turn = heavy();
+    let Some(packaged) = Packaged::before_echo(kind, |unit, config| {
+        unit.store_max = 2 * SESSIONS + BESIDE;
+        *config += &format!("max-sessions = {SESSIONS}\nmax-sessions-per-key = {SESSIONS}\nauth = \"none\"\n");
+    }) else {
+        return;
+    };
+    let mut sessions: Vec<_> = (0..SESSIONS).map(|_| Echoing::start(&packaged)).collect();
+    sessions.iter_mut().for_each(|session| session.echoes("before"));
+    let stored = packaged.manager.stored();
+    assert!((2 * SESSIONS..=2 * SESSIONS + BESIDE).contains(&stored), "{stored}");
+    packaged.manager.restart().expect("restarts");
+    sessions
+        .iter_mut()
+        .for_each(|session| session.echoes("after a restart"));
+    packaged.kill_keeper();
+    sessions.iter_mut().for_each(|session| session.echoes("after a crash"));
+    drop(sessions);
+}
+
+fn a_store_that_is_too_small_lowers_the_limit(kind: Kind) {
+    const FIT: usize = 3;
+    let Some(packaged) = Packaged::before_echo(kind, |unit, config| {
+        unit.store_max = 2 * FIT + BESIDE + 1;
+        *config += "max-sessions = 50\nauth = \"none\"\n";
+    }) else {
+        return;
+    };
+    let said = packaged.manager.log();
+    assert!(
+        said.lines().any(|line| line.contains("WARN") && line.contains("store")),
+        "{said}"
+    );
+    let mut sessions: Vec<_> = (0..FIT).map(|_| Echoing::start(&packaged)).collect();
+    sessions.iter_mut().for_each(|session| session.echoes("before"));
+    let refused = run_with_input(&mut packaged.rig.ssh.proxy(), vec![], LIMIT).expect_code(77);
+    assert!(refused.err().contains("error: "), "{}", refused.err());
+    packaged.manager.restart().expect("restarts");
+    sessions.iter_mut().for_each(|session| session.echoes("after"));
+}
+
+fn a_stop_ends_sessions_and_the_clients_say_why(kind: Kind) {
+    let Some(packaged) = Packaged::start(kind, |_, _| ()) else {
+        return;
+    };
+    let (mut session, _stdin, mut stdout) =
+        Running::start_piped(&mut packaged.rig.ssh.ssh(&[HOST, "echo up; sleep 999"]));
+    stdout.read_exact(&mut [0; 3]).expect("the session is up");
+    packaged.manager.stop().expect("stops");
+    assert_eq!(packaged.manager.stored(), 0);
+    packaged.manager.start().expect("starts");
+    assert!(
+        session.ended(LIMIT),
+        "the client hears of it: {}",
+        packaged.rig.ssh.proxy_log()
+    );
+    let outcome = session.finish(LIMIT).expect_code(255);
+    assert!(outcome.err().contains("error: "), "{}", outcome.err());
+    measured_time("an ended session says", outcome.took);
+    let alone = wait_for(LIMIT, || (packaged.rig.sshd.processes() == 1).then_some(()));
+    assert!(alone.is_some(), "sshd has let go of it");
+}
+
+#[test]
+fn the_builtin_server_is_a_unit_of_its_own_that_lets_users_processes_be() {
+    let home = Home::mine();
+    let port = Place::free_port();
+    let mut unit = Unit::read(&packaged::file("bowline-sshd.service"));
+    let text = |path: PathBuf| path.display().to_string();
+    unit.command = vec![BOWLINE.into(), "sshd".into()];
+    for (option, value) in [
+        ("--listen", format!("127.0.0.1:{port}")),
+        ("--state-dir", text(home.path("state"))),
+        ("--authorized-keys", text(home.authorized_keys())),
+    ] {
+        unit.command.extend([option.into(), value.into()]);
+    }
+    let Some(manager) = Kind::Systemd.manage("bowline-sshd.service", unit) else {
+        return;
+    };
+    manager.start().unwrap_or_else(|e| panic!("{e}\n{}", manager.log()));
+    let up = wait_for(LIMIT, || manager.log().contains("ready ").then_some(()));
+    assert!(up.is_some(), "{}", manager.log());
+    let background = text(home.path("background"));
+    let left = format!("nohup sh -c 'sleep 2; touch {background}' >/dev/null 2>&1 & exit 7");
+    run(&mut home.ssh(port, "user", false, &[&left]), LIMIT).expect_code(7);
+    manager.restart().expect("restarts");
+    let done = wait_for(LIMIT, || home.path("background").exists().then_some(()));
+    assert!(done.is_some(), "what a user left running went on");
+}
+
+/// A client half before an echo.
+struct Echoing {
+    running: Running,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+}
+
+impl Echoing {
+    fn start(packaged: &Packaged) -> Echoing {
+        let (running, stdin, stdout) = Running::start_piped(&mut packaged.rig.ssh.proxy());
+        let mut session = Echoing { running, stdin, stdout };
+        session.echoes("first");
+        session
+    }
+
+    #[track_caller]
+    fn echoes(&mut self, word: &str) {
+        let mut back = vec![0; word.len()];
+        let answered = self
+            .stdin
+            .write_all(word.as_bytes())
+            .and_then(|()| self.stdout.read_exact(&mut back));
+        assert!(
+            answered.is_ok() && back == word.as_bytes(),
+            "{word}: {}",
+            self.running.err_so_far()
+        );
+    }
+}
