@@ -1,0 +1,113 @@
+//! The worker crashes exactly before and after what it does to the vault and to sshd's socket, over and over.
+//!
+//! Each worker crashes at its N-th passing of a point, its successor again; between crashes progress is made.
+
+use crate::OpenHouse;
+use crate::session::Session;
+use crate::support::serve::ServeOptions;
+use crate::support::{heavy, measured, now};
+use crate::upstream::{SCRIPTS, Upstream, Volume};
+use std::time::Duration;
+
+/// Enough for some ten crashes: each session reads and writes some 2.5 pieces for each passing that one crash takes.
+/// Workers that die young ever again are started ever more slowly, so there must not be hundreds.
+fn volume(passings: u32) -> Volume {
+    Volume {
+        bytes: 10_000 * u64::from(passings),
+        largest_piece: 8_000,
+        longest_pause: Duration::from_millis(20),
+    }
+}
+
+/// As much where a point is passed once a session.
+const SELDOM: u32 = 20;
+
+const SELDOM_POINTS: [&str; 4] = ["shutdown", "end", "store", "accepted"];
+
+/// A point, and at which passings. Those on the way of every byte are passed some hundred times; a point *before*
+/// something that a successor must do first of all is never got beyond at the first passing.
+const POINTS: [(&str, &[u32]); 14] = [
+    ("read-before", &[3, 50]),
+    ("read-after", &[3, 50]),
+    ("publish-before", &[5, 90]),
+    ("publish-half", &[5, 90]),
+    ("publish-after", &[5, 90]),
+    ("write-before", &[3, 50]),
+    ("write-after", &[3, 50]),
+    ("shutdown-before", &[2, 3]),
+    ("shutdown-after", &[1, 2]),
+    ("end-after", &[1, 2]),
+    ("store-before", &[2, 3]),
+    ("store-after", &[1, 2]),
+    ("accepted", &[2, 5]),
+    ("any", &[40, 301]),
+];
+
+#[test]
+fn without_a_fault_every_script_ends_as_it_should() {
+    let crashes = play(None, 50);
+    assert_eq!(crashes, 0);
+}
+
+#[test]
+fn crash_at_every_point_of_reading_and_publishing_loses_nothing() {
+    crash_at(&POINTS[..5]);
+}
+
+#[test]
+fn crash_at_every_point_of_writing_and_ending_loses_nothing() {
+    crash_at(&POINTS[5..10]);
+}
+
+#[test]
+fn crash_at_every_point_of_opening_loses_nothing() {
+    crash_at(&POINTS[10..13]);
+}
+
+#[test]
+fn crash_at_every_so_manieth_point_of_any_kind_loses_nothing() {
+    crash_at(&POINTS[13..]);
+}
+
+fn crash_at(points: &[(&str, &[u32])]) {
+    let _turn = heavy();
+    for (point, passings) in points {
+        std::thread::scope(|scope| {
+            for passing in *passings {
+                scope.spawn(move || {
+                    let fault = format!("crash-at={point}:{passing}");
+                    let start = now();
+                    let crashes = play(Some(&fault), *passing);
+                    measured(
+                        &fault,
+                        format_args!("{crashes} crashes in {:.1} s", start.elapsed().as_secs_f64()),
+                    );
+                    assert!(crashes > 0, "{fault}: it never happened");
+                });
+            }
+        });
+    }
+}
+
+/// One server half, four sessions; how many workers have died.
+fn play(fault: Option<&str>, passing: u32) -> usize {
+    let is_seldom = fault.is_some_and(|fault| SELDOM_POINTS.iter().any(|point| fault.contains(point)));
+    let volume = volume(if is_seldom { SELDOM } else { passing });
+    let upstream = Upstream::start();
+    let options = ServeOptions::here();
+    let options = match fault {
+        Some(fault) => options.fault(fault),
+        None => options,
+    };
+    let house = OpenHouse::with(upstream.address(), options);
+    let sessions: Vec<_> = SCRIPTS
+        .iter()
+        .enumerate()
+        .map(|(n, script)| Session::start(&house, &upstream, u64::from(passing) * 10 + n as u64, *script, volume))
+        .collect();
+    for session in sessions {
+        session.finish(fault.unwrap_or("no fault"), &house);
+    }
+    assert_eq!(house.serve.logged("panicked"), 0, "{}", house.logs());
+    house.serve.logged("worker died")
+}
