@@ -12,10 +12,12 @@ use lobby::{Guest, doors};
 use rustix::process::Signal;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
+use support::daemon::{Daemon, Home};
 use support::data::{MIB, hash_file, hash_stream, random_file};
 use support::echo::TcpEcho;
 use support::flow::Flow;
@@ -424,6 +426,68 @@ fn guests_that_babble_or_say_nothing_disturb_nobody() {
     drop((silent, babbling));
     session.expect_alive();
     session.finish();
+}
+
+#[test]
+fn one_that_a_service_manager_runs_is_left_to_it() {
+    let scratch = support::Scratch::new();
+    let manager = UnixDatagram::bind(scratch.join("notify")).expect("the scratch folder");
+    let address = scratch.join("notify").display().to_string();
+    // It keeps nothing: what comes with a message is closed.
+    std::thread::spawn(move || while manager.recv(&mut [0; 4096]).is_ok() {});
+    let sshd = TestSshd::start();
+    let mut options = ServeOptions::here();
+    options.environment.push(("NOTIFY_SOCKET".into(), address));
+    let serve = Serve::start(&sshd, options);
+    let keeper = serve.half().keeper();
+    for (more, hint) in [
+        (&[][..], "systemctl reload makes"),
+        (&["--replace"], "systemctl reload or"),
+    ] {
+        let mut second = serve.another(serve.udp(), more);
+        second.env_remove("NOTIFY_SOCKET");
+        let said = run(&mut second, LIMIT).expect_code(UNAVAILABLE).err();
+        assert!(said.contains(hint), "{said}");
+    }
+    assert_eq!(serve.half().keeper(), keeper);
+    assert_eq!(serve.stop(LIMIT), Some(0));
+}
+
+#[test]
+fn one_of_another_user_is_not_replaced_and_goes_on() {
+    if !rustix::process::geteuid().is_root() {
+        return measured("a keeper of another user", "SKIPPED, only root can start one");
+    }
+    let home = Home::of_nobody();
+    let run_dir = home.path("state/run").display().to_string();
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--target",
+        "127.0.0.1:1",
+        "--auth",
+        "none",
+    ];
+    let more = ["--runtime-dir", &run_dir];
+    let daemon = Daemon::start(&home, &[&arguments[..], &more].concat());
+    let address = format!("127.0.0.1:{}", daemon.port("udp"));
+    let scratch = support::Scratch::new();
+    let mut command = Command::new(support::BOWLINE);
+    command.args([
+        "serve",
+        "--listen",
+        &address,
+        "--target",
+        "127.0.0.1:1",
+        "--auth",
+        "none",
+        "--replace",
+    ]);
+    command.args(more).arg("--state-dir").arg(scratch.path());
+    let said = run(&mut command, LIMIT).expect_code(UNAVAILABLE).err();
+    assert!(said.contains("it runs as the user with id 65534, not 0"), "{said}");
+    assert_eq!(daemon.stop(), Some(0), "it has gone on");
 }
 
 #[test]

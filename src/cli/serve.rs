@@ -1,6 +1,7 @@
 //! `bowline serve`: its settings, and the two processes it consists of.
 
 mod answers;
+mod before;
 pub(super) mod holders;
 mod keep;
 pub(super) mod keys;
@@ -22,6 +23,7 @@ use crate::server::keeper::{Stop, WorkerInheritance};
 use crate::server::worker::{self, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
 
+use self::before::Before;
 pub(super) use self::keep::{run, run_keeper, take_over};
 use super::values::{AuthWord, ByteSize, Count, ListenAddress, Target};
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::Before;
 use super::answers::{Answers, check_key_file};
 use super::keys::{host_keys, secret, statements};
 use super::listen::{self, Bound};
@@ -39,6 +40,7 @@ pub(super) struct Prepared {
 /// What is prepared before anybody is disturbed: it does not depend on what another keeper holds.
 pub(super) struct Draft<'a> {
     settings: &'a ServeSettings,
+    before: Before<'a>,
     /// What follows the worker's own arguments.
     worker_arguments: Vec<OsString>,
     program: PathBuf,
@@ -85,7 +87,11 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// What must be there and is not: keys, users.
-    pub(super) fn new(settings: &'a ServeSettings, worker_arguments: Vec<OsString>) -> Result<Self, Failure> {
+    pub(super) fn new(
+        settings: &'a ServeSettings,
+        worker_arguments: Vec<OsString>,
+        mut before: Before<'a>,
+    ) -> Result<Self, Failure> {
         let user = choose_worker_user(settings.worker_user.as_deref());
         let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
         let key_file = match &settings.auth {
@@ -104,7 +110,7 @@ impl<'a> Draft<'a> {
         let is_sshd = matches!(settings.target, Target::Tcp { .. });
         let sshd_settings = if is_sshd { look_at(&sshd) } else { None };
         let host_keys = host_keys(settings, sshd_settings.as_ref())?;
-        let sessions = sessions_that_fit(settings.max_sessions as usize);
+        let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before);
         Ok(Draft {
             setup: setup(settings, &host_keys, sshd_settings.is_some(), sessions)?,
             target: target(settings)?,
@@ -116,6 +122,7 @@ impl<'a> Draft<'a> {
             },
             store_limit: store_limit(sessions),
             settings,
+            before,
             worker_arguments,
             user,
             host_keys,
@@ -127,7 +134,7 @@ impl<'a> Draft<'a> {
         listen::addresses(&self.settings.listen, self.target.map(|target| target.port()))
     }
 
-    /// Binds all ports. What an `estate` has already is taken from there.
+    /// Binds all ports. What there was before, or an `estate` has that is to be taken over, is used again.
     ///
     /// # Errors
     /// See [`NoPorts`]. Nothing is bound then.
@@ -138,7 +145,7 @@ impl<'a> Draft<'a> {
                 .builtin(estate)
                 .map(|(target, companion)| (target, Some(companion)))?,
         };
-        let bound = estate.map_or(&[][..], Estate::listeners);
+        let bound = estate.map_or(self.before.listeners(), Estate::listeners);
         let listening = Bound(bound).listen(&self.settings.listen, target.port());
         let listeners = listening.map_err(|(address, error)| match error.kind() {
             io::ErrorKind::AddrInUse => NoPorts::InUse(address, error),
@@ -172,6 +179,7 @@ impl<'a> Draft<'a> {
             companion: ports.companion,
             door,
             grace: GRACE,
+            manager: self.before.into_manager(),
         };
         Prepared {
             plan,
@@ -184,7 +192,7 @@ impl<'a> Draft<'a> {
         let folder = &self.settings.folders.runtime;
         let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         if estate
-            .and_then(Estate::door)
+            .map_or(self.before.door(), Estate::door)
             .is_some_and(|door| door.is_for(folder, &addresses))
         {
             return None;
@@ -210,16 +218,24 @@ fn reload_arguments(own: impl Iterator<Item = OsString>) -> Vec<OsString> {
     again.chain([TAKE_OVER.into()]).collect()
 }
 
-/// As many as wanted, unless the limit of descriptors allows fewer.
-fn sessions_that_fit(wanted: usize) -> usize {
-    let most = most_sessions();
+/// As many as wanted, unless there are too few descriptors for them, here or in a service manager's store.
+fn sessions_that_fit(wanted: usize, before: &mut Before<'_>) -> usize {
+    let most = most_sessions().min(wanted);
     if most < wanted {
         warn!(
             wanted,
-            most, "the limit of open files (LimitNOFILE, ulimit -n) allows fewer sessions"
+            most, "fewer sessions: the limit of open files (LimitNOFILE) is low"
         );
     }
-    wanted.min(most)
+    let fit = before.most_sessions(most).unwrap_or(most);
+    if fit < most {
+        warn!(
+            wanted,
+            most = fit,
+            "fewer sessions: the service manager's store (FileDescriptorStoreMax) is small"
+        );
+    }
+    fit
 }
 
 /// Whether it is certain that sshd treats nobody by address: only who may read all of its configuration knows.
@@ -313,7 +329,7 @@ impl Draft<'_> {
     /// environment or a configuration file say of `bowline sshd` is for one that is started by hand.
     fn builtin(&self, estate: Option<&Estate>) -> Result<(SocketAddr, CompanionPlan), Failure> {
         let settings = self.settings;
-        let listener = match estate.and_then(Estate::companion_input) {
+        let listener = match estate.map_or(self.before.companion_input(), Estate::companion_input) {
             Some(listener) => listener.try_clone_to_owned().map(TcpListener::from),
             None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
         };

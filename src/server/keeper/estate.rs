@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     control::Stop,
+    environment,
     lobby::Door,
+    manager::ManagerTerms,
     packet,
     parcel::{self, ParcelError},
     user::WorkerUser,
@@ -49,6 +51,8 @@ pub(super) struct Terms {
     pub(super) store_limit: usize,
     /// The companion's program and arguments.
     pub(super) companion: Option<(OsString, Vec<OsString>)>,
+    /// The service manager above.
+    pub(super) manager: Option<ManagerTerms>,
 }
 
 /// What a descriptor is.
@@ -276,7 +280,7 @@ impl Estate {
 
     /// What must not be run or ended by the word of whoever sent this, who has fewer rights.
     pub(super) fn distrust(&mut self) {
-        self.terms.companion = None;
+        (self.terms.companion, self.terms.manager) = (None, None);
         (self.companion, self.companion_input, self.door) = (None, None, None);
     }
 
@@ -293,6 +297,12 @@ impl Estate {
     /// The companion's standard input, for instance a listening socket.
     pub fn companion_input(&self) -> Option<BorrowedFd<'_>> {
         self.companion_input.as_ref().map(AsFd::as_fd)
+    }
+
+    /// How many sessions the service manager above can keep, of `wanted`; `None` if it keeps nothing.
+    pub fn most_sessions(&mut self, wanted: usize) -> Option<usize> {
+        let kept = self.stored.len() + self.listeners.len();
+        environment::most_sessions(self.terms.manager.as_mut()?, wanted, kept)
     }
 
     /// What answers are made from, as the plan had it.

@@ -1,6 +1,10 @@
 //! What the keeper does when its worker says or asks something.
 
-use std::{io, os::fd::AsFd, sync::Arc};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
 
 use tracing::warn;
 
@@ -31,22 +35,46 @@ impl Keeper {
                         .into_iter()
                         .filter(|descriptor| may_be_kept(descriptor.as_fd()));
                     let kept: Vec<_> = kept.map(Arc::new).collect();
-                    if kept.len() < all || self.holdings.put(&name, kept).is_err() {
+                    if kept.len() < all || self.holdings.put(&name, kept.clone()).is_err() {
                         warn!(name, "the worker wants more kept than it may");
+                        continue;
                     }
+                    let kept: Vec<_> = kept.iter().map(|descriptor| descriptor.as_fd()).collect();
+                    self.pass_on(&Notice::Store { name }, &kept);
                 }
                 Notice::Remove { name } => {
                     self.holdings.remove(&name);
+                    self.pass_on(&Notice::Remove { name }, &[]);
                 }
-                // All before it is done: what came with it is closed.
-                Notice::Barrier => drop(descriptors),
+                // All before it is done here: once it is done above, nobody has what comes with it open any more.
+                Notice::Barrier => {
+                    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+                    self.pass_on(&Notice::Barrier, &descriptors);
+                }
                 Notice::Watchdog => {}
                 Notice::Ready => {
                     self.served = true;
                     self.worker.is_ready();
+                    if let Some(manager) = &self.manager {
+                        manager.ready(self.holdings.names());
+                    }
                 }
                 Notice::Stopping => self.renew_worker(),
             }
+        }
+    }
+
+    fn pass_on(&self, notice: &Notice, descriptors: &[BorrowedFd<'_>]) {
+        if let Some(manager) = &self.manager {
+            manager.pass_on(notice, descriptors);
+        }
+    }
+
+    /// Nobody above has anything of it yet.
+    pub(super) fn pass_on_all(&self) {
+        for (name, descriptor) in self.holdings.iter() {
+            let name = name.to_owned();
+            self.pass_on(&Notice::Store { name }, &[descriptor.as_fd()]);
         }
     }
 

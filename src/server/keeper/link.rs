@@ -96,6 +96,12 @@ impl Link {
         present.wait_for(is_news).await.ok()?.clone()
     }
 
+    /// Whether a service manager has all that is stored: it starts another keeper, and needs none from here.
+    fn is_kept_above(&self) -> bool {
+        let manager = self.estate.terms.manager.as_ref();
+        manager.is_some_and(|manager| manager.keeps > 0)
+    }
+
     pub(super) fn how_to_stop(&self) -> Option<Stop> {
         self.state().how_to_stop
     }
@@ -269,6 +275,11 @@ async fn serve(link: &Link) {
         // One that this process raised before it became this worker.
         while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         if link.how_to_stop() == Some(Stop::End) {
+            return;
+        }
+        if link.is_kept_above() {
+            info!("the service manager starts a new keeper, and has everything");
+            link.state().how_to_stop = Some(Stop::HandOver);
             return;
         }
         (wire, raised) = loop {

@@ -7,6 +7,7 @@
 mod client;
 mod companion;
 mod control;
+mod environment;
 mod estate;
 mod heed;
 mod holdings;
@@ -14,6 +15,7 @@ mod inheritance;
 mod limits;
 mod link;
 mod lobby;
+mod manager;
 mod notice;
 mod pace;
 mod packet;
@@ -46,6 +48,7 @@ use tracing::{info, warn};
 pub use self::{
     client::{KeeperClient, RequestError},
     control::{Difference, Reply, Request, Response, Stop},
+    environment::ServiceManager,
     estate::{Estate, EstateError},
     inheritance::{Control, InheritanceError, WorkerInheritance},
     limits::{most_sessions, store_limit},
@@ -59,6 +62,7 @@ use self::{
     estate::{Inventory, Role, Terms},
     holdings::Holdings,
     lobby::Lobby,
+    manager::Manager,
     plan::Settled,
     process::OwnProgram,
     signals::{Signal, Signals},
@@ -99,6 +103,7 @@ pub struct Keeper {
     served: bool,
     companion: Option<Companion>,
     lobby: Option<Lobby>,
+    manager: Option<Manager>,
     answer: Answer,
     signals: Signals,
     program: OwnProgram,
@@ -111,10 +116,8 @@ impl Keeper {
     /// # Errors
     /// See [`KeeperError`].
     pub fn start(plan: WorkerPlan, answer: Answer) -> Result<Self, KeeperError> {
-        let settled = plan.settle()?;
         let now = clock::now();
-        let holdings = Holdings::new(settled.terms.store_limit);
-        let mut keeper = Self::new(settled, holdings, answer, now)?;
+        let mut keeper = Self::new(plan.settle()?, answer, now)?;
         keeper.start_worker(now).map_err(|source| KeeperError::Start {
             program: keeper.terms.program.clone().into(),
             source,
@@ -141,14 +144,13 @@ impl Keeper {
             let hidden = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
             hidden.map_err(|error| KeeperError::Prepare(error.into()))?;
         }
-        let old_user = old.terms.user.clone();
+        let (old_user, had_manager) = (old.terms.user.clone(), old.terms.manager.is_some());
         let mut settled = match plan {
             Some(plan) => plan.settle()?.after(old),
             None => old,
         };
         let companion = settled.companion.take();
-        let holdings = Holdings::of(heirloom.stored, settled.terms.store_limit);
-        let mut keeper = Self::new(settled, holdings, answer, now)?;
+        let mut keeper = Self::new(settled, answer, now)?;
         keeper.companion = companion.map(|plan| Companion::go_on(plan, heirloom.companion, has_rights, now));
         keeper.inherit_door(heirloom.door, now);
         keeper.served = true;
@@ -157,6 +159,12 @@ impl Keeper {
             if keeper.terms.user != old_user {
                 keeper.worker.forbid_renewal();
             }
+        }
+        if !had_manager {
+            keeper.pass_on_all();
+        }
+        if let Some(manager) = keeper.manager.as_ref().filter(|_| !is_changed) {
+            manager.still_ready("not reloaded");
         }
         if is_changed {
             keeper.worker.stop(Stop::HandOver, keeper.terms.grace, now);
@@ -169,16 +177,22 @@ impl Keeper {
         Ok(keeper)
     }
 
-    fn new(settled: Settled, holdings: Holdings, answer: Answer, now: Instant) -> Result<Self, KeeperError> {
+    fn new(settled: Settled, answer: Answer, now: Instant) -> Result<Self, KeeperError> {
         limits::raise_descriptor_limit();
         let signals = Signals::catch().map_err(KeeperError::Signals)?;
         let program = || OwnProgram::open().map_err(KeeperError::Prepare);
         let companion = settled.companion.map(|plan| Companion::start(plan, now)).transpose()?;
+        let manager = settled.terms.manager.as_ref();
+        let manager = manager.and_then(|terms| Manager::of(terms, now));
+        if let Some(manager) = &manager {
+            manager.keep_listeners(&settled.listeners);
+        }
         Ok(Self {
+            holdings: Holdings::of(settled.stored, settled.terms.store_limit),
+            manager,
             terms: settled.terms,
             settings: settled.settings,
             listeners: settled.listeners,
-            holdings,
             worker: Worker::none(program()?, now),
             served: false,
             companion,
@@ -291,6 +305,9 @@ impl Keeper {
         if let Some(companion) = &mut self.companion {
             companion.kill_if_overdue(now);
         }
+        if let Some(manager) = &mut self.manager {
+            manager.give_sign(now);
+        }
     }
 
     /// Until a signal, an end, a request, a notice or the next deadline.
@@ -301,7 +318,9 @@ impl Keeper {
             .deadline()
             .filter(|_| self.ending.is_none() || self.worker.process().is_some());
         let companion = self.companion.as_ref().and_then(Companion::deadline);
-        let deadlines = [worker, companion, self.lobby.as_ref().and_then(Lobby::deadline)];
+        let lobby = self.lobby.as_ref().and_then(Lobby::deadline);
+        let manager = self.manager.as_ref().and_then(Manager::deadline);
+        let deadlines = [worker, companion, lobby, manager];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             let wait = deadline.saturating_duration_since(now);
             Timespec {
@@ -336,7 +355,11 @@ impl Keeper {
             Signal::Stop if self.ending.is_none() => {
                 info!("stopping");
                 self.ending = Some(KeeperEnd::Stopped);
-                self.worker.stop(Stop::End, grace, now);
+                // Perhaps this program is only started anew: what the manager keeps goes on then.
+                let is_kept = self.manager.as_ref().is_some_and(Manager::keeps_things);
+                let stop = if is_kept { Stop::HandOver } else { Stop::End };
+                self.manager.iter().for_each(Manager::stopping);
+                self.worker.stop(stop, grace, now);
             }
             Signal::Stop => {
                 warn!("told to stop again: killing what is left");
@@ -354,10 +377,14 @@ impl Keeper {
             return self.worker.stop(Stop::HandOver, self.terms.grace, now);
         };
         info!("reloading");
+        self.manager.iter().for_each(Manager::reloading);
         let mut inventory = self.inventory();
         self.worker.list(&mut inventory);
         let error = reload::become_new(&inventory, &self.terms, &args, &self.program, &self.signals);
         warn!("reload failed: {error}, going on with the old settings");
+        if let Some(manager) = &self.manager {
+            manager.still_ready(&format!("reload failed: {error}"));
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{ffi::OsString, io, net::UdpSocket, os::fd::OwnedFd, path::PathBuf, syn
 
 use super::{
     control::{Reply, Request},
+    environment::ServiceManager,
     estate::{Estate, RunningWorker, Terms},
     lobby::Door,
     parcel::sealed_memory,
@@ -45,6 +46,8 @@ pub struct WorkerPlan {
     pub door: Option<Door>,
     /// How long a worker that is told to end its sessions may take before it is killed.
     pub grace: Duration,
+    /// The service manager that started this program, with what it has kept.
+    pub manager: ServiceManager,
 }
 
 /// A program that runs beside the workers and outlives each of them.
@@ -102,11 +105,12 @@ pub(super) struct Settled {
     pub(super) listeners: Vec<UdpSocket>,
     pub(super) companion: Option<CompanionPlan>,
     pub(super) door: Option<Door>,
+    /// What was kept for the worker.
+    pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
 }
 
 /// What somebody held beside it.
 pub(super) struct Heirloom {
-    pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
     pub(super) companion: Option<(u32, OwnedFd)>,
     pub(super) worker: Option<RunningWorker>,
     pub(super) door: Option<Door>,
@@ -126,9 +130,9 @@ impl Settled {
             listeners: estate.listeners,
             companion,
             door: None,
+            stored: estate.stored,
         };
         let heirloom = Heirloom {
-            stored: estate.stored,
             companion: estate.companion,
             worker: estate.worker,
             door: estate.door,
@@ -144,9 +148,12 @@ impl Settled {
         if terms.companion.is_none() {
             terms.companion = old.terms.companion;
         }
+        // One that is replaced has none: it would not have made way.
+        terms.manager = terms.manager.or(old.terms.manager);
         Self {
             terms,
             companion,
+            stored: old.stored,
             ..self
         }
     }
@@ -180,11 +187,13 @@ impl WorkerPlan {
                 privileged: rustix::process::geteuid().is_root(),
                 store_limit: self.store_limit,
                 companion,
+                manager: self.manager.terms,
             },
             settings: sealed_memory("bowline-worker-settings", &self.handover).map_err(KeeperError::Prepare)?,
             listeners: self.listeners,
             companion: self.companion,
             door: self.door,
+            stored: self.manager.stored,
         })
     }
 }

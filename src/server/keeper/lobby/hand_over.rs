@@ -26,9 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it may take to make room for the next packet.
 const ROOM: Duration = Duration::from_millis(500);
 
-/// A service manager's socket: the one that it gives to what it runs (sd_notify(3)).
-const MANAGER: &str = "NOTIFY_SOCKET";
-
 impl Keeper {
     /// Answers whoever asks. `true`: one of them is the keeper now.
     pub(in super::super) fn attend_lobby(&mut self, now: Instant) -> bool {
@@ -72,7 +69,7 @@ impl Keeper {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: addresses.collect(),
             age: age.unwrap_or_default(),
-            managed: std::env::var_os(MANAGER).is_some(),
+            managed: self.terms.manager.is_some(),
             network: super::door::network(),
         }
     }
@@ -83,7 +80,7 @@ impl Keeper {
                 theirs: parcel::VERSION,
             }),
             () if self.ending.is_some() => Some(Refusal::Ending),
-            () if std::env::var_os(MANAGER).is_some() => Some(Refusal::Managed),
+            () if self.terms.manager.is_some() => Some(Refusal::Managed),
             () => None,
         }
     }

@@ -162,6 +162,7 @@ fn plan_that_cannot_be_handed_over_is_refused() {
         companion: None,
         door: None,
         grace: Duration::ZERO,
+        manager: ServiceManager::default(),
     };
     let start = |plan| {
         Keeper::start(plan, Box::new(|_| Response::Unavailable.into()))

@@ -98,6 +98,7 @@ fn plan(listeners: Vec<UdpSocket>, handover: Vec<u8>) -> WorkerPlan {
         user: choose_worker_user(None).unwrap(),
         companion,
         door: None,
+        manager: ServiceManager::default(),
         grace: Duration::from_millis(if role.contains("impatient") { 300 } else { 30_000 }),
     }
 }

@@ -1,0 +1,158 @@
+//! What a service manager starts a keeper with: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
+
+use std::{
+    env,
+    net::UdpSocket,
+    os::fd::{AsFd, FromRawFd, OwnedFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::{
+    io::{FdFlags, fcntl_getfd, fcntl_setfd},
+    net::{AddressFamily, SocketType, sockopt},
+};
+use tracing::{info, warn};
+
+use super::{
+    holdings::may_be_kept,
+    limits::{KEPT_BESIDE, KEPT_PER_SESSION},
+    manager::{Manager, ManagerTerms, TRIAL_NAME},
+    notice::{MOST_NAME, is_name},
+};
+use crate::clock;
+
+/// The first descriptor that is passed (SD_LISTEN_FDS_START).
+const FIRST: RawFd = 3;
+
+/// Most bytes that all names may have together when they come back: one environment variable (MAX_ARG_STRLEN).
+const MOST_BYTES_OF_NAMES: usize = 128 * 1024;
+
+/// Read once, by the process that they were meant for, and for none of its children.
+const VARIABLES: [&str; 7] = [
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
+
+/// A service manager, and what it has kept since the keeper before.
+#[derive(Debug, Default)]
+pub struct ServiceManager {
+    pub(super) terms: Option<ManagerTerms>,
+    pub(super) listeners: Vec<UdpSocket>,
+    pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
+}
+
+impl ServiceManager {
+    /// Takes what the environment says of it out of there. Without a service manager there is nothing to take.
+    ///
+    /// To be called once, at the start of the program, before there is a second thread.
+    pub fn take() -> Self {
+        let [count, names, pid, _, address, watchdog_pid, watchdog] = VARIABLES.map(|name| env::var(name).ok());
+        for name in VARIABLES {
+            // SAFETY: the caller says that there is no other thread which could read the environment meanwhile.
+            #[allow(unsafe_code)]
+            unsafe {
+                env::remove_var(name);
+            }
+        }
+        let mut found = Self::default();
+        if is_ours(pid.as_deref(), false) {
+            let count = count.and_then(|count| count.parse().ok()).unwrap_or(0);
+            let names = names.unwrap_or_default();
+            let names = names.split(':').chain(std::iter::repeat(""));
+            for (number, name) in (FIRST..).take(count).zip(names) {
+                // SAFETY: LISTEN_PID says that these are given to us; they are taken once, as it is removed above.
+                #[allow(unsafe_code)]
+                let descriptor = unsafe { take_descriptor(number) };
+                found.sort_in(name, descriptor);
+            }
+        }
+        found.terms = address
+            .filter(|address| address.starts_with(['/', '@']))
+            .map(|address| ManagerTerms {
+                pid: std::process::id(),
+                address,
+                sign_of_life: watchdog
+                    .and_then(|micros| micros.parse().ok())
+                    .filter(|&micros| micros > 0 && is_ours(watchdog_pid.as_deref(), true))
+                    .map(|micros| Duration::from_micros(micros) / 2),
+                keeps: 0,
+            });
+        found
+    }
+
+    /// Whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.terms.is_some()
+    }
+
+    /// Sockets that are bound already.
+    pub fn listeners(&self) -> &[UdpSocket] {
+        &self.listeners
+    }
+
+    /// How many sessions it can keep, of `wanted`; `None` if it keeps nothing. To be asked before a keeper is started.
+    pub fn most_sessions(&mut self, wanted: usize) -> Option<usize> {
+        let kept = self.stored.len() + self.listeners.len();
+        most_sessions(self.terms.as_mut()?, wanted, kept)
+    }
+
+    fn sort_in(&mut self, name: &str, descriptor: Option<OwnedFd>) {
+        let Some(descriptor) = descriptor else { return };
+        if let Some(socket) = udp_socket(&descriptor) {
+            self.listeners.push(socket);
+        } else if is_name(name) && name != TRIAL_NAME && may_be_kept(descriptor.as_fd()) {
+            self.stored.push((name.to_owned(), Arc::new(descriptor)));
+        } else if name != TRIAL_NAME {
+            warn!(name, "the service manager passes something that is no use here");
+        }
+    }
+}
+
+/// How many sessions a service manager can keep, beside those descriptors that it has already.
+pub(super) fn most_sessions(terms: &mut ManagerTerms, wanted: usize, kept: usize) -> Option<usize> {
+    let mut manager = Manager::of(terms, clock::now())?;
+    // Two names with a colon each.
+    let nameable = MOST_BYTES_OF_NAMES / (KEPT_PER_SESSION * (MOST_NAME + 1)) - KEPT_BESIDE;
+    let most = wanted.min(nameable);
+    manager.try_out(most * KEPT_PER_SESSION + KEPT_BESIDE, kept);
+    *terms = manager.terms().clone();
+    if terms.keeps == 0 {
+        info!("the service manager keeps no descriptors: sessions do not outlive a restart of the service");
+        return None;
+    }
+    Some(terms.keeps.saturating_sub(KEPT_BESIDE) / KEPT_PER_SESSION)
+}
+
+/// What was stored for a trial that did not come to its end is removed with the next one.
+fn is_ours(pid: Option<&str>, is_optional: bool) -> bool {
+    pid.map_or(is_optional, |pid| pid.parse() == Ok(std::process::id()))
+}
+
+/// # Safety
+/// Nobody else may own it.
+#[allow(unsafe_code)]
+unsafe fn take_descriptor(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: only borrowed for this expression; a closed one fails with EBADF.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+    let flags = fcntl_getfd(borrowed).ok()?;
+    fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC).ok()?;
+    // SAFETY: open, as seen above, and by the caller's word nobody else's.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn udp_socket(descriptor: &OwnedFd) -> Option<UdpSocket> {
+    let domain = sockopt::socket_domain(descriptor).ok()?;
+    let is_inet = matches!(domain, AddressFamily::INET | AddressFamily::INET6);
+    let is_udp = sockopt::socket_type(descriptor).is_ok_and(|kind| kind == SocketType::DGRAM);
+    descriptor
+        .try_clone()
+        .ok()
+        .filter(|_| is_inet && is_udp)
+        .map(UdpSocket::from)
+}
