@@ -24,10 +24,12 @@ const SSH: usize = 8;
 /// Started at once: the machine is not to be measured by its process table.
 const AT_ONCE: usize = 10;
 /// Between two keystrokes of a busy session.
-const BEAT: Duration = Duration::from_millis(40);
+const BEAT: Duration = Duration::from_millis(80);
 const STROKE: usize = 32;
 /// Until everybody is back.
 const SETTLED: Duration = Duration::from_secs(4);
+/// So long after their last word idle sessions are idle: nobody waits for them.
+const QUIET: Duration = Duration::from_secs(6);
 /// What a user may notice of it, in the median.
 const GAP: Duration = Duration::from_millis(300);
 /// From an idle client's next packet to its echo: it has noticed, resumed and been answered.
@@ -44,11 +46,13 @@ fn two_hundred_sessions_live_through_an_upgrade_and_a_crash() {
     let mut crowd = Crowd::gather(&house);
     crowd.is_well(&house);
 
+    sleep(QUIET);
     let start = now();
     house.serve.reload();
     crowd.judge("an upgrade", start);
     crowd.is_well(&house);
 
+    sleep(QUIET);
     let start = now();
     house.serve.half().kill_worker();
     crowd.judge("a crash", start);
