@@ -118,12 +118,22 @@ impl KeeperClient {
             return Err(StoreError::Send(io::ErrorKind::InvalidInput.into()));
         }
         self.0.keep(name, descriptors)?;
-        let confirmed = tokio::time::timeout(STORE_TIMEOUT, self.confirm()).await;
+        let confirmed = tokio::time::timeout(STORE_TIMEOUT, self.confirm_room()).await;
         let confirmed = confirmed.unwrap_or(Err(StoreError::Timeout));
         if confirmed.is_err() {
             self.0.release(name);
         }
         confirmed
+    }
+
+    /// Returns once everything is kept, by a service manager as well where there is one.
+    async fn confirm_room(&self) -> Result<(), StoreError> {
+        let trial = self.0.start_trial().map_err(StoreError::Send)?;
+        self.confirm().await?;
+        match trial.is_none_or(|trial| trial.was_kept()) {
+            true => Ok(()),
+            false => Err(self.0.full()),
+        }
     }
 
     /// Returns once a keeper has done all that was said before.

@@ -13,6 +13,7 @@ use super::{
     companion::Companion,
     control::{self, FromKeeper, ToKeeper},
     holdings::may_be_kept,
+    manager::TRIAL_NAME,
     notice::Notice,
 };
 use crate::clock;
@@ -29,6 +30,11 @@ impl Keeper {
             };
             self.worker.is_alive();
             match notice {
+                // It only shows the worker whether there was room for what came before.
+                Notice::Store { name } if name.starts_with(TRIAL_NAME) => {
+                    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+                    self.pass_on(&Notice::Store { name }, &descriptors);
+                }
                 Notice::Store { name } => {
                     let all = descriptors.len();
                     let kept = descriptors

@@ -7,7 +7,10 @@ use std::{
         unix::process::CommandExt,
     },
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,7 @@ use super::{
     control::FromKeeper,
     estate::{Estate, Inventory, Role},
     holdings::Holdings,
+    manager::TRIAL_NAME,
     notice::Notice,
     pace::Pace,
     packet, process,
@@ -57,6 +61,27 @@ struct State {
     next: Option<Next>,
     /// There is a next: this process is not the one to go on any more.
     is_over: bool,
+}
+
+/// Something that the service manager is to keep until this is dropped.
+pub(super) struct Trial<'a> {
+    link: &'a Link,
+    name: String,
+    ours: OwnedFd,
+}
+
+impl Trial<'_> {
+    /// To be asked once it has done all that it was told.
+    pub(super) fn was_kept(&self) -> bool {
+        !packet::is_hung_up(self.ours.as_fd())
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        self.link.post(Notice::Remove { name }, Vec::new());
+    }
 }
 
 /// What this process is to become.
@@ -120,6 +145,26 @@ impl Link {
         // With the state locked: a keeper is given what was kept before it, and told what is kept after.
         self.post(Notice::Store { name: name.to_owned() }, descriptors);
         Ok(())
+    }
+
+    /// Has the service manager keep one thing more, which shows that it kept what came before. `None` without one.
+    pub(super) fn start_trial(&self) -> io::Result<Option<Trial<'_>>> {
+        if !self.is_kept_above() {
+            return Ok(None);
+        }
+        let (ours, theirs) = packet::pair()?;
+        // Unlike any other under way: as many as fit the length of a name.
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed) % 0x1000;
+        let name = format!("{TRIAL_NAME}{number:03x}");
+        self.post(Notice::Store { name: name.clone() }, vec![Arc::new(theirs)]);
+        Ok(Some(Trial { link: self, name, ours }))
+    }
+
+    /// There is no room for what was kept last.
+    pub(super) fn full(&self) -> StoreError {
+        StoreError::Full {
+            limit: self.state().holdings.iter().count(),
+        }
     }
 
     pub(super) fn release(&self, name: &str) {
@@ -258,16 +303,15 @@ async fn serve(link: &Link) {
     let mut since = clock::now();
     loop {
         let mut is_good = raised.is_none();
-        tokio::select! {
-            () = wire.serve(|message, descriptors| link.handle_message(message, descriptors)) => {}
+        let error = tokio::select! {
+            error = wire.serve(|message, descriptors| link.handle_message(message, descriptors)) => error,
             // The one that started this process may take its time: it cannot be ended from here.
-            () = test(&wire, since, &mut is_good), if raised.is_some() => {
-                warn!("the new keeper does nothing: killed");
-            }
-        }
+            () = test(&wire, since, &mut is_good), if raised.is_some() => Some(io::ErrorKind::TimedOut.into()),
+        };
         if link.state().is_over {
             return;
         }
+        warn!(error = error.map(tracing::field::display), "the keeper is gone");
         wire.close();
         raised.take().into_iter().for_each(end);
         // One that this process raised before it became this worker.

@@ -177,6 +177,7 @@ impl Keeper {
         let manager = settled.terms.manager.as_ref();
         let manager = manager.and_then(|terms| Manager::of(terms, now));
         if let Some(manager) = &manager {
+            manager.clear(&settled.leftovers);
             manager.keep_listeners(&settled.listeners);
         }
         Ok(Self {

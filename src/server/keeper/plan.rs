@@ -103,6 +103,8 @@ pub(super) struct Settled {
     pub(super) companion: Option<CompanionPlan>,
     /// What was kept for the worker.
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
+    /// What the service manager is not to keep any longer.
+    pub(super) leftovers: Vec<String>,
 }
 
 /// What somebody held beside it.
@@ -126,6 +128,7 @@ impl Settled {
             listeners: estate.listeners,
             companion,
             stored: estate.stored,
+            leftovers: Vec::new(),
         };
         let heirloom = Heirloom {
             companion: estate.companion,
@@ -187,6 +190,7 @@ impl WorkerPlan {
             listeners: self.listeners,
             companion: self.companion,
             stored: self.manager.stored,
+            leftovers: self.manager.leftovers,
         })
     }
 }
