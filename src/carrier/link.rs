@@ -19,6 +19,9 @@ const BULK: usize = 4 * 1024;
 const LEAST_SEND_WINDOW: u64 = 128 * 1024;
 const MOST_SEND_WINDOW: u64 = 16 << 20;
 
+/// QUIC's error code of [`CloseReason::Done`].
+pub(super) const DONE: u64 = 0;
+
 pub(super) enum Link {
     Quic(QuicLink),
     Stream(StreamLink),
@@ -156,14 +159,15 @@ impl Link {
 
     pub(super) fn close(&self, reason: CloseReason) {
         if let Link::Quic(quic) = self {
-            let (code, text): (u32, &[u8]) = match reason {
-                CloseReason::Done => (0, b"done"),
+            let (code, text): (u64, &[u8]) = match reason {
+                CloseReason::Done => (DONE, b"done"),
                 CloseReason::Replaced => (1, b"replaced"),
                 CloseReason::Protocol => (2, b"protocol error"),
                 CloseReason::ShuttingDown => (3, b"shutting down"),
                 CloseReason::Refused => (4, b"refused"),
             };
-            quic.connection.close(code.into(), text);
+            let code = quinn::VarInt::from_u64(code).expect("small");
+            quic.connection.close(code, text);
         }
     }
 

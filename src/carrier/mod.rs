@@ -45,6 +45,14 @@ pub enum CarrierError {
     Protocol(#[from] DecodeError),
 }
 
+impl CarrierError {
+    /// Whether the peer closed it because it was done ([`CloseReason::Done`]), with all that it was for.
+    pub fn is_peer_done(&self) -> bool {
+        matches!(self, CarrierError::Lost(quinn::ConnectionError::ApplicationClosed(close))
+            if u64::from(close.error_code) == link::DONE)
+    }
+}
+
 /// What both ends of a carrier proved, and what the carrier is.
 #[derive(Clone, Debug)]
 pub struct CarrierInfo {

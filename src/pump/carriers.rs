@@ -1,7 +1,7 @@
 //! The carriers of one session: the lead, and older ones that may still deliver.
 
 use super::Arrival;
-use crate::carrier::{Carrier, CloseReason};
+use crate::carrier::{Carrier, CarrierError, CloseReason};
 use crate::wire::{Epoch, Frame, Offset};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -15,6 +15,8 @@ pub(super) struct Carriers {
     /// By epoch; the last leads while `has_lead`.
     attached: Vec<Attached>,
     has_lead: bool,
+    /// The peer closed a carrier because it was done with the session: it waits for nothing more.
+    is_peer_done: bool,
 }
 
 struct Attached {
@@ -109,7 +111,7 @@ impl Carriers {
                 }
                 Poll::Ready(Err(error)) => {
                     debug!(%error, epoch = %attached.epoch, is_lead, "carrier lost");
-                    return Poll::Ready(self.remove(place));
+                    return Poll::Ready(self.remove(place, &error));
                 }
             }
         }
@@ -122,7 +124,7 @@ impl Carriers {
         for place in (0..self.attached.len()).rev() {
             if let Poll::Ready(Err(error)) = self.attached[place].carrier.poll_flush(cx) {
                 debug!(%error, "carrier lost");
-                if matches!(self.remove(place), News::LeadLost) {
+                if matches!(self.remove(place, &error), News::LeadLost) {
                     flushed = Flushed::LeadLost;
                 }
             }
@@ -141,7 +143,7 @@ impl Carriers {
         self.attached.iter().for_each(|other| other.carrier.close(reason));
         match lead {
             Some(lead) => lead.carrier.finish(reason).await,
-            None => false,
+            None => self.is_peer_done,
         }
     }
 
@@ -176,7 +178,8 @@ impl Carriers {
         }
     }
 
-    fn remove(&mut self, place: usize) -> News {
+    fn remove(&mut self, place: usize, error: &CarrierError) -> News {
+        self.is_peer_done |= error.is_peer_done();
         let was_lead = self.has_lead && place + 1 == self.attached.len();
         let lost = self.attached.remove(place);
         lost.carrier.close(CloseReason::Protocol);

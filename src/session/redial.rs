@@ -13,11 +13,16 @@ const WAITED_FOR: [(Duration, Duration); 2] = [
 const QUIET: [(Duration, Duration); 1] = [(Duration::from_secs(1), Duration::from_secs(300))];
 const RARE: Duration = Duration::from_secs(15);
 
+/// A carrier is often lost because a server half was replaced: the first dial then falls into the moment between the
+/// old one and the new, and the next should come as soon as that is over.
+const AT_FIRST: (Duration, Duration) = (Duration::from_millis(40), Duration::from_millis(100));
+
 /// Share of an interval by which attempts are spread, so that a thousand clients do not return in step.
 const JITTER_PERCENT: u64 = 20;
 
 /// Decides the times of dial attempts within one outage.
 pub struct RedialPacer {
+    began: Instant,
     since: Instant,
     waited_for: bool,
     last: Instant,
@@ -29,6 +34,7 @@ impl RedialPacer {
     /// An outage begins; the first attempt is due at once. `waited_for`: output was flowing or a key was pressed.
     pub fn new(now: Instant, waited_for: bool, seed: u64) -> RedialPacer {
         RedialPacer {
+            began: now,
             since: now,
             waited_for,
             last: now,
@@ -61,6 +67,9 @@ impl RedialPacer {
     }
 
     fn interval(&self, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.began) < AT_FIRST.1 {
+            return AT_FIRST.0;
+        }
         let steps: &[_] = if self.waited_for { &WAITED_FOR } else { &QUIET };
         let elapsed = now.saturating_duration_since(self.since);
         steps
@@ -109,6 +118,18 @@ mod tests {
         attempts(&mut pacer, at(360), at(7200));
         let third_hour = attempts(&mut pacer, at(7200), at(10_800));
         assert!((210..=270).contains(&third_hour), "{third_hour}");
+    }
+
+    #[test]
+    fn an_outage_begins_with_a_few_attempts_close_together() {
+        let start = clock::now();
+        let mut pacer = RedialPacer::new(start, false, 7);
+        let at = |millis| start + Duration::from_millis(millis);
+        assert_eq!(attempts(&mut pacer, start, at(100)), 3);
+        // What follows is the usual pace, which keys do not make any faster.
+        pacer.handle_sign(at(101));
+        let count = attempts(&mut pacer, at(101), at(700));
+        assert!((4..=6).contains(&count), "{count}");
     }
 
     #[test]

@@ -20,6 +20,43 @@ pub fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
+/// Such bytes without end, known at every place: a stream of any length is checked without keeping it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pattern {
+    seed: u64,
+}
+
+impl Pattern {
+    /// The same for the same seed.
+    pub fn new(seed: u64) -> Pattern {
+        Pattern { seed }
+    }
+
+    /// The bytes from offset `at` on.
+    pub fn fill(self, at: u64, bytes: &mut [u8]) {
+        let mut done = 0;
+        while done < bytes.len() {
+            let offset = at + done as u64;
+            let word = Rng::at(self.seed, offset / 8).to_le_bytes();
+            let word = &word[(offset % 8) as usize..];
+            let length = word.len().min(bytes.len() - done);
+            bytes[done..done + length].copy_from_slice(&word[..length]);
+            done += length;
+        }
+    }
+
+    /// The offset of the first of these bytes, which are at offset `at`, that is not as it should be.
+    pub fn first_difference(self, at: u64, bytes: &[u8]) -> Option<u64> {
+        let mut expected = vec![0; bytes.len()];
+        self.fill(at, &mut expected);
+        if expected == bytes {
+            return None;
+        }
+        let wrong = expected.iter().zip(bytes).position(|(expected, is)| expected != is);
+        wrong.map(|place| at + place as u64)
+    }
+}
+
 /// Writes such bytes to a new file.
 pub fn random_file(path: &Path, seed: u64, length: u64) {
     let mut rng = Rng::new(seed);

@@ -12,6 +12,9 @@ pub fn nanos() -> u64 {
     u64::try_from(since.as_nanos()).expect("a run of less than 584 years")
 }
 
+/// splitmix64's.
+const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// splitmix64: small, fast, repeatable from a seed.
 #[derive(Clone)]
 pub struct Rng(u64);
@@ -21,9 +24,14 @@ impl Rng {
         Rng(seed)
     }
 
+    /// What the `n`-th draw (from 0) of a fresh one gives.
+    pub fn at(seed: u64, n: u64) -> u64 {
+        Rng(seed.wrapping_add(n.wrapping_mul(STEP))).draw()
+    }
+
     /// The next 64 bits.
     pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.0 = self.0.wrapping_add(STEP);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

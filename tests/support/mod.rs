@@ -9,6 +9,7 @@
 pub mod daemon;
 pub mod data;
 pub mod echo;
+pub mod flow;
 pub mod gate;
 pub mod lab;
 pub mod link;
@@ -18,9 +19,12 @@ pub mod place;
 pub mod process;
 pub mod rig;
 pub mod serve;
+pub mod server_half;
 pub mod ssh;
 pub mod sshd;
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -28,6 +32,18 @@ use std::time::{Duration, Instant};
 
 /// The program under test, as this build made it.
 pub const BOWLINE: &str = env!("CARGO_BIN_EXE_bowline");
+
+/// The variable of the environment that repeats a random test.
+pub const SEED: &str = "BOWLINE_SEED";
+
+/// A seed for a random test: a new one, or that of [`SEED`]. It is printed.
+pub fn seed() -> u64 {
+    let wanted = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
+    // The only source of chance that std has.
+    let seed = wanted.unwrap_or_else(|| RandomState::new().hash_one(0));
+    measured("seed", format_args!("{seed}; {SEED}={seed} repeats it"));
+    seed
+}
 
 /// The time, for measuring: tests are drivers, so they may look at the clock.
 #[allow(clippy::disallowed_methods, reason = "the suites measure real programs from outside")]

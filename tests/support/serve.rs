@@ -1,19 +1,23 @@
 //! The server half as its own program: `bowline serve` in front of a `TestSshd`.
 
 use super::place::Place;
-use super::process::{Running, Usage, usage};
+use super::process::{Outcome, Running, Usage, usage};
+use super::server_half::{MARK, ServerHalf};
 use super::sshd::TestSshd;
 use super::{BOWLINE, Scratch, wait_for};
 use rustix::process::Signal;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 /// How a server half is to be started.
 pub struct ServeOptions {
     pub place: Place,
+    /// Which `bowline`.
+    pub program: PathBuf,
     /// More arguments, after those that every server half here gets.
     pub arguments: Vec<OsString>,
     pub environment: Vec<(String, String)>,
@@ -24,6 +28,7 @@ impl ServeOptions {
     pub fn here() -> ServeOptions {
         ServeOptions {
             place: Place::here(),
+            program: BOWLINE.into(),
             arguments: vec![],
             environment: vec![],
         }
@@ -35,6 +40,12 @@ impl ServeOptions {
         self
     }
 
+    /// Another copy of the program.
+    pub fn program(mut self, program: impl Into<PathBuf>) -> ServeOptions {
+        self.program = program.into();
+        self
+    }
+
     /// With a fault injected into the process (`close-carrier-after=500ms`).
     pub fn fault(mut self, fault: &str) -> ServeOptions {
         self.environment.push(("BOWLINE_FAULT".into(), fault.into()));
@@ -42,10 +53,13 @@ impl ServeOptions {
     }
 }
 
-/// A running server half; it and its worker end with their owner.
+/// A running server half; all its processes end with their owner.
 pub struct Serve {
     running: Running,
+    half: ServerHalf,
     scratch: Scratch,
+    target: SocketAddr,
+    options: ServeOptions,
     udp: SocketAddr,
     ready: String,
 }
@@ -69,24 +83,60 @@ impl Serve {
     /// When no `ready` line comes within seconds, with its log.
     pub fn start_before(target: SocketAddr, options: ServeOptions) -> Serve {
         let scratch = Scratch::new();
-        let mut running = Running::spawn(&mut command(&scratch, target, &options));
-        let out = scratch.join("stdout");
-        let ready = wait_for(Duration::from_secs(15), || {
-            let text = fs::read_to_string(&out).unwrap_or_default();
-            let line = text.lines().find(|line| line.starts_with("ready ")).map(str::to_owned);
-            line.filter(|_| text.ends_with('\n'))
-                .or_else(|| running.ended(Duration::ZERO).then(String::new))
-        });
-        let ready = ready.unwrap_or_default();
-        let log = fs::read_to_string(scratch.join("log")).unwrap_or_default();
+        let anywhere = SocketAddr::from((options.place.address, 0));
+        let (running, ready) = start(&scratch, anywhere, target, &options);
         let udp = field(&ready, "udp").and_then(|address| address.parse().ok());
-        let udp = udp.unwrap_or_else(|| panic!("bowline serve says \"{ready}\", not ready udp=ADDR:PORT\n{log}"));
         Serve {
             running,
+            half: ServerHalf::of(scratch.path()),
+            udp: udp.unwrap_or_else(|| panic!("bowline serve says \"{ready}\", not ready udp=ADDR:PORT")),
             scratch,
-            udp,
+            target,
+            options,
             ready,
         }
+    }
+
+    /// Starts it once more, at the same address with the same state, as an administrator would. Kills nobody.
+    ///
+    /// # Panics
+    /// When no `ready` line comes within seconds, with its log.
+    pub fn start_again(&mut self) {
+        (self.running, self.ready) = start(&self.scratch, self.udp, self.target, &self.options);
+    }
+
+    /// Has another take its place by `--replace`, with more arguments and the same or another service behind it; how the
+    /// one before ended.
+    ///
+    /// # Panics
+    /// When no `ready` line comes within seconds, with its log.
+    pub fn replace(&mut self, target: Option<SocketAddr>, more: &[&str]) -> Outcome {
+        let more = more.iter().map(OsString::from).chain(["--replace".into()]);
+        let known: Vec<OsString> = self.options.arguments.clone();
+        self.options
+            .arguments
+            .extend(more.filter(|argument| !known.contains(argument)));
+        self.target = target.unwrap_or(self.target);
+        let (running, ready) = start(&self.scratch, self.udp, self.target, &self.options);
+        self.ready = ready;
+        std::mem::replace(&mut self.running, running).finish(Duration::from_secs(10))
+    }
+
+    /// The same program once more, with the same folders and settings, at an address of its own.
+    pub fn another(&self, listen: SocketAddr, more: &[&str]) -> std::process::Command {
+        let mut command = command(&self.scratch, listen, self.target, &self.options);
+        command.args(more);
+        command
+    }
+
+    /// All its processes.
+    pub fn half(&self) -> &ServerHalf {
+        &self.half
+    }
+
+    /// A path in its scratch folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scratch.join(name)
     }
 
     /// Where it listens.
@@ -124,19 +174,43 @@ impl Serve {
         self.running.signal(signal);
     }
 
-    /// A graceful stop; the exit code.
+    /// A graceful stop; the exit code of the one that was started last.
     pub fn stop(self, limit: Duration) -> Option<i32> {
         self.running.signal(Signal::TERM);
         self.running.finish(limit).code
     }
 }
 
-fn command(scratch: &Scratch, target: SocketAddr, options: &ServeOptions) -> std::process::Command {
-    let mut command = options.place.command(BOWLINE);
-    command
-        .arg("serve")
-        .arg("--listen")
-        .arg(SocketAddr::from((options.place.address, 0)).to_string());
+/// The process, and its `ready` line.
+fn start(scratch: &Scratch, listen: SocketAddr, target: SocketAddr, options: &ServeOptions) -> (Running, String) {
+    let file = |name| {
+        let file = File::options().create(true).append(true).open(scratch.join(name));
+        file.expect("the scratch folder")
+    };
+    let (out, log) = (scratch.join("stdout"), scratch.join("log"));
+    let before = fs::read_to_string(&out).unwrap_or_default().len();
+    let mut command = command(scratch, listen, target, options);
+    command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("log"));
+    let mut running = Running::spawn(&mut command);
+    let ready = wait_for(Duration::from_secs(15), || {
+        let text = fs::read_to_string(&out).unwrap_or_default();
+        let text = text.get(before..).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("ready ")).map(str::to_owned);
+        line.filter(|_| text.ends_with('\n'))
+            .or_else(|| running.ended(Duration::ZERO).then(String::new))
+    });
+    let ready = ready.unwrap_or_default();
+    let log = fs::read_to_string(log).unwrap_or_default();
+    assert!(
+        field(&ready, "udp").is_some(),
+        "bowline serve says \"{ready}\", not ready udp=ADDR:PORT\n{log}"
+    );
+    (running, ready)
+}
+
+fn command(scratch: &Scratch, listen: SocketAddr, target: SocketAddr, options: &ServeOptions) -> std::process::Command {
+    let mut command = options.place.command(&options.program);
+    command.arg("serve").arg("--listen").arg(listen.to_string());
     command.arg("--target").arg(target.to_string());
     command
         .arg("--state-dir")
@@ -145,9 +219,9 @@ fn command(scratch: &Scratch, target: SocketAddr, options: &ServeOptions) -> std
         .arg(scratch.join("run"));
     command
         .args(&options.arguments)
+        .env(MARK, scratch.path())
+        .env_remove(super::SEED)
         .envs(options.environment.iter().map(|(key, value)| (key, value)));
-    let file = |name| File::create(scratch.join(name)).expect("the scratch folder");
-    command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("log"));
     command
 }
 

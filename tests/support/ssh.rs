@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -149,7 +149,7 @@ impl SshFiles {
         } = &self.setup;
         let identity = identity.as_ref().map_or("none".into(), |key| key.display().to_string());
         let proxy = if self.setup.proxy.is_some() {
-            let words = self.proxy_words();
+            let words = self.proxy_words(&self.proxy_log_file());
             format!("  ProxyCommand {} %r@%n %p\n", words.join(" "))
         } else {
             String::new()
@@ -166,12 +166,12 @@ impl SshFiles {
     }
 
     /// `bowline proxy` with all its options, without the host.
-    fn proxy_words(&self) -> Vec<String> {
+    fn proxy_words(&self, log: &Path) -> Vec<String> {
         let mut words = vec![BOWLINE.to_owned(), "proxy".into()];
         for (option, path) in [
             ("-F", self.config()),
             ("--state-dir", self.state()),
-            ("--log-file", self.proxy_log_file()),
+            ("--log-file", log.to_owned()),
         ] {
             words.extend([option.to_owned(), path.display().to_string()]);
         }
@@ -226,6 +226,7 @@ impl SshFiles {
         let mut command = self.setup.place.command(program);
         command
             .env_remove("SSH_AUTH_SOCK")
+            .env_remove(super::SEED)
             .env("HOME", self.scratch.path())
             .env_remove("DISPLAY");
         for name in ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME"] {
@@ -305,8 +306,16 @@ impl SshFiles {
     /// # Panics
     /// Over plain TCP: there is none.
     pub fn proxy(&self) -> Command {
+        self.proxy_that_logs_to(&self.proxy_log_file())
+    }
+
+    /// The same with a log of its own.
+    ///
+    /// # Panics
+    /// Over plain TCP: there is none.
+    pub fn proxy_that_logs_to(&self, log: &Path) -> Command {
         assert!(self.setup.proxy.is_some(), "plain ssh has no client half");
-        let words = self.proxy_words();
+        let words = self.proxy_words(log);
         let mut command = self.command(&words[0]);
         command
             .args(&words[1..])

@@ -1,0 +1,96 @@
+//! A session with a test at both of its ends: the client half's pipes, and the connection that sshd would have.
+
+use crate::client::Client;
+use crate::support::data::Pattern;
+use crate::support::wait_for;
+use crate::upstream::wait_until_taken;
+use crate::{LIMIT, OpenHouse};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+
+/// Where sessions arrive.
+pub(crate) struct Door(TcpListener);
+
+impl Door {
+    /// On a free port of loopback.
+    pub(crate) fn open() -> Door {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a TCP port on loopback");
+        listener.set_nonblocking(true).expect("a socket of our own");
+        Door(listener)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.local_addr().expect("a bound socket has an address")
+    }
+
+    /// A new session of this house, open to both ends.
+    #[track_caller]
+    pub(crate) fn session(&self, house: &OpenHouse, seed: u64) -> Held {
+        let client = Client::start(house.ssh.proxy(), seed);
+        let stream = wait_for(LIMIT, || self.0.accept().ok());
+        let (stream, _) = stream.unwrap_or_else(|| panic!("no session: {}\n{}", client.said(), house.logs()));
+        stream.set_nonblocking(false).expect("a connected socket");
+        stream.set_read_timeout(Some(LIMIT)).expect("a connected socket");
+        Held {
+            client,
+            stream,
+            pattern: Pattern::new(seed),
+            sent: 0,
+        }
+    }
+}
+
+/// One session.
+pub(crate) struct Held {
+    pub(crate) client: Client,
+    pub(crate) stream: TcpStream,
+    pattern: Pattern,
+    /// Bytes that the upstream has sent.
+    pub(crate) sent: u64,
+}
+
+impl Held {
+    /// The upstream sends its next bytes.
+    #[track_caller]
+    pub(crate) fn send(&mut self, length: usize) {
+        assert!(self.try_send(length), "the server half holds the connection");
+    }
+
+    /// The same; `false` when nobody takes them any more.
+    pub(crate) fn try_send(&mut self, length: usize) -> bool {
+        let mut bytes = vec![0; length];
+        self.pattern.fill(self.sent, &mut bytes);
+        let taken = self.stream.write_all(&bytes).is_ok();
+        self.sent += if taken { length as u64 } else { 0 };
+        taken
+    }
+
+    /// Waits until the other kernel has everything.
+    pub(crate) fn wait_until_taken(&self) {
+        wait_until_taken(&self.stream);
+    }
+
+    /// Everything that was sent has come.
+    #[track_caller]
+    pub(crate) fn expect_everything(&mut self) {
+        self.client.expect_bytes(self.sent, LIMIT);
+    }
+
+    /// The client sends these, and the upstream gets them.
+    #[track_caller]
+    pub(crate) fn expect_from_client(&mut self, bytes: &[u8]) {
+        assert!(self.client.write(bytes), "the client half ends: {}", self.client.said());
+        let mut got = vec![0; bytes.len()];
+        self.stream.read_exact(&mut got).expect("what the client has sent");
+        assert_eq!(got, bytes, "from the client");
+    }
+
+    /// Both directions work.
+    #[track_caller]
+    pub(crate) fn expect_alive(&mut self) {
+        self.send(100);
+        self.expect_everything();
+        self.expect_from_client(b"still here");
+    }
+}
