@@ -22,11 +22,21 @@ impl Budget {
         })
     }
 
+    /// Takes `bytes` for a session that does not run yet, whether there is room or not.
+    pub fn hold(self: &Arc<Budget>, bytes: usize) -> Held {
+        let mut share = Share::new(Arc::clone(self));
+        share.report(bytes);
+        Held(share)
+    }
+
     /// Bytes in use now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 }
+
+/// Memory of a session that does not run yet; free again when dropped.
+pub struct Held(#[allow(dead_code, reason = "it counts for as long as it lives")] Share);
 
 /// One session's part of a budget.
 pub(super) struct Share {

@@ -14,7 +14,7 @@ mod parts;
 mod pipe;
 mod vigil;
 
-pub use budget::Budget;
+pub use budget::{Budget, Held};
 pub use facts::{Facts, Snapshot};
 pub use ledger::{Ledger, Record};
 pub use memory::session_memory;

@@ -131,7 +131,7 @@ impl Server {
             None => (None, Vec::new()),
         };
         let registry = Registry::new(config.limits, config.session, upstream, kept);
-        recovered.into_iter().for_each(|session| registry.restore(session));
+        registry.restore(recovered);
         let half = Welcome {
             host: Host {
                 statements: config.statements,

@@ -2,7 +2,7 @@
 
 use super::place::Place;
 use super::process::{Outcome, Running, Usage, usage};
-use super::server_half::{MARK, ServerHalf};
+use super::server_half::{MARK, ServerHalf, signal};
 use super::sshd::TestSshd;
 use super::{BOWLINE, Scratch, wait_for};
 use rustix::process::Signal;
@@ -127,6 +127,19 @@ impl Serve {
         let mut command = command(&self.scratch, listen, self.target, &self.options);
         command.args(more);
         command
+    }
+
+    /// Has the keeper replace its worker, and waits until the next one serves. It may well be of the same process id.
+    ///
+    /// # Panics
+    /// When none does within seconds, with its log.
+    #[track_caller]
+    pub fn reload(&self) {
+        let served = || self.logged("event=\"ready\"");
+        let before = served();
+        signal(self.half.keeper(), Signal::HUP);
+        let serves = wait_for(Duration::from_secs(15), || (served() > before).then_some(()));
+        assert!(serves.is_some(), "no worker serves after SIGHUP: {}", self.log());
     }
 
     /// All its processes.

@@ -33,9 +33,8 @@ fn ten_sighups_under_load_lose_nothing() {
     let start = now();
     for _ in 0..10 {
         sleep(Duration::from_millis(300));
-        let (keeper, worker) = (half.keeper(), half.worker());
-        signal(keeper, Signal::HUP);
-        half.worker_after(worker);
+        let keeper = half.keeper();
+        house.serve.reload();
         assert_eq!(half.keeper(), keeper, "the keeper stays who it is");
     }
     measured("ten SIGHUPs", format_args!("{:?}", start.elapsed()));
@@ -78,9 +77,7 @@ fn a_broken_configuration_is_said_and_changes_nothing_and_a_mended_one_counts() 
     another.expect_alive();
 
     fs::write(&file, "[serve]\nmax-sessions = 2\n").expect("the scratch folder");
-    let worker = half.worker();
-    signal(keeper, Signal::HUP);
-    half.worker_after(worker);
+    house.serve.reload();
     for session in [&mut session, &mut another] {
         session.expect_alive();
     }
@@ -106,14 +103,13 @@ fn another_program_on_disk_is_the_one_that_runs_after_sighup() {
     // The keeper that a worker raises has no privileges where its worker has none: it stays as it is.
     for (raised, who) in [(false, &["keeper", "worker"][..]), (true, &["worker"][..])] {
         let next = copy(&scratch, "next");
-        let (worker, inode) = (half.worker(), inode(&next));
+        let inode = inode(&next);
         fs::rename(&next, &program).expect("the scratch folder");
         if raised {
             let keeper = half.kill_keeper();
             half.keeper_after(keeper);
         }
-        signal(half.keeper(), Signal::HUP);
-        half.worker_after(worker);
+        house.serve.reload();
         for who in who {
             let runs_it = || {
                 let pid = if *who == "keeper" { half.keeper() } else { half.worker() };

@@ -5,12 +5,10 @@ use crate::support::data::Pattern;
 use crate::support::echo::TcpEcho;
 use crate::support::flow::Flow;
 use crate::support::serve::ServeOptions;
-use crate::support::server_half::signal;
 use crate::support::ssh::HOST;
 use crate::support::sshd::TestSshd;
 use crate::support::{heavy, measured, now};
 use crate::{LIMIT, OpenHouse, percentile};
-use rustix::process::Signal;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -46,16 +44,13 @@ fn two_hundred_sessions_live_through_an_upgrade_and_a_crash() {
     let mut crowd = Crowd::gather(&house);
     crowd.is_well(&house);
 
-    let half = house.serve.half();
-    let (keeper, worker) = (half.keeper(), half.worker());
     let start = now();
-    signal(keeper, Signal::HUP);
-    half.worker_after(worker);
+    house.serve.reload();
     crowd.judge("an upgrade", start);
     crowd.is_well(&house);
 
     let start = now();
-    half.kill_worker();
+    house.serve.half().kill_worker();
     crowd.judge("a crash", start);
     crowd.is_well(&house);
     crowd.finish(&house);

@@ -6,7 +6,7 @@ use super::entry::Entry;
 use super::{Registry, lock};
 use crate::clock;
 use crate::fault;
-use crate::pump::{Arrival, Ledger, Order, Outcome, Pump, PumpParts, session_memory};
+use crate::pump::{Arrival, Held, Ledger, Order, Outcome, Pump, PumpParts, session_memory};
 use crate::session::{Session, SessionConfig};
 use crate::tasks::{catch_panic, panic_text};
 use crate::wire::{CloseCode, Refusal, RefusalCode, SessionId};
@@ -34,8 +34,8 @@ pub(super) struct SessionTask {
 pub(super) enum Beginning {
     /// It was opened just now.
     Opened(Opened),
-    /// A predecessor left it.
-    Recovered(Box<RecoveredSession>),
+    /// A predecessor left it, and that much memory in it.
+    Recovered(Box<RecoveredSession>, Held),
 }
 
 /// What is known of a session that begins.
@@ -53,6 +53,8 @@ struct Ends {
     ledger: Option<Box<dyn Ledger>>,
     detached_since: Instant,
     confirmed: bool,
+    /// Until the pump counts for itself.
+    held: Option<Held>,
 }
 
 /// What is to be done about a session that is over here.
@@ -98,14 +100,17 @@ impl SessionTask {
                     Err(_) => return Afterwards::Forget,
                 }
             }
-            Beginning::Recovered(recovered) => {
+            Beginning::Recovered(recovered, held) => {
                 let RecoveredSession {
                     kept,
                     detached_since,
                     confirmed,
                     ..
                 } = *recovered;
-                Ends::kept(kept, &self.entry, detached_since, confirmed)
+                Ends {
+                    held: Some(held),
+                    ..Ends::kept(kept, &self.entry, detached_since, confirmed)
+                }
             }
         };
         let pump = Pump::new(PumpParts {
@@ -124,6 +129,7 @@ impl SessionTask {
             unconfirmed_patience: UNCONFIRMED,
             budget: Arc::clone(&registry.budget),
         });
+        drop(ends.held);
         let outcome = tokio::select! {
             outcome = pump.run() => outcome,
             () = fault::panic_in_session() => return Afterwards::Leave,
@@ -172,6 +178,7 @@ impl Ends {
             ledger: None,
             detached_since: clock::now(),
             confirmed: false,
+            held: None,
         }
     }
 
@@ -184,6 +191,7 @@ impl Ends {
             ledger: Some(kept.ledger),
             detached_since,
             confirmed,
+            held: None,
         }
     }
 }
