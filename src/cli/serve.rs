@@ -4,6 +4,7 @@ mod answers;
 mod before;
 mod keep;
 pub(super) mod keys;
+mod pause;
 mod prepare;
 
 use std::io::Write;
@@ -22,6 +23,7 @@ use crate::tasks::Tasks;
 
 use self::before::Before;
 pub(super) use self::keep::{run, run_keeper, take_over};
+pub(super) use self::pause::Pause;
 use super::values::{AuthWord, ByteSize, Count, ListenAddress, Target};
 
 /// One full frame must always fit: 64 KiB.
