@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use russh::keys::ssh_key::Fingerprint;
 
@@ -251,6 +252,12 @@ pub(super) struct ServeArgs {
     /// Send no UDP payload longer than this
     #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
     pub(super) mtu_cap: Option<MtuCap>,
+    /// Take the place of a running bowline, with its sessions
+    ///
+    /// The one that serves at the same address hands everything over and ends. Its sessions go on, by the settings of
+    /// this one. With nobody there this one just starts.
+    #[arg(long, env = "BOWLINE_REPLACE", value_parser = FalseyValueParser::new())]
+    pub(super) replace: bool,
     /// Go on with what the keeper at the other end of standard input held: after SIGHUP
     #[arg(long, hide = true)]
     pub(super) take_over: bool,

@@ -83,6 +83,7 @@ pub(super) struct ServeTable {
     pub(super) max_sessions_per_key: Option<Written<Count>>,
     pub(super) max_half_open: Option<Written<Count>>,
     pub(super) mtu_cap: Option<Written<MtuCap>>,
+    pub(super) replace: Option<Written<bool>>,
 }
 
 /// `[sshd]`.

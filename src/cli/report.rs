@@ -15,9 +15,11 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 mod demo;
+mod serve;
 mod session;
 
 pub(crate) use demo::demo_failed;
+pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, overlaps, several_serve};
 pub(crate) use session::{cannot_fall_back, cannot_open, no_ssh_config, notice, session_end};
 
 use super::config_file::ConfigError;

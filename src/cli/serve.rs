@@ -2,10 +2,13 @@
 
 mod answers;
 mod before;
+pub(super) mod holders;
 mod keep;
 pub(super) mod keys;
+mod listen;
 mod pause;
 mod prepare;
+mod replace;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -70,6 +73,8 @@ pub(crate) struct ServeSettings {
     /// Keys that may log in to the built-in SSH server where it is the target and no other file decides. Default: those
     /// of `bowline sshd`.
     pub(crate) sshd_keys: Option<PathBuf>,
+    /// Take the place of the one that serves there already. Default: false.
+    pub(crate) replace: bool,
     /// Where keys and sockets are.
     pub(crate) folders: Folders,
 }
@@ -121,6 +126,7 @@ impl ServeSettings {
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
             vault: !args.no_vault,
             sshd_keys: one(&context.file.sshd.authorized_keys),
+            replace: args.replace || one(&table.replace).unwrap_or(false),
             folders: context.folders()?,
         };
         settings.checked()

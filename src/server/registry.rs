@@ -14,7 +14,7 @@ use crate::fault;
 use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
-use crate::wire::{Accepted, Answer, Epoch, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
+use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
 use entry::{Claim, Entry, oldest_detached};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

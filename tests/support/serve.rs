@@ -1,7 +1,7 @@
 //! The server half as its own program: `bowline serve` in front of a `TestSshd`.
 
 use super::place::Place;
-use super::process::{Running, Usage, usage};
+use super::process::{Outcome, Running, Usage, usage};
 use super::server_half::{MARK, ServerHalf};
 use super::sshd::TestSshd;
 use super::{BOWLINE, Scratch, wait_for};
@@ -103,6 +103,30 @@ impl Serve {
     /// When no `ready` line comes within seconds, with its log.
     pub fn start_again(&mut self) {
         (self.running, self.ready) = start(&self.scratch, self.udp, self.target, &self.options);
+    }
+
+    /// Has another take its place by `--replace`, with more arguments and the same or another service behind it; how the
+    /// one before ended.
+    ///
+    /// # Panics
+    /// When no `ready` line comes within seconds, with its log.
+    pub fn replace(&mut self, target: Option<SocketAddr>, more: &[&str]) -> Outcome {
+        let more = more.iter().map(OsString::from).chain(["--replace".into()]);
+        let known: Vec<OsString> = self.options.arguments.clone();
+        self.options
+            .arguments
+            .extend(more.filter(|argument| !known.contains(argument)));
+        self.target = target.unwrap_or(self.target);
+        let (running, ready) = start(&self.scratch, self.udp, self.target, &self.options);
+        self.ready = ready;
+        std::mem::replace(&mut self.running, running).finish(Duration::from_secs(10))
+    }
+
+    /// The same program once more, with the same folders and settings, at an address of its own.
+    pub fn another(&self, listen: SocketAddr, more: &[&str]) -> std::process::Command {
+        let mut command = command(&self.scratch, listen, self.target, &self.options);
+        command.args(more);
+        command
     }
 
     /// All its processes.

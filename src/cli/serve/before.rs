@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::os::fd::BorrowedFd;
 
-use crate::server::keeper::{Estate, ServiceManager};
+use crate::server::keeper::{Door, Estate, ServiceManager};
 
 /// Where it comes from.
 pub(super) enum Before<'a> {
@@ -27,6 +27,14 @@ impl Before<'_> {
         match self {
             Before::Manager(_) => None,
             Before::Keeper(estate) => estate.companion_input(),
+        }
+    }
+
+    /// Where others ask who is running.
+    pub(super) fn door(&self) -> Option<&Door> {
+        match self {
+            Before::Manager(_) => None,
+            Before::Keeper(estate) => estate.door(),
         }
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::answers::Answers;
-use super::prepare::{self, Prepared};
+use super::prepare::{Draft, Prepared};
+use super::replace::{self, Place};
 use super::{Before, ServeSettings};
 use crate::cli::args::{CommonArgs, ServeArgs};
 use crate::cli::logging::{self, LogSettings, Verbosity};
@@ -24,15 +25,29 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(in crate::cli) fn run(settings: &ServeSettings, log: &LogSettings) -> Result<(), Failure> {
     let manager = ServiceManager::take();
     let is_managed = manager.is_there();
-    let prepared = prepare::prepare(settings, log.as_arguments(), Before::Manager(manager)).inspect_err(|_| {
+    let prepared = prepare(settings, log, manager).inspect_err(|_| {
         if is_managed {
             // It starts us again within milliseconds, and by then nothing will have changed.
             std::thread::sleep(PAUSE);
         }
-    })?;
+    });
+    let (Prepared { plan, answer }, estate) = prepared?;
     // From here on what the worker says belongs into the log; until here errors are for the terminal.
     log.take_stderr();
-    keep(Keeper::start(prepared.plan, prepared.answer))
+    keep(match estate {
+        Some(estate) => Keeper::go_on(estate, Some(plan), answer),
+        None => Keeper::start(plan, answer),
+    })
+}
+
+fn prepare(
+    settings: &ServeSettings,
+    log: &LogSettings,
+    manager: ServiceManager,
+) -> Result<(Prepared, Option<Estate>), Failure> {
+    let draft = Draft::new(settings, log.as_arguments(), Before::Manager(manager))?;
+    let Place { ports, estate } = replace::take_place(&draft, settings)?;
+    Ok((draft.finish(ports, estate.as_ref()), estate))
 }
 
 /// The same program as before or a newer one, in the same process, after SIGHUP. All is read anew; where that fails,
@@ -69,9 +84,10 @@ fn read_anew(args: ServeArgs, common: CommonArgs, estate: &mut Estate) -> Result
     let settings = ServeSettings::new(args, &context)?;
     let log = context.log(Verbosity::Info);
     logging::start(&log);
-    let prepared = prepare::prepare(&settings, log.as_arguments(), Before::Keeper(estate))?;
+    let draft = Draft::new(&settings, log.as_arguments(), Before::Keeper(estate))?;
+    let ports = draft.ports(None)?;
     log.take_stderr();
-    Ok(prepared)
+    Ok(draft.finish(ports, None))
 }
 
 fn go_on(estate: Estate) -> Result<(), Failure> {
@@ -81,7 +97,7 @@ fn go_on(estate: Estate) -> Result<(), Failure> {
 
 fn keep(keeper: Result<Keeper, KeeperError>) -> Result<(), Failure> {
     match keeper.and_then(Keeper::run) {
-        Ok(KeeperEnd::Stopped) => Ok(()),
+        Ok(KeeperEnd::Stopped | KeeperEnd::Replaced) => Ok(()),
         // The worker has said why on its stderr, which is ours.
         Ok(KeeperEnd::WorkerGaveUp { code }) => Err(Failure::silent(code)),
         Err(error) => Err(Failure::from_error(Exit::Internal, &error)),

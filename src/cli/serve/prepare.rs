@@ -2,24 +2,26 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::Before;
 use super::answers::{Answers, check_key_file};
 use super::keys::{host_keys, secret, statements};
+use super::listen::{self, Bound};
 use super::{Authorizer, ServeSettings};
-use crate::carrier::quic::bind;
 use crate::cli::places;
 use crate::cli::report::{self, Exit, Failure};
-use crate::cli::values::{ListenAddress, Target};
+use crate::cli::values::Target;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::HostKey;
-use crate::server::keeper::{Answer, CompanionPlan, WorkerPlan, choose_worker_user, most_sessions, store_limit};
+use crate::server::keeper::{
+    Answer, CompanionPlan, Door, Estate, WorkerPlan, WorkerUser, choose_worker_user, most_sessions, store_limit,
+};
 use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::server::worker::{AuthoritySetup, WorkerSetup};
 
@@ -35,65 +37,172 @@ pub(super) struct Prepared {
     pub(super) answer: Answer,
 }
 
-/// Does all that needs privileges, once. `worker_arguments` follow the worker's own. What there was `before` is
-/// used again.
-///
-/// # Errors
-/// What must be there and is not: ports, keys, users.
-pub(super) fn prepare(
-    settings: &ServeSettings,
+/// What is prepared before anybody is disturbed: it does not depend on what another keeper holds.
+pub(super) struct Draft<'a> {
+    settings: &'a ServeSettings,
+    before: Before<'a>,
+    /// What follows the worker's own arguments.
     worker_arguments: Vec<OsString>,
-    mut before: Before<'_>,
-) -> Result<Prepared, Failure> {
-    let user = choose_worker_user(settings.worker_user.as_deref());
-    let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
-    let key_file = match &settings.auth {
-        Authorizer::File(path) => Some(check_key_file(path)?),
-        Authorizer::Sshd | Authorizer::None => None,
-    };
-    let state = &settings.folders.state;
-    places::make_folder(state).map_err(|error| report::cannot_use_file(state, &error))?;
-    let sshd = SshdConfig {
-        binary: settings
-            .sshd_binary
-            .clone()
-            .unwrap_or_else(|| PathBuf::from("/usr/sbin/sshd")),
-        config: settings.sshd_config.clone(),
-    };
-    let is_sshd = matches!(settings.target, Target::Tcp { .. });
-    let sshd_settings = if is_sshd { look_at(&sshd) } else { None };
-    let host_keys = host_keys(settings, sshd_settings.as_ref())?;
-    let (target, companion) = target(settings, &host_keys, &worker_arguments, &before)?;
-    let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before);
-    let setup = setup(settings, target, &host_keys, sshd_settings.is_some(), sessions)?;
-    let listeners = Bound(before.listeners()).listen(&settings.listen, target.port())?;
-    let answers = Answers {
-        knows_no_rules: is_sshd && knows_no_rules(&sshd),
-        sshd,
-        key_file,
-    };
-    let with = |own: &str| {
-        let own = std::iter::once(OsString::from(own));
-        own.chain(worker_arguments.iter().cloned()).collect()
-    };
-    let plan = WorkerPlan {
-        program: own_program()?,
-        args: with("serve-worker"),
-        keeper_args: with("serve-keeper"),
-        reload_args: Some(reload_arguments(std::env::args_os().skip(1))),
-        listeners,
-        handover: setup.encode(),
-        answers: answers.encode(),
-        store_limit: store_limit(sessions),
-        user,
-        companion,
-        grace: GRACE,
-        manager: before.into_manager(),
-    };
-    Ok(Prepared {
-        plan,
-        answer: answers.into_answer(),
-    })
+    program: PathBuf,
+    user: Option<WorkerUser>,
+    answers: Answers,
+    host_keys: Vec<HostKey>,
+    setup: WorkerSetup,
+    /// `None`: the built-in server.
+    target: Option<SocketAddr>,
+    store_limit: usize,
+}
+
+/// What can be had once only.
+pub(super) struct Ports {
+    listeners: Vec<UdpSocket>,
+    target: SocketAddr,
+    companion: Option<CompanionPlan>,
+}
+
+/// Why there are none.
+pub(super) enum NoPorts {
+    /// Somebody has one of them.
+    InUse(SocketAddr, io::Error),
+    Failed(Failure),
+}
+
+impl From<Failure> for NoPorts {
+    fn from(failure: Failure) -> Self {
+        NoPorts::Failed(failure)
+    }
+}
+
+impl From<NoPorts> for Failure {
+    fn from(error: NoPorts) -> Self {
+        match error {
+            NoPorts::InUse(address, error) => report::cannot_listen("udp", address, &error),
+            NoPorts::Failed(failure) => failure,
+        }
+    }
+}
+
+impl<'a> Draft<'a> {
+    /// Does all that needs privileges but to bind ports. `worker_arguments` follow the worker's own.
+    ///
+    /// # Errors
+    /// What must be there and is not: keys, users.
+    pub(super) fn new(
+        settings: &'a ServeSettings,
+        worker_arguments: Vec<OsString>,
+        mut before: Before<'a>,
+    ) -> Result<Self, Failure> {
+        let user = choose_worker_user(settings.worker_user.as_deref());
+        let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+        let key_file = match &settings.auth {
+            Authorizer::File(path) => Some(check_key_file(path)?),
+            Authorizer::Sshd | Authorizer::None => None,
+        };
+        let state = &settings.folders.state;
+        places::make_folder(state).map_err(|error| report::cannot_use_file(state, &error))?;
+        let sshd = SshdConfig {
+            binary: settings
+                .sshd_binary
+                .clone()
+                .unwrap_or_else(|| PathBuf::from("/usr/sbin/sshd")),
+            config: settings.sshd_config.clone(),
+        };
+        let is_sshd = matches!(settings.target, Target::Tcp { .. });
+        let sshd_settings = if is_sshd { look_at(&sshd) } else { None };
+        let host_keys = host_keys(settings, sshd_settings.as_ref())?;
+        let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before);
+        Ok(Draft {
+            setup: setup(settings, &host_keys, sshd_settings.is_some(), sessions)?,
+            target: target(settings)?,
+            program: own_program()?,
+            answers: Answers {
+                knows_no_rules: is_sshd && knows_no_rules(&sshd),
+                sshd,
+                key_file,
+            },
+            store_limit: store_limit(sessions),
+            settings,
+            before,
+            worker_arguments,
+            user,
+            host_keys,
+        })
+    }
+
+    /// Where it is to listen; 0 is any port.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        listen::addresses(&self.settings.listen, self.target.map(|target| target.port()))
+    }
+
+    /// Binds all ports. What there was before, or an `estate` has that is to be taken over, is used again.
+    ///
+    /// # Errors
+    /// See [`NoPorts`]. Nothing is bound then.
+    pub(super) fn ports(&self, estate: Option<&Estate>) -> Result<Ports, NoPorts> {
+        let (target, companion) = match self.target {
+            Some(target) => (target, None),
+            None => self
+                .builtin(estate)
+                .map(|(target, companion)| (target, Some(companion)))?,
+        };
+        let bound = estate.map_or(self.before.listeners(), Estate::listeners);
+        let listening = Bound(bound).listen(&self.settings.listen, target.port());
+        let listeners = listening.map_err(|(address, error)| match error.kind() {
+            io::ErrorKind::AddrInUse => NoPorts::InUse(address, error),
+            _ => report::cannot_listen("udp", address, &error).into(),
+        })?;
+        Ok(Ports {
+            listeners,
+            target,
+            companion,
+        })
+    }
+
+    /// Everything is there. From here on this process is the keeper, also of the `estate`.
+    pub(super) fn finish(mut self, ports: Ports, estate: Option<&Estate>) -> Prepared {
+        let door = self.door(&ports.listeners, estate);
+        self.setup.target = ports.target;
+        let with = |own: &str| {
+            let own = std::iter::once(OsString::from(own));
+            own.chain(self.worker_arguments.iter().cloned()).collect()
+        };
+        let plan = WorkerPlan {
+            program: self.program,
+            args: with("serve-worker"),
+            keeper_args: with("serve-keeper"),
+            reload_args: Some(reload_arguments(std::env::args_os().skip(1))),
+            listeners: ports.listeners,
+            handover: self.setup.encode(),
+            answers: self.answers.encode(),
+            store_limit: self.store_limit,
+            user: self.user,
+            companion: ports.companion,
+            door,
+            grace: GRACE,
+            manager: self.before.into_manager(),
+        };
+        Prepared {
+            plan,
+            answer: self.answers.into_answer(),
+        }
+    }
+
+    /// Where others ask who is running, unless it is open already. It is no condition for serving.
+    fn door(&self, listeners: &[UdpSocket], estate: Option<&Estate>) -> Option<Door> {
+        let folder = &self.settings.folders.runtime;
+        let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        if estate
+            .map_or(self.before.door(), Estate::door)
+            .is_some_and(|door| door.is_for(folder, &addresses))
+        {
+            return None;
+        }
+        let opened = places::make_folder(folder).and_then(|()| Door::open(folder, &addresses));
+        if let Err(error) = &opened {
+            warn!(folder = %folder.display(), %error, "nobody can ask who serves here, nor take over by --replace");
+        }
+        opened.ok()
+    }
 }
 
 /// Where this program is on disk. The kernel says so when another has taken its place.
@@ -152,9 +261,9 @@ fn look_at(sshd: &SshdConfig) -> Option<Settings> {
     }
 }
 
+/// But for the target.
 fn setup(
     settings: &ServeSettings,
-    target: SocketAddr,
     host_keys: &[HostKey],
     is_sshd_known: bool,
     max_sessions: usize,
@@ -166,7 +275,7 @@ fn setup(
         tls_key: tls_key.to_pkcs8().to_vec(),
         secrets: secret(&settings.folders.state.join("endpoint_secret"))?,
         statements,
-        target,
+        target: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         authority: match &settings.auth {
             Authorizer::Sshd => AuthoritySetup::Sshd {
                 compare_rules: compares_rules(settings, is_sshd_known),
@@ -197,16 +306,10 @@ fn compares_rules(settings: &ServeSettings, is_known: bool) -> bool {
     is_known
 }
 
-/// Where sessions are joined to; with the built-in server its listening socket, which outlives each of its runs.
-fn target(
-    settings: &ServeSettings,
-    host_keys: &[HostKey],
-    log_arguments: &[OsString],
-    before: &Before<'_>,
-) -> Result<(SocketAddr, Option<CompanionPlan>), Failure> {
+/// Where sessions are joined to, but for the built-in server.
+fn target(settings: &ServeSettings) -> Result<Option<SocketAddr>, Failure> {
     let Target::Tcp { host, port } = &settings.target else {
-        let (address, companion) = builtin(settings, host_keys, log_arguments, before)?;
-        return Ok((address, Some(companion)));
+        return Ok(None);
     };
     let found = (host.as_str(), *port).to_socket_addrs();
     let found = found.map_err(|error| {
@@ -218,106 +321,41 @@ fn target(
     let found: Vec<SocketAddr> = found.collect();
     let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
     let nothing = || Failure::new(Exit::Unavailable, format_args!("the target {host} has no address"));
-    Ok((*first.ok_or_else(nothing)?, None))
+    Ok(Some(*first.ok_or_else(nothing)?))
 }
 
-/// Everything is said to it: what the environment or a configuration file say of `bowline sshd` is for one that is
-/// started by hand.
-fn builtin(
-    settings: &ServeSettings,
-    host_keys: &[HostKey],
-    log_arguments: &[OsString],
-    before: &Before<'_>,
-) -> Result<(SocketAddr, CompanionPlan), Failure> {
-    let listener = match before.companion_input() {
-        Some(listener) => listener.try_clone_to_owned().map(TcpListener::from),
-        None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
-    };
-    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let listener = listener.map_err(|error| report::cannot_listen("tcp", local, &error))?;
-    let address = listener.local_addr().map_err(|error| report::cannot_start(&error))?;
-    let mut args: Vec<OsString> = vec!["sshd".into(), "--inherit-listener".into()];
-    args.extend(["--config".into(), "/dev/null".into()]);
-    args.extend(["--state-dir".into(), settings.folders.state.clone().into()]);
-    args.extend(log_arguments.iter().cloned());
-    for key in host_keys {
-        args.extend(["--host-key".into(), key.path.clone().into()]);
-    }
-    let keys = match &settings.auth {
-        Authorizer::File(keys) => Some(keys),
-        Authorizer::Sshd | Authorizer::None => settings.sshd_keys.as_ref(),
-    };
-    if let Some(keys) = keys {
-        args.extend(["--authorized-keys".into(), keys.into()]);
-    }
-    let companion = CompanionPlan {
-        program: own_program()?,
-        args,
-        stdin: Some(listener.into()),
-    };
-    Ok((address, companion))
-}
-
-/// Sockets that are bound already.
-struct Bound<'a>(&'a [UdpSocket]);
-
-impl Bound<'_> {
-    /// Binds every address; without any, IPv6 and IPv4 at sshd's port.
-    fn listen(&self, addresses: &[ListenAddress], usual_port: u16) -> Result<Vec<UdpSocket>, Failure> {
-        let everywhere = [ListenAddress { ip: None, port: None }];
-        let wanted = if addresses.is_empty() {
-            &everywhere[..]
-        } else {
-            addresses
+impl Draft<'_> {
+    /// The built-in server and its listening socket, which outlives each of its runs. Everything is said to it: what the
+    /// environment or a configuration file say of `bowline sshd` is for one that is started by hand.
+    fn builtin(&self, estate: Option<&Estate>) -> Result<(SocketAddr, CompanionPlan), Failure> {
+        let settings = self.settings;
+        let listener = match estate.map_or(self.before.companion_input(), Estate::companion_input) {
+            Some(listener) => listener.try_clone_to_owned().map(TcpListener::from),
+            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
         };
-        let mut sockets = Vec::new();
-        for address in wanted {
-            let port = address.port.unwrap_or(usual_port);
-            match address.ip {
-                Some(ip) => sockets.push(self.one(SocketAddr::new(ip, port), &sockets)?),
-                None => sockets.extend(self.all(port, &sockets)?),
-            }
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = listener.map_err(|error| report::cannot_listen("tcp", local, &error))?;
+        let address = listener.local_addr().map_err(|error| report::cannot_start(&error))?;
+        let mut args: Vec<OsString> = vec!["sshd".into(), "--inherit-listener".into()];
+        args.extend(["--config".into(), "/dev/null".into()]);
+        args.extend(["--state-dir".into(), settings.folders.state.clone().into()]);
+        args.extend(self.worker_arguments.iter().cloned());
+        for key in &self.host_keys {
+            args.extend(["--host-key".into(), key.path.clone().into()]);
         }
-        Ok(sockets)
-    }
-
-    fn one(&self, address: SocketAddr, taken: &[UdpSocket]) -> Result<UdpSocket, Failure> {
-        self.bind(address, taken)
-            .map_err(|error| report::cannot_listen("udp", address, &error))
-    }
-
-    /// Both families at one port; a machine without IPv6 does with IPv4.
-    fn all(&self, port: u16, taken: &[UdpSocket]) -> Result<Vec<UdpSocket>, Failure> {
-        let v4 = self.one(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), taken)?;
-        let port = v4.local_addr().map_err(|error| report::cannot_start(&error))?.port();
-        let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
-        match self.bind(v6, taken) {
-            Ok(socket) => Ok(vec![v4, socket]),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(report::cannot_listen("udp", v6, &error)),
-            Err(error) => {
-                debug!(%error, "no IPv6");
-                Ok(vec![v4])
-            }
-        }
-    }
-
-    /// The socket that is bound there already, else a new one. Any port is whichever it was.
-    fn bind(&self, wanted: SocketAddr, taken: &[UdpSocket]) -> io::Result<UdpSocket> {
-        let is_taken = |address| {
-            taken
-                .iter()
-                .any(|socket| socket.local_addr().is_ok_and(|own| own == address))
+        let keys = match &settings.auth {
+            Authorizer::File(keys) => Some(keys),
+            Authorizer::Sshd | Authorizer::None => settings.sshd_keys.as_ref(),
         };
-        let fits = |socket: &&UdpSocket| {
-            socket.local_addr().is_ok_and(|address| {
-                let is_port = wanted.port() == 0 || wanted.port() == address.port();
-                address.ip() == wanted.ip() && is_port && !is_taken(address)
-            })
-        };
-        match self.0.iter().find(fits) {
-            Some(socket) => socket.try_clone(),
-            None => bind(wanted),
+        if let Some(keys) = keys {
+            args.extend(["--authorized-keys".into(), keys.into()]);
         }
+        let companion = CompanionPlan {
+            program: self.program.clone(),
+            args,
+            stdin: Some(listener.into()),
+        };
+        Ok((address, companion))
     }
 }
 

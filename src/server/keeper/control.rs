@@ -95,7 +95,8 @@ pub(super) enum FromKeeper {
     },
     /// End gracefully.
     Stop(Stop),
-    /// Become the next worker: with this come its connection, with everything in it, and the program.
+    /// Become the next worker: with this come its connection, with everything in it, the program, and its standard
+    /// output and error.
     Become {
         /// What the program is called.
         name: OsString,

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     control::Stop,
     environment,
+    lobby::Door,
     manager::ManagerTerms,
     packet,
     parcel::{self, ParcelError},
@@ -73,8 +74,8 @@ pub(super) enum Role {
     WorkerControl,
     /// The keeper's end of what the worker stores by; the worker's own end in what a worker gets.
     Notify,
-    /// Where others ask who is running.
-    Lobby,
+    /// Where others ask who is running, and the file that leads there.
+    Lobby { file: OsString },
 }
 
 /// A list of what somebody holds.
@@ -106,6 +107,11 @@ impl<'a> Inventory<'a> {
         }
     }
 
+    pub(super) fn add_door(&mut self, door: &'a Door) {
+        let file = door.file().as_os_str().to_owned();
+        self.add(Role::Lobby { file }, door);
+    }
+
     pub(super) fn add(&mut self, role: Role, descriptor: &'a impl AsFd) {
         self.roles.push(role);
         self.descriptors.push(descriptor.as_fd());
@@ -132,7 +138,7 @@ pub struct Estate {
     pub(super) companion: Option<(u32, OwnedFd)>,
     pub(super) worker: Option<RunningWorker>,
     pub(super) notify: Option<OwnedFd>,
-    pub(super) lobby: Option<OwnedFd>,
+    pub(super) door: Option<Door>,
 }
 
 /// A worker that somebody has started.
@@ -144,6 +150,27 @@ pub(super) struct RunningWorker {
     pub(super) process: OwnedFd,
     pub(super) control: OwnedFd,
     pub(super) notify: OwnedFd,
+}
+
+impl RunningWorker {
+    /// `None`: there is none.
+    fn of(
+        process: Option<(u32, Option<Stop>, OwnedFd)>,
+        control: Option<OwnedFd>,
+        notify: &mut Option<OwnedFd>,
+    ) -> Result<Option<Self>, EstateError> {
+        let (Some((pid, asked, process)), Some(control)) = (process, control) else {
+            return Ok(None);
+        };
+        let notify = notify.take().ok_or(EstateError::Incomplete { what: "worker" })?;
+        Ok(Some(Self {
+            pid,
+            asked,
+            process,
+            control,
+            notify,
+        }))
+    }
 }
 
 /// Why an estate could not be taken over.
@@ -204,7 +231,7 @@ impl Estate {
         let mut listeners = Vec::new();
         let mut stored = Vec::new();
         let (mut companion_input, mut companion) = (None, None);
-        let (mut process, mut control, mut notify, mut lobby) = (None, None, None, None);
+        let (mut process, mut control, mut notify, mut door) = (None, None, None, None);
         for (role, descriptor) in roles.into_iter().zip(descriptors) {
             match role {
                 Role::Settings => settings = Some(descriptor),
@@ -215,19 +242,10 @@ impl Estate {
                 Role::WorkerProcess { pid, asked } => process = Some((pid, asked, descriptor)),
                 Role::WorkerControl => control = Some(descriptor),
                 Role::Notify => notify = Some(descriptor),
-                Role::Lobby => lobby = Some(descriptor),
+                Role::Lobby { file } => door = Some(Door::of(file, descriptor)),
             }
         }
-        let worker = match (process, control) {
-            (Some((pid, asked, process)), Some(control)) => Some(RunningWorker {
-                pid,
-                asked,
-                process,
-                control,
-                notify: notify.take().ok_or(EstateError::Incomplete { what: "worker" })?,
-            }),
-            _ => None,
-        };
+        let worker = RunningWorker::of(process, control, &mut notify)?;
         Ok(Self {
             terms,
             settings: settings.ok_or(EstateError::Incomplete { what: "settings" })?,
@@ -237,8 +255,38 @@ impl Estate {
             companion,
             worker,
             notify,
-            lobby,
+            door,
         })
+    }
+
+    /// The worker, where it comes by itself, after the rest.
+    ///
+    /// # Errors
+    /// See [`EstateError`].
+    pub(super) fn receive_worker(&mut self, socket: &OwnedFd) -> Result<(), EstateError> {
+        let (Description { roles, .. }, descriptors) = parcel::receive(socket)?;
+        let (mut process, mut control, mut notify) = (None, None, None);
+        for (role, descriptor) in roles.into_iter().zip(descriptors) {
+            match role {
+                Role::WorkerProcess { pid, asked } => process = Some((pid, asked, descriptor)),
+                Role::WorkerControl => control = Some(descriptor),
+                Role::Notify => notify = Some(descriptor),
+                _ => return Err(EstateError::Incomplete { what: "worker" }),
+            }
+        }
+        self.worker = RunningWorker::of(process, control, &mut notify)?;
+        Ok(())
+    }
+
+    /// What must not be run or ended by the word of whoever sent this, who has fewer rights.
+    pub(super) fn distrust(&mut self) {
+        (self.terms.companion, self.terms.manager) = (None, None);
+        (self.companion, self.companion_input, self.door) = (None, None, None);
+    }
+
+    /// Where others ask who is running.
+    pub fn door(&self) -> Option<&Door> {
+        self.door.as_ref()
     }
 
     /// Bound sockets, for whoever listens at the same addresses again.

@@ -70,6 +70,14 @@ impl Keeper {
         }
     }
 
+    /// Nobody above has anything of it yet.
+    pub(super) fn pass_on_all(&self) {
+        for (name, descriptor) in self.holdings.iter() {
+            let name = name.to_owned();
+            self.pass_on(&Notice::Store { name }, &[descriptor.as_fd()]);
+        }
+    }
+
     /// The worker has let go of everything that it had.
     fn renew_worker(&mut self) {
         if self.ending.is_some() || !self.worker.is_to_be_renewed() {

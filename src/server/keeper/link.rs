@@ -161,8 +161,10 @@ impl Link {
                 let (Some(connection), Some(program)) = (descriptors.next(), descriptors.next()) else {
                     return warn!("the keeper does not say what to become");
                 };
+                let mut output = || descriptors.next().map_or_else(Stdio::inherit, Stdio::from);
                 let mut command = process::command(program.as_fd());
                 command.arg0(name).args(args).stdin(Stdio::from(connection));
+                command.stdout(output()).stderr(output());
                 let mut state = self.state();
                 state.is_over = true;
                 state.next = Some(Next {
@@ -229,8 +231,8 @@ impl Link {
         if let Some((pid, watch)) = &state.companion {
             inventory.add(Role::CompanionProcess { pid: *pid }, watch);
         }
-        if let Some(lobby) = &self.estate.lobby {
-            inventory.add(Role::Lobby, lobby);
+        if let Some(door) = &self.estate.door {
+            inventory.add_door(door);
         }
         inventory
     }

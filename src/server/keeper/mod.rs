@@ -14,6 +14,7 @@ mod holdings;
 mod inheritance;
 mod limits;
 mod link;
+mod lobby;
 mod manager;
 mod notice;
 mod pace;
@@ -51,6 +52,7 @@ pub use self::{
     estate::{Estate, EstateError},
     inheritance::{Control, InheritanceError, WorkerInheritance},
     limits::{most_sessions, store_limit},
+    lobby::{Door, Neighbour, Neighbours, Offer, Refusal, TakeOverError, Who, neighbours},
     plan::{Answer, CompanionPlan, KeeperError, MOST_HANDOVER, MOST_LISTENERS, WorkerPlan},
     store::{Store, StoreError},
     user::{WorkerUser, WorkerUserError, choose_worker_user},
@@ -59,6 +61,7 @@ use self::{
     companion::Companion,
     estate::{Inventory, Role, Terms},
     holdings::Holdings,
+    lobby::Lobby,
     manager::Manager,
     plan::Settled,
     process::OwnProgram,
@@ -79,6 +82,8 @@ const NOTICES_PER_TURN: usize = 1024;
 pub enum KeeperEnd {
     /// It was told to by SIGTERM or SIGINT.
     Stopped,
+    /// Another keeper has everything by now.
+    Replaced,
     /// The worker said by its exit code, one of [`FINAL_EXIT_CODES`], that it cannot work.
     WorkerGaveUp {
         /// That exit code.
@@ -97,7 +102,7 @@ pub struct Keeper {
     /// Whether a worker has served.
     served: bool,
     companion: Option<Companion>,
-    lobby: Option<OwnedFd>,
+    lobby: Option<Lobby>,
     manager: Option<Manager>,
     answer: Answer,
     signals: Signals,
@@ -139,7 +144,7 @@ impl Keeper {
             let hidden = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
             hidden.map_err(|error| KeeperError::Prepare(error.into()))?;
         }
-        let old_user = old.terms.user.clone();
+        let (old_user, had_manager) = (old.terms.user.clone(), old.terms.manager.is_some());
         let mut settled = match plan {
             Some(plan) => plan.settle()?.after(old),
             None => old,
@@ -147,13 +152,16 @@ impl Keeper {
         let companion = settled.companion.take();
         let mut keeper = Self::new(settled, answer, now)?;
         keeper.companion = companion.map(|plan| Companion::go_on(plan, heirloom.companion, has_rights, now));
-        keeper.lobby = heirloom.lobby;
+        keeper.inherit_door(heirloom.door, now);
         keeper.served = true;
         if let Some(running) = heirloom.worker {
             keeper.worker.go_on(running, now);
             if keeper.terms.user != old_user {
                 keeper.worker.forbid_renewal();
             }
+        }
+        if !had_manager {
+            keeper.pass_on_all();
         }
         if let Some(manager) = keeper.manager.as_ref().filter(|_| !is_changed) {
             manager.still_ready("not reloaded");
@@ -188,7 +196,7 @@ impl Keeper {
             worker: Worker::none(program()?, now),
             served: false,
             companion,
-            lobby: None,
+            lobby: settled.door.map(|door| Lobby::new(door, now)),
             answer,
             signals,
             program: program()?,
@@ -210,6 +218,7 @@ impl Keeper {
             let now = clock::now();
             self.reap(now);
             if let Some(end) = self.ending.filter(|_| self.nothing_runs()) {
+                self.lobby.iter().for_each(Lobby::close);
                 info!("keeper ended");
                 return Ok(end);
             }
@@ -221,6 +230,10 @@ impl Keeper {
             self.heed_notices(NOTICES_PER_TURN);
             self.answer_requests();
             self.kill_what_hangs(clock::now());
+            if self.attend_lobby(clock::now()) {
+                self.ending = Some(KeeperEnd::Replaced);
+                return Ok(KeeperEnd::Replaced);
+            }
         }
     }
 
@@ -282,7 +295,7 @@ impl Keeper {
             companion.list(&mut inventory);
         }
         if let Some(lobby) = &self.lobby {
-            inventory.add(Role::Lobby, lobby);
+            inventory.add_door(lobby.door());
         }
         inventory
     }
@@ -305,7 +318,9 @@ impl Keeper {
             .deadline()
             .filter(|_| self.ending.is_none() || self.worker.process().is_some());
         let companion = self.companion.as_ref().and_then(Companion::deadline);
-        let deadlines = [worker, companion, self.manager.as_ref().and_then(Manager::deadline)];
+        let lobby = self.lobby.as_ref().and_then(Lobby::deadline);
+        let manager = self.manager.as_ref().and_then(Manager::deadline);
+        let deadlines = [worker, companion, lobby, manager];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             let wait = deadline.saturating_duration_since(now);
             Timespec {
@@ -323,6 +338,7 @@ impl Keeper {
             .chain(processes.map(|process| process.map(AsFd::as_fd)));
         let mut fds: Vec<_> = sources
             .flatten()
+            .chain(self.lobby.iter().flat_map(Lobby::sources))
             .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
             .collect();
         match poll(&mut fds, timeout.as_ref()) {
@@ -374,7 +390,10 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.worker.kill();
-        self.companion.iter_mut().for_each(Companion::kill);
+        // What another has now is none of ours.
+        if self.ending != Some(KeeperEnd::Replaced) {
+            self.worker.kill();
+            self.companion.iter_mut().for_each(Companion::kill);
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     control::{Reply, Request},
     environment::ServiceManager,
     estate::{Estate, RunningWorker, Terms},
+    lobby::Door,
     parcel::sealed_memory,
     user::WorkerUser,
 };
@@ -41,6 +42,8 @@ pub struct WorkerPlan {
     pub user: Option<WorkerUser>,
     /// A second program to keep running, as the keeper's own user: the built-in SSH server.
     pub companion: Option<CompanionPlan>,
+    /// Where others ask who is running; `None`: where they did before, if they did.
+    pub door: Option<Door>,
     /// How long a worker that is told to end its sessions may take before it is killed.
     pub grace: Duration,
     /// The service manager that started this program, with what it has kept.
@@ -101,6 +104,7 @@ pub(super) struct Settled {
     pub(super) settings: OwnedFd,
     pub(super) listeners: Vec<UdpSocket>,
     pub(super) companion: Option<CompanionPlan>,
+    pub(super) door: Option<Door>,
     /// What was kept for the worker.
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
 }
@@ -109,7 +113,7 @@ pub(super) struct Settled {
 pub(super) struct Heirloom {
     pub(super) companion: Option<(u32, OwnedFd)>,
     pub(super) worker: Option<RunningWorker>,
-    pub(super) lobby: Option<OwnedFd>,
+    pub(super) door: Option<Door>,
 }
 
 impl Settled {
@@ -125,12 +129,13 @@ impl Settled {
             settings: estate.settings,
             listeners: estate.listeners,
             companion,
+            door: None,
             stored: estate.stored,
         };
         let heirloom = Heirloom {
             companion: estate.companion,
             worker: estate.worker,
-            lobby: estate.lobby,
+            door: estate.door,
         };
         (settled, heirloom)
     }
@@ -143,7 +148,8 @@ impl Settled {
         if terms.companion.is_none() {
             terms.companion = old.terms.companion;
         }
-        terms.manager = old.terms.manager;
+        // One that is replaced has none: it would not have made way.
+        terms.manager = terms.manager.or(old.terms.manager);
         Self {
             terms,
             companion,
@@ -186,6 +192,7 @@ impl WorkerPlan {
             settings: sealed_memory("bowline-worker-settings", &self.handover).map_err(KeeperError::Prepare)?,
             listeners: self.listeners,
             companion: self.companion,
+            door: self.door,
             stored: self.manager.stored,
         })
     }

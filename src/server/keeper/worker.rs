@@ -125,7 +125,9 @@ impl Worker {
             name: terms.program.clone(),
             args: terms.worker_args.clone(),
         };
-        control::send_with(old, &message, &[theirs.as_fd(), self.program.as_fd()])?;
+        // What it says is for whoever reads this keeper's output, which need not be that of the one before.
+        let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
+        control::send_with(old, &message, &[theirs.as_fd(), self.program.as_fd(), stdout, stderr])?;
         Ok(Ends { control, notify })
     }
 

@@ -160,6 +160,7 @@ fn plan_that_cannot_be_handed_over_is_refused() {
         store_limit: 0,
         user: None,
         companion: None,
+        door: None,
         grace: Duration::ZERO,
         manager: ServiceManager::default(),
     };

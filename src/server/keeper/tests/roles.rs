@@ -73,7 +73,7 @@ fn role_raised() {
 
 fn end(keeper: Result<Keeper, KeeperError>) {
     std::process::exit(match keeper.and_then(Keeper::run) {
-        Ok(KeeperEnd::Stopped) => 0,
+        Ok(KeeperEnd::Stopped | KeeperEnd::Replaced) => 0,
         Ok(KeeperEnd::WorkerGaveUp { code }) => code,
         Err(_) => 99,
     })
@@ -97,6 +97,7 @@ fn plan(listeners: Vec<UdpSocket>, handover: Vec<u8>) -> WorkerPlan {
         store_limit: STORE_LIMIT,
         user: choose_worker_user(None).unwrap(),
         companion,
+        door: None,
         manager: ServiceManager::default(),
         grace: Duration::from_millis(if role.contains("impatient") { 300 } else { 30_000 }),
     }

@@ -1,0 +1,156 @@
+//! Who is there already, where `bowline serve` wants to be.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Exit, Failure, cannot_listen};
+use crate::cli::serve::holders::Holder;
+use crate::server::keeper::{Refusal, TakeOverError, Who};
+
+/// Another bowline serves at the address.
+pub(crate) fn another_serves(address: SocketAddr, who: &Who) -> Failure {
+    let failure = there(address).fact(facts(who));
+    match who.managed {
+        false => failure.hint("--replace takes its place and keeps its sessions"),
+        true => failure.hint(
+            "a service manager runs it: systemctl reload makes it read its settings anew, systemctl restart runs it anew; \
+             both keep its sessions",
+        ),
+    }
+}
+
+/// Somebody else has the address, or a bowline that cannot be asked.
+pub(crate) fn in_use(address: SocketAddr, error: &io::Error, holders: &[Holder], folder: &Path) -> Failure {
+    let bowline = holders.iter().find(|holder| holder.is_keeper());
+    if let Some(keeper) = bowline {
+        return there(address).fact(format_args!("process {}", keeper.pid)).hint(format_args!(
+            "its sockets are not in {}: name its own folder by --runtime-dir, and --replace takes its place and keeps its \
+             sessions",
+            folder.display()
+        ));
+    }
+    let failure = cannot_listen("udp", address, error);
+    holders.iter().fold(failure, |failure, holder| {
+        failure.fact(format_args!("process {} ({}) has it", holder.pid, holder.name))
+    })
+}
+
+/// With any port asked for, it is not clear whose place is meant.
+pub(crate) fn several_serve<'a>(all: impl Iterator<Item = &'a Who>) -> Failure {
+    let failure = Failure::new(Exit::Unavailable, "several bowlines serve here");
+    let failure = all.fold(failure, |failure, who| {
+        failure.fact(format_args!("{} on udp {}", facts(who), addresses(who)))
+    });
+    failure.hint("name the port of the one to replace with --listen")
+}
+
+/// The running one listens at every address, and this one wants one of them, or the other way round.
+pub(crate) fn overlaps(address: SocketAddr, who: &Who) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        format_args!("cannot listen on udp {address} as long as the running bowline listens where it does"),
+    )
+    .fact(format_args!("{} on udp {}", facts(who), addresses(who)))
+    .hint("give the addresses of the running one to --listen, or stop it first")
+}
+
+/// The running one keeps its place.
+pub(crate) fn cannot_take_over(who: &Who, error: &TakeOverError) -> Failure {
+    let failure = Failure::from_error(Exit::Unavailable, error);
+    let mut failure = Failure {
+        what: format!("cannot take the place of the running bowline: {}", failure.what),
+        ..failure
+    };
+    failure.facts.insert(0, facts(who));
+    match error {
+        TakeOverError::OtherUser { .. } => failure.hint("run this one as the user of the running one"),
+        TakeOverError::Refused(Refusal::Managed) => failure
+            .fact("a service manager runs it, and would end all of it")
+            .hint("systemctl reload or systemctl restart do the same, and keep its sessions"),
+        TakeOverError::Refused(Refusal::Version { .. }) | TakeOverError::Estate(_) => failure
+            .fact(format_args!("this one is version {}", env!("CARGO_PKG_VERSION")))
+            .hint(format_args!(
+                "the versions are too far apart. To end its sessions and start anew: kill {}",
+                who.keeper
+            )),
+        TakeOverError::Refused(Refusal::Ending) => failure.hint("it is about to end: try again"),
+        TakeOverError::Foreign { .. } => {
+            failure.hint("its worker may have been broken into: see its log, then kill it")
+        }
+        TakeOverError::Lost(_) => failure.hint("it goes on; try again, or see its log"),
+    }
+}
+
+/// It is there and hangs. Without a worker that goes on its sessions depend on it.
+pub(crate) fn does_not_answer(
+    address: SocketAddr,
+    keeper: &Holder,
+    worker: Option<&Holder>,
+    was_tried: bool,
+) -> Failure {
+    let failure = Failure::new(
+        Exit::Unavailable,
+        format_args!("another bowline serves on udp {address}, and does not answer"),
+    );
+    let state = |holder: &Holder| if holder.runs() { "runs" } else { "is stopped" };
+    let failure = failure.fact(format_args!("process {} {}", keeper.pid, state(keeper)));
+    let failure = match worker {
+        Some(worker) => failure.fact(format_args!("its worker, process {}, {}", worker.pid, state(worker))),
+        None => failure.fact("its worker is dead"),
+    };
+    if !was_tried && worker.is_some_and(Holder::runs) {
+        return failure.hint("--replace takes its place and keeps its sessions");
+    }
+    failure.hint(format_args!(
+        "kill -CONT {pid} wakes a stopped one; kill -KILL {pid} ends it, and its sessions if its worker is not alive",
+        pid = keeper.pid
+    ))
+}
+
+fn there(address: SocketAddr) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        format_args!("another bowline serves on udp {address}"),
+    )
+}
+
+fn facts(who: &Who) -> String {
+    format!(
+        "process {}, version {}, for {}",
+        who.keeper,
+        who.version,
+        rough(who.age)
+    )
+}
+
+fn addresses(who: &Who) -> String {
+    let addresses: Vec<String> = who.addresses.iter().map(SocketAddr::to_string).collect();
+    addresses.join(" ")
+}
+
+/// In its largest unit.
+fn rough(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let units = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+    let (length, name) = units
+        .into_iter()
+        .find(|(length, _)| seconds >= *length)
+        .unwrap_or((1, "s"));
+    format!("{} {name}", seconds / length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age_is_told_in_its_largest_unit() {
+        let told = |seconds| rough(Duration::from_secs(seconds));
+        assert_eq!(
+            [0, 59, 60, 7199, 86_400, 864_000].map(told),
+            ["0 s", "59 s", "1 min", "1 h", "1 d", "10 d"]
+        );
+    }
+}

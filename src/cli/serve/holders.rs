@@ -1,0 +1,160 @@
+//! Which processes have a UDP port, as far as `/proc` shows it: all to root, to others their own.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// A process that has the port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) pid: u32,
+    /// As `ps` shows it.
+    pub(crate) name: String,
+    /// Whether it runs a program of our name.
+    is_bowline: bool,
+    arguments: Vec<OsString>,
+}
+
+impl Holder {
+    /// Whether it is the keeper of a `bowline serve`.
+    pub(crate) fn is_keeper(&self) -> bool {
+        self.is_bowline && (self.has("serve") || self.has("serve-keeper"))
+    }
+
+    /// Whether it is the worker of one.
+    pub(crate) fn is_worker(&self) -> bool {
+        self.is_bowline && self.has("serve-worker")
+    }
+
+    /// Whether it can do anything: it is neither dead nor stopped.
+    pub(crate) fn runs(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // The name stands in parentheses and may contain anything: look behind the last one.
+        let state = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.trim_start().chars().next());
+        !matches!(state, None | Some('Z' | 'X' | 'T' | 't'))
+    }
+
+    /// Whether it listens at a Unix socket of this file, which may have had another ending when it was bound.
+    pub(crate) fn holds(&self, file: &Path) -> bool {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let table = fs::read_to_string("/proc/self/net/unix").unwrap_or_default();
+        let links = table.lines().filter_map(|line| {
+            let (_, path) = line.split_once('/')?;
+            let is_it = Path::new(path)
+                .file_stem()
+                .is_some_and(|own| own.to_string_lossy() == stem);
+            let inode = line.split_whitespace().nth(6)?;
+            is_it.then(|| format!("socket:[{inode}]").into())
+        });
+        has_any(self.pid, &links.collect::<Vec<PathBuf>>())
+    }
+
+    fn has(&self, argument: &str) -> bool {
+        self.arguments.iter().skip(1).any(|own| own == argument)
+    }
+}
+
+/// Who keeps others from listening at a UDP address.
+pub(crate) fn holders(address: SocketAddr) -> Vec<Holder> {
+    let links = links_of(address);
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| has_any(*pid, &links)).filter_map(holder).collect()
+}
+
+/// The same process, if it is still the same.
+pub(crate) fn holder(pid: u32) -> Option<Holder> {
+    let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
+    let arguments = file("cmdline")?;
+    Some(Holder {
+        pid,
+        is_bowline: program(&pid.to_string()).is_some_and(|name| Some(name) == program("self")),
+        name: String::from_utf8_lossy(&file("comm")?).trim_end().to_owned(),
+        arguments: arguments
+            .split(|byte| *byte == 0)
+            .map(|argument| OsString::from_vec(argument.to_vec()))
+            .collect(),
+    })
+}
+
+/// The file name of its program, also where another has taken the file's place.
+fn program(pid: &str) -> Option<String> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let name = path.file_name()?.to_string_lossy().into_owned();
+    Some(name.strip_suffix(" (deleted)").map_or(name.clone(), str::to_owned))
+}
+
+/// How the sockets show in `/proc/PID/fd`.
+fn links_of(address: SocketAddr) -> Vec<PathBuf> {
+    let table = if address.is_ipv4() { "udp" } else { "udp6" };
+    let table = fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
+    let inodes = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let own = parse(fields.get(1)?)?;
+        let is_every = own.ip().is_unspecified() || address.ip().is_unspecified();
+        let clashes = own.port() == address.port() && (own.ip() == address.ip() || is_every);
+        clashes.then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")).into())
+    });
+    inodes.collect()
+}
+
+/// Whether a process has one of these open.
+fn has_any(pid: u32, links: &[PathBuf]) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|link| links.contains(&link))
+}
+
+/// `0100007F:0016`: the kernel prints an address as words of 32 bits in the machine's own order.
+fn parse(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let words: Option<Vec<[u8; 4]>> = (0..ip.len() / 8)
+        .map(|at| Some(u32::from_str_radix(ip.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes()))
+        .collect();
+    let bytes = words?.concat();
+    let ip = match <[u8; 16]>::try_from(bytes.as_slice()) {
+        Ok(bytes) => IpAddr::V6(Ipv6Addr::from(bytes)),
+        Err(_) => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.as_slice()).ok()?)),
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn a_socket_of_this_process_is_found_by_its_address_and_by_every_address() {
+        let all = [("127.0.0.1", "0.0.0.0"), ("::1", "::")];
+        for (own, every) in all.map(|(own, every)| (own.parse::<IpAddr>(), every.parse::<IpAddr>())) {
+            let (own, every) = (own.expect("an address"), every.expect("an address"));
+            let Ok(socket) = UdpSocket::bind((own, 0)) else {
+                assert!(own.is_ipv6(), "every machine has an IPv4 loopback");
+                continue;
+            };
+            let port = socket.local_addr().expect("a bound socket").port();
+            for ip in [own, every] {
+                let found = holders(SocketAddr::new(ip, port));
+                assert!(found.iter().any(|holder| holder.pid == std::process::id()), "{ip}");
+            }
+            drop(socket);
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_prints_them() {
+        // As on a little-endian machine, turned for this one.
+        let word = |word: u32| format!("{:08X}", u32::from_ne_bytes(word.to_be_bytes()));
+        let v4 = format!("{}:0016", word(0x7f00_0001));
+        assert_eq!(parse(&v4), "127.0.0.1:22".parse().ok());
+        let v6 = format!("{}{}{}{}:0016", word(0), word(0), word(0), word(1));
+        assert_eq!(parse(&v6), "[::1]:22".parse().ok());
+        assert_eq!(parse("nonsense"), None);
+    }
+}
