@@ -272,7 +272,7 @@ fn the_builtin_server_is_a_unit_of_its_own_that_lets_users_processes_be() {
 fn assert_is_refused(packaged: &Packaged) {
     let mut proxy = packaged.rig.ssh.proxy();
     let refused = run_with_input(proxy.args(["--connect-timeout", "5s"]), vec![], LIMIT).expect_code(77);
-    assert!(refused.err().contains("busy"), "{}", refused.err());
+    assert!(refused.err().contains("sessions are open"), "{}", refused.err());
 }
 
 /// A client half before an echo.
