@@ -89,7 +89,6 @@ fn a_reload_keeps_sessions_and_the_keeper(kind: Kind) {
     let mut ticker = Ticker::start(&packaged.rig);
     let keeper = packaged.manager.main_pid();
     packaged.manager.reload().expect("reloads");
-    // The process may be the same: it becomes the next worker.
     let again = || packaged.manager.log().matches("event=\"ready\"").count() == 2;
     let next = wait_for(LIMIT, || again().then_some(()));
     assert!(next.is_some(), "another worker: {}", packaged.manager.log());

@@ -65,7 +65,9 @@ impl Keeper {
                         manager.ready(self.holdings.names());
                     }
                 }
-                Notice::Stopping => self.renew_worker(),
+                // It has let go of everything, and waits for its end: the next one starts once it is dead.
+                Notice::Stopping if self.worker.was_told_to_hand_over() => self.worker.kill(),
+                Notice::Stopping => warn!("the worker stops, and nobody has told it to"),
             }
         }
     }
@@ -81,20 +83,6 @@ impl Keeper {
         for (name, descriptor) in self.holdings.iter() {
             let name = name.to_owned();
             self.pass_on(&Notice::Store { name }, &[descriptor.as_fd()]);
-        }
-    }
-
-    /// The worker has let go of everything that it had.
-    fn renew_worker(&mut self) {
-        if self.ending.is_some() || !self.worker.is_to_be_renewed() {
-            return self.worker.kill();
-        }
-        match self.worker.renew(&self.terms, self.inventory()) {
-            Ok(ends) => self.worker.renewed(ends, clock::now()),
-            Err(error) => {
-                warn!(%error, "cannot renew the worker");
-                self.worker.kill();
-            }
         }
     }
 

@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{PidfdFlags, WaitOptions, getpid, pidfd_open, wait};
-use tokio::sync::{Notify, Semaphore, watch};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,7 +27,7 @@ use super::{
     manager::TRIAL_NAME,
     notice::Notice,
     pace::Pace,
-    packet, process,
+    packet,
     wire::Wire,
 };
 use crate::clock;
@@ -47,8 +47,6 @@ pub(super) struct Link {
     present: watch::Sender<Option<Arc<Wire>>>,
     pub(super) next_id: AtomicU64,
     pub(super) slots: Semaphore,
-    /// There is something to become.
-    has_next: Notify,
     /// Cancelled when this process is to stop.
     pub(super) stop: CancellationToken,
 }
@@ -58,9 +56,6 @@ struct State {
     holdings: Holdings,
     companion: Option<(u32, OwnedFd)>,
     how_to_stop: Option<Stop>,
-    next: Option<Next>,
-    /// There is a next: this process is not the one to go on any more.
-    is_over: bool,
 }
 
 /// Something that the service manager is to keep until this is dropped.
@@ -84,14 +79,6 @@ impl Drop for Trial<'_> {
     }
 }
 
-/// What this process is to become.
-#[derive(Debug)]
-struct Next {
-    command: Command,
-    /// Open until then.
-    _program: OwnedFd,
-}
-
 impl Link {
     pub(super) fn new(control: OwnedFd, notify: OwnedFd, mut estate: Estate) -> io::Result<Arc<Self>> {
         let holdings = Holdings::of(std::mem::take(&mut estate.stored), estate.terms.store_limit);
@@ -103,10 +90,7 @@ impl Link {
                 holdings,
                 companion,
                 how_to_stop: None,
-                next: None,
-                is_over: false,
             }),
-            has_next: Notify::new(),
             present: watch::Sender::new(Some(Arc::new(wire))),
             next_id: AtomicU64::new(0),
             slots: Semaphore::new(MOST_REQUESTS),
@@ -184,15 +168,6 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Becomes the next worker, once the keeper says so. Returns only if that failed.
-    pub(super) async fn become_next(&self) {
-        self.has_next.notified().await;
-        if let Some(mut next) = self.state().next.take() {
-            let error = next.command.exec();
-            warn!(%error, "cannot become the next worker");
-        }
-    }
-
     fn handle_message(&self, message: FromKeeper, descriptors: Vec<OwnedFd>) {
         let mut descriptors = descriptors.into_iter();
         match message {
@@ -202,22 +177,6 @@ impl Link {
                 self.stop.cancel();
             }
             FromKeeper::Companion { pid } => self.state().companion = descriptors.next().map(|watch| (pid, watch)),
-            FromKeeper::Become { name, args } => {
-                let (Some(connection), Some(program)) = (descriptors.next(), descriptors.next()) else {
-                    return warn!("the keeper does not say what to become");
-                };
-                let mut output = || descriptors.next().map_or_else(Stdio::inherit, Stdio::from);
-                let mut command = process::command(program.as_fd());
-                command.arg0(name).args(args).stdin(Stdio::from(connection));
-                command.stdout(output()).stderr(output());
-                let mut state = self.state();
-                state.is_over = true;
-                state.next = Some(Next {
-                    command,
-                    _program: program,
-                });
-                self.has_next.notify_one();
-            }
             // Whoever waits for it has got it from the wire.
             FromKeeper::Answer { .. } => {}
         }
@@ -310,14 +269,9 @@ async fn serve(link: &Link) {
             // The one that started this process may take its time: it cannot be ended from here.
             () = test(&wire, since, &mut is_good), if raised.is_some() => Some(io::ErrorKind::TimedOut.into()),
         };
-        if link.state().is_over {
-            return;
-        }
         warn!(error = error.map(tracing::field::display), "the keeper is gone");
         wire.close();
         raised.take().into_iter().for_each(end);
-        // One that this process raised before it became this worker.
-        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         if link.how_to_stop() == Some(Stop::End) {
             return;
         }

@@ -14,8 +14,8 @@ fn sighup_replaces_the_worker_after_it_has_handed_over_by_a_configuration_read_a
         keeper.configure(Some(&format!("round {round}")));
         keeper.signal(OsSignal::HUP);
         assert_eq!(keeper.hear(), "stopping Some(HandOver)");
-        // Nothing that it has is ever with the keeper alone.
-        assert_eq!(keeper.next_worker(), before);
+        assert_ne!(keeper.next_worker(), before);
+        assert!(!is_running(before));
         assert_eq!(keeper.configuration, format!("round {round}"));
         assert_eq!(keeper.ask("kept"), "1=one");
         // The same process, the same sockets.
