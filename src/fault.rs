@@ -47,6 +47,8 @@ pub(crate) const POINTS: [&str; 13] = [
 pub(crate) fn pass(point: &'static str) {
     static CRASH: OnceLock<Option<Crash>> = OnceLock::new();
     debug_assert!(POINTS.contains(&point), "{point} is none of the points");
+    #[cfg(test)]
+    rehearsal::pass();
     let asked = || Crash::of(&std::env::var("BOWLINE_FAULT").ok()?);
     if CRASH
         .get_or_init(asked)
@@ -83,23 +85,50 @@ impl Crash {
     }
 }
 
-/// Panics in the Nth session that this process opens, if that is the fault asked for.
-pub(crate) fn panic_in_session() {
-    static OPENED: AtomicU64 = AtomicU64::new(0);
-    let opened = OPENED.fetch_add(1, Ordering::Relaxed) + 1;
+/// Panics in the middle of the Nth session that this process has, if that is the fault asked for.
+pub(crate) async fn panic_in_session() {
+    static SESSIONS: AtomicU64 = AtomicU64::new(0);
+    let count = SESSIONS.fetch_add(1, Ordering::Relaxed) + 1;
     let fault = std::env::var("BOWLINE_FAULT").unwrap_or_default();
-    if fault
+    let asked = fault
         .strip_prefix("panic-session=")
-        .and_then(|count| count.parse().ok())
-        == Some(opened)
-    {
+        .and_then(|asked| asked.parse().ok());
+    if asked == Some(count) {
+        tokio::time::sleep(Duration::from_millis(300)).await;
         panic!("on purpose");
     }
+    std::future::pending().await
 }
 
 /// Whether the demo's file is to be damaged.
 pub(crate) fn damages_files() -> bool {
     std::env::var("BOWLINE_FAULT").is_ok_and(|fault| fault == "damage-file")
+}
+
+/// Crashes within one thread of a test: what a killed process would have left undone is skipped by unwinding.
+#[cfg(test)]
+pub(crate) mod rehearsal {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LEFT: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// What such a crash unwinds with.
+    pub(crate) struct Crashed;
+
+    /// Crashes when this thread passes its Nth point from now on; 0 is never. Gives what was left of the last call.
+    pub(crate) fn crash_after(points: u64) -> u64 {
+        LEFT.replace(points)
+    }
+
+    pub(super) fn pass() {
+        let left = LEFT.get();
+        LEFT.set(left.saturating_sub(1));
+        if left == 1 {
+            std::panic::resume_unwind(Box::new(Crashed));
+        }
+    }
 }
 
 #[cfg(test)]

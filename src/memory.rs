@@ -16,7 +16,6 @@ use std::ptr::{self, NonNull};
 ///
 /// # Errors
 /// No descriptor is left, or no memory.
-#[allow(dead_code, reason = "for the vault")]
 pub(crate) fn memory_file(name: &str, len: u64) -> io::Result<OwnedFd> {
     let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     rustix::fs::ftruncate(&file, len)?;
@@ -65,7 +64,6 @@ impl Mapping {
     ///
     /// # Errors
     /// `InvalidInput` for a file that ends before, or that may shrink below our feet (SIGBUS); else as the system says.
-    #[allow(dead_code, reason = "for the vault")]
     pub(crate) fn of_file(file: impl AsFd, offset: u64, len: usize) -> io::Result<Mapping> {
         let size = rustix::fs::fstat(&file)?.st_size as u64;
         let seals = rustix::fs::fcntl_get_seals(&file)?;

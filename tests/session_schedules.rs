@@ -1,15 +1,20 @@
 //! P1 over random schedules: two session cores, virtual time, real encoded frames, and carriers that are cut anywhere.
 //!
-//! Whatever happens to carriers, what a pipe was given is a prefix of what the other pipe gave, each byte once; and
-//! when one carrier finally stays up, both are equal and both sessions end. `BOWLINE_SCHEDULES` says how many
-//! schedules are played (200,000 are the promise, a tenth of it the default), `BOWLINE_SCHEDULE` plays one again.
+//! Whatever happens to carriers, and to the server half's process, what a pipe was given is a prefix of what the other
+//! pipe gave, each byte once; and when one carrier finally stays up, both are equal and both sessions end.
+//! `BOWLINE_SCHEDULES` says how many schedules are played (200,000 are the promise, a tenth of it the default),
+//! `BOWLINE_SCHEDULE` plays one again.
 
 #[path = "session_schedules/carrier.rs"]
 mod carrier;
 #[path = "session_schedules/chance.rs"]
 mod chance;
+#[path = "session_schedules/crashes.rs"]
+mod crashes;
 #[path = "session_schedules/half.rs"]
 mod half;
+#[path = "session_schedules/shelf.rs"]
+mod shelf;
 #[path = "session_schedules/world.rs"]
 mod world;
 

@@ -5,5 +5,6 @@
 pub(crate) fn pass(_point: &str) {}
 
 /// Nor here.
-#[inline(always)]
-pub(crate) fn panic_in_session() {}
+pub(crate) async fn panic_in_session() {
+    std::future::pending().await
+}

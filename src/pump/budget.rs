@@ -44,11 +44,12 @@ impl Share {
         }
     }
 
-    /// How many of `wanted` bytes may be taken in by a session that holds `held`.
-    pub(super) fn grant(&mut self, held: usize, wanted: usize) -> usize {
+    /// How many of `wanted` bytes may be taken in by a session that holds `held`, the first `ready` of them in memory that
+    /// is part of that.
+    pub(super) fn grant(&mut self, held: usize, wanted: usize, ready: usize) -> usize {
         self.report(held);
         let free = self.budget.limit.saturating_sub(self.budget.used());
-        let granted = wanted.min(free.max(FLOOR.saturating_sub(held)));
+        let granted = wanted.min(ready.saturating_add(free.max(FLOOR.saturating_sub(held))));
         self.refused = granted == 0 && wanted > 0;
         granted
     }
@@ -83,10 +84,15 @@ mod tests {
     fn a_greedy_session_leaves_others_their_floor() {
         let budget = Budget::new(1 << 20);
         let (mut greedy, mut modest) = (Share::new(Arc::clone(&budget)), Share::new(Arc::clone(&budget)));
-        assert_eq!(greedy.grant(0, 4 << 20), 1 << 20);
-        assert_eq!(greedy.grant(1 << 20, 1), 0);
+        assert_eq!(greedy.grant(0, 4 << 20, 0), 1 << 20);
+        assert_eq!(greedy.grant(1 << 20, 1, 0), 0);
         assert!(greedy.is_refused());
-        assert_eq!(modest.grant(0, 1 << 20), FLOOR);
+        assert_eq!(
+            greedy.grant(1 << 20, 4, 3),
+            3,
+            "memory that it holds already costs nothing"
+        );
+        assert_eq!(modest.grant(0, 1 << 20, 0), FLOOR);
         drop(greedy);
         assert_eq!(budget.used(), 0);
     }

@@ -1,6 +1,6 @@
 //! The memory of a session, and when it goes back to the system.
 
-use super::{Moved, Pump};
+use super::Pump;
 use crate::session::{SessionConfig, SessionMemory};
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,11 @@ pub fn session_memory(config: &SessionConfig) -> SessionMemory {
 
 impl<R, W> Pump<R, W> {
     /// Gives back what a quiet session does not need. A successor knows by now that nothing is left in it.
-    pub(super) fn give_memory_back(&mut self, moved: Moved, now: Instant) {
-        if moved {
-            self.quiet_since = now;
+    pub(super) fn give_memory_back(&mut self, now: Instant) {
+        // Probes and acknowledgements are no reason to keep it.
+        let carried = self.session.carried();
+        if carried != self.carried {
+            (self.carried, self.quiet_since) = (carried, now);
         } else if self.memory_due().is_some_and(|due| due <= now) {
             self.session.release_idle_memory();
         }
@@ -36,6 +38,7 @@ mod mapped {
     use crate::memory::Mapping;
     use crate::session::{RingMemory, SessionConfig, SessionMemory};
     use std::io;
+    use std::ops::Range;
     use tracing::debug;
 
     pub(super) fn memory(config: &SessionConfig) -> io::Result<SessionMemory> {
@@ -56,9 +59,8 @@ mod mapped {
             self
         }
 
-        fn release(&mut self) {
-            let all = 0..self.len();
-            if let Err(error) = self.release(all) {
+        fn release(&mut self, range: Range<usize>) {
+            if let Err(error) = self.release(range) {
                 debug!(%error, "memory could not be given back");
             }
         }

@@ -65,6 +65,9 @@ pub struct Pump<R, W> {
     ending: Ending,
     alone_since: Instant,
     ledger: Option<Box<dyn Ledger>>,
+    /// What the session had carried when that was looked at last.
+    carried: u64,
+    /// Since when it has carried nothing more.
     quiet_since: Instant,
     timer: Timer,
 }
@@ -81,7 +84,7 @@ where
     pub fn new(parts: PumpParts<R, W>) -> Pump<R, W> {
         let session = parts.session;
         let mut share = Share::new(parts.budget);
-        share.report(session.buffered());
+        share.report(session.memory_held());
         Pump {
             input: (!session.is_input_ended()).then_some(parts.input),
             output: (!session.is_output_done()).then_some(parts.output),
@@ -100,6 +103,7 @@ where
             ending: Ending::default(),
             alone_since: parts.detached_since,
             ledger: parts.ledger,
+            carried: 0,
             quiet_since: clock::now(),
             timer: Timer::new(),
         }
@@ -199,7 +203,7 @@ where
         self.record();
         moved |= self.feed_lead(cx, now)?;
         self.check_end(now)?;
-        self.give_memory_back(moved, now);
+        self.give_memory_back(now);
         self.facts.update(&self.session);
         Ok(moved)
     }
@@ -378,3 +382,6 @@ where
             .min()
     }
 }
+
+#[cfg(test)]
+mod tests;

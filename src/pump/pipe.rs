@@ -64,7 +64,8 @@ where
             self.input = None;
             return true;
         }
-        let room = self.share.grant(self.session.buffered(), self.session.input().len());
+        let (held, wanted) = (self.session.memory_held(), self.session.input().len());
+        let room = self.share.grant(held, wanted, self.session.input_held());
         if room == 0 {
             return false;
         }

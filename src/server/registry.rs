@@ -14,8 +14,8 @@ use crate::fault;
 use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
-use crate::wire::{Accepted, Answer, Epoch, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
-use entry::{Entry, oldest_detached};
+use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
+use entry::{Claim, Entry, oldest_detached};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -64,14 +64,6 @@ pub(super) struct Registry {
 struct Known {
     sessions: HashMap<SessionId, Arc<Entry>>,
     ended: Tombstones,
-}
-
-/// What a client half says of its side when it wants a carrier to lead.
-struct Claim {
-    epoch: Epoch,
-    received: Offset,
-    window: u64,
-    key: Option<u8>,
 }
 
 /// How a server half leaves its sessions.
@@ -165,7 +157,8 @@ impl Registry {
     /// Leads a carrier to the session that its `Open` made, once sshd is connected.
     pub(super) async fn attach_open(&self, carrier: Carrier, open: &Open, key: Option<u8>) {
         let Some(entry) = self.owned(open.session, &carrier.info().peer_key) else {
-            return refuse(carrier, gone()).await;
+            let gone = self.gone(open.session, &carrier.info().peer_key);
+            return refuse(carrier, gone).await;
         };
         let mut ready = entry.ready.clone();
         let connected = match ready.wait_for(Option::is_some).await {
@@ -209,8 +202,8 @@ impl Registry {
                 .await
             }
             None => {
-                let why = self.known().ended.why(resume.session, &carrier.info().peer_key);
-                refuse(carrier, why.map_or_else(gone, |why| refusal(RefusalCode::Gone, why))).await;
+                let gone = self.gone(resume.session, &carrier.info().peer_key);
+                refuse(carrier, gone).await;
             }
         }
     }
@@ -273,6 +266,12 @@ impl Registry {
             // A session that ended in this moment closes its channel; the client asks again and learns of it.
             let _ = entry.arrivals.send(arrival).await;
         }
+    }
+
+    /// What to say of a session that is not here; why it ended only to its owner.
+    fn gone(&self, session: SessionId, key: &[u8]) -> Refusal {
+        let why = self.known().ended.why(session, key);
+        why.map_or_else(gone, |why| refusal(RefusalCode::Gone, why))
     }
 
     fn owned(&self, session: SessionId, key: &[u8]) -> Option<Arc<Entry>> {

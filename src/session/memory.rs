@@ -4,6 +4,7 @@
 //! ordinary kind.
 
 use super::SessionConfig;
+use std::ops::Range;
 
 /// Memory of a ring.
 ///
@@ -15,8 +16,8 @@ pub trait RingMemory: Send {
     /// All of it.
     fn bytes_mut(&mut self) -> &mut [u8];
 
-    /// Nothing in it is needed any more: pages may go back to the system. It will be written again.
-    fn release(&mut self);
+    /// Nothing in this part of it is needed any more: its pages may go back to the system. It may be written again.
+    fn release(&mut self, range: Range<usize>);
 }
 
 /// What a session keeps its bytes in, [`SessionConfig::MIN_BUFFER`] bytes at least in either direction.
@@ -54,5 +55,5 @@ impl RingMemory for Heap {
         &mut self.0
     }
 
-    fn release(&mut self) {}
+    fn release(&mut self, _range: Range<usize>) {}
 }

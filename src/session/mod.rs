@@ -158,6 +158,21 @@ impl Session {
         self.outgoing.len() + self.incoming.len()
     }
 
+    /// Bytes taken in from either side so far.
+    pub fn carried(&self) -> u64 {
+        self.outgoing.taken() + self.incoming.taken()
+    }
+
+    /// Bytes of memory that are held: every place that was written since memory was given back.
+    pub fn memory_held(&self) -> usize {
+        self.outgoing.memory_held() + self.incoming.memory_held()
+    }
+
+    /// How many bytes of [`Session::input`] lie in memory that is held already.
+    pub fn input_held(&self) -> usize {
+        self.outgoing.spare_held()
+    }
+
     /// Whether [`Session::release_idle_memory`] would give any back.
     pub fn is_memory_idle(&self) -> bool {
         self.outgoing.is_memory_idle() || self.incoming.is_memory_idle()

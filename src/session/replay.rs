@@ -232,6 +232,19 @@ impl ReplayBuffer {
         self.ring.front() as u64
     }
 
+    /// Bytes that the pipe gave.
+    pub(super) fn taken(&self) -> u64 {
+        self.written.get()
+    }
+
+    pub(super) fn memory_held(&self) -> usize {
+        self.ring.memory_held()
+    }
+
+    pub(super) fn spare_held(&self) -> usize {
+        self.ring.spare_held()
+    }
+
     pub(super) fn is_memory_idle(&self) -> bool {
         self.ring.is_memory_idle()
     }

@@ -8,8 +8,8 @@ pub(super) struct Ring {
     capacity: usize,
     front: usize,
     len: usize,
-    /// Bytes were written since the memory was given back, or since the beginning.
-    touched: bool,
+    /// Before this place bytes may have been written since the memory was given back.
+    touched: usize,
 }
 
 impl Ring {
@@ -19,23 +19,33 @@ impl Ring {
             memory,
             front: 0,
             len: 0,
-            touched: false,
+            touched: 0,
         }
     }
 
     /// The ring of a predecessor, which lies in `memory` already: `len` bytes, of which the first is at `front`.
     pub(super) fn restore(memory: Box<dyn RingMemory>, front: usize, len: usize) -> Ring {
-        let ring = Ring {
+        let mut ring = Ring {
             front,
             len,
-            // By the predecessor, for all that is known.
-            touched: true,
             ..Ring::new(memory)
         };
         assert!(
             front < ring.capacity && len <= ring.capacity,
             "restored what does not fit"
         );
+        // What else the predecessor has touched is not known, and not needed.
+        match front + len {
+            end if end <= ring.capacity => {
+                ring.memory.release(0..front);
+                ring.memory.release(end..ring.capacity);
+                ring.touched = end;
+            }
+            end => {
+                ring.memory.release(end - ring.capacity..front);
+                ring.touched = ring.capacity;
+            }
+        }
         ring
     }
 
@@ -52,22 +62,32 @@ impl Ring {
         self.front
     }
 
+    /// Bytes of memory that are held, needed or not.
+    pub(super) fn memory_held(&self) -> usize {
+        self.touched
+    }
+
+    /// How many bytes of [`Ring::spare`] lie in memory that is held already.
+    pub(super) fn spare_held(&self) -> usize {
+        self.touched.saturating_sub(self.back())
+    }
+
     /// Whether memory is held that no byte needs.
     pub(super) fn is_memory_idle(&self) -> bool {
-        self.len == 0 && self.touched
+        self.len == 0 && self.touched > 0
     }
 
     /// Gives memory back that no byte needs.
     pub(super) fn release_idle_memory(&mut self) {
         if self.is_memory_idle() {
-            self.memory.release();
-            self.touched = false;
+            self.memory.release(0..self.touched);
+            self.touched = 0;
         }
     }
 
     /// Free memory right after the last byte; shorter than [`Ring::space`] where the ring wraps.
     pub(super) fn spare(&mut self) -> &mut [u8] {
-        let back = self.wrap(self.front + self.len);
+        let back = self.back();
         let end = if back < self.front { self.front } else { self.capacity };
         let end = end.min(back + self.space());
         &mut self.memory.bytes_mut()[back..end]
@@ -76,8 +96,8 @@ impl Ring {
     /// Takes the first `len` bytes of [`Ring::spare`] as written.
     pub(super) fn commit(&mut self, len: usize) {
         assert!(len <= self.space(), "committed more than there was room for");
+        self.touched = self.touched.max(self.back() + len);
         self.len += len;
-        self.touched |= len > 0;
     }
 
     /// Appends `bytes`, which must fit.
@@ -105,6 +125,11 @@ impl Ring {
         self.len -= len;
         // An empty ring starts over at its beginning, so that a quiet session keeps touching the same few pages.
         self.front = if self.len == 0 { 0 } else { self.wrap(self.front + len) };
+    }
+
+    /// Where the next byte goes.
+    fn back(&self) -> usize {
+        self.wrap(self.front + self.len)
     }
 
     fn wrap(&self, index: usize) -> usize {

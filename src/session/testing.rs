@@ -1,6 +1,7 @@
 //! Memory for tests, which outlives the session in it.
 
 use super::RingMemory;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// Plain memory.
@@ -54,9 +55,9 @@ impl RingMemory for Lent {
         &mut self.bytes
     }
 
-    fn release(&mut self) {
+    fn release(&mut self, range: Range<usize>) {
         // Whoever relies on it afterwards is to be found out.
-        self.bytes.fill(0xee);
+        self.bytes[range].fill(0xee);
         self.shelf.0.lock().unwrap().releases += 1;
     }
 }

@@ -1,7 +1,8 @@
 //! One half: a session core, the pipe beside it, and what a driver keeps about carriers.
 
 use crate::chance::{Chance, bytes_of};
-use bowline::session::{Session, SessionConfig, SessionMemory};
+use crate::shelf::{Shelf, nothing};
+use bowline::session::{PipeCounts, Session, SessionConfig, SessionMemory, Snapshot};
 use bowline::wire::{CloseCode, Epoch, Frame, Offset};
 use bytes::BytesMut;
 use std::fmt;
@@ -37,11 +38,14 @@ pub(crate) struct Half {
     me: usize,
     pub(crate) session: Session,
     config: SessionConfig,
-    /// Bytes that the pipe will give.
+    /// Bytes that the pipe will give, and has given.
     plan: usize,
     written: usize,
+    /// The driver has seen the pipe's end.
     input_ended: bool,
+    /// The pipe is broken, whether the driver knows or not.
     pub(crate) closed: bool,
+    /// What the pipe has taken.
     delivered: usize,
     end_delivered: bool,
     /// By epoch; the last leads while `has_lead`.
@@ -55,6 +59,9 @@ pub(crate) struct Half {
     /// There was no living carrier then to say so.
     pub(crate) over_alone: bool,
     echoes: Vec<Frame>,
+    /// For replay and for receiving. It outlives the process, which the latter need not.
+    memory: [Shelf; 2],
+    kept: Snapshot,
 }
 
 impl Half {
@@ -66,8 +73,12 @@ impl Half {
             receive_window: chance.one_of(&sizes),
         };
         let most = chance.one_of(&[0, 30, 30, 1000, 1000, 5000, 20_000, 100_000, crate::chance::MOST_BYTES]);
-        let session = Session::new(SessionMemory::heap(&config));
+        let memory =
+            [config.replay_buffer, config.receive_window].map(|len| Shelf::new(len.max(SessionConfig::MIN_BUFFER)));
+        let session = Session::new(lend(&memory));
         Half {
+            kept: session.snapshot(),
+            memory,
             me,
             facts: (session.received(), session.window()),
             session,
@@ -93,16 +104,19 @@ impl Half {
 
     // The pipe.
 
-    /// The pipe gives up to `most` bytes, as far as there is room.
-    pub(crate) fn write(&mut self, most: usize) -> bool {
+    /// The pipe gives up to `most` bytes, as far as there is room. A driver that `dies` has them and never knew.
+    pub(crate) fn write(&mut self, most: usize, dies: bool) -> bool {
         if self.input_ended || self.session.peer_close().is_some() {
             return false;
         }
         let room = self.session.input();
         let len = room.len().min(most).min(self.plan - self.written);
         room[..len].copy_from_slice(&bytes_of(self.me)[self.written..self.written + len]);
-        self.session.commit_input(len);
         self.written += len;
+        if dies {
+            return false;
+        }
+        self.session.commit_input(len);
         self.check_memory();
         len > 0
     }
@@ -119,15 +133,34 @@ impl Half {
 
     /// The pipe breaks, unless both its directions have ended.
     pub(crate) fn close(&mut self) {
-        let is_over = self.input_ended && self.end_delivered;
-        if !is_over && !std::mem::replace(&mut self.closed, true) {
-            self.input_ended = true;
-            self.session.close(CloseCode::UpstreamClosed, "broken pipe");
+        if self.break_pipe() {
+            self.notice_pipe();
         }
     }
 
-    /// The pipe takes up to `most` bytes, and its end when that is due.
-    pub(crate) fn take(&mut self, most: usize, now: Instant) -> bool {
+    /// The same, and the driver does not know yet.
+    pub(crate) fn break_pipe(&mut self) -> bool {
+        let is_over = self.input_ended && self.end_delivered;
+        if is_over || self.closed {
+            return false;
+        }
+        self.closed = true;
+        self.plan = self.written;
+        true
+    }
+
+    /// The driver sees that the pipe ended, or is broken.
+    pub(crate) fn notice_pipe(&mut self) {
+        if self.closed && self.session.snapshot().close.is_none() {
+            self.input_ended = true;
+            self.session.close(CloseCode::UpstreamClosed, "broken pipe");
+        } else {
+            self.end_input();
+        }
+    }
+
+    /// The pipe takes up to `most` bytes, and its end when that is due. A driver that `dies` never knew.
+    pub(crate) fn take(&mut self, most: usize, now: Instant, dies: bool) -> bool {
         if self.closed {
             return false;
         }
@@ -139,17 +172,49 @@ impl Half {
             "other bytes than were written, after byte {}",
             self.delivered
         );
+        self.delivered += len;
+        if dies && len > 0 {
+            return false;
+        }
         if len > 0 {
             self.session.output_written(len, now);
-            self.delivered += len;
         }
         let ends = self.session.is_output_end_due();
         if ends {
             assert!(!self.end_delivered, "the end was delivered twice");
             self.end_delivered = true;
+            if dies {
+                return false;
+            }
             self.session.output_ended();
         }
         len > 0 || ends
+    }
+
+    // The process.
+
+    /// Keeps what a successor has to know.
+    pub(crate) fn record(&mut self) {
+        self.kept = self.session.snapshot();
+    }
+
+    /// The process dies, and a successor goes on with what is left; gives what was kept.
+    pub(crate) fn restart(&mut self) -> Snapshot {
+        // The memory comes back with the end of the session in it.
+        self.session = Session::new(nothing());
+        let counts = PipeCounts {
+            read: Offset::new(self.written as u64).expect("a small number"),
+            written: Offset::new(self.delivered as u64).expect("a small number"),
+            output_shut: self.end_delivered,
+        };
+        self.session = Session::restore(lend(&self.memory), &self.kept, counts).expect("what belongs together");
+        self.input_ended = self.session.is_input_ended();
+        self.attached.clear();
+        self.has_lead = false;
+        self.arrivals.clear();
+        self.echoes.clear();
+        self.note_facts();
+        self.kept
     }
 
     // Carriers.
@@ -281,6 +346,13 @@ impl Half {
             peer.delivered,
             peer.end_delivered
         );
+    }
+}
+
+fn lend([replay, receive]: &[Shelf; 2]) -> SessionMemory {
+    SessionMemory {
+        replay: replay.lend(),
+        receive: receive.lend(),
     }
 }
 

@@ -31,11 +31,23 @@ pub(crate) struct Tally {
     several: u64,
     closes: u64,
     lone: u64,
+    pub(crate) crashes: u64,
+    pub(crate) restored_bytes: u64,
+    pub(crate) restored_ends: u64,
+    pub(crate) released: u64,
 }
 
 impl Tally {
     pub(crate) fn covers_everything(&self, schedules: u64) -> bool {
-        let few = [self.stale, self.called_off, self.closes];
+        let few = [
+            self.stale,
+            self.called_off,
+            self.closes,
+            self.crashes,
+            self.restored_bytes,
+            self.restored_ends,
+            self.released,
+        ];
         let many = [self.cuts, self.dials, self.attaches, self.heard_again, self.several];
         schedules < 1000 || (few.iter().all(|n| *n > schedules / 100) && many.iter().all(|n| *n > schedules / 3))
     }
@@ -53,13 +65,17 @@ impl Sum for Tally {
             several: a.several + b.several,
             closes: a.closes + b.closes,
             lone: a.lone + b.lone,
+            crashes: a.crashes + b.crashes,
+            restored_bytes: a.restored_bytes + b.restored_bytes,
+            restored_ends: a.restored_ends + b.restored_ends,
+            released: a.released + b.released,
         })
     }
 }
 
 /// Where a carrier stands, at one of its ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     /// The hello or its answer is awaited.
     Hello,
     /// On the way to the driver.
@@ -69,23 +85,29 @@ enum Stage {
     Gone,
 }
 
-struct Line {
-    carrier: Carrier,
-    stages: [Stage; 2],
+pub(crate) struct Line {
+    pub(crate) carrier: Carrier,
+    pub(crate) stages: [Stage; 2],
     epoch: Epoch,
 }
 
 pub(crate) struct World {
-    chance: Chance,
-    now: Instant,
-    halves: [Half; 2],
-    lines: Vec<Line>,
+    pub(crate) chance: Chance,
+    pub(crate) now: Instant,
+    pub(crate) halves: [Half; 2],
+    pub(crate) lines: Vec<Line>,
     /// Highest epoch that the client sent, and that the server took.
-    epochs: [Epoch; 2],
+    pub(crate) epochs: [Epoch; 2],
     /// Chances of some events in percent; each schedule has its own weather.
     cuts: usize,
     closes: usize,
-    tally: Tally,
+    /// Of the server's process in thousandths, at each of many places. Where it may crash the order of its steps is the pump's.
+    pub(crate) crashes: usize,
+    pub(crate) is_calm: bool,
+    pub(crate) calm_crashes: usize,
+    /// The server's process died after the client had left.
+    pub(crate) crashed_late: bool,
+    pub(crate) tally: Tally,
 }
 
 impl World {
@@ -98,7 +120,11 @@ impl World {
             lines: Vec::new(),
             epochs: [Epoch::default(); 2],
             cuts: chance.one_of(&[0, 1, 3, 10]),
-            closes: chance.one_of(&[0, 0, 0, 1]),
+            closes: chance.one_of(&[0, 0, 0, 1, 3]),
+            crashes: chance.one_of(&[0, 0, 0, 2, 10, 30]),
+            is_calm: false,
+            calm_crashes: 0,
+            crashed_late: false,
             tally: Tally::default(),
             chance,
         }
@@ -122,37 +148,45 @@ impl World {
         if self.halves[me].over {
             return self.pass();
         }
+        let may_crash = me == SERVER && self.crashes > 0;
         match self.chance.below(100) {
+            0..44 | 83..86 if may_crash => self.round(),
             0..12 => {
                 let most = self.chance.amount(70_000);
-                self.halves[me].write(most);
+                self.halves[me].write(most, false);
             }
             12..16 => {
                 self.halves[me].end_input();
             }
             16..30 => {
                 let most = self.chance.amount(70_000);
-                self.halves[me].take(most, self.now);
+                self.halves[me].take(most, self.now, false);
             }
             30..44 => self.transmit(me),
-            44..66 => self.pass(),
-            66..84 => self.read(me),
-            84..87 => self.halves[me].note_facts(),
-            87..90 => self.arrive(me),
-            90..93 => self.tally.heard_again += u64::from(self.halves[me].hear_again(&mut self.chance)),
+            44..65 => self.pass(),
+            65..83 => self.read(me),
+            83..86 => self.halves[me].note_facts(),
+            86..89 => self.arrive(me),
+            89..93 => self.tally.heard_again += u64::from(self.halves[me].hear_again(&mut self.chance)),
             93 => self.suspect(),
             94 => self.call_off(),
             95..98 => self.cut(),
             98 if self.chance.percent(10 * self.closes) => {
                 self.tally.closes += 1;
-                self.halves[me].close();
+                if may_crash {
+                    self.halves[me].break_pipe();
+                } else {
+                    self.halves[me].close();
+                }
             }
+            99 if may_crash && self.chance.percent(self.crashes) => self.crash(),
             _ => self.notice(me),
         }
     }
 
     /// Each step once for each half, with nothing in its way, until all is done.
     fn calm(&mut self) {
+        self.is_calm = true;
         for _ in 0..MOST_ROUNDS {
             self.now += Duration::from_millis(25);
             for me in [CLIENT, SERVER] {
@@ -182,8 +216,11 @@ impl World {
         if self.halves[me].over {
             return;
         }
-        self.halves[me].take(usize::MAX, self.now);
-        while self.halves[me].write(usize::MAX) {}
+        if me == SERVER && self.crashes > 0 {
+            return self.round();
+        }
+        self.halves[me].take(usize::MAX, self.now, false);
+        while self.halves[me].write(usize::MAX, false) {}
         self.halves[me].end_input();
         self.halves[me].note_facts();
         self.transmit(me);
@@ -201,7 +238,7 @@ impl World {
         }
     }
 
-    fn transmit(&mut self, me: usize) {
+    pub(crate) fn transmit(&mut self, me: usize) {
         let half = &mut self.halves[me];
         if let Some(lead) = half.lead()
             && self.lines[lead].carrier.is_flushed(me)
@@ -219,7 +256,7 @@ impl World {
     }
 
     /// Reads up to `most` messages from a carrier.
-    fn read_line(&mut self, me: usize, line: usize, most: usize) {
+    pub(crate) fn read_line(&mut self, me: usize, line: usize, most: usize) {
         for _ in 0..most {
             let Line { carrier, stages, .. } = &mut self.lines[line];
             let inbox = carrier.inbox(me);
@@ -439,7 +476,7 @@ impl World {
             // The client's last words were lost with its last carrier: nobody is left to repeat them.
             self.tally.lone += 1;
             assert!(
-                over_before || client.over_alone,
+                over_before || client.over_alone || self.crashed_late,
                 "the server half was left alone on a living carrier: {:#?}",
                 self.halves
             );

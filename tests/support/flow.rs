@@ -123,13 +123,18 @@ impl Flow {
 
     /// How long after `from` nothing came, at the longest, until now.
     pub fn longest_silence_since(&self, from: Instant) -> Duration {
+        self.longest_silence(from, now())
+    }
+
+    /// The longest silence of those that began before `until` and ended after `from`, as far as it is after `from`.
+    pub fn longest_silence(&self, from: Instant, until: Instant) -> Duration {
         let seen = self.seen();
-        let present = now();
-        let since = |(start, end): (Instant, Instant)| end.saturating_duration_since(start.max(from));
-        let silences = seen.silences.iter().rev().take_while(|(_, end)| *end > from).copied();
+        // It may still last.
+        let last = [(seen.last, now())];
+        let silences = seen.silences.iter().chain(&last);
+        let silences = silences.filter(|(start, end)| *start < until && *end > from);
         silences
-            .chain([(seen.last, present)])
-            .map(since)
+            .map(|(start, end)| *end - *start.max(&from))
             .max()
             .unwrap_or_default()
     }

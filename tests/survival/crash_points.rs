@@ -7,6 +7,7 @@ use crate::session::Session;
 use crate::support::serve::ServeOptions;
 use crate::support::{heavy, measured, now};
 use crate::upstream::{SCRIPTS, Upstream, Volume};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Enough for some ten crashes: each session reads and writes some 2.5 pieces for each passing that one crash takes.
@@ -22,6 +23,10 @@ fn volume(passings: u32) -> Volume {
 /// As much where a point is passed once a session.
 const SELDOM: u32 = 20;
 
+/// A write takes several pieces at once.
+const PIECES_PER_WRITE: u32 = 4;
+/// Server halves at once.
+const AT_ONCE: usize = 4;
 const SELDOM_POINTS: [&str; 4] = ["shutdown", "end", "store", "accepted"];
 
 /// A point, and at which passings. Those on the way of every byte are passed some hundred times; a point *before*
@@ -29,9 +34,9 @@ const SELDOM_POINTS: [&str; 4] = ["shutdown", "end", "store", "accepted"];
 const POINTS: [(&str, &[u32]); 14] = [
     ("read-before", &[3, 50]),
     ("read-after", &[3, 50]),
-    ("publish-before", &[5, 90]),
-    ("publish-half", &[5, 90]),
-    ("publish-after", &[5, 90]),
+    ("publish-before", &[12, 90]),
+    ("publish-half", &[12, 90]),
+    ("publish-after", &[12, 90]),
     ("write-before", &[3, 50]),
     ("write-after", &[3, 50]),
     ("shutdown-before", &[2, 3]),
@@ -39,7 +44,7 @@ const POINTS: [(&str, &[u32]); 14] = [
     ("end-after", &[1, 2]),
     ("store-before", &[2, 3]),
     ("store-after", &[1, 2]),
-    ("accepted", &[2, 5]),
+    ("accepted", &[2, 3]),
     ("any", &[40, 301]),
 ];
 
@@ -71,28 +76,43 @@ fn crash_at_every_so_manieth_point_of_any_kind_loses_nothing() {
 
 fn crash_at(points: &[(&str, &[u32])]) {
     let _turn = heavy();
-    for (point, passings) in points {
-        std::thread::scope(|scope| {
-            for passing in *passings {
-                scope.spawn(move || {
-                    let fault = format!("crash-at={point}:{passing}");
-                    let start = now();
-                    let crashes = play(Some(&fault), *passing);
-                    measured(
-                        &fault,
-                        format_args!("{crashes} crashes in {:.1} s", start.elapsed().as_secs_f64()),
-                    );
-                    assert!(crashes > 0, "{fault}: it never happened");
-                });
-            }
-        });
-    }
+    let cases = points
+        .iter()
+        .flat_map(|(point, passings)| passings.iter().map(move |passing| (*point, *passing)));
+    let cases = Mutex::new(cases);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((point, passing)) = next(&cases) {
+                    crash(point, passing);
+                }
+            });
+        }
+    });
+}
+
+/// Taken one by one; the lock is not held meanwhile.
+fn next<T>(cases: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    cases.lock().unwrap_or_else(PoisonError::into_inner).next()
+}
+
+fn crash(point: &str, passing: u32) {
+    let fault = format!("crash-at={point}:{passing}");
+    let start = now();
+    let crashes = play(Some(&fault), passing);
+    let took = start.elapsed().as_secs_f64();
+    measured(&fault, format_args!("{crashes} crashes in {took:.1} s"));
+    assert!(crashes > 0, "{fault}: it never happened");
 }
 
 /// One server half, four sessions; how many workers have died.
 fn play(fault: Option<&str>, passing: u32) -> usize {
-    let is_seldom = fault.is_some_and(|fault| SELDOM_POINTS.iter().any(|point| fault.contains(point)));
-    let volume = volume(if is_seldom { SELDOM } else { passing });
+    let is_any_of = |points: &[&str]| fault.is_some_and(|fault| points.iter().any(|point| fault.contains(point)));
+    let volume = volume(match () {
+        () if is_any_of(&SELDOM_POINTS) => SELDOM,
+        () if is_any_of(&["write"]) => passing * PIECES_PER_WRITE,
+        () => passing,
+    });
     let upstream = Upstream::start();
     let options = ServeOptions::here();
     let options = match fault {

@@ -44,12 +44,14 @@ fn a_gibibyte_each_way_outlives_fifty_killed_workers_and_ten_killed_keepers() {
     let rig = Rig::bowline();
     let transfer = Transfer::start(&rig, seed, size);
     let victims = shuffled(workers, keepers, &mut rng);
-    let mut silences = vec![];
-    for victim in victims {
-        silences.push((victim, transfer.survive(&rig, victim, &mut rng)));
-    }
+    let kills: Vec<_> = victims
+        .into_iter()
+        .map(|victim| (victim, transfer.survive(&rig, victim, &mut rng)))
+        .collect();
+    let flows = [transfer.down.clone(), transfer.up.clone()];
     transfer.finish(&rig);
-    report(&silences, &rig);
+    report(&kills, &flows);
+    measured("resumes", rig.resumes());
 }
 
 /// In a random order.
@@ -62,13 +64,14 @@ fn shuffled(workers: usize, keepers: usize, rng: &mut Rng) -> Vec<Victim> {
     victims
 }
 
-fn report(silences: &[(Victim, [Duration; 2])], rig: &Rig) {
+/// How long each direction was silent after a kill: until bytes flowed again.
+fn report(kills: &[(Victim, Instant)], flows: &[Arc<Flow>; 2]) {
     for victim in [Victim::Worker, Victim::Keeper] {
-        for (way, name) in ["down", "up"].iter().enumerate() {
-            let times = silences.iter().filter(|(who, _)| *who == victim);
-            let times: Vec<Duration> = times.map(|(_, silence)| silence[way]).collect();
+        for (flow, way) in flows.iter().zip(["down", "up"]) {
+            let times = kills.iter().filter(|(who, _)| *who == victim);
+            let times: Vec<Duration> = times.map(|(_, at)| flow.longest_silence(*at, *at + APART)).collect();
             measured(
-                &format!("silence {name} after a killed {victim:?}"),
+                &format!("silence {way} after a killed {victim:?}"),
                 format_args!(
                     "median {:?}, p90 {:?}, worst {:?} of {}",
                     percentile(&times, 50),
@@ -79,7 +82,6 @@ fn report(silences: &[(Victim, [Duration; 2])], rig: &Rig) {
             );
         }
     }
-    measured("resumes", rig.resumes());
 }
 
 /// One ssh with both directions full; this process is at all four ends.
@@ -133,8 +135,8 @@ impl Transfer {
         }
     }
 
-    /// Kills one, at least [`APART`] after the last; how long each direction was silent then.
-    fn survive(&self, rig: &Rig, victim: Victim, rng: &mut Rng) -> [Duration; 2] {
+    /// Kills one, at least [`APART`] after the last; when that was.
+    fn survive(&self, rig: &Rig, victim: Victim, rng: &mut Rng) -> Instant {
         // Now at full speed, now with room between the bytes.
         self.pace.pause_ms.store([0, 0, 1, 8][rng.draw() as usize % 4], SeqCst);
         sleep(CHANCE.mul_f64(rng.unit()));
@@ -152,7 +154,7 @@ impl Transfer {
             "{}",
             self.story(rig)
         );
-        both.map(|flow| flow.longest_silence_since(killed))
+        killed
     }
 
     fn finish(self, rig: &Rig) {

@@ -4,7 +4,7 @@ use super::lock;
 use crate::pump::{Arrival, Facts, Order};
 use crate::server::authority::Account;
 use crate::server::vault::Slot;
-use crate::wire::{Epoch, Refusal};
+use crate::wire::{Epoch, Offset, Refusal};
 use bytes::Bytes;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
@@ -23,6 +23,14 @@ pub(super) struct Entry {
     pub(super) ready: watch::Receiver<Option<Result<(), Refusal>>>,
     /// Where it is in the vault.
     pub(super) slot: Mutex<Option<Slot>>,
+}
+
+/// What a client half says of its side when it wants a carrier to lead.
+pub(super) struct Claim {
+    pub(super) epoch: Epoch,
+    pub(super) received: Offset,
+    pub(super) window: u64,
+    pub(super) key: Option<u8>,
 }
 
 impl Entry {

@@ -108,7 +108,6 @@ impl SessionTask {
                 Ends::kept(kept, &self.entry, detached_since, confirmed)
             }
         };
-        fault::panic_in_session();
         let pump = Pump::new(PumpParts {
             session: ends.session,
             input: ends.input,
@@ -125,7 +124,10 @@ impl SessionTask {
             unconfirmed_patience: UNCONFIRMED,
             budget: Arc::clone(&registry.budget),
         });
-        let outcome = pump.run().await;
+        let outcome = tokio::select! {
+            outcome = pump.run() => outcome,
+            () = fault::panic_in_session() => return Afterwards::Leave,
+        };
         if outcome == Outcome::HandedOver {
             return Afterwards::Leave;
         }

@@ -261,7 +261,7 @@ impl Info {
 }
 
 /// SIOCOUTQ: what was written and is not acknowledged.
-fn unacked(socket: BorrowedFd<'_>) -> io::Result<u64> {
+pub(super) fn unacked(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut count: libc::c_int = 0;
     // SAFETY: the kernel writes one int to `count`. TIOCOUTQ and SIOCOUTQ are one number.
     #[allow(unsafe_code)]

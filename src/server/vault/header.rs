@@ -244,7 +244,7 @@ impl Progress {
             (session.fin, FIN),
             (session.peer_close_after_fin, PEER_CLOSE_AFTER_FIN),
         ];
-        let flags = flags.iter().fold(0, |all, (set, flag)| all | u8::from(*set) * flag);
+        let flags = flags.iter().fold(0, |all, (set, flag)| all | (u8::from(*set) * flag));
         let mut writer = Writer::new(body);
         writer.u64(number);
         writer.u64(self.intent);
@@ -374,7 +374,7 @@ mod tests {
                 peer_close_after_fin: number > 2,
             },
             confirmed: number > 0,
-            detached_since: (number % 2 == 0).then_some(number),
+            detached_since: number.is_multiple_of(2).then_some(number),
             ended: number % 3 == 2,
         }
     }

@@ -50,7 +50,7 @@ pub(crate) struct LostSession {
     /// Its name in the store, where it is no more.
     pub(crate) name: String,
     /// Whose it was, if that can be read.
-    pub(crate) identity: Option<Identity>,
+    pub(crate) identity: Option<Box<Identity>>,
     /// Why.
     pub(crate) error: LossError,
 }
@@ -166,7 +166,7 @@ impl LostSession {
                 format!("the server half was replaced, and could not go on with it: {error}")
             }
         };
-        if let Some(Identity { session, owner, .. }) = &self.identity {
+        if let Some(Identity { session, owner, .. }) = self.identity.as_deref() {
             let hash = digest(&SHA256, owner);
             tombs.add(&Tombstone {
                 session: *session,
@@ -199,7 +199,7 @@ impl Parts {
         };
         let header = self.memories.first().map(book::open).transpose();
         let header = header.map_err(|error| lose(None, error.into()))?;
-        let identity = header.as_ref().map(|(_, fixed)| fixed.identity.clone());
+        let identity = header.as_ref().map(|(_, fixed)| Box::new(fixed.identity.clone()));
         let (([socket], [file]), Some((header, fixed))) = ((&*self.sockets, &*self.memories), header) else {
             let error = LossError::Incomplete {
                 sockets: self.sockets.len(),

@@ -1,5 +1,8 @@
 //! Workers that follow one another: what one leaves, the next takes over, or says why not.
 
+mod lock;
+mod succession;
+
 use super::recovery::{LossError, LostSession};
 use super::testing::{MapStore, config, connected, identity, opened, session};
 use super::*;

@@ -17,6 +17,9 @@ const SYSTEMD: &str = "/lib/systemd/systemd";
 /// What the unit is called here.
 const NAME: &str = "tested.service";
 
+/// Of our control groups' names; the id of the process that made them follows.
+const PREFIX: &str = "bowline-test-";
+
 /// Targets that units refer to, and that have nothing to wait for here.
 const TARGETS: [&str; 6] = ["default", "sysinit", "basic", "shutdown", "network", "network-online"];
 
@@ -54,8 +57,13 @@ impl Systemd {
         let scratch = Scratch::new();
         write_units(&scratch, &unit);
         fs::write(scratch.join("boot.sh"), include_str!("boot.sh")).expect("the scratch folder");
-        let name = format!("bowline-test-{}-{}", std::process::id(), BOOTED.fetch_add(1, Relaxed));
-        let group = own_group().expect("possible() was asked").join(name);
+        let own = own_group().expect("possible() was asked");
+        remove_leftovers(&own);
+        let group = own.join(format!(
+            "{PREFIX}{}-{}",
+            std::process::id(),
+            BOOTED.fetch_add(1, Relaxed)
+        ));
         fs::create_dir(&group).expect("root may make control groups");
 
         let script = "echo $$ >\"$0/cgroup.procs\" && exec unshare --mount --pid --cgroup --uts --ipc --fork --kill-child \
@@ -184,6 +192,20 @@ fn own_group() -> Option<PathBuf> {
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let path = Path::new(&mount).join(group);
     path.is_dir().then_some(path)
+}
+
+/// Ends what runs that were killed have left: groups whose name holds the id of a process that is gone.
+fn remove_leftovers(own: &Path) {
+    for entry in fs::read_dir(own).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::write(entry.path().join("cgroup.kill"), "1");
+            wait_for(Duration::from_secs(5), || remove_groups(&entry.path()).then_some(()));
+        }
+    }
 }
 
 /// From the innermost out; whether all are gone.

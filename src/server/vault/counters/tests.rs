@@ -1,11 +1,12 @@
 //! The reasoning of `counters`, held against the kernel on real loopback sockets.
 
 use super::*;
+use crate::clock;
 use proptest::prelude::*;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Both ends of a connection. Ours connected; what we do to it is counted as a session does.
 struct Pair {
@@ -98,9 +99,9 @@ impl Pair {
 
     /// Waits until the kernel has carried over what was done last.
     fn settled(&self, is: impl Fn(&Counters) -> bool) -> Recovered {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = clock::now() + Duration::from_secs(5);
         while !is(&self.counters()) {
-            assert!(Instant::now() < deadline, "never came: {:?}", self.counters());
+            assert!(clock::now() < deadline, "never came: {:?}", self.counters());
             std::thread::yield_now();
         }
         self.recovered()
