@@ -106,6 +106,27 @@ fn second_one_says_who_is_there_and_disturbs_nobody() {
 }
 
 #[test]
+fn whoever_asks_is_answered_after_a_reload_and_by_a_keeper_that_was_raised() {
+    let rig = Rig::bowline();
+    let (udp, half) = (rig.serve().udp(), rig.serve().half());
+    let keeper = half.keeper();
+    let who = || {
+        let said = run(&mut rig.serve().another(udp, &[]), LIMIT)
+            .expect_code(UNAVAILABLE)
+            .err();
+        let pid = said.split("  process ").nth(1).and_then(|rest| rest.split(',').next());
+        pid.and_then(|pid| pid.parse::<u32>().ok())
+            .unwrap_or_else(|| panic!("{said}"))
+    };
+    rig.serve().signal(Signal::HUP);
+    assert!(wait_for(LIMIT, || (rig.serve().logged("keeper goes on") == 1).then_some(())).is_some());
+    assert_eq!(who(), keeper);
+    half.kill_keeper();
+    let raised = half.keeper_after(keeper);
+    assert_eq!(who(), raised);
+}
+
+#[test]
 fn another_program_at_the_port_is_named_and_left_alone() {
     let rig = Rig::bowline();
     let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
