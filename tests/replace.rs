@@ -21,7 +21,7 @@ use support::daemon::{Daemon, Home};
 use support::data::{MIB, hash_file, hash_stream, random_file};
 use support::echo::TcpEcho;
 use support::flow::Flow;
-use support::process::{Outcome, Running, run};
+use support::process::{Outcome, Running, run, tree};
 use support::rig::Rig;
 use support::serve::{Serve, ServeOptions};
 use support::server_half::{is_alive, signal};
@@ -530,4 +530,26 @@ fn one_of_another_version_is_not_replaced_and_goes_on() {
     );
     assert!(said.contains("version 9.9.9") && said.contains("hint: "), "{said}");
     assert_eq!(host.asked(), ["\"Who\"", "GiveUp"]);
+}
+
+#[test]
+fn built_in_server_goes_on_with_its_sessions() {
+    let home = Home::mine();
+    let arguments = ["serve", "--target", "builtin", "--listen", "127.0.0.1:0", "--replace"];
+    let run_dir = home.path("run").display().to_string();
+    let arguments = [&arguments[..], &["--runtime-dir", &run_dir]].concat();
+    let before = Daemon::start(&home, &arguments);
+    let port = before.port("udp");
+    let mut session = Echo::start(home.ssh(port, "user", true, &["cat"]), 1);
+    let children = tree(before.id());
+    let after = Daemon::start(&home, &arguments);
+    assert_eq!(after.port("udp"), port);
+    assert!(wait_for(LIMIT, || (!is_alive(before.id())).then_some(())).is_some());
+    session.expect_alive();
+    run(&mut home.ssh(port, "user", true, &["exit 7"]), LIMIT).expect_code(7);
+    session.finish();
+    assert_eq!(after.stop(), Some(0));
+    // What was not the new one's child is ended by it all the same.
+    let ended = || (!children.iter().any(|pid| is_alive(*pid))).then_some(());
+    assert!(wait_for(LIMIT, ended).is_some(), "{children:?}");
 }

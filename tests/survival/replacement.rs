@@ -8,8 +8,8 @@ use crate::support::{BOWLINE, Scratch, heavy, measured, now, wait_for};
 use crate::upstream::{SCRIPTS, Upstream, Volume};
 use crate::{LIMIT, OpenHouse};
 use rustix::process::Signal;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -94,6 +94,8 @@ fn a_broken_configuration_is_said_and_changes_nothing_and_a_mended_one_counts() 
 #[test]
 fn another_program_on_disk_is_the_one_that_runs_after_sighup() {
     let scratch = Scratch::new();
+    // As programs are: the worker's user may read it.
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o755)).expect("a folder of our own");
     let program = copy(&scratch, "bowline");
     let door = Door::open();
     let house = OpenHouse::with(door.address(), ServeOptions::here().program(&program));
