@@ -38,10 +38,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    let pause = serve::Pause::of(&cli.command);
     match panics::guard(|| dispatch(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.print();
+            pause.wait();
             failure.exit_code()
         }
     }

@@ -6,6 +6,7 @@ pub(super) mod holders;
 mod keep;
 pub(super) mod keys;
 mod listen;
+mod pause;
 mod prepare;
 mod replace;
 
@@ -25,6 +26,7 @@ use crate::tasks::Tasks;
 
 use self::before::Before;
 pub(super) use self::keep::{run, run_keeper, take_over};
+pub(super) use self::pause::Pause;
 use super::values::{AuthWord, ByteSize, Count, ListenAddress, Target};
 
 /// One full frame must always fit: 64 KiB.

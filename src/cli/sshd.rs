@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, sockopt};
-use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, info, warn};
@@ -140,7 +139,6 @@ fn inherited() -> Result<TcpListener, Failure> {
         return Err(Failure::new(Exit::Usage, what).hint("--inherit-listener is for `bowline serve --target builtin`"));
     }
     let taken = || -> io::Result<TcpListener> {
-        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
         let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
         // What logs in here must not inherit the socket.
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;

@@ -103,12 +103,17 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
         config,
         paths,
     };
+    // An attempt that the deadline cut short says nothing against a path that has answered before.
+    let mut refused = None;
     loop {
         match opening.attempt().await {
             Ok((carrier, accepted)) => return Ok(opening.opened(carrier, accepted)),
             Err(Setback::Final(error)) => return Err(error),
             Err(Setback::Again { failed, pause }) => {
                 if clock::now() + pause >= opening.deadline {
+                    if let Some(refusal) = refused {
+                        return Err(OpenError::Refused(refusal));
+                    }
                     let attempts = opening.name_silent(failed);
                     return Err(OpenError::NoPath {
                         attempts,
@@ -122,6 +127,7 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
                     return Err(OpenError::Refused(refusal));
                 }
                 debug!(%refusal, "refused for now, asking again");
+                refused = Some(refusal);
                 tokio::time::sleep(RETRY).await;
             }
         }

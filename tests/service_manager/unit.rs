@@ -3,7 +3,7 @@
 use crate::support::echo::TcpEcho;
 use crate::support::manager::{Kind, Manager, Unit};
 use crate::support::place::Place;
-use crate::support::process::{pid_of, tree};
+use crate::support::process::pid_of;
 use crate::support::rig::Rig;
 use crate::support::ssh::SshSetup;
 use crate::support::sshd::TestSshd;
@@ -101,14 +101,5 @@ impl Packaged {
     pub(crate) fn kill_keeper(&self) {
         let keeper = self.manager.main_pid().expect("the unit runs");
         kill_process(pid_of(keeper), Signal::KILL).expect("a process of our own");
-    }
-
-    /// The process id of the worker, while there is one.
-    pub(crate) fn worker(&self) -> Option<u32> {
-        let is_worker = |pid: &u32| {
-            let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            words.split('\0').nth(1) == Some("serve-worker")
-        };
-        tree(self.manager.main_pid()?).into_iter().find(is_worker)
     }
 }

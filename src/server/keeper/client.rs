@@ -78,24 +78,20 @@ impl KeeperClient {
         self.0.ready();
     }
 
-    /// Leaves everything to the next worker, which this process becomes by exec: nothing stored may be touched any
-    /// more, and is given up with this process's locks. To be called when told to [`Stop::HandOver`].
+    /// Leaves everything to the next worker: nothing stored may be touched any more. To be called when told to
+    /// [`Stop::HandOver`]. Until a keeper ends this process it holds all that is stored, also for a keeper that it has to
+    /// raise first.
     ///
-    /// Returns if that is not to be; the process then should end, as after a crash. Gives up after 5 s.
+    /// Returns if nobody ends it; the process should do so itself then, as after a crash. Gives up after 5 s.
     pub async fn hand_over(&self) {
-        // The keeper has less patience.
-        let _ = tokio::time::timeout(STORE_TIMEOUT, self.become_next()).await;
+        let _ = tokio::time::timeout(STORE_TIMEOUT, self.let_go()).await;
     }
 
-    async fn become_next(&self) {
-        // Should its keeper die meanwhile, the next one is asked.
+    async fn let_go(&self) {
+        // Should its keeper die meanwhile, the next one is told.
         while let Some(wire) = self.0.wire().await {
             wire.post(Notice::Stopping, Vec::new());
-            tokio::select! {
-                biased;
-                () = self.0.become_next() => return,
-                () = wire.closed() => {}
-            }
+            wire.closed().await;
         }
     }
 
@@ -118,12 +114,22 @@ impl KeeperClient {
             return Err(StoreError::Send(io::ErrorKind::InvalidInput.into()));
         }
         self.0.keep(name, descriptors)?;
-        let confirmed = tokio::time::timeout(STORE_TIMEOUT, self.confirm()).await;
+        let confirmed = tokio::time::timeout(STORE_TIMEOUT, self.confirm_room()).await;
         let confirmed = confirmed.unwrap_or(Err(StoreError::Timeout));
         if confirmed.is_err() {
             self.0.release(name);
         }
         confirmed
+    }
+
+    /// Returns once everything is kept, by a service manager as well where there is one.
+    async fn confirm_room(&self) -> Result<(), StoreError> {
+        let trial = self.0.start_trial().map_err(StoreError::Send)?;
+        self.confirm().await?;
+        match trial.is_none_or(|trial| trial.was_kept()) {
+            true => Ok(()),
+            false => Err(self.0.full()),
+        }
     }
 
     /// Returns once a keeper has done all that was said before.

@@ -4,7 +4,6 @@
 //! the worker travels beside, on a connection of its own ([`Notice`](super::notice::Notice)).
 
 use std::{
-    ffi::OsString,
     io,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -95,14 +94,6 @@ pub(super) enum FromKeeper {
     },
     /// End gracefully.
     Stop(Stop),
-    /// Become the next worker: with this come its connection, with everything in it, the program, and its standard
-    /// output and error.
-    Become {
-        /// What the program is called.
-        name: OsString,
-        /// Its arguments.
-        args: Vec<OsString>,
-    },
     /// The companion was started anew; what watches its process comes with this.
     Companion {
         /// Its process id.

@@ -29,7 +29,8 @@ const FIRST: RawFd = 3;
 const MOST_BYTES_OF_NAMES: usize = 128 * 1024;
 
 /// Read once, by the process that they were meant for, and for none of its children.
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 8] = [
+    "FDSTORE",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
@@ -45,6 +46,8 @@ pub struct ServiceManager {
     pub(super) terms: Option<ManagerTerms>,
     pub(super) listeners: Vec<UdpSocket>,
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
+    /// Of trials that did not come to their end.
+    pub(super) leftovers: Vec<String>,
 }
 
 impl ServiceManager {
@@ -52,7 +55,7 @@ impl ServiceManager {
     ///
     /// To be called once, at the start of the program, before there is a second thread.
     pub fn take() -> Self {
-        let [count, names, pid, _, address, watchdog_pid, watchdog] = VARIABLES.map(|name| env::var(name).ok());
+        let [says, count, names, pid, _, address, watchdog_pid, watchdog] = VARIABLES.map(|name| env::var(name).ok());
         for name in VARIABLES {
             // SAFETY: the caller says that there is no other thread which could read the environment meanwhile.
             #[allow(unsafe_code)]
@@ -81,6 +84,7 @@ impl ServiceManager {
                     .and_then(|micros| micros.parse().ok())
                     .filter(|&micros| micros > 0 && is_ours(watchdog_pid.as_deref(), true))
                     .map(|micros| Duration::from_micros(micros) / 2),
+                says: says.and_then(|most| most.parse().ok()),
                 keeps: 0,
             });
         found
@@ -98,7 +102,7 @@ impl ServiceManager {
 
     /// How many sessions it can keep, of `wanted`; `None` if it keeps nothing. To be asked before a keeper is started.
     pub fn most_sessions(&mut self, wanted: usize) -> Option<usize> {
-        let kept = self.stored.len() + self.listeners.len();
+        let kept = self.stored.len() + self.listeners.len() + self.leftovers.len();
         most_sessions(self.terms.as_mut()?, wanted, kept)
     }
 
@@ -106,21 +110,27 @@ impl ServiceManager {
         let Some(descriptor) = descriptor else { return };
         if let Some(socket) = udp_socket(&descriptor) {
             self.listeners.push(socket);
-        } else if is_name(name) && name != TRIAL_NAME && may_be_kept(descriptor.as_fd()) {
+        } else if name.starts_with(TRIAL_NAME) {
+            self.leftovers.push(name.to_owned());
+        } else if is_name(name) && may_be_kept(descriptor.as_fd()) {
             self.stored.push((name.to_owned(), Arc::new(descriptor)));
-        } else if name != TRIAL_NAME {
+        } else {
             warn!(name, "the service manager passes something that is no use here");
         }
     }
 }
 
-/// How many sessions a service manager can keep, beside those descriptors that it has already.
+/// How many sessions a service manager can keep, beside those descriptors that it has already. It is tried out unless
+/// it was already.
 pub(super) fn most_sessions(terms: &mut ManagerTerms, wanted: usize, kept: usize) -> Option<usize> {
     let mut manager = Manager::of(terms, clock::now())?;
     // Two names with a colon each.
     let nameable = MOST_BYTES_OF_NAMES / (KEPT_PER_SESSION * (MOST_NAME + 1)) - KEPT_BESIDE;
     let most = wanted.min(nameable);
-    manager.try_out(most * KEPT_PER_SESSION + KEPT_BESIDE, kept);
+    let needed = most * KEPT_PER_SESSION + KEPT_BESIDE;
+    if terms.keeps < needed {
+        manager.try_out(needed, kept, terms.says);
+    }
     *terms = manager.terms().clone();
     if terms.keeps == 0 {
         info!("the service manager keeps no descriptors: sessions do not outlive a restart of the service");
@@ -129,7 +139,6 @@ pub(super) fn most_sessions(terms: &mut ManagerTerms, wanted: usize, kept: usize
     Some(terms.keeps.saturating_sub(KEPT_BESIDE) / KEPT_PER_SESSION)
 }
 
-/// What was stored for a trial that did not come to its end is removed with the next one.
 fn is_ours(pid: Option<&str>, is_optional: bool) -> bool {
     pid.map_or(is_optional, |pid| pid.parse() == Ok(std::process::id()))
 }

@@ -13,6 +13,7 @@ use super::{
     companion::Companion,
     control::{self, FromKeeper, ToKeeper},
     holdings::may_be_kept,
+    manager::TRIAL_NAME,
     notice::Notice,
 };
 use crate::clock;
@@ -29,6 +30,11 @@ impl Keeper {
             };
             self.worker.is_alive();
             match notice {
+                // It only shows the worker whether there was room for what came before.
+                Notice::Store { name } if name.starts_with(TRIAL_NAME) => {
+                    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+                    self.pass_on(&Notice::Store { name }, &descriptors);
+                }
                 Notice::Store { name } => {
                     let all = descriptors.len();
                     let kept = descriptors
@@ -59,7 +65,9 @@ impl Keeper {
                         manager.ready(self.holdings.names());
                     }
                 }
-                Notice::Stopping => self.renew_worker(),
+                // It has let go of everything, and waits for its end: the next one starts once it is dead.
+                Notice::Stopping if self.worker.was_told_to_hand_over() => self.worker.kill(),
+                Notice::Stopping => warn!("the worker stops, and nobody has told it to"),
             }
         }
     }
@@ -75,20 +83,6 @@ impl Keeper {
         for (name, descriptor) in self.holdings.iter() {
             let name = name.to_owned();
             self.pass_on(&Notice::Store { name }, &[descriptor.as_fd()]);
-        }
-    }
-
-    /// The worker has let go of everything that it had.
-    fn renew_worker(&mut self) {
-        if self.ending.is_some() || !self.worker.is_to_be_renewed() {
-            return self.worker.kill();
-        }
-        match self.worker.renew(&self.terms, self.inventory()) {
-            Ok(ends) => self.worker.renewed(ends, clock::now()),
-            Err(error) => {
-                warn!(%error, "cannot renew the worker");
-                self.worker.kill();
-            }
         }
     }
 

@@ -7,12 +7,15 @@ use std::{
         unix::process::CommandExt,
     },
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use rustix::process::{PidfdFlags, WaitOptions, getpid, pidfd_open, wait};
-use tokio::sync::{Notify, Semaphore, watch};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -21,9 +24,10 @@ use super::{
     control::FromKeeper,
     estate::{Estate, Inventory, Role},
     holdings::Holdings,
+    manager::TRIAL_NAME,
     notice::Notice,
     pace::Pace,
-    packet, process,
+    packet,
     wire::Wire,
 };
 use crate::clock;
@@ -43,8 +47,6 @@ pub(super) struct Link {
     present: watch::Sender<Option<Arc<Wire>>>,
     pub(super) next_id: AtomicU64,
     pub(super) slots: Semaphore,
-    /// There is something to become.
-    has_next: Notify,
     /// Cancelled when this process is to stop.
     pub(super) stop: CancellationToken,
 }
@@ -54,17 +56,27 @@ struct State {
     holdings: Holdings,
     companion: Option<(u32, OwnedFd)>,
     how_to_stop: Option<Stop>,
-    next: Option<Next>,
-    /// There is a next: this process is not the one to go on any more.
-    is_over: bool,
 }
 
-/// What this process is to become.
-#[derive(Debug)]
-struct Next {
-    command: Command,
-    /// Open until then.
-    _program: OwnedFd,
+/// Something that the service manager is to keep until this is dropped.
+pub(super) struct Trial<'a> {
+    link: &'a Link,
+    name: String,
+    ours: OwnedFd,
+}
+
+impl Trial<'_> {
+    /// To be asked once it has done all that it was told.
+    pub(super) fn was_kept(&self) -> bool {
+        !packet::is_hung_up(self.ours.as_fd())
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        self.link.post(Notice::Remove { name }, Vec::new());
+    }
 }
 
 impl Link {
@@ -78,10 +90,7 @@ impl Link {
                 holdings,
                 companion,
                 how_to_stop: None,
-                next: None,
-                is_over: false,
             }),
-            has_next: Notify::new(),
             present: watch::Sender::new(Some(Arc::new(wire))),
             next_id: AtomicU64::new(0),
             slots: Semaphore::new(MOST_REQUESTS),
@@ -122,6 +131,26 @@ impl Link {
         Ok(())
     }
 
+    /// Has the service manager keep one thing more, which shows that it kept what came before. `None` without one.
+    pub(super) fn start_trial(&self) -> io::Result<Option<Trial<'_>>> {
+        if !self.is_kept_above() {
+            return Ok(None);
+        }
+        let (ours, theirs) = packet::pair()?;
+        // Unlike any other under way: as many as fit the length of a name.
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed) % 0x1000;
+        let name = format!("{TRIAL_NAME}{number:03x}");
+        self.post(Notice::Store { name: name.clone() }, vec![Arc::new(theirs)]);
+        Ok(Some(Trial { link: self, name, ours }))
+    }
+
+    /// There is no room for what was kept last.
+    pub(super) fn full(&self) -> StoreError {
+        StoreError::Full {
+            limit: self.state().holdings.iter().count(),
+        }
+    }
+
     pub(super) fn release(&self, name: &str) {
         let mut state = self.state();
         if state.holdings.remove(name) {
@@ -139,15 +168,6 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Becomes the next worker, once the keeper says so. Returns only if that failed.
-    pub(super) async fn become_next(&self) {
-        self.has_next.notified().await;
-        if let Some(mut next) = self.state().next.take() {
-            let error = next.command.exec();
-            warn!(%error, "cannot become the next worker");
-        }
-    }
-
     fn handle_message(&self, message: FromKeeper, descriptors: Vec<OwnedFd>) {
         let mut descriptors = descriptors.into_iter();
         match message {
@@ -157,22 +177,6 @@ impl Link {
                 self.stop.cancel();
             }
             FromKeeper::Companion { pid } => self.state().companion = descriptors.next().map(|watch| (pid, watch)),
-            FromKeeper::Become { name, args } => {
-                let (Some(connection), Some(program)) = (descriptors.next(), descriptors.next()) else {
-                    return warn!("the keeper does not say what to become");
-                };
-                let mut output = || descriptors.next().map_or_else(Stdio::inherit, Stdio::from);
-                let mut command = process::command(program.as_fd());
-                command.arg0(name).args(args).stdin(Stdio::from(connection));
-                command.stdout(output()).stderr(output());
-                let mut state = self.state();
-                state.is_over = true;
-                state.next = Some(Next {
-                    command,
-                    _program: program,
-                });
-                self.has_next.notify_one();
-            }
             // Whoever waits for it has got it from the wire.
             FromKeeper::Answer { .. } => {}
         }
@@ -260,20 +264,14 @@ async fn serve(link: &Link) {
     let mut since = clock::now();
     loop {
         let mut is_good = raised.is_none();
-        tokio::select! {
-            () = wire.serve(|message, descriptors| link.handle_message(message, descriptors)) => {}
+        let error = tokio::select! {
+            error = wire.serve(|message, descriptors| link.handle_message(message, descriptors)) => error,
             // The one that started this process may take its time: it cannot be ended from here.
-            () = test(&wire, since, &mut is_good), if raised.is_some() => {
-                warn!("the new keeper does nothing: killed");
-            }
-        }
-        if link.state().is_over {
-            return;
-        }
+            () = test(&wire, since, &mut is_good), if raised.is_some() => Some(io::ErrorKind::TimedOut.into()),
+        };
+        warn!(error = error.map(tracing::field::display), "the keeper is gone");
         wire.close();
         raised.take().into_iter().for_each(end);
-        // One that this process raised before it became this worker.
-        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         if link.how_to_stop() == Some(Stop::End) {
             return;
         }

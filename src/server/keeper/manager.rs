@@ -1,7 +1,9 @@
 //! The service manager above the keeper, where there is one: told how it goes, and given what is kept, so that it
 //! outlives the keeper as well. Its protocol is sd_notify(3) and sd_listen_fds(3).
 //!
-//! What the manager's store can do is tried out, not believed: a manager drops what does not fit without a word. Not by
+//! What the manager's store can do is tried out, not believed: a manager drops what does not fit without a word. Once at
+//! the start, for the number of sessions, and by the worker with each session: what is kept after it shows that it was
+//! kept as well. Not by
 //! the crate sd-notify: it looks for its socket in the environment, where the keeper's children would find it too, and
 //! waits for a busy manager for ever.
 
@@ -31,11 +33,11 @@ use super::{
     packet::{self, MOST_DESCRIPTORS},
 };
 
-/// Descriptors in one message of a trial: few enough that both ends of each are no burden.
-const TRIAL_BATCH: usize = 100;
-
-/// The name under which it is tried out.
+/// The name under which it is tried out, and what such names of a worker begin with.
 pub(super) const TRIAL_NAME: &str = "trial";
+
+/// A manager compares everything that it is given with everything that it has: more in one go would hold it up.
+const MOST_COMPARISONS: usize = 30_000;
 
 /// The name that listening sockets have there. They come back by what they are.
 const LISTENERS_NAME: &str = "udp";
@@ -53,7 +55,9 @@ pub(super) struct ManagerTerms {
     pub(super) address: String,
     /// How often it wants to hear from us: half of WATCHDOG_USEC.
     pub(super) sign_of_life: Option<Duration>,
-    /// How many descriptors it was seen to keep.
+    /// How many descriptors it keeps by its own word: FDSTORE, since systemd 254.
+    pub(super) says: Option<usize>,
+    /// How many descriptors it can be given, as far as it was tried out; 0: it keeps none.
     pub(super) keeps: usize,
 }
 
@@ -142,6 +146,13 @@ impl Manager {
         self.say(&format!("READY=1\nSTATUS=serving; {why}"), &[]);
     }
 
+    /// Keeps nothing more under these names.
+    pub(super) fn clear(&self, names: &[String]) {
+        for name in names {
+            self.pass_on(&Notice::Remove { name: name.clone() }, &[]);
+        }
+    }
+
     pub(super) fn stopping(&self) {
         self.say("STOPPING=1\nSTATUS=stopping", &[]);
     }
@@ -160,34 +171,29 @@ impl Manager {
         }
     }
 
-    /// Finds out how many descriptors it keeps, up to `wanted`; it has `kept` of ours already.
-    pub(super) fn try_out(&mut self, wanted: usize, kept: usize) {
-        let keeps = self.count(wanted, kept);
+    /// Finds out whether it keeps descriptors and, if that is fewer than `wanted`, how many; it has `kept` of ours
+    /// already. `most` is what it says itself.
+    pub(super) fn try_out(&mut self, wanted: usize, kept: usize, most: Option<usize>) {
+        let enough = most.unwrap_or(wanted).min(wanted);
+        let count = match most {
+            Some(_) => 1,
+            None => MOST_COMPARISONS / (kept + 1),
+        };
+        let count = count.min(MOST_DESCRIPTORS).min(enough.saturating_sub(kept));
         let removal = Notice::Remove {
             name: TRIAL_NAME.to_owned(),
         };
         // Before anything else is stored there must be room again.
+        let tried = self.try_batch(count);
         let removed = self.send(&removal.text(), &[]).and_then(|()| self.barrier());
-        self.terms.keeps = match keeps.and_then(|keeps| removed.map(|()| keeps)) {
-            Ok(keeps) => keeps,
+        self.terms.keeps = match tried.and_then(|found| removed.map(|()| found)) {
+            Ok(found) if found == count => enough,
+            Ok(found) => kept + found,
             Err(error) => {
                 debug!(%error, "the service manager's store cannot be tried out");
                 0
             }
         };
-    }
-
-    fn count(&self, wanted: usize, kept: usize) -> io::Result<usize> {
-        let mut keeps = kept;
-        while keeps < wanted {
-            let batch = TRIAL_BATCH.min(wanted - keeps);
-            let found = self.try_batch(batch)?;
-            keeps += found;
-            if found < batch {
-                break;
-            }
-        }
-        Ok(keeps)
     }
 
     /// How many of a batch it keeps: the other end of what it has closed is hung up.

@@ -144,7 +144,7 @@ impl Keeper {
             let hidden = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
             hidden.map_err(|error| KeeperError::Prepare(error.into()))?;
         }
-        let (old_user, had_manager) = (old.terms.user.clone(), old.terms.manager.is_some());
+        let had_manager = old.terms.manager.is_some();
         let mut settled = match plan {
             Some(plan) => plan.settle()?.after(old),
             None => old,
@@ -156,9 +156,6 @@ impl Keeper {
         keeper.served = true;
         if let Some(running) = heirloom.worker {
             keeper.worker.go_on(running, now);
-            if keeper.terms.user != old_user {
-                keeper.worker.forbid_renewal();
-            }
         }
         if !had_manager {
             keeper.pass_on_all();
@@ -185,6 +182,7 @@ impl Keeper {
         let manager = settled.terms.manager.as_ref();
         let manager = manager.and_then(|terms| Manager::of(terms, now));
         if let Some(manager) = &manager {
+            manager.clear(&settled.leftovers);
             manager.keep_listeners(&settled.listeners);
         }
         Ok(Self {

@@ -107,6 +107,8 @@ pub(super) struct Settled {
     pub(super) door: Option<Door>,
     /// What was kept for the worker.
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
+    /// What the service manager is not to keep any longer.
+    pub(super) leftovers: Vec<String>,
 }
 
 /// What somebody held beside it.
@@ -131,6 +133,7 @@ impl Settled {
             companion,
             door: None,
             stored: estate.stored,
+            leftovers: Vec::new(),
         };
         let heirloom = Heirloom {
             companion: estate.companion,
@@ -194,6 +197,7 @@ impl WorkerPlan {
             companion: self.companion,
             door: self.door,
             stored: self.manager.stored,
+            leftovers: self.manager.leftovers,
         })
     }
 }

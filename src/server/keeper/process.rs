@@ -174,13 +174,6 @@ impl Life {
         self.kill_at = None;
     }
 
-    /// The same process starts anew.
-    pub(super) fn renew(&mut self, now: Instant) {
-        if let Some(process) = self.process.take() {
-            self.begin(process, now);
-        }
-    }
-
     pub(super) fn process(&self) -> Option<&Process> {
         self.process.as_ref()
     }

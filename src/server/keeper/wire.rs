@@ -14,7 +14,7 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     Reply, Request,
@@ -119,8 +119,9 @@ impl Wire {
         }
     }
 
-    /// Hands each message of the keeper to `handle`, until there are no more for ever.
-    pub(super) async fn serve(&self, mut handle: impl FnMut(FromKeeper, Vec<OwnedFd>)) {
+    /// Hands each message of the keeper to `handle`, until there are no more for ever: it has ended, or the connection
+    /// has failed.
+    pub(super) async fn serve(&self, mut handle: impl FnMut(FromKeeper, Vec<OwnedFd>)) -> Option<io::Error> {
         let mut signs = tokio::time::interval(SIGN_OF_LIFE);
         signs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -133,8 +134,8 @@ impl Wire {
                         self.answer(id, Reply { response, descriptor: descriptors.into_iter().next() });
                     }
                     Ok(Some((message, descriptors))) => handle(message, descriptors),
-                    Ok(None) => return warn!("the keeper is gone"),
-                    Err(error) => return warn!(%error, "lost the connection with the keeper"),
+                    Ok(None) => return None,
+                    Err(error) => return Some(error),
                 },
                 () = self.flush_in_time() => {}
                 _ = signs.tick() => if lock(&self.outbox).is_empty() {

@@ -41,8 +41,6 @@ pub(super) struct Worker {
     control: Option<OwnedFd>,
     notify: Option<OwnedFd>,
     asked: Option<Stop>,
-    /// Whether the present process can become the next worker: it is of the right user.
-    renewable: bool,
     watchdog: Watchdog,
 }
 
@@ -55,7 +53,6 @@ impl Worker {
             control: None,
             notify: None,
             asked: None,
-            renewable: true,
             watchdog: Watchdog::new(now),
         }
     }
@@ -99,48 +96,12 @@ impl Worker {
     pub(super) fn started(&mut self, process: Process, ends: Ends, now: Instant) {
         info!(pid = process.pid(), "worker started");
         self.begin(process, now);
-        self.renewable = true;
         (self.control, self.notify) = (Some(ends.control), Some(ends.notify));
     }
 
-    /// Whether the present process is to become the next worker: it was asked to, has let go of everything, and can.
-    pub(super) fn is_to_be_renewed(&self) -> bool {
-        self.asked == Some(Stop::HandOver) && self.renewable
-    }
-
-    /// The next one must be of another user.
-    pub(super) fn forbid_renewal(&mut self) {
-        self.renewable = false;
-    }
-
-    /// Gives everything in `inventory` to the present process, for what it becomes. Were it to end first, there would
-    /// be a moment in which only this keeper had it all.
-    pub(super) fn renew(&self, terms: &Terms, inventory: Inventory<'_>) -> io::Result<Ends> {
-        let Some(old) = &self.control else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let (control, theirs) = packet::pair()?;
-        let notify = give(&control, inventory, Duration::ZERO)?;
-        let message = FromKeeper::Become {
-            name: terms.program.clone(),
-            args: terms.worker_args.clone(),
-        };
-        // What it says is for whoever reads this keeper's output, which need not be that of the one before.
-        let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
-        control::send_with(old, &message, &[theirs.as_fd(), self.program.as_fd(), stdout, stderr])?;
-        Ok(Ends { control, notify })
-    }
-
-    /// It becomes the next one.
-    pub(super) fn renewed(&mut self, ends: Ends, now: Instant) {
-        info!(
-            pid = self.life.process().map(Process::pid),
-            "worker becomes the next one"
-        );
-        self.life.renew(now);
-        self.asked = None;
-        self.watchdog = Watchdog::new(now);
-        (self.control, self.notify) = (Some(ends.control), Some(ends.notify));
+    /// It has let go of everything that it had. Whether that was asked of it.
+    pub(super) fn was_told_to_hand_over(&self) -> bool {
+        self.asked == Some(Stop::HandOver)
     }
 
     fn begin(&mut self, process: Process, now: Instant) {

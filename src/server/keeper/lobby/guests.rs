@@ -140,3 +140,47 @@ impl Guest {
         packet::send(&self.connection, &serde_json::to_vec(tell)?, &[])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::{super::door::knock, *};
+    use crate::clock;
+
+    #[test]
+    fn silent_ones_are_shown_out_and_others_let_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let address: SocketAddr = "127.0.0.1:22".parse().unwrap();
+        let door = Door::open(folder.path(), &[address]).unwrap();
+        let file = door.file().to_owned();
+        let start = clock::now();
+        let mut lobby = Lobby::new(door, start);
+        let silent: Vec<_> = (0..MOST_GUESTS).map(|_| knock(&file).unwrap()).collect();
+        let asker = knock(&file).unwrap();
+        packet::send(&asker, b"\"Who\"", &[]).unwrap();
+        assert!(lobby.calls(start).is_empty());
+        // Full: nobody waits for the door, only for those inside.
+        assert_eq!(lobby.sources().count(), MOST_GUESTS);
+        assert_eq!(lobby.deadline(), Some(start + PATIENCE));
+        assert!(lobby.calls(start + PATIENCE).is_empty());
+        let calls = lobby.calls(start + PATIENCE);
+        assert!(matches!(calls[..], [(_, Ask::Who)]));
+        drop(silent);
+    }
+
+    #[test]
+    fn whoever_babbles_is_shown_out_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let address: SocketAddr = "127.0.0.1:22".parse().unwrap();
+        let door = Door::open(folder.path(), &[address]).unwrap();
+        let file = door.file().to_owned();
+        let now = clock::now();
+        let mut lobby = Lobby::new(door, now);
+        let babbling = knock(&file).unwrap();
+        packet::send(&babbling, &[0xff; 20_000], &[]).unwrap();
+        assert!(lobby.calls(now).is_empty());
+        assert_eq!(lobby.sources().count(), 1, "only the door");
+        assert_eq!(lobby.deadline(), None);
+    }
+}

@@ -277,3 +277,51 @@ fn wait_for_any(connections: &[(PathBuf, OwnedFd)], end: Instant) -> io::Result<
         .collect();
     Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&wait)))? > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, PidfdFlags, getpid, getppid, pidfd_open};
+
+    fn worker(pid: u32, watched: Pid) -> RunningWorker {
+        let (control, notify) = packet::pair().unwrap();
+        RunningWorker {
+            pid,
+            asked: None,
+            process: pidfd_open(watched, PidfdFlags::empty()).unwrap(),
+            control,
+            notify,
+        }
+    }
+
+    #[test]
+    fn process_is_known_by_its_descriptor_and_its_user() {
+        let (own, user) = (std::process::id(), rustix::process::getuid().as_raw());
+        assert!(is_process_of(&worker(own, getpid()), user));
+        // Of another user; of another process.
+        assert!(!is_process_of(&worker(own, getpid()), user + 1));
+        assert!(!is_process_of(&worker(own, getppid().unwrap()), user));
+    }
+
+    #[test]
+    fn one_that_hands_over_nothing_is_lost_and_may_be_asked_again() {
+        let (ours, theirs) = packet::pair().unwrap();
+        drop(theirs);
+        let neighbour = Neighbour {
+            connection: ours,
+            who: Who {
+                keeper: 1,
+                worker: None,
+                version: String::new(),
+                addresses: Vec::new(),
+                age: Duration::ZERO,
+                managed: false,
+                network: 0,
+            },
+            owner: rustix::process::geteuid().as_raw(),
+            user: rustix::process::geteuid().as_raw(),
+        };
+        let error = neighbour.ask_for_estate().unwrap_err();
+        assert!(matches!(error, TakeOverError::Lost(_)), "{error}");
+    }
+}

@@ -160,7 +160,9 @@ impl Drop for KeeperProcess {
 
 fn install(program: &Path, place: &Path) {
     let new = place.with_extension("new");
-    fs::copy(program, &new).unwrap();
+    // By another process: one that is started here meanwhile would keep the file open for writing, and so not startable.
+    let copied = Command::new("cp").arg(program).arg(&new).status().unwrap();
+    assert!(copied.success());
     fs::rename(&new, place).unwrap();
 }
 

@@ -109,13 +109,12 @@ fn hung_worker_of_a_raised_keeper_is_killed_and_replaced() {
 }
 
 #[test]
-fn keeper_killed_at_any_moment_of_a_hand_over_costs_nothing() {
-    for delay in 0..20 {
-        let mut keeper = KeeperProcess::start("plain");
+fn keeper_killed_while_its_worker_hands_over_is_replaced_before_the_worker_ends() {
+    for _ in 0..3 {
+        let mut keeper = KeeperProcess::start("slow");
         assert_eq!(keeper.ask("store 1 one"), "stored");
         keeper.signal(OsSignal::HUP);
         assert_eq!(keeper.hear(), "stopping Some(HandOver)");
-        std::thread::sleep(Duration::from_millis(delay) / 2);
         keeper.signal(OsSignal::KILL);
         keeper.next_worker();
         assert_eq!(keeper.ask("kept"), "1=one");

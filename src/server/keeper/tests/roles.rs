@@ -165,6 +165,9 @@ async fn work(inheritance: WorkerInheritance) {
             () = async { keeper.stop_token().cancelled().await }, if !deaf => {
                 let stop = keeper.how_to_stop();
                 socket.send(format!("stopping {stop:?}").as_bytes()).await.unwrap();
+                if std::env::var(ROLE).unwrap().contains("slow") {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
                 if stop == Some(Stop::HandOver) {
                     keeper.hand_over().await;
                 }
