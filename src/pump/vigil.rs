@@ -75,7 +75,7 @@ impl Vigil {
             Frame::Ack { .. } | Frame::Ping { .. } => self.liveness.handle_heard(now),
             Frame::Drain => {
                 self.drained = true;
-                self.want_carrier(now, true);
+                self.want_carrier(now, false);
             }
         }
         self.call_off();

@@ -10,7 +10,8 @@ const WAITED_FOR: [(Duration, Duration); 2] = [
     (Duration::from_millis(150), Duration::from_secs(300)),
     (Duration::from_secs(1), Duration::from_secs(1800)),
 ];
-const QUIET: [(Duration, Duration); 1] = [(Duration::from_secs(1), Duration::from_secs(300))];
+const QUIET: [(Duration, Duration); 1] = [(QUIET_INTERVAL, Duration::from_secs(300))];
+const QUIET_INTERVAL: Duration = Duration::from_secs(1);
 const RARE: Duration = Duration::from_secs(15);
 
 /// A carrier is often lost because a server half was replaced: the first dial then falls into the moment between the
@@ -25,22 +26,28 @@ pub struct RedialPacer {
     began: Instant,
     since: Instant,
     waited_for: bool,
-    last: Instant,
+    last: Option<Instant>,
     next: Instant,
     random: u64,
 }
 
 impl RedialPacer {
-    /// An outage begins; the first attempt is due at once. `waited_for`: output was flowing or a key was pressed.
+    /// An outage begins. `waited_for`: output was flowing or a key was pressed; the first attempt is due at once then,
+    /// else at any moment of the first interval: whoever waits is not to stand in line behind all that sleep, when a
+    /// server half is replaced.
     pub fn new(now: Instant, waited_for: bool, seed: u64) -> RedialPacer {
-        RedialPacer {
+        let mut pacer = RedialPacer {
             began: now,
             since: now,
             waited_for,
-            last: now,
+            last: None,
             next: now,
             random: seed | 1,
+        };
+        if !waited_for {
+            pacer.next += QUIET_INTERVAL * (pacer.draw() % 1000) as u32 / 1000;
         }
+        pacer
     }
 
     /// A keystroke, a change of the network, or a wake from sleep: attempt at once and often again.
@@ -48,7 +55,8 @@ impl RedialPacer {
         self.since = now;
         self.waited_for = true;
         // Each key of a fast typist is a sign; the shortest interval holds for them too.
-        self.next = self.next.min(now.max(self.last + WAITED_FOR[0].0));
+        let soonest = self.last.map_or(now, |last| now.max(last + WAITED_FOR[0].0));
+        self.next = self.next.min(soonest);
     }
 
     /// When the next attempt is due.
@@ -61,7 +69,7 @@ impl RedialPacer {
         if now < self.next {
             return false;
         }
-        self.last = now;
+        self.last = Some(now);
         self.next = now + self.jittered(self.interval(now));
         true
     }
@@ -79,12 +87,16 @@ impl RedialPacer {
     }
 
     fn jittered(&mut self, interval: Duration) -> Duration {
-        // xorshift64 (Marsaglia 2003): spreading needs no better source.
+        let percent = 100 - JITTER_PERCENT / 2 + self.draw() % (JITTER_PERCENT + 1);
+        interval * percent as u32 / 100
+    }
+
+    /// xorshift64 (Marsaglia 2003): spreading needs no better source.
+    fn draw(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let percent = 100 - JITTER_PERCENT / 2 + self.random % (JITTER_PERCENT + 1);
-        interval * percent as u32 / 100
+        self.random
     }
 }
 
@@ -123,13 +135,29 @@ mod tests {
     #[test]
     fn an_outage_begins_with_a_few_attempts_close_together() {
         let start = clock::now();
-        let mut pacer = RedialPacer::new(start, false, 7);
+        let mut pacer = RedialPacer::new(start, true, 7);
         let at = |millis| start + Duration::from_millis(millis);
         assert_eq!(attempts(&mut pacer, start, at(100)), 3);
         // What follows is the usual pace, which keys do not make any faster.
         pacer.handle_sign(at(101));
         let count = attempts(&mut pacer, at(101), at(700));
         assert!((4..=6).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn clients_that_nobody_waits_for_leave_the_first_moments_to_others() {
+        let start = clock::now();
+        let firsts = (1..=200u64).map(|seed| {
+            let seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            RedialPacer::new(start, false, seed).poll_timeout() - start
+        });
+        let firsts: Vec<_> = firsts.collect();
+        assert!(firsts.iter().all(|first| *first < QUIET_INTERVAL));
+        let early = firsts.iter().filter(|first| **first < QUIET_INTERVAL / 4).count();
+        assert!((30..70).contains(&early), "{early} of 200 in the first quarter");
+        let mut pacer = RedialPacer::new(start, false, 7);
+        pacer.handle_sign(start);
+        assert!(pacer.poll_attempt(start), "a key is not made to wait");
     }
 
     #[test]
