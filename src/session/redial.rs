@@ -14,16 +14,11 @@ const QUIET: [(Duration, Duration); 1] = [(QUIET_INTERVAL, Duration::from_secs(3
 const QUIET_INTERVAL: Duration = Duration::from_secs(1);
 const RARE: Duration = Duration::from_secs(15);
 
-/// A carrier is often lost because a server half was replaced: the first dial then falls into the moment between the
-/// old one and the new, and the next should come as soon as that is over.
-const AT_FIRST: (Duration, Duration) = (Duration::from_millis(40), Duration::from_millis(100));
-
 /// Share of an interval by which attempts are spread, so that a thousand clients do not return in step.
 const JITTER_PERCENT: u64 = 20;
 
 /// Decides the times of dial attempts within one outage.
 pub struct RedialPacer {
-    began: Instant,
     since: Instant,
     waited_for: bool,
     last: Option<Instant>,
@@ -37,7 +32,6 @@ impl RedialPacer {
     /// server half is replaced.
     pub fn new(now: Instant, waited_for: bool, seed: u64) -> RedialPacer {
         let mut pacer = RedialPacer {
-            began: now,
             since: now,
             waited_for,
             last: None,
@@ -45,7 +39,8 @@ impl RedialPacer {
             random: seed | 1,
         };
         if !waited_for {
-            pacer.next += QUIET_INTERVAL * (pacer.draw() % 1000) as u32 / 1000;
+            let part = (pacer.draw() % 1000) as u32;
+            pacer.next += QUIET_INTERVAL * part / 1000;
         }
         pacer
     }
@@ -75,9 +70,6 @@ impl RedialPacer {
     }
 
     fn interval(&self, now: Instant) -> Duration {
-        if now.saturating_duration_since(self.began) < AT_FIRST.1 {
-            return AT_FIRST.0;
-        }
         let steps: &[_] = if self.waited_for { &WAITED_FOR } else { &QUIET };
         let elapsed = now.saturating_duration_since(self.since);
         steps
@@ -130,18 +122,6 @@ mod tests {
         attempts(&mut pacer, at(360), at(7200));
         let third_hour = attempts(&mut pacer, at(7200), at(10_800));
         assert!((210..=270).contains(&third_hour), "{third_hour}");
-    }
-
-    #[test]
-    fn an_outage_begins_with_a_few_attempts_close_together() {
-        let start = clock::now();
-        let mut pacer = RedialPacer::new(start, true, 7);
-        let at = |millis| start + Duration::from_millis(millis);
-        assert_eq!(attempts(&mut pacer, start, at(100)), 3);
-        // What follows is the usual pace, which keys do not make any faster.
-        pacer.handle_sign(at(101));
-        let count = attempts(&mut pacer, at(101), at(700));
-        assert!((4..=6).contains(&count), "{count}");
     }
 
     #[test]
