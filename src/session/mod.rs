@@ -158,9 +158,10 @@ impl Session {
         self.outgoing.len() + self.incoming.len()
     }
 
-    /// Bytes taken in from either side so far.
+    /// Counts every byte that comes in from either side, and every one that leaves: while it stands still, so does the
+    /// session.
     pub fn carried(&self) -> u64 {
-        self.outgoing.taken() + self.incoming.taken()
+        self.outgoing.carried().wrapping_add(self.incoming.carried())
     }
 
     /// Bytes of memory that are held: every place that was written since memory was given back.

@@ -191,9 +191,9 @@ impl ReceiveBuffer {
         self.closed_after_end
     }
 
-    /// Bytes that the peer sent.
-    pub(super) fn taken(&self) -> u64 {
-        self.received.get()
+    /// Bytes that the peer sent, and those that the pipe took.
+    pub(super) fn carried(&self) -> u64 {
+        self.received.get().wrapping_add(self.delivered.get())
     }
 
     pub(super) fn memory_held(&self) -> usize {

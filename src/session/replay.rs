@@ -232,9 +232,9 @@ impl ReplayBuffer {
         self.ring.front() as u64
     }
 
-    /// Bytes that the pipe gave.
-    pub(super) fn taken(&self) -> u64 {
-        self.written.get()
+    /// Bytes that the pipe gave, and those that the peer acknowledged.
+    pub(super) fn carried(&self) -> u64 {
+        self.written.get().wrapping_add(self.acked.get())
     }
 
     pub(super) fn memory_held(&self) -> usize {

@@ -65,7 +65,11 @@ impl Keeper {
                         manager.ready(self.holdings.names());
                     }
                 }
-                // It has let go of everything, and waits for its end: the next one starts once it is dead.
+                Notice::Stopping if self.ending.is_none() && self.worker.was_told_to_hand_over() => {
+                    let next = self.worker.start(&self.terms, self.inventory());
+                    self.worker.replace(&self.terms, next);
+                }
+                // It is leaving its sessions to a service manager.
                 Notice::Stopping if self.worker.was_told_to_hand_over() => self.worker.kill(),
                 Notice::Stopping => warn!("the worker stops, and nobody has told it to"),
             }

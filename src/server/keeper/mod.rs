@@ -274,7 +274,10 @@ impl Keeper {
     }
 
     fn start_worker(&mut self, now: Instant) -> io::Result<()> {
-        let (process, ends) = self.worker.start(&self.terms, self.inventory())?;
+        let (process, ends) = match self.worker.take_next() {
+            Some(next) => next,
+            None => self.worker.start(&self.terms, self.inventory())?,
+        };
         self.worker.started(process, ends, now);
         Ok(())
     }
@@ -366,28 +369,11 @@ impl Keeper {
             }
         }
     }
-
-    /// Becomes the program that is on disk by now, which reads everything anew and replaces the worker.
-    fn reload(&mut self, now: Instant) {
-        let has_rights = !self.terms.privileged || rustix::process::geteuid().is_root();
-        let Some(args) = self.terms.reload_args.clone().filter(|_| has_rights) else {
-            info!("replacing the worker, by the settings there are");
-            return self.worker.stop(Stop::HandOver, self.terms.grace, now);
-        };
-        info!("reloading");
-        self.manager.iter().for_each(Manager::reloading);
-        let mut inventory = self.inventory();
-        self.worker.list(&mut inventory);
-        let error = reload::become_new(&inventory, &self.terms, &args, &self.program, &self.signals);
-        warn!("reload failed: {error}, going on with the old settings");
-        if let Some(manager) = &self.manager {
-            manager.still_ready(&format!("reload failed: {error}"));
-        }
-    }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        self.worker.drop_next();
         // What another has now is none of ours.
         if self.ending != Some(KeeperEnd::Replaced) {
             self.worker.kill();

@@ -8,14 +8,16 @@ use std::{
     io,
     os::unix::process::CommandExt,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
+    Keeper, Stop,
     estate::{Inventory, Terms, leave_stdin},
+    manager::Manager,
     packet,
     process::{Ended, OwnProgram, Process},
     signals::Signals,
@@ -47,6 +49,27 @@ pub(super) enum TrialError {
     Ended(Ended),
     #[error("asked for help with the same arguments, it did not end")]
     Hangs,
+}
+
+impl Keeper {
+    /// Becomes the program that is on disk by now, which reads everything anew and replaces the worker.
+    pub(super) fn reload(&mut self, now: Instant) {
+        let has_rights = !self.terms.privileged || rustix::process::geteuid().is_root();
+        let Some(args) = self.terms.reload_args.clone().filter(|_| has_rights) else {
+            info!("replacing the worker, by the settings there are");
+            return self.worker.stop(Stop::HandOver, self.terms.grace, now);
+        };
+        info!("reloading");
+        self.worker.drop_next();
+        self.manager.iter().for_each(Manager::reloading);
+        let mut inventory = self.inventory();
+        self.worker.list(&mut inventory);
+        let error = become_new(&inventory, &self.terms, &args, &self.program, &self.signals);
+        warn!("reload failed: {error}, going on with the old settings");
+        if let Some(manager) = &self.manager {
+            manager.still_ready(&format!("reload failed: {error}"));
+        }
+    }
 }
 
 /// Becomes the new keeper. Returns only if that failed.

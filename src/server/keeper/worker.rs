@@ -29,6 +29,7 @@ const HAND_OVER_GRACE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Our ends of a worker's two connections.
+#[derive(Debug)]
 pub(super) struct Ends {
     control: OwnedFd,
     notify: OwnedFd,
@@ -40,6 +41,8 @@ pub(super) struct Worker {
     life: Life,
     control: Option<OwnedFd>,
     notify: Option<OwnedFd>,
+    /// One that has everything, and waits until the present one is dead.
+    next: Option<(Process, Ends)>,
     asked: Option<Stop>,
     watchdog: Watchdog,
 }
@@ -52,6 +55,7 @@ impl Worker {
             life: Life::new(now),
             control: None,
             notify: None,
+            next: None,
             asked: None,
             watchdog: Watchdog::new(now),
         }
@@ -100,6 +104,29 @@ impl Worker {
     }
 
     /// It has let go of everything that it had. Whether that was asked of it.
+    /// The present one has let go of everything: it is killed once the next one has it all, so that it is never this
+    /// keeper's alone. The vault's lock keeps the next one waiting until then.
+    pub(super) fn replace(&mut self, terms: &Terms, next: io::Result<(Process, Ends)>) {
+        match next {
+            Ok(next) => self.next = Some(next),
+            // It is tried again once the present one is dead.
+            Err(error) => warn!(%error, program = %terms.program.display(), "cannot start the next worker"),
+        }
+        self.kill();
+    }
+
+    /// The one that waits, if there is one.
+    pub(super) fn take_next(&mut self) -> Option<(Process, Ends)> {
+        self.next.take()
+    }
+
+    /// There is to be no next one, or another.
+    pub(super) fn drop_next(&mut self) {
+        if let Some((process, _)) = self.next.take() {
+            process.signal(Signal::KILL);
+        }
+    }
+
     pub(super) fn was_told_to_hand_over(&self) -> bool {
         self.asked == Some(Stop::HandOver)
     }
