@@ -110,6 +110,9 @@ fn another_program_on_disk_is_the_one_that_runs_after_sighup() {
         if raised {
             let keeper = half.kill_keeper();
             half.keeper_after(keeper);
+            // A signal that comes before it listens would end it, as any program.
+            let is_there = || (house.serve.logged("a new keeper is there") > 0).then_some(());
+            assert!(wait_for(LIMIT, is_there).is_some(), "{}", house.logs());
         }
         house.serve.reload();
         for who in who {

@@ -25,6 +25,9 @@ use super::{
 /// How long a worker may take to leave its sessions to the next. What it does not manage is as after a crash.
 const HAND_OVER_GRACE: Duration = Duration::from_secs(2);
 
+/// The same for what is killed.
+const AFTER_KILL: Duration = Duration::from_millis(500);
+
 /// A new worker reads what it gets at once; longer than this means that it died.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -113,6 +116,10 @@ impl Worker {
             Err(error) => warn!(%error, program = %terms.program.display(), "cannot start the next worker"),
         }
         self.kill();
+        if let Some(process) = self.life.process() {
+            // Before anything else is done that would have to reckon with two of them. What is killed dies at once.
+            process.has_ended(AFTER_KILL);
+        }
     }
 
     /// The one that waits, if there is one.

@@ -15,7 +15,7 @@ fn sighup_replaces_the_worker_after_it_has_handed_over_by_a_configuration_read_a
         keeper.signal(OsSignal::HUP);
         assert_eq!(keeper.hear(), "stopping Some(HandOver)");
         assert_ne!(keeper.next_worker(), before);
-        assert!(!is_running(before));
+        wait_until_gone(before);
         assert_eq!(keeper.configuration, format!("round {round}"));
         assert_eq!(keeper.ask("kept"), "1=one");
         // The same process, the same sockets.
