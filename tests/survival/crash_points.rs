@@ -44,7 +44,7 @@ const POINTS: [(&str, &[u32]); 14] = [
     ("end-after", &[1, 2]),
     ("store-before", &[2, 3]),
     ("store-after", &[1, 2]),
-    ("accepted", &[2]),
+    ("accepted", &[4]),
     ("any", &[40, 301]),
 ];
 

@@ -114,8 +114,10 @@ fn companion_goes_on_untouched_over_reloads() {
     let companion = |keeper: &KeeperProcess| keeper.children().into_iter().find(|&pid| pid != keeper.worker);
     let first = companion(&keeper).unwrap();
     for _ in 0..2 {
+        let before = keeper.worker;
         keeper.signal(OsSignal::HUP);
         keeper.next_worker();
+        wait_until_gone(before);
         assert_eq!(companion(&keeper), Some(first));
     }
     send_signal(first, OsSignal::KILL);
