@@ -109,13 +109,24 @@ fn as_target(home: &Home) {
 }
 
 #[test]
-fn it_ends_with_a_keeper_that_is_killed() {
+fn it_goes_on_when_its_keeper_is_killed() {
     let home = Home::mine();
     let serve = Daemon::start(&home, &AS_TARGET);
-    let sshd = child_called(serve.id(), "sshd");
+    let (sshd, worker) = (
+        child_called(serve.id(), "sshd"),
+        child_called(serve.id(), "serve-worker"),
+    );
     kill_process(pid_of(serve.id()), Signal::KILL).expect("our child");
-    let gone = wait_for(LIMIT, || command_line(sshd).is_none().then_some(()));
-    assert!(gone.is_some(), "{:?}", command_line(sshd));
+    let raised = child_called(worker, "serve-keeper");
+    run(&mut home.ssh(serve.port("udp"), "user", true, &["exit 7"]), LIMIT).expect_code(7);
+    assert!(command_line(sshd).is_some(), "it was untouched");
+    kill_process(pid_of(raised), Signal::TERM).expect("the keeper that the worker raised");
+    // A keeper of the worker's user must not end what root has started.
+    kill_process(pid_of(sshd), Signal::KILL).expect("a child of our child");
+    for pid in [sshd, worker, raised] {
+        let gone = wait_for(LIMIT, || command_line(pid).is_none().then_some(()));
+        assert!(gone.is_some(), "{:?}", command_line(pid));
+    }
 }
 
 #[test]

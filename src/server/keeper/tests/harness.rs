@@ -62,7 +62,7 @@ impl KeeperProcess {
     pub(super) fn next_worker(&mut self) -> u32 {
         loop {
             let mut report = [0; 1000];
-            let (length, from) = self.socket.recv_from(&mut report).expect("a worker starts");
+            let (length, from) = uninterrupted(|| self.socket.recv_from(&mut report)).expect("a worker starts");
             if let Some(started) = std::str::from_utf8(&report[..length]).unwrap().strip_prefix("started ") {
                 let (pid, configuration) = started.split_once(' ').unwrap();
                 self.socket.connect(from).unwrap();
@@ -84,7 +84,7 @@ impl KeeperProcess {
 
     pub(super) fn hear(&self) -> String {
         let mut report = [0; 10_000];
-        let length = self.socket.recv(&mut report).expect("a report");
+        let length = uninterrupted(|| self.socket.recv(&mut report)).expect("a report");
         String::from_utf8(report[..length].to_vec()).unwrap()
     }
 
@@ -201,4 +201,14 @@ pub(super) fn status_field(status: &str, name: &str) -> String {
     line.unwrap_or_else(|| panic!("no {name} in {status}"))
         .trim()
         .to_owned()
+}
+
+/// Other tests of this process catch signals, which ends a read that has a time limit.
+fn uninterrupted<T>(mut read: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
