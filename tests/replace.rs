@@ -146,20 +146,6 @@ fn another_program_at_the_port_is_named_and_left_alone() {
 }
 
 #[test]
-fn with_nobody_there_replace_just_starts() {
-    let sshd = TestSshd::start();
-    let mut serve = Serve::start(&sshd, ServeOptions::here().argument("--replace"));
-    let keeper = serve.half().keeper();
-    serve.half().kill_keeper();
-    let raised = serve.half().keeper_after(keeper);
-    signal(raised, Signal::TERM);
-    assert!(wait_for(LIMIT, || serve.half().processes().is_empty().then_some(())).is_some());
-    // The file that the raised one may not have been able to remove is of a dead one.
-    serve.start_again();
-    assert_eq!(serve.stop(LIMIT), Some(0));
-}
-
-#[test]
 fn replaced_ones_hand_on_sessions_with_flowing_bytes_again_and_again() {
     let _turn = heavy();
     let mut rig = Rig::bowline();
@@ -348,39 +334,6 @@ fn two_in_one_folder_are_told_apart_by_their_ports() {
     other.signal(Signal::TERM);
     assert_eq!(other.finish(LIMIT).code, Some(0));
     assert_eq!(doors_of(&rig), 1, "a clean end removes the file");
-}
-
-#[test]
-fn asker_killed_at_any_moment_leaves_one_keeper_and_all_sessions() {
-    let _turn = heavy();
-    let mut rig = Rig::bowline();
-    let mut session = echo(&rig, 1);
-    let udp = rig.serve().udp();
-    let start = now();
-    assert_eq!(serve(&mut rig).replace(None, &[]).code, Some(0));
-    let whole = start.elapsed();
-    for round in 0..30 {
-        // It has `--replace` from the first time.
-        let mut command = rig.serve().another(udp, &[]);
-        let log = std::fs::File::options().append(true).open(rig.serve().path("log"));
-        let asker = Running::spawn(
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log.expect("the log")),
-        );
-        // Most of the time is preparing.
-        sleep(whole.mul_f64(0.4 + 0.03 * f64::from(round)));
-        asker.signal(Signal::KILL);
-        drop(asker);
-        session.expect_alive();
-        rig.serve().half().keeper();
-        rig.serve().half().worker();
-    }
-    let took_over = rig.serve().logged("another keeper has taken over") - 1;
-    measured("askers of 30 that were killed after they had taken over", took_over);
-    assert_ne!(took_over, 0, "it would have worked: {}", rig.serve().log());
-    session.finish();
 }
 
 #[test]
