@@ -89,6 +89,16 @@ impl Link {
         }
     }
 
+    pub(super) fn losses(&self) -> Option<(u64, u64)> {
+        match self {
+            Link::Quic(quic) => {
+                let path = quic.connection.stats().path;
+                Some((path.sent_packets, path.lost_packets))
+            }
+            Link::Stream(_) => None,
+        }
+    }
+
     pub(super) fn trust(&self) {
         if let Link::Quic(quic) = self {
             quic.connection.set_receive_window(quic.trusted_window);

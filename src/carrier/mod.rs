@@ -99,6 +99,15 @@ pub enum CloseReason {
     Refused,
 }
 
+/// A frame from the peer.
+#[derive(Debug)]
+pub struct Heard {
+    /// The frame.
+    pub frame: Frame,
+    /// It came beside the ordered stream: it may have been sent before or after what is read now, and come twice.
+    pub is_copy: bool,
+}
+
 /// One carrier.
 pub struct Carrier {
     info: CarrierInfo,
@@ -135,6 +144,11 @@ impl Carrier {
         self.link.heard()
     }
 
+    /// Counts of packets sent, and of those among them that were lost; `None` where the kind cannot tell.
+    pub fn losses(&self) -> Option<(u64, u64)> {
+        self.link.losses()
+    }
+
     // Hello messages.
 
     /// Sends one message.
@@ -169,21 +183,21 @@ impl Carrier {
         self.link.trust();
     }
 
-    /// The next frame from the peer, in order; answers to probes may overtake.
+    /// The next frame from the peer: in order, but for probes, their answers and copies, which may overtake.
     ///
     /// # Errors
     /// The carrier is lost, or the peer sent what is no frame.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, CarrierError>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Heard, CarrierError>> {
         loop {
             if let Some(frame) = Frame::decode(&mut self.inbox)? {
-                return Poll::Ready(Ok(frame));
+                return Poll::Ready(Ok(Heard { frame, is_copy: false }));
             }
             // One frame a datagram; what else is in it is for later versions. A lost connection is told by the stream,
             // once everything that had arrived on it was read.
             if let Poll::Ready(Ok(datagram)) = self.link.poll_datagram(cx)
                 && let Some(frame) = Frame::decode(&mut BytesMut::from(datagram))?
             {
-                return Poll::Ready(Ok(frame));
+                return Poll::Ready(Ok(Heard { frame, is_copy: true }));
             }
             ready!(self.link.poll_read(cx, &mut self.inbox))?;
         }
@@ -196,6 +210,14 @@ impl Carrier {
         // A peer that asks without end and reads nothing gets no more answers than fit.
         if !self.link.send_datagram(encoded.clone().freeze()) && self.outbox.len() < MOST_UNREAD {
             self.outbox.extend_from_slice(&encoded);
+        }
+    }
+
+    /// Sends a copy of what another carrier brings, or this one's ordered stream; it may get lost. Where the kind has no
+    /// datagrams it follows what is queued, unless that does not move.
+    pub fn send_copy(&mut self, copy: Bytes) {
+        if !self.link.send_datagram(copy.clone()) && self.is_flushed() {
+            self.outbox.extend_from_slice(&copy);
         }
     }
 

@@ -28,7 +28,9 @@ use crate::carrier::quic::MtuCap;
 use crate::clock;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::ProvenKey;
-use crate::pump::{ARRIVALS, Arrival, Budget, Facts, Need, Order, Outcome, Pump, PumpParts, Vigil, session_memory};
+use crate::pump::{
+    ARRIVALS, Arrival, Budget, Epochs, Facts, Need, Order, Outcome, Pump, PumpParts, STANDBYS, Vigil, session_memory,
+};
 use crate::session::{Session, SessionConfig};
 use crate::tasks::Tasks;
 use crate::wire::{Authorization, CloseCode, Epoch, SessionId};
@@ -184,6 +186,9 @@ impl OpenSession {
         let (arrivals, incoming) = mpsc::channel(ARRIVALS);
         let (need, needed) = watch::channel(Need::Nothing);
         let (hint, hints) = mpsc::channel(HINTS);
+        // Nobody dials them yet.
+        let (_, standbys) = mpsc::channel(STANDBYS);
+        let epochs = Arc::new(Epochs::after(self.epoch));
         // The channel is new and has room for the first.
         let _ = arrivals.try_send(self.first);
         let tasks = Tasks::new();
@@ -194,7 +199,7 @@ impl OpenSession {
             server_key: self.server_key,
             paths: self.paths,
             mtu_cap: self.config.mtu_cap,
-            epoch: self.epoch,
+            epochs: Arc::clone(&epochs),
             facts: Arc::clone(&self.control.facts),
             arrivals,
             orders: self.control.orders.clone(),
@@ -206,6 +211,8 @@ impl OpenSession {
             output,
             pipe_closed: CloseCode::PipeClosed,
             arrivals: incoming,
+            standbys,
+            epochs,
             orders: self.orders,
             facts: self.control.facts,
             vigil: Some(Vigil::new(need, hints, clock::now())),

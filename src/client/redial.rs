@@ -9,9 +9,9 @@ use crate::carrier::quic::{Dialed, MtuCap, QuicDialer};
 use crate::carrier::{Carrier, CarrierError};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
-use crate::pump::{Arrival, Facts, Need, Order};
+use crate::pump::{Arrival, Epochs, Facts, Need, Order};
 use crate::session::RedialPacer;
-use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, RefusalCode, Resume, SessionId};
+use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, Resume, SessionId};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) struct Redialer {
     pub(super) server_key: Vec<u8>,
     pub(super) paths: Paths,
     pub(super) mtu_cap: MtuCap,
-    pub(super) epoch: Epoch,
+    pub(super) epochs: Arc<Epochs>,
     pub(super) facts: Arc<Facts>,
     pub(super) arrivals: mpsc::Sender<Arrival>,
     pub(super) orders: mpsc::Sender<Order>,
@@ -63,11 +63,10 @@ impl Redialer {
     }
 
     fn resume(&mut self) -> Resume {
-        self.epoch = self.epoch.next();
         let (received, window) = self.facts.room();
         Resume {
             session: self.session,
-            epoch: self.epoch,
+            epoch: self.epochs.next(),
             received,
             window,
         }
@@ -266,13 +265,10 @@ impl<'a> Outage<'a> {
                 None
             }
             Ok((_, Answer::Refused(refusal))) => {
-                if refusal.code == RefusalCode::Stale {
-                    self.redialer.epoch = self.redialer.epoch.max(epoch);
-                }
                 debug!(%refusal, "not resumed yet");
                 Some(())
             }
-            Ok((_, Answer::Reaped)) => {
+            Ok((_, Answer::Standing | Answer::Reaped)) => {
                 let error = CarrierError::Protocol(DecodeError::UnknownType {
                     what: "answer to a resume",
                     value: 0,
@@ -315,7 +311,7 @@ impl Claims {
     fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>) {
         match answer {
             Some(Answer::Accepted(_)) => self.0.retain(|claim| *claim > epoch),
-            Some(Answer::Refused(_) | Answer::Reaped) => self.0.retain(|claim| *claim != epoch),
+            Some(Answer::Refused(_) | Answer::Standing | Answer::Reaped) => self.0.retain(|claim| *claim != epoch),
             None => {}
         }
     }
@@ -328,7 +324,7 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Refusal;
+    use crate::wire::{Refusal, RefusalCode};
 
     fn claims(epochs: &[u32]) -> Claims {
         let mut claims = Claims::default();

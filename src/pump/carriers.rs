@@ -1,39 +1,69 @@
-//! The carriers of one session: the lead, and older ones that may still deliver.
+//! The carriers of one session: the lead, older leads that may still deliver, and those that stand by.
 
 use super::Arrival;
-use crate::carrier::{Carrier, CarrierError, CloseReason};
+use super::facts::Roster;
+use crate::carrier::{Carrier, CarrierError, CloseReason, Heard};
+use crate::session::{LossGauge, Standing, StandingWatch};
 use crate::wire::{Epoch, Frame, Offset};
+use bytes::Bytes;
 use std::task::{Context, Poll};
-use std::time::Instant;
-use tracing::debug;
+use std::time::{Duration, Instant};
+use tracing::{debug, info};
 
 /// A peer that resumes again and again without a word in between holds no more than these.
 const MOST_CARRIERS: usize = 8;
+/// Of these so many may stand by: a path of its own, the former lead, and one that is about to be given up.
+const MOST_STANDING: usize = 3;
+
+/// A lead that is heard so soon after it lost the lead was not lost.
+const FALSE_ALARM: Duration = Duration::from_secs(1);
+
+/// Round trip of a carrier that cannot tell.
+pub(super) const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub(super) struct Carriers {
-    /// By epoch; the last leads while `has_lead`.
-    attached: Vec<Attached>,
-    has_lead: bool,
+    lead: Option<Attached>,
+    /// Former leads and those that stand by, in the order in which they came to that.
+    others: Vec<Attached>,
     /// The peer closed a carrier because it was done with the session: it waits for nothing more.
     is_peer_done: bool,
+    /// Who leads or stands by has changed.
+    is_roster_new: bool,
+    pings: u64,
 }
 
 struct Attached {
     carrier: Carrier,
-    epoch: Epoch,
+    /// As a lead, now or last; `None` if it only ever stood by.
+    epoch: Option<Epoch>,
     delivered: bool,
     /// Everything before was sent on it, or had been received when it came.
     reached: Offset,
+    loss: LossGauge,
+    /// It is kept beside another lead.
+    stands: bool,
+    watch: StandingWatch,
+    /// Packets that had arrived on it when that was looked at last.
+    heard: u64,
+    /// It lost the lead to suspicion then, and was not heard since.
+    doubted: Option<Instant>,
     #[cfg(debug_assertions)]
     cut_at: Option<Instant>,
 }
 
 /// What a carrier brought.
 pub(super) enum News {
-    Frame { frame: Frame, from_lead: bool },
+    Frame { heard: Heard, from: Source },
     LeadLost,
     OtherLost,
+}
+
+/// Where a frame came from. Holds until a carrier comes or goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Lead,
+    Other(usize),
 }
 
 #[derive(PartialEq, Eq)]
@@ -42,78 +72,148 @@ pub(super) enum Flushed {
     Otherwise,
 }
 
-impl Carriers {
-    /// A carrier with an epoch above all before it leads from now on.
-    pub(super) fn add(&mut self, arrival: Arrival, now: Instant) {
-        let epoch = arrival.epoch;
-        let attached = Attached {
-            carrier: arrival.carrier,
-            epoch,
+impl Attached {
+    fn new(carrier: Carrier, now: Instant) -> Attached {
+        Attached {
+            heard: carrier.heard(),
+            carrier,
+            epoch: None,
             delivered: false,
-            reached: arrival.peer_received,
+            reached: Offset::ZERO,
+            loss: LossGauge::default(),
+            stands: false,
+            watch: StandingWatch::new(now),
+            doubted: None,
             #[cfg(debug_assertions)]
             cut_at: crate::fault::carrier_lifetime().map(|lifetime| now + lifetime),
-        };
-        let _ = now;
-        self.has_lead = true;
-        self.attached.push(attached);
-        if self.attached.len() > MOST_CARRIERS {
-            self.attached.remove(0).carrier.close(CloseReason::Replaced);
         }
     }
 
+    fn rtt(&self) -> Duration {
+        self.carrier.rtt().unwrap_or(UNKNOWN_RTT)
+    }
+
+    /// Looks whether anything arrived. Gives when it lost the lead to a suspicion that this refutes.
+    fn listen(&mut self, now: Instant) -> Option<Instant> {
+        let heard = self.carrier.heard();
+        if heard == self.heard {
+            return None;
+        }
+        self.heard = heard;
+        self.watch.handle_heard(now);
+        self.doubted.take()
+    }
+}
+
+impl Carriers {
+    /// A carrier with an epoch above all before it leads from now on.
+    pub(super) fn add(&mut self, arrival: Arrival, now: Instant) {
+        self.retire_lead();
+        self.lead = Some(Attached {
+            epoch: Some(arrival.epoch),
+            reached: arrival.peer_received,
+            ..Attached::new(arrival.carrier, now)
+        });
+        self.is_roster_new = true;
+        if self.others.len() >= MOST_CARRIERS {
+            self.others.remove(0).carrier.close(CloseReason::Replaced);
+        }
+    }
+
+    /// A carrier stands by from now on.
+    pub(super) fn add_standing(&mut self, carrier: Carrier, now: Instant) {
+        self.others.push(Attached {
+            stands: true,
+            ..Attached::new(carrier, now)
+        });
+        self.limit_standing();
+    }
+
+    /// A carrier that is not the lead becomes it; the lead before stands by, if there is one. `doubted`: the driver has
+    /// not heard from that lately.
+    pub(super) fn promote(&mut self, place: usize, epoch: Epoch, doubted: bool, now: Instant) {
+        let mut promoted = self.others.remove(place);
+        promoted.epoch = Some(epoch);
+        promoted.delivered = false;
+        promoted.stands = false;
+        promoted.doubted = None;
+        if let Some(lead) = &mut self.lead {
+            lead.stands = true;
+            lead.heard = lead.carrier.heard();
+            lead.doubted = doubted.then_some(now);
+            lead.watch = StandingWatch::new(now);
+            lead.watch.handle_doubt(now);
+        }
+        self.retire_lead();
+        self.lead = Some(promoted);
+        self.limit_standing();
+    }
+
+    /// The lead leads again, under another epoch.
+    pub(super) fn renew_lead(&mut self, epoch: Epoch) {
+        if let Some(lead) = &mut self.lead {
+            lead.epoch = Some(epoch);
+        }
+    }
+
+    /// The best of those that stand by: one that is not in doubt, the nearest of these.
+    pub(super) fn best_standby(&self) -> Option<usize> {
+        let standing = self.others.iter().enumerate().filter(|(_, other)| other.stands);
+        let best = standing.min_by_key(|(_, other)| (other.doubted.is_some(), other.rtt()));
+        best.map(|(place, _)| place)
+    }
+
+    /// Whether one stands by that is not in doubt.
+    pub(super) fn has_standby(&self) -> bool {
+        self.others.iter().any(|other| other.stands && other.doubted.is_none())
+    }
+
     pub(super) fn lead(&mut self) -> Option<&mut Carrier> {
-        let lead = self.attached.last_mut().filter(|_| self.has_lead)?;
-        Some(&mut lead.carrier)
+        self.lead.as_mut().map(|lead| &mut lead.carrier)
     }
 
     /// How far the lead got, in case that it is to lead again.
     pub(super) fn note_reached(&mut self, reached: Offset) {
-        if let Some(lead) = self.attached.last_mut().filter(|_| self.has_lead) {
+        if let Some(lead) = &mut self.lead {
             lead.reached = reached;
         }
     }
 
-    /// Lets the latest carrier that lives lead, and says of it what the session has to know.
+    /// Lets the latest former lead that lives lead, and says of it what the session has to know.
     pub(super) fn fall_back(&mut self) -> Option<(Epoch, Offset)> {
-        let latest = self.attached.last()?;
-        self.has_lead = true;
-        Some((latest.epoch, latest.reached))
+        let former = self.others.iter().enumerate();
+        let latest = former.filter_map(|(place, other)| Some((other.epoch?, place)));
+        let (epoch, place) = latest.max_by_key(|(epoch, _)| *epoch)?;
+        let lead = self.others.remove(place);
+        let reached = lead.reached;
+        self.lead = Some(lead);
+        self.is_roster_new = true;
+        Some((epoch, reached))
     }
 
     pub(super) fn is_lead_flushed(&self) -> bool {
-        !self.has_lead || self.attached.last().is_none_or(|lead| lead.carrier.is_flushed())
+        self.lead.as_ref().is_none_or(|lead| lead.carrier.is_flushed())
     }
 
     /// The next frame of any carrier; the lead is asked first.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<News> {
         self.inject_cuts(now);
-        for place in (0..self.attached.len()).rev() {
-            let is_lead = self.has_lead && place + 1 == self.attached.len();
-            let attached = &mut self.attached[place];
-            match attached.carrier.poll_frame(cx) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(Frame::Ping { token })) => {
-                    attached.carrier.send_now(&Frame::Pong { token });
-                    return Poll::Ready(News::Frame {
-                        frame: Frame::Ping { token },
-                        from_lead: is_lead,
-                    });
-                }
-                Poll::Ready(Ok(frame)) => {
-                    if is_lead && !std::mem::replace(&mut attached.delivered, true) {
-                        self.close_others();
-                    }
-                    return Poll::Ready(News::Frame {
-                        frame,
-                        from_lead: is_lead,
-                    });
-                }
+        for source in self.sources() {
+            let Some(attached) = self.at(source) else { continue };
+            let heard = match attached.carrier.poll_frame(cx) {
+                Poll::Pending => continue,
+                Poll::Ready(Ok(heard)) => heard,
                 Poll::Ready(Err(error)) => {
-                    debug!(%error, epoch = %attached.epoch, is_lead, "carrier lost");
-                    return Poll::Ready(self.remove(place, &error));
+                    debug!(%error, epoch = ?attached.epoch, is_lead = source == Source::Lead, "carrier lost");
+                    return Poll::Ready(self.remove(source, &error));
                 }
+            };
+            if let Frame::Ping { token } = heard.frame {
+                attached.carrier.send_now(&Frame::Pong { token });
+            } else if source == Source::Lead && !std::mem::replace(&mut attached.delivered, true) {
+                self.close_others();
             }
+            return Poll::Ready(News::Frame { heard, from: source });
         }
         Poll::Pending
     }
@@ -121,10 +221,11 @@ impl Carriers {
     /// Moves what is queued on every carrier.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Flushed {
         let mut flushed = Flushed::Otherwise;
-        for place in (0..self.attached.len()).rev() {
-            if let Poll::Ready(Err(error)) = self.attached[place].carrier.poll_flush(cx) {
+        for source in self.sources() {
+            let Some(attached) = self.at(source) else { continue };
+            if let Poll::Ready(Err(error)) = attached.carrier.poll_flush(cx) {
                 debug!(%error, "carrier lost");
-                if matches!(self.remove(place, &error), News::LeadLost) {
+                if matches!(self.remove(source, &error), News::LeadLost) {
                     flushed = Flushed::LeadLost;
                 }
             }
@@ -132,16 +233,88 @@ impl Carriers {
         flushed
     }
 
+    /// Asks those that stand by whether they live, and lets go of those that do not answer. For the half that dials.
+    /// Gives whether the lead before this one was suspected for nothing.
+    pub(super) fn keep_warm(&mut self, now: Instant) -> bool {
+        let mut false_alarm = false;
+        for place in (0..self.others.len()).rev() {
+            let other = &mut self.others[place];
+            if !other.stands || (other.watch.poll_timeout() > now && other.doubted.is_none()) {
+                continue;
+            }
+            let refuted = other.listen(now);
+            false_alarm |= refuted.is_some_and(|doubted| now.saturating_duration_since(doubted) < FALSE_ALARM);
+            match other.watch.poll(now, other.rtt()) {
+                Standing::Wait => {}
+                Standing::Probe => {
+                    self.pings += 1;
+                    other.carrier.send_now(&Frame::Ping { token: self.pings });
+                }
+                Standing::Dead => {
+                    info!(remote = %other.carrier.info().remote, "a standing carrier does not answer");
+                    other.carrier.close(CloseReason::Replaced);
+                    self.others.remove(place);
+                    self.is_roster_new = true;
+                }
+            }
+        }
+        false_alarm
+    }
+
+    /// Whatever was known of the paths is old: ask at once.
+    pub(super) fn doubt_standing(&mut self, now: Instant) {
+        let standing = self.others.iter_mut().filter(|other| other.stands);
+        standing.for_each(|other| other.watch.handle_doubt(now));
+    }
+
+    /// When [`Carriers::keep_warm`] is due.
+    pub(super) fn warm_timeout(&self) -> Option<Instant> {
+        let standing = self.others.iter().filter(|other| other.stands);
+        standing.map(|other| other.watch.poll_timeout()).min()
+    }
+
+    /// Copies of the same bytes that the lead's losses demand.
+    pub(super) fn lead_copies(&mut self, now: Instant) -> u32 {
+        let Some(lead) = &mut self.lead else { return 0 };
+        let Some((sent, lost)) = lead.carrier.losses() else {
+            return 0;
+        };
+        lead.loss.observe(sent, lost, now);
+        lead.loss.copies()
+    }
+
+    /// Whether any carrier stands by.
+    pub(super) fn is_any_standing(&self) -> bool {
+        self.others.iter().any(|other| other.stands)
+    }
+
+    /// Sends a copy on every carrier that stands by.
+    pub(super) fn copy_to_standing(&mut self, copy: &Bytes) {
+        let standing = self.others.iter_mut().filter(|other| other.stands);
+        standing.for_each(|other| other.carrier.send_copy(copy.clone()));
+    }
+
+    /// Who leads and who stands by, if that has changed.
+    pub(super) fn new_roster(&mut self) -> Option<Roster> {
+        std::mem::take(&mut self.is_roster_new).then(|| Roster {
+            lead: self.lead.as_ref().map(|lead| lead.carrier.info().clone()),
+            standing: {
+                let standing = self.others.iter().filter(|other| other.stands);
+                standing.map(|other| other.carrier.info().clone()).collect()
+            },
+        })
+    }
+
     /// Closes all at once.
     pub(super) fn close(self, reason: CloseReason) {
-        self.attached.iter().for_each(|attached| attached.carrier.close(reason));
+        let all = self.lead.iter().chain(&self.others);
+        all.for_each(|attached| attached.carrier.close(reason));
     }
 
     /// Gives the last words of the lead a chance, and closes all. Whether the peer has them.
-    pub(super) async fn finish(mut self, reason: CloseReason) -> bool {
-        let lead = self.attached.pop().filter(|_| self.has_lead);
-        self.attached.iter().for_each(|other| other.carrier.close(reason));
-        match lead {
+    pub(super) async fn finish(self, reason: CloseReason) -> bool {
+        self.others.iter().for_each(|other| other.carrier.close(reason));
+        match self.lead {
             Some(lead) => lead.carrier.finish(reason).await,
             None => self.is_peer_done,
         }
@@ -149,7 +322,8 @@ impl Carriers {
 
     #[cfg(debug_assertions)]
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.attached.iter().filter_map(|attached| attached.cut_at).min()
+        let all = self.lead.iter().chain(&self.others);
+        all.filter_map(|attached| attached.cut_at).min()
     }
 
     #[cfg(not(debug_assertions))]
@@ -159,7 +333,7 @@ impl Carriers {
 
     #[cfg(debug_assertions)]
     fn inject_cuts(&mut self, now: Instant) {
-        for attached in &mut self.attached {
+        for attached in self.lead.iter_mut().chain(&mut self.others) {
             if attached.cut_at.is_some_and(|cut_at| cut_at <= now) {
                 attached.cut_at = None;
                 attached.carrier.close(CloseReason::ShuttingDown);
@@ -170,25 +344,55 @@ impl Carriers {
     #[cfg(not(debug_assertions))]
     fn inject_cuts(&mut self, _now: Instant) {}
 
-    /// The lead delivers: nothing more is hoped for from those before it.
-    fn close_others(&mut self) {
-        let older = self.attached.len() - 1;
-        for other in self.attached.drain(..older) {
-            other.carrier.close(CloseReason::Replaced);
+    /// The lead first, then the others from the latest on: removing one moves only those that had their turn.
+    fn sources(&self) -> impl Iterator<Item = Source> + use<> {
+        std::iter::once(Source::Lead).chain((0..self.others.len()).rev().map(Source::Other))
+    }
+
+    fn at(&mut self, source: Source) -> Option<&mut Attached> {
+        match source {
+            Source::Lead => self.lead.as_mut(),
+            Source::Other(place) => self.others.get_mut(place),
         }
     }
 
-    fn remove(&mut self, place: usize, error: &CarrierError) -> News {
-        self.is_peer_done |= error.is_peer_done();
-        let was_lead = self.has_lead && place + 1 == self.attached.len();
-        let lost = self.attached.remove(place);
-        lost.carrier.close(CloseReason::Protocol);
-        if was_lead {
-            // Whether an older carrier may lead again is for the driver to say.
-            self.has_lead = false;
-            News::LeadLost
-        } else {
-            News::OtherLost
+    /// The lead is no longer it.
+    fn retire_lead(&mut self) {
+        self.others.extend(self.lead.take());
+        self.is_roster_new = true;
+    }
+
+    fn limit_standing(&mut self) {
+        self.is_roster_new = true;
+        let standing = self.others.iter().filter(|other| other.stands).count();
+        if standing > MOST_STANDING
+            && let Some(oldest) = self.others.iter().position(|other| other.stands)
+        {
+            self.others.remove(oldest).carrier.close(CloseReason::Replaced);
         }
+    }
+
+    /// The lead delivers: nothing more is hoped for from those before it that do not stand by.
+    fn close_others(&mut self) {
+        self.others.retain(|other| {
+            if !other.stands {
+                other.carrier.close(CloseReason::Replaced);
+            }
+            other.stands
+        });
+    }
+
+    fn remove(&mut self, source: Source, error: &CarrierError) -> News {
+        self.is_peer_done |= error.is_peer_done();
+        self.is_roster_new = true;
+        let (lost, news) = match source {
+            // Whether an older carrier may lead again is for the driver to say.
+            Source::Lead => (self.lead.take(), News::LeadLost),
+            Source::Other(place) => (Some(self.others.remove(place)), News::OtherLost),
+        };
+        if let Some(lost) = lost {
+            lost.carrier.close(CloseReason::Protocol);
+        }
+        news
     }
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Shared between a pump and those who look at it. Values may be a moment old; offsets only grow, so an old one is
 /// never wrong (it only makes the peer repeat a little).
@@ -20,6 +21,16 @@ pub struct Facts {
     output_done: AtomicBool,
     input_ended: AtomicBool,
     history: Mutex<History>,
+    roster: watch::Sender<Roster>,
+}
+
+/// The carriers that a session relies on.
+#[derive(Clone, Debug, Default)]
+pub struct Roster {
+    /// The lead; `None` while there is none.
+    pub lead: Option<CarrierInfo>,
+    /// Those that stand by, in the order in which they came to that.
+    pub standing: Vec<CarrierInfo>,
 }
 
 #[derive(Debug)]
@@ -62,6 +73,7 @@ impl Facts {
             output_done: AtomicBool::new(false),
             input_ended: AtomicBool::new(false),
             history: Mutex::new(history),
+            roster: watch::Sender::default(),
         }
     }
 
@@ -104,6 +116,11 @@ impl Facts {
         self.input_ended.load(Ordering::Acquire)
     }
 
+    /// Who leads and who stands by, and every change of that.
+    pub fn roster(&self) -> watch::Receiver<Roster> {
+        self.roster.subscribe()
+    }
+
     /// What is known now.
     pub fn snapshot(&self) -> Snapshot {
         let history = self.history();
@@ -121,6 +138,10 @@ impl Facts {
         self.received.store(session.received().get(), Ordering::Release);
         self.output_done.store(session.is_output_done(), Ordering::Release);
         self.input_ended.store(session.is_input_ended(), Ordering::Release);
+    }
+
+    pub(super) fn handle_roster(&self, roster: Roster) {
+        self.roster.send_replace(roster);
     }
 
     pub(super) fn handle_end(&self) {

@@ -6,8 +6,11 @@
 
 mod budget;
 mod carriers;
+mod copies;
 mod ending;
+mod epochs;
 mod facts;
+mod leads;
 mod ledger;
 mod memory;
 mod parts;
@@ -15,18 +18,20 @@ mod pipe;
 mod vigil;
 
 pub use budget::{Budget, Held};
-pub use facts::{Facts, Snapshot};
+pub use epochs::Epochs;
+pub use facts::{Facts, Roster, Snapshot};
 pub use ledger::{Ledger, Record};
 pub use memory::session_memory;
-pub use parts::{ARRIVALS, Arrival, ORDERS, Order, Outcome, PumpParts};
+pub use parts::{ARRIVALS, Arrival, ORDERS, Order, Outcome, PumpParts, STANDBYS};
 pub use vigil::{Need, Vigil};
 
-use crate::carrier::{self, CloseReason};
+use crate::carrier::{self, Carrier, CloseReason};
 use crate::clock::{self, Timer};
 use crate::session::Session;
 use crate::wire::{CloseCode, Frame};
 use budget::Share;
 use carriers::Carriers;
+use copies::Copies;
 use ending::Ending;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -34,7 +39,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
+use vigil::Advice;
 
 /// Rounds of one poll before other tasks get their turn.
 const ROUNDS: usize = 32;
@@ -54,6 +60,8 @@ pub struct Pump<R, W> {
     output: Option<W>,
     pipe_closed: CloseCode,
     arrivals: mpsc::Receiver<Arrival>,
+    standbys: mpsc::Receiver<Carrier>,
+    epochs: Arc<Epochs>,
     orders: mpsc::Receiver<Order>,
     facts: Arc<Facts>,
     vigil: Option<Vigil>,
@@ -62,6 +70,7 @@ pub struct Pump<R, W> {
     confirmed: bool,
     share: Share,
     carriers: Carriers,
+    copies: Copies,
     ending: Ending,
     alone_since: Instant,
     ledger: Option<Box<dyn Ledger>>,
@@ -91,6 +100,8 @@ where
             session,
             pipe_closed: parts.pipe_closed,
             arrivals: parts.arrivals,
+            standbys: parts.standbys,
+            epochs: parts.epochs,
             orders: parts.orders,
             facts: parts.facts,
             vigil: parts.vigil,
@@ -100,6 +111,7 @@ where
             confirmed: parts.confirmed,
             share,
             carriers: Carriers::default(),
+            copies: Copies::new(clock::now()),
             ending: Ending::default(),
             alone_since: parts.detached_since,
             ledger: parts.ledger,
@@ -175,7 +187,7 @@ where
                 Err(outcome) => return Poll::Ready(outcome),
                 Ok(true) => {}
                 Ok(false) => {
-                    let timeout = self.next_timeout();
+                    let timeout = self.next_timeout(now);
                     self.timer.set(timeout);
                     if self.timer.poll(cx).is_pending() {
                         return Poll::Pending;
@@ -191,6 +203,7 @@ where
     fn round(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
         let mut moved = self.take_orders(cx, now)?;
         moved |= self.take_arrivals(cx, now)?;
+        moved |= self.take_standbys(cx, now)?;
         moved |= self.take_frames(cx, now)?;
         // The pipe is touched only when a successor would find its way from here: where the bytes go that are read,
         // and that its closing is deliberate.
@@ -198,13 +211,17 @@ where
         moved |= self.write_output(cx, now);
         moved |= self.read_input(cx);
         moved |= self.end_drain(now);
-        self.keep_watch(cx, now);
+        self.keep_watch(cx, now)?;
         // Carriers are told only what a successor would stand by.
         self.record();
         moved |= self.feed_lead(cx, now)?;
+        self.send_copies(now);
         self.check_end(now)?;
         self.give_memory_back(now);
         self.facts.update(&self.session);
+        if let Some(roster) = self.carriers.new_roster() {
+            self.facts.handle_roster(roster);
+        }
         Ok(moved)
     }
 
@@ -227,38 +244,6 @@ where
         }
     }
 
-    fn take_arrivals(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(cx) else {
-            return Ok(false);
-        };
-        self.carriers.note_reached(self.session.lead_position());
-        let attached = self
-            .session
-            .attach(arrival.epoch, arrival.peer_received, arrival.peer_window);
-        let replayed = attached.map_err(Outcome::Desync)?;
-        arrival.carrier.trust();
-        let info = arrival.carrier.info();
-        match replayed {
-            Some(replayed_bytes) => {
-                let silent_since = self.vigil.as_ref().and_then(Vigil::suspected_since);
-                if let Some(outage) = self.facts.handle_attached(info, now, silent_since) {
-                    info!(event = "resumed", replayed_bytes, outage_ms = outage.as_millis(), epoch = %arrival.epoch,
-                        carrier = %info.kind, remote = %info.remote, "session resumed");
-                }
-                if let Some(vigil) = &mut self.vigil {
-                    vigil.handle_attached(now);
-                }
-            }
-            None => {
-                debug!(epoch = %arrival.epoch, "carrier arrived after a later one");
-                arrival.carrier.close(CloseReason::Replaced);
-                return Ok(true);
-            }
-        }
-        self.carriers.add(arrival, now);
-        Ok(true)
-    }
-
     fn take_frames(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
         let mut moved = false;
         for _ in 0..FRAMES {
@@ -266,47 +251,11 @@ where
                 Poll::Pending => break,
                 Poll::Ready(carriers::News::LeadLost) => self.handle_lead_lost(now)?,
                 Poll::Ready(carriers::News::OtherLost) => {}
-                Poll::Ready(carriers::News::Frame { frame, from_lead }) => {
-                    self.confirmed = true;
-                    if let Some(vigil) = self.vigil.as_mut().filter(|_| from_lead) {
-                        vigil.handle_frame(&frame, now);
-                    }
-                    self.session.handle_frame(frame).map_err(Outcome::Desync)?;
-                }
+                Poll::Ready(carriers::News::Frame { heard, from }) => self.handle_heard(heard, from, now)?,
             }
             moved = true;
         }
         Ok(moved)
-    }
-
-    fn handle_lead_lost(&mut self, now: Instant) -> Result<(), Outcome> {
-        self.session.detach();
-        if self.fall_back(now)? {
-            return Ok(());
-        }
-        self.facts.handle_detached(now);
-        self.alone_since = now;
-        if let Some(vigil) = &mut self.vigil {
-            vigil.handle_lost(now, self.session.is_outstanding());
-        }
-        Ok(())
-    }
-
-    /// Goes on with an older carrier, on the half that does not dial: the dialing half may have called its race off
-    /// after we took the newer carrier for the lead, and would never know that we wait. It redials itself instead.
-    fn fall_back(&mut self, now: Instant) -> Result<bool, Outcome> {
-        if self.vigil.is_some() {
-            return Ok(false);
-        }
-        let Some((epoch, reached)) = self.carriers.fall_back() else {
-            return Ok(false);
-        };
-        self.session.fall_back(reached).map_err(Outcome::Desync)?;
-        if let Some(lead) = self.carriers.lead() {
-            self.facts.handle_attached(lead.info(), now, None);
-        }
-        debug!(%epoch, "an older carrier leads again");
-        Ok(true)
     }
 
     fn feed_lead(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
@@ -319,7 +268,10 @@ where
         }
         let filled = !was_blocked && !lead.is_flushed();
         if let Some(vigil) = self.vigil.as_mut().filter(|_| filled) {
-            vigil.handle_sent(now);
+            vigil.handle_sent(lead, now);
+        }
+        if filled {
+            self.copies.handle_sent(&self.session, &mut self.carriers, now);
         }
         if self.carriers.poll_flush(cx) == carriers::Flushed::LeadLost {
             self.handle_lead_lost(now)?;
@@ -329,11 +281,22 @@ where
         Ok((filled || was_blocked) && self.carriers.is_lead_flushed())
     }
 
-    fn keep_watch(&mut self, cx: &mut Context<'_>, now: Instant) {
-        let Some(vigil) = &mut self.vigil else { return };
-        vigil.poll_hints(cx, now);
-        vigil.poll(self.carriers.lead(), now, self.session.is_outstanding());
+    fn keep_watch(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Outcome> {
+        let Some(vigil) = &mut self.vigil else { return Ok(()) };
+        if vigil.poll_hints(cx, now) {
+            self.carriers.doubt_standing(now);
+        }
+        if self.carriers.keep_warm(now) {
+            vigil.handle_false_alarm(now);
+        }
+        let has_standby = self.carriers.has_standby();
+        let outstanding = self.session.is_outstanding();
+        let advice = vigil.poll(self.carriers.lead(), has_standby, now, outstanding);
         vigil.handle_waiting_input(self.session.replay_len(), now);
+        if advice == Advice::Promote {
+            self.promote(now)?;
+        }
+        Ok(())
     }
 
     fn check_end(&mut self, now: Instant) -> Result<(), Outcome> {
@@ -360,7 +323,7 @@ where
         }
     }
 
-    fn next_timeout(&mut self) -> Option<Instant> {
+    fn next_timeout(&mut self, now: Instant) -> Option<Instant> {
         let expires = self.alone_since + self.patience();
         let lead = self.carriers.lead();
         let expiry = lead.is_none().then_some(expires);
@@ -372,11 +335,13 @@ where
         let watch = self
             .vigil
             .as_ref()
-            .and_then(|vigil| vigil.poll_timeout(lead.as_deref()));
-        let memory = (self.input.is_some() && self.share.is_refused()).then(|| clock::now() + BUDGET_RETRY);
+            .and_then(|vigil| vigil.poll_timeout(lead.as_deref(), now));
+        let warm = self.vigil.as_ref().and_then(|_| self.carriers.warm_timeout());
+        let memory = (self.input.is_some() && self.share.is_refused()).then(|| now + BUDGET_RETRY);
         let faults = self.carriers.poll_timeout();
         let rest = self.memory_due();
-        [expiry, acks, watch, memory, faults, rest, self.ending.poll_timeout()]
+        let copies = self.copies.poll_timeout();
+        [expiry, acks, watch, warm, copies, memory, faults, rest, self.ending.poll_timeout()]
             .into_iter()
             .flatten()
             .min()

@@ -1,6 +1,6 @@
 //! What goes into a pump, and what comes out of it.
 
-use super::{Budget, Facts, Ledger, Vigil};
+use super::{Budget, Epochs, Facts, Ledger, Vigil};
 use crate::carrier::Carrier;
 use crate::session::{Session, SessionError};
 use crate::wire::{CloseCode, Epoch, Offset};
@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 
 /// Fresh carriers that may wait for the pump; a race brings forth two or three.
 pub const ARRIVALS: usize = 4;
+/// Carriers that are to stand by and wait for the pump.
+pub const STANDBYS: usize = 2;
 /// Orders that may wait for the pump; each is given once or twice in a session's life.
 pub const ORDERS: usize = 4;
 
@@ -71,6 +73,10 @@ pub struct PumpParts<R, W> {
     pub pipe_closed: CloseCode,
     /// Where carriers come from.
     pub arrivals: mpsc::Receiver<Arrival>,
+    /// Where carriers come from that are to stand by; closed where there are none.
+    pub standbys: mpsc::Receiver<Carrier>,
+    /// Shared with all that make leads of the session.
+    pub epochs: Arc<Epochs>,
     /// Where orders come from.
     pub orders: mpsc::Receiver<Order>,
     /// What the pump tells about itself.

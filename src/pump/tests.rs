@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use std::task::Waker;
 use tokio::io::{DuplexStream, ReadBuf, duplex};
 
+mod standby;
+
 /// What was recorded last.
 #[derive(Clone, Default)]
 struct Book(Arc<Mutex<Option<Record>>>);
@@ -92,6 +94,8 @@ struct Stand {
     budget: Arc<Budget>,
     peer: DuplexStream,
     now: Instant,
+    arrivals: mpsc::Sender<Arrival>,
+    standbys: mpsc::Sender<Carrier>,
     _orders: mpsc::Sender<Order>,
 }
 
@@ -100,6 +104,7 @@ impl Stand {
         let (book, pipe, now) = (Book::default(), Pipe::default(), clock::now());
         pipe.state().book = book.clone();
         let (arrivals, incoming) = mpsc::channel(ARRIVALS);
+        let (standbys, standing) = mpsc::channel(STANDBYS);
         let (orders, ordered) = mpsc::channel(ORDERS);
         let (peer, lead) = duplex(1 << 20);
         let arrival = Arrival {
@@ -117,6 +122,8 @@ impl Stand {
             output: pipe.clone(),
             pipe_closed: CloseCode::UpstreamClosed,
             arrivals: incoming,
+            standbys: standing,
+            epochs: Arc::default(),
             orders: ordered,
             vigil: None,
             ledger: Some(Box::new(book.clone())),
@@ -133,6 +140,8 @@ impl Stand {
             budget,
             peer,
             now,
+            arrivals,
+            standbys,
             _orders: orders,
         }
     }
@@ -144,23 +153,33 @@ impl Stand {
     }
 
     fn say(&mut self, frames: &[Frame]) {
-        let mut bytes = BytesMut::new();
-        frames.iter().for_each(|frame| frame.encode(&mut bytes));
-        let mut cx = Context::from_waker(Waker::noop());
-        let said = Pin::new(&mut self.peer).poll_write(&mut cx, &bytes);
-        assert!(matches!(said, Poll::Ready(Ok(len)) if len == bytes.len()));
+        say(&mut self.peer, frames);
     }
 
     fn heard(&mut self) -> Vec<Frame> {
-        let (mut memory, mut cx) = (vec![0; 1 << 20], Context::from_waker(Waker::noop()));
-        let mut into = ReadBuf::new(&mut memory);
-        let _ = Pin::new(&mut self.peer).poll_read(&mut cx, &mut into);
-        let (mut bytes, mut frames) = (BytesMut::from(into.filled()), Vec::new());
-        while let Some(frame) = Frame::decode(&mut bytes).unwrap() {
-            frames.push(frame);
-        }
-        frames
+        heard(&mut self.peer)
     }
+}
+
+/// Says frames at the far end of a carrier.
+fn say(peer: &mut DuplexStream, frames: &[Frame]) {
+    let mut bytes = BytesMut::new();
+    frames.iter().for_each(|frame| frame.encode(&mut bytes));
+    let mut cx = Context::from_waker(Waker::noop());
+    let said = Pin::new(peer).poll_write(&mut cx, &bytes);
+    assert!(matches!(said, Poll::Ready(Ok(len)) if len == bytes.len()));
+}
+
+/// What came to the far end of a carrier.
+fn heard(peer: &mut DuplexStream) -> Vec<Frame> {
+    let (mut memory, mut cx) = (vec![0; 1 << 20], Context::from_waker(Waker::noop()));
+    let mut into = ReadBuf::new(&mut memory);
+    let _ = Pin::new(peer).poll_read(&mut cx, &mut into);
+    let (mut bytes, mut frames) = (BytesMut::from(into.filled()), Vec::new());
+    while let Some(frame) = Frame::decode(&mut bytes).unwrap() {
+        frames.push(frame);
+    }
+    frames
 }
 
 fn at(bytes: u64) -> Offset {

@@ -1,5 +1,6 @@
 //! The dialing half's watch over the lead: it turns what the pump sees into a need for a fresh carrier.
 
+use super::carriers::UNKNOWN_RTT;
 use crate::carrier::Carrier;
 use crate::session::{Liveness, Verdict};
 use crate::wire::Frame;
@@ -10,9 +11,6 @@ use tracing::{debug, info};
 
 /// Output that flowed this recently before the silence means that someone waits for more.
 const FLOWING: Duration = Duration::from_secs(5);
-
-/// Round trip of a carrier that cannot tell.
-const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 
 /// What the dialer should do about the session's carriers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +24,15 @@ pub enum Need {
         /// Counts signs of impatience; a new one starts the redial cadence over.
         signs: u32,
     },
+}
+
+/// What the pump should do about the lead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Nothing.
+    Keep,
+    /// Let a carrier lead that stands by.
+    Promote,
 }
 
 /// Watches the lead, and tells the dialer what is needed.
@@ -63,6 +70,19 @@ impl Vigil {
         self.need.send_replace(Need::Nothing);
     }
 
+    /// A carrier that stood by leads. What the dialer was asked for stands until that delivers.
+    pub(super) fn handle_promoted(&mut self, lead: &Carrier, now: Instant) {
+        self.liveness.handle_promoted(now);
+        self.heard = lead.heard();
+        self.lost = false;
+    }
+
+    /// The lead that a carrier was promoted over had not been lost.
+    pub(super) fn handle_false_alarm(&mut self, now: Instant) {
+        debug!("the former lead lives: it was suspected for nothing");
+        self.liveness.handle_false_alarm(now);
+    }
+
     pub(super) fn handle_lost(&mut self, now: Instant, outstanding: bool) {
         self.lost = true;
         self.want_carrier(now, outstanding);
@@ -72,7 +92,7 @@ impl Vigil {
         match frame {
             Frame::Data { .. } | Frame::Fin { .. } | Frame::Close { .. } => self.liveness.handle_output(now),
             Frame::Pong { .. } => self.liveness.handle_answer(now),
-            Frame::Ack { .. } | Frame::Ping { .. } => self.liveness.handle_heard(now),
+            Frame::Ack { .. } | Frame::Ping { .. } | Frame::Resume { .. } => self.liveness.handle_heard(now),
             Frame::Drain => {
                 self.drained = true;
                 self.want_carrier(now, false);
@@ -81,8 +101,11 @@ impl Vigil {
         self.call_off();
     }
 
-    pub(super) fn handle_sent(&mut self, now: Instant) {
-        self.liveness.handle_input(now);
+    pub(super) fn handle_sent(&mut self, lead: &Carrier, now: Instant) {
+        // What arrived before is no answer.
+        if self.liveness.handle_input(now) {
+            self.heard = lead.heard();
+        }
     }
 
     /// Bytes wait for the peer. While there is no lead to trust, more of them are a key pressed: somebody is impatient.
@@ -93,19 +116,30 @@ impl Vigil {
         self.waiting_input = waiting;
     }
 
-    /// The network changed, or the machine woke.
-    pub(super) fn poll_hints(&mut self, cx: &mut Context<'_>, now: Instant) {
+    /// Whether the network changed, or the machine woke.
+    pub(super) fn poll_hints(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut hinted = false;
         while let Poll::Ready(Some(())) = self.hints.poll_recv(cx) {
             self.liveness.handle_sign(now);
             self.repeat_need();
+            hinted = true;
         }
+        hinted
     }
 
-    pub(super) fn poll(&mut self, lead: Option<&mut Carrier>, now: Instant, outstanding: bool) {
-        let Some(lead) = lead else { return };
+    /// `has_standby`: a carrier stands by that may lead at once.
+    pub(super) fn poll(
+        &mut self,
+        lead: Option<&mut Carrier>,
+        has_standby: bool,
+        now: Instant,
+        outstanding: bool,
+    ) -> Advice {
+        self.liveness.set_standby(has_standby);
+        let Some(lead) = lead else { return Advice::Keep };
         let rtt = lead.rtt().unwrap_or(UNKNOWN_RTT);
-        if self.liveness.poll_timeout(rtt) > now {
-            return;
+        if self.liveness.poll_timeout(now, rtt) > now {
+            return Advice::Keep;
         }
         let heard = lead.heard();
         if heard != self.heard {
@@ -117,7 +151,16 @@ impl Vigil {
             Verdict::Wait => {}
             Verdict::Probe => {
                 self.pings += 1;
+                self.heard = lead.heard();
                 lead.send_now(&Frame::Ping { token: self.pings });
+            }
+            Verdict::Suspect if has_standby => {
+                info!(
+                    event = "suspected",
+                    rtt_ms = rtt.as_millis(),
+                    "no sign of life: a standing carrier leads"
+                );
+                return Advice::Promote;
             }
             Verdict::Suspect => {
                 info!(
@@ -128,11 +171,12 @@ impl Vigil {
                 self.want_carrier(now, outstanding);
             }
         }
+        Advice::Keep
     }
 
-    pub(super) fn poll_timeout(&self, lead: Option<&Carrier>) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self, lead: Option<&Carrier>, now: Instant) -> Option<Instant> {
         let rtt = lead?.rtt().unwrap_or(UNKNOWN_RTT);
-        Some(self.liveness.poll_timeout(rtt))
+        Some(self.liveness.poll_timeout(now, rtt))
     }
 
     /// Since when nothing was heard from a lead under suspicion.

@@ -11,7 +11,7 @@ use super::vault::{Identity, Tombs, Vault};
 use crate::carrier::{Carrier, CarrierInfo, CloseReason};
 use crate::clock;
 use crate::fault;
-use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order};
+use crate::pump::{ARRIVALS, Arrival, Budget, Epochs, Facts, ORDERS, Order, STANDBYS};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
@@ -208,6 +208,22 @@ impl Registry {
         }
     }
 
+    /// Lets a carrier stand by its session, if it proved the key that opened it.
+    pub(super) async fn attach_standby(&self, mut carrier: Carrier, session: SessionId) {
+        let Some(entry) = self.owned(session, &carrier.info().peer_key) else {
+            let gone = self.gone(session, &carrier.info().peer_key);
+            return refuse(carrier, gone).await;
+        };
+        if !matches!(*entry.ready.borrow(), Some(Ok(()))) {
+            let refused = refusal(RefusalCode::RetryLater, "the session is not open yet");
+            return refuse(carrier, refused).await;
+        }
+        if carrier.send_message(Answer::Standing.encode()).await.is_ok() {
+            // A session that ended in this moment closes its channel, and with it the carrier.
+            let _ = entry.standbys.send(carrier).await;
+        }
+    }
+
     /// Ends a session whose reap token was shown.
     pub(super) fn reap(&self, reap: &Reap) {
         let known = self.known();
@@ -241,7 +257,7 @@ impl Registry {
             window,
             key,
         } = claim;
-        if !entry.take_lead(epoch) {
+        if !entry.epochs.take(epoch) {
             return refuse(
                 carrier,
                 refusal(RefusalCode::Stale, format!("epoch {epoch} is not the latest")),
@@ -327,6 +343,7 @@ impl Registry {
         beginning: Beginning,
     ) -> (Arc<Entry>, SessionTask) {
         let (arrivals, incoming) = mpsc::channel(ARRIVALS);
+        let (standbys, standing) = mpsc::channel(STANDBYS);
         let (orders, ordered) = mpsc::channel(ORDERS);
         let facts = Arc::new(facts);
         let entry = Arc::new(Entry {
@@ -334,9 +351,10 @@ impl Registry {
             account: identity.account.clone(),
             reap_hash: identity.reap_hash,
             arrivals,
+            standbys,
             orders,
             facts: Arc::clone(&facts),
-            lead: Mutex::default(),
+            epochs: Arc::new(Epochs::default()),
             ready,
             slot: Mutex::default(),
         });
@@ -345,6 +363,7 @@ impl Registry {
             entry: Arc::clone(&entry),
             id: identity.session,
             arrivals: incoming,
+            standbys: standing,
             orders: ordered,
             beginning,
         };

@@ -75,6 +75,7 @@ impl Welcome {
                     Err(refused) => refused,
                 },
                 Ok(Hello::Resume(resume)) => return self.registry.attach_resume(carrier, &resume).await,
+                Ok(Hello::Standby { session }) => return self.registry.attach_standby(carrier, session).await,
                 Ok(Hello::Reap(reap)) => {
                     self.registry.reap(&reap);
                     let answered = carrier.send_message(Answer::Reaped.encode()).await;

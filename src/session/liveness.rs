@@ -9,6 +9,14 @@ use std::time::{Duration, Instant};
 const LEAST_ALLOWANCE: Duration = Duration::from_millis(300);
 const MOST_ALLOWANCE: Duration = Duration::from_secs(3);
 
+/// With a carrier standing by an answer may take a round trip and this: the peer's delayed ack (25 ms, RFC 9000 section
+/// 18.2) and some jitter. Each false alarm doubles it, and half of that is forgotten after a while.
+const QUICK_MARGIN: Duration = Duration::from_millis(60);
+const MOST_CAUTION: u32 = 3;
+const CAUTION_FORGOTTEN: Duration = Duration::from_secs(300);
+/// A lead that stood by before is not suspected as quickly as that, so that two doubtful ones do not take turns.
+const CALM: Duration = Duration::from_secs(3);
+
 /// First probe of a silence that follows activity: no sooner than this, and than twice the usual gap.
 const FIRST_PROBE: Duration = Duration::from_millis(100);
 /// What is still taken for a gap in one flow of output rather than a pause between two.
@@ -53,6 +61,12 @@ pub struct Liveness {
     /// A fresh lead may not be suspected before it delivered, or had the most time that any answer gets.
     proving_until: Option<Instant>,
     mapping_was_forgotten: bool,
+    /// A carrier stands by: to suspect is to lose a round trip.
+    has_standby: bool,
+    /// Since when a carrier leads that stood by before.
+    promoted: Option<Instant>,
+    caution: u32,
+    alarmed: Instant,
 }
 
 impl Liveness {
@@ -69,7 +83,16 @@ impl Liveness {
             suspect: false,
             proving_until: None,
             mapping_was_forgotten: false,
+            has_standby: false,
+            promoted: None,
+            caution: 0,
+            alarmed: now,
         }
+    }
+
+    /// Whether a carrier stands by that may take over.
+    pub fn set_standby(&mut self, has_standby: bool) {
+        self.has_standby = has_standby;
     }
 
     /// Whether the lead is under suspicion.
@@ -96,6 +119,20 @@ impl Liveness {
         self.proving_until = Some(now + MOST_ALLOWANCE);
         self.probes = 0;
         self.next_probe = now + self.first_probe();
+    }
+
+    /// A carrier that stood by leads from `now` on. It is warm, and owes an answer like any other.
+    pub fn handle_promoted(&mut self, now: Instant) {
+        self.handle_attached(now);
+        self.proving_until = None;
+        self.promoted = Some(now);
+        self.asked = Some(now);
+    }
+
+    /// The lead before this one was suspected, and answers now.
+    pub fn handle_false_alarm(&mut self, now: Instant) {
+        self.caution = (self.caution(now) + 1).min(MOST_CAUTION);
+        self.alarmed = now;
     }
 
     /// Any packet arrived on the lead.
@@ -125,9 +162,13 @@ impl Liveness {
     }
 
     /// Bytes of the session were handed to the lead, which the peer must acknowledge.
-    pub fn handle_input(&mut self, now: Instant) {
+    ///
+    /// Whether an answer is due from now on, which it was not before.
+    pub fn handle_input(&mut self, now: Instant) -> bool {
+        let is_first = self.asked.is_none();
         self.asked.get_or_insert(now);
         self.handle_activity(now);
+        is_first
     }
 
     /// The network changed or the machine woke: whatever was known of the path is old. Probe at once.
@@ -138,7 +179,7 @@ impl Liveness {
 
     /// What to do now. `rtt` is the lead's smoothed round trip.
     pub fn poll(&mut self, now: Instant, rtt: Duration) -> Verdict {
-        if !self.suspect && self.suspicion(rtt).is_some_and(|due| due <= now) {
+        if !self.suspect && self.suspicion(now, rtt).is_some_and(|due| due <= now) {
             self.suspect = true;
             self.mapping_was_forgotten |= self.is_quiet(now);
             return Verdict::Suspect;
@@ -154,18 +195,30 @@ impl Liveness {
     }
 
     /// When [`Liveness::poll`] will have something to say, if nothing is heard before.
-    pub fn poll_timeout(&self, rtt: Duration) -> Instant {
-        match self.suspicion(rtt).filter(|_| !self.suspect) {
+    pub fn poll_timeout(&self, now: Instant, rtt: Duration) -> Instant {
+        match self.suspicion(now, rtt).filter(|_| !self.suspect) {
             Some(due) => due.min(self.next_probe),
             None => self.next_probe,
         }
     }
 
-    fn suspicion(&self, rtt: Duration) -> Option<Instant> {
+    fn suspicion(&self, now: Instant, rtt: Duration) -> Option<Instant> {
         // Three round trips: one answer, and one loss repaired by QUIC's probe timeout (RFC 9002 section 6.2.1).
         let allowance = (rtt * 3).clamp(LEAST_ALLOWANCE, MOST_ALLOWANCE);
-        let due = self.asked? + allowance;
-        Some(self.proving_until.map_or(due, |until| due.max(until)))
+        let asked = self.asked?;
+        let due = asked + allowance;
+        let due = self.proving_until.map_or(due, |until| due.max(until));
+        if !self.has_standby {
+            return Some(due);
+        }
+        let quick = asked + rtt + QUICK_MARGIN * (1 << self.caution(now));
+        Some(due.min(self.promoted.map_or(quick, |promoted| quick.max(promoted + CALM))))
+    }
+
+    /// How often the quick suspicion was wrong lately.
+    fn caution(&self, now: Instant) -> u32 {
+        let forgotten = now.saturating_duration_since(self.alarmed).as_secs() / CAUTION_FORGOTTEN.as_secs();
+        self.caution.saturating_sub(u32::try_from(forgotten).unwrap_or(MOST_CAUTION))
     }
 
     fn handle_activity(&mut self, now: Instant) {
@@ -206,7 +259,7 @@ mod tests {
     fn watch(liveness: &mut Liveness, start: Instant, until: Duration, alive: bool) -> Vec<(u128, Verdict)> {
         let mut said = Vec::new();
         loop {
-            let now = liveness.poll_timeout(RTT);
+            let now = liveness.poll_timeout(start, RTT);
             if now > start + until {
                 return said;
             }

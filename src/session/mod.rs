@@ -8,18 +8,22 @@
 mod acks;
 mod liveness;
 mod memory;
+mod mirror;
 mod receive;
 mod redial;
 mod replay;
 mod ring;
 mod snapshot;
+mod standing;
 #[cfg(test)]
 mod testing;
 
 pub use liveness::{Liveness, Verdict};
 pub use memory::{RingMemory, SessionMemory};
+pub use mirror::{LossGauge, MOST_COPIED, Mirror};
 pub use redial::RedialPacer;
 pub use snapshot::{PipeCounts, RestoreError, Snapshot};
+pub use standing::{Standing, StandingWatch};
 
 use crate::wire::{CloseCode, Epoch, Frame, Offset};
 use acks::AckTimer;
@@ -351,8 +355,30 @@ impl Session {
                 Ok(())
             }
             // About the carrier, not the session: the driver answers them.
-            Frame::Ping { .. } | Frame::Pong { .. } | Frame::Drain => Ok(()),
+            Frame::Ping { .. } | Frame::Pong { .. } | Frame::Drain | Frame::Resume { .. } => Ok(()),
         }
+    }
+
+    /// A copy arrived beside a carrier's ordered stream: late, early or more than once. Early ones are of no use.
+    ///
+    /// # Errors
+    /// The peer broke the protocol.
+    pub fn handle_copy(&mut self, frame: Frame) -> Result<(), SessionError> {
+        match frame {
+            Frame::Data { offset, .. } if offset <= self.incoming.received() => self.handle_frame(frame),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there are bytes that were sent and not acknowledged, at most `most`, and no more wait to be sent: what
+    /// flows is interactive.
+    pub fn is_copyable(&self, most: usize) -> bool {
+        self.outgoing.copyable().is_some_and(|len| (1..=most).contains(&len))
+    }
+
+    /// Appends these bytes to `out` as one `DATA` frame, if [`Session::is_copyable`]. Whether it is.
+    pub fn copy(&self, most: usize, out: &mut BytesMut) -> bool {
+        self.outgoing.copy(most, out)
     }
 
     /// Appends frames for the lead to `out` until it holds `fill` bytes or nothing is to be said now.

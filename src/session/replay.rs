@@ -190,6 +190,27 @@ impl ReplayBuffer {
         }
     }
 
+    /// How many bytes were sent on the present lead and not acknowledged; `None` if more wait to be sent.
+    pub(super) fn copyable(&self) -> Option<usize> {
+        let all_sent = self.next >= self.written;
+        let len = self.written.since(self.acked).filter(|_| all_sent)?;
+        usize::try_from(len).ok()
+    }
+
+    /// Appends these as one frame, if they are some and at most `most`. Whether they are.
+    pub(super) fn copy(&self, most: usize, out: &mut BytesMut) -> bool {
+        let Some(len @ 1..=MAX_DATA) = self.copyable().filter(|len| *len <= most) else {
+            return false;
+        };
+        let front = self.ring.peek(0);
+        let front = &front[..front.len().min(len)];
+        let mut bytes = BytesMut::with_capacity(len);
+        bytes.extend_from_slice(front);
+        bytes.extend_from_slice(&self.ring.peek(front.len())[..len - front.len()]);
+        Frame::encode_data(self.acked, &bytes, out);
+        true
+    }
+
     /// Whether [`ReplayBuffer::transmit`] would append anything.
     pub(super) fn has_frames(&self) -> bool {
         self.next < self.limit.min(self.written) || self.is_end_next()
@@ -318,6 +339,32 @@ mod tests {
         buffer.acknowledge(at(2)).unwrap();
         assert_eq!(buffer.rewind(at(4)), Ok(2));
         assert_eq!(frames(&mut buffer), [data(4, b"ef")]);
+    }
+
+    #[test]
+    fn a_copy_holds_all_that_is_not_acknowledged_and_nothing_that_was_not_sent() {
+        let copy = |buffer: &ReplayBuffer, most| {
+            let mut out = BytesMut::new();
+            buffer.copy(most, &mut out);
+            Frame::decode(&mut out).unwrap()
+        };
+        let mut buffer = buffer(&[1; 60]);
+        assert_eq!(copy(&buffer, 64), None, "the lead goes first");
+        frames(&mut buffer);
+        buffer.acknowledge(at(50)).unwrap();
+        buffer.spare()[..4].copy_from_slice(b"abcd");
+        buffer.commit(4);
+        buffer.spare()[..4].copy_from_slice(b"efgh");
+        buffer.commit(4);
+        frames(&mut buffer);
+        buffer.acknowledge(at(60)).unwrap();
+        assert_eq!(copy(&buffer, 8), Some(data(60, b"abcdefgh")), "around the end of the ring");
+        assert_eq!(copy(&buffer, 7), None, "too much for one packet");
+        buffer.finish();
+        frames(&mut buffer);
+        assert_eq!(copy(&buffer, 8), Some(data(60, b"abcdefgh")), "the end is not in it");
+        buffer.acknowledge(at(69)).unwrap();
+        assert_eq!(copy(&buffer, 8), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use bytes::Bytes;
 const MAX_REASON: usize = 1024;
 
 const ACCEPTED: u64 = 0x30;
+const STANDING: u64 = 0x31;
 const REAPED: u64 = 0x33;
 const REFUSED: u64 = 0x34;
 
@@ -16,6 +17,8 @@ const REFUSED: u64 = 0x34;
 pub enum Answer {
     /// The carrier leads; frames follow.
     Accepted(Accepted),
+    /// The carrier stands by; frames follow.
+    Standing,
     /// The session was ended, or had ended before.
     Reaped,
     /// No.
@@ -112,6 +115,7 @@ impl Answer {
                 put_varint(out, accepted.ttl);
                 put_varint(out, accepted.key.map_or(0, |index| u64::from(index) + 1));
             }),
+            Answer::Standing => framed(STANDING, |_| {}),
             Answer::Reaped => framed(REAPED, |_| {}),
             Answer::Refused(refusal) => framed(REFUSED, |out| {
                 put_varint(out, refusal.code.row().1);
@@ -136,6 +140,7 @@ impl Answer {
                 ttl: reader.varint("ttl", Offset::MAX.get())?,
                 key: (reader.varint("key", MAX_AUTHORIZATIONS as u64)? as u8).checked_sub(1),
             }),
+            STANDING => Answer::Standing,
             REAPED => Answer::Reaped,
             REFUSED => Answer::Refused(read_refusal(&mut reader)?),
             value => return Err(DecodeError::UnknownType { what: "message", value }),
@@ -173,7 +178,7 @@ mod tests {
             ttl: 604_800,
             key: Some(7),
         };
-        let mut answers = vec![Answer::Accepted(accepted), Answer::Reaped];
+        let mut answers = vec![Answer::Accepted(accepted), Answer::Standing, Answer::Reaped];
         answers.extend(RefusalCode::ALL.map(|(code, ..)| {
             Answer::Refused(Refusal {
                 code,

@@ -1,7 +1,7 @@
 //! Frames: what flows on a carrier once its hello was accepted.
 
 use super::codec::{DecodeError, MAX_VARINT, Reader, peek_varint, put_bytes, put_varint};
-use super::ids::Offset;
+use super::ids::{Epoch, Offset};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// Most bytes in one `DATA` frame.
@@ -17,6 +17,7 @@ const PING: u64 = 0x03;
 const PONG: u64 = 0x04;
 const DRAIN: u64 = 0x05;
 const CLOSE: u64 = 0x06;
+const RESUME: u64 = 0x07;
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,15 @@ pub enum Frame {
         code: CloseCode,
         /// For people, at most 1 KiB.
         message: String,
+    },
+    /// The carrier that brings it leads from now on. Said by the half that dials, on a carrier that stands by.
+    Resume {
+        /// Above every epoch that this client half ever sent for the session.
+        epoch: Epoch,
+        /// First position that the client half has not received.
+        received: Offset,
+        /// Bytes beyond `received` that it has room for.
+        window: u64,
     },
 }
 
@@ -129,6 +139,16 @@ impl Frame {
                     &message.as_bytes()[..message.floor_char_boundary(MAX_CLOSE_MESSAGE)],
                 );
             }
+            Frame::Resume {
+                epoch,
+                received,
+                window,
+            } => {
+                put_varint(out, RESUME);
+                put_varint(out, epoch.get().into());
+                put_varint(out, received.get());
+                put_varint(out, *window);
+            }
         }
     }
 
@@ -190,6 +210,11 @@ impl Frame {
                     message: reader.text("close message", MAX_CLOSE_MESSAGE)?,
                 })
             }
+            RESUME => Ok(Frame::Resume {
+                epoch: Epoch::new(reader.varint("resume epoch", u32::MAX.into())? as u32),
+                received: reader.offset("resume offset")?,
+                window: reader.varint("resume window", Offset::MAX.get())?,
+            }),
             value => Err(DecodeError::UnknownType { what: "frame", value }),
         }
     }
@@ -208,6 +233,9 @@ fn frame_len(input: &[u8]) -> Result<Option<usize>, DecodeError> {
         PING | PONG => Some(size_of::<u64>()),
         DRAIN => Some(0),
         CLOSE => varint_len(tail, 0).and_then(|code| sized_len(tail, code)),
+        RESUME => varint_len(tail, 0)
+            .and_then(|epoch| varint_len(tail, epoch))
+            .and_then(|received| varint_len(tail, received)),
         value => return Err(DecodeError::UnknownType { what: "frame", value }),
     };
     let Some(body) = body else { return Ok(None) };
@@ -247,10 +275,15 @@ mod tests {
                 bytes: bytes.into()
             }),
             (offset.clone(), 0..1u64 << 62).prop_map(|(delivered, window)| Frame::Ack { delivered, window }),
-            offset.prop_map(|offset| Frame::Fin { offset }),
+            offset.clone().prop_map(|offset| Frame::Fin { offset }),
             any::<u64>().prop_map(|token| Frame::Ping { token }),
             any::<u64>().prop_map(|token| Frame::Pong { token }),
             Just(Frame::Drain),
+            (any::<u32>(), offset.clone(), 0..1u64 << 62).prop_map(|(epoch, received, window)| Frame::Resume {
+                epoch: Epoch::new(epoch),
+                received,
+                window
+            }),
             (0usize..4, ".{0,40}").prop_map(|(n, message)| Frame::Close {
                 code: CloseCode::ALL[n].0,
                 message

@@ -20,7 +20,8 @@ const MAX_USER: usize = 256;
 const HOST: u64 = 0x10;
 const OPEN: u64 = 0x20;
 const RESUME: u64 = 0x21;
-// 0x22 STANDBY and 0x23 PROBE are reserved.
+const STANDBY: u64 = 0x22;
+// 0x23 PROBE is reserved.
 const REAP: u64 = 0x24;
 
 /// The server half's first words: who it is, in SSH host keys.
@@ -55,6 +56,11 @@ pub enum Hello {
     Open(Open),
     /// Make this carrier the lead of a session.
     Resume(Resume),
+    /// Keep this carrier warm beside the lead of an open session.
+    Standby {
+        /// The session.
+        session: SessionId,
+    },
     /// End a session whose owner died.
     Reap(Reap),
 }
@@ -186,6 +192,7 @@ impl Hello {
         match self {
             Hello::Open(open) => framed(OPEN, |out| open.put(out)),
             Hello::Resume(resume) => framed(RESUME, |out| resume.put(out)),
+            Hello::Standby { session } => framed(STANDBY, |out| out.put_slice(session.as_bytes())),
             Hello::Reap(reap) => framed(REAP, |out| {
                 out.put_slice(reap.session.as_bytes());
                 out.put_slice(&reap.token);
@@ -202,6 +209,9 @@ impl Hello {
         let hello = match reader.varint("message type", u64::MAX)? {
             OPEN => Hello::Open(Open::read(&mut reader)?),
             RESUME => Hello::Resume(Resume::read(&mut reader)?),
+            STANDBY => Hello::Standby {
+                session: SessionId::new(reader.array("session")?),
+            },
             REAP => {
                 let session = SessionId::new(reader.array("session")?);
                 Hello::Reap(Reap {
@@ -313,6 +323,7 @@ mod tests {
                 received,
                 window: 9,
             }),
+            Hello::Standby { session },
             Hello::Reap(Reap {
                 session,
                 token: [3; 32],

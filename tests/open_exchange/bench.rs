@@ -122,6 +122,8 @@ impl Bench {
             output,
             pipe_closed: CloseCode::PipeClosed,
             arrivals: incoming,
+            standbys: mpsc::channel(1).1,
+            epochs: Arc::default(),
             orders: ordered,
             facts: Arc::new(Facts::new(session.receive_window as u64)),
             vigil: None,
@@ -197,7 +199,7 @@ pub(crate) fn open(session: SessionId, epoch: u32) -> Hello {
 pub(crate) fn refused(answer: Answer) -> Option<RefusalCode> {
     match answer {
         Answer::Refused(refusal) => Some(refusal.code),
-        Answer::Accepted(_) | Answer::Reaped => None,
+        Answer::Accepted(_) | Answer::Standing | Answer::Reaped => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Settings of quinn, each with its reason.
 
+use super::congestion::FlooredBbr;
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
@@ -25,7 +26,7 @@ const INITIAL_RTT: Duration = Duration::from_millis(150);
 /// What fits Ethernet with IPv6.
 const MOST_MTU: u16 = 1452;
 
-/// Probes are a dozen bytes each; what does not fit in here is old news.
+/// Probes are a dozen bytes each, copies some hundred; what does not fit in here is old news.
 const DATAGRAM_BUFFER: usize = 16 << 10;
 
 /// Most bytes that a UDP payload may have. At least 1200 (RFC 9000 section 14).
@@ -177,6 +178,6 @@ fn transport(mtu_cap: MtuCap) -> TransportConfig {
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
         // 1 % of loss costs cubic and newreno 95 % of their rate at 50 ms, BBR next to nothing (measured).
-        .congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
+        .congestion_controller_factory(Arc::new(FlooredBbr));
     transport
 }

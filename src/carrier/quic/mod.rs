@@ -1,9 +1,10 @@
-//! The QUIC carrier: one connection, one bidirectional stream, probes as datagrams.
+//! The QUIC carrier: one connection, one bidirectional stream, probes and copies as datagrams.
 //!
 //! The server half's host message goes out in its first flight (0.5-RTT) on a unidirectional stream; the client
 //! half opens the bidirectional one.
 
 mod config;
+mod congestion;
 mod socket;
 
 pub use config::{EndpointSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};

@@ -1,7 +1,7 @@
 //! One session, as its registry sees it.
 
-use super::lock;
-use crate::pump::{Arrival, Facts, Order};
+use crate::carrier::Carrier;
+use crate::pump::{Arrival, Epochs, Facts, Order};
 use crate::server::authority::Account;
 use crate::server::vault::Slot;
 use crate::wire::{Epoch, Offset, Refusal};
@@ -15,10 +15,11 @@ pub(super) struct Entry {
     pub(super) account: Account,
     pub(super) reap_hash: [u8; 32],
     pub(super) arrivals: mpsc::Sender<Arrival>,
+    pub(super) standbys: mpsc::Sender<Carrier>,
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) facts: Arc<Facts>,
-    /// The highest epoch that was ever given the lead.
-    pub(super) lead: Mutex<Epoch>,
+    /// The highest epoch that was ever given the lead, by a hello or a frame.
+    pub(super) epochs: Arc<Epochs>,
     /// Set once upstream is connected and a crash would not lose it any more, or why that cannot be.
     pub(super) ready: watch::Receiver<Option<Result<(), Refusal>>>,
     /// Where it is in the vault.
@@ -34,16 +35,6 @@ pub(super) struct Claim {
 }
 
 impl Entry {
-    /// Whether `epoch` is above every one before it; if so it is the highest from now on.
-    pub(super) fn take_lead(&self, epoch: Epoch) -> bool {
-        let mut lead = lock(&self.lead);
-        let higher = epoch > *lead;
-        if higher {
-            *lead = epoch;
-        }
-        higher
-    }
-
     pub(super) fn end(&self, why: &str) {
         self.order(Order::End(why.to_owned()));
     }

@@ -1,7 +1,7 @@
 //! Sessions of a predecessor, made known again.
 
 use super::task::Beginning;
-use super::{Registry, lock};
+use super::Registry;
 use crate::pump::{Facts, Held};
 use crate::server::vault::RecoveredSession;
 use crate::wire::Refusal;
@@ -34,7 +34,7 @@ impl Registry {
         let (_, ready) = watch::channel(Some(Ok::<(), Refusal>(())));
         let (identity, epoch) = (recovered.identity.clone(), recovered.kept.session.epoch());
         let (entry, task) = self.prepare(&identity, facts, ready, Beginning::Recovered(Box::new(recovered), held));
-        *lock(&entry.lead) = epoch;
+        entry.epochs.take(epoch);
         info!(session = %id, user = identity.user, key = identity.account.0, remote = %identity.remote, "session goes on");
         // Refused only at the end of this process, which leaves the session in the vault.
         let _ = self.begin(known, entry, task);

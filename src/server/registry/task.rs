@@ -4,6 +4,7 @@ use super::super::authority::{chain, refusal};
 use super::super::vault::{Identity, Kept, RecoveredSession};
 use super::entry::Entry;
 use super::{Registry, lock};
+use crate::carrier::Carrier;
 use crate::clock;
 use crate::fault;
 use crate::pump::{Arrival, Held, Ledger, Order, Outcome, Pump, PumpParts, session_memory};
@@ -26,6 +27,7 @@ pub(super) struct SessionTask {
     pub(super) entry: Arc<Entry>,
     pub(super) id: SessionId,
     pub(super) arrivals: mpsc::Receiver<Arrival>,
+    pub(super) standbys: mpsc::Receiver<Carrier>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) beginning: Beginning,
 }
@@ -119,6 +121,8 @@ impl SessionTask {
             output: ends.output,
             pipe_closed: CloseCode::UpstreamClosed,
             arrivals: self.arrivals,
+            standbys: self.standbys,
+            epochs: Arc::clone(&self.entry.epochs),
             orders: self.orders,
             facts: Arc::clone(&self.entry.facts),
             vigil: None,

@@ -116,6 +116,8 @@ where
         output,
         pipe_closed: CloseCode::UpstreamClosed,
         arrivals,
+        standbys: mpsc::channel(1).1,
+        epochs: Arc::default(),
         orders,
         facts,
         vigil: None,
