@@ -20,4 +20,5 @@ pub mod server;
 pub mod session;
 pub mod sshd;
 mod tasks;
+mod tcp_info;
 pub mod wire;

@@ -23,7 +23,7 @@ struct Room {
     crates: Crates,
 }
 
-/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `fault`.
+/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `tcp_info`, `fault`.
 const ROOMS: &[Room] = &[
     // Floor 0
     Room {
@@ -59,6 +59,11 @@ const ROOMS: &[Room] = &[
         crates: Crates::Only(&["rustix"]),
     },
     Room {
+        name: "tcp_info",
+        rooms: &[],
+        crates: Crates::Only(&["libc"]),
+    },
+    Room {
         name: "fault",
         rooms: &["clock"],
         crates: Crates::AllBut(CLI_ONLY),
@@ -71,7 +76,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "carrier",
-        rooms: &["wire", "identity", "clock", "tasks", "descriptor", "fault"],
+        rooms: &["wire", "identity", "clock", "tasks", "descriptor", "tcp_info", "fault"],
         crates: Crates::AllBut(CLI_ONLY),
     },
     // Floor 3
@@ -119,6 +124,7 @@ const ROOMS: &[Room] = &[
             "tasks",
             "descriptor",
             "memory",
+            "tcp_info",
             "fault",
         ],
         crates: Crates::AllBut(CLI_ONLY),

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+use bowline::carrier::Path;
 use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits, bind};
-use bowline::client::{self, Boxed, ClientConfig, Credentials, HostTrust, OpenError, Place};
+use bowline::client::{self, Boxed, ClientConfig, Credentials, HostTrust, OpenError, Place, Port};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::ProvenKey;
 use bowline::pump::Outcome;
@@ -61,6 +62,7 @@ async fn echo() -> SocketAddr {
 fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
     let server = Server::new(ServerConfig {
         sockets: vec![bind("127.0.0.1:0".parse().unwrap()).unwrap()],
+        tls_listeners: Vec::new(),
         tls_key: TlsKey::generate(),
         statements: Vec::new(),
         secrets: EndpointSecrets::new([1; 32]),
@@ -83,7 +85,7 @@ fn config(server: SocketAddr) -> ClientConfig {
     ClientConfig {
         place: Place {
             host: server.ip().to_string(),
-            port: server.port(),
+            ports: vec![Port::Quic(server.port())],
             family: None,
         },
         user: "anybody".into(),
@@ -136,7 +138,7 @@ async fn nothing_listening_is_told_at_once_with_the_address() {
         let Err(OpenError::NoPath { attempts, .. }) = client::open(config(free)).await else {
             panic!("no path")
         };
-        assert_eq!(attempts[0].address, free);
+        assert_eq!(attempts[0].path, Path::Quic(free));
         assert!(bowline::clock::now() - begun < Duration::from_secs(2));
     })
     .await;

@@ -133,7 +133,13 @@ pub(super) struct ReachArgs {
     /// UDP port of the server half [default: ssh's port]
     #[arg(long, value_name = "UDP", env = "BOWLINE_PORT", value_parser = parse::<Port>)]
     pub(super) port: Option<Port>,
-    /// Dial by auto or quic [default: auto]
+    /// TCP port of the server half's TLS, for networks without UDP [default: 443]
+    #[arg(long, value_name = "TCP", env = "BOWLINE_TLS_PORT", value_parser = parse::<Port>)]
+    pub(super) tls_port: Option<Port>,
+    /// Dial by auto, quic or tls [default: auto]
+    ///
+    /// `auto` dials QUIC, and TLS where that does not get through; a session on TLS goes back to QUIC as soon as
+    /// that works.
     #[arg(long, value_name = "KIND", env = "BOWLINE_TRANSPORT", value_parser = parse::<Transport>)]
     pub(super) transport: Option<Transport>,
     /// When nothing answers: tcp (sshd itself) or none
@@ -492,7 +498,7 @@ mod tests {
     fn a_value_that_cannot_be_taken_is_answered_with_its_form() {
         let message = refusal(&["proxy", "--patience", "90", "host"]);
         assert!(message.contains("90 of what? Expected a duration such as"), "{message}");
-        let message = refusal(&["proxy", "--transport", "tls", "host"]);
-        assert!(message.contains("`tls` is not in this version"), "{message}");
+        let message = refusal(&["proxy", "--transport", "udp", "host"]);
+        assert!(message.contains("expected auto, quic or tls"), "{message}");
     }
 }

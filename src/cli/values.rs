@@ -82,14 +82,6 @@ pub(crate) enum ValueError {
         /// What it does wrongly.
         fault: &'static str,
     },
-    /// Known, but not built.
-    #[error("`{name}` is not in this version, expected {expected}")]
-    NotInThisVersion {
-        /// The word as written.
-        name: &'static str,
-        /// What there is.
-        expected: &'static str,
-    },
 }
 
 impl Value for Duration {

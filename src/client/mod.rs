@@ -5,6 +5,7 @@
 
 mod dialer;
 pub mod fallback;
+mod improvement;
 pub mod journal;
 pub mod network_watch;
 mod opening;
@@ -18,12 +19,13 @@ mod stream;
 mod unreachable;
 
 pub use opening::{AttemptError, Failed, OpenError};
-pub use paths::{Family, Place, ResolveError};
+pub use paths::{Family, Place, Port, ResolveError};
 pub use reaping::{ReapError, reap};
 pub use ssh_credentials::{Notice, SshCredentials};
 pub use ssh_trust::{SshTrust, TrustError};
 pub use stream::ResumableStream;
 
+use crate::carrier;
 use crate::carrier::quic::MtuCap;
 use crate::clock;
 use crate::identity::raw_key::TlsKey;
@@ -32,6 +34,8 @@ use crate::pump::{ARRIVALS, Arrival, Budget, Facts, Need, Order, Outcome, Pump, 
 use crate::session::{Session, SessionConfig};
 use crate::tasks::Tasks;
 use crate::wire::{Authorization, CloseCode, Epoch, SessionId};
+use dialer::Dialer;
+use improvement::Improvement;
 use network_watch::NetworkWatch;
 use paths::Paths;
 use redial::Redialer;
@@ -105,6 +109,8 @@ pub struct OpenSession {
     server_key: Vec<u8>,
     reap_token: [u8; 32],
     paths: Paths,
+    /// Where the first carrier goes.
+    lead: carrier::Path,
     epoch: Epoch,
     first: Arrival,
     ttl: Duration,
@@ -156,9 +162,9 @@ impl OpenSession {
         &self.reap_token
     }
 
-    /// Addresses of the server half.
-    pub fn addresses(&self) -> Vec<std::net::SocketAddr> {
-        self.paths.addresses()
+    /// Ways to the server half, the best first.
+    pub fn paths(&self) -> Vec<carrier::Path> {
+        self.paths.all()
     }
 
     /// A handle that outlives [`OpenSession::run`]'s taking of the session.
@@ -190,10 +196,11 @@ impl OpenSession {
         tasks.spawn("network watch", watch_network(hint));
         let redialer = Redialer {
             session: self.id,
-            key: self.key,
+            dialer: Dialer::new(self.key, self.config.mtu_cap),
             server_key: self.server_key,
+            lead: self.lead,
             paths: self.paths,
-            mtu_cap: self.config.mtu_cap,
+            improvement: Improvement::new(clock::now()),
             epoch: self.epoch,
             facts: Arc::clone(&self.control.facts),
             arrivals,

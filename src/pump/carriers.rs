@@ -133,14 +133,16 @@ impl Carriers {
     }
 
     /// Closes all at once.
-    pub(super) fn close(self, reason: CloseReason) {
-        self.attached.iter().for_each(|attached| attached.carrier.close(reason));
+    pub(super) fn close(mut self, reason: CloseReason) {
+        self.attached
+            .iter_mut()
+            .for_each(|attached| attached.carrier.close(reason));
     }
 
     /// Gives the last words of the lead a chance, and closes all. Whether the peer has them.
     pub(super) async fn finish(mut self, reason: CloseReason) -> bool {
         let lead = self.attached.pop().filter(|_| self.has_lead);
-        self.attached.iter().for_each(|other| other.carrier.close(reason));
+        self.attached.iter_mut().for_each(|other| other.carrier.close(reason));
         match lead {
             Some(lead) => lead.carrier.finish(reason).await,
             None => self.is_peer_done,
@@ -173,7 +175,7 @@ impl Carriers {
     /// The lead delivers: nothing more is hoped for from those before it.
     fn close_others(&mut self) {
         let older = self.attached.len() - 1;
-        for other in self.attached.drain(..older) {
+        for mut other in self.attached.drain(..older) {
             other.carrier.close(CloseReason::Replaced);
         }
     }
@@ -181,7 +183,7 @@ impl Carriers {
     fn remove(&mut self, place: usize, error: &CarrierError) -> News {
         self.is_peer_done |= error.is_peer_done();
         let was_lead = self.has_lead && place + 1 == self.attached.len();
-        let lost = self.attached.remove(place);
+        let mut lost = self.attached.remove(place);
         lost.carrier.close(CloseReason::Protocol);
         if was_lead {
             // Whether an older carrier may lead again is for the driver to say.

@@ -34,7 +34,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tracing::{debug, field, info, warn};
 
 /// Rounds of one poll before other tasks get their turn.
 const ROUNDS: usize = 32;
@@ -228,7 +228,7 @@ where
     }
 
     fn take_arrivals(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(cx) else {
+        let Poll::Ready(Some(mut arrival)) = self.arrivals.poll_recv(cx) else {
             return Ok(false);
         };
         self.carriers.note_reached(self.session.lead_position());
@@ -243,7 +243,7 @@ where
                 let silent_since = self.vigil.as_ref().and_then(Vigil::suspected_since);
                 if let Some(outage) = self.facts.handle_attached(info, now, silent_since) {
                     info!(event = "resumed", replayed_bytes, outage_ms = outage.as_millis(), epoch = %arrival.epoch,
-                        carrier = %info.kind, remote = %info.remote, "session resumed");
+                        carrier = %info.kind, remote = info.remote.map(field::display), "session resumed");
                 }
                 if let Some(vigil) = &mut self.vigil {
                     vigil.handle_attached(now);

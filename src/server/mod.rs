@@ -16,19 +16,21 @@ pub(crate) use registry::Leaving;
 pub use registry::RegistryLimits;
 
 use crate::carrier::Carrier;
+use crate::carrier::memory::IN_PROCESS;
 use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};
-use crate::identity::raw_key::TlsKey;
+use crate::carrier::tls::TlsServer;
+use crate::identity::raw_key::{TlsConfigError, TlsKey};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
 use gate::{Admission, Gate};
 use registry::Registry;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use upstream::Upstream;
 use vault::{Recovery, Vault};
 use welcome::Welcome;
@@ -39,6 +41,9 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// The same for the close of their carriers, while a successor waits to be started.
 const HAND_OVER_GRACE: Duration = Duration::from_millis(100);
 
+/// When connections cannot be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// An undecided carrier costs memory only, a handshake work as well: there may be more of them.
 const UNDECIDED_PER_HANDSHAKE: usize = 8;
 
@@ -46,6 +51,8 @@ const UNDECIDED_PER_HANDSHAKE: usize = 8;
 pub struct ServerConfig {
     /// Bound UDP sockets.
     pub sockets: Vec<UdpSocket>,
+    /// Listening TCP sockets, for clients on networks without UDP.
+    pub tls_listeners: Vec<TcpListener>,
     /// bowline's own TLS key.
     pub tls_key: TlsKey,
     /// SSH host keys' signatures over it.
@@ -72,6 +79,12 @@ pub enum ServerError {
     /// QUIC could not be set up.
     #[error("cannot listen for QUIC")]
     Quic(#[from] QuicConfigError),
+    /// TLS could not be set up.
+    #[error("cannot listen for TLS")]
+    Tls(#[from] TlsConfigError),
+    /// A listening socket cannot be used.
+    #[error("cannot use a TCP socket")]
+    Tcp(#[source] io::Error),
     /// The addresses listened on are unknown.
     #[error("cannot tell the address that is listened on")]
     Address(#[source] io::Error),
@@ -87,14 +100,16 @@ impl Reception {
     /// Hears the hello on `carrier`, answers it, and hands the carrier to its session. The peer is taken to have proved
     /// the key that [`Carrier::info`] names, and to know already who we are: no host message is sent.
     pub async fn receive(&self, carrier: Carrier) {
-        let remote = carrier.info().remote;
-        self.half.hear(remote, std::future::ready(Ok(carrier))).await;
+        let source = carrier.info().remote.unwrap_or(IN_PROCESS);
+        self.half.hear(source, std::future::ready(Ok(carrier))).await;
     }
 }
 
 /// A server half, listening.
 pub struct Server {
     listeners: Vec<Arc<QuicListener>>,
+    tls: TlsServer,
+    tls_listeners: Vec<tokio::net::TcpListener>,
     addresses: Vec<SocketAddr>,
     half: Arc<Welcome>,
     max_half_open: usize,
@@ -113,6 +128,7 @@ impl Server {
     pub(crate) fn going_on(config: ServerConfig, vault: Option<(Vault, Recovery)>) -> Result<Server, ServerError> {
         let ServerConfig {
             sockets,
+            tls_listeners,
             tls_key,
             secrets,
             quic,
@@ -123,6 +139,7 @@ impl Server {
             .map(|socket| QuicListener::new(socket, &tls_key, &secrets, &quic).map(Arc::new))
             .collect();
         let listeners = listeners?;
+        let tls_listeners: io::Result<Vec<_>> = tls_listeners.into_iter().map(in_tokio).collect();
         let addresses: io::Result<Vec<_>> = listeners.iter().map(|listener| listener.local_addr()).collect();
         let authority = Arc::new(config.authority);
         let upstream = Upstream::new(config.target, Arc::clone(&authority));
@@ -144,13 +161,15 @@ impl Server {
         };
         Ok(Server {
             listeners,
+            tls: TlsServer::new(&tls_key)?,
+            tls_listeners: tls_listeners.map_err(ServerError::Tcp)?,
             addresses: addresses.map_err(ServerError::Address)?,
             half: Arc::new(half),
             max_half_open: config.max_half_open,
         })
     }
 
-    /// Where it listens.
+    /// Where it listens for QUIC.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -169,33 +188,33 @@ impl Server {
 
     /// Serves until `shutdown`; then asks `how` to leave the sessions.
     pub(crate) async fn run_and_leave(self, shutdown: CancellationToken, how: impl FnOnce() -> Leaving) {
+        let (half, listeners) = (Arc::clone(&self.half), self.listeners.clone());
         self.serve(&shutdown).await;
         match how() {
-            Leaving::Ended => self.end().await,
+            Leaving::Ended => end(&half, &listeners).await,
             Leaving::HandedOver => {
-                self.half.registry.shutdown(Leaving::HandedOver, HAND_OVER_GRACE).await;
+                half.registry.shutdown(Leaving::HandedOver, HAND_OVER_GRACE).await;
                 info!(event = "stopped", "sessions are left to the next worker");
             }
         }
     }
 
-    async fn end(self) {
-        self.half.registry.shutdown(Leaving::Ended, STOP_GRACE).await;
-        for listener in &self.listeners {
-            // Late or not, the sockets close with the process.
-            let _ = tokio::time::timeout(Duration::from_secs(1), listener.close()).await;
-        }
-        info!(event = "stopped", "server half stopped");
-    }
-
-    async fn serve(&self, shutdown: &CancellationToken) {
+    async fn serve(self, shutdown: &CancellationToken) {
         let gate = Gate::new(self.max_half_open);
         let accepting = Tasks::under(shutdown);
-        for listener in &self.listeners {
-            let (listener, half, gate) = (Arc::clone(listener), Arc::clone(&self.half), gate.clone());
-            let token = accepting.token();
-            accepting.spawn("accept", async move {
-                token.run_until_cancelled(accept(&listener, &half, &gate)).await;
+        for listener in self.listeners {
+            let (half, gate, token) = (Arc::clone(&self.half), gate.clone(), accepting.token());
+            accepting.spawn("accept quic", async move {
+                token.run_until_cancelled(accept_quic(&listener, &half, &gate)).await;
+            });
+        }
+        for listener in self.tls_listeners {
+            let (half, gate, token) = (Arc::clone(&self.half), gate.clone(), accepting.token());
+            let tls = self.tls.clone();
+            accepting.spawn("accept tls", async move {
+                token
+                    .run_until_cancelled(accept_tls(&listener, &tls, &half, &gate))
+                    .await;
             });
         }
         shutdown.cancelled().await;
@@ -203,7 +222,21 @@ impl Server {
     }
 }
 
-async fn accept(listener: &QuicListener, half: &Arc<Welcome>, gate: &Gate) {
+async fn end(half: &Welcome, listeners: &[Arc<QuicListener>]) {
+    half.registry.shutdown(Leaving::Ended, STOP_GRACE).await;
+    for listener in listeners {
+        // Late or not, the sockets close with the process.
+        let _ = tokio::time::timeout(Duration::from_secs(1), listener.close()).await;
+    }
+    info!(event = "stopped", "server half stopped");
+}
+
+fn in_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
+}
+
+async fn accept_quic(listener: &QuicListener, half: &Arc<Welcome>, gate: &Gate) {
     let carriers = Tasks::new();
     while let Some(incoming) = listener.accept().await {
         let source = incoming.remote_address().ip().to_canonical();
@@ -223,5 +256,30 @@ async fn accept(listener: &QuicListener, half: &Arc<Welcome>, gate: &Gate) {
                 incoming.ignore();
             }
         }
+    }
+}
+
+async fn accept_tls(listener: &tokio::net::TcpListener, tls: &TlsServer, half: &Arc<Welcome>, gate: &Gate) {
+    let carriers = Tasks::new();
+    loop {
+        let (stream, source) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, mostly: those who wait are still there when some are free again.
+                warn!(%error, "cannot take a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let Admission::Enter(place) = gate.admit(source.ip(), true) else {
+            debug!(%source, "too many handshakes under way");
+            continue;
+        };
+        let (half, tls) = (Arc::clone(half), tls.clone());
+        carriers.spawn(
+            "welcome",
+            async move { half.receive_tls(stream, source, &tls, place).await },
+        );
     }
 }

@@ -8,15 +8,17 @@ mod tombstones;
 use super::authority::{Account, refusal};
 use super::upstream::Upstream;
 use super::vault::{Identity, Tombs, Vault};
-use crate::carrier::{Carrier, CarrierInfo, CloseReason};
+use crate::carrier::{Carrier, CloseReason};
 use crate::clock;
 use crate::fault;
 use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
+use bytes::Bytes;
 use entry::{Claim, Entry, oldest_detached};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use task::{Beginning, Opened, SessionTask};
@@ -108,15 +110,11 @@ impl Registry {
     }
 
     /// Makes a session. If the same owner made it a moment ago, that one is it.
-    pub(super) fn open(&self, open: &Open, info: &CarrierInfo, account: Account) -> Result<(), Refusal> {
+    pub(super) fn open(&self, open: &Open, owner: &Bytes, remote: SocketAddr, account: Account) -> Result<(), Refusal> {
         let known = self.known();
         if let Some(entry) = known.sessions.get(&open.session) {
             // Public ids can be copied; under another key this one names nothing.
-            return if entry.owner == info.peer_key {
-                Ok(())
-            } else {
-                Err(gone())
-            };
+            return if entry.owner == *owner { Ok(()) } else { Err(gone()) };
         }
         if known.ended.holds(open.session) {
             return Err(gone());
@@ -125,11 +123,11 @@ impl Registry {
         let (ready, is_ready) = watch::channel(None);
         let identity = Identity {
             session: open.session,
-            owner: info.peer_key.clone(),
+            owner: owner.clone(),
             account,
             user: open.user.clone(),
             reap_hash: open.reap_hash,
-            remote: info.remote,
+            remote,
             opened: clock::to_boot_millis(clock::now()),
         };
         let facts = Facts::new(self.session.receive_window as u64);

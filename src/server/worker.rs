@@ -134,6 +134,7 @@ pub async fn serve(
     };
     let config = ServerConfig {
         sockets,
+        tls_listeners: Vec::new(),
         tls_key: TlsKey::from_pkcs8(&setup.tls_key)?,
         statements: setup
             .statements

@@ -36,11 +36,9 @@ impl RawClient {
             let dialed = timeout(PATIENCE, dialer.dial(server, key, ServerKey::Any)).await;
             let dialed = dialed.expect("an answer in time").expect("a server half");
             let host = timeout(PATIENCE, dialed.host()).await.expect("a host message in time");
-            assert!(
-                !host.expect("a host message").statements.is_empty(),
-                "the server half says who it is"
-            );
-            dialed.carrier
+            let (carrier, host) = host.expect("a host message");
+            assert!(!host.statements.is_empty(), "the server half says who it is");
+            carrier
         });
         RawClient { carrier, runtime }
     }
