@@ -58,6 +58,7 @@ fn config(
     let host_key = host_keys.first().ok_or("the host key cannot be read")?;
     Ok(ServerConfig {
         sockets: vec![bind(listen)?],
+        tls_listeners: Vec::new(),
         statements: host_key.statements(tls_key.spki())?,
         tls_key,
         // Kept over restarts, it would tell clients of one within a packet.

@@ -61,6 +61,7 @@ async fn echo() -> SocketAddr {
 fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
     let server = Server::new(ServerConfig {
         sockets: vec![bind("127.0.0.1:0".parse().unwrap()).unwrap()],
+        tls_listeners: Vec::new(),
         tls_key: TlsKey::generate(),
         statements: Vec::new(),
         secrets: EndpointSecrets::new([1; 32]),

@@ -24,7 +24,7 @@ use crate::wire::{Host, Statement};
 use gate::{Admission, Gate};
 use registry::Registry;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,8 @@ const UNDECIDED_PER_HANDSHAKE: usize = 8;
 pub struct ServerConfig {
     /// Bound UDP sockets.
     pub sockets: Vec<UdpSocket>,
+    /// Listening TCP sockets, for clients whose networks let no UDP through.
+    pub tls_listeners: Vec<TcpListener>,
     /// bowline's own TLS key.
     pub tls_key: TlsKey,
     /// SSH host keys' signatures over it.
@@ -96,6 +98,9 @@ impl Reception {
 pub struct Server {
     listeners: Vec<Arc<QuicListener>>,
     addresses: Vec<SocketAddr>,
+    /// Clients wait in them.
+    _tls_listeners: Vec<TcpListener>,
+    tls_addresses: Vec<SocketAddr>,
     half: Arc<Welcome>,
     max_half_open: usize,
 }
@@ -113,6 +118,7 @@ impl Server {
     pub(crate) fn going_on(config: ServerConfig, vault: Option<(Vault, Recovery)>) -> Result<Server, ServerError> {
         let ServerConfig {
             sockets,
+            tls_listeners,
             tls_key,
             secrets,
             quic,
@@ -124,6 +130,7 @@ impl Server {
             .collect();
         let listeners = listeners?;
         let addresses: io::Result<Vec<_>> = listeners.iter().map(|listener| listener.local_addr()).collect();
+        let tls_addresses: io::Result<Vec<_>> = tls_listeners.iter().map(TcpListener::local_addr).collect();
         let authority = Arc::new(config.authority);
         let upstream = Upstream::new(config.target, Arc::clone(&authority));
         let (kept, recovered) = match vault {
@@ -145,12 +152,19 @@ impl Server {
         Ok(Server {
             listeners,
             addresses: addresses.map_err(ServerError::Address)?,
+            _tls_listeners: tls_listeners,
+            tls_addresses: tls_addresses.map_err(ServerError::Address)?,
             half: Arc::new(half),
             max_half_open: config.max_half_open,
         })
     }
 
-    /// Where it listens.
+    /// Where it listens for TLS.
+    pub fn tls_addrs(&self) -> &[SocketAddr] {
+        &self.tls_addresses
+    }
+
+    /// Where it listens for QUIC.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }

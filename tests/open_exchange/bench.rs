@@ -39,6 +39,7 @@ impl Bench {
         let target = echo(&mut tasks, Arc::clone(&connections)).await;
         let server = Server::new(ServerConfig {
             sockets: Vec::new(),
+            tls_listeners: Vec::new(),
             tls_key: TlsKey::generate(),
             statements: Vec::new(),
             secrets: EndpointSecrets::new([1; 32]),

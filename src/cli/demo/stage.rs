@@ -145,6 +145,7 @@ fn start_server_half(
     let statement = sign_host(host_key, None, tls_key.spki())?;
     let server = Server::new(ServerConfig {
         sockets: vec![loopback_socket()?],
+        tls_listeners: Vec::new(),
         tls_key,
         statements: vec![statement],
         secrets,
