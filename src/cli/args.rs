@@ -196,7 +196,7 @@ pub(super) struct ProxyArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(
     long_about = "Run the server half beside sshd.\n\nPrints one line when it serves: ready udp=ADDR:PORT \
-                  fingerprint=SHA256:..",
+                  fingerprint=SHA256:.., with a tls=ADDR:PORT for each --listen-tls",
     after_help = "Example:\n  bowline serve --listen :22 --target 127.0.0.1:22"
 )]
 pub(super) struct ServeArgs {
@@ -206,6 +206,11 @@ pub(super) struct ServeArgs {
     /// number of sshd's TCP port.
     #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
     pub(super) listen: Vec<ListenAddress>,
+    /// Listen for TLS over TCP here, where UDP is blocked; repeatable
+    ///
+    /// As --listen; an address without a port is at 443. Default: nowhere.
+    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN_TLS", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
+    pub(super) listen_tls: Vec<ListenAddress>,
     /// Join sessions to this sshd, or to builtin [default: 127.0.0.1:22]
     #[arg(long, value_name = "HOST:PORT", env = "BOWLINE_TARGET", value_parser = parse::<Target>)]
     pub(super) target: Option<Target>,

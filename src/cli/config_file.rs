@@ -69,6 +69,7 @@ pub(super) struct ClientTable {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct ServeTable {
     pub(super) listen: Option<WrittenList<ListenAddress>>,
+    pub(super) listen_tls: Option<WrittenList<ListenAddress>>,
     pub(super) target: Option<Written<Target>>,
     pub(super) host_key: Option<WrittenList<PathBuf>>,
     pub(super) auth: Option<Written<AuthWord>>,

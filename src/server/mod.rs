@@ -51,7 +51,7 @@ const UNDECIDED_PER_HANDSHAKE: usize = 8;
 pub struct ServerConfig {
     /// Bound UDP sockets.
     pub sockets: Vec<UdpSocket>,
-    /// Listening TCP sockets, for clients on networks without UDP.
+    /// Listening TCP sockets, for clients whose networks let no UDP through.
     pub tls_listeners: Vec<TcpListener>,
     /// bowline's own TLS key.
     pub tls_key: TlsKey,
@@ -111,6 +111,7 @@ pub struct Server {
     tls: TlsServer,
     tls_listeners: Vec<tokio::net::TcpListener>,
     addresses: Vec<SocketAddr>,
+    tls_addresses: Vec<SocketAddr>,
     half: Arc<Welcome>,
     max_half_open: usize,
 }
@@ -139,8 +140,9 @@ impl Server {
             .map(|socket| QuicListener::new(socket, &tls_key, &secrets, &quic).map(Arc::new))
             .collect();
         let listeners = listeners?;
-        let tls_listeners: io::Result<Vec<_>> = tls_listeners.into_iter().map(in_tokio).collect();
         let addresses: io::Result<Vec<_>> = listeners.iter().map(|listener| listener.local_addr()).collect();
+        let tls_addresses: io::Result<Vec<_>> = tls_listeners.iter().map(TcpListener::local_addr).collect();
+        let tls_listeners: io::Result<Vec<_>> = tls_listeners.into_iter().map(in_tokio).collect();
         let authority = Arc::new(config.authority);
         let upstream = Upstream::new(config.target, Arc::clone(&authority));
         let (kept, recovered) = match vault {
@@ -164,9 +166,15 @@ impl Server {
             tls: TlsServer::new(&tls_key)?,
             tls_listeners: tls_listeners.map_err(ServerError::Tcp)?,
             addresses: addresses.map_err(ServerError::Address)?,
+            tls_addresses: tls_addresses.map_err(ServerError::Address)?,
             half: Arc::new(half),
             max_half_open: config.max_half_open,
         })
+    }
+
+    /// Where it listens for TLS.
+    pub fn tls_addrs(&self) -> &[SocketAddr] {
+        &self.tls_addresses
     }
 
     /// Where it listens for QUIC.

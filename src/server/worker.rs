@@ -6,7 +6,7 @@ mod key_file;
 
 use super::ask_sshd::{AskLimits, AskSshd};
 use super::authority::{Authority, LoopbackRules};
-use super::keeper::{KeeperClient, Request, Response, Stop};
+use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
 use super::vault::{Recovery, Vault, VaultError};
 use super::{Leaving, RegistryLimits, Server, ServerConfig, ServerError};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
@@ -17,7 +17,7 @@ use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::future::Future;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -108,17 +108,17 @@ impl WorkerSetup {
     }
 }
 
-/// Serves on `sockets` until the keeper says to stop, and goes on with what is `stored`. `ready` is told the addresses
-/// once it serves.
+/// Serves on `listeners` until the keeper says to stop, and goes on with what is `stored`. `ready` is shown the server
+/// half, for its addresses, and the fingerprint once it serves.
 ///
 /// # Errors
 /// See [`WorkerError`].
 pub async fn serve(
     setup: WorkerSetup,
-    sockets: Vec<UdpSocket>,
+    listeners: Vec<Listener>,
     stored: Vec<(String, Arc<OwnedFd>)>,
     keeper: KeeperClient,
-    ready: impl FnOnce(&[SocketAddr], &str),
+    ready: impl FnOnce(&Server, &str),
 ) -> Result<(), WorkerError> {
     let authority = authority(&setup, &keeper).await;
     let quic = QuicLimits {
@@ -132,9 +132,10 @@ pub async fn serve(
         true => Some(open_vault(&keeper, stored).await?),
         false => None,
     };
+    let (sockets, tls_listeners) = Listener::sort(listeners);
     let config = ServerConfig {
         sockets,
-        tls_listeners: Vec::new(),
+        tls_listeners,
         tls_key: TlsKey::from_pkcs8(&setup.tls_key)?,
         statements: setup
             .statements
@@ -161,8 +162,9 @@ pub async fn serve(
         quic,
     };
     let server = Server::going_on(config, vault)?;
-    info!(event = "ready", udp = ?server.local_addrs(), target = %setup.target, "serving");
-    ready(server.local_addrs(), &setup.fingerprint);
+    let (udp, tls) = (server.local_addrs(), server.tls_addrs());
+    info!(event = "ready", ?udp, ?tls, target = %setup.target, "serving");
+    ready(&server, &setup.fingerprint);
     let how = || match keeper.how_to_stop() {
         Some(Stop::HandOver) if setup.vault => Leaving::HandedOver,
         _ => Leaving::Ended,
