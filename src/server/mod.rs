@@ -216,6 +216,8 @@ impl Server {
                 token.run_until_cancelled(accept_quic(&listener, &half, &gate)).await;
             });
         }
+        // A connection over TCP costs a stranger less than a handshake: those who hold many take no places from QUIC.
+        let gate = Gate::new(self.max_half_open);
         for listener in self.tls_listeners {
             let (half, gate, token) = (Arc::clone(&self.half), gate.clone(), accepting.token());
             let tls = self.tls.clone();
