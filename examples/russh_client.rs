@@ -78,6 +78,7 @@ async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
             ports: vec![Port::Quic(ssh.port), Port::Tls(443)],
             family: None,
         },
+        state_dir: None,
         user: ssh.user.clone(),
         trust: Arc::new(trust),
         credentials: Arc::new(credentials),

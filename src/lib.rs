@@ -12,6 +12,7 @@ pub mod clock;
 mod descriptor;
 #[cfg_attr(not(debug_assertions), path = "fault/none.rs")]
 mod fault;
+mod hints;
 pub mod identity;
 #[cfg(target_os = "linux")]
 mod memory;

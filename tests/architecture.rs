@@ -23,7 +23,7 @@ struct Room {
     crates: Crates,
 }
 
-/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `tcp_info`, `fault`.
+/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `tcp_info`, `hints`, `fault`.
 const ROOMS: &[Room] = &[
     // Floor 0
     Room {
@@ -57,6 +57,11 @@ const ROOMS: &[Room] = &[
         name: "memory",
         rooms: &[],
         crates: Crates::Only(&["rustix"]),
+    },
+    Room {
+        name: "hints",
+        rooms: &[],
+        crates: Crates::Only(&["toml", "thiserror"]),
     },
     Room {
         name: "tcp_info",
@@ -108,6 +113,7 @@ const ROOMS: &[Room] = &[
             "tasks",
             "descriptor",
             "memory",
+            "hints",
             "fault",
         ],
         crates: Crates::AllBut(CLI_ONLY),

@@ -88,6 +88,7 @@ fn config(server: SocketAddr) -> ClientConfig {
             ports: vec![Port::Quic(server.port())],
             family: None,
         },
+        state_dir: None,
         user: "anybody".into(),
         trust: Arc::new(Anybody),
         credentials: Arc::new(Anybody),

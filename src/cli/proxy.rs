@@ -159,6 +159,7 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
                 AddressFamily::Inet6 => Some(Family::V6),
             },
         },
+        state_dir: Some(state.clone()),
         user: ssh.user.clone(),
         trust: Arc::new(trust),
         credentials: Arc::new(credentials),

@@ -41,6 +41,7 @@ use paths::Paths;
 use redial::Redialer;
 use std::error::Error;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +86,8 @@ pub trait Credentials: Send + Sync {
 pub struct ClientConfig {
     /// Where the server half is.
     pub place: Place,
+    /// Folder where it is remembered which path worked, for the next open. Default: none.
+    pub state_dir: Option<PathBuf>,
     /// User name on the server's machine.
     pub user: String,
     /// Who the host must be.

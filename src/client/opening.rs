@@ -5,6 +5,7 @@ use super::paths::{Paths, ResolveError};
 use super::{ClientConfig, Control, OpenSession};
 use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path};
 use crate::clock;
+use crate::hints::Hints;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host};
 use crate::pump::{Arrival, Facts, ORDERS};
@@ -83,7 +84,8 @@ pub enum AttemptError {
 }
 
 pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
-    let paths = Paths::resolve(config.place.clone()).await?;
+    let hints = config.state_dir.as_deref().map(Hints::of_paths);
+    let paths = Paths::resolve(config.place.clone(), hints).await?;
     let begun = clock::now();
     let key = Arc::new(TlsKey::generate());
     let mut opening = Opening {
@@ -185,7 +187,7 @@ impl Opening {
             .map_err(OpenError::Untrusted)?;
         match self.converse(&mut carrier).await {
             Ok(accepted) => {
-                self.paths.prefer(path.clone());
+                self.paths.remember(path.clone());
                 Ok((carrier, accepted, path))
             }
             Err(Talk::Setback(setback)) => Err(setback),

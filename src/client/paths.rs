@@ -1,6 +1,7 @@
 //! Where a server half may be reached: paths, in the order in which they are tried.
 
 use crate::carrier::Path;
+use crate::hints::Hints;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,6 +68,7 @@ pub struct ResolveError {
 #[derive(Clone)]
 pub(super) struct Paths {
     place: Place,
+    hints: Option<Hints>,
     known: Arc<Mutex<Known>>,
 }
 
@@ -77,23 +79,27 @@ struct Known {
 }
 
 impl Paths {
-    /// Looks the place up.
-    pub(super) async fn resolve(place: Place) -> Result<Paths, ResolveError> {
+    /// Looks the place up. In `hints` is what worked last.
+    pub(super) async fn resolve(place: Place, hints: Option<Hints>) -> Result<Paths, ResolveError> {
         let found = lookup(&place).await;
         let addresses = found.map_err(|source| ResolveError {
             host: place.host.clone(),
             source,
         })?;
-        Ok(Paths::new(place, addresses))
+        Ok(Paths::new(place, addresses, hints))
     }
 
-    fn new(place: Place, addresses: Vec<IpAddr>) -> Paths {
+    fn new(place: Place, addresses: Vec<IpAddr>, hints: Option<Hints>) -> Paths {
+        let hint = hints.as_ref().and_then(|hints| hints.recall(&place.host)?.parse().ok());
+        // An address that the host had once may be anybody's by now.
+        let is_still_there = |path: &Path| hoped_for(&place.ports, &addresses).contains(path);
         let known = Known {
+            winner: hint.filter(is_still_there),
             addresses,
-            winner: None,
         };
         Paths {
             place,
+            hints,
             known: Arc::new(Mutex::new(known)),
         }
     }
@@ -130,9 +136,21 @@ impl Paths {
         paths
     }
 
-    /// The next open or outage begins with this one.
+    /// The next outage begins with this one.
     pub(super) fn prefer(&self, winner: Path) {
         self.known().winner = Some(winner);
+    }
+
+    /// The next outage begins with this one, and the next open too. Writes to disk, which may take its time.
+    pub(super) fn remember(&self, winner: Path) {
+        let remembered = self.hints.as_ref().map(|hints| {
+            let name = &self.place.host;
+            hints.remember(name, &winner.to_string())
+        });
+        if let Some(Err(error)) = remembered {
+            debug!(%error, "cannot remember which path worked");
+        }
+        self.prefer(winner);
     }
 
     /// Looks the place up again and adds what is new. Without an answer the old addresses stay: a name server that
@@ -224,7 +242,7 @@ mod tests {
             ports: ports.to_vec(),
             family: None,
         };
-        Paths::new(place, addresses.iter().map(|text| address(text)).collect())
+        Paths::new(place, addresses.iter().map(|text| address(text)).collect(), None)
     }
 
     fn written(paths: &[Path]) -> Vec<String> {
@@ -274,5 +292,25 @@ mod tests {
             (vec!["tls 127.0.0.1:443".into(), "quic 127.0.0.1:22".into()], 2)
         );
         assert_eq!(written(&paths.better_than(&tls)), ["quic 127.0.0.1:22"]);
+    }
+
+    #[test]
+    fn what_worked_last_is_remembered_for_as_long_as_the_host_has_the_address() {
+        let state = tempfile::tempdir().unwrap();
+        let place = Place {
+            host: "build".into(),
+            ports: vec![Port::Quic(22), Port::Tls(443)],
+            family: None,
+        };
+        let open = |ip: &str| Paths::new(place.clone(), vec![address(ip)], Some(Hints::of_paths(state.path())));
+        open("127.0.0.1").remember("tls 127.0.0.1:443".parse().unwrap());
+        assert_eq!(
+            written(&open("127.0.0.1").all()),
+            ["tls 127.0.0.1:443", "quic 127.0.0.1:22"]
+        );
+        assert_eq!(
+            written(&open("127.0.0.2").all()),
+            ["quic 127.0.0.2:22", "tls 127.0.0.2:443"]
+        );
     }
 }
