@@ -1,6 +1,7 @@
 //! Settings of quinn, each with its reason.
 
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
+use crate::wire::ALPN;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
@@ -129,7 +130,7 @@ pub(super) fn server_endpoint(secrets: &EndpointSecrets) -> EndpointConfig {
 }
 
 pub(super) fn client(key: &TlsKey, accept: ServerKey, mtu_cap: MtuCap) -> Result<quinn::ClientConfig, QuicConfigError> {
-    let crypto = QuicClientConfig::try_from(raw_key::client_config(key, accept)?)?;
+    let crypto = QuicClientConfig::try_from(raw_key::client_config(key, accept, ALPN)?)?;
     let mut transport = transport(mtu_cap);
     // The server half opens one stream, for its host message.
     transport
@@ -146,7 +147,7 @@ pub(super) fn server(
     secrets: &EndpointSecrets,
     limits: &QuicLimits,
 ) -> Result<quinn::ServerConfig, QuicConfigError> {
-    let crypto = QuicServerConfig::try_from(raw_key::server_config(key)?)?;
+    let crypto = QuicServerConfig::try_from(raw_key::server_config(key, ALPN)?)?;
     let mut transport = transport(limits.mtu_cap);
     transport
         .max_concurrent_uni_streams(0u32.into())
