@@ -4,6 +4,7 @@
 //! [`Carrier::read_message`]); then frames, moved by polling, since the pump serves many at once. It knows nothing
 //! of sessions.
 
+pub(crate) mod gate;
 mod link;
 pub mod memory;
 pub mod quic;

@@ -2,7 +2,6 @@
 
 pub mod ask_sshd;
 mod authority;
-mod gate;
 pub mod keeper;
 mod registry;
 pub mod sshd_config;
@@ -16,12 +15,12 @@ pub(crate) use registry::Leaving;
 pub use registry::RegistryLimits;
 
 use crate::carrier::Carrier;
+use crate::carrier::gate::{Admission, Gate};
 use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};
 use crate::identity::raw_key::TlsKey;
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
-use gate::{Admission, Gate};
 use registry::Registry;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
