@@ -8,6 +8,7 @@ pub(crate) mod gate;
 mod link;
 pub mod memory;
 pub mod quic;
+pub mod via;
 
 use crate::wire::{DecodeError, Frame, next_message};
 use bytes::{Bytes, BytesMut};

@@ -4,6 +4,7 @@ pub mod ask_sshd;
 mod authority;
 pub mod keeper;
 mod registry;
+pub mod relays;
 pub mod sshd_config;
 mod upstream;
 mod vault;

@@ -17,7 +17,9 @@ pub use hello::{
     next_message,
 };
 pub use ids::{Epoch, Offset, SessionId};
-pub use relay::{DialToken, KeyDigest, MAX_FINGERPRINTS, RELAY_ALPN, RelayRefusal, RelayRefusalCode, RelayWord};
+pub use relay::{
+    DialToken, KeyDigest, MAX_FINGERPRINTS, RELAY_ALPN, RelayRefusal, RelayRefusalCode, RelayWord, missing_bytes,
+};
 
 /// The protocol version that this crate speaks.
 pub const VERSION: u32 = 1;

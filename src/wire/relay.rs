@@ -2,8 +2,8 @@
 //!
 //! A relay never sees what the halves say to each other; these are the only words it understands.
 
-use super::codec::{DecodeError, Reader, put_bytes, put_varint};
-use super::hello::{MAX_STATEMENTS, Statement, framed, put_signed, read_signed};
+use super::codec::{DecodeError, Reader, peek_varint, put_bytes, put_varint};
+use super::hello::{MAX_HELLO, MAX_STATEMENTS, Statement, framed, put_signed, read_signed};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,6 +15,8 @@ pub const RELAY_ALPN: &[u8] = b"bowline-relay/1";
 pub const MAX_FINGERPRINTS: usize = 32;
 
 const MAX_REASON: usize = 1024;
+
+const MOST: u64 = MAX_HELLO as u64;
 
 const REGISTER: u64 = 0x40;
 const REACH: u64 = 0x41;
@@ -273,6 +275,27 @@ impl RelayWord {
     }
 }
 
+/// How many bytes, at least, are missing to the whole message of which `input` is the beginning; 0 is none.
+///
+/// Whoever reads no more than that never takes a byte of what follows the message.
+///
+/// # Errors
+/// [`DecodeError::TooLarge`] as soon as a length above [`MAX_HELLO`] is seen.
+pub fn missing_bytes(input: &[u8]) -> Result<usize, DecodeError> {
+    let Some(first) = input.first() else { return Ok(1) };
+    let Some((length, prefix)) = peek_varint(input) else {
+        return Ok((1 << (first >> 6)) - input.len());
+    };
+    match length {
+        ..=MOST => Ok((prefix + length as usize).saturating_sub(input.len())),
+        value => Err(DecodeError::TooLarge {
+            field: "message length",
+            value,
+            limit: MOST,
+        }),
+    }
+}
+
 fn read_statements(reader: &mut Reader) -> Result<Vec<Statement>, DecodeError> {
     let pairs = read_signed(reader, "statements", MAX_STATEMENTS)?;
     let statements = pairs.into_iter().map(|(key, signature)| Statement { key, signature });
@@ -392,6 +415,24 @@ mod tests {
         let fingerprints = vec![KeyDigest::new([7; 32]); MAX_FINGERPRINTS + 1];
         let message = whole(&RelayWord::Reach { fingerprints }.encode());
         assert!(matches!(RelayWord::decode(message), Err(DecodeError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_message_read_by_what_is_missing_is_taken_exactly() {
+        for length in [0, 1, 63, 64, 5_000, MAX_HELLO] {
+            let mut stream = BytesMut::new();
+            put_bytes(&mut stream, &vec![5; length]);
+            let whole = stream.len();
+            stream.extend_from_slice(b"what follows");
+            let mut taken = 0;
+            while let missing @ 1.. = missing_bytes(&stream[..taken]).unwrap() {
+                taken += missing;
+            }
+            assert_eq!(taken, whole, "{length}");
+        }
+        let mut too_long = BytesMut::new();
+        put_varint(&mut too_long, MOST + 1);
+        assert!(missing_bytes(&too_long).is_err());
     }
 
     #[test]
