@@ -6,11 +6,13 @@
 
 mod dialed;
 mod duplex;
+pub(crate) mod gate;
 mod link;
 pub mod memory;
 mod path;
 pub mod quic;
 pub mod tls;
+pub mod via;
 
 pub use dialed::{DialError, Dialed};
 pub use duplex::{Duplex, Opaque, Reading};

@@ -10,6 +10,7 @@ use super::link::{Link, StreamLink};
 use super::{Carrier, CarrierError, CarrierInfo, Kind};
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
+use crate::wire::ALPN;
 use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
@@ -67,7 +68,7 @@ pub async fn dial(
     key: &TlsKey,
     accept: ServerKey,
 ) -> Result<Dialed, DialError> {
-    let config = raw_key::client_config(key, accept)?;
+    let config = raw_key::client_config(key, accept, ALPN)?;
     let name = ServerName::try_from(NO_NAME).expect("a well-formed name");
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     let stream = connected.map_err(DialError::Tls)?;
@@ -89,7 +90,7 @@ impl TlsServer {
     /// # Errors
     /// TLS cannot be set up.
     pub fn new(key: &TlsKey) -> Result<TlsServer, TlsConfigError> {
-        let config = Arc::new(raw_key::server_config(key)?);
+        let config = Arc::new(raw_key::server_config(key, ALPN)?);
         Ok(TlsServer {
             acceptor: TlsAcceptor::from(config),
         })

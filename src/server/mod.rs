@@ -2,9 +2,9 @@
 
 pub mod ask_sshd;
 mod authority;
-mod gate;
 pub mod keeper;
 mod registry;
+pub mod relays;
 pub mod sshd_config;
 mod upstream;
 mod vault;
@@ -16,6 +16,7 @@ pub(crate) use registry::Leaving;
 pub use registry::RegistryLimits;
 
 use crate::carrier::Carrier;
+use crate::carrier::gate::{Admission, Gate};
 use crate::carrier::memory::IN_PROCESS;
 use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};
 use crate::carrier::tls::TlsServer;
@@ -23,7 +24,6 @@ use crate::identity::raw_key::{TlsConfigError, TlsKey};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
-use gate::{Admission, Gate};
 use registry::Registry;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

@@ -1,8 +1,8 @@
 //! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
 
 use super::authority::{Authority, refusal};
-use super::gate::{Admission, Gate, Place};
 use super::registry::Registry;
+use crate::carrier::gate::{Admission, Gate, Place};
 use crate::carrier::tls::TlsServer;
 use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, quic};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_open};

@@ -173,8 +173,7 @@ impl FakeServer {
 
     /// Speaks only a protocol of another name.
     pub fn of_another_protocol() -> FakeServer {
-        let mut tls = server_config(&TlsKey::generate()).expect("a TLS configuration");
-        tls.alpn_protocols = vec![b"bowline/9".to_vec()];
+        let tls = server_config(&TlsKey::generate(), b"bowline/9").expect("a TLS configuration");
         let config = QuicServerConfig::try_from(tls).expect("a suite for QUIC");
         let config = quinn::ServerConfig::with_crypto(Arc::new(config));
         let runtime = runtime();

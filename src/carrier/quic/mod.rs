@@ -3,8 +3,8 @@
 //! The server half's host message goes out in its first flight (0.5-RTT) on a unidirectional stream; the client
 //! half opens the bidirectional one.
 
-mod config;
-mod socket;
+pub(super) mod config;
+pub(super) mod socket;
 
 pub use config::{EndpointSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};
 pub use socket::bind;
@@ -21,7 +21,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 /// The name that QUIC insists on and that is never sent: keys are checked, not names.
-const NO_NAME: &str = "bowline";
+pub(super) const NO_NAME: &str = "bowline";
 
 /// A UDP socket of the client half, and all the connections made over it.
 #[derive(Clone)]
@@ -171,7 +171,7 @@ fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError>
 }
 
 /// An IPv4 peer seen by a dual-stack socket has its address back.
-fn unmapped(address: SocketAddr) -> SocketAddr {
+pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
