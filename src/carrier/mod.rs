@@ -7,6 +7,7 @@
 mod link;
 pub mod memory;
 pub mod quic;
+pub mod relays;
 
 use crate::wire::{DecodeError, Frame, next_message};
 use bytes::{Bytes, BytesMut};
