@@ -11,6 +11,7 @@ mod link;
 pub mod memory;
 mod path;
 pub mod quic;
+pub mod relays;
 pub mod tls;
 pub mod via;
 
