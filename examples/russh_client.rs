@@ -77,6 +77,7 @@ async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
             // The server half listens at the number of sshd's port, on UDP, and perhaps where UDP does not get through.
             ports: vec![Port::Quic(ssh.port), Port::Tls(443)],
             family: None,
+            relays: Vec::new(),
         },
         state_dir: None,
         user: ssh.user.clone(),

@@ -87,6 +87,7 @@ fn config(server: SocketAddr) -> ClientConfig {
             host: server.ip().to_string(),
             ports: vec![Port::Quic(server.port())],
             family: None,
+            relays: Vec::new(),
         },
         state_dir: None,
         user: "anybody".into(),

@@ -1,11 +1,13 @@
 //! What comes of dialing: a carrier on which both TLS keys are proved, and the server half's first words.
 
 use super::quic::QuicConfigError;
+use super::via::ReachError;
 use super::{Carrier, CarrierError};
 use crate::identity::raw_key::TlsConfigError;
 use crate::wire::{Answer, Hello, Host, MAX_HELLO, next_message};
 use bytes::BytesMut;
 use std::io;
+use std::sync::Arc;
 
 /// A connection on which both TLS keys are proved.
 pub struct Dialed {
@@ -58,6 +60,14 @@ impl Dialed {
         Ok((self.carrier, answer))
     }
 
+    /// The same, by way of a relay.
+    pub(crate) fn via(self, relay: Arc<str>) -> Dialed {
+        Dialed {
+            carrier: self.carrier.via(relay),
+            ..self
+        }
+    }
+
     /// What is dialed.
     pub fn carrier(&self) -> &Carrier {
         &self.carrier
@@ -82,6 +92,12 @@ pub enum DialError {
     /// The handshake of TLS failed.
     #[error("{0}")]
     Tls(#[source] io::Error),
+    /// The relay cannot be reached, or does not reach the server half.
+    #[error(transparent)]
+    Relay(#[from] ReachError),
+    /// A relay finds a server half by its host keys, and none is known.
+    #[error("no key of this host is known, and a relay finds a host by its key")]
+    NoHostKey,
     /// TLS could not be set up.
     #[error(transparent)]
     Config(#[from] TlsConfigError),
@@ -106,8 +122,10 @@ impl DialError {
             DialError::Unreachable(error) => error.kind() != io::ErrorKind::TimedOut,
             // rustls' own errors; what merely broke may not break the next time.
             DialError::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
-            DialError::Socket(_) | DialError::Connect(_) | DialError::Config(_) | DialError::QuicConfig(_) => true,
-            DialError::Carrier(_) => false,
+            DialError::Socket(_) | DialError::Connect(_) | DialError::NoHostKey => true,
+            DialError::Config(_) | DialError::QuicConfig(_) => true,
+            // A server half may be about to be listed.
+            DialError::Carrier(_) | DialError::Relay(_) => false,
         }
     }
 

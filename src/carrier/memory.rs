@@ -17,6 +17,7 @@ where
     let info = CarrierInfo {
         kind: Kind::Memory,
         remote: Some(IN_PROCESS),
+        via: None,
         peer_key,
         exporter,
     };

@@ -25,6 +25,7 @@ use bytes::{Bytes, BytesMut};
 use link::Link;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,8 @@ pub struct CarrierInfo {
     pub kind: Kind,
     /// Where the peer is, as this end saw it first; `None` where something between the halves hides it.
     pub remote: Option<SocketAddr>,
+    /// What joins the halves, where something does: a relay's name.
+    pub via: Option<Arc<str>>,
     /// The peer's TLS key, SPKI DER.
     pub peer_key: Bytes,
     /// TLS exporter (RFC 8446 section 7.5), label `EXPORTER-bowline-open`: the same at both ends and nowhere else.
@@ -169,6 +172,12 @@ impl Carrier {
             leaving: Bytes::new(),
             echo: Echo::default(),
         }
+    }
+
+    /// The same, by way of a relay.
+    pub(crate) fn via(mut self, relay: Arc<str>) -> Carrier {
+        self.info.via = Some(relay);
+        self
     }
 
     /// What both ends proved.

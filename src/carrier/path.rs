@@ -1,18 +1,21 @@
 //! Ways to dial a carrier, as values: what they are called, how they are written, which is the better one.
 
+use super::via::{RelayAddress, RelayTransport};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// One way to dial a carrier.
 ///
-/// Written as its kind and its end, `quic 192.0.2.1:22`, and read back from that.
+/// Written as its kind and its end, `quic 192.0.2.1:22`; straight ones are read back from that.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
     /// QUIC to a UDP port.
     Quic(SocketAddr),
     /// TLS to a TCP port.
     Tls(SocketAddr),
+    /// TLS inside a stream that a relay joins to the server half.
+    Relayed(RelayAddress, RelayTransport),
 }
 
 /// How good a path is, apart from how it does at the moment. The least is the best.
@@ -22,9 +25,13 @@ pub enum Rank {
     Direct,
     /// Straight, in order: whatever is lost holds up all that follows.
     DirectInOrder,
+    /// By a relay, which is reached by QUIC.
+    Relayed,
+    /// By a relay, which is reached by TCP.
+    RelayedInOrder,
 }
 
-/// A text that names no path.
+/// A text that names no straight path.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is no path, expected a kind and an address like \"quic 192.0.2.1:22\"")]
 pub struct NotAPath {
@@ -38,6 +45,8 @@ impl Path {
         match self {
             Path::Quic(_) => Rank::Direct,
             Path::Tls(_) => Rank::DirectInOrder,
+            Path::Relayed(_, RelayTransport::Quic) => Rank::Relayed,
+            Path::Relayed(_, RelayTransport::Tls) => Rank::RelayedInOrder,
         }
     }
 }
@@ -47,6 +56,7 @@ impl fmt::Display for Path {
         match self {
             Path::Quic(address) => write!(f, "quic {address}"),
             Path::Tls(address) => write!(f, "tls {address}"),
+            Path::Relayed(relay, transport) => write!(f, "relay {} by {transport} {}", relay.name, relay.address),
         }
     }
 }

@@ -132,6 +132,7 @@ fn carrier(stream: TlsStream<Box<dyn Duplex>>, remote: Option<SocketAddr>) -> Re
     let info = CarrierInfo {
         kind: Kind::Tls,
         remote,
+        via: None,
         peer_key: Bytes::copy_from_slice(peer_key),
         exporter,
     };

@@ -12,6 +12,8 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use russh::keys::ssh_key::Fingerprint;
 
+use crate::carrier::relays::RelayName;
+
 use super::values::{
     AuthWord, ByteSize, Count, Destination, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, parse,
 };
@@ -136,6 +138,12 @@ pub(super) struct ReachArgs {
     /// TCP port of the server half's TLS, for networks without UDP [default: 443]
     #[arg(long, value_name = "TCP", env = "BOWLINE_TLS_PORT", value_parser = parse::<Port>)]
     pub(super) tls_port: Option<Port>,
+    /// Reach the server half through this relay too; repeatable
+    ///
+    /// r1.example.org, r2.example.org:4433, with #SHA256:.. behind it to pin the relay's key; or the name of SRV
+    /// records, _bowline-relay._udp.example.org. A relay finds a host by its host keys, so one must be known.
+    #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
+    pub(super) relay: Vec<RelayName>,
     /// Dial by auto, quic or tls [default: auto]
     ///
     /// `auto` dials QUIC, and TLS where that does not get through; a session on TLS goes back to QUIC as soon as

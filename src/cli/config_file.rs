@@ -28,6 +28,8 @@ use russh::keys::ssh_key::Fingerprint;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::carrier::relays::RelayName;
+
 use super::values::{
     AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, Written,
     WrittenList,
@@ -57,6 +59,7 @@ pub(super) struct ClientTable {
     pub(super) known_hosts: Option<Written<PathBuf>>,
     pub(super) port: Option<Written<Port>>,
     pub(super) tls_port: Option<Written<Port>>,
+    pub(super) relay: Option<WrittenList<RelayName>>,
     pub(super) transport: Option<Written<Transport>>,
     pub(super) fallback: Option<Written<Fallback>>,
     pub(super) connect_timeout: Option<Written<Duration>>,
@@ -203,6 +206,7 @@ impl ClientTable {
             known_hosts: self.known_hosts.or(other.known_hosts),
             port: self.port.or(other.port),
             tls_port: self.tls_port.or(other.tls_port),
+            relay: self.relay.or(other.relay),
             transport: self.transport.or(other.transport),
             fallback: self.fallback.or(other.fallback),
             connect_timeout: self.connect_timeout.or(other.connect_timeout),

@@ -8,6 +8,7 @@ use russh::keys::ssh_key::Fingerprint;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::carrier::quic::MtuCap;
+use crate::carrier::relays::RelayName;
 use crate::client::journal::{Entry, Journal};
 use crate::client::stdio::{Stdin, Stdout};
 use crate::client::{
@@ -46,6 +47,8 @@ pub(crate) struct ProxySettings {
     pub(crate) port: Option<u16>,
     /// TCP port of the server half's TLS. Default: 443.
     pub(crate) tls_port: Option<u16>,
+    /// Relays at which the server half may be listed. Default: none.
+    pub(crate) relays: Vec<RelayName>,
     /// What is dialed. Default: whatever gets through.
     pub(crate) transport: Transport,
     /// What to do when no path leads to the server half. Default: nothing, fail.
@@ -78,6 +81,7 @@ impl ProxySettings {
             known_hosts: reach.known_hosts.or(one(&table.known_hosts)),
             port: reach.port.or(one(&table.port)).map(|port| port.0),
             tls_port: reach.tls_port.or(one(&table.tls_port)).map(|port| port.0),
+            relays: list(reach.relay, &table.relay),
             transport: reach.transport.or(one(&table.transport)).unwrap_or(Transport::Auto),
             fallback: reach.fallback.or(one(&table.fallback)).unwrap_or(Fallback::None),
             connect_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
@@ -158,6 +162,7 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
                 AddressFamily::Inet => Some(Family::V4),
                 AddressFamily::Inet6 => Some(Family::V6),
             },
+            relays: settings.relays.clone(),
         },
         state_dir: Some(state.clone()),
         user: ssh.user.clone(),

@@ -3,8 +3,11 @@
 use super::opening::{AttemptError, Failed};
 use super::unreachable::unreachable;
 use crate::carrier::quic::{MtuCap, QuicDialer};
+use crate::carrier::via::{self, Reaching, RelayAddress, RelayTransport, RelayWindow, ViaStream};
 use crate::carrier::{DialError, Dialed, Path, tls};
 use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::wire::KeyDigest;
+use russh::keys::ssh_key::Fingerprint;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,9 +18,10 @@ use tokio::time::sleep;
 /// Head start of a path over the next (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// What all dials of one client process share: its key, its settings, and UDP sockets.
+/// What all dials of one client process share: its keys, its settings, and UDP sockets.
 pub(super) struct Dialer {
     key: Arc<TlsKey>,
+    guide: Guide,
     mtu_cap: MtuCap,
     /// For IPv4 and for IPv6.
     sockets: [Option<QuicDialer>; 2],
@@ -27,8 +31,24 @@ impl Dialer {
     pub(super) fn new(key: Arc<TlsKey>, mtu_cap: MtuCap) -> Dialer {
         Dialer {
             key,
+            guide: Guide {
+                key: Arc::new(TlsKey::generate()),
+                host_keys: Vec::new(),
+                mtu_cap,
+            },
             mtu_cap,
             sockets: [None, None],
+        }
+    }
+
+    /// Has relays look for one of these host keys, after those that were named before.
+    pub(super) fn know(&mut self, host_keys: impl IntoIterator<Item = Fingerprint>) {
+        for key in host_keys {
+            if let Fingerprint::Sha256(digest) = key
+                && !self.guide.host_keys.contains(&KeyDigest::new(digest))
+            {
+                self.guide.host_keys.push(KeyDigest::new(digest));
+            }
         }
     }
 
@@ -46,8 +66,9 @@ impl Dialer {
         let (key, path) = (Arc::clone(&self.key), path.clone());
         let socket = match path {
             Path::Quic(address) => Some(self.socket_for(address)),
-            Path::Tls(_) => None,
+            Path::Tls(_) | Path::Relayed(..) => None,
         };
+        let guide = self.guide.clone();
         async move {
             match path {
                 Path::Quic(address) => {
@@ -57,6 +78,10 @@ impl Dialer {
                 Path::Tls(address) => {
                     let stream = tls::connect(address).await.map_err(DialError::Unreachable)?;
                     tls::dial(Box::new(stream), Some(address), &key, accept).await
+                }
+                Path::Relayed(relay, transport) => {
+                    let stream = guide.reach(&relay, transport).await?;
+                    Ok(tls::dial(Box::new(stream), None, &key, accept).await?.via(relay.name))
                 }
             }
         }
@@ -68,6 +93,31 @@ impl Dialer {
             Some(socket) => Ok(socket.clone()),
             None => Ok(slot.insert(QuicDialer::new(address, self.mtu_cap)?).clone()),
         }
+    }
+}
+
+/// What a relay is told.
+#[derive(Clone)]
+struct Guide {
+    /// Proved to relays: the session's own key would let them tell its carriers for one.
+    key: Arc<TlsKey>,
+    /// By which relays know the server half.
+    host_keys: Vec<KeyDigest>,
+    mtu_cap: MtuCap,
+}
+
+impl Guide {
+    async fn reach(&self, relay: &RelayAddress, transport: RelayTransport) -> Result<ViaStream, DialError> {
+        if self.host_keys.is_empty() {
+            return Err(DialError::NoHostKey);
+        }
+        let reaching = Reaching {
+            fingerprints: &self.host_keys,
+            key: &self.key,
+            mtu_cap: self.mtu_cap,
+            window: RelayWindow::default(),
+        };
+        Ok(via::reach(relay, transport, &reaching).await?)
     }
 }
 
@@ -114,6 +164,6 @@ async fn watched(path: &Path, dialing: impl Future<Output = Result<Dialed, DialE
             dialed = dialing => dialed,
             error = unreachable(*address) => Err(DialError::Unreachable(error)),
         },
-        Path::Tls(_) => dialing.await,
+        Path::Tls(_) | Path::Relayed(..) => dialing.await,
     }
 }

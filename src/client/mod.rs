@@ -28,7 +28,6 @@ pub use stream::ResumableStream;
 use crate::carrier;
 use crate::carrier::quic::MtuCap;
 use crate::clock;
-use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::ProvenKey;
 use crate::pump::{ARRIVALS, Arrival, Budget, Facts, Need, Order, Outcome, Pump, PumpParts, Vigil, session_memory};
 use crate::session::{Session, SessionConfig};
@@ -39,6 +38,7 @@ use improvement::Improvement;
 use network_watch::NetworkWatch;
 use paths::Paths;
 use redial::Redialer;
+use russh::keys::ssh_key::Fingerprint;
 use std::error::Error;
 use std::future::Future;
 use std::path::PathBuf;
@@ -66,6 +66,11 @@ pub trait HostTrust: Send + Sync {
         proven: &'a [ProvenKey],
         tls_key: &'a [u8],
     ) -> Boxed<'a, Result<(), Box<dyn Error + Send + Sync>>>;
+
+    /// SHA-256 fingerprints of host keys that would be trusted: by these a relay finds the host. None by default.
+    fn known_keys(&self) -> Vec<Fingerprint> {
+        Vec::new()
+    }
 }
 
 /// The user's keys, in the order in which they are offered.
@@ -108,7 +113,7 @@ pub struct ClientConfig {
 pub struct OpenSession {
     config: ClientConfig,
     id: SessionId,
-    key: Arc<TlsKey>,
+    dialer: Dialer,
     server_key: Vec<u8>,
     reap_token: [u8; 32],
     paths: Paths,
@@ -199,7 +204,7 @@ impl OpenSession {
         tasks.spawn("network watch", watch_network(hint));
         let redialer = Redialer {
             session: self.id,
-            dialer: Dialer::new(self.key, self.config.mtu_cap),
+            dialer: self.dialer,
             server_key: self.server_key,
             lead: self.lead,
             paths: self.paths,

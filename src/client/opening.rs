@@ -1,17 +1,17 @@
 //! Opening a session: race, host check, proof of user; repeated until one `Accepted` was seen.
 
 use super::dialer::{Dialer, race};
-use super::paths::{Paths, ResolveError};
+use super::paths::{Knowledge, Paths, ResolveError};
 use super::{ClientConfig, Control, OpenSession};
 use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path};
 use crate::clock;
-use crate::hints::Hints;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host};
 use crate::pump::{Arrival, Facts, ORDERS};
 use crate::wire::{
     Accepted, Answer, Authorization, DecodeError, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, VERSION,
 };
+use russh::keys::ssh_key::HashAlg;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,13 +84,19 @@ pub enum AttemptError {
 }
 
 pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
-    let hints = config.state_dir.as_deref().map(Hints::of_paths);
-    let paths = Paths::resolve(config.place.clone(), hints).await?;
+    let knowledge = Knowledge {
+        state_dir: config.state_dir.clone(),
+        host_keys: config.trust.known_keys(),
+    };
+    let host_keys = knowledge.host_keys.clone();
+    let paths = Paths::resolve(config.place.clone(), knowledge).await?;
     let begun = clock::now();
     let key = Arc::new(TlsKey::generate());
+    let mut dialer = Dialer::new(Arc::clone(&key), config.mtu_cap);
+    dialer.know(host_keys);
     let mut opening = Opening {
         id: SessionId::new(random()),
-        dialer: Dialer::new(Arc::clone(&key), config.mtu_cap),
+        dialer,
         key,
         reap_token: random(),
         epoch: Epoch::default(),
@@ -185,6 +191,9 @@ impl Opening {
             .judge(&proven, &server_key)
             .await
             .map_err(OpenError::Untrusted)?;
+        // The session is bound to this server half from now on, also where nobody knew its host.
+        self.dialer
+            .know(proven.iter().map(|proven| proven.key.fingerprint(HashAlg::Sha256)));
         match self.converse(&mut carrier).await {
             Ok(accepted) => {
                 self.paths.remember(path.clone());
@@ -318,7 +327,7 @@ impl Opening {
         let facts = Arc::new(Facts::new(self.config.session.receive_window as u64));
         OpenSession {
             id: self.id,
-            key: self.key,
+            dialer: self.dialer,
             server_key: info.peer_key.to_vec(),
             reap_token: self.reap_token,
             paths: self.paths,

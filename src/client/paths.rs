@@ -1,9 +1,13 @@
 //! Where a server half may be reached: paths, in the order in which they are tried.
 
 use crate::carrier::Path;
+use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress as Located, RelayName, RelayResolver};
+use crate::carrier::via::{RelayAddress, RelayTransport};
 use crate::hints::Hints;
+use russh::keys::ssh_key::Fingerprint;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::lookup_host;
@@ -25,6 +29,8 @@ pub struct Place {
     pub ports: Vec<Port>,
     /// Whether one address family only is wanted.
     pub family: Option<Family>,
+    /// Relays at which it may be listed. Where there are many, those are asked that its host keys choose.
+    pub relays: Vec<RelayName>,
 }
 
 /// A port, and what is spoken there.
@@ -64,42 +70,67 @@ pub struct ResolveError {
     pub source: io::Error,
 }
 
+/// What else is known of a place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Knowledge {
+    /// Where it is remembered what worked, and where relays are.
+    pub(super) state_dir: Option<PathBuf>,
+    /// Host keys that would be trusted.
+    pub(super) host_keys: Vec<Fingerprint>,
+}
+
 /// The paths to a place. Shared by all who dial.
 #[derive(Clone)]
 pub(super) struct Paths {
     place: Place,
-    hints: Option<Hints>,
+    knowledge: Knowledge,
     known: Arc<Mutex<Known>>,
 }
 
+#[derive(Default)]
 struct Known {
     addresses: Vec<IpAddr>,
+    relays: Vec<RelayAddress>,
     /// What led to the server half last.
     winner: Option<Path>,
 }
 
 impl Paths {
-    /// Looks the place up. In `hints` is what worked last.
-    pub(super) async fn resolve(place: Place, hints: Option<Hints>) -> Result<Paths, ResolveError> {
-        let found = lookup(&place).await;
-        let addresses = found.map_err(|source| ResolveError {
-            host: place.host.clone(),
-            source,
-        })?;
-        Ok(Paths::new(place, addresses, hints))
+    /// Looks the place and its relays up.
+    pub(super) async fn resolve(place: Place, knowledge: Knowledge) -> Result<Paths, ResolveError> {
+        let (found, relays) = tokio::join!(lookup(&place), find_relays(&place.relays, &knowledge));
+        let addresses = match found {
+            // A name that leads nowhere is no matter where a relay knows the host by its key.
+            Err(error) if !relays.is_empty() => {
+                debug!(host = place.host, %error, "cannot look the host up");
+                Vec::new()
+            }
+            found => found.map_err(|source| ResolveError {
+                host: place.host.clone(),
+                source,
+            })?,
+        };
+        Ok(Paths::new(place, knowledge, addresses, relays))
     }
 
-    fn new(place: Place, addresses: Vec<IpAddr>, hints: Option<Hints>) -> Paths {
-        let hint = hints.as_ref().and_then(|hints| hints.recall(&place.host)?.parse().ok());
-        // An address that the host had once may be anybody's by now.
-        let is_still_there = |path: &Path| hoped_for(&place.ports, &addresses).contains(path);
-        let known = Known {
-            winner: hint.filter(is_still_there),
+    fn new(place: Place, knowledge: Knowledge, addresses: Vec<IpAddr>, relays: Vec<RelayAddress>) -> Paths {
+        let mut known = Known {
             addresses,
+            relays,
+            winner: None,
         };
+        // An address that the host had once may be anybody's by now: only what is among the paths counts.
+        let hint = knowledge
+            .state_dir
+            .as_deref()
+            .and_then(|folder| Hints::of_paths(folder).recall(&place.host));
+        known.winner = hint.and_then(|hint| {
+            let mut paths = known.hoped_for(&place.ports).into_iter();
+            paths.find(|path| path.to_string() == hint)
+        });
         Paths {
             place,
-            hints,
+            knowledge,
             known: Arc::new(Mutex::new(known)),
         }
     }
@@ -107,7 +138,7 @@ impl Paths {
     /// All paths: the last winner first, the others as they are hoped for.
     pub(super) fn all(&self) -> Vec<Path> {
         let known = self.known();
-        let mut paths = hoped_for(&self.place.ports, &known.addresses);
+        let mut paths = known.hoped_for(&self.place.ports);
         if let Some(winner) = &known.winner {
             paths.retain(|path| path != winner);
             paths.insert(0, winner.clone());
@@ -143,30 +174,25 @@ impl Paths {
 
     /// The next outage begins with this one, and the next open too. Writes to disk, which may take its time.
     pub(super) fn remember(&self, winner: Path) {
-        let remembered = self.hints.as_ref().map(|hints| {
-            let name = &self.place.host;
-            hints.remember(name, &winner.to_string())
-        });
-        if let Some(Err(error)) = remembered {
+        if let Some(folder) = &self.knowledge.state_dir
+            && let Err(error) = Hints::of_paths(folder).remember(&self.place.host, &winner.to_string())
+        {
             debug!(%error, "cannot remember which path worked");
         }
         self.prefer(winner);
     }
 
-    /// Looks the place up again and adds what is new. Without an answer the old addresses stay: a name server that
+    /// Looks everything up again and adds what is new. Without an answer the old addresses stay: a name server that
     /// is down must not end a session.
     pub(super) async fn refresh(&self) {
-        match lookup(&self.place).await {
-            Ok(found) => {
-                let addresses = &mut self.known().addresses;
-                for address in found {
-                    if !addresses.contains(&address) && addresses.len() < MOST_ADDRESSES {
-                        addresses.push(address);
-                    }
-                }
-            }
+        let relays = find_relays(&self.place.relays, &self.knowledge);
+        let (found, relays) = tokio::join!(lookup(&self.place), relays);
+        let mut known = self.known();
+        match found {
+            Ok(found) => add_new(&mut known.addresses, found),
             Err(error) => debug!(host = self.place.host, %error, "cannot look the host up again"),
         }
+        add_new(&mut known.relays, relays);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -175,15 +201,42 @@ impl Paths {
     }
 }
 
-/// Every port at every address. A port further down waits for the two addresses before it, not for all: most hosts have
-/// one of each family, and the rest is seldom better.
-fn hoped_for(ports: &[Port], addresses: &[IpAddr]) -> Vec<Path> {
-    let places = ports.iter().zip((0..).step_by(2));
-    let mut paths: Vec<(usize, Path)> = places
-        .flat_map(|(port, start)| (start..).zip(addresses.iter().map(|ip| port.at(*ip))))
-        .collect();
-    paths.sort_by_key(|(place, _)| *place);
-    paths.into_iter().map(|(_, path)| path).collect()
+impl Known {
+    /// Every port at every address, and every relay. A port further down waits for the two addresses before it, not for
+    /// all: most hosts have one of each family, and the rest is seldom better. So do relays, which stand beside the third.
+    fn hoped_for(&self, ports: &[Port]) -> Vec<Path> {
+        let starts = ports.iter().zip((0..).step_by(2));
+        let straight = starts.flat_map(|(port, start)| (start..).zip(self.addresses.iter().map(|ip| port.at(*ip))));
+        let by = |transport| move |relay: &RelayAddress| Path::Relayed(relay.clone(), transport);
+        let quic = (4..).zip(self.relays.iter().map(by(RelayTransport::Quic)));
+        let tls = (6..).zip(self.relays.iter().map(by(RelayTransport::Tls)));
+        let mut paths: Vec<(usize, Path)> = straight.chain(quic).chain(tls).collect();
+        paths.sort_by_key(|(place, _)| *place);
+        paths.into_iter().map(|(_, path)| path).collect()
+    }
+}
+
+fn add_new<T: PartialEq>(known: &mut Vec<T>, found: Vec<T>) {
+    for one in found {
+        if !known.contains(&one) && known.len() < MOST_ADDRESSES {
+            known.push(one);
+        }
+    }
+}
+
+/// The relays that the host's keys choose, at each of their addresses.
+async fn find_relays(names: &[RelayName], knowledge: &Knowledge) -> Vec<RelayAddress> {
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let resolver = RelayResolver::new(knowledge.state_dir.as_deref());
+    let found = resolver.resolve(names, &knowledge.host_keys, DEFAULT_RELAYS).await;
+    for failure in &found.failures {
+        debug!(error = %failure, "cannot look a relay up");
+    }
+    let mut addresses: Vec<_> = found.relays.iter().flat_map(Located::each).collect();
+    addresses.truncate(MOST_ADDRESSES);
+    addresses
 }
 
 async fn lookup(place: &Place) -> io::Result<Vec<IpAddr>> {
@@ -241,8 +294,10 @@ mod tests {
             host: String::new(),
             ports: ports.to_vec(),
             family: None,
+            relays: Vec::new(),
         };
-        Paths::new(place, addresses.iter().map(|text| address(text)).collect(), None)
+        let addresses = addresses.iter().map(|text| address(text)).collect();
+        Paths::new(place, Knowledge::default(), addresses, Vec::new())
     }
 
     fn written(paths: &[Path]) -> Vec<String> {
@@ -301,8 +356,13 @@ mod tests {
             host: "build".into(),
             ports: vec![Port::Quic(22), Port::Tls(443)],
             family: None,
+            relays: Vec::new(),
         };
-        let open = |ip: &str| Paths::new(place.clone(), vec![address(ip)], Some(Hints::of_paths(state.path())));
+        let knowledge = Knowledge {
+            state_dir: Some(state.path().to_owned()),
+            host_keys: Vec::new(),
+        };
+        let open = |ip: &str| Paths::new(place.clone(), knowledge.clone(), vec![address(ip)], Vec::new());
         open("127.0.0.1").remember("tls 127.0.0.1:443".parse().unwrap());
         assert_eq!(
             written(&open("127.0.0.1").all()),

@@ -227,10 +227,12 @@ impl<'a> Outage<'a> {
         if self.attempts.is_multiple_of(ATTEMPTS_PER_SOCKET) {
             self.redialer.dialer.renew();
         }
-        let paths = self.redialer.paths.all();
-        let Some((best, others)) = paths.split_first() else {
+        let mut paths = self.redialer.paths.all();
+        let Some((best, others)) = paths.split_first_mut() else {
             return;
         };
+        // What was as good as the lead is as likely to be well: another relay, if it was one.
+        others.sort_by_key(|other| (other.rank() as u8).abs_diff(best.rank() as u8));
         self.dial_one(best.clone());
         if let Some(other) = others.get(self.attempts.checked_rem(others.len()).unwrap_or(0)) {
             self.dial_one(other.clone());

@@ -165,6 +165,7 @@ fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError>
     Ok(CarrierInfo {
         kind: Kind::Quic,
         remote: Some(unmapped(connection.remote_address())),
+        via: None,
         peer_key,
         exporter,
     })

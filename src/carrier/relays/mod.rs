@@ -11,8 +11,11 @@ pub use name::{DEFAULT_PORT, DnsName, Endpoint, Host, RelayName, RelayNameError}
 pub use rendezvous::{DEFAULT_RELAYS, choose};
 pub use resolver::{LookupError, RelayResolver, Resolved};
 
+use super::via;
+use crate::wire::KeyDigest;
 use russh::keys::ssh_key::Fingerprint;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// A relay, by whatever name it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,4 +37,20 @@ pub struct RelayAddress {
     pub relay: Relay,
     /// Its addresses in the order in which they should be tried: families in turn. At least one.
     pub addresses: Vec<SocketAddr>,
+}
+
+impl RelayAddress {
+    /// Each address, as it is dialed.
+    pub fn each(&self) -> impl Iterator<Item = via::RelayAddress> {
+        let name: Arc<str> = self.relay.endpoint.to_string().into();
+        let key = self.relay.pin.and_then(|pin| match pin {
+            Fingerprint::Sha256(digest) => Some(KeyDigest::new(digest)),
+            _ => None,
+        });
+        self.addresses.iter().map(move |address| via::RelayAddress {
+            name: Arc::clone(&name),
+            address: *address,
+            key,
+        })
+    }
 }

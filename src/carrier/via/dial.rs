@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::config::{self, RelayWindow, ViaConfigError};
-use super::stream::{ByteStream, ViaStream};
+use super::stream::ViaStream;
+use crate::carrier::Duplex;
 use crate::carrier::quic::config::client_endpoint;
 use crate::carrier::quic::socket::any_local;
 use crate::carrier::quic::{NO_NAME, QuicLimits, bind};
@@ -78,7 +79,7 @@ pub(super) async fn dial_quic(caller: Caller<'_>, address: SocketAddr) -> Result
 /// Over a `stream` that leads to the relay's TLS port.
 pub(super) async fn dial_tls(
     caller: Caller<'_>,
-    stream: Box<dyn ByteStream>,
+    stream: Box<dyn Duplex>,
     address: SocketAddr,
 ) -> Result<ViaStream, DialRelayError> {
     let config = config::tls_client(caller.key, caller.accept.clone())?;

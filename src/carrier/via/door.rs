@@ -11,8 +11,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::config::{self, RelayWindow, ViaConfigError};
 use super::dial::prepare;
-use super::stream::{ByteStream, ViaStream};
+use super::stream::ViaStream;
 use super::talk::TalkError;
+use crate::carrier::Duplex;
 use crate::carrier::quic::config::server_endpoint;
 use crate::carrier::quic::{EndpointSecrets, QuicLimits, unmapped};
 use crate::identity::raw_key::TlsKey;
@@ -113,7 +114,7 @@ impl TlsDoor {
     /// The connection is lost, or the peer proves no key.
     pub(crate) async fn enter(&self, stream: TcpStream, remote: SocketAddr) -> Result<Guest, TalkError> {
         prepare(&stream)?;
-        let stream: Box<dyn ByteStream> = Box::new(stream);
+        let stream: Box<dyn Duplex> = Box::new(stream);
         let stream = self.acceptor.accept(stream).await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|keys| keys.first());
         Ok(Guest {

@@ -23,7 +23,7 @@ pub(crate) use door::{Guest, QuicDoor, TlsDoor};
 pub use reach::{ReachError, Reaching, reach, reach_over};
 pub use registrar::{RegisterError, RegistrationSettings};
 pub use registration::{Registration, RegistrationState};
-pub use stream::{ByteStream, ViaStream};
+pub use stream::ViaStream;
 pub use talk::TalkError;
 pub(crate) use talk::{read_word, send_word};
 pub use way::{Direct, Resolved, Way};
@@ -35,7 +35,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// One address of a relay.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RelayAddress {
     /// What people know it by: `r1.example.org:443`.
     pub name: Arc<str>,

@@ -6,9 +6,10 @@ use bytes::BytesMut;
 
 use super::config::{RelayWindow, accepting};
 use super::dial::{self, Caller, DialRelayError};
-use super::stream::{ByteStream, ViaStream};
+use super::stream::ViaStream;
 use super::talk::{TalkError, read_word, send_word};
 use super::{RelayAddress, RelayTransport};
+use crate::carrier::Duplex;
 use crate::carrier::quic::{MtuCap, QuicLimits};
 use crate::identity::raw_key::TlsKey;
 use crate::wire::{KeyDigest, MAX_FINGERPRINTS, RelayRefusal, RelayWord};
@@ -71,7 +72,7 @@ pub async fn reach(
 /// # Errors
 /// See [`ReachError`].
 pub async fn reach_over(
-    stream: Box<dyn ByteStream>,
+    stream: Box<dyn Duplex>,
     address: SocketAddr,
     relay_key: Option<KeyDigest>,
     reaching: &Reaching<'_>,

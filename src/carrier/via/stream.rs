@@ -13,14 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use super::RelayTransport;
+use crate::carrier::Duplex;
 
 /// QUIC's error code for a stream whose other leg broke.
 const BROKEN: quinn::VarInt = quinn::VarInt::from_u32(1);
-
-/// Any ordered stream of bytes both ways, with half-close.
-pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + ?Sized> ByteStream for S {}
 
 /// A byte stream between two halves, one leg of it: this end to the relay, or the relay to one end.
 ///
@@ -34,7 +30,7 @@ pub struct ViaStream {
 
 enum Leg {
     Quic(Box<QuicLeg>),
-    Tls(Box<TlsStream<Box<dyn ByteStream>>>),
+    Tls(Box<TlsStream<Box<dyn Duplex>>>),
 }
 
 struct QuicLeg {
@@ -81,7 +77,7 @@ impl ViaStream {
         }
     }
 
-    pub(super) fn of_tls(stream: TlsStream<Box<dyn ByteStream>>, remote: SocketAddr) -> ViaStream {
+    pub(super) fn of_tls(stream: TlsStream<Box<dyn Duplex>>, remote: SocketAddr) -> ViaStream {
         ViaStream {
             leg: Leg::Tls(Box::new(stream)),
             remote,
@@ -135,6 +131,9 @@ impl ViaStream {
         }
     }
 }
+
+/// What is known of the leg says nothing of the other one.
+impl Duplex for ViaStream {}
 
 impl AsyncRead for ViaStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

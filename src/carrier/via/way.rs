@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
 use super::dial;
-use super::stream::ByteStream;
+use crate::carrier::Duplex;
 
 /// What comes of looking or dialling.
 pub type Resolved<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
@@ -24,9 +24,9 @@ pub trait Way: Send + Sync {
     ///
     /// # Errors
     /// Nobody there.
-    fn stream(&self, address: SocketAddr) -> Resolved<'_, Box<dyn ByteStream>> {
+    fn stream(&self, address: SocketAddr) -> Resolved<'_, Box<dyn Duplex>> {
         Box::pin(async move {
-            let stream: Box<dyn ByteStream> = Box::new(dial::tcp(address).await?);
+            let stream: Box<dyn Duplex> = Box::new(dial::tcp(address).await?);
             Ok(stream)
         })
     }

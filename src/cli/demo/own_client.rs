@@ -84,6 +84,7 @@ async fn log_in(stage: &Stage) -> Result<(Handle<Known>, Channel<Msg>), DemoErro
             host: address.ip().to_string(),
             ports: vec![Port::Quic(address.port())],
             family: None,
+            relays: Vec::new(),
         },
         state_dir: None,
         user: stage.user.clone(),

@@ -2,6 +2,7 @@
 
 use super::{Exit, Failure};
 use crate::carrier::Path;
+use crate::carrier::via::RelayTransport;
 use crate::client::{AttemptError, Failed, OpenError, TrustError};
 use crate::identity::ssh_config::SshConfigError;
 use crate::pump::Outcome;
@@ -81,6 +82,8 @@ fn port_of(path: &Path) -> String {
     match path {
         Path::Quic(address) => format!("udp {address}"),
         Path::Tls(address) => format!("tcp {address}"),
+        Path::Relayed(relay, RelayTransport::Quic) => format!("relay {}, udp {}", relay.name, relay.address),
+        Path::Relayed(relay, RelayTransport::Tls) => format!("relay {}, tcp {}", relay.name, relay.address),
     }
 }
 

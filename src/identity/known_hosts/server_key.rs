@@ -116,6 +116,13 @@ impl ServerKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin(Fingerprint);
 
+impl Pin {
+    /// The fingerprint, always SHA-256 where it was parsed.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.0
+    }
+}
+
 /// Not a fingerprint as ssh prints them.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{given:?} is not a fingerprint (SHA256: and 43 characters)")]
