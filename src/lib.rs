@@ -17,6 +17,7 @@ pub mod identity;
 #[cfg(target_os = "linux")]
 mod memory;
 pub mod pump;
+pub mod relay;
 pub mod server;
 pub mod session;
 pub mod sshd;

@@ -136,6 +136,11 @@ const ROOMS: &[Room] = &[
         crates: Crates::AllBut(CLI_ONLY),
     },
     Room {
+        name: "relay",
+        rooms: &["wire", "identity", "carrier", "clock", "tasks"],
+        crates: Crates::AllBut(CLI_ONLY),
+    },
+    Room {
         name: "sshd",
         rooms: &["identity", "clock", "tasks", "descriptor"],
         crates: Crates::AllBut(&[

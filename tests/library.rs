@@ -9,7 +9,7 @@ use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::ProvenKey;
 use bowline::pump::Outcome;
 use bowline::server::ask_sshd::{AskLimits, AskSshd};
-use bowline::server::{Authority, RegistryLimits, Server, ServerConfig};
+use bowline::server::{Authority, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::SessionConfig;
 use bowline::wire::Authorization;
 use std::error::Error;
@@ -63,6 +63,7 @@ fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
     let server = Server::new(ServerConfig {
         sockets: vec![bind("127.0.0.1:0".parse().unwrap()).unwrap()],
         tls_listeners: Vec::new(),
+        relays: RelayPlaces::default(),
         tls_key: TlsKey::generate(),
         statements: Vec::new(),
         secrets: EndpointSecrets::new([1; 32]),

@@ -46,6 +46,7 @@ pub(super) struct ConfigFile {
     client: ClientTable,
     host: BTreeMap<Spanned<String>, ClientTable>,
     pub(super) serve: ServeTable,
+    pub(super) relay: RelayTable,
     pub(super) sshd: SshdTable,
 }
 
@@ -73,6 +74,7 @@ pub(super) struct ClientTable {
 pub(super) struct ServeTable {
     pub(super) listen: Option<WrittenList<ListenAddress>>,
     pub(super) listen_tls: Option<WrittenList<ListenAddress>>,
+    pub(super) relay: Option<WrittenList<RelayName>>,
     pub(super) target: Option<Written<Target>>,
     pub(super) host_key: Option<WrittenList<PathBuf>>,
     pub(super) auth: Option<Written<AuthWord>>,
@@ -89,6 +91,26 @@ pub(super) struct ServeTable {
     pub(super) max_half_open: Option<Written<Count>>,
     pub(super) mtu_cap: Option<Written<MtuCap>>,
     pub(super) replace: Option<Written<bool>>,
+}
+
+/// `[relay]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct RelayTable {
+    pub(super) listen: Option<WrittenList<ListenAddress>>,
+    pub(super) listen_tls: Option<WrittenList<ListenAddress>>,
+    pub(super) allow_servers: Option<Written<PathBuf>>,
+    pub(super) open: Option<Written<bool>>,
+    pub(super) max_servers: Option<Written<Count>>,
+    pub(super) max_servers_per_source: Option<Written<Count>>,
+    pub(super) max_splices: Option<Written<Count>>,
+    pub(super) max_splices_per_server: Option<Written<Count>>,
+    pub(super) max_splices_per_source: Option<Written<Count>>,
+    pub(super) max_connections_per_second: Option<Written<Count>>,
+    pub(super) max_half_open: Option<Written<Count>>,
+    pub(super) drain: Option<Written<Duration>>,
+    pub(super) worker_user: Option<Written<String>>,
+    pub(super) mtu_cap: Option<Written<MtuCap>>,
 }
 
 /// `[sshd]`.

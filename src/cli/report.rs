@@ -169,7 +169,9 @@ impl From<SettingsError> for Failure {
             SettingsError::NoHome { option } => {
                 Failure::new(Exit::Usage, &error).hint(format_args!("give the folder with {option}"))
             }
-            SettingsError::Conflict { .. } | SettingsError::TooSmall { .. } => Failure::new(Exit::Usage, &error),
+            SettingsError::Conflict { .. } | SettingsError::Missing { .. } | SettingsError::TooSmall { .. } => {
+                Failure::new(Exit::Usage, &error)
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ use super::logging::{self, LogSettings};
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
+use crate::carrier::relays::RelayName;
 use crate::server::Server;
 use crate::server::keeper::{Stop, WorkerInheritance};
 use crate::server::worker::{self, WorkerError, WorkerSetup};
@@ -41,6 +42,8 @@ pub(crate) struct ServeSettings {
     pub(crate) listen: Vec<ListenAddress>,
     /// Where to listen for TLS; 443 stands in where an address has no port. Default: empty, which means nowhere.
     pub(crate) listen_tls: Vec<ListenAddress>,
+    /// Relays at which to be listed. Default: empty, which means none.
+    pub(crate) relays: Vec<RelayName>,
     /// What sessions are joined to. Default: 127.0.0.1:22.
     pub(crate) target: Target,
     /// SSH host keys to prove. Default: empty, which means those sshd uses, else bowline's own.
@@ -105,6 +108,7 @@ impl ServeSettings {
         let settings = ServeSettings {
             listen: list(args.listen, &table.listen),
             listen_tls: list(args.listen_tls, &table.listen_tls),
+            relays: list(args.relay, &table.relay),
             target: (args.target.or(one(&table.target))).unwrap_or(Target::Tcp {
                 host: "127.0.0.1".to_owned(),
                 port: 22,
@@ -196,7 +200,7 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
 }
 
 /// The line that scripts wait for.
-fn announce(udp: &[SocketAddr], tls: &[SocketAddr], fingerprint: &str) {
+pub(super) fn announce(udp: &[SocketAddr], tls: &[SocketAddr], fingerprint: &str) {
     let udp = udp.iter().map(|address| format!("udp={address} "));
     let tls = tls.iter().map(|address| format!("tls={address} "));
     let addresses: String = udp.chain(tls).collect();

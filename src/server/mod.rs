@@ -4,7 +4,7 @@ pub mod ask_sshd;
 mod authority;
 pub mod keeper;
 mod registry;
-pub mod relays;
+mod relays;
 pub mod sshd_config;
 mod upstream;
 mod vault;
@@ -14,21 +14,27 @@ pub mod worker;
 pub use authority::{Authority, KeyList, LoopbackRules};
 pub(crate) use registry::Leaving;
 pub use registry::RegistryLimits;
+pub use relays::RelayPlaces;
 
 use crate::carrier::Carrier;
 use crate::carrier::gate::{Admission, Gate};
 use crate::carrier::memory::IN_PROCESS;
 use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};
 use crate::carrier::tls::TlsServer;
+use crate::carrier::via::{IncomingStream, RegistrationSettings, RelayWindow};
 use crate::identity::raw_key::{TlsConfigError, TlsKey};
+use crate::identity::statement::verify_host;
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
 use registry::Registry;
+use relays::Relays;
+use russh::keys::ssh_key::{Fingerprint, HashAlg};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use upstream::Upstream;
@@ -40,6 +46,9 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// The same for the close of their carriers, while a successor waits to be started.
 const HAND_OVER_GRACE: Duration = Duration::from_millis(100);
+
+/// Most streams that one relay may have open here.
+const RELAYED_STREAMS: u32 = 512;
 
 /// When connections cannot be taken.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -53,6 +62,8 @@ pub struct ServerConfig {
     pub sockets: Vec<UdpSocket>,
     /// Listening TCP sockets, for clients whose networks let no UDP through.
     pub tls_listeners: Vec<TcpListener>,
+    /// Relays at which to be listed. Default: none.
+    pub relays: RelayPlaces,
     /// bowline's own TLS key.
     pub tls_key: TlsKey,
     /// SSH host keys' signatures over it.
@@ -109,6 +120,8 @@ impl Reception {
 pub struct Server {
     listeners: Vec<Arc<QuicListener>>,
     tls: TlsServer,
+    relays: RelayPlaces,
+    registration: RegistrationSettings,
     tls_listeners: Vec<tokio::net::TcpListener>,
     addresses: Vec<SocketAddr>,
     tls_addresses: Vec<SocketAddr>,
@@ -153,7 +166,7 @@ impl Server {
         registry.restore(recovered);
         let half = Welcome {
             host: Host {
-                statements: config.statements,
+                statements: config.statements.clone(),
             }
             .encode(),
             server_key: tls_key.spki().to_vec(),
@@ -164,6 +177,15 @@ impl Server {
         Ok(Server {
             listeners,
             tls: TlsServer::new(&tls_key)?,
+            relays: config.relays,
+            registration: RegistrationSettings {
+                key: tls_key,
+                statements: config.statements,
+                streams: RELAYED_STREAMS,
+                window: RelayWindow::default(),
+                quic,
+                live: Arc::default(),
+            },
             tls_listeners: tls_listeners.map_err(ServerError::Tcp)?,
             addresses: addresses.map_err(ServerError::Address)?,
             tls_addresses: tls_addresses.map_err(ServerError::Address)?,
@@ -227,7 +249,17 @@ impl Server {
                     .await;
             });
         }
+        let relays = (!self.relays.names.is_empty()).then(|| {
+            let host_keys = host_keys(&self.registration);
+            let (relays, arrived) = Relays::start(self.relays, host_keys, self.registration);
+            let (half, gate) = (self.half, Gate::new(self.max_half_open));
+            accepting.spawn("accept relayed", accept_relayed(arrived, self.tls, half, gate));
+            relays
+        });
         shutdown.cancelled().await;
+        if let Some(relays) = relays {
+            relays.stop().await;
+        }
         accepting.shutdown(Duration::ZERO).await;
     }
 }
@@ -290,6 +322,31 @@ async fn accept_tls(listener: &tokio::net::TcpListener, tls: &TlsServer, half: &
         carriers.spawn(
             "welcome",
             async move { half.receive_tls(stream, source, &tls, place).await },
+        );
+    }
+}
+
+/// Fingerprints of the host keys that vouch for us: by them relays and clients find us.
+fn host_keys(registration: &RegistrationSettings) -> Vec<Fingerprint> {
+    let proven = registration
+        .statements
+        .iter()
+        .filter_map(|statement| verify_host(statement, registration.key.spki()).ok());
+    proven.map(|proven| proven.key.fingerprint(HashAlg::Sha256)).collect()
+}
+
+async fn accept_relayed(mut arrived: mpsc::Receiver<IncomingStream>, tls: TlsServer, half: Arc<Welcome>, gate: Gate) {
+    let carriers = Tasks::new();
+    while let Some(incoming) = arrived.recv().await {
+        // What the relay says of the client is good enough to keep clients of one relay apart, and for nothing else.
+        let Admission::Enter(place) = gate.admit(incoming.source.ip(), true) else {
+            debug!(relay = %incoming.relay, source = %incoming.source, "too many handshakes under way");
+            continue;
+        };
+        let (half, tls) = (Arc::clone(&half), tls.clone());
+        carriers.spawn(
+            "welcome",
+            async move { half.receive_relayed(incoming, &tls, place).await },
         );
     }
 }

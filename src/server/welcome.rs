@@ -4,6 +4,7 @@ use super::authority::{Authority, refusal};
 use super::registry::Registry;
 use crate::carrier::gate::{Admission, Gate, Place};
 use crate::carrier::tls::TlsServer;
+use crate::carrier::via::IncomingStream;
 use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, quic};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_open};
 use crate::wire::{Answer, Authorization, DecodeError, Hello, Open, Refusal, RefusalCode, VERSION};
@@ -62,6 +63,24 @@ impl Welcome {
             }
             Ok(Err(error)) => debug!(%source, %error, "lost in the handshake"),
             Err(_) => debug!(%source, "no handshake in time"),
+        }
+    }
+
+    /// The same by way of a relay. To sshd's rules, and to whatever counts sources, the client is where the relay is:
+    /// nobody else's word is known, and no direct client has to pay for what strangers do there.
+    pub(super) async fn receive_relayed(&self, incoming: IncomingStream, tls: &TlsServer, place: Place) {
+        let IncomingStream {
+            stream, relay, source, ..
+        } = incoming;
+        let at = stream.remote();
+        debug!(%relay, %source, "a client comes by a relay");
+        match timeout(HANDSHAKE, tls.shake_hands(Box::new(stream), at, self.host.clone())).await {
+            Ok(Ok(carrier)) => {
+                drop(place);
+                self.hear(at, std::future::ready(Ok(carrier.via(relay)))).await;
+            }
+            Ok(Err(error)) => debug!(%relay, %source, %error, "lost in the handshake"),
+            Err(_) => debug!(%relay, %source, "no handshake in time"),
         }
     }
 

@@ -8,7 +8,7 @@ use super::ask_sshd::{AskLimits, AskSshd};
 use super::authority::{Authority, LoopbackRules};
 use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
 use super::vault::{Recovery, Vault, VaultError};
-use super::{Leaving, RegistryLimits, Server, ServerConfig, ServerError};
+use super::{Leaving, RegistryLimits, RelayPlaces, Server, ServerConfig, ServerError};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
 use crate::session::SessionConfig;
@@ -58,6 +58,10 @@ pub struct WorkerSetup {
     pub mtu_cap: Option<u16>,
     /// Whether sessions outlive the worker.
     pub vault: bool,
+    /// Names of relays at which to be listed.
+    pub relays: Vec<String>,
+    /// Where the worker may write down what they led to.
+    pub relay_cache: PathBuf,
     /// What clients can pin.
     pub fingerprint: String,
 }
@@ -136,6 +140,11 @@ pub async fn serve(
     let config = ServerConfig {
         sockets,
         tls_listeners,
+        relays: RelayPlaces {
+            // The keeper has read them before.
+            names: setup.relays.iter().filter_map(|name| name.parse().ok()).collect(),
+            cache: Some(setup.relay_cache.clone()),
+        },
         tls_key: TlsKey::from_pkcs8(&setup.tls_key)?,
         statements: setup
             .statements

@@ -27,7 +27,9 @@ fn rig(lab: &Lab, relays: &[Relay]) -> Rig {
         options.argument("--relay").argument(name)
     });
     let rig = Rig::with_in(lab, options, |setup| {
-        names.iter().fold(setup, |setup, name| setup.proxy_arguments(&["--relay", name]))
+        names
+            .iter()
+            .fold(setup, |setup, name| setup.proxy_arguments(&["--relay", name]))
     });
     registered(&rig, relays.len());
     rig
@@ -36,7 +38,9 @@ fn rig(lab: &Lab, relays: &[Relay]) -> Rig {
 /// Waits until the server half has said so often that a relay lists it.
 #[track_caller]
 fn registered(rig: &Rig, times: usize) {
-    let listed = wait_for(REGISTERED, || (rig.serve().logged("event=\"registered\"") >= times).then_some(()));
+    let listed = wait_for(REGISTERED, || {
+        (rig.serve().logged("event=\"registered\"") >= times).then_some(())
+    });
     assert!(listed.is_some(), "registered {times} times: {}", rig.serve().log());
 }
 
@@ -50,7 +54,9 @@ fn relays_may_die_in_turn_under_a_transfer_and_a_user_who_notices_nothing() {
     let rig = rig(&lab, &relays);
     let ticker = Ticker::start(&rig);
     // A second path stands by some seconds after the first has begun to lead.
-    let stands_by = wait_for(Duration::from_secs(30), || (rig.ssh.proxy_logged("standby") > 0).then_some(()));
+    let stands_by = wait_for(Duration::from_secs(30), || {
+        (rig.ssh.proxy_logged("standby") > 0).then_some(())
+    });
     assert!(stands_by.is_some(), "a carrier stands by: {}", rig.ssh.proxy_log());
     let mut gaps = vec![];
     scope(|scope| {
@@ -63,12 +69,15 @@ fn relays_may_die_in_turn_under_a_transfer_and_a_user_who_notices_nothing() {
             gaps.push(ticker.longest_silence_since(killed));
             relays[turn % 2].start_again();
             // The next one to die is not to be the only one.
-            wait_for(REGISTERED, || (rig.ssh.proxy_logged("standby") > standbys).then_some(()));
+            wait_for(REGISTERED, || {
+                (rig.ssh.proxy_logged("standby") > standbys).then_some(())
+            });
             sleep(Duration::from_secs(1));
         }
         transfer.join().expect("equal files");
     });
-    gaps.iter().for_each(|gap| measured_time("longest silence around the end of a relay", *gap));
+    gaps.iter()
+        .for_each(|gap| measured_time("longest silence around the end of a relay", *gap));
     gaps.sort();
     assert!(gaps[gaps.len() / 2] <= UNNOTICED, "{gaps:?}");
     assert!(gaps[gaps.len() - 1] <= RECOVERED, "{gaps:?}");
@@ -102,8 +111,8 @@ fn a_relay_that_is_cut_off_and_one_that_answers_garbage_only_make_a_path_fail() 
 #[test]
 fn five_minutes_with_nothing_but_the_two_ends_and_one_relay() {
     // The lab has no name server, no gateway and nobody else to begin with.
-    let Some(lab) = Lab::possible("one relay and nobody else")
-        .then(|| Lab::up(&[("client", crate::CLIENT), SERVER, ("r1", "")]))
+    let Some(lab) =
+        Lab::possible("one relay and nobody else").then(|| Lab::up(&[("client", crate::CLIENT), SERVER, ("r1", "")]))
     else {
         return;
     };
@@ -149,7 +158,9 @@ fn answer_udp(socket: &UdpSocket, asked: &std::sync::atomic::AtomicBool) {
     while now() < end {
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
             asked.store(true, std::sync::atomic::Ordering::SeqCst);
-            buffer[..length].iter_mut().for_each(|byte| *byte = byte.wrapping_mul(7).wrapping_add(13));
+            buffer[..length]
+                .iter_mut()
+                .for_each(|byte| *byte = byte.wrapping_mul(7).wrapping_add(13));
             let _ = socket.send_to(&buffer[..length], from);
         }
     }

@@ -53,7 +53,9 @@ impl Relay {
         command.arg("relay").args(&self.arguments);
         command.arg("--state-dir").arg(self.scratch.join("state"));
         command.arg("--runtime-dir").arg(self.scratch.join("run"));
-        command.stdin(Stdio::null()).stdout(File::create(&out).expect("the scratch folder"));
+        command
+            .stdin(Stdio::null())
+            .stdout(File::create(&out).expect("the scratch folder"));
         command.stderr(append(&log).expect("the scratch folder"));
         let mut running = Running::spawn(&mut command);
         let ready = wait_for(Duration::from_secs(15), || {
@@ -63,8 +65,15 @@ impl Relay {
                 .or_else(|| running.ended(Duration::ZERO).then(String::new))
         });
         let ready = ready.unwrap_or_default();
-        let fingerprint = ready.split_whitespace().find_map(|word| word.strip_prefix("fingerprint="));
-        let said = || format!("bowline relay says {ready:?}\n{}", fs::read_to_string(&log).unwrap_or_default());
+        let fingerprint = ready
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("fingerprint="));
+        let said = || {
+            format!(
+                "bowline relay says {ready:?}\n{}",
+                fs::read_to_string(&log).unwrap_or_default()
+            )
+        };
         self.fingerprint = fingerprint.unwrap_or_else(|| panic!("{}", said())).to_owned();
         self.running = Some(running);
     }

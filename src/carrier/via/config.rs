@@ -16,9 +16,9 @@ use crate::wire::{KeyDigest, RELAY_ALPN};
 /// third of the idle timeout: two may get lost.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What one end of a leg lets the other send beyond what was taken on, per stream and direction. Default 256 KiB.
+/// What one end of a leg lets the other send beyond what was taken on, per stream and direction. Default 1 MiB.
 ///
-/// A stream through a relay carries at most this per round trip of the longer leg: 42 Mbit/s at 50 ms. A relay holds
+/// A stream through a relay carries at most this per round trip of the longer leg: 168 Mbit/s at 50 ms. A relay holds
 /// at most four of them per splice (two legs, each with what it received and what it sent), and a server half one per
 /// stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ const VAR_INT_32: u32 = u32::MAX;
 
 impl Default for RelayWindow {
     fn default() -> RelayWindow {
-        RelayWindow(256 << 10)
+        RelayWindow(1 << 20)
     }
 }
 

@@ -19,6 +19,7 @@ mod way;
 
 pub use config::{RelayWindow, ViaConfigError};
 pub use dial::DialRelayError;
+pub use door::OpenDoorError;
 pub(crate) use door::{Guest, QuicDoor, TlsDoor};
 pub use reach::{ReachError, Reaching, reach, reach_over};
 pub use registrar::{RegisterError, RegistrationSettings};

@@ -59,7 +59,7 @@ impl Drop for Live {
 }
 
 impl ViaStream {
-    pub(super) fn of_quic(
+    pub(crate) fn of_quic(
         connection: quinn::Connection,
         (send, recv): (quinn::SendStream, quinn::RecvStream),
     ) -> ViaStream {

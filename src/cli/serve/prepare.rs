@@ -1,9 +1,11 @@
 //! What the keeper does before its first worker: keys, statements, ports, and a look at sshd's configuration.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -113,7 +115,7 @@ impl<'a> Draft<'a> {
         let host_keys = host_keys(settings, sshd_settings.as_ref())?;
         let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before);
         Ok(Draft {
-            setup: setup(settings, &host_keys, sshd_settings.is_some(), sessions)?,
+            setup: setup(settings, &host_keys, sshd_settings.is_some(), sessions, user.as_ref())?,
             target: target(settings)?,
             program: own_program()?,
             answers: Answers {
@@ -270,6 +272,7 @@ fn setup(
     host_keys: &[HostKey],
     is_sshd_known: bool,
     max_sessions: usize,
+    user: Option<&WorkerUser>,
 ) -> Result<WorkerSetup, Failure> {
     let tls_key = TlsKey::load_or_create(&settings.folders.state.join("tls_key"));
     let tls_key = tls_key.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
@@ -294,8 +297,29 @@ fn setup(
         max_half_open: settings.max_half_open as usize,
         mtu_cap: settings.mtu_cap,
         vault: settings.vault,
+        relays: settings.relays.iter().map(ToString::to_string).collect(),
+        relay_cache: relay_cache(settings, user),
         fingerprint,
     })
+}
+
+/// A folder where the worker remembers what names of relays led to: it starts again when DNS may be down. Where it
+/// cannot be had, that is not remembered.
+fn relay_cache(settings: &ServeSettings, user: Option<&WorkerUser>) -> PathBuf {
+    let (state, folder) = (&settings.folders.state, settings.folders.state.join("relays"));
+    let made = || {
+        places::make_folder(&folder)?;
+        let Some(user) = user else { return Ok(()) };
+        chown(&folder, Some(user.uid()), Some(user.gid()))?;
+        // Its user may pass through here, and see nothing.
+        fs::set_permissions(state, fs::Permissions::from_mode(0o711))
+    };
+    if !settings.relays.is_empty()
+        && let Err(error) = made()
+    {
+        info!(folder = %folder.display(), %error, "what relays' names lead to will not be remembered");
+    }
+    folder
 }
 
 /// Whether sshd's rules for a client's address are held against those for loopback.

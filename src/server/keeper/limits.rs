@@ -18,7 +18,7 @@ pub(super) const KEPT_BESIDE: usize = 16;
 
 /// Raises the soft limit to the hard one: the usual soft limit of 1024 is there for programs that use select(2).
 /// Returns what holds now; `None`: no limit.
-pub(super) fn raise_descriptor_limit() -> Option<usize> {
+pub fn raise_descriptor_limit() -> Option<usize> {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     let before = limit.current;
     limit.current = limit.maximum;

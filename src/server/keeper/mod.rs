@@ -51,7 +51,7 @@ pub use self::{
     environment::ServiceManager,
     estate::{Estate, EstateError},
     inheritance::{Control, InheritanceError, WorkerInheritance},
-    limits::{most_sessions, store_limit},
+    limits::{most_sessions, raise_descriptor_limit, store_limit},
     listener::{Endpoint, Listener, Protocol},
     lobby::{Door, Neighbour, Neighbours, Offer, Refusal, TakeOverError, Who, neighbours},
     plan::{Answer, CompanionPlan, KeeperError, MOST_HANDOVER, MOST_LISTENERS, WorkerPlan},
