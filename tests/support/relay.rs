@@ -1,10 +1,11 @@
 //! A relay as its own program: `bowline relay`.
 
 use super::place::Place;
-use super::process::Running;
+use super::process::{Running, Usage, cpu_seconds, usage};
 use super::{BOWLINE, Scratch, wait_for};
 use rustix::process::Signal;
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -13,12 +14,14 @@ pub struct Relay {
     place: Place,
     arguments: Vec<String>,
     scratch: Scratch,
+    address: SocketAddr,
     running: Option<Running>,
     fingerprint: String,
 }
 
 impl Relay {
-    /// Starts one at port 443, UDP and TCP, that takes whatever server half comes.
+    /// Starts one that takes whatever server half comes: on a host of the lab at port 443, UDP and TCP, on loopback at a
+    /// free one.
     ///
     /// # Panics
     /// When it does not serve within seconds, with its log.
@@ -28,13 +31,20 @@ impl Relay {
 
     /// The same with other arguments.
     pub fn with(place: Place, arguments: &[&str]) -> Relay {
-        let listen = format!("{}:443", place.address);
-        let mut all = vec!["--listen".to_owned(), listen.clone(), "--listen-tls".to_owned(), listen];
+        let port = if place.address.is_loopback() {
+            Place::free_port()
+        } else {
+            443
+        };
+        let address = SocketAddr::new(place.address, port);
+        let mut all = vec!["--listen".to_owned(), address.to_string()];
+        all.extend(["--listen-tls".to_owned(), address.to_string()]);
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let mut relay = Relay {
             place,
             arguments: all,
             scratch: Scratch::new(),
+            address,
             running: None,
             fingerprint: String::new(),
         };
@@ -80,7 +90,22 @@ impl Relay {
 
     /// How others name it: its address, and its key.
     pub fn name(&self) -> String {
-        format!("{}#{}", self.place.address, self.fingerprint)
+        format!("{}#{}", self.address, self.fingerprint)
+    }
+
+    /// Where it listens, for UDP and for TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it uses.
+    pub fn usage(&self) -> Usage {
+        usage(self.running.as_ref().expect("a running relay").id())
+    }
+
+    /// Processor time that it has used, in seconds.
+    pub fn cpu(&self) -> f64 {
+        cpu_seconds(self.running.as_ref().expect("a running relay").id())
     }
 
     /// Ends it without a word.

@@ -37,11 +37,9 @@ impl RelayWindow {
 
     /// Room for all of `streams` at once: one that nobody reads must not stop the others.
     pub(crate) fn times(self, streams: u32) -> VarInt {
-        VarInt::from_u32(self.0.saturating_mul(streams).min(VAR_INT_32))
+        VarInt::from_u32(self.0.saturating_mul(streams))
     }
 }
-
-const VAR_INT_32: u32 = u32::MAX;
 
 impl Default for RelayWindow {
     fn default() -> RelayWindow {

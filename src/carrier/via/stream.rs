@@ -25,7 +25,8 @@ const BROKEN: quinn::VarInt = quinn::VarInt::from_u32(1);
 pub struct ViaStream {
     leg: Leg,
     remote: SocketAddr,
-    live: Option<Live>,
+    /// Counted until it is dropped.
+    _live: Option<Live>,
 }
 
 enum Leg {
@@ -73,7 +74,7 @@ impl ViaStream {
         ViaStream {
             leg: Leg::Quic(Box::new(leg)),
             remote,
-            live: None,
+            _live: None,
         }
     }
 
@@ -81,14 +82,14 @@ impl ViaStream {
         ViaStream {
             leg: Leg::Tls(Box::new(stream)),
             remote,
-            live: None,
+            _live: None,
         }
     }
 
     /// The same, counted for as long as it lives.
     pub(super) fn counted(self, live: Live) -> ViaStream {
         ViaStream {
-            live: Some(live),
+            _live: Some(live),
             ..self
         }
     }
