@@ -165,6 +165,7 @@ const ROOMS: &[Room] = &[
             "pump",
             "client",
             "server",
+            "relay",
             "sshd",
             "clock",
             "tasks",

@@ -4,19 +4,21 @@
 //! of each command. Every long option that takes one value can also come from the environment, as `BOWLINE_` and
 //! its name in capitals.
 
+mod reach;
+mod relay;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
-use russh::keys::ssh_key::Fingerprint;
 
+pub(super) use self::reach::ReachArgs;
+pub(super) use self::relay::RelayArgs;
 use crate::carrier::relays::RelayName;
 
-use super::values::{
-    AuthWord, ByteSize, Count, Destination, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, parse,
-};
+use super::values::{AuthWord, ByteSize, Count, Destination, ListenAddress, LogFormat, MtuCap, Port, Target, parse};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -123,54 +125,6 @@ pub(super) struct CommonArgs {
     #[arg(long, value_name = "FORMAT", global = true, help_heading = "Everywhere", env = "BOWLINE_LOG_FORMAT",
           value_parser = parse::<LogFormat>)]
     pub(super) log_format: Option<LogFormat>,
-}
-
-/// How to reach a server half: `proxy` and `ssh`.
-#[derive(Debug, Clone, Default, Args)]
-pub(super) struct ReachArgs {
-    /// Trust these host keys instead of known_hosts
-    #[arg(long, value_name = "FINGERPRINT", env = "BOWLINE_PIN", value_parser = parse::<Fingerprint>)]
-    pub(super) pin: Vec<Fingerprint>,
-    /// Read host keys from this file, not from ssh's own
-    #[arg(long, value_name = "FILE", env = "BOWLINE_KNOWN_HOSTS")]
-    pub(super) known_hosts: Option<PathBuf>,
-    /// UDP port of the server half [default: ssh's port]
-    #[arg(long, value_name = "UDP", env = "BOWLINE_PORT", value_parser = parse::<Port>)]
-    pub(super) port: Option<Port>,
-    /// TCP port of the server half's TLS, for networks without UDP [default: 443]
-    #[arg(long, value_name = "TCP", env = "BOWLINE_TLS_PORT", value_parser = parse::<Port>)]
-    pub(super) tls_port: Option<Port>,
-    /// Reach the server half through this relay too; repeatable
-    ///
-    /// r1.example.org, r2.example.org:4433, with #SHA256:.. behind it to pin the relay's key; or the name of SRV
-    /// records, _bowline-relay._udp.example.org. A relay finds a host by its host keys, so one must be known.
-    #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
-    pub(super) relay: Vec<RelayName>,
-    /// Dial by auto, quic or tls [default: auto]
-    ///
-    /// `auto` dials QUIC, and TLS where that does not get through; a session on TLS goes back to QUIC as soon as
-    /// that works.
-    #[arg(long, value_name = "KIND", env = "BOWLINE_TRANSPORT", value_parser = parse::<Transport>)]
-    pub(super) transport: Option<Transport>,
-    /// When nothing answers: tcp (sshd itself) or none
-    ///
-    /// `tcp` connects to sshd's own TCP port when no path leads to the server half. Such a session
-    /// ends with its path. Default: none; for `bowline ssh` tcp.
-    #[arg(long, value_name = "KIND", env = "BOWLINE_FALLBACK", value_parser = parse::<Fallback>)]
-    pub(super) fallback: Option<Fallback>,
-    /// Give up opening after this long [default: 10s]
-    ///
-    /// Without it: ssh's ConnectTimeout less half a second, else 10s.
-    #[arg(long, value_name = "DURATION", env = "BOWLINE_CONNECT_TIMEOUT", value_parser = parse::<Duration>)]
-    pub(super) connect_timeout: Option<Duration>,
-    /// Give up an open session after an outage this long
-    ///
-    /// Without it: as long as the server half keeps the session, 7 days unless it says otherwise.
-    #[arg(long, value_name = "DURATION", env = "BOWLINE_PATIENCE", value_parser = parse::<Duration>)]
-    pub(super) patience: Option<Duration>,
-    /// Send no UDP payload longer than this
-    #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
-    pub(super) mtu_cap: Option<MtuCap>,
 }
 
 /// `bowline proxy`.
@@ -291,61 +245,6 @@ pub(super) struct ServeArgs {
     /// Let sessions end with the worker: for measuring what keeping them costs
     #[arg(long, hide = true)]
     pub(super) no_vault: bool,
-}
-
-/// `bowline relay`.
-#[derive(Debug, Clone, Default, Args)]
-#[command(
-    long_about = "Join clients to server halves that nothing reaches from outside. A relay sees ciphertext only, and keeps \
-                  nothing that matters.\n\nPrints one line when it serves: ready udp=ADDR:PORT tls=ADDR:PORT \
-                  fingerprint=SHA256:..",
-    after_help = "Example:\n  bowline relay --allow-servers /etc/bowline/servers"
-)]
-pub(super) struct RelayArgs {
-    /// Listen for QUIC here; repeatable, port 0 is any free one [default: :443]
-    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
-    pub(super) listen: Vec<ListenAddress>,
-    /// Listen for TLS here; repeatable [default: :443]
-    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN_TLS", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
-    pub(super) listen_tls: Vec<ListenAddress>,
-    /// List the server halves that prove one of the host keys in this file
-    ///
-    /// One a line: a fingerprint (SHA256:..), or a public key as in known_hosts or a .pub file.
-    #[arg(long, value_name = "FILE", env = "BOWLINE_ALLOW_SERVERS")]
-    pub(super) allow_servers: Option<PathBuf>,
-    /// List every server half that proves a host key
-    #[arg(long, env = "BOWLINE_OPEN", value_parser = FalseyValueParser::new())]
-    pub(super) open: bool,
-    /// Most server halves [default: 1000]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SERVERS", value_parser = parse::<Count>)]
-    pub(super) max_servers: Option<Count>,
-    /// Most server halves of one source address [default: 32]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SERVERS_PER_SOURCE", value_parser = parse::<Count>)]
-    pub(super) max_servers_per_source: Option<Count>,
-    /// Most sessions in all [default: 4000]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SPLICES", value_parser = parse::<Count>)]
-    pub(super) max_splices: Option<Count>,
-    /// Most sessions of one server half [default: 500]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SPLICES_PER_SERVER", value_parser = parse::<Count>)]
-    pub(super) max_splices_per_server: Option<Count>,
-    /// Most sessions of one client source address [default: 200]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SPLICES_PER_SOURCE", value_parser = parse::<Count>)]
-    pub(super) max_splices_per_source: Option<Count>,
-    /// New connections of one source address per second [default: 50]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_CONNECTIONS_PER_SECOND", value_parser = parse::<Count>)]
-    pub(super) max_connections_per_second: Option<Count>,
-    /// Most handshakes under way at once [default: 512]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_HALF_OPEN", value_parser = parse::<Count>)]
-    pub(super) max_half_open: Option<Count>,
-    /// Let sessions go on for so long after SIGTERM [default: 30s]
-    #[arg(long, value_name = "DURATION", env = "BOWLINE_DRAIN", value_parser = parse::<Duration>)]
-    pub(super) drain: Option<Duration>,
-    /// Started by root: the user that it becomes
-    #[arg(long, value_name = "NAME", env = "BOWLINE_WORKER_USER")]
-    pub(super) worker_user: Option<String>,
-    /// Send no UDP payload longer than this
-    #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
-    pub(super) mtu_cap: Option<MtuCap>,
 }
 
 /// `bowline ssh`.

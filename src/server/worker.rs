@@ -125,6 +125,30 @@ pub async fn serve(
     ready: impl FnOnce(&Server, &str),
 ) -> Result<(), WorkerError> {
     let authority = authority(&setup, &keeper).await;
+    let vault = match setup.vault {
+        true => Some(open_vault(&keeper, stored).await?),
+        false => None,
+    };
+    let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.vault);
+    let config = server_config(setup, listeners, authority)?;
+    let server = Server::going_on(config, vault)?;
+    let (udp, tls) = (server.local_addrs(), server.tls_addrs());
+    info!(event = "ready", ?udp, ?tls, %target, "serving");
+    ready(&server, &fingerprint);
+    let how = || match keeper.how_to_stop() {
+        Some(Stop::HandOver) if keeps => Leaving::HandedOver,
+        _ => Leaving::Ended,
+    };
+    server.run_and_leave(keeper.stop_token(), how).await;
+    Ok(())
+}
+
+/// What the keeper handed over, as the server half takes it.
+fn server_config(
+    setup: WorkerSetup,
+    listeners: Vec<Listener>,
+    authority: Authority,
+) -> Result<ServerConfig, WorkerError> {
     let quic = QuicLimits {
         mtu_cap: setup
             .mtu_cap
@@ -132,18 +156,14 @@ pub async fn serve(
             .unwrap_or_default(),
         ..QuicLimits::default()
     };
-    let vault = match setup.vault {
-        true => Some(open_vault(&keeper, stored).await?),
-        false => None,
-    };
     let (sockets, tls_listeners) = Listener::sort(listeners);
-    let config = ServerConfig {
+    Ok(ServerConfig {
         sockets,
         tls_listeners,
         relays: RelayPlaces {
             // The keeper has read them before.
             names: setup.relays.iter().filter_map(|name| name.parse().ok()).collect(),
-            cache: Some(setup.relay_cache.clone()),
+            cache: Some(setup.relay_cache),
         },
         tls_key: TlsKey::from_pkcs8(&setup.tls_key)?,
         statements: setup
@@ -169,17 +189,7 @@ pub async fn serve(
         },
         max_half_open: setup.max_half_open,
         quic,
-    };
-    let server = Server::going_on(config, vault)?;
-    let (udp, tls) = (server.local_addrs(), server.tls_addrs());
-    info!(event = "ready", ?udp, ?tls, target = %setup.target, "serving");
-    ready(&server, &setup.fingerprint);
-    let how = || match keeper.how_to_stop() {
-        Some(Stop::HandOver) if setup.vault => Leaving::HandedOver,
-        _ => Leaving::Ended,
-    };
-    server.run_and_leave(keeper.stop_token(), how).await;
-    Ok(())
+    })
 }
 
 /// The keeper starts a worker only when the one before is dead; a lock that is held all the same is tried again.

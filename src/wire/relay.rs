@@ -5,8 +5,8 @@
 use super::codec::{DecodeError, Reader, peek_varint, put_bytes, put_varint};
 use super::hello::{MAX_HELLO, MAX_STATEMENTS, Statement, framed, put_signed, read_signed};
 use bytes::{BufMut, Bytes, BytesMut};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The ALPN protocol name of version 1 of the protocol with relays.
 pub const RELAY_ALPN: &[u8] = b"bowline-relay/1";

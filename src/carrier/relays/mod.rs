@@ -3,6 +3,7 @@
 //! Nothing here connects to a relay.
 
 mod cache;
+mod lookup;
 mod name;
 mod rendezvous;
 mod resolver;
