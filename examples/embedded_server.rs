@@ -20,7 +20,7 @@ use bowline::carrier::quic::{EndpointSecrets, QuicLimits, bind};
 use bowline::identity::authorized_keys::{AuthorizedKeys, Verdict};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{ProvenKey, load_host_keys};
-use bowline::server::{Authority, KeyList, RegistryLimits, Server, ServerConfig};
+use bowline::server::{Authority, KeyList, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::SessionConfig;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +58,8 @@ fn config(
     let host_key = host_keys.first().ok_or("the host key cannot be read")?;
     Ok(ServerConfig {
         sockets: vec![bind(listen)?],
+        tls_listeners: Vec::new(),
+        relays: RelayPlaces::default(),
         statements: host_key.statements(tls_key.spki())?,
         tls_key,
         // Kept over restarts, it would tell clients of one within a packet.

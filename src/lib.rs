@@ -12,12 +12,15 @@ pub mod clock;
 mod descriptor;
 #[cfg_attr(not(debug_assertions), path = "fault/none.rs")]
 mod fault;
+mod hints;
 pub mod identity;
 #[cfg(target_os = "linux")]
 mod memory;
 pub mod pump;
+pub mod relay;
 pub mod server;
 pub mod session;
 pub mod sshd;
 mod tasks;
+mod tcp_info;
 pub mod wire;

@@ -23,7 +23,7 @@ struct Room {
     crates: Crates,
 }
 
-/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `fault`.
+/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `tcp_info`, `hints`, `fault`.
 const ROOMS: &[Room] = &[
     // Floor 0
     Room {
@@ -59,6 +59,16 @@ const ROOMS: &[Room] = &[
         crates: Crates::Only(&["rustix"]),
     },
     Room {
+        name: "hints",
+        rooms: &[],
+        crates: Crates::Only(&["toml", "thiserror"]),
+    },
+    Room {
+        name: "tcp_info",
+        rooms: &[],
+        crates: Crates::Only(&["libc"]),
+    },
+    Room {
         name: "fault",
         rooms: &["clock"],
         crates: Crates::AllBut(CLI_ONLY),
@@ -71,7 +81,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "carrier",
-        rooms: &["wire", "identity", "clock", "tasks", "descriptor", "fault"],
+        rooms: &["wire", "identity", "clock", "tasks", "descriptor", "tcp_info", "fault"],
         crates: Crates::AllBut(CLI_ONLY),
     },
     // Floor 3
@@ -103,6 +113,7 @@ const ROOMS: &[Room] = &[
             "tasks",
             "descriptor",
             "memory",
+            "hints",
             "fault",
         ],
         crates: Crates::AllBut(CLI_ONLY),
@@ -119,8 +130,14 @@ const ROOMS: &[Room] = &[
             "tasks",
             "descriptor",
             "memory",
+            "tcp_info",
             "fault",
         ],
+        crates: Crates::AllBut(CLI_ONLY),
+    },
+    Room {
+        name: "relay",
+        rooms: &["wire", "identity", "carrier", "clock", "tasks"],
         crates: Crates::AllBut(CLI_ONLY),
     },
     Room {
@@ -148,6 +165,7 @@ const ROOMS: &[Room] = &[
             "pump",
             "client",
             "server",
+            "relay",
             "sshd",
             "clock",
             "tasks",

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+use bowline::carrier::Path;
 use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits, bind};
-use bowline::client::{self, Boxed, ClientConfig, Credentials, HostTrust, OpenError, Place};
+use bowline::client::{self, Boxed, ClientConfig, Credentials, HostTrust, OpenError, Place, Port};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::ProvenKey;
 use bowline::pump::Outcome;
 use bowline::server::ask_sshd::{AskLimits, AskSshd};
-use bowline::server::{Authority, RegistryLimits, Server, ServerConfig};
+use bowline::server::{Authority, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::SessionConfig;
 use bowline::wire::Authorization;
 use std::error::Error;
@@ -61,6 +62,8 @@ async fn echo() -> SocketAddr {
 fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
     let server = Server::new(ServerConfig {
         sockets: vec![bind("127.0.0.1:0".parse().unwrap()).unwrap()],
+        tls_listeners: Vec::new(),
+        relays: RelayPlaces::default(),
         tls_key: TlsKey::generate(),
         statements: Vec::new(),
         secrets: EndpointSecrets::new([1; 32]),
@@ -83,9 +86,11 @@ fn config(server: SocketAddr) -> ClientConfig {
     ClientConfig {
         place: Place {
             host: server.ip().to_string(),
-            port: server.port(),
+            ports: vec![Port::Quic(server.port())],
             family: None,
+            relays: Vec::new(),
         },
+        state_dir: None,
         user: "anybody".into(),
         trust: Arc::new(Anybody),
         credentials: Arc::new(Anybody),
@@ -136,7 +141,7 @@ async fn nothing_listening_is_told_at_once_with_the_address() {
         let Err(OpenError::NoPath { attempts, .. }) = client::open(config(free)).await else {
             panic!("no path")
         };
-        assert_eq!(attempts[0].address, free);
+        assert_eq!(attempts[0].path, Path::Quic(free));
         assert!(bowline::clock::now() - begun < Duration::from_secs(2));
     })
     .await;

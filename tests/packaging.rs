@@ -65,7 +65,7 @@ fn systemd_accepts_the_units() {
     if !has_systemd_analyze("the units") {
         return;
     }
-    for name in ["bowline.service", "bowline-sshd.service"] {
+    for name in ["bowline.service", "bowline-sshd.service", "bowline-relay.service"] {
         let (_scratch, unit) = installed(name);
         let verified = run(
             Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(unit),

@@ -74,7 +74,7 @@ fn limits_and_names_on_the_page_are_those_of_the_code() {
     }
 }
 
-fn hellos() -> [(&'static str, Hello); 3] {
+fn hellos() -> [(&'static str, Hello); 4] {
     let open = Open {
         version: VERSION,
         session: ID,
@@ -100,11 +100,12 @@ fn hellos() -> [(&'static str, Hello); 3] {
     [
         ("Open", Hello::Open(open)),
         ("Resume", Hello::Resume(resume)),
+        ("Standby", Hello::Standby { session: ID }),
         ("Reap", Hello::Reap(reap)),
     ]
 }
 
-fn answers() -> [(&'static str, Answer); 3] {
+fn answers() -> [(&'static str, Answer); 4] {
     let accepted = Accepted {
         received: at(0),
         window: 8 << 20,
@@ -117,12 +118,13 @@ fn answers() -> [(&'static str, Answer); 3] {
     };
     [
         ("Accepted", Answer::Accepted(accepted)),
+        ("Standing", Answer::Standing),
         ("Reaped", Answer::Reaped),
         ("Refused", Answer::Refused(refused)),
     ]
 }
 
-fn frames() -> [(&'static str, Frame); 7] {
+fn frames() -> [(&'static str, Frame); 8] {
     let token = 0x0102_0304_0506_0708;
     [
         (
@@ -143,6 +145,14 @@ fn frames() -> [(&'static str, Frame); 7] {
         ("PING", Frame::Ping { token }),
         ("PONG", Frame::Pong { token }),
         ("DRAIN", Frame::Drain),
+        (
+            "RESUME",
+            Frame::Resume {
+                epoch: Epoch::new(2),
+                received: at(1000),
+                window: 8 << 20,
+            },
+        ),
         (
             "CLOSE",
             Frame::Close {

@@ -6,6 +6,8 @@ mod client;
 #[path = "replace/lobby.rs"]
 mod lobby;
 mod support;
+#[path = "replace/tls_port.rs"]
+mod tls_port;
 
 use client::Client;
 use lobby::{Guest, doors};

@@ -10,13 +10,14 @@ mod support;
 use packaged::Packaged;
 use scenarios::ticker::Ticker;
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout};
 use std::time::Duration;
 use support::daemon::Home;
 use support::data::{MIB, hash_bytes, random_bytes};
 use support::manager::{Kind, Unit};
-use support::place::Place;
+use support::place::{Place, has_open, socket_at};
 use support::process::{Running, run, run_with_input};
 use support::ssh::HOST;
 use support::{BOWLINE, heavy, measured_time, now, wait_for};
@@ -37,6 +38,7 @@ support::manager::under_both_managers! {
     a_hundred_sessions_are_kept_by_a_store_of_just_their_size,
     a_store_that_is_too_small_lowers_the_limit,
     a_stop_ends_sessions_and_the_clients_say_why,
+    a_port_for_tls_stays_the_same_socket,
 }
 
 fn a_restart_keeps_sessions(kind: Kind) {
@@ -173,6 +175,31 @@ fn a_broken_configuration_costs_no_session(kind: Kind) {
     packaged.configure("");
     ticker.next_line_after(now(), LIMIT);
     ticker.finish_in_order();
+}
+
+fn a_port_for_tls_stays_the_same_socket(kind: Kind) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, Place::free_port()));
+    let Some(packaged) = Packaged::start(kind, |_, config| *config += &format!("listen-tls = \"{address}\"\n")) else {
+        return;
+    };
+    let socket = socket_at(address).expect("somebody listens");
+    let stored = packaged.manager.stored();
+    // Its keeper has the very socket that the first one has bound; so has its worker, or it would not serve.
+    let serves = |times: usize| {
+        let is_ready = || packaged.manager.log().matches("event=\"ready\"").count() >= times;
+        let has_it = || packaged.manager.main_pid().is_some_and(|pid| has_open(pid, &socket));
+        let found = wait_for(LIMIT, || (is_ready() && has_it()).then_some(()));
+        assert!(found.is_some(), "{}", packaged.manager.log());
+        assert_eq!(socket_at(address).as_ref(), Some(&socket));
+    };
+    serves(1);
+    packaged.manager.restart().expect("restarts");
+    serves(2);
+    packaged.kill_keeper();
+    serves(3);
+    packaged.manager.reload().expect("reloads");
+    serves(4);
+    assert_eq!(packaged.manager.stored(), stored);
 }
 
 fn a_hundred_sessions_are_kept_by_a_store_of_just_their_size(kind: Kind) {

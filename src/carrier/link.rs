@@ -1,13 +1,13 @@
 //! What a carrier stands on: a QUIC connection, or any byte stream.
 
-use super::{CarrierError, CloseReason};
+use super::{CarrierError, CloseReason, Duplex};
 use bytes::{Buf, Bytes, BytesMut};
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::io::poll_read_buf;
 
 /// Most bytes taken from the transport in one read.
@@ -41,9 +41,53 @@ type DatagramRead = Pin<Box<dyn Future<Output = Result<Bytes, quinn::ConnectionE
 
 /// Any ordered byte stream.
 pub(super) struct StreamLink {
-    pub(super) read: Box<dyn AsyncRead + Send + Unpin>,
-    pub(super) write: Box<dyn AsyncWrite + Send + Unpin>,
-    pub(super) heard: u64,
+    stream: Box<dyn Duplex>,
+    /// Reads that brought something: all that is heard of some paths.
+    reads: u64,
+    /// Whether an end of the stream is the peer's word, not the network's.
+    tells_end: bool,
+}
+
+impl StreamLink {
+    /// A stream whose end may mean anything.
+    pub(super) fn plain(stream: impl Duplex + 'static) -> StreamLink {
+        StreamLink {
+            stream: Box::new(stream),
+            reads: 0,
+            tells_end: false,
+        }
+    }
+
+    /// A stream that only the peer can end in good order.
+    pub(super) fn tls(stream: impl Duplex + 'static) -> StreamLink {
+        StreamLink {
+            tells_end: true,
+            ..StreamLink::plain(stream)
+        }
+    }
+
+    /// Says goodbye as far as that can be done at once.
+    fn say_done(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        // Whoever hears nothing of it finds a broken stream.
+        let _ = Pin::new(&mut self.stream).poll_shutdown(&mut cx);
+    }
+
+    /// Ends our direction, and waits for the end of the other: then the peer has read everything. A peer that dropped
+    /// the stream unread resets it.
+    async fn finish(&mut self) -> bool {
+        if self.stream.shutdown().await.is_err() {
+            return false;
+        }
+        let mut rest = [0; 1024];
+        loop {
+            match self.stream.read(&mut rest).await {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == io::ErrorKind::UnexpectedEof,
+            }
+        }
+    }
 }
 
 impl QuicLink {
@@ -74,18 +118,35 @@ impl QuicLink {
     }
 }
 
+impl QuicLink {
+    fn close(&self, reason: CloseReason) {
+        let (code, text): (u64, &[u8]) = match reason {
+            CloseReason::Done => (DONE, b"done"),
+            CloseReason::Replaced => (1, b"replaced"),
+            CloseReason::Protocol => (2, b"protocol error"),
+            CloseReason::ShuttingDown => (3, b"shutting down"),
+            CloseReason::Refused => (4, b"refused"),
+        };
+        let code = quinn::VarInt::from_u64(code).expect("small");
+        self.connection.close(code, text);
+    }
+}
+
 impl Link {
     pub(super) fn rtt(&self) -> Option<Duration> {
         match self {
             Link::Quic(quic) => Some(quic.connection.rtt()),
-            Link::Stream(_) => None,
+            Link::Stream(stream) => stream.stream.reading().map(|reading| reading.rtt),
         }
     }
 
     pub(super) fn heard(&self) -> u64 {
         match self {
             Link::Quic(quic) => quic.connection.stats().udp_rx.datagrams,
-            Link::Stream(stream) => stream.heard,
+            Link::Stream(stream) => match stream.stream.reading() {
+                Some(reading) => reading.heard.into(),
+                None => stream.reads,
+            },
         }
     }
 
@@ -111,11 +172,13 @@ impl Link {
         let read = match self {
             Link::Quic(quic) => ready!(poll_read_buf(Pin::new(&mut quic.recv), cx, inbox)),
             Link::Stream(stream) => {
-                stream.heard += 1;
-                ready!(poll_read_buf(Pin::new(&mut stream.read), cx, inbox))
+                let read = ready!(poll_read_buf(Pin::new(&mut stream.stream), cx, inbox));
+                stream.reads += 1;
+                read
             }
         };
         match read {
+            Ok(0) if self.tells_end() => Poll::Ready(Err(CarrierError::Closed)),
             Ok(0) => Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into()))),
             Ok(_) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(self.lost(error))),
@@ -134,7 +197,7 @@ impl Link {
                     .map_err(io::Error::from)
             }
             Link::Stream(stream) => {
-                ready!(Pin::new(&mut stream.write).poll_write(cx, bytes)).map(|written| bytes.advance(written))
+                ready!(Pin::new(&mut stream.stream).poll_write(cx, bytes)).map(|written| bytes.advance(written))
             }
         };
         Poll::Ready(written.map_err(|error| self.lost(error)))
@@ -143,7 +206,7 @@ impl Link {
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierError>> {
         match self {
             Link::Quic(_) => Poll::Ready(Ok(())),
-            Link::Stream(stream) => Pin::new(&mut stream.write).poll_flush(cx).map_err(CarrierError::from),
+            Link::Stream(stream) => Pin::new(&mut stream.stream).poll_flush(cx).map_err(CarrierError::from),
         }
     }
 
@@ -167,17 +230,12 @@ impl Link {
         }
     }
 
-    pub(super) fn close(&self, reason: CloseReason) {
-        if let Link::Quic(quic) = self {
-            let (code, text): (u64, &[u8]) = match reason {
-                CloseReason::Done => (DONE, b"done"),
-                CloseReason::Replaced => (1, b"replaced"),
-                CloseReason::Protocol => (2, b"protocol error"),
-                CloseReason::ShuttingDown => (3, b"shutting down"),
-                CloseReason::Refused => (4, b"refused"),
-            };
-            let code = quinn::VarInt::from_u64(code).expect("small");
-            quic.connection.close(code, text);
+    pub(super) fn close(&mut self, reason: CloseReason) {
+        match self {
+            Link::Quic(quic) => quic.close(reason),
+            Link::Stream(stream) if reason == CloseReason::Done => stream.say_done(),
+            // Dropped without a word: an end of the path, as far as the peer can tell.
+            Link::Stream(_) => {}
         }
     }
 
@@ -200,8 +258,12 @@ impl Link {
                     )
                 }
             }
-            Link::Stream(stream) => stream.write.shutdown().await.is_ok(),
+            Link::Stream(stream) => stream.finish().await,
         }
+    }
+
+    fn tells_end(&self) -> bool {
+        matches!(self, Link::Stream(stream) if stream.tells_end)
     }
 
     /// The connection's own reason, where it is known, says more than the stream's error.

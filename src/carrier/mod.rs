@@ -4,17 +4,30 @@
 //! [`Carrier::read_message`]); then frames, moved by polling, since the pump serves many at once. It knows nothing
 //! of sessions.
 
+mod dialed;
+mod duplex;
+pub(crate) mod gate;
 mod link;
 pub mod memory;
+mod path;
 pub mod quic;
+pub mod relays;
+pub mod tls;
+pub mod via;
 
+pub use dialed::{DialError, Dialed};
+pub use duplex::{Duplex, Opaque, Reading};
+pub use path::{NotAPath, Path, Rank};
+
+use crate::clock;
 use crate::wire::{DecodeError, Frame, next_message};
 use bytes::{Bytes, BytesMut};
 use link::Link;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest wait for the peer to take the last bytes of a carrier that is closed in good order.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -37,9 +50,12 @@ pub enum CarrierError {
     /// The path or the peer is gone, or the peer closed the carrier.
     #[error("carrier lost: {0}")]
     Lost(#[from] quinn::ConnectionError),
-    /// The byte stream ended or broke.
+    /// The byte stream broke.
     #[error("carrier broke")]
     Stream(#[from] std::io::Error),
+    /// The peer closed the byte stream in good order.
+    #[error("peer closed the carrier")]
+    Closed,
     /// The peer sent what the protocol does not allow.
     #[error("peer broke the protocol")]
     Protocol(#[from] DecodeError),
@@ -48,8 +64,13 @@ pub enum CarrierError {
 impl CarrierError {
     /// Whether the peer closed it because it was done ([`CloseReason::Done`]), with all that it was for.
     pub fn is_peer_done(&self) -> bool {
-        matches!(self, CarrierError::Lost(quinn::ConnectionError::ApplicationClosed(close))
-            if u64::from(close.error_code) == link::DONE)
+        match self {
+            CarrierError::Lost(quinn::ConnectionError::ApplicationClosed(close)) => {
+                u64::from(close.error_code) == link::DONE
+            }
+            CarrierError::Closed => true,
+            CarrierError::Lost(_) | CarrierError::Stream(_) | CarrierError::Protocol(_) => false,
+        }
     }
 }
 
@@ -58,8 +79,10 @@ impl CarrierError {
 pub struct CarrierInfo {
     /// Which kind of path.
     pub kind: Kind,
-    /// Where the peer is, as this end saw it first.
-    pub remote: SocketAddr,
+    /// Where the peer is, as this end saw it first; `None` where something between the halves hides it.
+    pub remote: Option<SocketAddr>,
+    /// What joins the halves, where something does: a relay's name.
+    pub via: Option<Arc<str>>,
     /// The peer's TLS key, SPKI DER.
     pub peer_key: Bytes,
     /// TLS exporter (RFC 8446 section 7.5), label `EXPORTER-bowline-open`: the same at both ends and nowhere else.
@@ -71,6 +94,8 @@ pub struct CarrierInfo {
 pub enum Kind {
     /// QUIC over UDP.
     Quic,
+    /// TLS over TCP.
+    Tls,
     /// An in-process pipe, for tests and embedding.
     Memory,
 }
@@ -79,6 +104,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Kind::Quic => "quic",
+            Kind::Tls => "tls",
             Kind::Memory => "memory",
         })
     }
@@ -116,6 +142,33 @@ pub struct Carrier {
     outbox: BytesMut,
     /// Taken from the outbox, not yet taken by the link.
     leaving: Bytes,
+    echo: Echo,
+}
+
+/// Measures the round trip by probes and their answers, where the transport does not tell it.
+#[derive(Default)]
+struct Echo {
+    asked: Option<(u64, Instant)>,
+    rtt: Option<Duration>,
+}
+
+impl Echo {
+    fn handle_sent(&mut self, frame: &Frame) {
+        if let Frame::Ping { token } = frame {
+            self.asked = Some((*token, clock::now()));
+        }
+    }
+
+    fn handle_received(&mut self, frame: &Frame) {
+        if let (Frame::Pong { token }, Some((asked, at))) = (frame, self.asked)
+            && *token == asked
+        {
+            let sample = clock::now().saturating_duration_since(at);
+            // As TCP smooths it (RFC 6298 section 2).
+            self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+            self.asked = None;
+        }
+    }
 }
 
 impl Carrier {
@@ -126,7 +179,14 @@ impl Carrier {
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
             leaving: Bytes::new(),
+            echo: Echo::default(),
         }
+    }
+
+    /// The same, by way of a relay.
+    pub(crate) fn via(mut self, relay: Arc<str>) -> Carrier {
+        self.info.via = Some(relay);
+        self
     }
 
     /// What both ends proved.
@@ -134,9 +194,9 @@ impl Carrier {
         &self.info
     }
 
-    /// Smoothed round trip; `None` where the kind cannot tell.
+    /// Smoothed round trip; `None` while nothing tells it.
     pub fn rtt(&self) -> Option<Duration> {
-        self.link.rtt()
+        self.link.rtt().or(self.echo.rtt)
     }
 
     /// Count of packets received, of whatever content: when it moves, the path lives.
@@ -190,6 +250,7 @@ impl Carrier {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Heard, CarrierError>> {
         loop {
             if let Some(frame) = Frame::decode(&mut self.inbox)? {
+                self.echo.handle_received(&frame);
                 return Poll::Ready(Ok(Heard { frame, is_copy: false }));
             }
             // One frame a datagram; what else is in it is for later versions. A lost connection is told by the stream,
@@ -205,6 +266,7 @@ impl Carrier {
 
     /// Sends a small frame ahead of everything queued where the kind allows; it may get lost.
     pub fn send_now(&mut self, frame: &Frame) {
+        self.echo.handle_sent(frame);
         let mut encoded = BytesMut::new();
         frame.encode(&mut encoded);
         // A peer that asks without end and reads nothing gets no more answers than fit.
@@ -246,7 +308,7 @@ impl Carrier {
     }
 
     /// Closes at once; what was not sent yet is lost.
-    pub fn close(&self, reason: CloseReason) {
+    pub fn close(&mut self, reason: CloseReason) {
         self.link.close(reason);
     }
 

@@ -4,17 +4,21 @@
 //! of each command. Every long option that takes one value can also come from the environment, as `BOWLINE_` and
 //! its name in capitals.
 
+mod reach;
+mod relay;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
-use russh::keys::ssh_key::Fingerprint;
 
-use super::values::{
-    AuthWord, ByteSize, Count, Destination, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, parse,
-};
+pub(super) use self::reach::ReachArgs;
+pub(super) use self::relay::RelayArgs;
+use crate::carrier::relays::RelayName;
+
+use super::values::{AuthWord, ByteSize, Count, Destination, ListenAddress, LogFormat, MtuCap, Port, Target, parse};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -47,6 +51,8 @@ pub(super) enum Command {
     Proxy(Box<ProxyArgs>),
     /// Run the server half beside sshd
     Serve(Box<ServeArgs>),
+    /// Join clients to server halves that nothing reaches
+    Relay(Box<RelayArgs>),
     /// Run OpenSSH's ssh over bowline
     Ssh(Box<SshArgs>),
     /// Run the built-in SSH server
@@ -121,42 +127,6 @@ pub(super) struct CommonArgs {
     pub(super) log_format: Option<LogFormat>,
 }
 
-/// How to reach a server half: `proxy` and `ssh`.
-#[derive(Debug, Clone, Default, Args)]
-pub(super) struct ReachArgs {
-    /// Trust these host keys instead of known_hosts
-    #[arg(long, value_name = "FINGERPRINT", env = "BOWLINE_PIN", value_parser = parse::<Fingerprint>)]
-    pub(super) pin: Vec<Fingerprint>,
-    /// Read host keys from this file, not from ssh's own
-    #[arg(long, value_name = "FILE", env = "BOWLINE_KNOWN_HOSTS")]
-    pub(super) known_hosts: Option<PathBuf>,
-    /// UDP port of the server half [default: ssh's port]
-    #[arg(long, value_name = "UDP", env = "BOWLINE_PORT", value_parser = parse::<Port>)]
-    pub(super) port: Option<Port>,
-    /// Dial by auto or quic [default: auto]
-    #[arg(long, value_name = "KIND", env = "BOWLINE_TRANSPORT", value_parser = parse::<Transport>)]
-    pub(super) transport: Option<Transport>,
-    /// When nothing answers: tcp (sshd itself) or none
-    ///
-    /// `tcp` connects to sshd's own TCP port when no path leads to the server half. Such a session
-    /// ends with its path. Default: none; for `bowline ssh` tcp.
-    #[arg(long, value_name = "KIND", env = "BOWLINE_FALLBACK", value_parser = parse::<Fallback>)]
-    pub(super) fallback: Option<Fallback>,
-    /// Give up opening after this long [default: 10s]
-    ///
-    /// Without it: ssh's ConnectTimeout less half a second, else 10s.
-    #[arg(long, value_name = "DURATION", env = "BOWLINE_CONNECT_TIMEOUT", value_parser = parse::<Duration>)]
-    pub(super) connect_timeout: Option<Duration>,
-    /// Give up an open session after an outage this long
-    ///
-    /// Without it: as long as the server half keeps the session, 7 days unless it says otherwise.
-    #[arg(long, value_name = "DURATION", env = "BOWLINE_PATIENCE", value_parser = parse::<Duration>)]
-    pub(super) patience: Option<Duration>,
-    /// Send no UDP payload longer than this
-    #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
-    pub(super) mtu_cap: Option<MtuCap>,
-}
-
 /// `bowline proxy`.
 #[derive(Debug, Clone, Args)]
 #[command(
@@ -190,7 +160,7 @@ pub(super) struct ProxyArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(
     long_about = "Run the server half beside sshd.\n\nPrints one line when it serves: ready udp=ADDR:PORT \
-                  fingerprint=SHA256:..",
+                  fingerprint=SHA256:.., with a tls=ADDR:PORT for each --listen-tls",
     after_help = "Example:\n  bowline serve --listen :22 --target 127.0.0.1:22"
 )]
 pub(super) struct ServeArgs {
@@ -200,6 +170,17 @@ pub(super) struct ServeArgs {
     /// number of sshd's TCP port.
     #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
     pub(super) listen: Vec<ListenAddress>,
+    /// Listen for TLS over TCP here, where UDP is blocked; repeatable
+    ///
+    /// As --listen; an address without a port is at 443. Default: nowhere.
+    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN_TLS", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
+    pub(super) listen_tls: Vec<ListenAddress>,
+    /// Be listed at this relay, for clients that nothing lets in here; repeatable
+    ///
+    /// r1.example.org, r2.example.org:4433, with #SHA256:.. behind it to pin the relay's key; or the name of SRV
+    /// records, _bowline-relay._udp.example.org. Where there are more than three, three are chosen by the host keys.
+    #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
+    pub(super) relay: Vec<RelayName>,
     /// Join sessions to this sshd, or to builtin [default: 127.0.0.1:22]
     #[arg(long, value_name = "HOST:PORT", env = "BOWLINE_TARGET", value_parser = parse::<Target>)]
     pub(super) target: Option<Target>,
@@ -492,7 +473,7 @@ mod tests {
     fn a_value_that_cannot_be_taken_is_answered_with_its_form() {
         let message = refusal(&["proxy", "--patience", "90", "host"]);
         assert!(message.contains("90 of what? Expected a duration such as"), "{message}");
-        let message = refusal(&["proxy", "--transport", "tls", "host"]);
-        assert!(message.contains("`tls` is not in this version"), "{message}");
+        let message = refusal(&["proxy", "--transport", "udp", "host"]);
+        assert!(message.contains("expected auto, quic or tls"), "{message}");
     }
 }

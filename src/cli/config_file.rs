@@ -28,6 +28,8 @@ use russh::keys::ssh_key::Fingerprint;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::carrier::relays::RelayName;
+
 use super::values::{
     AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, Written,
     WrittenList,
@@ -44,6 +46,7 @@ pub(super) struct ConfigFile {
     client: ClientTable,
     host: BTreeMap<Spanned<String>, ClientTable>,
     pub(super) serve: ServeTable,
+    pub(super) relay: RelayTable,
     pub(super) sshd: SshdTable,
 }
 
@@ -56,6 +59,8 @@ pub(super) struct ClientTable {
     pub(super) pin: Option<WrittenList<Fingerprint>>,
     pub(super) known_hosts: Option<Written<PathBuf>>,
     pub(super) port: Option<Written<Port>>,
+    pub(super) tls_port: Option<Written<Port>>,
+    pub(super) relay: Option<WrittenList<RelayName>>,
     pub(super) transport: Option<Written<Transport>>,
     pub(super) fallback: Option<Written<Fallback>>,
     pub(super) connect_timeout: Option<Written<Duration>>,
@@ -68,6 +73,8 @@ pub(super) struct ClientTable {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct ServeTable {
     pub(super) listen: Option<WrittenList<ListenAddress>>,
+    pub(super) listen_tls: Option<WrittenList<ListenAddress>>,
+    pub(super) relay: Option<WrittenList<RelayName>>,
     pub(super) target: Option<Written<Target>>,
     pub(super) host_key: Option<WrittenList<PathBuf>>,
     pub(super) auth: Option<Written<AuthWord>>,
@@ -84,6 +91,26 @@ pub(super) struct ServeTable {
     pub(super) max_half_open: Option<Written<Count>>,
     pub(super) mtu_cap: Option<Written<MtuCap>>,
     pub(super) replace: Option<Written<bool>>,
+}
+
+/// `[relay]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct RelayTable {
+    pub(super) listen: Option<WrittenList<ListenAddress>>,
+    pub(super) listen_tls: Option<WrittenList<ListenAddress>>,
+    pub(super) allow_servers: Option<Written<PathBuf>>,
+    pub(super) open: Option<Written<bool>>,
+    pub(super) max_servers: Option<Written<Count>>,
+    pub(super) max_servers_per_source: Option<Written<Count>>,
+    pub(super) max_splices: Option<Written<Count>>,
+    pub(super) max_splices_per_server: Option<Written<Count>>,
+    pub(super) max_splices_per_source: Option<Written<Count>>,
+    pub(super) max_connections_per_second: Option<Written<Count>>,
+    pub(super) max_half_open: Option<Written<Count>>,
+    pub(super) drain: Option<Written<Duration>>,
+    pub(super) worker_user: Option<Written<String>>,
+    pub(super) mtu_cap: Option<Written<MtuCap>>,
 }
 
 /// `[sshd]`.
@@ -200,6 +227,8 @@ impl ClientTable {
             pin: self.pin.or(other.pin),
             known_hosts: self.known_hosts.or(other.known_hosts),
             port: self.port.or(other.port),
+            tls_port: self.tls_port.or(other.tls_port),
+            relay: self.relay.or(other.relay),
             transport: self.transport.or(other.transport),
             fallback: self.fallback.or(other.fallback),
             connect_timeout: self.connect_timeout.or(other.connect_timeout),

@@ -10,6 +10,7 @@ mod logging;
 mod panics;
 mod places;
 mod proxy;
+mod relay;
 mod report;
 mod serve;
 mod settings;
@@ -80,6 +81,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let settings = serve::ServeSettings::new(*args, &context)?;
             start_log(&context, Verbosity::Info);
             serve::run(&settings, &context.log(Verbosity::Info))
+        }
+        Command::Relay(args) => {
+            let context = Context::load(cli.common, Owner::of_daemon())?;
+            let settings = relay::RelaySettings::new(*args, &context)?;
+            start_log(&context, Verbosity::Info);
+            relay::run(&settings)
         }
         Command::ServeWorker => serve::run_worker(&LogSettings::of_worker(&cli.common)),
         Command::ServeKeeper => serve::run_keeper(&LogSettings::of_worker(&cli.common)),

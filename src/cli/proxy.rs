@@ -8,10 +8,11 @@ use russh::keys::ssh_key::Fingerprint;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::carrier::quic::MtuCap;
+use crate::carrier::relays::RelayName;
 use crate::client::journal::{Entry, Journal};
 use crate::client::stdio::{Stdin, Stdout};
 use crate::client::{
-    self, ClientConfig, Family, Notice, OpenError, OpenSession, Place, SshCredentials, SshTrust, fallback,
+    self, ClientConfig, Family, Notice, OpenError, OpenSession, Place, Port, SshCredentials, SshTrust, fallback,
 };
 use crate::identity::known_hosts::Pin;
 use crate::identity::ssh_config::{AddressFamily, SshConfig, SshQuery};
@@ -23,7 +24,7 @@ use super::args::ProxyArgs;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
-use super::values::{Destination, Fallback};
+use super::values::{Destination, Fallback, Transport};
 
 /// What `bowline proxy` works by.
 #[derive(Debug, Clone)]
@@ -44,6 +45,12 @@ pub(crate) struct ProxySettings {
     pub(crate) known_hosts: Option<PathBuf>,
     /// UDP port of the server half. Default: ssh's port number.
     pub(crate) port: Option<u16>,
+    /// TCP port of the server half's TLS. Default: 443.
+    pub(crate) tls_port: Option<u16>,
+    /// Relays at which the server half may be listed. Default: none.
+    pub(crate) relays: Vec<RelayName>,
+    /// What is dialed. Default: whatever gets through.
+    pub(crate) transport: Transport,
     /// What to do when no path leads to the server half. Default: nothing, fail.
     pub(crate) fallback: Fallback,
     /// Bounds the open. Default: ssh's ConnectTimeout less half a second, else 10 s.
@@ -73,6 +80,9 @@ impl ProxySettings {
             pins: list(reach.pin, &table.pin),
             known_hosts: reach.known_hosts.or(one(&table.known_hosts)),
             port: reach.port.or(one(&table.port)).map(|port| port.0),
+            tls_port: reach.tls_port.or(one(&table.tls_port)).map(|port| port.0),
+            relays: list(reach.relay, &table.relay),
+            transport: reach.transport.or(one(&table.transport)).unwrap_or(Transport::Auto),
             fallback: reach.fallback.or(one(&table.fallback)).unwrap_or(Fallback::None),
             connect_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
             patience: reach.patience.or(one(&table.patience)),
@@ -146,13 +156,15 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
     Ok(ClientConfig {
         place: Place {
             host: ssh.hostname.clone(),
-            port: settings.port.unwrap_or(ssh.port),
+            ports: ports(settings, ssh.port),
             family: match ssh.address_family {
                 AddressFamily::Any => None,
                 AddressFamily::Inet => Some(Family::V4),
                 AddressFamily::Inet6 => Some(Family::V6),
             },
+            relays: settings.relays.clone(),
         },
+        state_dir: Some(state.clone()),
         user: ssh.user.clone(),
         trust: Arc::new(trust),
         credentials: Arc::new(credentials),
@@ -161,6 +173,21 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
         patience: settings.patience,
         mtu_cap: mtu_cap.map_err(|error| Failure::from_error(Exit::Usage, &error))?,
     })
+}
+
+/// What firewalls let through most often.
+const WEB: u16 = 443;
+
+/// Where the server half may answer at each address, what is hoped for first.
+fn ports(settings: &ProxySettings, ssh_port: u16) -> Vec<Port> {
+    let usual = Port::Quic(settings.port.unwrap_or(ssh_port));
+    let tls = Port::Tls(settings.tls_port.unwrap_or(WEB));
+    let web = Some(Port::Quic(WEB)).filter(|web| *web != usual);
+    match settings.transport {
+        Transport::Auto => [usual, tls].into_iter().chain(web).collect(),
+        Transport::Quic => [usual].into_iter().chain(web).collect(),
+        Transport::Tls => vec![tls],
+    }
 }
 
 /// How long a server half is looked for before plain TCP is tried: a lost first packet, and its repeat, fit in.
@@ -181,7 +208,7 @@ async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Sign
         session: *session.id().as_bytes(),
         reap_token: *session.reap_token(),
         host: settings.destination.host.clone(),
-        addresses: session.addresses(),
+        paths: session.paths(),
         server_key: session.server_key().to_vec(),
         started: SystemTime::now(),
     };
@@ -225,7 +252,7 @@ async fn reap_orphans(journal: Option<Journal>, host: String) {
     for orphan in journal.orphans(&host, SystemTime::now()) {
         let entry = orphan.entry();
         let id = SessionId::new(entry.session);
-        match client::reap(&entry.addresses, &entry.server_key, id, entry.reap_token).await {
+        match client::reap(&entry.paths, &entry.server_key, id, entry.reap_token).await {
             Ok(()) => orphan.remove(),
             Err(error) => tracing::debug!(session = %id, %error, "orphan not reaped"),
         }

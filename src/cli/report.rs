@@ -11,7 +11,6 @@
 use std::error::Error;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 mod demo;
@@ -19,11 +18,12 @@ mod serve;
 mod session;
 
 pub(crate) use demo::demo_failed;
-pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, overlaps, several_serve};
+pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, option, overlaps, several_serve};
 pub(crate) use session::{cannot_fall_back, cannot_open, no_ssh_config, notice, session_end};
 
 use super::config_file::ConfigError;
 use super::settings::SettingsError;
+use crate::server::keeper::{Endpoint, Protocol};
 
 /// How the program ends: sysexits(3), as far as bowline uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +169,9 @@ impl From<SettingsError> for Failure {
             SettingsError::NoHome { option } => {
                 Failure::new(Exit::Usage, &error).hint(format_args!("give the folder with {option}"))
             }
-            SettingsError::Conflict { .. } | SettingsError::TooSmall { .. } => Failure::new(Exit::Usage, &error),
+            SettingsError::Conflict { .. } | SettingsError::Missing { .. } | SettingsError::TooSmall { .. } => {
+                Failure::new(Exit::Usage, &error)
+            }
         }
     }
 }
@@ -187,21 +189,23 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// A socket that cannot be bound: `kind` is `udp` or `tcp`.
-pub(crate) fn cannot_listen(kind: &'static str, address: SocketAddr, error: &io::Error) -> Failure {
-    let failure = Failure::new(
-        Exit::Unavailable,
-        format_args!("cannot listen on {kind} {address}: {error}"),
-    );
+/// A socket that cannot be bound. `option` is the one that says where.
+pub(crate) fn cannot_listen(option: &'static str, endpoint: Endpoint, error: &io::Error) -> Failure {
+    let failure = Failure::new(Exit::Unavailable, format_args!("cannot listen on {endpoint}: {error}"));
     match error.kind() {
         io::ErrorKind::AddrInUse => failure.hint(format_args!(
-            "another program has the port (ss -lp{} shows which); stop it, or choose another port with --listen",
-            if kind == "udp" { "u" } else { "t" }
+            "another program has the port (ss -lp{} shows which); stop it, or choose another port with {option}",
+            if endpoint.protocol == Protocol::Udp { "u" } else { "t" }
         )),
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => failure.hint(
-            "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another with --listen, and name it on the \
-             other side with --port",
-        ),
+        io::ErrorKind::PermissionDenied if endpoint.address.port() < 1024 => failure.hint(format_args!(
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another with {option}, and name it on the \
+             other side with {}",
+            if option == "--listen-tls" {
+                "--tls-port"
+            } else {
+                "--port"
+            }
+        )),
         io::ErrorKind::AddrNotAvailable => failure.hint("no interface of this machine has that address"),
         _ => failure,
     }
@@ -295,18 +299,21 @@ mod tests {
     #[test]
     fn a_port_in_use_and_a_privileged_port_get_advice() {
         let address = "0.0.0.0:22".parse().expect("an address");
-        let in_use = cannot_listen("udp", address, &io::ErrorKind::AddrInUse.into());
+        let in_use = cannot_listen("--listen", Endpoint::udp(address), &io::ErrorKind::AddrInUse.into());
         assert!(
             in_use
                 .to_string()
                 .contains("hint: another program has the port (ss -lpu shows which)"),
             "{in_use}"
         );
-        let denied = cannot_listen("udp", address, &io::ErrorKind::PermissionDenied.into());
-        assert!(
-            denied.to_string().contains("hint: ports below 1024 need root"),
-            "{denied}"
+        let denied = cannot_listen(
+            "--listen-tls",
+            Endpoint::tcp(address),
+            &io::ErrorKind::PermissionDenied.into(),
         );
+        let denied_text = denied.to_string();
+        assert!(denied_text.contains("hint: ports below 1024 need root"), "{denied}");
+        assert!(denied_text.ends_with("on the other side with --tls-port\n"), "{denied}");
         assert_eq!(denied.exit, Exit::Unavailable);
     }
 

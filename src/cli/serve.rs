@@ -20,6 +20,8 @@ use super::logging::{self, LogSettings};
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
+use crate::carrier::relays::RelayName;
+use crate::server::Server;
 use crate::server::keeper::{Stop, WorkerInheritance};
 use crate::server::worker::{self, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
@@ -38,6 +40,10 @@ pub(crate) struct ServeSettings {
     /// Where to listen for QUIC. Default: empty, which means every address at the number of sshd's TCP port; that
     /// number also stands in where an address has no port.
     pub(crate) listen: Vec<ListenAddress>,
+    /// Where to listen for TLS; 443 stands in where an address has no port. Default: empty, which means nowhere.
+    pub(crate) listen_tls: Vec<ListenAddress>,
+    /// Relays at which to be listed. Default: empty, which means none.
+    pub(crate) relays: Vec<RelayName>,
     /// What sessions are joined to. Default: 127.0.0.1:22.
     pub(crate) target: Target,
     /// SSH host keys to prove. Default: empty, which means those sshd uses, else bowline's own.
@@ -101,6 +107,8 @@ impl ServeSettings {
         let size = |size: Option<ByteSize>, default: u64| size.map_or(default, |size| size.0);
         let settings = ServeSettings {
             listen: list(args.listen, &table.listen),
+            listen_tls: list(args.listen_tls, &table.listen_tls),
+            relays: list(args.relay, &table.relay),
             target: (args.target.or(one(&table.target))).unwrap_or(Target::Tcp {
                 host: "127.0.0.1".to_owned(),
                 port: 22,
@@ -171,8 +179,8 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
             .connect(&tasks)
             .map_err(|error| report::cannot_start(&error))?;
         let serving = keeper.clone();
-        let ready = |addresses: &[SocketAddr], fingerprint: &str| {
-            announce(addresses, fingerprint);
+        let ready = |server: &Server, fingerprint: &str| {
+            announce(server.local_addrs(), server.tls_addrs(), fingerprint);
             serving.ready();
         };
         let served = worker::serve(setup, inherited.listeners, inherited.stored, keeper.clone(), ready).await;
@@ -192,10 +200,12 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
 }
 
 /// The line that scripts wait for.
-fn announce(addresses: &[SocketAddr], fingerprint: &str) {
-    let udp: Vec<String> = addresses.iter().map(|address| format!("udp={address}")).collect();
+pub(super) fn announce(udp: &[SocketAddr], tls: &[SocketAddr], fingerprint: &str) {
+    let udp = udp.iter().map(|address| format!("udp={address} "));
+    let tls = tls.iter().map(|address| format!("tls={address} "));
+    let addresses: String = udp.chain(tls).collect();
     // A closed stdout is nobody waiting.
-    let _ = writeln!(std::io::stdout(), "ready {} fingerprint={fingerprint}", udp.join(" "));
+    let _ = writeln!(std::io::stdout(), "ready {addresses}fingerprint={fingerprint}");
 }
 
 /// A file of keys is an answer to "who decides" as well.
@@ -248,7 +258,7 @@ mod tests {
             (settings.replay_buffer, settings.memory_budget),
             (16_777_216, 1_073_741_824)
         );
-        assert!(settings.listen.is_empty());
+        assert!(settings.listen.is_empty() && settings.listen_tls.is_empty());
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub(crate) enum SettingsError {
         /// As written on the command line.
         other: &'static str,
     },
+    /// One of these has to be said.
+    #[error("one of these is needed: {options}")]
+    Missing {
+        /// As written on the command line, and what they mean.
+        options: &'static str,
+    },
     /// A value below what can work.
     #[error("{option} is too small: it must be at least {least}")]
     TooSmall {

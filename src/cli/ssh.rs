@@ -194,6 +194,10 @@ fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str)
     }
     add("--known-hosts", reach.known_hosts.clone().map(OsString::from));
     add("--port", reach.port.map(|port| port.0.to_string().into()));
+    for relay in &reach.relay {
+        add("--relay", Some(relay.to_string().into()));
+    }
+    add("--tls-port", reach.tls_port.map(|port| port.0.to_string().into()));
     add(
         "--transport",
         reach.transport.map(|transport| transport.to_string().into()),

@@ -20,6 +20,7 @@ use super::settings::{Context, SettingsError, list, one};
 use super::values::ListenAddress;
 use crate::identity::authorized_keys::{AuthorizedKeys, Verdict};
 use crate::identity::statement::ProvenKey;
+use crate::server::keeper::Endpoint;
 use crate::sshd::{Authorize, Sshd, SshdConfig};
 use crate::tasks::Tasks;
 
@@ -167,7 +168,9 @@ fn bind_all(port: u16) -> Result<Vec<TcpListener>, Failure> {
     let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     match listen(v6) {
         Ok(v6) => Ok(vec![v4, v6]),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(report::cannot_listen("tcp", v6, &error)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Err(report::cannot_listen("--listen", Endpoint::tcp(v6), &error))
+        }
         Err(error) => {
             debug!(%error, "no IPv6");
             Ok(vec![v4])
@@ -176,10 +179,14 @@ fn bind_all(port: u16) -> Result<Vec<TcpListener>, Failure> {
 }
 
 fn listen_or_tell(address: SocketAddr) -> Result<TcpListener, Failure> {
-    listen(address).map_err(|error| report::cannot_listen("tcp", address, &error))
+    listen(address).map_err(|error| report::cannot_listen("--listen", Endpoint::tcp(address), &error))
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Binds a TCP socket and listens; an IPv6 one takes no IPv4.
+///
+/// # Errors
+/// As `bind(2)` and `listen(2)`.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A port of ours is free as soon as we have ended.
     socket.set_reuse_address(true)?;

@@ -5,6 +5,7 @@
 
 mod choice;
 mod endpoint;
+mod relay;
 mod written;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub(crate) use self::choice::{AuthWord, Fallback, LogFormat, Transport};
 pub(crate) use self::endpoint::{Destination, ListenAddress, Target};
 pub(super) use self::written::{Written, WrittenList};
 use super::places;
+use crate::carrier::relays::RelayNameError;
 
 /// A value that can be written on the command line, in the environment and in the configuration file.
 pub(super) trait Value: Sized {
@@ -82,14 +84,9 @@ pub(crate) enum ValueError {
         /// What it does wrongly.
         fault: &'static str,
     },
-    /// Known, but not built.
-    #[error("`{name}` is not in this version, expected {expected}")]
-    NotInThisVersion {
-        /// The word as written.
-        name: &'static str,
-        /// What there is.
-        expected: &'static str,
-    },
+    /// Not the name of a relay.
+    #[error(transparent)]
+    Relay(#[from] RelayNameError),
 }
 
 impl Value for Duration {

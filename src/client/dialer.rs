@@ -1,42 +1,155 @@
-//! One race: every address is dialed, staggered, and the first to finish its handshake wins.
+//! Dials paths: one at a time, or all of them in a race, staggered, of which the first to finish its handshake wins.
 
 use super::opening::{AttemptError, Failed};
 use super::unreachable::unreachable;
-use crate::carrier::quic::{Dialed, MtuCap, QuicDialer};
+use crate::carrier::quic::{MtuCap, QuicDialer};
+use crate::carrier::via::{self, Reaching, RelayAddress, RelayTransport, RelayWindow, ViaStream};
+use crate::carrier::{DialError, Dialed, Path, tls};
 use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::wire::KeyDigest;
+use russh::keys::ssh_key::Fingerprint;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Head start of an address over the next (RFC 8305 section 5).
+/// Head start of a path over the next (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Races `addresses`. The losers are given up.
+/// What all dials of one client process share: its keys, its settings, and UDP sockets.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    key: Arc<TlsKey>,
+    guide: Guide,
+    mtu_cap: MtuCap,
+    /// For IPv4 and for IPv6.
+    sockets: [Option<QuicDialer>; 2],
+}
+
+impl Dialer {
+    pub(super) fn new(key: Arc<TlsKey>, mtu_cap: MtuCap) -> Dialer {
+        Dialer {
+            key,
+            guide: Guide {
+                key: Arc::new(TlsKey::generate()),
+                host_keys: Vec::new(),
+                mtu_cap,
+            },
+            mtu_cap,
+            sockets: [None, None],
+        }
+    }
+
+    /// Has relays look for one of these host keys, after those that were named before.
+    pub(super) fn know(&mut self, host_keys: impl IntoIterator<Item = Fingerprint>) {
+        for key in host_keys {
+            if let Fingerprint::Sha256(digest) = key
+                && !self.guide.host_keys.contains(&KeyDigest::new(digest))
+            {
+                self.guide.host_keys.push(KeyDigest::new(digest));
+            }
+        }
+    }
+
+    /// Dials from other UDP sockets from now on: something between the ends may have taken a dislike to a port.
+    pub(super) fn renew(&mut self) {
+        self.sockets = [None, None];
+    }
+
+    /// Dials `path`. Dropping the future gives the attempt up.
+    pub(super) fn dial(
+        &mut self,
+        path: &Path,
+        accept: ServerKey,
+    ) -> impl Future<Output = Result<Dialed, DialError>> + Send + use<> {
+        let (key, path) = (Arc::clone(&self.key), path.clone());
+        let socket = match path {
+            Path::Quic(address) => Some(self.socket_for(address)),
+            Path::Tls(_) | Path::Relayed(..) => None,
+        };
+        let guide = self.guide.clone();
+        async move {
+            match path {
+                Path::Quic(address) => {
+                    let socket = socket.expect("made above").map_err(DialError::Socket)?;
+                    socket.dial(address, &key, accept).await
+                }
+                Path::Tls(address) => {
+                    let stream = tls::connect(address).await.map_err(DialError::Unreachable)?;
+                    tls::dial(Box::new(stream), Some(address), &key, accept).await
+                }
+                Path::Relayed(relay, transport) => {
+                    let stream = guide.reach(&relay, transport).await?;
+                    Ok(tls::dial(Box::new(stream), None, &key, accept).await?.via(relay.name))
+                }
+            }
+        }
+    }
+
+    fn socket_for(&mut self, address: SocketAddr) -> std::io::Result<QuicDialer> {
+        let slot = &mut self.sockets[usize::from(address.is_ipv6())];
+        match slot {
+            Some(socket) => Ok(socket.clone()),
+            None => Ok(slot.insert(QuicDialer::new(address, self.mtu_cap)?).clone()),
+        }
+    }
+}
+
+/// What a relay is told.
+#[derive(Clone)]
+struct Guide {
+    /// Proved to relays: the session's own key would let them tell its carriers for one.
+    key: Arc<TlsKey>,
+    /// By which relays know the server half.
+    host_keys: Vec<KeyDigest>,
+    mtu_cap: MtuCap,
+}
+
+impl Guide {
+    async fn reach(&self, relay: &RelayAddress, transport: RelayTransport) -> Result<ViaStream, DialError> {
+        if self.host_keys.is_empty() {
+            return Err(DialError::NoHostKey);
+        }
+        let reaching = Reaching {
+            fingerprints: &self.host_keys,
+            key: &self.key,
+            mtu_cap: self.mtu_cap,
+            window: RelayWindow::default(),
+        };
+        Ok(via::reach(relay, transport, &reaching).await?)
+    }
+}
+
+/// Races `paths`, the first `at_once` of them without a head start. The losers are given up.
 ///
 /// # Errors
-/// Why each address failed, once all have.
+/// Why each path failed, once all have.
 pub(super) async fn race(
-    addresses: &[SocketAddr],
-    key: &Arc<TlsKey>,
+    dialer: &mut Dialer,
+    paths: &[Path],
+    at_once: usize,
     accept: &ServerKey,
-    mtu_cap: MtuCap,
-) -> Result<(Dialed, SocketAddr), Vec<Failed>> {
-    let mut waiting = addresses.iter().copied();
+) -> Result<(Dialed, Path), Vec<Failed>> {
+    let mut waiting = paths.iter();
     let mut running = JoinSet::new();
     let mut failed = Vec::new();
     loop {
-        if let Some(address) = waiting.next() {
-            let (key, accept) = (Arc::clone(key), accept.clone());
-            running.spawn(async move { (dial(address, &key, accept, mtu_cap).await, address) });
+        if let Some(path) = waiting.next() {
+            let dialing = dialer.dial(path, accept.clone());
+            let path = path.clone();
+            running.spawn(async move { (watched(&path, dialing).await, path) });
         } else if running.is_empty() {
             return Err(failed);
         }
+        if paths.len() - waiting.len() < at_once.min(paths.len()) {
+            continue;
+        }
         tokio::select! {
             Some(finished) = running.join_next() => match finished {
-                Ok((Ok(dialed), address)) => return Ok((dialed, address)),
-                Ok((Err(error), address)) => failed.push(Failed { address, error }),
+                Ok((Ok(dialed), path)) => return Ok((dialed, path)),
+                Ok((Err(error), path)) => failed.push(Failed { path, error: AttemptError::Dial(error) }),
                 // Nobody aborts a dial but the end of the race.
                 Err(_) => {}
             },
@@ -45,10 +158,13 @@ pub(super) async fn race(
     }
 }
 
-async fn dial(address: SocketAddr, key: &TlsKey, accept: ServerKey, mtu_cap: MtuCap) -> Result<Dialed, AttemptError> {
-    let dialer = QuicDialer::new(address, mtu_cap).map_err(AttemptError::Socket)?;
-    tokio::select! {
-        dialed = dialer.dial(address, key, accept) => dialed.map_err(AttemptError::Dial),
-        error = unreachable(address) => Err(AttemptError::Unreachable(error)),
+/// A dial that also ends when the network says that nothing is there.
+async fn watched(path: &Path, dialing: impl Future<Output = Result<Dialed, DialError>>) -> Result<Dialed, DialError> {
+    match path {
+        Path::Quic(address) => tokio::select! {
+            dialed = dialing => dialed,
+            error = unreachable(*address) => Err(DialError::Unreachable(error)),
+        },
+        Path::Tls(_) | Path::Relayed(..) => dialing.await,
     }
 }

@@ -7,12 +7,12 @@ use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use crate::carrier;
 use rustix::{
     fs::{FlockOperation, OFlags, flock},
     io::Errno,
@@ -44,8 +44,8 @@ pub struct Entry {
     pub reap_token: [u8; 32],
     /// The name under which the user knows the host, as ssh was given it.
     pub host: String,
-    /// Where the server half was reached or looked for, the best first.
-    pub addresses: Vec<SocketAddr>,
+    /// How the server half was reached or looked for, the best first.
+    pub paths: Vec<carrier::Path>,
     /// The TLS key that the server half proved, as SPKI DER.
     pub server_key: Vec<u8>,
     /// When the session was opened.
@@ -60,7 +60,7 @@ impl fmt::Debug for Entry {
             .field("session", &stored::hex(&self.session))
             .field("host", &self.host);
         entry
-            .field("addresses", &self.addresses)
+            .field("paths", &self.paths)
             .field("started", &self.started)
             .finish_non_exhaustive()
     }
@@ -266,10 +266,7 @@ fn open_entry(path: &Path) -> io::Result<File> {
 
 /// An entry as it lies on disk.
 mod stored {
-    use std::{
-        net::SocketAddr,
-        time::{Duration, SystemTime},
-    };
+    use std::time::{Duration, SystemTime};
 
     use serde::{Deserialize, Serialize};
 
@@ -283,7 +280,8 @@ mod stored {
         session: String,
         reap_token: String,
         host: String,
-        addresses: Vec<SocketAddr>,
+        /// Those that are written in a way that we do not know are left out.
+        paths: Vec<String>,
         server_key: String,
         /// Seconds since 1970.
         started: u64,
@@ -313,7 +311,7 @@ mod stored {
             session: hex(&entry.session),
             reap_token: hex(&entry.reap_token),
             host: entry.host.clone(),
-            addresses: entry.addresses.clone(),
+            paths: entry.paths.iter().map(ToString::to_string).collect(),
             server_key: hex(&entry.server_key),
             started,
         };
@@ -330,7 +328,7 @@ mod stored {
             session: array("session", &stored.session)?,
             reap_token: array("reap_token", &stored.reap_token)?,
             host: stored.host,
-            addresses: stored.addresses,
+            paths: stored.paths.iter().filter_map(|path| path.parse().ok()).collect(),
             server_key: unhex(&stored.server_key).ok_or(Damaged::Hex { field: "server_key" })?,
             started: started.ok_or(Damaged::Started(stored.started))?,
         })
@@ -370,7 +368,10 @@ mod tests {
             session: [id; 16],
             reap_token: [id ^ 0xff; 32],
             host: "build".to_owned(),
-            addresses: vec!["192.0.2.1:22".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap()],
+            paths: vec![
+                "quic 192.0.2.1:22".parse().unwrap(),
+                "tls [2001:db8::1]:443".parse().unwrap(),
+            ],
             server_key: vec![0x30, 0x2a, 0x00, 0xff],
             started: NOW + Duration::from_secs(now().duration_since(NOW).unwrap().as_secs()),
         }

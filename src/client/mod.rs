@@ -5,6 +5,7 @@
 
 mod dialer;
 pub mod fallback;
+mod improvement;
 pub mod journal;
 pub mod network_watch;
 mod opening;
@@ -13,20 +14,21 @@ mod reaping;
 mod redial;
 mod ssh_credentials;
 mod ssh_trust;
+mod standby;
 pub mod stdio;
 mod stream;
 mod unreachable;
 
 pub use opening::{AttemptError, Failed, OpenError};
-pub use paths::{Family, Place, ResolveError};
+pub use paths::{Family, Place, Port, ResolveError};
 pub use reaping::{ReapError, reap};
 pub use ssh_credentials::{Notice, SshCredentials};
 pub use ssh_trust::{SshTrust, TrustError};
 pub use stream::ResumableStream;
 
+use crate::carrier;
 use crate::carrier::quic::MtuCap;
 use crate::clock;
-use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::ProvenKey;
 use crate::pump::{
     ARRIVALS, Arrival, Budget, Epochs, Facts, Need, Order, Outcome, Pump, PumpParts, STANDBYS, Vigil, session_memory,
@@ -34,11 +36,16 @@ use crate::pump::{
 use crate::session::{Session, SessionConfig};
 use crate::tasks::Tasks;
 use crate::wire::{Authorization, CloseCode, Epoch, SessionId};
+use dialer::Dialer;
+use improvement::Improvement;
 use network_watch::NetworkWatch;
 use paths::Paths;
 use redial::Redialer;
+use russh::keys::ssh_key::Fingerprint;
+use standby::Standby;
 use std::error::Error;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +70,11 @@ pub trait HostTrust: Send + Sync {
         proven: &'a [ProvenKey],
         tls_key: &'a [u8],
     ) -> Boxed<'a, Result<(), Box<dyn Error + Send + Sync>>>;
+
+    /// SHA-256 fingerprints of host keys that would be trusted: by these a relay finds the host. None by default.
+    fn known_keys(&self) -> Vec<Fingerprint> {
+        Vec::new()
+    }
 }
 
 /// The user's keys, in the order in which they are offered.
@@ -83,6 +95,8 @@ pub trait Credentials: Send + Sync {
 pub struct ClientConfig {
     /// Where the server half is.
     pub place: Place,
+    /// Folder where it is remembered which path worked, for the next open. Default: none.
+    pub state_dir: Option<PathBuf>,
     /// User name on the server's machine.
     pub user: String,
     /// Who the host must be.
@@ -103,7 +117,7 @@ pub struct ClientConfig {
 pub struct OpenSession {
     config: ClientConfig,
     id: SessionId,
-    key: Arc<TlsKey>,
+    dialer: Dialer,
     server_key: Vec<u8>,
     reap_token: [u8; 32],
     paths: Paths,
@@ -158,9 +172,9 @@ impl OpenSession {
         &self.reap_token
     }
 
-    /// Addresses of the server half.
-    pub fn addresses(&self) -> Vec<std::net::SocketAddr> {
-        self.paths.addresses()
+    /// Ways to the server half, the best first.
+    pub fn paths(&self) -> Vec<carrier::Path> {
+        self.paths.all()
     }
 
     /// A handle that outlives [`OpenSession::run`]'s taking of the session.
@@ -186,8 +200,7 @@ impl OpenSession {
         let (arrivals, incoming) = mpsc::channel(ARRIVALS);
         let (need, needed) = watch::channel(Need::Nothing);
         let (hint, hints) = mpsc::channel(HINTS);
-        // Nobody dials them yet.
-        let (_, standbys) = mpsc::channel(STANDBYS);
+        let (standing, standbys) = mpsc::channel(STANDBYS);
         let epochs = Arc::new(Epochs::after(self.epoch));
         // The channel is new and has room for the first.
         let _ = arrivals.try_send(self.first);
@@ -195,16 +208,25 @@ impl OpenSession {
         tasks.spawn("network watch", watch_network(hint));
         let redialer = Redialer {
             session: self.id,
-            key: self.key,
-            server_key: self.server_key,
-            paths: self.paths,
-            mtu_cap: self.config.mtu_cap,
+            dialer: self.dialer.clone(),
+            server_key: self.server_key.clone(),
+            paths: self.paths.clone(),
+            improvement: Improvement::new(clock::now()),
             epochs: Arc::clone(&epochs),
             facts: Arc::clone(&self.control.facts),
             arrivals,
             orders: self.control.orders.clone(),
         };
         tasks.spawn("redial", redialer.run(needed).in_current_span());
+        let standby = Standby {
+            session: self.id,
+            dialer: self.dialer,
+            server_key: self.server_key,
+            paths: self.paths,
+            facts: Arc::clone(&self.control.facts),
+            standbys: standing,
+        };
+        tasks.spawn("standby", standby.run().in_current_span());
         let pump = Pump::new(PumpParts {
             session: Session::new(session_memory(&self.config.session)),
             input,

@@ -1,10 +1,9 @@
 //! Opening a session: race, host check, proof of user; repeated until one `Accepted` was seen.
 
-use super::dialer::race;
-use super::paths::{Paths, ResolveError};
+use super::dialer::{Dialer, race};
+use super::paths::{Knowledge, Paths, ResolveError};
 use super::{ClientConfig, Control, OpenSession};
-use crate::carrier::quic::{DialError, Dialed};
-use crate::carrier::{Carrier, CarrierError};
+use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host};
@@ -12,14 +11,13 @@ use crate::pump::{Arrival, Facts, ORDERS};
 use crate::wire::{
     Accepted, Answer, Authorization, DecodeError, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, VERSION,
 };
+use russh::keys::ssh_key::HashAlg;
 use std::error::Error;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::{debug, field, info};
 
 /// How long an answer may take before the open is repeated on a fresh carrier. A server half that is still asking
 /// sshd goes on with that: the repeated open finds the session made.
@@ -33,7 +31,7 @@ pub enum OpenError {
     /// The name has no address.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// No address led to a server half.
+    /// No path led to a server half.
     #[error("no path led to the server half")]
     NoPath {
         /// What was tried, and how it failed.
@@ -62,25 +60,19 @@ pub enum OpenError {
     Protocol(#[source] DecodeError),
 }
 
-/// One address that did not work.
+/// One path that did not work.
 #[derive(Debug)]
 pub struct Failed {
-    /// The address.
-    pub address: SocketAddr,
+    /// The path.
+    pub path: Path,
     /// Why.
     pub error: AttemptError,
 }
 
-/// Why one address did not work.
+/// Why one path did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum AttemptError {
-    /// No socket.
-    #[error("cannot make a UDP socket: {0}")]
-    Socket(#[source] io::Error),
-    /// The network says so.
-    #[error("{0}")]
-    Unreachable(#[source] io::Error),
-    /// QUIC failed.
+    /// It could not be dialed.
     #[error("{0}")]
     Dial(#[source] DialError),
     /// The carrier was lost before the answer.
@@ -92,11 +84,20 @@ pub enum AttemptError {
 }
 
 pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
-    let paths = Paths::resolve(config.place.clone()).await?;
+    let knowledge = Knowledge {
+        state_dir: config.state_dir.clone(),
+        host_keys: config.trust.known_keys(),
+    };
+    let host_keys = knowledge.host_keys.clone();
+    let paths = Paths::resolve(config.place.clone(), knowledge).await?;
     let begun = clock::now();
+    let key = Arc::new(TlsKey::generate());
+    let mut dialer = Dialer::new(Arc::clone(&key), config.mtu_cap);
+    dialer.know(host_keys);
     let mut opening = Opening {
         id: SessionId::new(random()),
-        key: Arc::new(TlsKey::generate()),
+        dialer,
+        key,
         reap_token: random(),
         epoch: Epoch::default(),
         deadline: begun + config.connect_timeout,
@@ -139,6 +140,7 @@ struct Opening {
     paths: Paths,
     id: SessionId,
     key: Arc<TlsKey>,
+    dialer: Dialer,
     reap_token: [u8; 32],
     epoch: Epoch,
     deadline: Instant,
@@ -163,19 +165,21 @@ impl From<OpenError> for Setback {
 
 impl Opening {
     async fn attempt(&mut self) -> Result<(Carrier, Accepted), Setback> {
-        let (dialed, address) = self.race().await?;
+        let (dialed, path) = self.race().await?;
         let left = self.left();
         let broken = |error| Setback::Again {
-            failed: vec![Failed { address, error }],
+            failed: vec![Failed {
+                path: path.clone(),
+                error,
+            }],
             pause: Duration::ZERO,
         };
-        let host = match timeout(left, dialed.host()).await {
-            Ok(Ok(host)) => host,
+        let (mut carrier, host) = match timeout(left, dialed.host()).await {
+            Ok(Ok(introduced)) => introduced,
             Ok(Err(CarrierError::Protocol(error))) => return Err(OpenError::Protocol(error).into()),
             Ok(Err(error)) => return Err(broken(AttemptError::Carrier(error))),
             Err(_) => return Err(broken(AttemptError::Silent)),
         };
-        let Dialed { mut carrier, .. } = dialed;
         let server_key = carrier.info().peer_key.clone();
         let proven: Vec<ProvenKey> = host
             .statements
@@ -187,9 +191,12 @@ impl Opening {
             .judge(&proven, &server_key)
             .await
             .map_err(OpenError::Untrusted)?;
+        // The session is bound to this server half from now on, also where nobody knew its host.
+        self.dialer
+            .know(proven.iter().map(|proven| proven.key.fingerprint(HashAlg::Sha256)));
         match self.converse(&mut carrier).await {
             Ok(accepted) => {
-                self.paths.prefer(address);
+                self.paths.remember(path);
                 Ok((carrier, accepted))
             }
             Err(Talk::Setback(setback)) => Err(setback),
@@ -197,17 +204,15 @@ impl Opening {
         }
     }
 
-    async fn race(&self) -> Result<(Dialed, SocketAddr), Setback> {
-        let addresses = self.paths.addresses();
-        match timeout(
-            self.left(),
-            race(&addresses, &self.key, &ServerKey::Any, self.config.mtu_cap),
-        )
-        .await
-        {
+    async fn race(&mut self) -> Result<(Dialed, Path), Setback> {
+        let (paths, at_once) = self.paths.line_up();
+        let left = self.left();
+        // Another open may have been given up over these sockets.
+        self.dialer.renew();
+        match timeout(left, race(&mut self.dialer, &paths, at_once, &ServerKey::Any)).await {
             Ok(Ok(won)) => Ok(won),
             // Every path answered that it leads nowhere: waiting would not change it.
-            Ok(Err(attempts)) if attempts.iter().all(|failed| failed.error.is_definite()) => {
+            Ok(Err(attempts)) if attempts.iter().all(Failed::is_definite) => {
                 let within = self.config.connect_timeout.saturating_sub(self.left());
                 Err(OpenError::NoPath { attempts, within }.into())
             }
@@ -316,13 +321,13 @@ impl Opening {
 
     fn opened(self, carrier: Carrier, accepted: Accepted) -> OpenSession {
         let info = carrier.info().clone();
-        info!(event = "opened", session = %self.id, remote = %info.remote, carrier = %info.kind,
+        info!(event = "opened", session = %self.id, remote = info.remote.map(field::display), carrier = %info.kind,
             rtt_ms = carrier.rtt().map(|rtt| rtt.as_millis()), "session opened");
         let (orders, ordered) = mpsc::channel(ORDERS);
         let facts = Arc::new(Facts::new(self.config.session.receive_window as u64));
         OpenSession {
             id: self.id,
-            key: self.key,
+            dialer: self.dialer,
             server_key: info.peer_key.to_vec(),
             reap_token: self.reap_token,
             paths: self.paths,
@@ -340,12 +345,12 @@ impl Opening {
         }
     }
 
-    /// Addresses of which nothing was heard are named too.
+    /// Paths of which nothing was heard are named too.
     fn name_silent(&self, mut failed: Vec<Failed>) -> Vec<Failed> {
-        for address in self.paths.addresses() {
-            if failed.iter().all(|known| known.address != address) {
+        for path in self.paths.all() {
+            if failed.iter().all(|known| known.path != path) {
                 failed.push(Failed {
-                    address,
+                    path,
                     error: AttemptError::Silent,
                 });
             }
@@ -364,31 +369,15 @@ enum Talk {
     Lost(AttemptError),
 }
 
-impl AttemptError {
+impl Failed {
     /// Whether something answers there that speaks QUIC, but not this version of the protocol.
     pub fn is_other_protocol(&self) -> bool {
-        // TLS alert no_application_protocol (RFC 7301 section 3.2) as a QUIC error (RFC 9001 section 4.8).
-        const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
-        matches!(
-            self,
-            AttemptError::Dial(DialError::Handshake(quinn::ConnectionError::ConnectionClosed(close)))
-                if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL
-        )
+        matches!(&self.error, AttemptError::Dial(error) if error.is_other_protocol())
     }
 
     /// Whether the network or the peer said that this will not work, rather than nothing.
     fn is_definite(&self) -> bool {
-        match self {
-            AttemptError::Unreachable(_) | AttemptError::Socket(_) => true,
-            AttemptError::Dial(DialError::Handshake(error)) => !matches!(
-                error,
-                quinn::ConnectionError::TimedOut
-                    | quinn::ConnectionError::Reset
-                    | quinn::ConnectionError::LocallyClosed
-            ),
-            AttemptError::Dial(_) => true,
-            AttemptError::Carrier(_) | AttemptError::Silent => false,
-        }
+        matches!(&self.error, AttemptError::Dial(error) if error.is_definite())
     }
 }
 

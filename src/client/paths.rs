@@ -1,8 +1,14 @@
-//! Where a server half may be reached: addresses, in the order in which they are tried.
+//! Where a server half may be reached: paths, in the order in which they are tried.
 
+use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress as Located, RelayName, RelayResolver};
+use crate::carrier::via::{RelayAddress, RelayTransport};
+use crate::carrier::{Path, Rank};
+use crate::hints::Hints;
+use russh::keys::ssh_key::Fingerprint;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
@@ -14,15 +20,35 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 16;
 
-/// Name and UDP port of a server half.
+/// Where a server half is: a name, and the ports at which it may answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Host name or address.
     pub host: String,
-    /// UDP port.
-    pub port: u16,
+    /// Tried at each address, the one that is hoped for first.
+    pub ports: Vec<Port>,
     /// Whether one address family only is wanted.
     pub family: Option<Family>,
+    /// Relays at which it may be listed. Where there are many, those are asked that its host keys choose.
+    pub relays: Vec<RelayName>,
+}
+
+/// A port, and what is spoken there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// QUIC over UDP.
+    Quic(u16),
+    /// TLS over TCP.
+    Tls(u16),
+}
+
+impl Port {
+    fn at(self, ip: IpAddr) -> Path {
+        match self {
+            Port::Quic(port) => Path::Quic(SocketAddr::new(ip, port)),
+            Port::Tls(port) => Path::Tls(SocketAddr::new(ip, port)),
+        }
+    }
 }
 
 /// Address families.
@@ -44,76 +70,183 @@ pub struct ResolveError {
     pub source: io::Error,
 }
 
-/// The addresses of a place, the last winner first. Shared by all who dial.
+/// What else is known of a place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Knowledge {
+    /// Where it is remembered what worked, and where relays are.
+    pub(super) state_dir: Option<PathBuf>,
+    /// Host keys that would be trusted.
+    pub(super) host_keys: Vec<Fingerprint>,
+}
+
+/// The paths to a place. Shared by all who dial.
 #[derive(Clone)]
 pub(super) struct Paths {
     place: Place,
-    addresses: Arc<Mutex<Vec<SocketAddr>>>,
+    knowledge: Knowledge,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    addresses: Vec<IpAddr>,
+    relays: Vec<RelayAddress>,
+    /// What led to the server half last.
+    winner: Option<Path>,
 }
 
 impl Paths {
-    /// Looks the place up.
-    pub(super) async fn resolve(place: Place) -> Result<Paths, ResolveError> {
-        let found = lookup(&place).await;
-        let found = found.map_err(|source| ResolveError {
-            host: place.host.clone(),
-            source,
-        })?;
-        Ok(Paths {
-            place,
-            addresses: Arc::new(Mutex::new(found)),
-        })
+    /// Looks the place and its relays up.
+    pub(super) async fn resolve(place: Place, knowledge: Knowledge) -> Result<Paths, ResolveError> {
+        let (found, relays) = tokio::join!(lookup(&place), find_relays(&place.relays, &knowledge));
+        let addresses = match found {
+            // A name that leads nowhere is no matter where a relay knows the host by its key.
+            Err(error) if !relays.is_empty() => {
+                debug!(host = place.host, %error, "cannot look the host up");
+                Vec::new()
+            }
+            found => found.map_err(|source| ResolveError {
+                host: place.host.clone(),
+                source,
+            })?,
+        };
+        Ok(Paths::new(place, knowledge, addresses, relays))
     }
 
-    #[cfg(test)]
-    fn known(addresses: Vec<SocketAddr>) -> Paths {
-        let place = Place {
-            host: String::new(),
-            port: 0,
-            family: None,
+    fn new(place: Place, knowledge: Knowledge, addresses: Vec<IpAddr>, relays: Vec<RelayAddress>) -> Paths {
+        let mut known = Known {
+            addresses,
+            relays,
+            winner: None,
         };
+        // An address that the host had once may be anybody's by now: only what is among the paths counts.
+        let hint = knowledge
+            .state_dir
+            .as_deref()
+            .and_then(|folder| Hints::of_paths(folder).recall(&place.host));
+        known.winner = hint.and_then(|hint| {
+            let mut paths = known.hoped_for(&place.ports).into_iter();
+            paths.find(|path| path.to_string() == hint)
+        });
         Paths {
             place,
-            addresses: Arc::new(Mutex::new(addresses)),
+            knowledge,
+            known: Arc::new(Mutex::new(known)),
         }
     }
 
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// All paths: the last winner first, the others as they are hoped for.
+    pub(super) fn all(&self) -> Vec<Path> {
+        let known = self.known();
+        let mut paths = known.hoped_for(&self.place.ports);
+        if let Some(winner) = &known.winner {
+            paths.retain(|path| path != winner);
+            paths.insert(0, winner.clone());
+        }
+        paths
     }
 
-    /// The next open or outage begins with this one.
-    pub(super) fn prefer(&self, winner: SocketAddr) {
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = addresses.iter().position(|address| *address == winner) {
-            addresses[..=place].rotate_right(1);
+    /// All paths for a race, and how many of them begin at once: where the last winner is not of the best kind, the
+    /// best of that kind need not stand behind it.
+    pub(super) fn line_up(&self) -> (Vec<Path>, usize) {
+        let mut paths = self.all();
+        let best = paths.iter().map(Path::rank).min();
+        match (paths.iter().position(|path| Some(path.rank()) == best), paths.len()) {
+            (Some(place @ 1..), 2..) => {
+                paths[1..=place].rotate_right(1);
+                (paths, 2)
+            }
+            _ => (paths, 1),
         }
     }
 
-    /// Looks the place up again and adds what is new. Without an answer the old addresses stay: a name server that
+    /// Those of a better kind.
+    pub(super) fn better_than(&self, rank: Rank) -> Vec<Path> {
+        let mut paths = self.all();
+        paths.retain(|path| path.rank() < rank);
+        paths
+    }
+
+    /// The next outage begins with this one.
+    pub(super) fn prefer(&self, winner: Path) {
+        self.known().winner = Some(winner);
+    }
+
+    /// The next outage begins with this one, and the next open too. Writes to disk, which may take its time.
+    pub(super) fn remember(&self, winner: Path) {
+        if let Some(folder) = &self.knowledge.state_dir
+            && let Err(error) = Hints::of_paths(folder).remember(&self.place.host, &winner.to_string())
+        {
+            debug!(%error, "cannot remember which path worked");
+        }
+        self.prefer(winner);
+    }
+
+    /// Looks everything up again and adds what is new. Without an answer the old addresses stay: a name server that
     /// is down must not end a session.
     pub(super) async fn refresh(&self) {
-        match lookup(&self.place).await {
-            Ok(found) => {
-                let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-                for address in found {
-                    if !addresses.contains(&address) && addresses.len() < MOST_ADDRESSES {
-                        addresses.push(address);
-                    }
-                }
-            }
+        let relays = find_relays(&self.place.relays, &self.knowledge);
+        let (found, relays) = tokio::join!(lookup(&self.place), relays);
+        let mut known = self.known();
+        match found {
+            Ok(found) => add_new(&mut known.addresses, found),
             Err(error) => debug!(host = self.place.host, %error, "cannot look the host up again"),
+        }
+        add_new(&mut known.relays, relays);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Plain values: a panic elsewhere cannot have left them half written.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Every port at every address, and every relay. A port further down waits for the two addresses before it, not for
+    /// all: most hosts have one of each family, and the rest is seldom better. So do relays, which stand beside the third.
+    fn hoped_for(&self, ports: &[Port]) -> Vec<Path> {
+        let starts = ports.iter().zip((0..).step_by(2));
+        let straight = starts.flat_map(|(port, start)| (start..).zip(self.addresses.iter().map(|ip| port.at(*ip))));
+        let by = |transport| move |relay: &RelayAddress| Path::Relayed(relay.clone(), transport);
+        let quic = (4..).zip(self.relays.iter().map(by(RelayTransport::Quic)));
+        let tls = (6..).zip(self.relays.iter().map(by(RelayTransport::Tls)));
+        let mut paths: Vec<(usize, Path)> = straight.chain(quic).chain(tls).collect();
+        paths.sort_by_key(|(place, _)| *place);
+        paths.into_iter().map(|(_, path)| path).collect()
+    }
+}
+
+fn add_new<T: PartialEq>(known: &mut Vec<T>, found: Vec<T>) {
+    for one in found {
+        if !known.contains(&one) && known.len() < MOST_ADDRESSES {
+            known.push(one);
         }
     }
 }
 
-async fn lookup(place: &Place) -> io::Result<Vec<SocketAddr>> {
-    let found = timeout(LOOKUP_TIMEOUT, lookup_host((place.host.as_str(), place.port))).await;
+/// The relays that the host's keys choose, at each of their addresses.
+async fn find_relays(names: &[RelayName], knowledge: &Knowledge) -> Vec<RelayAddress> {
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let resolver = RelayResolver::new(knowledge.state_dir.as_deref());
+    let found = resolver.resolve(names, &knowledge.host_keys, DEFAULT_RELAYS).await;
+    for failure in &found.failures {
+        debug!(error = %failure, "cannot look a relay up");
+    }
+    let mut addresses: Vec<_> = found.relays.iter().flat_map(Located::each).collect();
+    addresses.truncate(MOST_ADDRESSES);
+    addresses
+}
+
+async fn lookup(place: &Place) -> io::Result<Vec<IpAddr>> {
+    // The resolver wants a port; which one matters to nobody.
+    let found = timeout(LOOKUP_TIMEOUT, lookup_host((place.host.as_str(), 0))).await;
     let found = found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let wanted = found.filter(|address| match place.family {
+    let wanted = found.map(|address| address.ip()).filter(|ip| match place.family {
         None => true,
-        Some(Family::V4) => address.is_ipv4(),
-        Some(Family::V6) => address.is_ipv6(),
+        Some(Family::V4) => ip.is_ipv4(),
+        Some(Family::V6) => ip.is_ipv6(),
     });
     let addresses = interleave(wanted.collect());
     if addresses.is_empty() {
@@ -124,8 +257,8 @@ async fn lookup(place: &Place) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// Families in turn (RFC 8305 section 4), beginning with the one that the resolver put first.
-fn interleave(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
+fn interleave(found: Vec<IpAddr>) -> Vec<IpAddr> {
+    let first_is_v6 = found.first().is_some_and(IpAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
     let mut mixed = Vec::new();
@@ -137,7 +270,7 @@ fn interleave(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
     let mut unique = Vec::new();
     for address in mixed {
-        if !unique.contains(&address) && !is_useless(address.ip()) && unique.len() < MOST_ADDRESSES {
+        if !unique.contains(&address) && !is_useless(address) && unique.len() < MOST_ADDRESSES {
             unique.push(address);
         }
     }
@@ -152,25 +285,92 @@ fn is_useless(ip: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> SocketAddr {
-        format!("{text}:22").parse().unwrap()
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn paths(ports: &[Port], addresses: &[&str]) -> Paths {
+        let place = Place {
+            host: String::new(),
+            ports: ports.to_vec(),
+            family: None,
+            relays: Vec::new(),
+        };
+        let addresses = addresses.iter().map(|text| address(text)).collect();
+        Paths::new(place, Knowledge::default(), addresses, Vec::new())
+    }
+
+    fn written(paths: &[Path]) -> Vec<String> {
+        paths.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn families_take_turns_and_doubles_go() {
-        let found = ["[::1]", "[::2]", "[::2]", "127.0.0.1", "[::3]", "127.0.0.2"]
+        let found = ["::1", "::2", "::2", "127.0.0.1", "::3", "127.0.0.2"]
             .map(address)
             .to_vec();
-        let mixed = ["[::1]", "127.0.0.1", "[::2]", "127.0.0.2", "[::3]"]
-            .map(address)
-            .to_vec();
+        let mixed = ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"].map(address).to_vec();
         assert_eq!(interleave(found), mixed);
     }
 
     #[test]
     fn the_winner_goes_first_and_the_others_keep_their_order() {
-        let paths = Paths::known(["127.0.0.1", "127.0.0.2", "127.0.0.3"].map(address).to_vec());
-        paths.prefer(address("127.0.0.3"));
-        assert_eq!(paths.addresses(), ["127.0.0.3", "127.0.0.1", "127.0.0.2"].map(address));
+        let paths = paths(&[Port::Quic(22)], &["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
+        paths.prefer(Port::Quic(22).at(address("127.0.0.3")));
+        let expected = ["quic 127.0.0.3:22", "quic 127.0.0.1:22", "quic 127.0.0.2:22"];
+        assert_eq!(written(&paths.all()), expected);
+    }
+
+    #[test]
+    fn another_port_waits_for_two_addresses_and_not_for_all() {
+        let paths = paths(&[Port::Quic(22), Port::Tls(443)], &["127.0.0.1", "::1", "127.0.0.2"]);
+        let expected = [
+            "quic 127.0.0.1:22",
+            "quic [::1]:22",
+            "quic 127.0.0.2:22",
+            "tls 127.0.0.1:443",
+            "tls [::1]:443",
+            "tls 127.0.0.2:443",
+        ];
+        assert_eq!(written(&paths.all()), expected);
+    }
+
+    #[test]
+    fn a_winner_of_a_lesser_kind_races_the_best_of_the_better_kind() {
+        let paths = paths(&[Port::Quic(22), Port::Tls(443)], &["127.0.0.1"]);
+        assert_eq!(paths.line_up().1, 1);
+        let tls = Port::Tls(443).at(address("127.0.0.1"));
+        paths.prefer(tls.clone());
+        let (line_up, at_once) = paths.line_up();
+        assert_eq!(
+            (written(&line_up), at_once),
+            (vec!["tls 127.0.0.1:443".into(), "quic 127.0.0.1:22".into()], 2)
+        );
+        assert_eq!(written(&paths.better_than(tls.rank())), ["quic 127.0.0.1:22"]);
+    }
+
+    #[test]
+    fn what_worked_last_is_remembered_for_as_long_as_the_host_has_the_address() {
+        let state = tempfile::tempdir().unwrap();
+        let place = Place {
+            host: "build".into(),
+            ports: vec![Port::Quic(22), Port::Tls(443)],
+            family: None,
+            relays: Vec::new(),
+        };
+        let knowledge = Knowledge {
+            state_dir: Some(state.path().to_owned()),
+            host_keys: Vec::new(),
+        };
+        let open = |ip: &str| Paths::new(place.clone(), knowledge.clone(), vec![address(ip)], Vec::new());
+        open("127.0.0.1").remember("tls 127.0.0.1:443".parse().unwrap());
+        assert_eq!(
+            written(&open("127.0.0.1").all()),
+            ["tls 127.0.0.1:443", "quic 127.0.0.1:22"]
+        );
+        assert_eq!(
+            written(&open("127.0.0.2").all()),
+            ["quic 127.0.0.2:22", "tls 127.0.0.2:443"]
+        );
     }
 }

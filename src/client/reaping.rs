@@ -1,12 +1,11 @@
 //! Ends sessions whose owner died, with the token that the journal kept.
 
-use super::dialer::race;
+use super::dialer::{Dialer, race};
 use super::opening::Failed;
 use crate::carrier::quic::MtuCap;
-use crate::carrier::{CarrierError, CloseReason};
+use crate::carrier::{CarrierError, CloseReason, Path};
 use crate::identity::raw_key::{ServerKey, TlsKey};
-use crate::wire::{Answer, DecodeError, Hello, Reap, SessionId};
-use std::net::SocketAddr;
+use crate::wire::{Answer, Hello, Reap, SessionId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -17,15 +16,12 @@ const TIME: Duration = Duration::from_secs(10);
 /// A session could not be ended now.
 #[derive(Debug, thiserror::Error)]
 pub enum ReapError {
-    /// No address answered.
+    /// No path answered.
     #[error("the server half cannot be reached")]
     NoPath(Vec<Failed>),
     /// The carrier was lost before the answer.
     #[error("lost before the answer")]
     Carrier(#[from] CarrierError),
-    /// It answered something else.
-    #[error("no sensible answer")]
-    Protocol(#[from] DecodeError),
     /// The server half did not take it.
     #[error("refused")]
     Refused,
@@ -38,20 +34,12 @@ pub enum ReapError {
 ///
 /// # Errors
 /// See [`ReapError`]; the session may live on.
-pub async fn reap(
-    addresses: &[SocketAddr],
-    server_key: &[u8],
-    session: SessionId,
-    token: [u8; 32],
-) -> Result<(), ReapError> {
+pub async fn reap(paths: &[Path], server_key: &[u8], session: SessionId, token: [u8; 32]) -> Result<(), ReapError> {
     let reaping = async {
         let (key, accept) = (Arc::new(TlsKey::generate()), ServerKey::Exactly(server_key.to_vec()));
-        let won = race(addresses, &key, &accept, MtuCap::default()).await;
-        let mut carrier = won.map_err(ReapError::NoPath)?.0.carrier;
-        carrier
-            .send_message(Hello::Reap(Reap { session, token }).encode())
-            .await?;
-        let answer = Answer::decode(carrier.read_message().await?)?;
+        let won = race(&mut Dialer::new(key, MtuCap::default()), paths, 1, &accept).await;
+        let (dialed, _) = won.map_err(ReapError::NoPath)?;
+        let (carrier, answer) = dialed.ask(&Hello::Reap(Reap { session, token })).await?;
         carrier.finish(CloseReason::Done).await;
         if answer == Answer::Reaped {
             Ok(())

@@ -2,18 +2,18 @@
 //!
 //! Always a new connection beside the old one: QUIC's own probe timeout backs off for tens of seconds in a hole,
 //! a new handshake takes a round trip. Handshakes are raced; `Resume` goes on the first to finish, and on another
-//! only once that one is slow to answer.
+//! only once that one is slow to answer. Now and then, where the lead is not of the best kind, a better one is tried.
 
+use super::dialer::Dialer;
+use super::improvement::Improvement;
 use super::paths::Paths;
-use crate::carrier::quic::{Dialed, MtuCap, QuicDialer};
-use crate::carrier::{Carrier, CarrierError};
+use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
-use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::identity::raw_key::ServerKey;
 use crate::pump::{Arrival, Epochs, Facts, Need, Order};
 use crate::session::RedialPacer;
 use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, Resume, SessionId};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -29,16 +29,18 @@ const PATIENT: usize = 4;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// After this a resume without an answer no longer keeps others from being sent.
 const RESUME_ALLOWANCE: Duration = Duration::from_millis(400);
+/// Longest that a better path may take; meanwhile the lead does its work.
+const IMPROVEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Attempts from one socket. Something between the ends may have taken a dislike to a port.
 const ATTEMPTS_PER_SOCKET: usize = 16;
 
 /// Redials one session for as long as it lives.
 pub(super) struct Redialer {
     pub(super) session: SessionId,
-    pub(super) key: Arc<TlsKey>,
+    pub(super) dialer: Dialer,
     pub(super) server_key: Vec<u8>,
     pub(super) paths: Paths,
-    pub(super) mtu_cap: MtuCap,
+    pub(super) improvement: Improvement,
     pub(super) epochs: Arc<Epochs>,
     pub(super) facts: Arc<Facts>,
     pub(super) arrivals: mpsc::Sender<Arrival>,
@@ -48,18 +50,61 @@ pub(super) struct Redialer {
 impl Redialer {
     /// Runs until the session is gone.
     pub(super) async fn run(mut self, mut need: watch::Receiver<Need>) {
-        while let Ok(needed) = need.wait_for(|need| *need != Need::Nothing).await.map(|need| *need) {
-            let Need::Carrier { waited_for, signs } = needed else {
-                continue;
+        let mut roster = self.facts.roster();
+        let mut best = Rank::Direct;
+        loop {
+            let rank = roster.borrow_and_update().lead.as_ref().map_or(best, Rank::of);
+            if rank > best {
+                // A carrier that stood by has taken the place of a better one.
+                self.improvement.handle_outage(clock::now());
+            }
+            best = rank;
+            let better = self.paths.better_than(rank);
+            let needed = tokio::select! {
+                biased;
+                needed = need.wait_for(|need| *need != Need::Nothing) => needed.map(|need| *need).ok(),
+                changed = roster.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => None,
+                },
+                () = clock::sleep_until(self.improvement.due()), if !better.is_empty() => Some(Need::Nothing),
             };
-            let paths = self.paths.clone();
-            let mut outage = Outage::new(&mut self, waited_for, signs);
-            tokio::select! {
-                ended = outage.run(&mut need) => if ended.is_none() { return },
-                // Looking the name up again is a side line; it must not hold up a dial.
-                () = async { paths.refresh().await; std::future::pending().await } => {}
+            let settled = match needed {
+                Some(Need::Nothing) => self.improve(&better, &mut need).await,
+                Some(Need::Carrier { waited_for, signs }) => self.recover(waited_for, signs, &mut need).await,
+                None => None,
+            };
+            if settled.is_none() {
+                return;
             }
         }
+    }
+
+    /// `None` when the session is gone.
+    async fn recover(&mut self, waited_for: bool, signs: u32, need: &mut watch::Receiver<Need>) -> Option<Settled> {
+        self.improvement.handle_outage(clock::now());
+        let paths = self.paths.clone();
+        let mut outage = Outage::new(self, waited_for, signs);
+        tokio::select! {
+            ended = outage.run(need) => ended,
+            // Looking the name up again is a side line; it must not hold up a dial.
+            never = async { paths.refresh().await; std::future::pending().await } => never,
+        }
+    }
+
+    /// Tries to lead by a better path. The lead goes on until that one does.
+    async fn improve(&mut self, better: &[Path], need: &mut watch::Receiver<Need>) -> Option<Settled> {
+        let mut outage = Outage::none(self, better);
+        let settled = outage.run(need).await;
+        let (now, taken) = (clock::now(), outage.taken.take());
+        match taken.filter(|path| better.contains(path)) {
+            Some(path) => {
+                info!(event = "improved", %path, "session has a better path");
+                self.improvement.handle_taken(now);
+            }
+            None => self.improvement.handle_failed(now),
+        }
+        settled
     }
 
     fn resume(&mut self) -> Resume {
@@ -73,27 +118,29 @@ impl Redialer {
     }
 }
 
-/// One outage, or one suspicion.
+/// One outage, or one suspicion; or none, while a better path is tried.
 struct Outage<'a> {
     redialer: &'a mut Redialer,
     pacer: RedialPacer,
     signs: u32,
     steps: JoinSet<Step>,
     dials: VecDeque<AbortHandle>,
-    ready: VecDeque<Dialed>,
+    ready: VecDeque<(Dialed, Path)>,
     resuming_until: Option<Instant>,
     claims: Claims,
-    /// Nothing is needed any more.
+    /// Nothing is needed any more, or was.
     called_off: bool,
-    /// Sockets for IPv4 and for IPv6.
-    dialers: [Option<QuicDialer>; 2],
+    /// Until when a better path than that of a well lead is waited for.
+    improving_until: Option<Instant>,
+    /// Where the latest carrier goes that was handed to the pump.
+    taken: Option<Path>,
     attempts: usize,
 }
 
 /// What came of a task.
 enum Step {
-    Dialed(Box<Result<Dialed, String>>, SocketAddr),
-    Answered(Box<Result<(Carrier, Answer), CarrierError>>, Epoch),
+    Dialed(Box<Result<Dialed, String>>, Path),
+    Answered(Box<Result<(Carrier, Answer), CarrierError>>, Epoch, Path),
 }
 
 /// The session has what it needs, or is gone.
@@ -113,15 +160,29 @@ impl<'a> Outage<'a> {
             resuming_until: None,
             claims: Claims::default(),
             called_off: false,
-            dialers: [None, None],
+            improving_until: None,
+            taken: None,
             attempts: 0,
         }
+    }
+
+    /// Nothing is wrong, but there are better paths.
+    fn none(redialer: &'a mut Redialer, better: &[Path]) -> Outage<'a> {
+        let mut outage = Outage::new(redialer, false, 0);
+        outage.called_off = true;
+        outage.improving_until = Some(clock::now() + IMPROVEMENT_TIMEOUT);
+        outage.redialer.dialer.renew();
+        better
+            .iter()
+            .take(IN_FLIGHT)
+            .for_each(|path| outage.dial_one(path.clone()));
+        outage
     }
 
     /// `None` when the session is gone.
     async fn run(&mut self, need: &mut watch::Receiver<Need>) -> Option<Settled> {
         loop {
-            if self.called_off && self.claims.are_settled() {
+            if self.called_off && self.claims.are_settled() && !self.is_improving() {
                 return Some(Settled);
             }
             self.resume_next();
@@ -133,13 +194,13 @@ impl<'a> Outage<'a> {
                     self.handle_need(now_needed);
                 }
                 Some(step) = self.steps.join_next() => match step {
-                    Ok(Step::Dialed(dialed, address)) => self.handle_dialed(*dialed, address),
-                    Ok(Step::Answered(answered, epoch)) => self.handle_answered(*answered, epoch).await?,
+                    Ok(Step::Dialed(dialed, path)) => self.handle_dialed(*dialed, path),
+                    Ok(Step::Answered(answered, epoch, path)) => self.handle_answered(*answered, epoch, path).await?,
                     // A dial that was given up for a newer one.
                     Err(_) => {}
                 },
                 () = clock::sleep_until(wake) => {
-                    if self.pacer.poll_attempt(clock::now()) {
+                    if !self.called_off && self.pacer.poll_attempt(clock::now()) {
                         self.dial();
                     }
                 }
@@ -147,8 +208,16 @@ impl<'a> Outage<'a> {
         }
     }
 
+    fn is_improving(&self) -> bool {
+        let goes_on = !self.ready.is_empty() || !self.steps.is_empty();
+        goes_on && self.improving_until.is_some_and(|until| clock::now() < until)
+    }
+
     fn handle_need(&mut self, need: Need) {
         self.called_off = need == Need::Nothing;
+        if !self.called_off {
+            self.improving_until = None;
+        }
         if let Need::Carrier { signs, .. } = need
             && signs != self.signs
         {
@@ -158,70 +227,54 @@ impl<'a> Outage<'a> {
     }
 
     fn next_wake(&self) -> Instant {
-        let attempt = self.pacer.poll_timeout();
+        let attempt = self.improving_until.unwrap_or_else(|| self.pacer.poll_timeout());
         match self.resuming_until.filter(|_| !self.ready.is_empty()) {
             Some(until) => attempt.min(until),
             None => attempt,
         }
     }
 
-    /// The address that worked last, and beside it one of the others in turn: a host that moved is found as well.
+    /// The path that worked last, and beside it one of the others in turn: a host that moved, or UDP that is blocked, is
+    /// found as well.
     fn dial(&mut self) {
-        let addresses = self.redialer.paths.addresses();
-        let Some((best, others)) = addresses.split_first() else {
+        if self.attempts.is_multiple_of(ATTEMPTS_PER_SOCKET) {
+            self.redialer.dialer.renew();
+        }
+        let mut paths = self.redialer.paths.all();
+        let Some((best, others)) = paths.split_first_mut() else {
             return;
         };
-        let fresh = self.attempts.is_multiple_of(ATTEMPTS_PER_SOCKET);
-        self.dial_one(*best, fresh);
+        // What was as good as the lead is as likely to be well: another relay, if it was one.
+        others.sort_by_key(|other| (other.rank() as u8).abs_diff(best.rank() as u8));
+        self.dial_one(best.clone());
         if let Some(other) = others.get(self.attempts.checked_rem(others.len()).unwrap_or(0)) {
-            self.dial_one(*other, fresh);
+            self.dial_one(other.clone());
         }
         self.attempts += 1;
     }
 
-    fn dial_one(&mut self, address: SocketAddr, fresh: bool) {
-        let Some(dialer) = self.dialer_for(address, fresh) else {
-            return;
-        };
+    fn dial_one(&mut self, path: Path) {
         self.dials.retain(|dial| !dial.is_finished());
         if self.dials.len() >= IN_FLIGHT
             && let Some(given_up) = self.dials.remove(PATIENT)
         {
             given_up.abort();
         }
-        let (key, server_key) = (Arc::clone(&self.redialer.key), self.redialer.server_key.clone());
+        let accept = ServerKey::Exactly(self.redialer.server_key.clone());
+        let dialing = self.redialer.dialer.dial(&path, accept);
         self.dials.push_back(self.steps.spawn(async move {
-            let dialing = dialer.dial(address, &key, ServerKey::Exactly(server_key));
             let dialed = match timeout(DIAL_TIMEOUT, dialing).await {
                 Ok(dialed) => dialed.map_err(|error| error.to_string()),
                 Err(_) => Err("no answer".to_owned()),
             };
-            Step::Dialed(Box::new(dialed), address)
+            Step::Dialed(Box::new(dialed), path)
         }));
     }
 
-    /// A socket of the right family; a fresh one now and then.
-    fn dialer_for(&mut self, address: SocketAddr, fresh: bool) -> Option<QuicDialer> {
-        let slot = &mut self.dialers[usize::from(address.is_ipv6())];
-        if let Some(dialer) = slot.as_ref().filter(|_| !fresh) {
-            return Some(dialer.clone());
-        }
-        match QuicDialer::new(address, self.redialer.mtu_cap) {
-            Ok(dialer) => Some(slot.insert(dialer).clone()),
-            Err(error) => {
-                debug!(%error, "no socket to dial from");
-                None
-            }
-        }
-    }
-
-    fn handle_dialed(&mut self, dialed: Result<Dialed, String>, address: SocketAddr) {
+    fn handle_dialed(&mut self, dialed: Result<Dialed, String>, path: Path) {
         match dialed {
-            Ok(dialed) => {
-                self.redialer.paths.prefer(address);
-                self.ready.push_back(dialed);
-            }
-            Err(error) => debug!(%address, error, "dial failed"),
+            Ok(dialed) => self.ready.push_back((dialed, path)),
+            Err(error) => debug!(%path, error, "dial failed"),
         }
     }
 
@@ -231,34 +284,40 @@ impl<'a> Outage<'a> {
         if self.resuming_until.is_some_and(|until| now < until) {
             return;
         }
-        let Some(Dialed { mut carrier, .. }) = self.ready.pop_back() else {
+        let Some((dialed, path)) = self.ready.pop_back() else {
             return;
         };
-        let rtt = carrier.rtt().unwrap_or_default();
+        let rtt = dialed.carrier().rtt().unwrap_or_default();
         self.resuming_until = Some(now + RESUME_ALLOWANCE.max(rtt * 3));
         let resume = self.redialer.resume();
         self.claims.handle_sent(resume.epoch);
         self.steps.spawn(async move {
-            let exchange = async {
-                carrier.send_message(Hello::Resume(resume).encode()).await?;
-                let answer = Answer::decode(carrier.read_message().await?)?;
-                Ok((carrier, answer))
-            };
-            let answered = timeout(DIAL_TIMEOUT, exchange).await;
+            let hello = Hello::Resume(resume);
+            let answered = timeout(DIAL_TIMEOUT, dialed.ask(&hello)).await;
             let answered = answered.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
-            Step::Answered(Box::new(answered), resume.epoch)
+            Step::Answered(Box::new(answered), resume.epoch, path)
         });
     }
 
     /// `None` when the session is gone for good.
-    async fn handle_answered(&mut self, answered: Result<(Carrier, Answer), CarrierError>, epoch: Epoch) -> Option<()> {
+    async fn handle_answered(
+        &mut self,
+        answered: Result<(Carrier, Answer), CarrierError>,
+        epoch: Epoch,
+        path: Path,
+    ) -> Option<()> {
         // After an `Accepted` the pump says in a moment that it needs no other.
         let accepted = matches!(answered, Ok((_, Answer::Accepted(_))));
         self.resuming_until = accepted.then(|| clock::now() + RESUME_ALLOWANCE);
         self.claims
             .handle_answered(epoch, answered.as_ref().ok().map(|(_, answer)| answer));
         match answered {
-            Ok((carrier, Answer::Accepted(accepted))) => self.deliver(carrier, accepted, epoch).await,
+            Ok((carrier, Answer::Accepted(accepted))) => {
+                self.improving_until = None;
+                self.redialer.paths.prefer(path.clone());
+                self.taken = Some(path);
+                self.deliver(carrier, accepted, epoch).await
+            }
             Ok((_, Answer::Refused(refusal))) if refusal.code.is_final() => {
                 info!(event = "refused", %refusal, "the server half will not resume the session");
                 self.redialer.orders.send(Order::Lost(refusal.to_string())).await.ok()?;

@@ -1,8 +1,9 @@
 //! The user's SSH keys as credentials, and the memory of which one won.
 
 use super::{Boxed, Credentials};
+use crate::hints::Hints;
 use crate::identity::ssh_config::SshConfig;
-use crate::identity::user_keys::{Round, SignedRound, UserKeys, recall_winner, remember_winner};
+use crate::identity::user_keys::{Round, SignedRound, UserKeys};
 use crate::wire::Authorization;
 use russh::keys::ssh_key::Fingerprint;
 use std::path::{Path, PathBuf};
@@ -16,9 +17,9 @@ pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
 pub struct SshCredentials {
     keys: UserKeys,
     rounds: Vec<Round>,
-    state_dir: PathBuf,
-    host: String,
-    user: String,
+    hints: Hints,
+    /// Under which the winner is remembered.
+    name: String,
     winner: Option<Fingerprint>,
     notice: Notice,
     tried: Mutex<Vec<SignedRound>>,
@@ -35,14 +36,14 @@ impl SshCredentials {
         state_dir: &Path,
         notice: Notice,
     ) -> SshCredentials {
-        let winner = recall_winner(state_dir, host, &config.user);
+        let (hints, name) = (Hints::of_keys(state_dir), format!("{}@{host}", config.user));
+        let winner = hints.recall(&name).and_then(|winner| winner.parse().ok());
         let keys = UserKeys::gather(config, extra, winner.as_ref()).await;
         SshCredentials {
             rounds: keys.rounds(),
             keys,
-            state_dir: state_dir.to_owned(),
-            host: host.to_owned(),
-            user: config.user.clone(),
+            hints,
+            name,
             winner,
             notice,
             tried: Mutex::default(),
@@ -86,7 +87,7 @@ impl Credentials for SshCredentials {
         else {
             return;
         };
-        if let Err(error) = remember_winner(&self.state_dir, &self.host, &self.user, &fingerprint) {
+        if let Err(error) = self.hints.remember(&self.name, &fingerprint.to_string()) {
             debug!(%error, "cannot remember which key was accepted");
         }
     }

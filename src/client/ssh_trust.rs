@@ -84,6 +84,15 @@ impl HostTrust for SshTrust {
     ) -> Boxed<'a, Result<(), Box<dyn Error + Send + Sync>>> {
         Box::pin(async move { self.check(proven, tls_key).await.map_err(Into::into) })
     }
+
+    fn known_keys(&self) -> Vec<Fingerprint> {
+        if !self.pins.is_empty() {
+            return self.pins.iter().map(Pin::fingerprint).collect();
+        }
+        let mut files = vec![self.own_known_hosts.clone()];
+        files.extend(self.known_hosts.iter().cloned());
+        KnownHosts::read(&files, &self.name).fingerprints()
+    }
 }
 
 impl SshTrust {

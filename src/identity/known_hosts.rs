@@ -21,7 +21,7 @@ pub use self::line::LineFault;
 use self::line::{Line, Marker};
 pub use self::remember::{RememberError, remember};
 pub use self::revoked::{RevocationError, RevokedKey, check_revoked_files};
-pub use self::server_key::{Pin, PinError, ServerKey, ServerKeyError, pin_matches};
+pub use self::server_key::{Pin, PinError, ServerKey, ServerKeyError, pin_matches, tls_key_fingerprint};
 
 /// Most bytes read from one file; what lies beyond is not looked at, with a warning.
 ///

@@ -8,7 +8,6 @@ mod gather;
 mod key_file;
 mod passphrase;
 mod signing;
-mod winner;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,6 @@ use russh::keys::ssh_key::{Algorithm, Certificate, Fingerprint, HashAlg, Private
 use thiserror::Error;
 
 pub use self::passphrase::Prompter;
-pub use self::winner::{WinnerError, recall_winner, remember_winner};
 use super::ssh_config::SshConfig;
 use super::sshsig as signature;
 

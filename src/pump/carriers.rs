@@ -1,14 +1,15 @@
 //! The carriers of one session: the lead, older leads that may still deliver, and those that stand by.
 
 use super::Arrival;
+use super::attached::Attached;
 use super::facts::Roster;
 use crate::carrier::{Carrier, CarrierError, CloseReason, Heard};
-use crate::session::{LossGauge, Standing, StandingWatch};
+use crate::session::{Standing, StandingWatch};
 use crate::wire::{Epoch, Frame, Offset};
 use bytes::Bytes;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tracing::{debug, info};
+use tracing::{debug, field, info};
 
 /// A peer that resumes again and again without a word in between holds no more than these.
 const MOST_CARRIERS: usize = 8;
@@ -17,9 +18,6 @@ const MOST_STANDING: usize = 3;
 
 /// A lead that is heard so soon after it lost the lead was not lost.
 const FALSE_ALARM: Duration = Duration::from_secs(1);
-
-/// Round trip of a carrier that cannot tell.
-pub(super) const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub(super) struct Carriers {
@@ -31,25 +29,6 @@ pub(super) struct Carriers {
     /// Who leads or stands by has changed.
     is_roster_new: bool,
     pings: u64,
-}
-
-struct Attached {
-    carrier: Carrier,
-    /// As a lead, now or last; `None` if it only ever stood by.
-    epoch: Option<Epoch>,
-    delivered: bool,
-    /// Everything before was sent on it, or had been received when it came.
-    reached: Offset,
-    loss: LossGauge,
-    /// It is kept beside another lead.
-    stands: bool,
-    watch: StandingWatch,
-    /// Packets that had arrived on it when that was looked at last.
-    heard: u64,
-    /// It lost the lead to suspicion then, and was not heard since.
-    doubted: Option<Instant>,
-    #[cfg(debug_assertions)]
-    cut_at: Option<Instant>,
 }
 
 /// What a carrier brought.
@@ -70,39 +49,6 @@ pub(super) enum Source {
 pub(super) enum Flushed {
     LeadLost,
     Otherwise,
-}
-
-impl Attached {
-    fn new(carrier: Carrier, now: Instant) -> Attached {
-        Attached {
-            heard: carrier.heard(),
-            carrier,
-            epoch: None,
-            delivered: false,
-            reached: Offset::ZERO,
-            loss: LossGauge::default(),
-            stands: false,
-            watch: StandingWatch::new(now),
-            doubted: None,
-            #[cfg(debug_assertions)]
-            cut_at: crate::fault::carrier_lifetime().map(|lifetime| now + lifetime),
-        }
-    }
-
-    fn rtt(&self) -> Duration {
-        self.carrier.rtt().unwrap_or(UNKNOWN_RTT)
-    }
-
-    /// Looks whether anything arrived. Gives when it lost the lead to a suspicion that this refutes.
-    fn listen(&mut self, now: Instant) -> Option<Instant> {
-        let heard = self.carrier.heard();
-        if heard == self.heard {
-            return None;
-        }
-        self.heard = heard;
-        self.watch.handle_heard(now);
-        self.doubted.take()
-    }
 }
 
 impl Carriers {
@@ -251,7 +197,10 @@ impl Carriers {
                     other.carrier.send_now(&Frame::Ping { token: self.pings });
                 }
                 Standing::Dead => {
-                    info!(remote = %other.carrier.info().remote, "a standing carrier does not answer");
+                    info!(
+                        remote = other.carrier.info().remote.map(field::display),
+                        "a standing carrier does not answer"
+                    );
                     other.carrier.close(CloseReason::Replaced);
                     self.others.remove(place);
                     self.is_roster_new = true;
@@ -306,14 +255,14 @@ impl Carriers {
     }
 
     /// Closes all at once.
-    pub(super) fn close(self, reason: CloseReason) {
-        let all = self.lead.iter().chain(&self.others);
+    pub(super) fn close(mut self, reason: CloseReason) {
+        let all = self.lead.iter_mut().chain(&mut self.others);
         all.for_each(|attached| attached.carrier.close(reason));
     }
 
     /// Gives the last words of the lead a chance, and closes all. Whether the peer has them.
-    pub(super) async fn finish(self, reason: CloseReason) -> bool {
-        self.others.iter().for_each(|other| other.carrier.close(reason));
+    pub(super) async fn finish(mut self, reason: CloseReason) -> bool {
+        self.others.iter_mut().for_each(|other| other.carrier.close(reason));
         match self.lead {
             Some(lead) => lead.carrier.finish(reason).await,
             None => self.is_peer_done,
@@ -374,7 +323,7 @@ impl Carriers {
 
     /// The lead delivers: nothing more is hoped for from those before it that do not stand by.
     fn close_others(&mut self) {
-        self.others.retain(|other| {
+        self.others.retain_mut(|other| {
             if !other.stands {
                 other.carrier.close(CloseReason::Replaced);
             }
@@ -390,7 +339,7 @@ impl Carriers {
             Source::Lead => (self.lead.take(), News::LeadLost),
             Source::Other(place) => (Some(self.others.remove(place)), News::OtherLost),
         };
-        if let Some(lost) = lost {
+        if let Some(mut lost) = lost {
             lost.carrier.close(CloseReason::Protocol);
         }
         news

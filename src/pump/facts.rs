@@ -36,7 +36,7 @@ pub struct Roster {
 #[derive(Debug)]
 struct History {
     began: bool,
-    /// Where the lead goes; `None` while there is none.
+    /// Where the lead goes; `None` while there is none, or where that is hidden.
     remote: Option<SocketAddr>,
     detached_at: Option<Instant>,
     outages: u64,
@@ -46,7 +46,7 @@ struct History {
 /// What is known of a session at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Where the lead goes; `None` while there is none.
+    /// Where the lead goes; `None` while there is none, or where that is hidden.
     pub remote: Option<SocketAddr>,
     /// For how long there has been none.
     pub detached_for: Option<Duration>,
@@ -156,7 +156,7 @@ impl Facts {
         silent_since: Option<Instant>,
     ) -> Option<Duration> {
         let mut history = self.history();
-        history.remote = Some(info.remote);
+        history.remote = info.remote;
         let detached_at = history.detached_at.take();
         if !std::mem::replace(&mut history.began, true) {
             return None;

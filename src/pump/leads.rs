@@ -7,12 +7,12 @@ use crate::wire::{Epoch, Frame, Offset};
 use bytes::BytesMut;
 use std::task::{Context, Poll};
 use std::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, field, info};
 
 impl<R, W> Pump<R, W> {
     /// A carrier whose hello made it the lead.
     pub(super) fn take_arrivals(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(cx) else {
+        let Poll::Ready(Some(mut arrival)) = self.arrivals.poll_recv(cx) else {
             return Ok(false);
         };
         self.carriers.note_reached(self.session.lead_position());
@@ -40,7 +40,7 @@ impl<R, W> Pump<R, W> {
             return Ok(false);
         };
         carrier.trust();
-        debug!(remote = %carrier.info().remote, carrier = %carrier.info().kind, "a carrier stands by");
+        debug!(remote = carrier.info().remote.map(field::display), carrier = %carrier.info().kind, "a carrier stands by");
         self.carriers.add_standing(carrier, now);
         if self.vigil.is_some() && self.carriers.lead().is_none() {
             self.promote(now)?;
@@ -165,7 +165,7 @@ impl<R, W> Pump<R, W> {
         };
         if let Some(outage) = self.facts.handle_attached(&info, now, silent_since) {
             info!(event = "resumed", replayed_bytes, outage_ms = outage.as_millis(), %epoch, carrier = %info.kind,
-                remote = %info.remote, "session resumed");
+                remote = info.remote.map(field::display), via = info.via.as_deref(), "session resumed");
         }
     }
 }

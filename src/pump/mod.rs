@@ -4,6 +4,7 @@
 //! through a bounded channel, and in what the pipe is. Everything is polled by one task, without a lock and
 //! without a queue between the steps: a step that cannot move is asked again when its waker says so.
 
+mod attached;
 mod budget;
 mod carriers;
 mod copies;
@@ -341,10 +342,20 @@ where
         let faults = self.carriers.poll_timeout();
         let rest = self.memory_due();
         let copies = self.copies.poll_timeout();
-        [expiry, acks, watch, warm, copies, memory, faults, rest, self.ending.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            expiry,
+            acks,
+            watch,
+            warm,
+            copies,
+            memory,
+            faults,
+            rest,
+            self.ending.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The dialing half's watch over the lead: it turns what the pump sees into a need for a fresh carrier.
 
-use super::carriers::UNKNOWN_RTT;
+use super::attached::UNKNOWN_RTT;
 use crate::carrier::Carrier;
 use crate::session::{Liveness, Verdict};
 use crate::wire::Frame;

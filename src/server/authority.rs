@@ -1,7 +1,7 @@
 //! Who may open a session: sshd's verdict, a file's, or nobody's.
 
 use super::ask_sshd::{AskError, AskSshd};
-use super::gate;
+use crate::carrier::gate;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{Refusal, RefusalCode};
 use std::future::Future;

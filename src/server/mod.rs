@@ -2,9 +2,9 @@
 
 pub mod ask_sshd;
 mod authority;
-mod gate;
 pub mod keeper;
 mod registry;
+mod relays;
 pub mod sshd_config;
 mod upstream;
 mod vault;
@@ -14,21 +14,29 @@ pub mod worker;
 pub use authority::{Authority, KeyList, LoopbackRules};
 pub(crate) use registry::Leaving;
 pub use registry::RegistryLimits;
+pub use relays::RelayPlaces;
 
 use crate::carrier::Carrier;
+use crate::carrier::gate::{Admission, Gate};
+use crate::carrier::memory::IN_PROCESS;
 use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};
-use crate::identity::raw_key::TlsKey;
+use crate::carrier::tls::TlsServer;
+use crate::carrier::via::{IncomingStream, RegistrationSettings, RelayWindow};
+use crate::identity::raw_key::{TlsConfigError, TlsKey};
+use crate::identity::statement::verify_host;
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
-use gate::{Admission, Gate};
 use registry::Registry;
+use relays::Relays;
+use russh::keys::ssh_key::{Fingerprint, HashAlg};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use upstream::Upstream;
 use vault::{Recovery, Vault};
 use welcome::Welcome;
@@ -39,6 +47,12 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// The same for the close of their carriers, while a successor waits to be started.
 const HAND_OVER_GRACE: Duration = Duration::from_millis(100);
 
+/// Most streams that one relay may have open here.
+const RELAYED_STREAMS: u32 = 512;
+
+/// When connections cannot be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// An undecided carrier costs memory only, a handshake work as well: there may be more of them.
 const UNDECIDED_PER_HANDSHAKE: usize = 8;
 
@@ -46,6 +60,10 @@ const UNDECIDED_PER_HANDSHAKE: usize = 8;
 pub struct ServerConfig {
     /// Bound UDP sockets.
     pub sockets: Vec<UdpSocket>,
+    /// Listening TCP sockets, for clients whose networks let no UDP through.
+    pub tls_listeners: Vec<TcpListener>,
+    /// Relays at which to be listed. Default: none.
+    pub relays: RelayPlaces,
     /// bowline's own TLS key.
     pub tls_key: TlsKey,
     /// SSH host keys' signatures over it.
@@ -72,6 +90,12 @@ pub enum ServerError {
     /// QUIC could not be set up.
     #[error("cannot listen for QUIC")]
     Quic(#[from] QuicConfigError),
+    /// TLS could not be set up.
+    #[error("cannot listen for TLS")]
+    Tls(#[from] TlsConfigError),
+    /// A listening socket cannot be used.
+    #[error("cannot use a TCP socket")]
+    Tcp(#[source] io::Error),
     /// The addresses listened on are unknown.
     #[error("cannot tell the address that is listened on")]
     Address(#[source] io::Error),
@@ -87,15 +111,20 @@ impl Reception {
     /// Hears the hello on `carrier`, answers it, and hands the carrier to its session. The peer is taken to have proved
     /// the key that [`Carrier::info`] names, and to know already who we are: no host message is sent.
     pub async fn receive(&self, carrier: Carrier) {
-        let remote = carrier.info().remote;
-        self.half.hear(remote, std::future::ready(Ok(carrier))).await;
+        let source = carrier.info().remote.unwrap_or(IN_PROCESS);
+        self.half.hear(source, std::future::ready(Ok(carrier))).await;
     }
 }
 
 /// A server half, listening.
 pub struct Server {
     listeners: Vec<Arc<QuicListener>>,
+    tls: TlsServer,
+    relays: RelayPlaces,
+    registration: RegistrationSettings,
+    tls_listeners: Vec<tokio::net::TcpListener>,
     addresses: Vec<SocketAddr>,
+    tls_addresses: Vec<SocketAddr>,
     half: Arc<Welcome>,
     max_half_open: usize,
 }
@@ -113,6 +142,7 @@ impl Server {
     pub(crate) fn going_on(config: ServerConfig, vault: Option<(Vault, Recovery)>) -> Result<Server, ServerError> {
         let ServerConfig {
             sockets,
+            tls_listeners,
             tls_key,
             secrets,
             quic,
@@ -124,6 +154,8 @@ impl Server {
             .collect();
         let listeners = listeners?;
         let addresses: io::Result<Vec<_>> = listeners.iter().map(|listener| listener.local_addr()).collect();
+        let tls_addresses: io::Result<Vec<_>> = tls_listeners.iter().map(TcpListener::local_addr).collect();
+        let tls_listeners: io::Result<Vec<_>> = tls_listeners.into_iter().map(in_tokio).collect();
         let authority = Arc::new(config.authority);
         let upstream = Upstream::new(config.target, Arc::clone(&authority));
         let (kept, recovered) = match vault {
@@ -134,7 +166,7 @@ impl Server {
         registry.restore(recovered);
         let half = Welcome {
             host: Host {
-                statements: config.statements,
+                statements: config.statements.clone(),
             }
             .encode(),
             server_key: tls_key.spki().to_vec(),
@@ -144,13 +176,30 @@ impl Server {
         };
         Ok(Server {
             listeners,
+            tls: TlsServer::new(&tls_key)?,
+            relays: config.relays,
+            registration: RegistrationSettings {
+                key: tls_key,
+                statements: config.statements,
+                streams: RELAYED_STREAMS,
+                window: RelayWindow::default(),
+                quic,
+                live: Arc::default(),
+            },
+            tls_listeners: tls_listeners.map_err(ServerError::Tcp)?,
             addresses: addresses.map_err(ServerError::Address)?,
+            tls_addresses: tls_addresses.map_err(ServerError::Address)?,
             half: Arc::new(half),
             max_half_open: config.max_half_open,
         })
     }
 
-    /// Where it listens.
+    /// Where it listens for TLS.
+    pub fn tls_addrs(&self) -> &[SocketAddr] {
+        &self.tls_addresses
+    }
+
+    /// Where it listens for QUIC.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -169,41 +218,67 @@ impl Server {
 
     /// Serves until `shutdown`; then asks `how` to leave the sessions.
     pub(crate) async fn run_and_leave(self, shutdown: CancellationToken, how: impl FnOnce() -> Leaving) {
+        let (half, listeners) = (Arc::clone(&self.half), self.listeners.clone());
         self.serve(&shutdown).await;
         match how() {
-            Leaving::Ended => self.end().await,
+            Leaving::Ended => end(&half, &listeners).await,
             Leaving::HandedOver => {
-                self.half.registry.shutdown(Leaving::HandedOver, HAND_OVER_GRACE).await;
+                half.registry.shutdown(Leaving::HandedOver, HAND_OVER_GRACE).await;
                 info!(event = "stopped", "sessions are left to the next worker");
             }
         }
     }
 
-    async fn end(self) {
-        self.half.registry.shutdown(Leaving::Ended, STOP_GRACE).await;
-        for listener in &self.listeners {
-            // Late or not, the sockets close with the process.
-            let _ = tokio::time::timeout(Duration::from_secs(1), listener.close()).await;
-        }
-        info!(event = "stopped", "server half stopped");
-    }
-
-    async fn serve(&self, shutdown: &CancellationToken) {
+    async fn serve(self, shutdown: &CancellationToken) {
         let gate = Gate::new(self.max_half_open);
         let accepting = Tasks::under(shutdown);
-        for listener in &self.listeners {
-            let (listener, half, gate) = (Arc::clone(listener), Arc::clone(&self.half), gate.clone());
-            let token = accepting.token();
-            accepting.spawn("accept", async move {
-                token.run_until_cancelled(accept(&listener, &half, &gate)).await;
+        for listener in self.listeners {
+            let (half, gate, token) = (Arc::clone(&self.half), gate.clone(), accepting.token());
+            accepting.spawn("accept quic", async move {
+                token.run_until_cancelled(accept_quic(&listener, &half, &gate)).await;
             });
         }
+        // A connection over TCP costs a stranger less than a handshake: those who hold many take no places from QUIC.
+        let gate = Gate::new(self.max_half_open);
+        for listener in self.tls_listeners {
+            let (half, gate, token) = (Arc::clone(&self.half), gate.clone(), accepting.token());
+            let tls = self.tls.clone();
+            accepting.spawn("accept tls", async move {
+                token
+                    .run_until_cancelled(accept_tls(&listener, &tls, &half, &gate))
+                    .await;
+            });
+        }
+        let relays = (!self.relays.names.is_empty()).then(|| {
+            let host_keys = host_keys(&self.registration);
+            let (relays, arrived) = Relays::start(self.relays, host_keys, self.registration);
+            let (half, gate) = (self.half, Gate::new(self.max_half_open));
+            accepting.spawn("accept relayed", accept_relayed(arrived, self.tls, half, gate));
+            relays
+        });
         shutdown.cancelled().await;
+        if let Some(relays) = relays {
+            relays.stop().await;
+        }
         accepting.shutdown(Duration::ZERO).await;
     }
 }
 
-async fn accept(listener: &QuicListener, half: &Arc<Welcome>, gate: &Gate) {
+async fn end(half: &Welcome, listeners: &[Arc<QuicListener>]) {
+    half.registry.shutdown(Leaving::Ended, STOP_GRACE).await;
+    for listener in listeners {
+        // Late or not, the sockets close with the process.
+        let _ = tokio::time::timeout(Duration::from_secs(1), listener.close()).await;
+    }
+    info!(event = "stopped", "server half stopped");
+}
+
+fn in_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
+}
+
+async fn accept_quic(listener: &QuicListener, half: &Arc<Welcome>, gate: &Gate) {
     let carriers = Tasks::new();
     while let Some(incoming) = listener.accept().await {
         let source = incoming.remote_address().ip().to_canonical();
@@ -223,5 +298,55 @@ async fn accept(listener: &QuicListener, half: &Arc<Welcome>, gate: &Gate) {
                 incoming.ignore();
             }
         }
+    }
+}
+
+async fn accept_tls(listener: &tokio::net::TcpListener, tls: &TlsServer, half: &Arc<Welcome>, gate: &Gate) {
+    let carriers = Tasks::new();
+    loop {
+        let (stream, source) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, mostly: those who wait are still there when some are free again.
+                warn!(%error, "cannot take a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let Admission::Enter(place) = gate.admit(source.ip(), true) else {
+            debug!(%source, "too many handshakes under way");
+            continue;
+        };
+        let (half, tls) = (Arc::clone(half), tls.clone());
+        carriers.spawn(
+            "welcome",
+            async move { half.receive_tls(stream, source, &tls, place).await },
+        );
+    }
+}
+
+/// Fingerprints of the host keys that vouch for us: by them relays and clients find us.
+fn host_keys(registration: &RegistrationSettings) -> Vec<Fingerprint> {
+    let proven = registration
+        .statements
+        .iter()
+        .filter_map(|statement| verify_host(statement, registration.key.spki()).ok());
+    proven.map(|proven| proven.key.fingerprint(HashAlg::Sha256)).collect()
+}
+
+async fn accept_relayed(mut arrived: mpsc::Receiver<IncomingStream>, tls: TlsServer, half: Arc<Welcome>, gate: Gate) {
+    let carriers = Tasks::new();
+    while let Some(incoming) = arrived.recv().await {
+        // What the relay says of the client is good enough to keep clients of one relay apart, and for nothing else.
+        let Admission::Enter(place) = gate.admit(incoming.source.ip(), true) else {
+            debug!(relay = %incoming.relay, source = %incoming.source, "too many handshakes under way");
+            continue;
+        };
+        let (half, tls) = (Arc::clone(&half), tls.clone());
+        carriers.spawn(
+            "welcome",
+            async move { half.receive_relayed(incoming, &tls, place).await },
+        );
     }
 }

@@ -2,27 +2,30 @@
 
 mod entry;
 mod restore;
+mod room;
 mod task;
 mod tombstones;
 
 use super::authority::{Account, refusal};
 use super::upstream::Upstream;
 use super::vault::{Identity, Tombs, Vault};
-use crate::carrier::{Carrier, CarrierInfo, CloseReason};
+use crate::carrier::{Carrier, CloseReason};
 use crate::clock;
 use crate::fault;
 use crate::pump::{ARRIVALS, Arrival, Budget, Epochs, Facts, ORDERS, Order, STANDBYS};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
-use entry::{Claim, Entry, oldest_detached};
+use bytes::Bytes;
+use entry::{Claim, Entry};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use task::{Beginning, Opened, SessionTask};
 use tokio::sync::{mpsc, watch};
 use tombstones::Tombstones;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, info_span};
 
 /// Counts and times of sessions.
 #[derive(Clone, Debug)]
@@ -108,15 +111,11 @@ impl Registry {
     }
 
     /// Makes a session. If the same owner made it a moment ago, that one is it.
-    pub(super) fn open(&self, open: &Open, info: &CarrierInfo, account: Account) -> Result<(), Refusal> {
+    pub(super) fn open(&self, open: &Open, owner: &Bytes, remote: SocketAddr, account: Account) -> Result<(), Refusal> {
         let known = self.known();
         if let Some(entry) = known.sessions.get(&open.session) {
             // Public ids can be copied; under another key this one names nothing.
-            return if entry.owner == info.peer_key {
-                Ok(())
-            } else {
-                Err(gone())
-            };
+            return if entry.owner == *owner { Ok(()) } else { Err(gone()) };
         }
         if known.ended.holds(open.session) {
             return Err(gone());
@@ -125,11 +124,11 @@ impl Registry {
         let (ready, is_ready) = watch::channel(None);
         let identity = Identity {
             session: open.session,
-            owner: info.peer_key.clone(),
+            owner: owner.clone(),
             account,
             user: open.user.clone(),
             reap_hash: open.reap_hash,
-            remote: info.remote,
+            remote,
             opened: clock::to_boot_millis(clock::now()),
         };
         let facts = Facts::new(self.session.receive_window as u64);
@@ -296,42 +295,6 @@ impl Registry {
             .get(&session)
             .filter(|entry| entry.owner == key)
             .cloned()
-    }
-
-    /// Counts, and ends a detached session where that makes room.
-    fn make_room(&self, known: &Known, account: &Account) -> Result<(), Refusal> {
-        let running = || known.sessions.values().filter(|entry| !entry.facts.is_ended());
-        if running().count() >= self.limits.sessions {
-            // Only those that sshd has left already: what they still hold is a few last bytes.
-            let mut left = running().filter(|entry| entry.facts.is_input_ended());
-            let left = oldest_detached(left.clone()).or_else(|| left.next());
-            let Some(entry) = left else {
-                warn!(event = "refused", limit = self.limits.sessions, "too many sessions");
-                let message = format!("{} sessions are open, no more are allowed", self.limits.sessions);
-                return Err(refusal(RefusalCode::Busy, message));
-            };
-            entry.end("the server half was full, and sshd had ended this session already");
-        }
-        let own = || running().filter(|entry| entry.account == *account);
-        if own().count() < self.limits.sessions_per_key {
-            return Ok(());
-        }
-        let Some(entry) = oldest_detached(own()) else {
-            let limit = self.limits.sessions_per_key;
-            warn!(
-                event = "refused",
-                key = account.0,
-                limit,
-                "too many sessions of one key"
-            );
-            return Err(refusal(
-                RefusalCode::Busy,
-                format!("this key has {limit} sessions in use, no more are allowed"),
-            ));
-        };
-        info!(key = account.0, "key at its limit: its oldest detached session ends");
-        entry.end("the key has too many sessions, and this one was detached longest");
-        Ok(())
     }
 
     /// A session as others see it, and its task.

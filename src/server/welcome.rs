@@ -1,9 +1,11 @@
 //! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
 
 use super::authority::{Authority, refusal};
-use super::gate::{Admission, Gate, Place};
 use super::registry::Registry;
-use crate::carrier::{Carrier, CarrierError, CarrierInfo, CloseReason, quic};
+use crate::carrier::gate::{Admission, Gate, Place};
+use crate::carrier::tls::TlsServer;
+use crate::carrier::via::IncomingStream;
+use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, quic};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_open};
 use crate::wire::{Answer, Authorization, DecodeError, Hello, Open, Refusal, RefusalCode, VERSION};
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -48,6 +51,39 @@ impl Welcome {
         }
     }
 
+    /// The same over TCP.
+    pub(super) async fn receive_tls(&self, stream: TcpStream, source: SocketAddr, tls: &TlsServer, place: Place) {
+        if let Err(error) = carrier::tls::tune(&stream) {
+            return debug!(%source, %error, "lost before the handshake");
+        }
+        match timeout(HANDSHAKE, tls.shake_hands(Box::new(stream), source, self.host.clone())).await {
+            Ok(Ok(carrier)) => {
+                drop(place);
+                self.hear(source, std::future::ready(Ok(carrier))).await;
+            }
+            Ok(Err(error)) => debug!(%source, %error, "lost in the handshake"),
+            Err(_) => debug!(%source, "no handshake in time"),
+        }
+    }
+
+    /// The same by way of a relay. To sshd's rules, and to whatever counts sources, the client is where the relay is:
+    /// nobody else's word is known, and no direct client has to pay for what strangers do there.
+    pub(super) async fn receive_relayed(&self, incoming: IncomingStream, tls: &TlsServer, place: Place) {
+        let IncomingStream {
+            stream, relay, source, ..
+        } = incoming;
+        let at = stream.remote();
+        debug!(%relay, %source, "a client comes by a relay");
+        match timeout(HANDSHAKE, tls.shake_hands(Box::new(stream), at, self.host.clone())).await {
+            Ok(Ok(carrier)) => {
+                drop(place);
+                self.hear(at, std::future::ready(Ok(carrier.via(relay)))).await;
+            }
+            Ok(Err(error)) => debug!(%relay, %source, %error, "lost in the handshake"),
+            Err(_) => debug!(%relay, %source, "no handshake in time"),
+        }
+    }
+
     /// Waits for the first hello on what is to be a carrier.
     pub(super) async fn hear(&self, source: SocketAddr, carrier: impl Future<Output = Result<Carrier, CarrierError>>) {
         let Admission::Enter(place) = self.undecided.admit(source.ip(), true) else {
@@ -59,18 +95,18 @@ impl Welcome {
             Ok::<_, CarrierError>((carrier, hello))
         });
         match heard.await {
-            Ok(Ok((carrier, hello))) => self.converse(carrier, hello, place).await,
+            Ok(Ok((carrier, hello))) => self.converse(carrier, hello, source, place).await,
             Ok(Err(error)) => debug!(%source, %error, "lost before its hello"),
             Err(_) => debug!(%source, "no hello in time"),
         }
     }
 
     /// Answers hellos until one is accepted or no more may come.
-    async fn converse(&self, mut carrier: Carrier, mut message: Bytes, place: Place) {
+    async fn converse(&self, mut carrier: Carrier, mut message: Bytes, source: SocketAddr, place: Place) {
         let _place = place;
         for _ in 0..MOST_HELLOS {
             let refused = match Hello::decode(message) {
-                Ok(Hello::Open(open)) => match self.admit(&carrier.info().clone(), &open).await {
+                Ok(Hello::Open(open)) => match self.admit(&carrier.info().clone(), &open, source).await {
                     Ok(key) => return self.registry.attach_open(carrier, &open, key).await,
                     Err(refused) => refused,
                 },
@@ -101,7 +137,7 @@ impl Welcome {
     }
 
     /// Makes the session of `open`, unless it is there already. Gives which of its authorizations counted.
-    async fn admit(&self, info: &CarrierInfo, open: &Open) -> Result<Option<u8>, Refusal> {
+    async fn admit(&self, info: &CarrierInfo, open: &Open, source: SocketAddr) -> Result<Option<u8>, Refusal> {
         if self.registry.is_owner(open.session, &info.peer_key) {
             return Ok(None);
         }
@@ -114,8 +150,8 @@ impl Welcome {
             version: open.version,
         });
         let keys = proven(&open.authorizations, &message);
-        let (account, accepted) = self.authority.judge(&open.user, &keys, info.remote).await?;
-        self.registry.open(open, info, account)?;
+        let (account, accepted) = self.authority.judge(&open.user, &keys, source).await?;
+        self.registry.open(open, &info.peer_key, source, account)?;
         // Keys that proved nothing were left out: the index is to be that of the authorization.
         let blob = accepted.map(|index| &keys[index].blob);
         let position = blob.and_then(|blob| open.authorizations.iter().position(|offered| offered.key == *blob));

@@ -6,9 +6,9 @@ mod key_file;
 
 use super::ask_sshd::{AskLimits, AskSshd};
 use super::authority::{Authority, LoopbackRules};
-use super::keeper::{KeeperClient, Request, Response, Stop};
+use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
 use super::vault::{Recovery, Vault, VaultError};
-use super::{Leaving, RegistryLimits, Server, ServerConfig, ServerError};
+use super::{Leaving, RegistryLimits, RelayPlaces, Server, ServerConfig, ServerError};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
 use crate::session::SessionConfig;
@@ -17,7 +17,7 @@ use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::future::Future;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -58,6 +58,10 @@ pub struct WorkerSetup {
     pub mtu_cap: Option<u16>,
     /// Whether sessions outlive the worker.
     pub vault: bool,
+    /// Names of relays at which to be listed.
+    pub relays: Vec<String>,
+    /// Where the worker may write down what they led to.
+    pub relay_cache: PathBuf,
     /// What clients can pin.
     pub fingerprint: String,
 }
@@ -108,19 +112,43 @@ impl WorkerSetup {
     }
 }
 
-/// Serves on `sockets` until the keeper says to stop, and goes on with what is `stored`. `ready` is told the addresses
-/// once it serves.
+/// Serves on `listeners` until the keeper says to stop, and goes on with what is `stored`. `ready` is shown the server
+/// half, for its addresses, and the fingerprint once it serves.
 ///
 /// # Errors
 /// See [`WorkerError`].
 pub async fn serve(
     setup: WorkerSetup,
-    sockets: Vec<UdpSocket>,
+    listeners: Vec<Listener>,
     stored: Vec<(String, Arc<OwnedFd>)>,
     keeper: KeeperClient,
-    ready: impl FnOnce(&[SocketAddr], &str),
+    ready: impl FnOnce(&Server, &str),
 ) -> Result<(), WorkerError> {
     let authority = authority(&setup, &keeper).await;
+    let vault = match setup.vault {
+        true => Some(open_vault(&keeper, stored).await?),
+        false => None,
+    };
+    let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.vault);
+    let config = server_config(setup, listeners, authority)?;
+    let server = Server::going_on(config, vault)?;
+    let (udp, tls) = (server.local_addrs(), server.tls_addrs());
+    info!(event = "ready", ?udp, ?tls, %target, "serving");
+    ready(&server, &fingerprint);
+    let how = || match keeper.how_to_stop() {
+        Some(Stop::HandOver) if keeps => Leaving::HandedOver,
+        _ => Leaving::Ended,
+    };
+    server.run_and_leave(keeper.stop_token(), how).await;
+    Ok(())
+}
+
+/// What the keeper handed over, as the server half takes it.
+fn server_config(
+    setup: WorkerSetup,
+    listeners: Vec<Listener>,
+    authority: Authority,
+) -> Result<ServerConfig, WorkerError> {
     let quic = QuicLimits {
         mtu_cap: setup
             .mtu_cap
@@ -128,12 +156,15 @@ pub async fn serve(
             .unwrap_or_default(),
         ..QuicLimits::default()
     };
-    let vault = match setup.vault {
-        true => Some(open_vault(&keeper, stored).await?),
-        false => None,
-    };
-    let config = ServerConfig {
+    let (sockets, tls_listeners) = Listener::sort(listeners);
+    Ok(ServerConfig {
         sockets,
+        tls_listeners,
+        relays: RelayPlaces {
+            // The keeper has read them before.
+            names: setup.relays.iter().filter_map(|name| name.parse().ok()).collect(),
+            cache: Some(setup.relay_cache),
+        },
         tls_key: TlsKey::from_pkcs8(&setup.tls_key)?,
         statements: setup
             .statements
@@ -158,16 +189,7 @@ pub async fn serve(
         },
         max_half_open: setup.max_half_open,
         quic,
-    };
-    let server = Server::going_on(config, vault)?;
-    info!(event = "ready", udp = ?server.local_addrs(), target = %setup.target, "serving");
-    ready(server.local_addrs(), &setup.fingerprint);
-    let how = || match keeper.how_to_stop() {
-        Some(Stop::HandOver) if setup.vault => Leaving::HandedOver,
-        _ => Leaving::Ended,
-    };
-    server.run_and_leave(keeper.stop_token(), how).await;
-    Ok(())
+    })
 }
 
 /// The keeper starts a worker only when the one before is dead; a lock that is held all the same is tried again.

@@ -218,7 +218,8 @@ impl Liveness {
     /// How often the quick suspicion was wrong lately.
     fn caution(&self, now: Instant) -> u32 {
         let forgotten = now.saturating_duration_since(self.alarmed).as_secs() / CAUTION_FORGOTTEN.as_secs();
-        self.caution.saturating_sub(u32::try_from(forgotten).unwrap_or(MOST_CAUTION))
+        self.caution
+            .saturating_sub(u32::try_from(forgotten).unwrap_or(MOST_CAUTION))
     }
 
     fn handle_activity(&mut self, now: Instant) {

@@ -358,7 +358,11 @@ mod tests {
         buffer.commit(4);
         frames(&mut buffer);
         buffer.acknowledge(at(60)).unwrap();
-        assert_eq!(copy(&buffer, 8), Some(data(60, b"abcdefgh")), "around the end of the ring");
+        assert_eq!(
+            copy(&buffer, 8),
+            Some(data(60, b"abcdefgh")),
+            "around the end of the ring"
+        );
         assert_eq!(copy(&buffer, 7), None, "too much for one packet");
         buffer.finish();
         frames(&mut buffer);

@@ -139,14 +139,18 @@ pub(super) fn framed(kind: u64, body: impl FnOnce(&mut BytesMut)) -> Bytes {
 }
 
 /// Takes the list of (key, signature) pairs that [`Host`] and [`Open`] share.
-fn read_signed(reader: &mut Reader, field: &'static str, limit: usize) -> Result<Vec<(Bytes, Bytes)>, DecodeError> {
+pub(super) fn read_signed(
+    reader: &mut Reader,
+    field: &'static str,
+    limit: usize,
+) -> Result<Vec<(Bytes, Bytes)>, DecodeError> {
     let count = reader.varint(field, limit as u64)?;
     (0..count)
         .map(|_| Ok((reader.bytes("key", MAX_KEY)?, reader.bytes("signature", MAX_SIGNATURE)?)))
         .collect()
 }
 
-fn put_signed<'a>(out: &mut BytesMut, pairs: impl ExactSizeIterator<Item = (&'a Bytes, &'a Bytes)>) {
+pub(super) fn put_signed<'a>(out: &mut BytesMut, pairs: impl ExactSizeIterator<Item = (&'a Bytes, &'a Bytes)>) {
     put_varint(out, pairs.len() as u64);
     for (key, signature) in pairs {
         put_bytes(out, key);

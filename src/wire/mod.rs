@@ -1,4 +1,4 @@
-//! What travels between the halves: ids, frames, hello messages and their limits.
+//! What travels between the halves: ids, frames, hello messages, words to relays, and their limits.
 //!
 //! Pure: bytes in, values out. No I/O, no clock. `PROTOCOL.md` gives the same in prose.
 
@@ -7,6 +7,7 @@ mod codec;
 mod frame;
 mod hello;
 mod ids;
+mod relay;
 
 pub use answer::{Accepted, Answer, Refusal, RefusalCode};
 pub use codec::DecodeError;
@@ -16,6 +17,9 @@ pub use hello::{
     next_message,
 };
 pub use ids::{Epoch, Offset, SessionId};
+pub use relay::{
+    DialToken, KeyDigest, MAX_FINGERPRINTS, RELAY_ALPN, RelayRefusal, RelayRefusalCode, RelayWord, missing_bytes,
+};
 
 /// The protocol version that this crate speaks.
 pub const VERSION: u32 = 1;

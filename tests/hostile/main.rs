@@ -9,12 +9,18 @@ mod initials;
 mod strangers;
 
 use scenarios::ticker::Ticker;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use socket2::{Domain, Socket, Type};
+use std::collections::VecDeque;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use support::link::Rng;
+use support::process::run;
 use support::rig::Rig;
-use support::{data, heavy, measured, measured_time, now};
+use support::serve::ServeOptions;
+use support::{data, heavy, measured, measured_time, now, wait_for};
 
 /// How long a flood lasts.
 const FLOOD: Duration = Duration::from_secs(6);
@@ -24,6 +30,8 @@ const BURST: usize = 50;
 const BURST_EVERY: Duration = Duration::from_millis(10);
 /// A running session may at most hesitate so long.
 const UNDISTURBED: Duration = Duration::from_millis(500);
+/// Connections that strangers hold at once.
+const HELD: usize = 600;
 /// What strangers may make a server half hold, all together, in KiB.
 const STRANGERS_SHARE: u64 = 64 * 1024;
 
@@ -73,6 +81,42 @@ fn garbage_on_the_port_leaves_a_session_undisturbed() {
     });
 }
 
+#[test]
+fn connections_that_say_nothing_or_garbage_leave_a_session_undisturbed() {
+    let _turn = heavy();
+    let rig = Rig::with(
+        ServeOptions::here().argument("--listen-tls").argument("127.0.0.1:0"),
+        |setup| setup,
+    );
+    let tls = rig.serve().ready_field("tls").expect("a TLS port").to_owned();
+    let address: SocketAddr = tls.parse().expect("an address");
+    let held = Mutex::new(VecDeque::new());
+    disturbed_by(&rig, "idle and nonsensical connections", |rng, _| {
+        let mut stream = connect_as_stranger(rng, address)?;
+        if rng.draw().is_multiple_of(2) {
+            // The first bytes of TLS, and garbage after them.
+            let mut garbage = data::random_bytes(rng.draw(), 1 + rng.draw() as usize % 4_096);
+            garbage.splice(..0, [0x16, 3, 1]);
+            let _ = stream.write_all(&garbage);
+        }
+        let mut held = held.lock().expect("no panic while it is held");
+        held.push_back(stream);
+        if held.len() > HELD {
+            held.pop_front();
+        }
+        Some(1)
+    });
+    drop(held);
+    // Of those that said nothing the last are given up ten seconds after they came.
+    let port = address.port().to_string();
+    let opens = wait_for(Duration::from_secs(15), || {
+        let mut proxy = rig.ssh.proxy();
+        proxy.args(["--transport", "tls", "--tls-port", &port]);
+        run(&mut proxy, Duration::from_secs(10)).code.filter(|code| *code == 0)
+    });
+    assert!(opens.is_some(), "TLS serves again: {}", rig.serve().log());
+}
+
 /// Runs a session while strangers send what they like; then a new one must open.
 fn disturbed_by(rig: &Rig, what: &str, send: impl Fn(&mut Rng, SocketAddr) -> Option<u64> + Sync) {
     let ticker = Ticker::start(rig);
@@ -115,6 +159,18 @@ fn disturbed_by(rig: &Rig, what: &str, send: impl Fn(&mut Rng, SocketAddr) -> Op
     ticker.finish_in_order();
     under_flood.expect_code(7);
     rig.ssh.remote("exit 7", Duration::from_secs(20)).expect_code(7);
+}
+
+/// The same over TCP.
+fn connect_as_stranger(rng: &mut Rng, server: SocketAddr) -> Option<TcpStream> {
+    let [a, b, c, ..] = rng.draw().to_le_bytes();
+    let source = SocketAddr::from((Ipv4Addr::new(127, a, b, c.clamp(1, 254)), 0));
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
+    socket.bind(&source.into()).ok()?;
+    socket
+        .connect_timeout(&server.into(), Duration::from_millis(200))
+        .ok()?;
+    Some(socket.into())
 }
 
 /// A socket somewhere in 127.0.0.0/8, another one each time: to the server half, another stranger.

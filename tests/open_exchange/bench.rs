@@ -6,7 +6,7 @@ use bowline::carrier::{Carrier, memory};
 use bowline::identity::raw_key::TlsKey;
 use bowline::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Outcome, Pump, PumpParts};
 use bowline::server::ask_sshd::{AskLimits, AskSshd};
-use bowline::server::{Authority, Reception, RegistryLimits, Server, ServerConfig};
+use bowline::server::{Authority, Reception, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::{Session, SessionConfig, SessionMemory};
 use bowline::wire::{Accepted, Answer, CloseCode, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, VERSION};
 use bytes::Bytes;
@@ -39,6 +39,8 @@ impl Bench {
         let target = echo(&mut tasks, Arc::clone(&connections)).await;
         let server = Server::new(ServerConfig {
             sockets: Vec::new(),
+            tls_listeners: Vec::new(),
+            relays: RelayPlaces::default(),
             tls_key: TlsKey::generate(),
             statements: Vec::new(),
             secrets: EndpointSecrets::new([1; 32]),

@@ -2,7 +2,7 @@
 
 use crate::chance::{Chance, bytes_of};
 use crate::shelf::{Shelf, nothing};
-use bowline::session::{PipeCounts, Session, SessionConfig, SessionMemory, Snapshot};
+use bowline::session::{MOST_COPIED, PipeCounts, Session, SessionConfig, SessionMemory, Snapshot};
 use bowline::wire::{CloseCode, Epoch, Frame, Offset};
 use bytes::BytesMut;
 use std::fmt;
@@ -237,6 +237,51 @@ impl Half {
             reached: arrival.received,
         });
         true
+    }
+
+    /// A carrier that was attached before leads again, under a new epoch.
+    pub(crate) fn promote(&mut self, carrier: usize, epoch: Epoch, (received, window): (Offset, u64)) -> bool {
+        let Some(place) = self.attached.iter().position(|attached| attached.carrier == carrier) else {
+            return false;
+        };
+        let reached = self.session.lead_position();
+        let attached = self.session.attach(epoch, received, window);
+        if attached.expect("the peer is honest").is_none() {
+            return false;
+        }
+        if let Some(lead) = self.attached.last_mut().filter(|_| self.has_lead) {
+            lead.reached = reached;
+        }
+        self.has_lead = true;
+        self.attached.remove(place);
+        self.attached.push(Attached {
+            carrier,
+            epoch,
+            delivered: false,
+            reached: received,
+        });
+        true
+    }
+
+    /// Another carrier than the lead that could lead.
+    pub(crate) fn standing(&self) -> Option<usize> {
+        let others = self.attached.len() - usize::from(self.has_lead);
+        self.attached[..others].last().map(|other| other.carrier)
+    }
+
+    /// A copy of all that is not acknowledged, if it is little.
+    pub(crate) fn copy(&self) -> Option<Frame> {
+        let mut copy = BytesMut::new();
+        self.session.copy(MOST_COPIED, &mut copy).then(|| {
+            let frame = Frame::decode(&mut copy).expect("our own frame");
+            frame.expect("a whole one")
+        })
+    }
+
+    /// Hears a copy, whenever it comes.
+    pub(crate) fn hear_copy(&mut self, copy: Frame) {
+        self.session.handle_copy(copy).expect("the peer is honest");
+        self.check_memory();
     }
 
     /// Removes a carrier that is lost.

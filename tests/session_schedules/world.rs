@@ -16,6 +16,8 @@ const SESSION: SessionId = SessionId::new([7; 16]);
 
 /// Carriers that a client has at once, at most.
 const MOST_CARRIERS: usize = 5;
+/// Datagrams under way to one half.
+const MOST_COPIES: usize = 6;
 /// Rounds of calm after which something hangs: 300 kB through a window of 64 KiB take a few dozen.
 const MOST_ROUNDS: usize = 600;
 
@@ -31,6 +33,8 @@ pub(crate) struct Tally {
     several: u64,
     closes: u64,
     lone: u64,
+    promoted: u64,
+    copies: u64,
     pub(crate) crashes: u64,
     pub(crate) restored_bytes: u64,
     pub(crate) restored_ends: u64,
@@ -43,12 +47,20 @@ impl Tally {
             self.stale,
             self.called_off,
             self.closes,
+            self.promoted,
             self.crashes,
             self.restored_bytes,
             self.restored_ends,
             self.released,
         ];
-        let many = [self.cuts, self.dials, self.attaches, self.heard_again, self.several];
+        let many = [
+            self.cuts,
+            self.dials,
+            self.attaches,
+            self.heard_again,
+            self.several,
+            self.copies,
+        ];
         schedules < 1000 || (few.iter().all(|n| *n > schedules / 100) && many.iter().all(|n| *n > schedules / 3))
     }
 }
@@ -65,6 +77,8 @@ impl Sum for Tally {
             several: a.several + b.several,
             closes: a.closes + b.closes,
             lone: a.lone + b.lone,
+            promoted: a.promoted + b.promoted,
+            copies: a.copies + b.copies,
             crashes: a.crashes + b.crashes,
             restored_bytes: a.restored_bytes + b.restored_bytes,
             restored_ends: a.restored_ends + b.restored_ends,
@@ -96,6 +110,8 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) halves: [Half; 2],
     pub(crate) lines: Vec<Line>,
+    /// Datagrams on the way to each half: they arrive at any time, in any order, again, or never.
+    copies: [Vec<Frame>; 2],
     /// Highest epoch that the client sent, and that the server took.
     pub(crate) epochs: [Epoch; 2],
     /// Chances of some events in percent; each schedule has its own weather.
@@ -118,6 +134,7 @@ impl World {
             now: *BEGINNING.get_or_init(bowline::clock::now),
             halves: [CLIENT, SERVER].map(|me| Half::new(me, &mut chance)),
             lines: Vec::new(),
+            copies: [Vec::new(), Vec::new()],
             epochs: [Epoch::default(); 2],
             cuts: chance.one_of(&[0, 1, 3, 10]),
             closes: chance.one_of(&[0, 0, 0, 1, 3]),
@@ -150,7 +167,7 @@ impl World {
         }
         let may_crash = me == SERVER && self.crashes > 0;
         match self.chance.below(100) {
-            0..44 | 83..86 if may_crash => self.round(),
+            0..44 | 84 if may_crash => self.round(),
             0..12 => {
                 let most = self.chance.amount(70_000);
                 self.halves[me].write(most, false);
@@ -163,11 +180,13 @@ impl World {
                 self.halves[me].take(most, self.now, false);
             }
             30..44 => self.transmit(me),
-            44..65 => self.pass(),
-            65..83 => self.read(me),
-            83..86 => self.halves[me].note_facts(),
-            86..89 => self.arrive(me),
-            89..93 => self.tally.heard_again += u64::from(self.halves[me].hear_again(&mut self.chance)),
+            44..61 => self.pass(),
+            61..63 => self.promote(),
+            63..80 => self.read(me),
+            80..84 => self.copy(me),
+            84 => self.halves[me].note_facts(),
+            85..88 => self.arrive(me),
+            88..93 => self.tally.heard_again += u64::from(self.halves[me].hear_again(&mut self.chance)),
             93 => self.suspect(),
             94 => self.call_off(),
             95..98 => self.cut(),
@@ -263,6 +282,11 @@ impl World {
             match stages[me] {
                 Stage::Gone | Stage::Arriving => return,
                 Stage::Attached => match Frame::decode(inbox).expect("frames of an honest peer") {
+                    Some(Frame::Resume {
+                        epoch,
+                        received,
+                        window,
+                    }) if me == SERVER => self.follow(line, epoch, (received, window)),
                     Some(frame) => {
                         let useless = self.halves[me].handle_frame(frame, line);
                         useless.into_iter().for_each(|other| self.drop_line(me, other));
@@ -300,6 +324,49 @@ impl World {
             stages: [Stage::Hello; 2],
             epoch,
         });
+    }
+
+    /// The client lets a carrier lead that stood by, and says so on it.
+    fn promote(&mut self) {
+        let client = &mut self.halves[CLIENT];
+        let Some(line) = client.standing().filter(|_| !client.over) else {
+            return;
+        };
+        let epoch = self.epochs[CLIENT].next();
+        // Nothing new is known of the peer.
+        if client.promote(line, epoch, (Offset::ZERO, 0)) {
+            self.epochs[CLIENT] = epoch;
+            self.tally.promoted += 1;
+            let resume = Frame::Resume {
+                epoch,
+                received: client.session.received(),
+                window: client.session.window(),
+            };
+            resume.encode(self.lines[line].carrier.outbox(CLIENT));
+        }
+    }
+
+    /// The server's pump hears of it.
+    fn follow(&mut self, line: usize, epoch: Epoch, room: (Offset, u64)) {
+        if epoch > self.epochs[SERVER] && !self.halves[SERVER].over {
+            self.epochs[SERVER] = epoch;
+            self.halves[SERVER].promote(line, epoch, room);
+        }
+    }
+
+    /// What flows is little, and sent once more as a datagram; some datagram arrives.
+    fn copy(&mut self, me: usize) {
+        if let Some(copy) = self.halves[me].copy() {
+            let flying = &mut self.copies[1 - me];
+            let place = self.chance.below(MOST_COPIES).min(flying.len());
+            flying.splice(place..(place + 1).min(flying.len()), [copy]);
+        }
+        let waiting = self.copies[me].len();
+        if waiting > 0 && !self.halves[me].over {
+            self.tally.copies += 1;
+            let copy = self.copies[me][self.chance.below(waiting)].clone();
+            self.halves[me].hear_copy(copy);
+        }
     }
 
     fn suspect(&mut self) {
@@ -367,7 +434,7 @@ impl World {
                     self.halves[CLIENT].over = true;
                 }
             }
-            Answer::Reaped => panic!("nothing was reaped"),
+            Answer::Reaped | Answer::Standing => panic!("nobody asked for that: {answer:?}"),
         }
     }
 

@@ -17,6 +17,7 @@ pub mod manager;
 pub mod peer;
 pub mod place;
 pub mod process;
+pub mod relay;
 pub mod rig;
 pub mod serve;
 pub mod server_half;

@@ -1,7 +1,8 @@
 //! Where a program runs: on this machine's loopback, or on a host of the lab.
 
 use std::ffi::OsStr;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
@@ -58,4 +59,22 @@ impl Place {
         }
         panic!("no free port from {base} on");
     }
+}
+
+/// The kernel's name for the TCP socket that listens at an IPv4 address of this machine, as `/proc/PID/fd` shows it.
+pub fn socket_at(address: SocketAddr) -> Option<String> {
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let port = format!(":{:04X}", address.port());
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listens = fields.get(1)?.ends_with(&port) && fields.get(3) == Some(&"0A");
+        listens.then(|| format!("socket:[{}]", fields[9]))
+    })
+}
+
+/// Whether a process has a socket of that name.
+pub fn has_open(pid: u32, socket: &str) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|link| link.as_os_str() == socket)
 }

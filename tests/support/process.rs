@@ -219,6 +219,19 @@ pub struct Usage {
     pub resident: u64,
 }
 
+/// Processor time of one process, user and system together (proc(5): `stat`, fields 14 and 15, in clock ticks).
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / rustix::param::clock_ticks_per_second() as f64
+}
+
 /// Sums the use of a process and its descendants.
 pub fn usage(pid: u32) -> Usage {
     let mut sum = Usage::default();

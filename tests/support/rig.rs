@@ -81,15 +81,26 @@ impl Rig {
 
     /// ssh over bowline between the lab's `client` and `server`.
     pub fn bowline_in(lab: &Lab) -> Rig {
+        Rig::with_in(lab, ServeOptions::here(), |setup| setup)
+    }
+
+    /// The same, and the server half listens for TLS too, at the port that client halves expect.
+    pub fn tls_in(lab: &Lab) -> Rig {
+        Rig::with_in(
+            lab,
+            ServeOptions::here().argument("--listen-tls").argument("443"),
+            |setup| setup,
+        )
+    }
+
+    /// ssh over bowline between the lab's `client` and `server`, with everything adjustable.
+    pub fn with_in(lab: &Lab, options: ServeOptions, adjust: impl FnOnce(SshSetup) -> SshSetup) -> Rig {
         let place: Place = lab.place("server");
         let sshd = TestSshd::start_at(place.clone(), "");
-        let mut options = ServeOptions::here();
-        options.place = place;
         // sshd in the lab listens on the host's own address, so that plain ssh reaches it too.
-        let serve = Serve::start(&sshd, options);
-        let ssh = SshSetup::bowline(&sshd, serve.udp().port())
-            .at(lab.place("client"))
-            .write();
+        let serve = Serve::start(&sshd, ServeOptions { place, ..options });
+        let setup = SshSetup::bowline(&sshd, serve.udp().port()).at(lab.place("client"));
+        let ssh = adjust(setup).write();
         Rig {
             ssh,
             serve: Some(serve),

@@ -2,6 +2,7 @@
 
 use super::congestion::FlooredBbr;
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
+use crate::wire::ALPN;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
@@ -13,7 +14,7 @@ use std::time::Duration;
 pub(super) const SESSION_WINDOW: VarInt = VarInt::from_u32(16 << 20);
 
 /// Room for a peer that proved nothing yet: one hello. Half-open carriers times this is all they can take.
-const STRANGER_WINDOW: VarInt = VarInt::from_u32(32 << 10);
+pub(in crate::carrier) const STRANGER_WINDOW: VarInt = VarInt::from_u32(32 << 10);
 
 /// Above the client half's rarest probe (30 s) and a repair of its loss. A dead carrier is found by probing long
 /// before; this only clears up after clients that vanished.
@@ -112,11 +113,11 @@ impl Default for QuicLimits {
     }
 }
 
-pub(super) fn client_endpoint() -> EndpointConfig {
+pub(in crate::carrier) fn client_endpoint() -> EndpointConfig {
     EndpointConfig::default()
 }
 
-pub(super) fn server_endpoint(secrets: &EndpointSecrets) -> EndpointConfig {
+pub(in crate::carrier) fn server_endpoint(secrets: &EndpointSecrets) -> EndpointConfig {
     let reset_key: [u8; 32] = secrets.derive(b"stateless reset");
     let id_key = u64::from_be_bytes(secrets.derive(b"connection id"));
     let mut config = EndpointConfig::new(Arc::new(aws_lc_rs::hmac::Key::new(
@@ -130,7 +131,7 @@ pub(super) fn server_endpoint(secrets: &EndpointSecrets) -> EndpointConfig {
 }
 
 pub(super) fn client(key: &TlsKey, accept: ServerKey, mtu_cap: MtuCap) -> Result<quinn::ClientConfig, QuicConfigError> {
-    let crypto = QuicClientConfig::try_from(raw_key::client_config(key, accept)?)?;
+    let crypto = QuicClientConfig::try_from(raw_key::client_config(key, accept, ALPN)?)?;
     let mut transport = transport(mtu_cap);
     // The server half opens one stream, for its host message.
     transport
@@ -147,23 +148,33 @@ pub(super) fn server(
     secrets: &EndpointSecrets,
     limits: &QuicLimits,
 ) -> Result<quinn::ServerConfig, QuicConfigError> {
-    let crypto = QuicServerConfig::try_from(raw_key::server_config(key)?)?;
+    let crypto = QuicServerConfig::try_from(raw_key::server_config(key, ALPN)?)?;
     let mut transport = transport(limits.mtu_cap);
     transport
         .max_concurrent_uni_streams(0u32.into())
         .max_concurrent_bidi_streams(1u32.into());
     transport.receive_window(STRANGER_WINDOW);
+    Ok(listening(crypto, transport, secrets, limits.max_incoming))
+}
+
+/// What is the same for all who take connections of strangers.
+pub(in crate::carrier) fn listening(
+    crypto: QuicServerConfig,
+    transport: TransportConfig,
+    secrets: &EndpointSecrets,
+    max_incoming: usize,
+) -> quinn::ServerConfig {
     let token_seed: [u8; 32] = secrets.derive(b"retry token");
     let token_key = aws_lc_rs::hkdf::Salt::new(aws_lc_rs::hkdf::HKDF_SHA256, &[]).extract(&token_seed);
     let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
     config.transport_config(Arc::new(transport));
-    config.max_incoming(limits.max_incoming);
+    config.max_incoming(max_incoming);
     // A first flight of the client is two packets; what comes before a decision needs no more.
     config.incoming_buffer_size(8 << 10).incoming_buffer_size_total(4 << 20);
-    Ok(config)
+    config
 }
 
-fn transport(mtu_cap: MtuCap) -> TransportConfig {
+pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("45 s fit a varint of milliseconds");
     let mut discovery = MtuDiscoveryConfig::default();

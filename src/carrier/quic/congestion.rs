@@ -90,7 +90,11 @@ mod tests {
         }
         controller.on_congestion_event(now, now, true, 200 * 1200);
         controller.on_end_acks(now, 0, false, Some(199));
-        assert!((12_000..=whole).contains(&controller.window()), "{}", controller.window());
+        assert!(
+            (12_000..=whole).contains(&controller.window()),
+            "{}",
+            controller.window()
+        );
         controller.on_mtu_update(1452);
         assert!(controller.window() >= 14_520);
     }

@@ -3,26 +3,26 @@
 //! The server half's host message goes out in its first flight (0.5-RTT) on a unidirectional stream; the client
 //! half opens the bidirectional one.
 
-mod config;
+pub(super) mod config;
 mod congestion;
-mod socket;
+pub(super) mod socket;
 
 pub use config::{EndpointSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};
 pub use socket::bind;
 
+use super::dialed::{DialError, Dialed, Introduction};
 use super::link::{Link, QuicLink};
 use super::{Carrier, CarrierError, CarrierInfo, Kind};
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
-use crate::wire::{Host, MAX_HELLO, next_message};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 /// The name that QUIC insists on and that is never sent: keys are checked, not names.
-const NO_NAME: &str = "bowline";
+pub(super) const NO_NAME: &str = "bowline";
 
 /// A UDP socket of the client half, and all the connections made over it.
 #[derive(Clone)]
@@ -52,50 +52,11 @@ impl QuicDialer {
         let streams = connection.open_bi().await?;
         let info = describe(&connection)?;
         let link = QuicLink::new(connection.clone(), streams, config::SESSION_WINDOW);
-        Ok(Dialed {
-            carrier: Carrier::new(info, Link::Quic(link)),
-            connection,
-        })
+        Ok(Dialed::new(
+            Carrier::new(info, Link::Quic(link)),
+            Introduction::Stream(connection),
+        ))
     }
-}
-
-/// A connection on which both TLS keys are proved.
-pub struct Dialed {
-    /// Ready for a hello.
-    pub carrier: Carrier,
-    connection: quinn::Connection,
-}
-
-impl Dialed {
-    /// The server half's host message, which came with its first flight.
-    ///
-    /// # Errors
-    /// The connection is lost, or what came is no host message.
-    pub async fn host(&self) -> Result<Host, CarrierError> {
-        let mut stream = self.connection.accept_uni().await?;
-        let bytes = stream.read_to_end(MAX_HELLO + 8).await.map_err(io::Error::other)?;
-        match next_message(&mut BytesMut::from(&bytes[..]))? {
-            Some(message) => Ok(Host::decode(message)?),
-            None => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-        }
-    }
-}
-
-/// A dial attempt failed.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// The address cannot be dialed at all.
-    #[error("cannot connect")]
-    Connect(#[from] quinn::ConnectError),
-    /// No answer, or a refusal in the handshake.
-    #[error("{0}")]
-    Handshake(#[from] quinn::ConnectionError),
-    /// TLS could not be set up.
-    #[error(transparent)]
-    Config(#[from] QuicConfigError),
-    /// The carrier was lost right after the handshake.
-    #[error(transparent)]
-    Carrier(#[from] CarrierError),
 }
 
 /// The server half's end of a UDP socket.
@@ -178,7 +139,7 @@ pub struct Acquaintance {
 impl Acquaintance {
     /// Where the client is.
     pub fn remote(&self) -> SocketAddr {
-        self.info.remote
+        unmapped(self.connection.remote_address())
     }
 
     /// Waits for its first word.
@@ -204,14 +165,15 @@ fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError>
     let peer_key = Bytes::copy_from_slice(peer_key);
     Ok(CarrierInfo {
         kind: Kind::Quic,
-        remote: unmapped(connection.remote_address()),
+        remote: Some(unmapped(connection.remote_address())),
+        via: None,
         peer_key,
         exporter,
     })
 }
 
 /// An IPv4 peer seen by a dual-stack socket has its address back.
-fn unmapped(address: SocketAddr) -> SocketAddr {
+pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
@@ -247,7 +209,7 @@ mod tests {
         let client = async {
             let dialer = QuicDialer::new(near, MtuCap::default()).unwrap();
             let dialed = dialer.dial(near, &key, ServerKey::Any).await.unwrap();
-            dialed.host().await.unwrap()
+            dialed.host().await.unwrap().1
         };
         assert_eq!(timeout(Duration::from_secs(3), client).await.expect("in time"), host);
     }

@@ -26,7 +26,7 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// The wildcard address of the family of `remote`: the kernel picks the source anew as routes change.
-pub(super) fn any_local(remote: SocketAddr) -> SocketAddr {
+pub(in crate::carrier) fn any_local(remote: SocketAddr) -> SocketAddr {
     let ip: IpAddr = if remote.is_ipv6() {
         Ipv6Addr::UNSPECIFIED.into()
     } else {

@@ -17,7 +17,7 @@ use super::DemoError;
 use super::stage::Stage;
 use super::visitor::{Ending, Remote};
 use crate::carrier::quic::MtuCap;
-use crate::client::{self as half, Boxed, ClientConfig, Credentials, HostTrust, Place};
+use crate::client::{self as half, Boxed, ClientConfig, Credentials, HostTrust, Place, Port};
 use crate::identity::sshsig;
 use crate::identity::statement::{OPEN_NAMESPACE, ProvenKey};
 use crate::session::SessionConfig;
@@ -82,9 +82,11 @@ async fn log_in(stage: &Stage) -> Result<(Handle<Known>, Channel<Msg>), DemoErro
     let session = half::open(ClientConfig {
         place: Place {
             host: address.ip().to_string(),
-            port: address.port(),
+            ports: vec![Port::Quic(address.port())],
             family: None,
+            relays: Vec::new(),
         },
+        state_dir: None,
         user: stage.user.clone(),
         trust: keys.clone(),
         credentials: keys,

@@ -19,7 +19,7 @@ use crate::cli::logging::LogSettings;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::sign_host;
 use crate::server::ask_sshd::{AskLimits, AskSshd};
-use crate::server::{Authority, RegistryLimits, Server, ServerConfig};
+use crate::server::{Authority, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use crate::session::SessionConfig;
 use crate::sshd::{Sshd, SshdConfig};
 use crate::tasks::Tasks;
@@ -145,6 +145,8 @@ fn start_server_half(
     let statement = sign_host(host_key, None, tls_key.spki())?;
     let server = Server::new(ServerConfig {
         sockets: vec![loopback_socket()?],
+        tls_listeners: Vec::new(),
+        relays: RelayPlaces::default(),
         tls_key,
         statements: vec![statement],
         secrets,

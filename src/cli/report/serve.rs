@@ -1,17 +1,16 @@
 //! Who is there already, where `bowline serve` wants to be.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::{Exit, Failure, cannot_listen};
 use crate::cli::serve::holders::Holder;
-use crate::server::keeper::{Refusal, TakeOverError, Who};
+use crate::server::keeper::{Endpoint, Protocol, Refusal, TakeOverError, Who};
 
 /// Another bowline serves at the address.
-pub(crate) fn another_serves(address: SocketAddr, who: &Who) -> Failure {
-    let failure = there(address).fact(facts(who));
+pub(crate) fn another_serves(endpoint: Endpoint, who: &Who) -> Failure {
+    let failure = there(endpoint).fact(facts(who));
     match who.managed {
         false => failure.hint("--replace takes its place and keeps its sessions"),
         true => failure.hint(
@@ -22,16 +21,16 @@ pub(crate) fn another_serves(address: SocketAddr, who: &Who) -> Failure {
 }
 
 /// Somebody else has the address, or a bowline that cannot be asked.
-pub(crate) fn in_use(address: SocketAddr, error: &io::Error, holders: &[Holder], folder: &Path) -> Failure {
+pub(crate) fn in_use(endpoint: Endpoint, error: &io::Error, holders: &[Holder], folder: &Path) -> Failure {
     let bowline = holders.iter().find(|holder| holder.is_keeper());
     if let Some(keeper) = bowline {
-        return there(address).fact(format_args!("process {}", keeper.pid)).hint(format_args!(
+        return there(endpoint).fact(format_args!("process {}", keeper.pid)).hint(format_args!(
             "its sockets are not in {}: name its own folder by --runtime-dir, and --replace takes its place and keeps its \
              sessions",
             folder.display()
         ));
     }
-    let failure = cannot_listen("udp", address, error);
+    let failure = cannot_listen(option(endpoint), endpoint, error);
     holders.iter().fold(failure, |failure, holder| {
         failure.fact(format_args!("process {} ({}) has it", holder.pid, holder.name))
     })
@@ -41,19 +40,22 @@ pub(crate) fn in_use(address: SocketAddr, error: &io::Error, holders: &[Holder],
 pub(crate) fn several_serve<'a>(all: impl Iterator<Item = &'a Who>) -> Failure {
     let failure = Failure::new(Exit::Unavailable, "several bowlines serve here");
     let failure = all.fold(failure, |failure, who| {
-        failure.fact(format_args!("{} on udp {}", facts(who), addresses(who)))
+        failure.fact(format_args!("{} on {}", facts(who), endpoints(who)))
     });
     failure.hint("name the port of the one to replace with --listen")
 }
 
 /// The running one listens at every address, and this one wants one of them, or the other way round.
-pub(crate) fn overlaps(address: SocketAddr, who: &Who) -> Failure {
+pub(crate) fn overlaps(endpoint: Endpoint, who: &Who) -> Failure {
     Failure::new(
         Exit::Unavailable,
-        format_args!("cannot listen on udp {address} as long as the running bowline listens where it does"),
+        format_args!("cannot listen on {endpoint} as long as the running bowline listens where it does"),
     )
-    .fact(format_args!("{} on udp {}", facts(who), addresses(who)))
-    .hint("give the addresses of the running one to --listen, or stop it first")
+    .fact(format_args!("{} on {}", facts(who), endpoints(who)))
+    .hint(format_args!(
+        "give the addresses of the running one to {}, or stop it first",
+        option(endpoint)
+    ))
 }
 
 /// The running one keeps its place.
@@ -85,14 +87,14 @@ pub(crate) fn cannot_take_over(who: &Who, error: &TakeOverError) -> Failure {
 
 /// It is there and hangs. Without a worker that goes on its sessions depend on it.
 pub(crate) fn does_not_answer(
-    address: SocketAddr,
+    endpoint: Endpoint,
     keeper: &Holder,
     worker: Option<&Holder>,
     was_tried: bool,
 ) -> Failure {
     let failure = Failure::new(
         Exit::Unavailable,
-        format_args!("another bowline serves on udp {address}, and does not answer"),
+        format_args!("another bowline serves on {endpoint}, and does not answer"),
     );
     let state = |holder: &Holder| if holder.runs() { "runs" } else { "is stopped" };
     let failure = failure.fact(format_args!("process {} {}", keeper.pid, state(keeper)));
@@ -109,11 +111,8 @@ pub(crate) fn does_not_answer(
     ))
 }
 
-fn there(address: SocketAddr) -> Failure {
-    Failure::new(
-        Exit::Unavailable,
-        format_args!("another bowline serves on udp {address}"),
-    )
+fn there(endpoint: Endpoint) -> Failure {
+    Failure::new(Exit::Unavailable, format_args!("another bowline serves on {endpoint}"))
 }
 
 fn facts(who: &Who) -> String {
@@ -125,9 +124,17 @@ fn facts(who: &Who) -> String {
     )
 }
 
-fn addresses(who: &Who) -> String {
-    let addresses: Vec<String> = who.addresses.iter().map(SocketAddr::to_string).collect();
-    addresses.join(" ")
+fn endpoints(who: &Who) -> String {
+    let endpoints: Vec<String> = who.endpoints().map(|endpoint| endpoint.to_string()).collect();
+    endpoints.join(", ")
+}
+
+/// What says where to listen.
+pub(crate) fn option(endpoint: Endpoint) -> &'static str {
+    match endpoint.protocol {
+        Protocol::Udp => "--listen",
+        Protocol::Tcp => "--listen-tls",
+    }
 }
 
 /// In its largest unit.

@@ -1,6 +1,8 @@
 //! How the client half tells why a session could not be opened, or how it ended.
 
 use super::{Exit, Failure};
+use crate::carrier::Path;
+use crate::carrier::via::RelayTransport;
 use crate::client::{AttemptError, Failed, OpenError, TrustError};
 use crate::identity::ssh_config::SshConfigError;
 use crate::pump::Outcome;
@@ -34,21 +36,18 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
         OpenError::Resolve(error) => {
             Failure::from_error(Exit::Unavailable, &error).hint("check the name, and HostName in ssh's configuration")
         }
-        OpenError::NoPath { attempts, .. } if attempts.iter().any(|failed| failed.error.is_other_protocol()) => {
-            other_protocol(host, &attempts)
-        }
+        OpenError::NoPath { attempts, .. } if attempts.iter().any(is_other_protocol) => other_protocol(host, &attempts),
         OpenError::NoPath { attempts, within } => {
             let what = format_args!("no path led to a bowline server half on {host}").to_string();
             let failure = attempts
                 .iter()
                 .fold(Failure::new(Exit::Unavailable, what), |failure, failed| {
-                    let udp = failed.address;
+                    let port = port_of(&failed.path);
                     match &failed.error {
-                        AttemptError::Silent => failure.fact(format_args!(
-                            "udp {udp}: no answer within {:.1} s",
-                            within.as_secs_f64()
-                        )),
-                        error => failure.fact(format_args!("udp {udp}: {}", chain(error))),
+                        AttemptError::Silent => {
+                            failure.fact(format_args!("{port}: no answer within {:.1} s", within.as_secs_f64()))
+                        }
+                        error => failure.fact(format_args!("{port}: {}", chain(error))),
                     }
                 });
             failure.hint(
@@ -78,14 +77,29 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
     }
 }
 
+/// A path as a firewall's rules name it.
+fn port_of(path: &Path) -> String {
+    match path {
+        Path::Quic(address) => format!("udp {address}"),
+        Path::Tls(address) => format!("tcp {address}"),
+        Path::Relayed(relay, RelayTransport::Quic) => format!("relay {}, udp {}", relay.name, relay.address),
+        Path::Relayed(relay, RelayTransport::Tls) => format!("relay {}, tcp {}", relay.name, relay.address),
+    }
+}
+
+/// Whether bowline was to be expected there: at the port of the web anything may answer.
+fn is_other_protocol(failed: &Failed) -> bool {
+    failed.is_other_protocol() && !matches!(failed.path, Path::Quic(address) if address.port() == 443)
+}
+
 /// Something speaks QUIC there, but not our protocol or not this version of it.
 fn other_protocol(host: &str, attempts: &[Failed]) -> Failure {
     let what = format_args!("what answers on {host} does not speak this version of bowline's protocol").to_string();
     attempts
         .iter()
-        .filter(|failed| failed.error.is_other_protocol())
+        .filter(|failed| is_other_protocol(failed))
         .fold(Failure::new(Exit::Protocol, what), |failure, failed| {
-            failure.fact(format_args!("udp {}: {}", failed.address, chain(&failed.error)))
+            failure.fact(format_args!("{}: {}", port_of(&failed.path), chain(&failed.error)))
         })
         .hint("is the port right? Else install the same version of bowline on both sides")
 }

@@ -1,9 +1,8 @@
 //! What there is already when a keeper prepares itself.
 
-use std::net::UdpSocket;
 use std::os::fd::BorrowedFd;
 
-use crate::server::keeper::{Door, Estate, ServiceManager};
+use crate::server::keeper::{Door, Estate, Listener, ServiceManager};
 
 /// Where it comes from.
 pub(super) enum Before<'a> {
@@ -15,7 +14,7 @@ pub(super) enum Before<'a> {
 
 impl Before<'_> {
     /// Bound sockets.
-    pub(super) fn listeners(&self) -> &[UdpSocket] {
+    pub(super) fn listeners(&self) -> &[Listener] {
         match self {
             Before::Manager(manager) => manager.listeners(),
             Before::Keeper(estate) => estate.listeners(),

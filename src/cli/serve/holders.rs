@@ -1,10 +1,15 @@
-//! Which processes have a UDP port, as far as `/proc` shows it: all to root, to others their own.
+//! Which processes have a port, as far as `/proc` shows it: all to root, to others their own.
 
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+
+use crate::server::keeper::{Endpoint, Protocol};
+
+/// A state of TCP, as the kernel prints it.
+const TCP_LISTEN: &str = "0A";
 
 /// A process that has the port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +63,9 @@ impl Holder {
     }
 }
 
-/// Who keeps others from listening at a UDP address.
-pub(crate) fn holders(address: SocketAddr) -> Vec<Holder> {
-    let links = links_of(address);
+/// Who keeps others from listening there.
+pub(crate) fn holders(endpoint: Endpoint) -> Vec<Holder> {
+    let links = links_of(endpoint);
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| has_any(*pid, &links)).filter_map(holder).collect()
@@ -89,15 +94,17 @@ fn program(pid: &str) -> Option<String> {
 }
 
 /// How the sockets show in `/proc/PID/fd`.
-fn links_of(address: SocketAddr) -> Vec<PathBuf> {
-    let table = if address.is_ipv4() { "udp" } else { "udp6" };
-    let table = fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
+fn links_of(Endpoint { protocol, address }: Endpoint) -> Vec<PathBuf> {
+    let family = if address.is_ipv4() { "" } else { "6" };
+    let table = fs::read_to_string(format!("/proc/self/net/{protocol}{family}")).unwrap_or_default();
     let inodes = table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let own = parse(fields.get(1)?)?;
         let is_every = own.ip().is_unspecified() || address.ip().is_unspecified();
         let clashes = own.port() == address.port() && (own.ip() == address.ip() || is_every);
-        clashes.then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")).into())
+        // Connections from that port are in nobody's way.
+        let is_bound = protocol == Protocol::Udp || fields.get(3) == Some(&TCP_LISTEN);
+        (clashes && is_bound).then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")).into())
     });
     inodes.collect()
 }
@@ -127,23 +134,31 @@ fn parse(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
+    use std::net::{TcpListener, UdpSocket};
 
     #[test]
     fn a_socket_of_this_process_is_found_by_its_address_and_by_every_address() {
         let all = [("127.0.0.1", "0.0.0.0"), ("::1", "::")];
         for (own, every) in all.map(|(own, every)| (own.parse::<IpAddr>(), every.parse::<IpAddr>())) {
             let (own, every) = (own.expect("an address"), every.expect("an address"));
-            let Ok(socket) = UdpSocket::bind((own, 0)) else {
+            let (Ok(udp), Ok(tcp)) = (UdpSocket::bind((own, 0)), TcpListener::bind((own, 0))) else {
                 assert!(own.is_ipv6(), "every machine has an IPv4 loopback");
                 continue;
             };
-            let port = socket.local_addr().expect("a bound socket").port();
+            let port = |address: std::io::Result<SocketAddr>| address.expect("a bound socket").port();
             for ip in [own, every] {
-                let found = holders(SocketAddr::new(ip, port));
-                assert!(found.iter().any(|holder| holder.pid == std::process::id()), "{ip}");
+                for endpoint in [
+                    Endpoint::udp(SocketAddr::new(ip, port(udp.local_addr()))),
+                    Endpoint::tcp(SocketAddr::new(ip, port(tcp.local_addr()))),
+                ] {
+                    let found = holders(endpoint);
+                    assert!(
+                        found.iter().any(|holder| holder.pid == std::process::id()),
+                        "{endpoint}"
+                    );
+                }
             }
-            drop(socket);
+            drop((udp, tcp));
         }
     }
 

@@ -108,7 +108,7 @@ pub(in crate::cli) fn fingerprint(keys: &[HostKey]) -> String {
 }
 
 /// 32 random bytes that outlive restarts; made at first use.
-pub(super) fn secret(path: &Path) -> Result<[u8; 32], Failure> {
+pub(in crate::cli) fn secret(path: &Path) -> Result<[u8; 32], Failure> {
     let mut secret = [0; 32];
     match std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut secret)) {
         Ok(()) => return Ok(secret),

@@ -1,67 +1,95 @@
-//! Where `bowline serve` listens for QUIC.
+//! Where `bowline serve` listens: for QUIC, and for TLS where that is asked for.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tracing::debug;
 
-use crate::carrier::quic::bind;
+use super::ServeSettings;
+use crate::carrier::quic;
+use crate::cli::sshd;
 use crate::cli::values::ListenAddress;
+use crate::server::keeper::{Endpoint, Listener, Protocol};
+
+/// TLS where networks let nothing else through.
+const USUAL_TLS_PORT: u16 = 443;
 
 const EVERY_V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const EVERY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// Without any address: every one.
+/// For QUIC, without any address: every one.
 const EVERYWHERE: &[ListenAddress] = &[ListenAddress { ip: None, port: None }];
 
-/// All addresses that are meant; 0 is any port, and so is a usual port that nobody knows yet.
-pub(super) fn addresses(written: &[ListenAddress], usual_port: Option<u16>) -> Vec<SocketAddr> {
-    let all = wanted(written).iter().flat_map(|address| {
-        let port = address.port.or(usual_port).unwrap_or(0);
+/// All that are meant; 0 is any port, and so is a usual port that nobody knows yet.
+pub(super) fn endpoints(settings: &ServeSettings, usual_port: Option<u16>) -> Vec<Endpoint> {
+    let all = wanted(settings).into_iter().flat_map(|(protocol, address)| {
+        let port = port(protocol, address, usual_port.unwrap_or(0));
         let ips = address.ip.map_or(vec![EVERY_V4, EVERY_V6], |ip| vec![ip]);
-        ips.into_iter().map(move |ip| SocketAddr::new(ip, port))
+        ips.into_iter().map(move |ip| Endpoint {
+            protocol,
+            address: SocketAddr::new(ip, port),
+        })
     });
     all.collect()
 }
 
-fn wanted(written: &[ListenAddress]) -> &[ListenAddress] {
-    if written.is_empty() { EVERYWHERE } else { written }
+fn wanted(settings: &ServeSettings) -> Vec<(Protocol, ListenAddress)> {
+    let udp = match settings.listen.as_slice() {
+        [] => EVERYWHERE,
+        addresses => addresses,
+    };
+    let of = |protocol| move |address: &ListenAddress| (protocol, *address);
+    let tcp = settings.listen_tls.iter().map(of(Protocol::Tcp));
+    udp.iter().map(of(Protocol::Udp)).chain(tcp).collect()
+}
+
+fn port(protocol: Protocol, address: ListenAddress, usual_port: u16) -> u16 {
+    address.port.unwrap_or(match protocol {
+        Protocol::Udp => usual_port,
+        Protocol::Tcp => USUAL_TLS_PORT,
+    })
 }
 
 /// Sockets that are bound already.
-pub(super) struct Bound<'a>(pub(super) &'a [UdpSocket]);
+pub(super) struct Bound<'a>(pub(super) &'a [Listener]);
 
 impl Bound<'_> {
-    /// Binds every address; without any, IPv6 and IPv4 at sshd's port.
+    /// Binds every address; for QUIC without any, IPv6 and IPv4 at `usual_port`, which is sshd's.
     ///
     /// # Errors
-    /// The address that could not be bound, and why.
+    /// What could not be bound, and why.
     pub(super) fn listen(
         &self,
-        addresses: &[ListenAddress],
+        settings: &ServeSettings,
         usual_port: u16,
-    ) -> Result<Vec<UdpSocket>, (SocketAddr, io::Error)> {
-        let mut sockets = Vec::new();
-        for address in wanted(addresses) {
-            let port = address.port.unwrap_or(usual_port);
+    ) -> Result<Vec<Listener>, (Endpoint, io::Error)> {
+        let mut listeners = Vec::new();
+        for (protocol, address) in wanted(settings) {
+            let port = port(protocol, address, usual_port);
+            let at = |ip| Endpoint {
+                protocol,
+                address: SocketAddr::new(ip, port),
+            };
             match address.ip {
-                Some(ip) => sockets.push(self.one(SocketAddr::new(ip, port), &sockets)?),
-                None => sockets.extend(self.all(port, &sockets)?),
+                Some(ip) => listeners.push(self.one(at(ip), &listeners)?),
+                None => listeners.extend(self.all(at(EVERY_V4), &listeners)?),
             }
         }
-        Ok(sockets)
+        Ok(listeners)
     }
 
-    fn one(&self, address: SocketAddr, taken: &[UdpSocket]) -> Result<UdpSocket, (SocketAddr, io::Error)> {
-        self.bind(address, taken).map_err(|error| (address, error))
+    fn one(&self, endpoint: Endpoint, taken: &[Listener]) -> Result<Listener, (Endpoint, io::Error)> {
+        self.bind(endpoint, taken).map_err(|error| (endpoint, error))
     }
 
     /// Both families at one port; a machine without IPv6 does with IPv4.
-    fn all(&self, port: u16, taken: &[UdpSocket]) -> Result<Vec<UdpSocket>, (SocketAddr, io::Error)> {
-        let every = SocketAddr::new(EVERY_V4, port);
+    fn all(&self, every: Endpoint, taken: &[Listener]) -> Result<Vec<Listener>, (Endpoint, io::Error)> {
         let v4 = self.one(every, taken)?;
-        let port = v4.local_addr().map_err(|error| (every, error))?.port();
-        let v6 = SocketAddr::new(EVERY_V6, port);
+        let port = v4.endpoint().map_err(|error| (every, error))?.address.port();
+        let v6 = Endpoint {
+            address: SocketAddr::new(EVERY_V6, port),
+            ..every
+        };
         match self.bind(v6, taken) {
             Ok(socket) => Ok(vec![v4, socket]),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err((v6, error)),
@@ -73,21 +101,19 @@ impl Bound<'_> {
     }
 
     /// The socket that is bound there already, else a new one. Any port is whichever it was.
-    fn bind(&self, wanted: SocketAddr, taken: &[UdpSocket]) -> io::Result<UdpSocket> {
-        let is_taken = |address| {
-            taken
-                .iter()
-                .any(|socket| socket.local_addr().is_ok_and(|own| own == address))
-        };
-        let fits = |socket: &&UdpSocket| {
-            socket.local_addr().is_ok_and(|address| {
-                let is_port = wanted.port() == 0 || wanted.port() == address.port();
-                address.ip() == wanted.ip() && is_port && !is_taken(address)
+    fn bind(&self, wanted: Endpoint, taken: &[Listener]) -> io::Result<Listener> {
+        let is_taken = |own| taken.iter().any(|one| one.endpoint().is_ok_and(|other| other == own));
+        let fits = |listener: &&Listener| {
+            listener.endpoint().is_ok_and(|own| {
+                let (address, port) = (own.address, wanted.address.port());
+                let is_place = address.ip() == wanted.address.ip() && (port == 0 || port == address.port());
+                own.protocol == wanted.protocol && is_place && !is_taken(own)
             })
         };
-        match self.0.iter().find(fits) {
-            Some(socket) => socket.try_clone(),
-            None => bind(wanted),
+        match (self.0.iter().find(fits), wanted.protocol) {
+            (Some(listener), _) => listener.try_clone(),
+            (None, Protocol::Udp) => quic::bind(wanted.address).map(Listener::Udp),
+            (None, Protocol::Tcp) => sshd::listen(wanted.address).map(Listener::Tcp),
         }
     }
 }

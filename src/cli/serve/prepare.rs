@@ -1,9 +1,11 @@
 //! What the keeper does before its first worker: keys, statements, ports, and a look at sshd's configuration.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,7 +22,8 @@ use crate::cli::values::Target;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::HostKey;
 use crate::server::keeper::{
-    Answer, CompanionPlan, Door, Estate, WorkerPlan, WorkerUser, choose_worker_user, most_sessions, store_limit,
+    Answer, CompanionPlan, Door, Endpoint, Estate, Listener, Protocol, WorkerPlan, WorkerUser, choose_worker_user,
+    most_sessions, store_limit,
 };
 use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::server::worker::{AuthoritySetup, WorkerSetup};
@@ -55,7 +58,7 @@ pub(super) struct Draft<'a> {
 
 /// What can be had once only.
 pub(super) struct Ports {
-    listeners: Vec<UdpSocket>,
+    listeners: Vec<Listener>,
     target: SocketAddr,
     companion: Option<CompanionPlan>,
 }
@@ -63,7 +66,7 @@ pub(super) struct Ports {
 /// Why there are none.
 pub(super) enum NoPorts {
     /// Somebody has one of them.
-    InUse(SocketAddr, io::Error),
+    InUse(Endpoint, io::Error),
     Failed(Failure),
 }
 
@@ -76,7 +79,7 @@ impl From<Failure> for NoPorts {
 impl From<NoPorts> for Failure {
     fn from(error: NoPorts) -> Self {
         match error {
-            NoPorts::InUse(address, error) => report::cannot_listen("udp", address, &error),
+            NoPorts::InUse(endpoint, error) => report::cannot_listen(report::option(endpoint), endpoint, &error),
             NoPorts::Failed(failure) => failure,
         }
     }
@@ -112,7 +115,7 @@ impl<'a> Draft<'a> {
         let host_keys = host_keys(settings, sshd_settings.as_ref())?;
         let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before);
         Ok(Draft {
-            setup: setup(settings, &host_keys, sshd_settings.is_some(), sessions)?,
+            setup: setup(settings, &host_keys, sshd_settings.is_some(), sessions, user.as_ref())?,
             target: target(settings)?,
             program: own_program()?,
             answers: Answers {
@@ -130,8 +133,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Where it is to listen; 0 is any port.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        listen::addresses(&self.settings.listen, self.target.map(|target| target.port()))
+    pub(super) fn endpoints(&self) -> Vec<Endpoint> {
+        listen::endpoints(self.settings, self.target.map(|target| target.port()))
     }
 
     /// Binds all ports. What there was before, or an `estate` has that is to be taken over, is used again.
@@ -146,10 +149,10 @@ impl<'a> Draft<'a> {
                 .map(|(target, companion)| (target, Some(companion)))?,
         };
         let bound = estate.map_or(self.before.listeners(), Estate::listeners);
-        let listening = Bound(bound).listen(&self.settings.listen, target.port());
-        let listeners = listening.map_err(|(address, error)| match error.kind() {
-            io::ErrorKind::AddrInUse => NoPorts::InUse(address, error),
-            _ => report::cannot_listen("udp", address, &error).into(),
+        let listening = Bound(bound).listen(self.settings, target.port());
+        let listeners = listening.map_err(|(endpoint, error)| match error.kind() {
+            io::ErrorKind::AddrInUse => NoPorts::InUse(endpoint, error),
+            _ => report::cannot_listen(report::option(endpoint), endpoint, &error).into(),
         })?;
         Ok(Ports {
             listeners,
@@ -188,9 +191,11 @@ impl<'a> Draft<'a> {
     }
 
     /// Where others ask who is running, unless it is open already. It is no condition for serving.
-    fn door(&self, listeners: &[UdpSocket], estate: Option<&Estate>) -> Option<Door> {
+    fn door(&self, listeners: &[Listener], estate: Option<&Estate>) -> Option<Door> {
         let folder = &self.settings.folders.runtime;
-        let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        // One of them is nobody else's: they tell this one from others, also when TLS comes or goes.
+        let udp = listeners.iter().filter(|listener| listener.protocol() == Protocol::Udp);
+        let addresses: Vec<SocketAddr> = udp.filter_map(|own| Some(own.endpoint().ok()?.address)).collect();
         if estate
             .map_or(self.before.door(), Estate::door)
             .is_some_and(|door| door.is_for(folder, &addresses))
@@ -267,6 +272,7 @@ fn setup(
     host_keys: &[HostKey],
     is_sshd_known: bool,
     max_sessions: usize,
+    user: Option<&WorkerUser>,
 ) -> Result<WorkerSetup, Failure> {
     let tls_key = TlsKey::load_or_create(&settings.folders.state.join("tls_key"));
     let tls_key = tls_key.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
@@ -291,8 +297,29 @@ fn setup(
         max_half_open: settings.max_half_open as usize,
         mtu_cap: settings.mtu_cap,
         vault: settings.vault,
+        relays: settings.relays.iter().map(ToString::to_string).collect(),
+        relay_cache: relay_cache(settings, user),
         fingerprint,
     })
+}
+
+/// A folder where the worker remembers what names of relays led to: it starts again when DNS may be down. Where it
+/// cannot be had, that is not remembered.
+fn relay_cache(settings: &ServeSettings, user: Option<&WorkerUser>) -> PathBuf {
+    let (state, folder) = (&settings.folders.state, settings.folders.state.join("relays"));
+    let made = || {
+        places::make_folder(&folder)?;
+        let Some(user) = user else { return Ok(()) };
+        chown(&folder, Some(user.uid()), Some(user.gid()))?;
+        // Its user may pass through here, and see nothing.
+        fs::set_permissions(state, fs::Permissions::from_mode(0o711))
+    };
+    if !settings.relays.is_empty()
+        && let Err(error) = made()
+    {
+        info!(folder = %folder.display(), %error, "what relays' names lead to will not be remembered");
+    }
+    folder
 }
 
 /// Whether sshd's rules for a client's address are held against those for loopback.
@@ -334,7 +361,7 @@ impl Draft<'_> {
             None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
         };
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = listener.map_err(|error| report::cannot_listen("tcp", local, &error))?;
+        let listener = listener.map_err(|error| report::cannot_listen("--listen", Endpoint::tcp(local), &error))?;
         let address = listener.local_addr().map_err(|error| report::cannot_start(&error))?;
         let mut args: Vec<OsString> = vec!["sshd".into(), "--inherit-listener".into()];
         args.extend(["--config".into(), "/dev/null".into()]);

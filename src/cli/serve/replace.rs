@@ -1,7 +1,6 @@
 //! A second `bowline serve` at the same address: says who is there, or takes its place.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use super::holders::{Holder, holder, holders};
 use super::prepare::{Draft, NoPorts, Ports};
 use crate::cli::report::{self, Failure};
 use crate::clock;
-use crate::server::keeper::{Estate, Neighbour, Neighbours, Refusal, TakeOverError, neighbours};
+use crate::server::keeper::{Endpoint, Estate, Neighbour, Neighbours, Refusal, TakeOverError, neighbours};
 
 /// A keeper that lives answers within milliseconds, one that asks sshd just now within a second.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -37,13 +36,13 @@ pub(super) struct Place {
 /// What must be there and is not; who has the ports.
 pub(super) fn take_place(draft: &Draft<'_>, settings: &ServeSettings) -> Result<Place, Failure> {
     // Any port can always be bound: whether somebody is to be replaced must be asked.
-    let is_asked = settings.replace && draft.addresses().iter().any(|address| address.port() == 0);
+    let is_asked = settings.replace && decisive(draft).iter().any(is_any);
     if !is_asked {
         match draft.ports(None) {
             Ok(ports) => return Ok(Place { ports, estate: None }),
             Err(NoPorts::InUse(..)) if settings.replace => {}
-            Err(NoPorts::InUse(address, error)) => {
-                return Err(who_has(address, &error, &settings.folders.runtime));
+            Err(NoPorts::InUse(endpoint, error)) => {
+                return Err(who_has(endpoint, &error, &settings.folders.runtime));
             }
             Err(NoPorts::Failed(failure)) => return Err(failure),
         }
@@ -57,16 +56,27 @@ pub(super) fn take_place(draft: &Draft<'_>, settings: &ServeSettings) -> Result<
     .run()
 }
 
+/// Where whoever is to be replaced listens. Any port says of nobody that he is meant while another is named.
+fn decisive(draft: &Draft<'_>) -> Vec<Endpoint> {
+    let all = draft.endpoints();
+    let named: Vec<_> = all.iter().copied().filter(|endpoint| !is_any(endpoint)).collect();
+    if named.is_empty() { all } else { named }
+}
+
+fn is_any(endpoint: &Endpoint) -> bool {
+    endpoint.address.port() == 0
+}
+
 /// What is said without `--replace`.
-fn who_has(address: SocketAddr, error: &io::Error, folder: &Path) -> Failure {
-    let Neighbours { there, silent } = neighbours(folder, ANSWER, |who| who.is_at(address));
-    if let Some(who) = there.iter().map(Neighbour::who).find(|who| who.is_at(address)) {
-        return report::another_serves(address, who);
+fn who_has(endpoint: Endpoint, error: &io::Error, folder: &Path) -> Failure {
+    let Neighbours { there, silent } = neighbours(folder, ANSWER, |who| who.is_at(endpoint));
+    if let Some(who) = there.iter().map(Neighbour::who).find(|who| who.is_at(endpoint)) {
+        return report::another_serves(endpoint, who);
     }
-    let holders = holders(address);
+    let holders = holders(endpoint);
     match silent_keeper(&holders, &silent) {
-        Some(keeper) => report::does_not_answer(address, keeper, worker(&holders), false),
-        None => report::in_use(address, error, &holders, folder),
+        Some(keeper) => report::does_not_answer(endpoint, keeper, worker(&holders), false),
+        None => report::in_use(endpoint, error, &holders, folder),
     }
 }
 
@@ -106,13 +116,13 @@ impl Replacing<'_> {
 
     /// The one to be replaced, and doors behind which nobody answers.
     fn who_is_there(&self) -> Result<(Option<Neighbour>, Vec<PathBuf>), Failure> {
-        let addresses = self.draft.addresses();
+        let endpoints = decisive(self.draft);
         let folder = &self.settings.folders.runtime;
         // Of any port there may be several: all are heard.
-        let is_one = addresses.iter().all(|address| address.port() != 0);
-        let is_there = |neighbour: &Neighbour| addresses.iter().any(|address| neighbour.who().is_at(*address));
+        let is_one = !endpoints.iter().any(is_any);
+        let is_there = |neighbour: &Neighbour| endpoints.iter().any(|endpoint| neighbour.who().is_at(*endpoint));
         let Neighbours { mut there, silent } = neighbours(folder, ANSWER, |who| {
-            is_one && addresses.iter().any(|address| who.is_at(*address))
+            is_one && endpoints.iter().any(|endpoint| who.is_at(*endpoint))
         });
         there.retain(is_there);
         match there.len() {
@@ -135,7 +145,7 @@ impl Replacing<'_> {
         // Whatever fails here, the one that runs goes on.
         let ports = match self.draft.ports(Some(offer.estate())) {
             Ok(ports) => ports,
-            Err(NoPorts::InUse(address, _)) => return Err(report::overlaps(address, &who)),
+            Err(NoPorts::InUse(endpoint, _)) => return Err(report::overlaps(endpoint, &who)),
             Err(NoPorts::Failed(failure)) => return Err(failure),
         };
         match offer.accept() {
@@ -158,18 +168,18 @@ impl Replacing<'_> {
         match self.draft.ports(None) {
             Ok(ports) => Ok(Some(Place { ports, estate: None })),
             Err(NoPorts::Failed(failure)) => Err(failure),
-            Err(NoPorts::InUse(address, error)) => {
-                let there = holders(address);
+            Err(NoPorts::InUse(endpoint, error)) => {
+                let there = holders(endpoint);
                 match (silent_keeper(&there, silent), worker(&there)) {
                     (None, Some(worker)) if self.is_being_raised(worker, &there) => Ok(None),
                     (Some(keeper), _) if self.killed == Some(keeper.pid) && clock::now() < self.end => Ok(None),
                     (Some(keeper), Some(worker)) if self.killed.is_none() && worker.runs() => {
                         self.killed = Some(keeper.pid);
-                        kill(keeper.pid, address);
+                        kill(keeper.pid, endpoint);
                         Ok(None)
                     }
-                    (Some(keeper), worker) => Err(report::does_not_answer(address, keeper, worker, true)),
-                    _ => Err(report::in_use(address, &error, &there, &self.settings.folders.runtime)),
+                    (Some(keeper), worker) => Err(report::does_not_answer(endpoint, keeper, worker, true)),
+                    _ => Err(report::in_use(endpoint, &error, &there, &self.settings.folders.runtime)),
                 }
             }
         }
@@ -177,7 +187,7 @@ impl Replacing<'_> {
 }
 
 /// A worker that has lost its keeper raises another, and so loses nothing.
-fn kill(keeper: u32, address: SocketAddr) {
+fn kill(keeper: u32, endpoint: Endpoint) {
     let watch = i32::try_from(keeper).ok().and_then(Pid::from_raw);
     let watch = watch.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     // Looked at again: from here on it cannot be another.
@@ -185,7 +195,7 @@ fn kill(keeper: u32, address: SocketAddr) {
     if let Some(watch) = watch.filter(|_| is_keeper) {
         warn!(
             pid = keeper,
-            %address,
+            %endpoint,
             "the running keeper does not answer: killed, its worker raises another and its sessions go on"
         );
         let _ = pidfd_send_signal(&watch, Signal::KILL);

@@ -7,10 +7,12 @@ use super::{Value, ValueError};
 /// Which transports the client half may dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transport {
-    /// Whatever reaches the server half. In this version that is QUIC.
+    /// Whatever reaches the server half, QUIC where it does.
     Auto,
     /// QUIC only.
     Quic,
+    /// TLS only.
+    Tls,
 }
 
 /// What to do when no path leads to the server half.
@@ -41,16 +43,10 @@ pub(crate) enum LogFormat {
 }
 
 impl Value for Transport {
-    const EXPECTED: &'static str = "auto or quic";
+    const EXPECTED: &'static str = "auto, quic or tls";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
-        match text {
-            "tls" => Err(ValueError::NotInThisVersion {
-                name: "tls",
-                expected: Self::EXPECTED,
-            }),
-            _ => chosen(&[Transport::Auto, Transport::Quic], text),
-        }
+        chosen(&[Transport::Auto, Transport::Quic, Transport::Tls], text)
     }
 }
 
@@ -83,6 +79,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Transport::Auto => "auto",
             Transport::Quic => "quic",
+            Transport::Tls => "tls",
         })
     }
 }
@@ -131,11 +128,8 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_that_is_not_built_yet_is_named_as_such() {
-        assert_eq!(
-            message::<Transport>("tls"),
-            "`tls` is not in this version, expected auto or quic"
-        );
-        assert_eq!(message::<Transport>("udp"), "expected auto or quic");
+    fn a_misspelt_word_gets_the_words_to_choose_from() {
+        assert_eq!(message::<Transport>("udp"), "expected auto, quic or tls");
+        assert_eq!(message::<Fallback>("udp"), "expected tcp or none");
     }
 }

@@ -116,6 +116,13 @@ impl ServerKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin(Fingerprint);
 
+impl Pin {
+    /// The fingerprint, always SHA-256 where it was parsed.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.0
+    }
+}
+
 /// Not a fingerprint as ssh prints them.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{given:?} is not a fingerprint (SHA256: and 43 characters)")]
@@ -145,12 +152,13 @@ impl FromStr for Pin {
 }
 
 /// Whether the pin names one of the offered keys, or the TLS key (its SPKI; only Ed25519 keys can be pinned).
-///
-/// A TLS key has the fingerprint that `ssh-keygen -l` would give the same key as an SSH key.
 pub fn pin_matches(pin: &Pin, offered: &[ServerKey], tls_spki: &[u8]) -> bool {
-    let tls_key = tls_spki
-        .strip_prefix(&ED25519_SPKI_PREFIX)
-        .and_then(|key| <[u8; 32]>::try_from(key).ok());
-    let tls_key = tls_key.map(|key| KeyData::Ed25519(Ed25519PublicKey(key)).fingerprint(HashAlg::Sha256));
-    tls_key == Some(pin.0) || offered.iter().any(|key| key.fingerprint() == pin.0)
+    tls_key_fingerprint(tls_spki) == Some(pin.0) || offered.iter().any(|key| key.fingerprint() == pin.0)
+}
+
+/// The fingerprint that `ssh-keygen -l` would give a TLS key (SPKI DER) as an SSH key; only Ed25519 keys have one.
+pub fn tls_key_fingerprint(spki: &[u8]) -> Option<Fingerprint> {
+    let key = spki.strip_prefix(&ED25519_SPKI_PREFIX)?;
+    let key = KeyData::Ed25519(Ed25519PublicKey(key.try_into().ok()?));
+    Some(key.fingerprint(HashAlg::Sha256))
 }

@@ -15,8 +15,7 @@ use rustls::{
     SignatureScheme, version,
 };
 
-use super::{SPKI_LEN, SPKI_PREFIX, TlsKey};
-use crate::wire::ALPN;
+use super::{SPKI_LEN, SPKI_PREFIX, TlsKey, spki_digest};
 
 /// Which server key the handshake accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +24,8 @@ pub enum ServerKey {
     Any,
     /// Only the key with this SPKI DER: at a resume.
     Exactly(Vec<u8>),
+    /// Only a key with this [`spki_digest`]: a relay that was pinned.
+    Digest([u8; 32]),
 }
 
 /// rustls did not take the configuration.
@@ -32,14 +33,14 @@ pub enum ServerKey {
 #[error("cannot set up TLS")]
 pub struct TlsConfigError(#[from] rustls::Error);
 
-/// TLS for the client half: proves `key` and demands a server key as `accept` says.
+/// TLS for the client half: proves `key` and demands a server key as `accept` says; speaks `alpn` and nothing else.
 ///
 /// TLS 1.3 with raw Ed25519 keys both ways, X25519MLKEM768 first; no tickets, no resumption, no early data,
 /// no server name on the wire. Fits `quinn::crypto::rustls::QuicClientConfig` and plain TLS alike.
 ///
 /// # Errors
 /// When rustls refuses the provider or the key, which a working build does not see.
-pub fn client_config(key: &TlsKey, accept: ServerKey) -> Result<ClientConfig, TlsConfigError> {
+pub fn client_config(key: &TlsKey, accept: ServerKey, alpn: &[u8]) -> Result<ClientConfig, TlsConfigError> {
     let provider = Arc::new(provider());
     let verifier = ServerVerifier {
         accept,
@@ -50,7 +51,7 @@ pub fn client_config(key: &TlsKey, accept: ServerKey) -> Result<ClientConfig, Tl
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(certified(key)?)));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
@@ -64,7 +65,7 @@ pub fn client_config(key: &TlsKey, accept: ServerKey) -> Result<ClientConfig, Tl
 ///
 /// # Errors
 /// When rustls refuses the provider or the key, which a working build does not see.
-pub fn server_config(key: &TlsKey) -> Result<ServerConfig, TlsConfigError> {
+pub fn server_config(key: &TlsKey, alpn: &[u8]) -> Result<ServerConfig, TlsConfigError> {
     let provider = Arc::new(provider());
     let verifier = ClientVerifier {
         schemes: provider.signature_verification_algorithms,
@@ -73,7 +74,7 @@ pub fn server_config(key: &TlsKey) -> Result<ServerConfig, TlsConfigError> {
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified(key)?)));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     // A resumed handshake would take the client's identity from the ticket: each carrier proves both keys afresh.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -118,11 +119,14 @@ impl ServerCertVerifier for ServerVerifier {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         check_shape(end_entity, intermediates)?;
-        match &self.accept {
-            ServerKey::Exactly(spki) if spki[..] != end_entity[..] => {
-                Err(CertificateError::ApplicationVerificationFailure.into())
-            }
-            ServerKey::Any | ServerKey::Exactly(_) => Ok(ServerCertVerified::assertion()),
+        let is_accepted = match &self.accept {
+            ServerKey::Any => true,
+            ServerKey::Exactly(spki) => spki[..] == end_entity[..],
+            ServerKey::Digest(digest) => *digest == spki_digest(end_entity),
+        };
+        match is_accepted {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
     }
 

@@ -21,6 +21,14 @@ pub const SPKI_LEN: usize = 44;
 /// The DER in front of the 32 key bytes in the SPKI of every Ed25519 key (RFC 8410 section 4).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
+/// SHA-256 over an SPKI DER: what a relay's key is pinned by, written `SHA256:` and base64 without padding.
+#[must_use]
+pub fn spki_digest(spki: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, spki).as_ref());
+    digest
+}
+
 /// An Ed25519 private key of bowline's own, for TLS.
 ///
 /// A client process makes one for itself and forgets it at its end; a server half keeps one in a file.

@@ -93,9 +93,9 @@ fn damaged_shared_or_odd_key_files_are_refused_and_left_alone() {
 fn the_handshake_agrees_on_the_hybrid_group_and_issues_no_ticket() {
     let (client_key, server_key) = (TlsKey::generate(), TlsKey::generate());
     let tickets = Arc::new(TicketCounter::default());
-    let mut config = client_config(&client_key, ServerKey::Exactly(server_key.spki().to_vec())).unwrap();
+    let mut config = client_config(&client_key, ServerKey::Exactly(server_key.spki().to_vec()), ALPN).unwrap();
     config.resumption = Resumption::store(tickets.clone());
-    let (client, server) = handshake(config, server_config(&server_key).unwrap()).unwrap();
+    let (client, server) = handshake(config, server_config(&server_key, ALPN).unwrap()).unwrap();
 
     let group = client.negotiated_key_exchange_group().unwrap().name();
     assert_eq!(group, NamedGroup::X25519MLKEM768);
@@ -116,8 +116,20 @@ fn the_handshake_agrees_on_the_hybrid_group_and_issues_no_ticket() {
 #[test]
 fn another_key_than_the_pinned_one_fails_the_handshake() {
     let pinned = ServerKey::Exactly(TlsKey::generate().spki().to_vec());
-    let config = client_config(&TlsKey::generate(), pinned).unwrap();
-    assert!(handshake(config, server_config(&TlsKey::generate()).unwrap()).is_err());
+    let config = client_config(&TlsKey::generate(), pinned, ALPN).unwrap();
+    assert!(handshake(config, server_config(&TlsKey::generate(), ALPN).unwrap()).is_err());
+}
+
+#[test]
+fn a_key_that_is_pinned_by_its_digest_is_the_only_one_accepted() {
+    let key = TlsKey::generate();
+    let attempt = |server: &TlsKey| {
+        let pinned = ServerKey::Digest(spki_digest(key.spki()));
+        let config = client_config(&TlsKey::generate(), pinned, ALPN).unwrap();
+        handshake(config, server_config(server, ALPN).unwrap())
+    };
+    assert!(attempt(&key).is_ok());
+    assert!(attempt(&TlsKey::generate()).is_err());
 }
 
 #[test]
@@ -132,19 +144,19 @@ fn a_peer_that_shows_a_key_it_does_not_hold_fails_the_handshake() {
     let pinned = || ServerKey::Exactly(shown.spki().to_vec());
 
     let as_server = handshake(
-        client_config(&honest, pinned()).unwrap(),
-        server_config(&impostor).unwrap(),
+        client_config(&honest, pinned(), ALPN).unwrap(),
+        server_config(&impostor, ALPN).unwrap(),
     );
     assert!(as_server.is_err());
     let as_client = handshake(
-        client_config(&impostor, ServerKey::Any).unwrap(),
-        server_config(&honest).unwrap(),
+        client_config(&impostor, ServerKey::Any, ALPN).unwrap(),
+        server_config(&honest, ALPN).unwrap(),
     );
     assert!(as_client.is_err());
     assert!(
         handshake(
-            client_config(&honest, pinned()).unwrap(),
-            server_config(&shown).unwrap()
+            client_config(&honest, pinned(), ALPN).unwrap(),
+            server_config(&shown, ALPN).unwrap()
         )
         .is_ok()
     );
@@ -152,11 +164,11 @@ fn a_peer_that_shows_a_key_it_does_not_hold_fails_the_handshake() {
 
 #[test]
 fn a_client_without_a_key_or_without_our_alpn_is_refused() {
-    let server = || server_config(&TlsKey::generate()).unwrap();
-    let mut keyless = client_config(&TlsKey::generate(), ServerKey::Any).unwrap();
+    let server = || server_config(&TlsKey::generate(), ALPN).unwrap();
+    let mut keyless = client_config(&TlsKey::generate(), ServerKey::Any, ALPN).unwrap();
     keyless.client_auth_cert_resolver = Arc::new(NoKey);
     assert!(handshake(keyless, server()).is_err());
-    let mut other_protocol = client_config(&TlsKey::generate(), ServerKey::Any).unwrap();
+    let mut other_protocol = client_config(&TlsKey::generate(), ServerKey::Any, ALPN).unwrap();
     other_protocol.alpn_protocols = vec![b"h3".to_vec()];
     assert!(handshake(other_protocol, server()).is_err());
 }
@@ -184,7 +196,7 @@ async fn over_quic_the_first_flight_carries_data_and_both_ends_know_each_other()
         established.await;
         connection
     };
-    let config = client_config(&client_key, ServerKey::Any).unwrap();
+    let config = client_config(&client_key, ServerKey::Any, ALPN).unwrap();
     let dial = async {
         let connection = dial(config, address).await.unwrap();
         let mut stream = connection.accept_uni().await.unwrap();
@@ -210,11 +222,11 @@ async fn over_quic_wrong_or_missing_keys_end_the_connection() {
     let server = listen(&TlsKey::generate());
     let address = server.local_addr().unwrap();
     let pinned = ServerKey::Exactly(TlsKey::generate().spki().to_vec());
-    let wrong_pin = dial(client_config(&TlsKey::generate(), pinned).unwrap(), address);
+    let wrong_pin = dial(client_config(&TlsKey::generate(), pinned, ALPN).unwrap(), address);
     let (dialled, accepted) = tokio::join!(wrong_pin, async { server.accept().await.unwrap().await });
     assert!(dialled.is_err() && accepted.is_err());
 
-    let mut keyless = client_config(&TlsKey::generate(), ServerKey::Any).unwrap();
+    let mut keyless = client_config(&TlsKey::generate(), ServerKey::Any, ALPN).unwrap();
     keyless.client_auth_cert_resolver = Arc::new(NoKey);
     let refused = async {
         // The client may finish first: the server's refusal then closes its connection.
@@ -228,7 +240,7 @@ async fn over_quic_wrong_or_missing_keys_end_the_connection() {
 }
 
 fn listen(key: &TlsKey) -> quinn::Endpoint {
-    let tls = QuicServerConfig::try_from(server_config(key).unwrap()).unwrap();
+    let tls = QuicServerConfig::try_from(server_config(key, ALPN).unwrap()).unwrap();
     let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap()
 }

@@ -34,7 +34,7 @@ fn resume(epoch: u32, received: u64) -> Frame {
     Frame::Resume {
         epoch: Epoch::new(epoch),
         received: at(received),
-        window: 1 << 20,
+        window: SessionConfig::default().receive_window as u64,
     }
 }
 
@@ -90,6 +90,8 @@ fn frames_on_a_standing_carrier_count_and_leave_the_lead_where_it_is() {
     let mut other = standing(&stand);
     stand.heard();
     say(&mut other, &[data(0, b"xyz"), Frame::Ping { token: 5 }]);
+    stand.run_at(Duration::ZERO);
+    // An ack waits 20 ms for bytes that can carry it.
     stand.run_at(Duration::from_millis(20));
     assert_eq!(heard(&mut other), [Frame::Pong { token: 5 }]);
     assert!(matches!(stand.heard()[..], [Frame::Ack { delivered, .. }] if delivered == at(3)));
@@ -131,12 +133,17 @@ fn a_lost_lead_is_replaced_by_the_standing_carrier_at_once_and_without_a_dial() 
     stand.say(&[ack(1), data(0, b"xy")]);
     stand.run_at(Duration::ZERO);
     heard(&mut other);
+    let outages = stand.pump.facts.snapshot().outages;
     drop(std::mem::replace(&mut stand.peer, duplex(1).0));
     stand.run_at(MS);
     // From the last ack on, behind the word that makes it the lead.
     assert_eq!(words(&mut other), [resume(8, 2), data(1, b"bc")]);
     assert_eq!(*needed.borrow(), Need::Nothing);
-    assert_eq!(stand.pump.facts.snapshot().outages, 0, "there was a lead all the time");
+    assert_eq!(
+        stand.pump.facts.snapshot().outages,
+        outages,
+        "there was a lead all the time"
+    );
 }
 
 #[test]

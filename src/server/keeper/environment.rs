@@ -2,21 +2,18 @@
 
 use std::{
     env,
-    net::UdpSocket,
     os::fd::{AsFd, FromRawFd, OwnedFd, RawFd},
     sync::Arc,
     time::Duration,
 };
 
-use rustix::{
-    io::{FdFlags, fcntl_getfd, fcntl_setfd},
-    net::{AddressFamily, SocketType, sockopt},
-};
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use tracing::{info, warn};
 
 use super::{
     holdings::may_be_kept,
     limits::{KEPT_BESIDE, KEPT_PER_SESSION},
+    listener::Listener,
     manager::{Manager, ManagerTerms, TRIAL_NAME},
     notice::{MOST_NAME, is_name},
 };
@@ -44,7 +41,7 @@ const VARIABLES: [&str; 8] = [
 #[derive(Debug, Default)]
 pub struct ServiceManager {
     pub(super) terms: Option<ManagerTerms>,
-    pub(super) listeners: Vec<UdpSocket>,
+    pub(super) listeners: Vec<Listener>,
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
     /// Of trials that did not come to their end.
     pub(super) leftovers: Vec<String>,
@@ -96,7 +93,7 @@ impl ServiceManager {
     }
 
     /// Sockets that are bound already.
-    pub fn listeners(&self) -> &[UdpSocket] {
+    pub fn listeners(&self) -> &[Listener] {
         &self.listeners
     }
 
@@ -108,14 +105,13 @@ impl ServiceManager {
 
     fn sort_in(&mut self, name: &str, descriptor: Option<OwnedFd>) {
         let Some(descriptor) = descriptor else { return };
-        if let Some(socket) = udp_socket(&descriptor) {
-            self.listeners.push(socket);
-        } else if name.starts_with(TRIAL_NAME) {
-            self.leftovers.push(name.to_owned());
-        } else if is_name(name) && may_be_kept(descriptor.as_fd()) {
-            self.stored.push((name.to_owned(), Arc::new(descriptor)));
-        } else {
-            warn!(name, "the service manager passes something that is no use here");
+        match Listener::of(descriptor) {
+            Ok(listener) => self.listeners.push(listener),
+            Err(_) if name.starts_with(TRIAL_NAME) => self.leftovers.push(name.to_owned()),
+            Err(descriptor) if is_name(name) && may_be_kept(descriptor.as_fd()) => {
+                self.stored.push((name.to_owned(), Arc::new(descriptor)));
+            }
+            Err(_) => warn!(name, "the service manager passes something that is no use here"),
         }
     }
 }
@@ -153,15 +149,4 @@ unsafe fn take_descriptor(number: RawFd) -> Option<OwnedFd> {
     fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC).ok()?;
     // SAFETY: open, as seen above, and by the caller's word nobody else's.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-fn udp_socket(descriptor: &OwnedFd) -> Option<UdpSocket> {
-    let domain = sockopt::socket_domain(descriptor).ok()?;
-    let is_inet = matches!(domain, AddressFamily::INET | AddressFamily::INET6);
-    let is_udp = sockopt::socket_type(descriptor).is_ok_and(|kind| kind == SocketType::DGRAM);
-    descriptor
-        .try_clone()
-        .ok()
-        .filter(|_| is_inet && is_udp)
-        .map(UdpSocket::from)
 }

@@ -6,21 +6,18 @@
 use std::{
     ffi::OsString,
     io,
-    net::UdpSocket,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 
-use rustix::{
-    fs::{Mode, OFlags},
-    net::{AddressFamily, SocketType, sockopt},
-};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{
     control::Stop,
     environment,
+    listener::Listener,
     lobby::Door,
     manager::ManagerTerms,
     packet,
@@ -132,7 +129,7 @@ impl<'a> Inventory<'a> {
 pub struct Estate {
     pub(super) terms: Terms,
     pub(super) settings: OwnedFd,
-    pub(super) listeners: Vec<UdpSocket>,
+    pub(super) listeners: Vec<Listener>,
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
     pub(super) companion_input: Option<OwnedFd>,
     pub(super) companion: Option<(u32, OwnedFd)>,
@@ -235,7 +232,10 @@ impl Estate {
         for (role, descriptor) in roles.into_iter().zip(descriptors) {
             match role {
                 Role::Settings => settings = Some(descriptor),
-                Role::Listener => listeners.push(udp_socket(descriptor)?),
+                Role::Listener => {
+                    let listener = Listener::of(descriptor);
+                    listeners.push(listener.map_err(|_| EstateError::Incomplete { what: "listeners" })?);
+                }
                 Role::Stored(name) => stored.push((name, Arc::new(descriptor))),
                 Role::CompanionInput => companion_input = Some(descriptor),
                 Role::CompanionProcess { pid } => companion = Some((pid, descriptor)),
@@ -290,7 +290,7 @@ impl Estate {
     }
 
     /// Bound sockets, for whoever listens at the same addresses again.
-    pub fn listeners(&self) -> &[UdpSocket] {
+    pub fn listeners(&self) -> &[Listener] {
         &self.listeners
     }
 
@@ -329,14 +329,4 @@ pub(super) fn take_stdin() -> Result<OwnedFd, EstateError> {
 pub(super) fn leave_stdin() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     Ok(rustix::stdio::dup2_stdin(null)?)
-}
-
-fn udp_socket(descriptor: OwnedFd) -> Result<UdpSocket, EstateError> {
-    let is_inet = sockopt::socket_domain(&descriptor)
-        .is_ok_and(|domain| matches!(domain, AddressFamily::INET | AddressFamily::INET6));
-    let is_udp = sockopt::socket_type(&descriptor).is_ok_and(|kind| kind == SocketType::DGRAM);
-    match is_inet && is_udp {
-        true => Ok(descriptor.into()),
-        false => Err(EstateError::Incomplete { what: "listeners" }),
-    }
 }

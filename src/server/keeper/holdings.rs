@@ -10,6 +10,8 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
+use super::listener::listens;
+
 /// There is no room.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
@@ -72,7 +74,8 @@ impl Holdings {
 }
 
 /// Whether it is something that a worker may want kept: memory, or a TCP connection. Anything else could hold up
-/// whoever has it, or be a way to something that is none of the worker's business.
+/// whoever has it, be a way to something that is none of the worker's business, or come back as what it is not: a
+/// socket that listens is the keeper's.
 pub(super) fn may_be_kept(descriptor: BorrowedFd<'_>) -> bool {
     // Only files in memory can be sealed (fcntl(2)).
     let is_memory = || rustix::fs::fcntl_get_seals(descriptor).is_ok();
@@ -81,14 +84,14 @@ pub(super) fn may_be_kept(descriptor: BorrowedFd<'_>) -> bool {
             .is_ok_and(|domain| matches!(domain, AddressFamily::INET | AddressFamily::INET6))
     };
     let is_stream = || sockopt::socket_type(descriptor.as_fd()).is_ok_and(|kind| kind == SocketType::STREAM);
-    is_memory() || (is_inet() && is_stream())
+    is_memory() || (is_inet() && is_stream() && !listens(descriptor))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustix::fs::MemfdFlags;
-    use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
     fn memory() -> Arc<OwnedFd> {
         Arc::new(rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap())
@@ -109,7 +112,10 @@ mod tests {
     fn only_memory_and_tcp_connections_are_kept() {
         let local = (Ipv4Addr::LOCALHOST, 0);
         assert!(may_be_kept(memory().as_fd().as_fd()));
-        assert!(may_be_kept(TcpListener::bind(local).unwrap().as_fd()));
+        let listener = TcpListener::bind(local).unwrap();
+        let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(may_be_kept(connection.as_fd()));
+        assert!(!may_be_kept(listener.as_fd()));
         assert!(!may_be_kept(UdpSocket::bind(local).unwrap().as_fd()));
         let (left, _right) = super::super::packet::pair().unwrap();
         assert!(!may_be_kept(left.as_fd()));

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::UdpSocket,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
@@ -15,6 +14,7 @@ use super::{
     client::KeeperClient,
     estate::{Estate, EstateError, take_stdin},
     limits::raise_descriptor_limit,
+    listener::Listener,
     parcel::read_sealed,
 };
 use crate::tasks::Tasks;
@@ -23,7 +23,7 @@ use crate::tasks::Tasks;
 #[derive(Debug)]
 pub struct WorkerInheritance {
     /// The bound sockets, in the order of the plan.
-    pub listeners: Vec<UdpSocket>,
+    pub listeners: Vec<Listener>,
     /// The settings of the plan, byte for byte. Secret: wiped when dropped.
     pub handover: Zeroizing<Vec<u8>>,
     /// All that earlier workers stored and did not remove, under their names.
@@ -82,7 +82,7 @@ impl WorkerInheritance {
             .notify
             .take()
             .ok_or(EstateError::Incomplete { what: "connection" })?;
-        let listeners: io::Result<_> = estate.listeners.iter().map(UdpSocket::try_clone).collect();
+        let listeners: io::Result<_> = estate.listeners.iter().map(Listener::try_clone).collect();
         Ok(Self {
             listeners: listeners?,
             handover: read_sealed(estate.settings.as_fd(), MOST_HANDOVER)?,

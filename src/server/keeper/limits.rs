@@ -3,8 +3,9 @@
 use rustix::process::Resource;
 use tracing::debug;
 
-/// A session's share in the worker, which has the most: its connection to sshd, its memory, its timer.
-const PER_SESSION: usize = 3;
+/// A session's share in the worker, which has the most: its connection to sshd, its memory, its timer, its carrier
+/// where that is over TCP.
+const PER_SESSION: usize = 4;
 
 /// What is needed besides: sockets, questions to sshd (at most 16 at a time), handshakes, log files, the runtime.
 const RESERVE: usize = 256;
@@ -17,7 +18,7 @@ pub(super) const KEPT_BESIDE: usize = 16;
 
 /// Raises the soft limit to the hard one: the usual soft limit of 1024 is there for programs that use select(2).
 /// Returns what holds now; `None`: no limit.
-pub(super) fn raise_descriptor_limit() -> Option<usize> {
+pub fn raise_descriptor_limit() -> Option<usize> {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     let before = limit.current;
     limit.current = limit.maximum;
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn usual_limits_allow_the_usual_number_of_sessions() {
-        assert_eq!(sessions_within(Some(4096)), 1280);
+        assert_eq!(sessions_within(Some(4256)), 1000);
         assert_eq!(sessions_within(Some(100)), 0);
         assert_eq!(sessions_within(None), usize::MAX);
         assert_eq!(store_limit(1000), 2016);

@@ -10,7 +10,6 @@
 use std::{
     io,
     mem::MaybeUninit,
-    net::UdpSocket,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -29,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use super::{
+    listener::{Listener, Protocol},
     notice::Notice,
     packet::{self, MOST_DESCRIPTORS},
 };
@@ -38,9 +38,6 @@ pub(super) const TRIAL_NAME: &str = "trial";
 
 /// A manager compares everything that it is given with everything that it has: more in one go would hold it up.
 const MOST_COMPARISONS: usize = 30_000;
-
-/// The name that listening sockets have there. They come back by what they are.
-const LISTENERS_NAME: &str = "udp";
 
 /// How long a manager may be too busy to take a message, and to do what it was told.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -117,12 +114,18 @@ impl Manager {
         }
     }
 
-    /// Keeps these instead of those it had, for whoever listens there next.
-    pub(super) fn keep_listeners(&self, listeners: &[UdpSocket]) {
-        let name = || LISTENERS_NAME.to_owned();
-        let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-        self.pass_on(&Notice::Remove { name: name() }, &[]);
-        self.pass_on(&Notice::Store { name: name() }, &descriptors);
+    /// Keeps these instead of those it had, for whoever listens there next. Their names are for people: they come back
+    /// by what they are.
+    pub(super) fn keep_listeners(&self, listeners: &[Listener]) {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let name = || protocol.to_string();
+            let own = listeners.iter().filter(|listener| listener.protocol() == protocol);
+            let descriptors: Vec<_> = own.map(AsFd::as_fd).collect();
+            self.pass_on(&Notice::Remove { name: name() }, &[]);
+            if !descriptors.is_empty() {
+                self.pass_on(&Notice::Store { name: name() }, &descriptors);
+            }
+        }
     }
 
     /// The worker serves.

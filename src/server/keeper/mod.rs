@@ -14,6 +14,7 @@ mod holdings;
 mod inheritance;
 mod limits;
 mod link;
+mod listener;
 mod lobby;
 mod manager;
 mod notice;
@@ -34,7 +35,6 @@ mod worker;
 
 use std::{
     io,
-    net::UdpSocket,
     os::fd::{AsFd, OwnedFd},
     time::Instant,
 };
@@ -51,7 +51,8 @@ pub use self::{
     environment::ServiceManager,
     estate::{Estate, EstateError},
     inheritance::{Control, InheritanceError, WorkerInheritance},
-    limits::{most_sessions, store_limit},
+    limits::{most_sessions, raise_descriptor_limit, store_limit},
+    listener::{Endpoint, Listener, Protocol},
     lobby::{Door, Neighbour, Neighbours, Offer, Refusal, TakeOverError, Who, neighbours},
     plan::{Answer, CompanionPlan, KeeperError, MOST_HANDOVER, MOST_LISTENERS, WorkerPlan},
     store::{Store, StoreError},
@@ -96,7 +97,7 @@ pub enum KeeperEnd {
 pub struct Keeper {
     terms: Terms,
     settings: OwnedFd,
-    listeners: Vec<UdpSocket>,
+    listeners: Vec<Listener>,
     holdings: Holdings,
     worker: Worker,
     /// Whether a worker has served.

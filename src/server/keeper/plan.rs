@@ -1,11 +1,12 @@
 //! What a keeper is started with, and why it may not start.
 
-use std::{ffi::OsString, io, net::UdpSocket, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     control::{Reply, Request},
     environment::ServiceManager,
     estate::{Estate, RunningWorker, Terms},
+    listener::Listener,
     lobby::Door,
     parcel::sealed_memory,
     user::WorkerUser,
@@ -29,8 +30,8 @@ pub struct WorkerPlan {
     /// Arguments of the keeper that this one becomes on SIGHUP, which reads its configuration anew. It is given an
     /// [`Estate`](super::Estate). `None`: SIGHUP only replaces the worker.
     pub reload_args: Option<Vec<OsString>>,
-    /// Bound sockets, at most [`MOST_LISTENERS`]. Datagrams wait in them while a worker is replaced.
-    pub listeners: Vec<UdpSocket>,
+    /// Bound sockets, at most [`MOST_LISTENERS`]. Datagrams and connections wait in them while a worker is replaced.
+    pub listeners: Vec<Listener>,
     /// Settings, keys and statements, opaque here, at most [`MOST_HANDOVER`]. Never on disk, in arguments or in the
     /// environment.
     pub handover: Vec<u8>,
@@ -102,7 +103,7 @@ pub enum KeeperError {
 pub(super) struct Settled {
     pub(super) terms: Terms,
     pub(super) settings: OwnedFd,
-    pub(super) listeners: Vec<UdpSocket>,
+    pub(super) listeners: Vec<Listener>,
     pub(super) companion: Option<CompanionPlan>,
     pub(super) door: Option<Door>,
     /// What was kept for the worker.

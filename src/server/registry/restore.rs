@@ -1,7 +1,7 @@
 //! Sessions of a predecessor, made known again.
 
-use super::task::Beginning;
 use super::Registry;
+use super::task::Beginning;
 use crate::pump::{Facts, Held};
 use crate::server::vault::RecoveredSession;
 use crate::wire::Refusal;

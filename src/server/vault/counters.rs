@@ -3,6 +3,7 @@
 //! The truth after a crash: no memory of a process is needed for it. Nothing here reads, writes or changes the
 //! connection. The counts are those of the side that connected.
 
+use crate::tcp_info::TcpInfo;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -216,7 +217,7 @@ impl State {
     }
 }
 
-/// What is used of the kernel's `tcp_info`.
+/// What of the kernel's `tcp_info` must not move between two looks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Info {
     state: u8,
@@ -224,39 +225,12 @@ struct Info {
     received: u64,
 }
 
-/// Offsets in `struct tcp_info` of linux/tcp.h: a part of the kernel's interface, the same everywhere. libc's
-/// structure ends before the two counters, which came with Linux 4.1.
-const BYTES_ACKED: usize = 120;
-const BYTES_RECEIVED: usize = 128;
-const INFO_LEN: usize = 136;
-
 impl Info {
     fn of(socket: BorrowedFd<'_>) -> io::Result<Info> {
-        let mut info = [0_u8; INFO_LEN];
-        let mut len = INFO_LEN as libc::socklen_t;
-        // SAFETY: the kernel writes at most `len` bytes to `info`, and the length to `len`.
-        #[allow(unsafe_code)]
-        let outcome = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                info.as_mut_ptr().cast(),
-                &raw mut len,
-            )
-        };
-        if outcome != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if (len as usize) < INFO_LEN {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let word = |at: usize| u64::from_ne_bytes(info[at..at + 8].try_into().expect("eight bytes"));
-        Ok(Info {
-            state: info[0],
-            acked: word(BYTES_ACKED),
-            received: word(BYTES_RECEIVED),
-        })
+        let TcpInfo {
+            state, acked, received, ..
+        } = TcpInfo::of(socket)?;
+        Ok(Info { state, acked, received })
     }
 }
 

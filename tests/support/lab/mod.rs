@@ -20,11 +20,12 @@ use host::{DEVICE, Host, Item};
 use nat::Nat;
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Names of namespaces are `PREFIX PID - LAB - HOST`, so that a later run sees whose owner is gone.
 const PREFIX: &str = "bwl-";
@@ -120,6 +121,19 @@ impl Lab {
         let host = self.host(host);
         let address = Ipv4Addr::from(host.address());
         sys::inside(&host.namespace, move || UdpSocket::bind((address, 0))).expect("a UDP port on a host of the lab")
+    }
+
+    /// Sockets of this process at a port of a host, for UDP and for TCP. Their threads wait at most a second for each
+    /// packet or connection.
+    pub fn sockets(&self, host: &str, port: u16) -> (UdpSocket, TcpListener) {
+        let host = self.host(host);
+        let address = (Ipv4Addr::from(host.address()), port);
+        let made = sys::inside(&host.namespace, move || {
+            let udp = UdpSocket::bind(address)?;
+            udp.set_read_timeout(Some(Duration::from_secs(1)))?;
+            Ok((udp, TcpListener::bind(address)?))
+        });
+        made.expect("free ports on a host of the lab")
     }
 
     /// Changes a host's link: `delay=75,up.loss=5`; see `link::configure`. Holds for packets from now on.

@@ -13,7 +13,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{info, warn};
 
 use super::{
-    super::{Keeper, estate::Inventory, parcel, process::Process},
+    super::{
+        Keeper,
+        estate::Inventory,
+        listener::{Protocol, addresses},
+        parcel,
+        process::Process,
+    },
     Door, Lobby,
     guests::Guest,
     words::{Ask, Refusal, Tell, Who},
@@ -58,7 +64,6 @@ impl Keeper {
     }
 
     fn who(&self, now: Instant) -> Who {
-        let addresses = self.listeners.iter().filter_map(|listener| listener.local_addr().ok());
         let age = self
             .lobby
             .as_ref()
@@ -67,7 +72,8 @@ impl Keeper {
             keeper: std::process::id(),
             worker: self.worker_pid(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            addresses: addresses.collect(),
+            addresses: addresses(&self.listeners, Protocol::Udp),
+            tls_addresses: addresses(&self.listeners, Protocol::Tcp),
             age: age.unwrap_or_default(),
             managed: self.terms.manager.is_some(),
             network: super::door::network(),

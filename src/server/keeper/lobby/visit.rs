@@ -314,6 +314,7 @@ mod tests {
                 worker: None,
                 version: String::new(),
                 addresses: Vec::new(),
+                tls_addresses: Vec::new(),
                 age: Duration::ZERO,
                 managed: false,
                 network: 0,

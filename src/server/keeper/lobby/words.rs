@@ -7,6 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::super::listener::Endpoint;
+
 /// What somebody asks of a keeper.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Ask {
@@ -40,6 +42,9 @@ pub struct Who {
     pub version: String,
     /// Where it listens for QUIC.
     pub addresses: Vec<SocketAddr>,
+    /// Where it listens for TLS. Earlier versions do not, and do not say so.
+    #[serde(default)]
+    pub tls_addresses: Vec<SocketAddr>,
     /// For how long this keeper has been there.
     pub age: Duration,
     /// Whether a service manager runs it.
@@ -51,8 +56,15 @@ pub struct Who {
 impl Who {
     /// Whether nobody else can listen there: the port is the same (0 is any), and so is the address, or one of them is
     /// every address.
-    pub fn is_at(&self, wanted: SocketAddr) -> bool {
-        self.network == super::door::network() && self.addresses.iter().any(|own| clash(*own, wanted))
+    pub fn is_at(&self, wanted: Endpoint) -> bool {
+        let clashes = |own: Endpoint| own.protocol == wanted.protocol && clash(own.address, wanted.address);
+        self.network == super::door::network() && self.endpoints().any(clashes)
+    }
+
+    /// Where it listens.
+    pub fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        let udp = self.addresses.iter().copied().map(Endpoint::udp);
+        udp.chain(self.tls_addresses.iter().copied().map(Endpoint::tcp))
     }
 }
 
@@ -102,5 +114,19 @@ mod tests {
         ] {
             assert!(!clash(own, wanted), "{own} {wanted}");
         }
+    }
+
+    #[test]
+    fn udp_and_tcp_ports_of_one_number_are_two() {
+        let text = r#"{"keeper":1,"worker":null,"version":"0","addresses":["127.0.0.1:22"],
+            "tls_addresses":["127.0.0.1:443"],"age":{"secs":0,"nanos":0},"managed":false,"network":0}"#;
+        let mut who: Who = serde_json::from_str(text).unwrap();
+        who.network = super::super::door::network();
+        let address = |text: &str| text.parse().unwrap();
+        assert!(who.is_at(Endpoint::udp(address("127.0.0.1:22"))));
+        assert!(who.is_at(Endpoint::tcp(address("127.0.0.1:443"))));
+        assert!(!who.is_at(Endpoint::udp(address("127.0.0.1:443"))));
+        let earlier: Who = serde_json::from_str(&text.replace("\"tls_addresses\":[\"127.0.0.1:443\"],", "")).unwrap();
+        assert_eq!(earlier.endpoints().count(), 1);
     }
 }

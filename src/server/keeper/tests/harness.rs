@@ -166,16 +166,16 @@ fn install(program: &Path, place: &Path) {
     fs::rename(&new, place).unwrap();
 }
 
+/// Those that run: who has ended and was not waited for yet is none, wherever in the list it stands.
 pub(super) fn children(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
     let lists = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default());
-    lists
-        .flat_map(|list| {
-            list.split_whitespace()
-                .map(|pid| pid.parse().unwrap())
-                .collect::<Vec<_>>()
-        })
-        .collect()
+    let pids = lists.flat_map(|list| {
+        list.split_whitespace()
+            .map(|pid| pid.parse().unwrap())
+            .collect::<Vec<_>>()
+    });
+    pids.filter(|pid| is_running(*pid)).collect()
 }
 
 /// What has ended already needs none.

@@ -153,7 +153,7 @@ fn plan_that_cannot_be_handed_over_is_refused() {
         keeper_args: Vec::new(),
         reload_args: None,
         listeners: (0..listeners)
-            .map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+            .map(|_| Listener::Udp(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()))
             .collect(),
         handover: vec![0; handover],
         answers: Vec::new(),

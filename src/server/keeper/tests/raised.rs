@@ -142,3 +142,25 @@ fn companion_outlives_its_keeper_and_ends_with_the_next() {
         wait_until_gone(companion);
     }
 }
+
+#[test]
+fn sockets_of_both_kinds_are_the_same_for_every_worker_of_every_keeper() {
+    let mut keeper = KeeperProcess::start("plain");
+    let sockets = keeper.ask("listeners");
+    assert!(
+        sockets.starts_with("udp 127.0.0.1:") && sockets.contains(", tcp 127.0.0.1:"),
+        "{sockets}"
+    );
+    keeper.kill_worker();
+    keeper.next_worker();
+    assert_eq!(keeper.ask("listeners"), sockets);
+    keeper.signal(OsSignal::HUP);
+    keeper.next_worker();
+    assert_eq!(keeper.ask("listeners"), sockets);
+    keeper.signal(OsSignal::KILL);
+    keeper.wait();
+    assert!(keeper.ask("ask ann").contains("ann"));
+    keeper.kill_worker();
+    keeper.next_worker();
+    assert_eq!(keeper.ask("listeners"), sockets);
+}

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Seek, Write},
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -48,14 +48,16 @@ fn role_keeper() {
     let keeper = match packet::is_packet_socket(rustix::stdio::stdin()) {
         true => {
             let estate = Estate::take().unwrap();
-            let listeners = estate.listeners().iter().map(UdpSocket::try_clone);
+            let listeners = estate.listeners().iter().map(Listener::try_clone);
             // As where a configuration cannot be read.
             let plan = settings().map(|settings| plan(listeners.map(Result::unwrap).collect(), settings));
             Keeper::go_on(estate, plan.ok(), answer())
         }
         false => {
-            let listener = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            Keeper::start(plan(vec![listener], settings().unwrap()), answer())
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let listeners = vec![Listener::Udp(udp), Listener::Tcp(tcp)];
+            Keeper::start(plan(listeners, settings().unwrap()), answer())
         }
     };
     end(keeper)
@@ -79,7 +81,7 @@ fn end(keeper: Result<Keeper, KeeperError>) {
     })
 }
 
-fn plan(listeners: Vec<UdpSocket>, handover: Vec<u8>) -> WorkerPlan {
+fn plan(listeners: Vec<Listener>, handover: Vec<u8>) -> WorkerPlan {
     let role = std::env::var(ROLE).unwrap();
     let companion = role.contains("companion").then(|| CompanionPlan {
         program: "/bin/sleep".into(),
@@ -137,7 +139,7 @@ fn role_worker() {
     };
     let report_to: SocketAddr = report_to.to_str().unwrap().parse().unwrap();
     let inheritance = WorkerInheritance::take().unwrap();
-    let socket = &inheritance.listeners[0];
+    let socket = udp_of(&inheritance);
     socket.connect(report_to).unwrap();
     let configuration = String::from_utf8_lossy(&inheritance.handover[1024 * 1024..]).into_owned();
     let started = format!("started {} {configuration}", std::process::id());
@@ -153,8 +155,9 @@ fn role_worker() {
 async fn work(inheritance: WorkerInheritance) {
     let tasks = Tasks::new();
     let kept = inheritance.stored.clone();
+    let listeners = describe_listeners(&inheritance.listeners);
+    let socket = udp_of(&inheritance);
     let keeper = inheritance.control.connect(&tasks).unwrap();
-    let socket = inheritance.listeners[0].try_clone().unwrap();
     socket.set_nonblocking(true).unwrap();
     let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
     let deaf = std::env::var(ROLE).unwrap().contains("deaf");
@@ -190,6 +193,7 @@ async fn work(inheritance: WorkerInheritance) {
                 "removed".to_owned()
             }
             "kept" => describe(&kept),
+            "listeners" => listeners.clone(),
             "ready" => {
                 keeper.ready();
                 keeper.put("barrier", Vec::new()).await.unwrap();
@@ -203,6 +207,22 @@ async fn work(inheritance: WorkerInheritance) {
         };
         socket.send(report.as_bytes()).await.unwrap();
     }
+}
+
+fn udp_of(inheritance: &WorkerInheritance) -> UdpSocket {
+    match &inheritance.listeners[0] {
+        Listener::Udp(socket) => socket.try_clone().unwrap(),
+        Listener::Tcp(_) => panic!("in another order than that of the plan"),
+    }
+}
+
+/// Which sockets they are, and where they listen.
+fn describe_listeners(listeners: &[Listener]) -> String {
+    let each = listeners.iter().map(|listener| {
+        let inode = rustix::fs::fstat(listener).unwrap().st_ino;
+        format!("{} {inode}", listener.endpoint().unwrap())
+    });
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// `NAME CONTENT`: memory with that content; `NAME socket`: something that is not kept; `NAME *COUNT`: many.

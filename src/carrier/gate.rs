@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What becomes of an incoming handshake.
-pub(super) enum Admission {
+pub(crate) enum Admission {
     /// Go on, and hold the place until it is known who it is.
     Enter(Place),
     /// Ask for proof of address.
@@ -18,7 +18,7 @@ pub(super) enum Admission {
 }
 
 #[derive(Clone)]
-pub(super) struct Gate(Arc<Inner>);
+pub(crate) struct Gate(Arc<Inner>);
 
 struct Inner {
     places: usize,
@@ -26,20 +26,20 @@ struct Inner {
 }
 
 /// A place in the gate, free again when dropped.
-pub(super) struct Place {
+pub(crate) struct Place {
     gate: Arc<Inner>,
     source: IpAddr,
 }
 
 impl Gate {
-    pub(super) fn new(places: usize) -> Gate {
+    pub(crate) fn new(places: usize) -> Gate {
         Gate(Arc::new(Inner {
             places: places.max(4),
             taken: Mutex::default(),
         }))
     }
 
-    pub(super) fn admit(&self, source: IpAddr, proved_address: bool) -> Admission {
+    pub(crate) fn admit(&self, source: IpAddr, proved_address: bool) -> Admission {
         let source = network(source);
         let mut taken = self.0.taken();
         let total: usize = taken.values().sum();
@@ -79,7 +79,7 @@ impl Drop for Place {
 }
 
 /// One customer has a /64 at least (RFC 6177), and can use all of it.
-pub(super) fn network(source: IpAddr) -> IpAddr {
+pub(crate) fn network(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),

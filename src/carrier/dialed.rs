@@ -1,0 +1,139 @@
+//! What comes of dialing: a carrier on which both TLS keys are proved, and the server half's first words.
+
+use super::quic::QuicConfigError;
+use super::via::ReachError;
+use super::{Carrier, CarrierError};
+use crate::identity::raw_key::TlsConfigError;
+use crate::wire::{Answer, Hello, Host, MAX_HELLO, next_message};
+use bytes::BytesMut;
+use std::io;
+use std::sync::Arc;
+
+/// A connection on which both TLS keys are proved.
+pub struct Dialed {
+    carrier: Carrier,
+    introduction: Introduction,
+}
+
+/// Where the server half's host message is.
+pub(super) enum Introduction {
+    /// On a stream of its own, which came with the first flight.
+    Stream(quinn::Connection),
+    /// In front of everything else on the carrier.
+    FirstMessage,
+}
+
+impl Dialed {
+    pub(super) fn new(carrier: Carrier, introduction: Introduction) -> Dialed {
+        Dialed { carrier, introduction }
+    }
+
+    /// The server half's host message, and the carrier, ready for a hello.
+    ///
+    /// # Errors
+    /// The connection is lost, or what came is no host message.
+    pub async fn host(mut self) -> Result<(Carrier, Host), CarrierError> {
+        let message = match self.introduction {
+            Introduction::FirstMessage => Some(self.carrier.read_message().await?),
+            Introduction::Stream(connection) => {
+                let mut stream = connection.accept_uni().await?;
+                let bytes = stream.read_to_end(MAX_HELLO + 8).await.map_err(io::Error::other)?;
+                next_message(&mut BytesMut::from(&bytes[..]))?
+            }
+        };
+        match message {
+            Some(message) => Ok((self.carrier, Host::decode(message)?)),
+            None => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        }
+    }
+
+    /// Says `hello` to a server half whose key is known already, without waiting for its host message.
+    ///
+    /// # Errors
+    /// The connection is lost, or what came is no answer.
+    pub async fn ask(mut self, hello: &Hello) -> Result<(Carrier, Answer), CarrierError> {
+        self.carrier.send_message(hello.encode()).await?;
+        if let Introduction::FirstMessage = self.introduction {
+            Host::decode(self.carrier.read_message().await?)?;
+        }
+        let answer = Answer::decode(self.carrier.read_message().await?)?;
+        Ok((self.carrier, answer))
+    }
+
+    /// The same, by way of a relay.
+    pub(crate) fn via(self, relay: Arc<str>) -> Dialed {
+        Dialed {
+            carrier: self.carrier.via(relay),
+            ..self
+        }
+    }
+
+    /// What is dialed.
+    pub fn carrier(&self) -> &Carrier {
+        &self.carrier
+    }
+}
+
+/// A dial attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// There is no socket to dial from, or none that may.
+    #[error("cannot make a socket: {0}")]
+    Socket(#[source] io::Error),
+    /// The address cannot be dialed at all.
+    #[error("cannot connect")]
+    Connect(#[from] quinn::ConnectError),
+    /// The network says that nothing is there.
+    #[error("{0}")]
+    Unreachable(#[source] io::Error),
+    /// No answer, or a refusal in the handshake of QUIC.
+    #[error("{0}")]
+    Quic(#[from] quinn::ConnectionError),
+    /// The handshake of TLS failed.
+    #[error("{0}")]
+    Tls(#[source] io::Error),
+    /// The relay cannot be reached, or does not reach the server half.
+    #[error(transparent)]
+    Relay(#[from] ReachError),
+    /// A relay finds a server half by its host keys, and none is known.
+    #[error("no key of this host is known, and a relay finds a host by its key")]
+    NoHostKey,
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Config(#[from] TlsConfigError),
+    /// QUIC could not be set up.
+    #[error(transparent)]
+    QuicConfig(#[from] QuicConfigError),
+    /// The carrier was lost right after the handshake.
+    #[error(transparent)]
+    Carrier(#[from] CarrierError),
+}
+
+impl DialError {
+    /// Whether the network or the peer said that this will not work, rather than nothing.
+    pub fn is_definite(&self) -> bool {
+        match self {
+            DialError::Quic(error) => !matches!(
+                error,
+                quinn::ConnectionError::TimedOut
+                    | quinn::ConnectionError::Reset
+                    | quinn::ConnectionError::LocallyClosed
+            ),
+            DialError::Unreachable(error) => error.kind() != io::ErrorKind::TimedOut,
+            // rustls' own errors; what merely broke may not break the next time.
+            DialError::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
+            DialError::Socket(_) | DialError::Connect(_) | DialError::NoHostKey => true,
+            DialError::Config(_) | DialError::QuicConfig(_) => true,
+            // A server half may be about to be listed.
+            DialError::Carrier(_) | DialError::Relay(_) => false,
+        }
+    }
+
+    /// Whether something answers there that speaks QUIC, but not this version of the protocol.
+    pub fn is_other_protocol(&self) -> bool {
+        // TLS alert no_application_protocol (RFC 7301 section 3.2) as a QUIC error (RFC 9001 section 4.8).
+        const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
+        matches!(self, DialError::Quic(quinn::ConnectionError::ConnectionClosed(close))
+            if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL)
+    }
+}

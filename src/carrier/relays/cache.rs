@@ -1,0 +1,348 @@
+//! What DNS said last, in a small file in the state folder: for the day on which it says nothing.
+//!
+//! Only a memory. Losing it, or a damaged file, costs nothing while DNS works.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::{DnsName, Endpoint};
+
+/// The file's name.
+const FILE: &str = "relays.json";
+
+/// Only this version is understood; another is no memory.
+const VERSION: u32 = 1;
+
+/// Most names remembered of each kind; beyond, the oldest is forgotten.
+const MOST_NAMES: usize = 200;
+
+/// Most bytes read: a fleet of 256 has 25 KiB.
+const LONGEST_FILE: u64 = 1 << 20;
+
+/// An answer that says nothing new is written down again after this time, for its date.
+const REWRITE: Duration = Duration::from_secs(3600);
+
+/// One relay of a service (RFC 2782).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) endpoint: Endpoint,
+    pub(super) priority: u16,
+    pub(super) weight: u16,
+}
+
+/// An answer and how old it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Remembered<T> {
+    pub(super) answer: T,
+    pub(super) age: Duration,
+}
+
+/// What is remembered: read once, changed in memory, written down by [`Cache::save`].
+#[derive(Debug)]
+pub(super) struct Cache {
+    file: Option<PathBuf>,
+    known: Stored,
+    learned: Stored,
+}
+
+impl Cache {
+    /// Reads what is known. Without a folder nothing is, and nothing will be.
+    pub(super) fn open(state_dir: Option<&Path>) -> Cache {
+        let file = state_dir.map(|folder| folder.join(FILE));
+        Cache {
+            known: file.as_deref().map(Stored::read).unwrap_or_default(),
+            learned: Stored::default(),
+            file,
+        }
+    }
+
+    pub(super) fn service(&self, name: &DnsName, now: SystemTime) -> Option<Remembered<Vec<Member>>> {
+        let entry = self.known.services.get(name.as_str())?;
+        let members = entry.answer.iter().map(StoredMember::read).collect::<Option<_>>()?;
+        Some(Remembered {
+            answer: members,
+            age: entry.age(now),
+        })
+    }
+
+    pub(super) fn host(&self, name: &DnsName, now: SystemTime) -> Option<Remembered<Vec<IpAddr>>> {
+        let entry = self.known.hosts.get(name.as_str())?;
+        Some(Remembered {
+            answer: entry.answer.clone(),
+            age: entry.age(now),
+        })
+    }
+
+    pub(super) fn learn_service(&mut self, name: &DnsName, members: &[Member], now: SystemTime) {
+        let answer = members.iter().map(StoredMember::of).collect();
+        let known = self.known.services.get(name.as_str());
+        learn(&mut self.learned.services, known, name, answer, now);
+    }
+
+    pub(super) fn learn_host(&mut self, name: &DnsName, addresses: &[IpAddr], now: SystemTime) {
+        let known = self.known.hosts.get(name.as_str());
+        learn(&mut self.learned.hosts, known, name, addresses.to_vec(), now);
+    }
+
+    /// Writes down what is new. Replaces the file whole, mode 0600; of two processes that do this at the same moment
+    /// one may be forgotten.
+    pub(super) fn save(self) {
+        let Some(file) = self.file else { return };
+        if self.learned.services.is_empty() && self.learned.hosts.is_empty() {
+            return;
+        }
+        // Look-ups take seconds: others may have written meanwhile.
+        let mut stored = Stored::read(&file);
+        stored.version = VERSION;
+        stored.services.extend(self.learned.services);
+        stored.hosts.extend(self.learned.hosts);
+        forget_oldest(&mut stored.services);
+        forget_oldest(&mut stored.hosts);
+        let text = serde_json::to_vec(&stored).expect("strings and numbers are valid JSON");
+        if let Err(error) = replace(&file, &text) {
+            debug!(file = %file.display(), %error, "cannot remember where relays are");
+        }
+    }
+}
+
+fn learn<T: PartialEq>(
+    learned: &mut BTreeMap<String, Entry<T>>,
+    known: Option<&Entry<T>>,
+    name: &DnsName,
+    answer: T,
+    now: SystemTime,
+) {
+    if known.is_none_or(|known| known.answer != answer || known.age(now) >= REWRITE) {
+        let at = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        learned.insert(name.as_str().to_owned(), Entry { at, answer });
+    }
+}
+
+fn forget_oldest<T>(entries: &mut BTreeMap<String, Entry<T>>) {
+    while entries.len() > MOST_NAMES {
+        let oldest = entries.iter().min_by_key(|(_, entry)| entry.at);
+        let Some(name) = oldest.map(|(name, _)| name.clone()) else {
+            return;
+        };
+        entries.remove(&name);
+    }
+}
+
+fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
+    // One process may look up for several sessions at once.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let scratch = file.with_extension(format!("json.{}.{count}", std::process::id()));
+    let written = write_new(&scratch, text).and_then(|()| fs::rename(&scratch, file));
+    if written.is_err() {
+        // The write is what failed; that the rest of it may stay behind adds nothing.
+        let _ = fs::remove_file(&scratch);
+    }
+    written
+}
+
+fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text)
+}
+
+/// The file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    services: BTreeMap<String, Entry<Vec<StoredMember>>>,
+    hosts: BTreeMap<String, Entry<Vec<IpAddr>>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry<T> {
+    /// Seconds since 1970.
+    at: u64,
+    answer: T,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredMember {
+    host: String,
+    port: u16,
+    priority: u16,
+    weight: u16,
+}
+
+impl Stored {
+    fn read(file: &Path) -> Stored {
+        let mut text = String::new();
+        let read = File::open(file).and_then(|file| file.take(LONGEST_FILE).read_to_string(&mut text));
+        let stored = read.ok().and_then(|_| serde_json::from_str::<Stored>(&text).ok());
+        stored.filter(|stored| stored.version == VERSION).unwrap_or_default()
+    }
+}
+
+impl<T> Entry<T> {
+    /// Zero where the clock was set back.
+    fn age(&self, now: SystemTime) -> Duration {
+        let at = UNIX_EPOCH.checked_add(Duration::from_secs(self.at));
+        at.and_then(|at| now.duration_since(at).ok()).unwrap_or_default()
+    }
+}
+
+impl StoredMember {
+    fn of(member: &Member) -> StoredMember {
+        StoredMember {
+            host: member.endpoint.host.to_string(),
+            port: member.endpoint.port,
+            priority: member.priority,
+            weight: member.weight,
+        }
+    }
+
+    fn read(&self) -> Option<Member> {
+        Some(Member {
+            endpoint: Endpoint {
+                host: self.host.parse().ok()?,
+                port: Some(self.port).filter(|port| *port != 0)?,
+            },
+            priority: self.priority,
+            weight: self.weight,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn name(text: &str) -> DnsName {
+        text.parse().unwrap()
+    }
+
+    fn member(host: &str) -> Member {
+        Member {
+            endpoint: Endpoint {
+                host: host.parse().unwrap(),
+                port: 4433,
+            },
+            priority: 1,
+            weight: 2,
+        }
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    #[test]
+    fn what_was_learned_is_known_to_the_next_run_with_its_age() {
+        let state = tempfile::tempdir().unwrap();
+        let mut cache = Cache::open(Some(state.path()));
+        cache.learn_service(&name("_r._udp.x"), &[member("a.x"), member("b.x")], now());
+        cache.learn_host(&name("a.x"), &addresses(&["192.0.2.1", "2001:db8::1"]), now());
+        cache.save();
+        let mut cache = Cache::open(Some(state.path()));
+        cache.learn_host(&name("b.x"), &addresses(&["192.0.2.2"]), now());
+        cache.save();
+
+        let cache = Cache::open(Some(state.path()));
+        let year = Duration::from_secs(365 * 86400);
+        let service = cache.service(&name("_r._udp.x"), now() + year).unwrap();
+        assert_eq!(service.answer, [member("a.x"), member("b.x")]);
+        assert_eq!(service.age, year);
+        let host = cache.host(&name("a.x"), now() - year).unwrap();
+        assert_eq!(host.answer, addresses(&["192.0.2.1", "2001:db8::1"]));
+        assert_eq!(host.age, Duration::ZERO);
+        assert!(cache.host(&name("b.x"), now()).is_some() && cache.host(&name("c.x"), now()).is_none());
+        let mode = fs::metadata(state.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_memory_and_gets_mended() {
+        let state = tempfile::tempdir().unwrap();
+        let file = state.path().join(FILE);
+        let learn = || {
+            let mut cache = Cache::open(Some(state.path()));
+            cache.learn_service(&name("_r._udp.x"), &[member("a.x")], now());
+            cache.save();
+        };
+        learn();
+        let whole = fs::read_to_string(&file).unwrap();
+        for damaged in [
+            String::new(),
+            "\0".repeat(100),
+            whole[..whole.len() / 2].to_owned(),
+            whole.replace("\"version\":1", "\"version\":2"),
+            whole.replace("4433", "0"),
+            whole.replace("4433", "70000"),
+            whole.replace("a.x", "-a"),
+            " ".repeat(LONGEST_FILE as usize) + &whole,
+        ] {
+            fs::write(&file, &damaged).unwrap();
+            assert!(
+                Cache::open(Some(state.path()))
+                    .service(&name("_r._udp.x"), now())
+                    .is_none()
+            );
+            learn();
+            assert!(
+                Cache::open(Some(state.path()))
+                    .service(&name("_r._udp.x"), now())
+                    .is_some()
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_new_is_written_once_an_hour() {
+        let state = tempfile::tempdir().unwrap();
+        let learn = |at| {
+            let mut cache = Cache::open(Some(state.path()));
+            cache.learn_host(&name("a.x"), &addresses(&["192.0.2.1"]), at);
+            cache.save();
+            Cache::open(Some(state.path())).host(&name("a.x"), at).unwrap().age
+        };
+        assert_eq!(learn(now()), Duration::ZERO);
+        let minute = Duration::from_secs(60);
+        assert_eq!(learn(now() + minute), minute);
+        assert_eq!(learn(now() + REWRITE), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_number_of_names_is_bounded_and_the_oldest_goes() {
+        let state = tempfile::tempdir().unwrap();
+        let mut cache = Cache::open(Some(state.path()));
+        for number in 0..=MOST_NAMES as u64 {
+            let at = now() + Duration::from_secs(number);
+            cache.learn_host(&name(&format!("h{number}")), &addresses(&["192.0.2.1"]), at);
+        }
+        cache.save();
+        let cache = Cache::open(Some(state.path()));
+        assert_eq!(cache.known.hosts.len(), MOST_NAMES);
+        assert!(cache.host(&name("h0"), now()).is_none());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_to_does_no_harm() {
+        for state in [None, Some(Path::new("/nonexistent/state"))] {
+            let mut cache = Cache::open(state);
+            cache.learn_host(&name("a.x"), &addresses(&["192.0.2.1"]), now());
+            cache.save();
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Questions to DNS, and what of the answers is of use.
+
+use super::cache::Member;
+use super::resolver::{LATEST_REFRESH, LookupError};
+use super::{DnsName, Endpoint};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::rr::RData;
+use hickory_resolver::proto::rr::rdata::SRV;
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Most relays of a service; the first by priority and name count, at both ends alike.
+const MOST_MEMBERS: usize = 256;
+
+/// Most addresses of one relay that are tried.
+const MOST_ADDRESSES: usize = 16;
+
+/// Most look-ups under way: what a name server takes from one client without a thought.
+const MOST_AT_ONCE: usize = 16;
+
+/// An answer and how long it is good for.
+pub(super) type Answer<T> = Result<(T, Duration), LookupError>;
+
+/// Asks for all names, [`MOST_AT_ONCE`] at a time. Without a resolver there are no answers.
+pub(super) async fn ask_all<T, F>(
+    dns: Option<TokioResolver>,
+    names: Vec<DnsName>,
+    patience: impl Fn(&DnsName) -> Duration,
+    ask: impl Fn(TokioResolver, DnsName) -> F,
+) -> Vec<(DnsName, Option<Answer<T>>)>
+where
+    T: Send + 'static,
+    F: Future<Output = Answer<T>> + Send + 'static,
+{
+    let mut answers: Vec<_> = names.iter().map(|name| (name.clone(), None)).collect();
+    let Some(dns) = dns else { return answers };
+    let mut waiting = names.into_iter().enumerate();
+    let mut asking = JoinSet::new();
+    loop {
+        for (index, name) in waiting.by_ref().take(MOST_AT_ONCE - asking.len()) {
+            let (limit, answer) = (patience(&name), ask(dns.clone(), name.clone()));
+            asking.spawn(async move {
+                let answer = timeout(limit, answer).await;
+                (index, answer.unwrap_or(Err(LookupError::Silence { name, limit })))
+            });
+        }
+        match asking.join_next().await {
+            Some(Ok((index, answer))) => answers[index].1 = Some(answer),
+            // A panic inside of the resolver: no answer.
+            Some(Err(_)) => {}
+            None => return answers,
+        }
+    }
+}
+
+pub(super) async fn look_up_service(dns: TokioResolver, name: DnsName) -> Answer<Vec<Member>> {
+    let answer = dns.srv_lookup(name.as_str()).await;
+    let answer = answer.map_err(|error| fault(name, error))?;
+    let records = answer.answers().iter().filter_map(|record| match &record.data {
+        RData::SRV(srv) => Some((srv, record.ttl)),
+        _ => None,
+    });
+    let (records, ttls): (Vec<&SRV>, Vec<u32>) = records.unzip();
+    Ok((members(records), lifetime(ttls)))
+}
+
+/// The usable ones among the records. The root as target says that there is no relay (RFC 2782).
+pub(super) fn members(records: Vec<&SRV>) -> Vec<Member> {
+    let members = records.into_iter().filter_map(|srv| {
+        let host = srv.target.to_ascii().parse().ok()?;
+        let port = Some(srv.port).filter(|port| *port != 0)?;
+        Some(Member {
+            endpoint: Endpoint { host, port },
+            priority: srv.priority,
+            weight: srv.weight,
+        })
+    });
+    let mut members: Vec<Member> = members.collect();
+    members.sort_by(|a, b| a.priority.cmp(&b.priority).then_with(|| a.endpoint.cmp(&b.endpoint)));
+    members.truncate(MOST_MEMBERS);
+    members
+}
+
+pub(super) async fn look_up_host(dns: TokioResolver, name: DnsName, asks_system: bool) -> Answer<Vec<IpAddr>> {
+    let (found, ttls): (Vec<IpAddr>, Vec<u32>) = match dns.lookup_ip(name.as_str()).await {
+        Ok(answer) => {
+            let ttls = answer.as_lookup().answers().iter().map(|record| record.ttl);
+            (answer.iter().collect(), ttls.collect())
+        }
+        Err(error) if asks_system && error.is_no_records_found() => {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            let found = found.map(|found| found.map(|address| address.ip()).collect());
+            (found.unwrap_or_default(), Vec::new())
+        }
+        Err(error) => return Err(fault(name, error)),
+    };
+    let ips = in_turn(found);
+    if ips.is_empty() {
+        return Err(LookupError::Unknown { name });
+    }
+    Ok((ips, lifetime(ttls)))
+}
+
+fn fault(name: DnsName, error: NetError) -> LookupError {
+    if error.is_no_records_found() {
+        LookupError::Unknown { name }
+    } else {
+        LookupError::Failed { name, source: error }
+    }
+}
+
+fn lifetime(ttls: Vec<u32>) -> Duration {
+    let least = ttls.into_iter().min();
+    least.map_or(LATEST_REFRESH, |seconds| Duration::from_secs(seconds.into()))
+}
+
+/// Families in turn (RFC 8305 section 4), IPv6 first; each once, and none that nobody can be reached at.
+pub(super) fn in_turn(found: Vec<IpAddr>) -> Vec<IpAddr> {
+    let usable = found
+        .into_iter()
+        .filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
+    let mut per_family = [0, 0];
+    let mut unique: Vec<(usize, IpAddr)> = Vec::new();
+    for ip in usable {
+        if unique.iter().all(|(_, other)| *other != ip) {
+            let turn = &mut per_family[usize::from(ip.is_ipv4())];
+            unique.push((*turn, ip));
+            *turn += 1;
+        }
+    }
+    unique.sort_by_key(|(turn, ip)| (*turn, ip.is_ipv4()));
+    unique.truncate(MOST_ADDRESSES);
+    unique.into_iter().map(|(_, ip)| ip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn srv(priority: u16, port: u16, target: &str) -> SRV {
+        SRV::new(priority, 5, port, target.parse().unwrap())
+    }
+
+    #[test]
+    fn families_take_turns_and_useless_addresses_go() {
+        let found = ips(&[
+            "192.0.2.1",
+            "192.0.2.2",
+            "192.0.2.1",
+            "0.0.0.0",
+            "2001:db8::1",
+            "ff02::1",
+            "192.0.2.3",
+        ]);
+        let wanted = ips(&["2001:db8::1", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+        assert_eq!(in_turn(found), wanted);
+    }
+
+    #[test]
+    fn records_that_lead_nowhere_are_left_out_and_the_rest_stands_in_one_order() {
+        let records = [
+            srv(2, 443, "a.x."),
+            srv(1, 443, "C.x."),
+            srv(1, 443, "b.x."),
+            srv(0, 443, "."),
+            srv(0, 0, "d.x."),
+        ];
+        let found = members(records.iter().collect());
+        let names: Vec<String> = found.iter().map(|member| member.endpoint.to_string()).collect();
+        assert_eq!(names, ["b.x:443", "c.x:443", "a.x:443"]);
+        let many: Vec<SRV> = (0..300).map(|number| srv(1, 443, &format!("r{number}.x."))).collect();
+        assert_eq!(members(many.iter().collect()).len(), MOST_MEMBERS);
+    }
+}

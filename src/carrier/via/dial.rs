@@ -1,0 +1,111 @@
+//! Dialling a relay: a connection with both TLS keys proved, and a stream on it for the first word.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::config::{self, RelayWindow, ViaConfigError};
+use super::stream::ViaStream;
+use crate::carrier::Duplex;
+use crate::carrier::quic::config::client_endpoint;
+use crate::carrier::quic::socket::any_local;
+use crate::carrier::quic::{NO_NAME, QuicLimits, bind};
+use crate::identity::raw_key::{ServerKey, TlsKey};
+
+/// The kernel finds dead peers of idle connections: after a minute of silence it asks, four times.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_TRIES: u32 = 4;
+
+/// And those of busy ones, as late.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+
+/// A relay cannot be dialled.
+#[derive(Debug, thiserror::Error)]
+pub enum DialRelayError {
+    /// The system has no socket, or TCP no answer.
+    #[error("cannot connect: {0}")]
+    Socket(#[source] io::Error),
+    /// The address cannot be dialled at all.
+    #[error("cannot connect: {0}")]
+    Connect(#[from] quinn::ConnectError),
+    /// No answer over QUIC, a refusal, or another key than the pinned one.
+    #[error("{0}")]
+    Quic(#[from] quinn::ConnectionError),
+    /// The same over TLS.
+    #[error("TLS failed: {0}")]
+    Tls(#[source] io::Error),
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Config(#[from] ViaConfigError),
+}
+
+/// What a half dials with.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    /// Proved to the relay.
+    pub(super) key: &'a TlsKey,
+    /// Which relay is taken.
+    pub(super) accept: &'a ServerKey,
+    pub(super) quic: QuicLimits,
+    pub(super) window: RelayWindow,
+    /// Streams that the relay may open.
+    pub(super) streams: u32,
+}
+
+pub(super) async fn dial_quic(caller: Caller<'_>, address: SocketAddr) -> Result<ViaStream, DialRelayError> {
+    let config = config::quic_client(
+        caller.key,
+        caller.accept.clone(),
+        &caller.quic,
+        caller.window,
+        caller.streams,
+    )?;
+    let socket = bind(any_local(address)).map_err(DialRelayError::Socket)?;
+    let endpoint = quinn::Endpoint::new(client_endpoint(), None, socket, Arc::new(quinn::TokioRuntime))
+        .map_err(DialRelayError::Socket)?;
+    let connection = endpoint.connect_with(config, address, NO_NAME)?.await?;
+    let streams = connection.open_bi().await?;
+    Ok(ViaStream::of_quic(connection, streams))
+}
+
+/// Over a `stream` that leads to the relay's TLS port.
+pub(super) async fn dial_tls(
+    caller: Caller<'_>,
+    stream: Box<dyn Duplex>,
+    address: SocketAddr,
+) -> Result<ViaStream, DialRelayError> {
+    let config = config::tls_client(caller.key, caller.accept.clone())?;
+    let name = ServerName::try_from(NO_NAME).expect("a plain word is a name");
+    let stream = TlsConnector::from(config).connect(name, stream).await;
+    let stream = stream.map_err(DialRelayError::Tls)?;
+    Ok(ViaStream::of_tls(stream.into(), address))
+}
+
+/// A TCP connection as it is fit for a leg.
+pub(super) async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    prepare(&stream)?;
+    Ok(stream)
+}
+
+/// No delays, and an end to peers that vanished.
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keep_alive = TcpKeepalive::new()
+        .with_time(KEEP_ALIVE_AFTER)
+        .with_interval(KEEP_ALIVE_EVERY)
+        .with_retries(KEEP_ALIVE_TRIES);
+    socket.set_tcp_keepalive(&keep_alive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
+}

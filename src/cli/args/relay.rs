@@ -1,0 +1,65 @@
+//! Arguments of `bowline relay`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::FalseyValueParser;
+
+use super::parse;
+use crate::cli::values::{Count, ListenAddress, MtuCap};
+
+/// `bowline relay`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(
+    long_about = "Join clients to server halves that nothing reaches from outside. A relay sees ciphertext only, and keeps \
+                  nothing that matters.\n\nPrints one line when it serves: ready udp=ADDR:PORT tls=ADDR:PORT \
+                  fingerprint=SHA256:..",
+    after_help = "Example:\n  bowline relay --allow-servers /etc/bowline/servers"
+)]
+pub(in crate::cli) struct RelayArgs {
+    /// Listen for QUIC here; repeatable, port 0 is any free one [default: :443]
+    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
+    pub(in crate::cli) listen: Vec<ListenAddress>,
+    /// Listen for TLS here; repeatable [default: :443]
+    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN_TLS", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
+    pub(in crate::cli) listen_tls: Vec<ListenAddress>,
+    /// List the server halves that prove one of the host keys in this file
+    ///
+    /// One a line: a fingerprint (SHA256:..), or a public key as in known_hosts or a .pub file.
+    #[arg(long, value_name = "FILE", env = "BOWLINE_ALLOW_SERVERS")]
+    pub(in crate::cli) allow_servers: Option<PathBuf>,
+    /// List every server half that proves a host key
+    #[arg(long, env = "BOWLINE_OPEN", value_parser = FalseyValueParser::new())]
+    pub(in crate::cli) open: bool,
+    /// Most server halves [default: 1000]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SERVERS", value_parser = parse::<Count>)]
+    pub(in crate::cli) max_servers: Option<Count>,
+    /// Most server halves of one source address [default: 32]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SERVERS_PER_SOURCE", value_parser = parse::<Count>)]
+    pub(in crate::cli) max_servers_per_source: Option<Count>,
+    /// Most sessions in all [default: 4000]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SPLICES", value_parser = parse::<Count>)]
+    pub(in crate::cli) max_splices: Option<Count>,
+    /// Most sessions of one server half [default: 500]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SPLICES_PER_SERVER", value_parser = parse::<Count>)]
+    pub(in crate::cli) max_splices_per_server: Option<Count>,
+    /// Most sessions of one client source address [default: 200]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SPLICES_PER_SOURCE", value_parser = parse::<Count>)]
+    pub(in crate::cli) max_splices_per_source: Option<Count>,
+    /// New connections of one source address per second [default: 50]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_CONNECTIONS_PER_SECOND", value_parser = parse::<Count>)]
+    pub(in crate::cli) max_connections_per_second: Option<Count>,
+    /// Most handshakes under way at once [default: 512]
+    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_HALF_OPEN", value_parser = parse::<Count>)]
+    pub(in crate::cli) max_half_open: Option<Count>,
+    /// Let sessions go on for so long after SIGTERM [default: 30s]
+    #[arg(long, value_name = "DURATION", env = "BOWLINE_DRAIN", value_parser = parse::<Duration>)]
+    pub(in crate::cli) drain: Option<Duration>,
+    /// Started by root: the user that it becomes
+    #[arg(long, value_name = "NAME", env = "BOWLINE_WORKER_USER")]
+    pub(in crate::cli) worker_user: Option<String>,
+    /// Send no UDP payload longer than this
+    #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
+    pub(in crate::cli) mtu_cap: Option<MtuCap>,
+}

@@ -1,0 +1,218 @@
+//! `bowline relay`: its settings, and the relay run on its own.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::args::RelayArgs;
+use super::places::{self, Folders};
+use super::report::{self, Exit, Failure};
+use super::serve::keys::secret;
+use super::settings::{Context, SettingsError, list, one};
+use super::values::{Count, ListenAddress};
+use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
+use crate::carrier::via::RelayWindow;
+use crate::identity::raw_key::{TlsKey, spki_digest};
+use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, become_user};
+use crate::server::keeper::{Endpoint, choose_worker_user, raise_descriptor_limit};
+use crate::wire::KeyDigest;
+
+/// Where neither UDP nor TCP looks odd to a firewall.
+const USUAL_PORT: u16 = 443;
+
+/// What `bowline relay` works by.
+#[derive(Debug, Clone)]
+pub(crate) struct RelaySettings {
+    /// Where to listen for QUIC; a missing port is 443. Default: every address.
+    pub(crate) listen: Vec<ListenAddress>,
+    /// Where to listen for TLS; a missing port is 443. Default: every address.
+    pub(crate) listen_tls: Vec<ListenAddress>,
+    /// Host keys of the server halves that are listed. Default: none, which needs `open`.
+    pub(crate) allow_servers: Option<PathBuf>,
+    /// Most of everything. Default: see [`RelayLimits`].
+    pub(crate) limits: RelayLimits,
+    /// How long sessions go on after SIGTERM. Default: 30 s.
+    pub(crate) drain: Duration,
+    /// Whom to become when started by root. Default: as for the worker of `serve`.
+    pub(crate) worker_user: Option<String>,
+    /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
+    pub(crate) mtu_cap: Option<u16>,
+    /// Where the key is.
+    pub(crate) folders: Folders,
+}
+
+impl RelaySettings {
+    /// Settles what the arguments leave open by the configuration file, then by default.
+    ///
+    /// # Errors
+    /// Nothing, or two things, said of whom to list; no folder for the state.
+    pub(super) fn new(args: RelayArgs, context: &Context) -> Result<Self, SettingsError> {
+        let table = &context.file.relay;
+        let every = |listen: Vec<ListenAddress>| match listen.is_empty() {
+            true => vec![ListenAddress { ip: None, port: None }],
+            false => listen,
+        };
+        let allow_servers = args.allow_servers.or(one(&table.allow_servers));
+        match (&allow_servers, args.open || one(&table.open).unwrap_or(false)) {
+            (Some(_), false) | (None, true) => {}
+            (Some(_), true) => {
+                return Err(SettingsError::Conflict {
+                    one: "--allow-servers",
+                    other: "--open",
+                });
+            }
+            (None, false) => {
+                return Err(SettingsError::Missing {
+                    options: "--allow-servers FILE, or --open to list every server half",
+                });
+            }
+        }
+        let defaults = RelayLimits::default();
+        let count = |flag: Option<Count>, written: &Option<super::values::Written<Count>>, default: usize| {
+            flag.or(one(written)).map_or(default, |count| count.0 as usize)
+        };
+        Ok(RelaySettings {
+            listen: every(list(args.listen, &table.listen)),
+            listen_tls: every(list(args.listen_tls, &table.listen_tls)),
+            allow_servers,
+            limits: RelayLimits {
+                half_open: count(args.max_half_open, &table.max_half_open, defaults.half_open),
+                registrations: count(args.max_servers, &table.max_servers, defaults.registrations),
+                registrations_per_source: count(
+                    args.max_servers_per_source,
+                    &table.max_servers_per_source,
+                    defaults.registrations_per_source,
+                ),
+                splices: count(args.max_splices, &table.max_splices, defaults.splices),
+                splices_per_server: count(
+                    args.max_splices_per_server,
+                    &table.max_splices_per_server,
+                    defaults.splices_per_server,
+                ),
+                splices_per_source: count(
+                    args.max_splices_per_source,
+                    &table.max_splices_per_source,
+                    defaults.splices_per_source,
+                ),
+                connections_per_second: args
+                    .max_connections_per_second
+                    .or(one(&table.max_connections_per_second))
+                    .map_or(defaults.connections_per_second, |count| count.0),
+            },
+            drain: args.drain.or(one(&table.drain)).unwrap_or(Duration::from_secs(30)),
+            worker_user: args.worker_user.or(one(&table.worker_user)),
+            mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
+            folders: context.folders()?,
+        })
+    }
+}
+
+/// Relays until SIGTERM or SIGINT; a second one ends it at once.
+///
+/// # Errors
+/// It could not start.
+pub(super) fn run(settings: &RelaySettings) -> Result<(), Failure> {
+    let (config, fingerprint) = prepare(settings)?;
+    give_up_root(settings)?;
+    super::block_on(runtime::Builder::new_multi_thread(), serve(config, fingerprint))
+}
+
+/// All that may need root.
+fn prepare(settings: &RelaySettings) -> Result<(RelayConfig, String), Failure> {
+    raise_descriptor_limit();
+    let state = &settings.folders.state;
+    places::make_folder(state).map_err(|error| report::cannot_use_file(state, &error))?;
+    let key = TlsKey::load_or_create(&state.join("relay_key"));
+    let key = key.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+    let fingerprint = KeyDigest::new(spki_digest(key.spki())).to_string();
+    let allow = match &settings.allow_servers {
+        Some(file) => AllowList::read(file).map_err(|error| Failure::from_error(Exit::Usage, &error))?,
+        None => AllowList::Open,
+    };
+    let mtu_cap = settings.mtu_cap.map_or_else(|| Ok(MtuCap::default()), MtuCap::new);
+    let config = RelayConfig {
+        sockets: bind("--listen", &settings.listen, quic::bind, Endpoint::udp)?,
+        tls_listeners: bind("--listen-tls", &settings.listen_tls, super::sshd::listen, Endpoint::tcp)?,
+        key,
+        secrets: EndpointSecrets::new(secret(&state.join("relay_endpoint_secret"))?),
+        allow,
+        limits: settings.limits,
+        window: RelayWindow::default(),
+        quic: QuicLimits {
+            mtu_cap: mtu_cap.map_err(|error| Failure::from_error(Exit::Usage, &error))?,
+            ..QuicLimits::default()
+        },
+        drain: settings.drain,
+    };
+    Ok((config, fingerprint))
+}
+
+/// Binds every address, both families where none is said; a machine without IPv6 does with IPv4.
+fn bind<S>(
+    option: &'static str,
+    addresses: &[ListenAddress],
+    bind: fn(SocketAddr) -> io::Result<S>,
+    endpoint: fn(SocketAddr) -> Endpoint,
+) -> Result<Vec<S>, Failure> {
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let at = |ip| SocketAddr::new(ip, address.port.unwrap_or(USUAL_PORT));
+        let told = |at, error| report::cannot_listen(option, endpoint(at), &error);
+        let first = at(address.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        sockets.push(bind(first).map_err(|error| told(first, error))?);
+        if address.ip.is_none() {
+            let v6 = at(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+            match bind(v6) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(told(v6, error)),
+                Err(error) => debug!(%error, "no IPv6"),
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+/// What parses the network is never root.
+fn give_up_root(settings: &RelaySettings) -> Result<(), Failure> {
+    let user = choose_worker_user(settings.worker_user.as_deref());
+    let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    if let Some(user) = user {
+        become_user(user.uid(), user.gid()).map_err(|error| report::cannot_start(&error))?;
+        debug!(user = user.name(), "root is given up");
+    }
+    Ok(())
+}
+
+async fn serve(config: RelayConfig, fingerprint: String) -> Result<(), Failure> {
+    let relay = Relay::new(config).map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+    let (mut terminate, mut interrupt) = signal(SignalKind::terminate())
+        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)))
+        .map_err(|error| report::cannot_start(&error))?;
+    let mut told = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let (udp, tls) = (relay.local_addrs(), relay.tls_addrs());
+    info!(event = "ready", ?udp, ?tls, "relaying");
+    super::serve::announce(udp, tls, &fingerprint);
+    let stop = CancellationToken::new();
+    let running = relay.run(stop.clone());
+    tokio::pin!(running);
+    tokio::select! {
+        () = &mut running => return Ok(()),
+        () = told() => stop.cancel(),
+    }
+    tokio::select! {
+        () = &mut running => {}
+        () = told() => info!("told to stop again"),
+    }
+    Ok(())
+}

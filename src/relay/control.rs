@@ -1,0 +1,139 @@
+//! A server half that is listed: proof of its keys, and the talk with it for as long as it stays.
+
+use super::House;
+use super::counters::count;
+use super::listings::{Listing, ORDERS, Order};
+use super::reception::refuse;
+use crate::carrier::via::{Guest, TalkError, ViaStream, read_word, send_word};
+use crate::clock;
+use crate::identity::known_hosts::tls_key_fingerprint;
+use crate::identity::statement::verify_host;
+use crate::wire::{KeyDigest, RelayRefusalCode, RelayWord, Statement};
+use bytes::BytesMut;
+use russh::keys::ssh_key::{Fingerprint, HashAlg};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+/// For a server half to take a word.
+const PROMPT: Duration = Duration::from_secs(5);
+/// Without a word for so long a server half is gone: it asks each 15 s at least.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Most bytes that wait for one server half, all its streams together.
+const MOST_WAITING: u64 = 256 << 20;
+
+pub(super) async fn register(house: &Arc<House>, guest: Guest, statements: Vec<Statement>) {
+    let Guest {
+        mut stream,
+        peer_key,
+        remote,
+    } = guest;
+    let keys = proven(&statements, &peer_key);
+    let refusal = match house.quotas.register(remote.ip(), clock::now()) {
+        _ if keys.is_empty() => (
+            RelayRefusalCode::NotProven,
+            "no statement proves the TLS key of this connection",
+        ),
+        _ if !house.allow.permits(&keys) => (
+            RelayRefusalCode::NotAllowed,
+            "this relay lists other server halves only",
+        ),
+        Err(code @ RelayRefusalCode::Quota) => (code, "too many server halves from this address"),
+        Err(code) => (code, "too many server halves"),
+        Ok(place) => {
+            let connection = stream.connection().cloned();
+            if let Some(connection) = &connection {
+                let streams = house.quotas.limits().splices_per_server as u32;
+                connection.set_receive_window(house.window.times(streams));
+                connection.set_send_window(house.window.times(streams).into_inner().min(MOST_WAITING));
+            }
+            let (orders, ordered) = mpsc::channel(ORDERS);
+            let listing = Arc::new(Listing {
+                server: peer_key,
+                keys,
+                connection,
+                orders,
+                _place: place,
+            });
+            let registered = RelayWord::Registered {
+                keys: listing.keys.len() as u64,
+            };
+            if said(&mut stream, &registered).await.is_ok() {
+                stay(house, &listing, stream, ordered).await;
+            }
+            return;
+        }
+    };
+    debug!(%remote, code = %refusal.0, "a server half is refused");
+    refuse(house, stream, refusal.0, refusal.1).await;
+}
+
+/// Fingerprints of the host keys that vouch for this TLS key, and that of the key itself, which may be pinned too.
+fn proven(statements: &[Statement], tls_key: &[u8]) -> Vec<KeyDigest> {
+    let mut keys = Vec::new();
+    for statement in statements {
+        if let Ok(proven) = verify_host(statement, tls_key) {
+            keys.extend(digest(proven.key.fingerprint(HashAlg::Sha256)));
+        }
+    }
+    if !keys.is_empty() {
+        keys.extend(tls_key_fingerprint(tls_key).and_then(digest));
+    }
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn digest(fingerprint: Fingerprint) -> Option<KeyDigest> {
+    match fingerprint {
+        Fingerprint::Sha256(digest) => Some(KeyDigest::new(digest)),
+        _ => None,
+    }
+}
+
+/// Lists it until it goes.
+async fn stay(house: &House, listing: &Arc<Listing>, mut stream: ViaStream, mut orders: mpsc::Receiver<Order>) {
+    house.listings.add(listing);
+    count(&house.counters.registrations);
+    house.counters.registered.fetch_add(1, Relaxed);
+    let (remote, transport) = (stream.remote(), stream.transport());
+    info!(event = "registered", %remote, %transport, keys = listing.keys.len(), "a server half is listed");
+    let why = talk(&mut stream, &mut orders).await;
+    house.listings.remove(listing);
+    house.counters.registered.fetch_sub(1, Relaxed);
+    let why = why.err().map(tracing::field::display);
+    info!(event = "unregistered", %remote, error = why, "a server half is listed no more");
+}
+
+async fn talk(stream: &mut ViaStream, orders: &mut mpsc::Receiver<Order>) -> Result<(), TalkError> {
+    let mut inbox = BytesMut::new();
+    loop {
+        let word = tokio::select! {
+            word = timeout(SILENCE, read_word(stream, &mut inbox)) => match word {
+                Ok(Ok(RelayWord::Ping)) => RelayWord::Pong,
+                Ok(Ok(word)) => {
+                    debug!(?word, "a server half says what means nothing here");
+                    continue;
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+            },
+            Some(order) = orders.recv() => match order {
+                Order::Dial { token, source } => RelayWord::Dial { token, source },
+                Order::Leave => RelayWord::Draining,
+                Order::Replaced => return said(stream, &RelayWord::Replaced).await,
+            },
+        };
+        said(stream, &word).await?;
+    }
+}
+
+async fn said(stream: &mut ViaStream, word: &RelayWord) -> Result<(), TalkError> {
+    match timeout(PROMPT, send_word(stream, word)).await {
+        Ok(said) => Ok(said?),
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}

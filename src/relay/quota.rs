@@ -1,0 +1,337 @@
+//! What each source, each server half, and all together may take of a relay.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::carrier::gate::network;
+use crate::wire::RelayRefusalCode;
+
+/// Most sources that are remembered. Beyond, those who hold nothing are forgotten.
+const MOST_SOURCES: usize = 65_536;
+
+/// How often it is looked for sources to forget, at most: that is the only work that grows with their number.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// A source may save up connections for so long: an office comes back together after an outage.
+const BURST_SECONDS: f64 = 2.0;
+
+/// Most of everything. A source is an IPv4 address, or an IPv6 /64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Handshakes and first words under way, in all; a quarter of them for one source. Default 512.
+    pub half_open: usize,
+    /// Server halves registered, in all. Default 1000.
+    pub registrations: usize,
+    /// From one source. Default 32.
+    pub registrations_per_source: usize,
+    /// Splices, in all. Default 4000.
+    pub splices: usize,
+    /// To one server half. Default 500.
+    pub splices_per_server: usize,
+    /// From one client source. Default 200.
+    pub splices_per_source: usize,
+    /// New connections of one source per second; it may save up two seconds' worth. Default 50.
+    pub connections_per_second: u32,
+}
+
+impl Default for RelayLimits {
+    fn default() -> RelayLimits {
+        RelayLimits {
+            half_open: 512,
+            registrations: 1000,
+            registrations_per_source: 32,
+            splices: 4000,
+            splices_per_server: 500,
+            splices_per_source: 200,
+            connections_per_second: 50,
+        }
+    }
+}
+
+/// Counts what is taken.
+pub(super) struct Quotas {
+    limits: RelayLimits,
+    taken: Mutex<Taken>,
+    splices: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct Taken {
+    registrations: usize,
+    sources: HashMap<IpAddr, Source>,
+    /// Splices by TLS key.
+    servers: HashMap<Bytes, usize>,
+    swept: Option<Instant>,
+}
+
+struct Source {
+    registrations: usize,
+    splices: usize,
+    /// New connections that it may make at `at`.
+    credit: f64,
+    at: Instant,
+}
+
+/// A place of one registration, free again when dropped.
+pub(super) struct RegistrationPlace {
+    quotas: Arc<Quotas>,
+    source: IpAddr,
+}
+
+/// A place of one splice, free again when dropped.
+pub(super) struct SplicePlace {
+    quotas: Arc<Quotas>,
+    source: IpAddr,
+    server: Bytes,
+}
+
+impl Quotas {
+    pub(super) fn new(limits: RelayLimits) -> Arc<Quotas> {
+        Arc::new(Quotas {
+            limits,
+            taken: Mutex::default(),
+            splices: watch::Sender::new(0),
+        })
+    }
+
+    /// Whether `source` may make a connection now; if so, it counts.
+    pub(super) fn connect(&self, source: IpAddr, now: Instant) -> bool {
+        let rate = f64::from(self.limits.connections_per_second);
+        let mut taken = self.taken();
+        let Some(source) = taken.source(network(source), rate, now) else {
+            return false;
+        };
+        source.refill(rate, now);
+        let may = source.credit >= 1.0;
+        if may {
+            source.credit -= 1.0;
+        }
+        may
+    }
+
+    /// A place for one more server half.
+    ///
+    /// # Errors
+    /// `Busy` or `Quota`.
+    pub(super) fn register(
+        self: &Arc<Self>,
+        source: IpAddr,
+        now: Instant,
+    ) -> Result<RegistrationPlace, RelayRefusalCode> {
+        let source = network(source);
+        let mut taken = self.taken();
+        if taken.registrations >= self.limits.registrations {
+            return Err(RelayRefusalCode::Busy);
+        }
+        let rate = f64::from(self.limits.connections_per_second);
+        let own = taken.source(source, rate, now).ok_or(RelayRefusalCode::Busy)?;
+        if own.registrations >= self.limits.registrations_per_source {
+            return Err(RelayRefusalCode::Quota);
+        }
+        own.registrations += 1;
+        taken.registrations += 1;
+        Ok(RegistrationPlace {
+            quotas: Arc::clone(self),
+            source,
+        })
+    }
+
+    /// A place for one more splice, from a client at `source` to the server half with the TLS key `server`.
+    ///
+    /// # Errors
+    /// `Busy` or `Quota`.
+    pub(super) fn splice(
+        self: &Arc<Self>,
+        source: IpAddr,
+        server: &Bytes,
+        now: Instant,
+    ) -> Result<SplicePlace, RelayRefusalCode> {
+        let source = network(source);
+        let mut taken = self.taken();
+        if *self.splices.borrow() >= self.limits.splices {
+            return Err(RelayRefusalCode::Busy);
+        }
+        if taken.servers.get(server).copied().unwrap_or(0) >= self.limits.splices_per_server {
+            return Err(RelayRefusalCode::Quota);
+        }
+        let rate = f64::from(self.limits.connections_per_second);
+        let own = taken.source(source, rate, now).ok_or(RelayRefusalCode::Busy)?;
+        if own.splices >= self.limits.splices_per_source {
+            return Err(RelayRefusalCode::Quota);
+        }
+        own.splices += 1;
+        *taken.servers.entry(server.clone()).or_default() += 1;
+        self.splices.send_modify(|count| *count += 1);
+        Ok(SplicePlace {
+            quotas: Arc::clone(self),
+            source,
+            server: server.clone(),
+        })
+    }
+
+    /// What holds.
+    pub(super) fn limits(&self) -> &RelayLimits {
+        &self.limits
+    }
+
+    /// How many splices there are, now and whenever that changes.
+    pub(super) fn splices(&self) -> watch::Receiver<usize> {
+        self.splices.subscribe()
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        // Counts only: a panic elsewhere cannot have left them half written.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    /// What is known of a source; `None` where there are too many to remember one more.
+    fn source(&mut self, source: IpAddr, rate: f64, now: Instant) -> Option<&mut Source> {
+        if self.sources.len() >= MOST_SOURCES && !self.sources.contains_key(&source) {
+            self.sweep(rate, now);
+            if self.sources.len() >= MOST_SOURCES {
+                return None;
+            }
+        }
+        Some(self.sources.entry(source).or_insert(Source {
+            registrations: 0,
+            splices: 0,
+            credit: rate * BURST_SECONDS,
+            at: now,
+        }))
+    }
+
+    /// Forgets sources of which there is nothing to remember.
+    fn sweep(&mut self, rate: f64, now: Instant) {
+        let is_due = |swept| now.saturating_duration_since(swept) >= SWEEP_EVERY;
+        if self.swept.is_none_or(is_due) {
+            self.swept = Some(now);
+            self.sources.retain(|_, source| {
+                source.refill(rate, now);
+                source.registrations > 0 || source.splices > 0 || source.credit < rate * BURST_SECONDS
+            });
+        }
+    }
+}
+
+impl Source {
+    fn refill(&mut self, rate: f64, now: Instant) {
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * rate;
+        self.credit = (self.credit + earned).min(rate * BURST_SECONDS);
+        self.at = now;
+    }
+}
+
+impl Drop for RegistrationPlace {
+    fn drop(&mut self) {
+        let mut taken = self.quotas.taken();
+        taken.registrations -= 1;
+        if let Some(source) = taken.sources.get_mut(&self.source) {
+            source.registrations -= 1;
+        }
+    }
+}
+
+impl Drop for SplicePlace {
+    fn drop(&mut self) {
+        let mut taken = self.quotas.taken();
+        if let Some(source) = taken.sources.get_mut(&self.source) {
+            source.splices -= 1;
+        }
+        if let Some(count) = taken.servers.get_mut(&self.server) {
+            *count -= 1;
+            if *count == 0 {
+                taken.servers.remove(&self.server);
+            }
+        }
+        self.quotas.splices.send_modify(|count| *count -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    fn source(n: u32) -> IpAddr {
+        IpAddr::from(n.to_be_bytes())
+    }
+
+    fn quotas() -> Arc<Quotas> {
+        Quotas::new(RelayLimits {
+            registrations: 3,
+            registrations_per_source: 2,
+            splices: 4,
+            splices_per_server: 3,
+            splices_per_source: 2,
+            connections_per_second: 10,
+            ..RelayLimits::default()
+        })
+    }
+
+    #[test]
+    fn one_source_cannot_take_the_registrations_of_others() {
+        let (quotas, now) = (quotas(), clock::now());
+        let own = [quotas.register(source(1), now), quotas.register(source(1), now)];
+        assert!(own.iter().all(Result::is_ok));
+        assert_eq!(quotas.register(source(1), now).err(), Some(RelayRefusalCode::Quota));
+        let _other = quotas.register(source(2), now).unwrap();
+        assert_eq!(quotas.register(source(3), now).err(), Some(RelayRefusalCode::Busy));
+        drop(own);
+        assert!(quotas.register(source(3), now).is_ok());
+    }
+
+    #[test]
+    fn splices_are_bounded_in_all_by_server_half_and_by_source() {
+        let (quotas, now) = (quotas(), clock::now());
+        let (one, other) = (Bytes::from_static(b"one"), Bytes::from_static(b"other"));
+        let first: Vec<_> = (0..2).map(|_| quotas.splice(source(1), &one, now).unwrap()).collect();
+        assert_eq!(
+            quotas.splice(source(1), &other, now).err(),
+            Some(RelayRefusalCode::Quota)
+        );
+        let _third = quotas.splice(source(2), &one, now).unwrap();
+        assert_eq!(quotas.splice(source(2), &one, now).err(), Some(RelayRefusalCode::Quota));
+        let _fourth = quotas.splice(source(2), &other, now).unwrap();
+        assert_eq!(
+            quotas.splice(source(3), &other, now).err(),
+            Some(RelayRefusalCode::Busy)
+        );
+        assert_eq!(*quotas.splices().borrow(), 4);
+        drop(first);
+        assert!(quotas.splice(source(3), &one, now).is_ok());
+        assert_eq!(*quotas.splices().borrow(), 2);
+    }
+
+    #[test]
+    fn connections_of_one_source_are_paced_and_others_do_not_notice() {
+        let (quotas, now) = (quotas(), clock::now());
+        let taken = (0..1_000).filter(|_| quotas.connect(source(1), now)).count();
+        assert_eq!(taken, 20);
+        assert!(quotas.connect(source(2), now));
+        let later = now + Duration::from_millis(500);
+        assert_eq!((0..1_000).filter(|_| quotas.connect(source(1), later)).count(), 5);
+    }
+
+    #[test]
+    fn memory_of_sources_is_bounded_and_those_who_hold_something_are_kept() {
+        let (quotas, now) = (quotas(), clock::now());
+        let _held = quotas.register(source(0), now).unwrap();
+        for n in 0..MOST_SOURCES as u32 + 1_000 {
+            quotas.connect(source(n), now);
+        }
+        assert_eq!(quotas.taken().sources.len(), MOST_SOURCES);
+        assert!(!quotas.connect(source(u32::MAX), now), "nobody can be forgotten yet");
+        let later = now + Duration::from_secs(5);
+        assert!(quotas.connect(source(u32::MAX), later));
+        let taken = quotas.taken();
+        assert_eq!(taken.sources.len(), 2);
+        assert_eq!(taken.sources[&source(0)].registrations, 1);
+    }
+}

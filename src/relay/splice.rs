@@ -1,0 +1,259 @@
+//! Two byte streams made one.
+//!
+//! Per direction at most 64 KiB wait, and only while the taking end is slow: idle and flowing splices hold no buffer,
+//! and no timer. A half-close is passed on. Nothing is looked at.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Most bytes taken from one end at once, and so most that wait for the other.
+const BUFFER: usize = 64 * 1024;
+
+/// After so many buffers in a row it is another splice's turn.
+const ROUNDS: usize = 8;
+
+thread_local! {
+    /// For what is read and taken on in the same breath: one for all splices of a thread.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
+
+/// Carries bytes both ways until both directions have ended. `up` and `down` count those from `near` and from `far`.
+///
+/// # Errors
+/// Either end broke.
+pub(super) async fn splice<A, B>(near: &mut A, far: &mut B, up: &AtomicU64, down: &AtomicU64) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut forth, mut back) = (Direction::default(), Direction::default());
+    poll_fn(|cx| {
+        let forth = forth.poll(cx, near, far, up)?;
+        let back = back.poll(cx, far, near, down)?;
+        match (forth, back) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+#[derive(Default)]
+struct Direction {
+    /// Read, and not yet taken.
+    waiting: BytesMut,
+    has_ended: bool,
+    is_shut: bool,
+    /// Written, and perhaps kept by the writer until it is told.
+    is_unflushed: bool,
+}
+
+impl Direction {
+    /// Ready when the end of this direction was passed on.
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        count: &AtomicU64,
+    ) -> Result<Poll<()>, io::Error>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        for _ in 0..ROUNDS {
+            match self.poll_step(cx, from, to, count) {
+                Poll::Ready(Ok(true)) => return Ok(Poll::Ready(())),
+                Poll::Ready(Ok(false)) => {}
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(Poll::Pending)
+    }
+
+    /// Whether it has ended; else there is more to do at once.
+    fn poll_step<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        count: &AtomicU64,
+    ) -> Poll<io::Result<bool>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        if self.is_shut {
+            return Poll::Ready(Ok(true));
+        }
+        while !self.waiting.is_empty() {
+            let taken = written(ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting)))?;
+            self.waiting.advance(taken);
+        }
+        // Given back, not kept for the next time: most splices are idle.
+        self.waiting = BytesMut::new();
+        if self.has_ended {
+            ready!(Pin::new(to).poll_shutdown(cx))?;
+            self.is_shut = true;
+            return Poll::Ready(Ok(true));
+        }
+        match self.poll_pass_on(cx, from, to, count) {
+            Poll::Pending if self.is_unflushed => {
+                ready!(Pin::new(to).poll_flush(cx))?;
+                self.is_unflushed = false;
+                Poll::Pending
+            }
+            passed => passed.map_ok(|()| false),
+        }
+    }
+
+    fn poll_pass_on<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        count: &AtomicU64,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+            let read = buffer.filled();
+            if read.is_empty() {
+                self.has_ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            count.fetch_add(read.len() as u64, Relaxed);
+            self.is_unflushed = true;
+            let taken = match Pin::new(to).poll_write(cx, read) {
+                Poll::Ready(result) => written(result)?,
+                Poll::Pending => 0,
+            };
+            self.waiting.extend_from_slice(&read[taken..]);
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+fn written(result: io::Result<usize>) -> io::Result<usize> {
+    match result? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        taken => Ok(taken),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    struct Ends {
+        near: DuplexStream,
+        far: DuplexStream,
+        spliced: tokio::task::JoinSet<(io::Result<()>, u64, u64)>,
+    }
+
+    fn spliced(room: usize) -> Ends {
+        let ((near, mut one), (mut two, far)) = (duplex(room), duplex(room));
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(async move {
+            let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+            let ended = splice(&mut one, &mut two, &up, &down).await;
+            (ended, up.into_inner(), down.into_inner())
+        });
+        Ends {
+            near,
+            far,
+            spliced: task,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_half_close_is_passed_on_and_the_other_direction_goes_on() {
+        let mut ends = spliced(1000);
+        ends.near.write_all(b"request").await.unwrap();
+        ends.near.shutdown().await.unwrap();
+        let mut request = String::new();
+        ends.far.read_to_string(&mut request).await.unwrap();
+        assert_eq!(request, "request");
+        ends.far.write_all(b"answer").await.unwrap();
+        ends.far.shutdown().await.unwrap();
+        let mut answer = String::new();
+        ends.near.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+        let (ended, up, down) = ends.spliced.join_next().await.unwrap().unwrap();
+        ended.unwrap();
+        assert_eq!((up, down), (7, 6));
+    }
+
+    #[tokio::test]
+    async fn everything_arrives_in_order_through_narrow_ends() {
+        let Ends {
+            near,
+            far,
+            spliced: _running,
+        } = spliced(7);
+        let sent: Vec<u8> = (0..500_000u32).flat_map(u32::to_le_bytes).take(300_000).collect();
+        let (mut read_near, mut write_near) = tokio::io::split(near);
+        let (mut read_far, mut write_far) = tokio::io::split(far);
+        let (mut there, mut back) = (Vec::new(), Vec::new());
+        let forth = async {
+            write_near.write_all(&sent).await.unwrap();
+            write_near.shutdown().await.unwrap();
+        };
+        let echo = async {
+            let mut buffer = [0; 4096];
+            loop {
+                let read = read_far.read(&mut buffer).await.unwrap();
+                there.extend_from_slice(&buffer[..read]);
+                write_far.write_all(&buffer[..read]).await.unwrap();
+                if read == 0 {
+                    break write_far.shutdown().await.unwrap();
+                }
+            }
+        };
+        let returned = async { read_near.read_to_end(&mut back).await.unwrap() };
+        tokio::join!(forth, echo, returned);
+        assert!(there == sent && back == sent);
+    }
+
+    #[tokio::test]
+    async fn an_end_that_takes_nothing_makes_at_most_one_buffer_wait() {
+        let mut ends = spliced(1);
+        let chunk = vec![1; 16 * 1024];
+        let mut sent = 0;
+        // What the pipes hold is one byte each.
+        let flood = async {
+            loop {
+                sent += ends.near.write(&chunk).await.unwrap();
+            }
+        };
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_millis(100), flood)
+                .await
+                .is_err()
+        );
+        assert!(sent <= BUFFER + 2, "{sent} bytes wait");
+    }
+
+    #[tokio::test]
+    async fn a_break_of_one_end_is_the_end_of_both() {
+        let mut ends = spliced(1000);
+        drop(ends.far);
+        ends.near.write_all(b"into the void").await.unwrap();
+        let (ended, ..) = ends.spliced.join_next().await.unwrap().unwrap();
+        assert!(ended.is_err());
+    }
+}

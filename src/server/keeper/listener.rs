@@ -1,0 +1,163 @@
+//! Listening sockets: bound once, and the same for every worker. What one is, the kernel says.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+/// A bound socket that clients come to.
+#[derive(Debug)]
+pub enum Listener {
+    /// For QUIC.
+    Udp(UdpSocket),
+    /// For TLS. It listens: connections wait in it while a worker is replaced.
+    Tcp(TcpListener),
+}
+
+/// What a port is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Ports for QUIC.
+    Udp,
+    /// Ports for TLS.
+    Tcp,
+}
+
+/// Where somebody listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    /// What the port is of.
+    pub protocol: Protocol,
+    /// Port 0 is any.
+    pub address: SocketAddr,
+}
+
+impl Endpoint {
+    /// For QUIC.
+    pub fn udp(address: SocketAddr) -> Self {
+        let protocol = Protocol::Udp;
+        Self { protocol, address }
+    }
+
+    /// For TLS.
+    pub fn tcp(address: SocketAddr) -> Self {
+        let protocol = Protocol::Tcp;
+        Self { protocol, address }
+    }
+}
+
+impl Listener {
+    /// What somebody else has bound, if it is one.
+    pub(super) fn of(descriptor: OwnedFd) -> Result<Self, OwnedFd> {
+        let is_inet = sockopt::socket_domain(&descriptor)
+            .is_ok_and(|domain| matches!(domain, AddressFamily::INET | AddressFamily::INET6));
+        match sockopt::socket_type(&descriptor) {
+            Ok(SocketType::DGRAM) if is_inet => Ok(Self::Udp(descriptor.into())),
+            Ok(SocketType::STREAM) if is_inet && listens(descriptor.as_fd()) => Ok(Self::Tcp(descriptor.into())),
+            _ => Err(descriptor),
+        }
+    }
+
+    /// Those for QUIC and those for TLS, each in their order.
+    pub fn sort(listeners: Vec<Self>) -> (Vec<UdpSocket>, Vec<TcpListener>) {
+        let (mut udp, mut tcp) = (Vec::new(), Vec::new());
+        for listener in listeners {
+            match listener {
+                Self::Udp(socket) => udp.push(socket),
+                Self::Tcp(socket) => tcp.push(socket),
+            }
+        }
+        (udp, tcp)
+    }
+
+    /// What its port is of.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Udp(_) => Protocol::Udp,
+            Self::Tcp(_) => Protocol::Tcp,
+        }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// As `getsockname(2)`.
+    pub fn endpoint(&self) -> io::Result<Endpoint> {
+        match self {
+            Self::Udp(socket) => socket.local_addr().map(Endpoint::udp),
+            Self::Tcp(socket) => socket.local_addr().map(Endpoint::tcp),
+        }
+    }
+
+    /// The same socket under another descriptor.
+    ///
+    /// # Errors
+    /// As `fcntl(2)`.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Udp(socket) => socket.try_clone().map(Self::Udp),
+            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Udp(socket) => socket.as_fd(),
+            Self::Tcp(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, self.address)
+    }
+}
+
+/// All addresses of one protocol.
+pub(super) fn addresses(listeners: &[Listener], protocol: Protocol) -> Vec<SocketAddr> {
+    let endpoints = listeners.iter().filter_map(|listener| listener.endpoint().ok());
+    let own = endpoints.filter(|endpoint| endpoint.protocol == protocol);
+    own.map(|endpoint| endpoint.address).collect()
+}
+
+/// Whether it takes connections, and is none.
+pub(super) fn listens(descriptor: BorrowedFd<'_>) -> bool {
+    sockopt::socket_acceptconn(descriptor).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpStream};
+
+    #[test]
+    fn sockets_are_told_apart_by_what_they_are() {
+        let any = (Ipv4Addr::LOCALHOST, 0);
+        let tcp = TcpListener::bind(any).unwrap();
+        let address = tcp.local_addr().unwrap();
+        let connection = TcpStream::connect(address).unwrap();
+        let listener = Listener::of(tcp.into()).unwrap();
+        assert_eq!(listener.endpoint().unwrap().to_string(), format!("tcp {address}"));
+        let udp = Listener::of(UdpSocket::bind(any).unwrap().into()).unwrap();
+        assert_eq!(udp.try_clone().unwrap().protocol(), Protocol::Udp);
+        assert!(Listener::of(connection.into()).is_err());
+        assert!(Listener::of(super::super::packet::pair().unwrap().0).is_err());
+        let both = [udp, listener];
+        assert_eq!(addresses(&both, Protocol::Tcp), [address]);
+    }
+}

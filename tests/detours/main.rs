@@ -1,0 +1,27 @@
+//! Other ways than the usual one: TLS where UDP is blocked, relays where nothing gets in.
+//!
+//! Needs root; without it each test says on standard error that it was skipped. Figures are printed.
+
+#[path = "../scenarios/mod.rs"]
+mod scenarios;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod relays;
+mod tls;
+
+use std::sync::MutexGuard;
+use std::time::Duration;
+use support::heavy;
+use support::lab::Lab;
+
+/// RTT 50 ms.
+const CLIENT: &str = "delay=25";
+/// No gap of a change that was planned, or for which another carrier stood by, may be longer: 2 RTT + 100 ms.
+const UNNOTICED: Duration = Duration::from_millis(200);
+
+/// The lab with these hosts beside the client, and the turn to use it; `None` without root.
+fn lab(test: &str, hosts: &[(&str, &str)]) -> Option<(MutexGuard<'static, ()>, Lab)> {
+    let hosts: Vec<_> = [("client", CLIENT)].iter().chain(hosts).copied().collect();
+    Lab::possible(test).then(|| (heavy(), Lab::up(&hosts)))
+}

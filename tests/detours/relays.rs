@@ -1,0 +1,181 @@
+//! A server half that nothing reaches from outside, and relays that come and go.
+
+use crate::scenarios::ticker::Ticker;
+use crate::scenarios::transfers;
+use crate::support::lab::Lab;
+use crate::support::relay::Relay;
+use crate::support::rig::Rig;
+use crate::support::serve::ServeOptions;
+use crate::support::{measured, measured_time, now, wait_for};
+use crate::{UNNOTICED, lab};
+use std::io::Write;
+use std::net::{TcpListener, UdpSocket};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+/// Behind a NAT, only what it began itself comes in.
+const SERVER: (&str, &str) = ("server", "nat");
+/// A new relay, or one that is back, is registered at by then.
+const REGISTERED: Duration = Duration::from_secs(20);
+
+/// ssh over bowline, where the server half is reached by these relays only.
+fn rig(lab: &Lab, relays: &[Relay]) -> Rig {
+    let names: Vec<String> = relays.iter().map(Relay::name).collect();
+    let options = names.iter().fold(ServeOptions::here(), |options, name| {
+        options.argument("--relay").argument(name)
+    });
+    let rig = Rig::with_in(lab, options, |setup| {
+        names
+            .iter()
+            .fold(setup, |setup, name| setup.proxy_arguments(&["--relay", name]))
+    });
+    registered(&rig, relays.len());
+    rig
+}
+
+/// Waits until the server half has said so often that a relay lists it.
+#[track_caller]
+fn registered(rig: &Rig, times: usize) {
+    let listed = wait_for(REGISTERED, || {
+        (rig.serve().logged("event=\"registered\"") >= times).then_some(())
+    });
+    assert!(listed.is_some(), "registered {times} times: {}", rig.serve().log());
+}
+
+#[test]
+fn relays_may_die_in_turn_under_a_transfer_and_a_running_session() {
+    let hosts = [SERVER, ("r1", ""), ("r2", "")];
+    let Some((_turn, lab)) = lab("relays killed in turn", &hosts) else {
+        return;
+    };
+    let mut relays = [Relay::start(lab.place("r1")), Relay::start(lab.place("r2"))];
+    let rig = rig(&lab, &relays);
+    let ticker = Ticker::start(&rig);
+    // A second path stands by some seconds after the first has begun to lead.
+    let stood_by = |times| {
+        wait_for(Duration::from_secs(30), || {
+            (rig.ssh.proxy_logged("event=\"standby\"") > times).then_some(())
+        })
+    };
+    assert!(stood_by(0).is_some(), "a carrier stands by: {}", rig.ssh.proxy_log());
+    let mut gaps = vec![];
+    scope(|scope| {
+        let transfer = scope.spawn(|| transfers::scp_both_ways(&rig, 16 << 20));
+        for turn in 0..4 {
+            let standbys = rig.ssh.proxy_logged("event=\"standby\"");
+            let registered = rig.serve().logged("event=\"registered\"");
+            let killed = now();
+            relays[turn % 2].kill();
+            sleep(Duration::from_secs(3));
+            gaps.push(ticker.longest_silence_since(killed));
+            relays[turn % 2].start_again();
+            // The next one to die is not to be the only one.
+            let back = wait_for(REGISTERED, || {
+                (rig.serve().logged("event=\"registered\"") > registered).then_some(())
+            });
+            assert!(back.is_some(), "registered again: {}", rig.serve().log());
+            assert!(
+                stood_by(standbys).is_some(),
+                "again one stands by: {}",
+                rig.ssh.proxy_log()
+            );
+        }
+        transfer.join().expect("equal files");
+    });
+    gaps.iter()
+        .for_each(|gap| measured_time("longest silence around the end of a relay", *gap));
+    assert!(gaps.iter().all(|gap| *gap <= UNNOTICED), "{gaps:?}");
+    ticker.finish_in_order();
+}
+
+#[test]
+fn a_relay_that_is_cut_off_and_one_that_answers_garbage_only_make_a_path_fail() {
+    let hosts = [SERVER, ("r1", ""), ("r2", ""), ("r3", "")];
+    let Some((_turn, lab)) = lab("a relay cut off, another gone mad", &hosts) else {
+        return;
+    };
+    let mut relays = vec![Relay::start(lab.place("r1")), Relay::start(lab.place("r2"))];
+    let rig = rig(&lab, &relays);
+    let mut ticker = Ticker::start(&rig);
+    lab.cut("r1");
+    let after = ticker.next_line_after(now() + Duration::from_millis(200), Duration::from_secs(30));
+    measured_time("output after a relay was cut off", after);
+    lab.restore("r1");
+    relays[0].kill();
+    let mad = Mad::at(&lab, "r1");
+    sleep(Duration::from_secs(5));
+    let silence = ticker.longest_silence_since(now() - Duration::from_secs(5));
+    measured_time("longest silence beside a relay that answers garbage", silence);
+    let outcome = rig.ssh.remote("exit 7", Duration::from_secs(30)).expect_code(7);
+    measured_time("ssh from start to end beside it", outcome.took);
+    assert!(mad.was_asked(), "somebody came to the mad one");
+    ticker.finish_in_order();
+}
+
+#[test]
+fn five_minutes_with_nothing_but_the_two_ends_and_one_relay() {
+    // The lab has no name server, no gateway and nobody else to begin with.
+    let Some(lab) =
+        Lab::possible("one relay and nobody else").then(|| Lab::up(&[("client", crate::CLIENT), SERVER, ("r1", "")]))
+    else {
+        return;
+    };
+    let relays = [Relay::start(lab.place("r1"))];
+    let rig = rig(&lab, &relays);
+    let mut ticker = Ticker::start(&rig);
+    let start = now();
+    while now() - start < Duration::from_secs(300) {
+        rig.ssh.remote("exit 7", Duration::from_secs(30)).expect_code(7);
+        ticker.next_line_after(now(), Duration::from_secs(10));
+        sleep(Duration::from_secs(20));
+    }
+    measured("lines in five minutes", ticker.finish_in_order());
+}
+
+/// What answers whatever comes to port 443 with garbage.
+struct Mad {
+    asked: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Mad {
+    fn at(lab: &Lab, host: &str) -> Mad {
+        let asked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (udp, tcp) = lab.sockets(host, 443);
+        let seen = asked.clone();
+        std::thread::spawn(move || answer_udp(&udp, &seen));
+        let seen = asked.clone();
+        std::thread::spawn(move || answer_tcp(&tcp, &seen));
+        Mad { asked }
+    }
+
+    fn was_asked(&self) -> bool {
+        self.asked.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+/// Longer than any test here.
+const FOREVER: Duration = Duration::from_secs(120);
+
+fn answer_udp(socket: &UdpSocket, asked: &std::sync::atomic::AtomicBool) {
+    let end: Instant = now() + FOREVER;
+    let mut buffer = [0; 2048];
+    while now() < end {
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            asked.store(true, std::sync::atomic::Ordering::SeqCst);
+            buffer[..length]
+                .iter_mut()
+                .for_each(|byte| *byte = byte.wrapping_mul(7).wrapping_add(13));
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    }
+}
+
+fn answer_tcp(listener: &TcpListener, asked: &std::sync::atomic::AtomicBool) {
+    let end: Instant = now() + FOREVER;
+    while now() < end {
+        if let Ok((mut stream, _)) = listener.accept() {
+            asked.store(true, std::sync::atomic::Ordering::SeqCst);
+            let _ = stream.write_all(&[0x16, 3, 3, 0xff, 0xff, 1, 2, 3]);
+        }
+    }
+}

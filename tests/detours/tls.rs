@@ -1,0 +1,94 @@
+//! UDP blocked: from the beginning, in mid-session, again and again.
+
+use crate::scenarios::ticker::Ticker;
+use crate::scenarios::transfers;
+use crate::support::rig::Rig;
+use crate::support::{measured, measured_time, now, wait_for};
+use crate::{UNNOTICED, lab};
+use std::thread::{scope, sleep};
+use std::time::Duration;
+
+#[test]
+fn a_session_goes_on_over_tls_when_udp_is_blocked_and_returns_to_quic() {
+    let Some((_turn, lab)) = lab("UDP blocked in mid-session", &[("server", "")]) else {
+        return;
+    };
+    let rig = Rig::tls_in(&lab);
+    let mut ticker = Ticker::start(&rig);
+    let blocked = now();
+    lab.drop_udp("client", true);
+    // What is on its way still arrives.
+    sleep(Duration::from_millis(100));
+    let took = ticker.next_line_after(blocked + Duration::from_millis(100), Duration::from_secs(30));
+    measured_time("output over TLS after UDP was blocked", took);
+    assert!(took <= Duration::from_secs(3), "{took:?}");
+    assert_eq!(rig.ssh.proxy_logged("carrier=tls"), 1, "one change of paths");
+    sleep(Duration::from_secs(4));
+    lab.drop_udp("client", false);
+    let freed = now();
+    let back = wait_for(Duration::from_secs(60), || {
+        (rig.ssh.proxy_logged("improved") > 0).then(now)
+    });
+    measured_time("back on QUIC", back.expect("on QUIC within a minute") - freed);
+    sleep(Duration::from_secs(1));
+    let gap = ticker.longest_silence_since(freed);
+    measured_time("longest silence of the way back", gap);
+    assert!(gap <= UNNOTICED, "{gap:?}");
+    ticker.finish_in_order();
+}
+
+#[test]
+fn a_carrier_that_stands_by_hides_that_udp_is_blocked() {
+    let Some((_turn, lab)) = lab("UDP blocked beside a standby", &[("server", "")]) else {
+        return;
+    };
+    let rig = Rig::tls_in(&lab);
+    let ticker = Ticker::start(&rig);
+    let stands_by = wait_for(Duration::from_secs(30), || {
+        (rig.ssh.proxy_logged("event=\"standby\"") > 0).then_some(())
+    });
+    assert!(stands_by.is_some(), "a carrier stands by: {}", rig.ssh.proxy_log());
+    let blocked = now();
+    lab.drop_udp("client", true);
+    sleep(Duration::from_secs(3));
+    let silence = ticker.longest_silence_since(blocked);
+    measured_time("longest silence when UDP was blocked beside a standby", silence);
+    assert!(silence <= UNNOTICED, "{silence:?}");
+    ticker.finish_in_order();
+}
+
+#[test]
+fn a_transfer_loses_nothing_while_udp_comes_and_goes() {
+    let Some((_turn, lab)) = lab("transfers while UDP comes and goes", &[("server", "")]) else {
+        return;
+    };
+    let rig = Rig::tls_in(&lab);
+    lab.set("client", "delay=25,rate=40");
+    scope(|scope| {
+        let transfer = scope.spawn(|| transfers::scp_both_ways(&rig, 24 << 20));
+        while !transfer.is_finished() {
+            for blocked in [true, false] {
+                lab.drop_udp("client", blocked);
+                sleep(Duration::from_secs(2));
+            }
+        }
+        transfer.join().expect("equal files");
+    });
+    measured("resumes while UDP came and went", rig.resumes());
+    assert!(rig.ssh.proxy_logged("carrier=tls") > 0, "TLS was used");
+}
+
+#[test]
+fn a_session_opens_over_tls_where_udp_is_blocked() {
+    let Some((_turn, lab)) = lab("open over TLS", &[("server", "")]) else {
+        return;
+    };
+    let rig = Rig::tls_in(&lab);
+    lab.drop_udp("client", true);
+    let outcome = rig.ssh.remote("exit 7", Duration::from_secs(20)).expect_code(7);
+    measured_time("ssh over TLS from start to end, RTT 50 ms", outcome.took);
+    lab.drop_tcp("client", true);
+    lab.drop_udp("client", false);
+    let outcome = rig.ssh.remote("exit 8", Duration::from_secs(20)).expect_code(8);
+    assert_eq!(outcome.err(), "", "nothing on the user's screen");
+}

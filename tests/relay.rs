@@ -1,0 +1,386 @@
+//! A relay as a program, and whoever comes: server halves that are who they say, and some that are not; clients; strangers.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use bowline::carrier::quic::{MtuCap, QuicLimits};
+use bowline::carrier::via::{
+    Direct, IncomingStream, ReachError, Reaching, Registration, RegistrationSettings, RegistrationState, RelayAddress,
+    RelayTransport, RelayWindow, ViaStream, reach,
+};
+use bowline::identity::raw_key::TlsKey;
+use bowline::identity::statement::{load_host_keys, sign_host, verify_host};
+use bowline::wire::{KeyDigest, RelayRefusalCode, Statement};
+use russh::keys::ssh_key::{Fingerprint, HashAlg};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use support::place::Place;
+use support::relay::Relay;
+use support::{Scratch, measured, measured_time, now};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+const TIME: Duration = Duration::from_secs(20);
+const BOTH: [RelayTransport; 2] = [RelayTransport::Quic, RelayTransport::Tls];
+
+/// A server half as a relay sees it: a TLS key, and a host key that vouches for it.
+struct Server {
+    key: TlsKey,
+    statements: Vec<Statement>,
+    digest: KeyDigest,
+}
+
+impl Server {
+    fn new(folder: &Path, name: &str) -> Server {
+        let key = TlsKey::generate();
+        let statement = statement(&host_key(folder, name), &key);
+        let proven = verify_host(&statement, key.spki()).unwrap();
+        let Fingerprint::Sha256(digest) = proven.key.fingerprint(HashAlg::Sha256) else {
+            panic!("SHA-256 was asked for")
+        };
+        Server {
+            key,
+            statements: vec![statement],
+            digest: KeyDigest::new(digest),
+        }
+    }
+
+    fn settings(&self) -> RegistrationSettings {
+        RegistrationSettings {
+            key: self.key.clone(),
+            statements: self.statements.clone(),
+            streams: 512,
+            window: RelayWindow::default(),
+            quic: QuicLimits::default(),
+            live: Arc::default(),
+        }
+    }
+}
+
+fn host_key(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name);
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&path)
+        .status();
+    assert!(made.unwrap().success());
+    path
+}
+
+fn statement(host_key: &Path, key: &TlsKey) -> Statement {
+    let (keys, _) = load_host_keys(&[host_key.to_owned()], &[]);
+    sign_host(&keys[0].key, None, key.spki()).unwrap()
+}
+
+/// A server half that is listed, or tries to be, and returns whatever clients send.
+struct Listed {
+    state: tokio::sync::watch::Receiver<RegistrationState>,
+    stop: CancellationToken,
+    _tasks: JoinSet<()>,
+}
+
+impl Listed {
+    fn at(relay: SocketAddr, server: &Server) -> Listed {
+        let way = Arc::new(Direct::new(relay.ip().to_string(), relay.port()));
+        let registration = Registration::new("relay", way, None, server.settings());
+        let (state, stop) = (registration.state(), CancellationToken::new());
+        let (incoming, arrived) = mpsc::channel(64);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(registration.run(incoming, stop.clone()));
+        tasks.spawn(echo(arrived));
+        Listed {
+            state,
+            stop,
+            _tasks: tasks,
+        }
+    }
+
+    async fn is_listed(&mut self) {
+        let listed = self
+            .state
+            .wait_for(|state| matches!(state, RegistrationState::Registered { .. }));
+        timeout(TIME, listed).await.expect("listed in time").unwrap();
+    }
+
+    /// Why it is not.
+    async fn refusal(&mut self) -> String {
+        let failed = |state: &RegistrationState| matches!(state, RegistrationState::Trying { failure: Some(_) });
+        match &*timeout(TIME, self.state.wait_for(failed))
+            .await
+            .expect("refused in time")
+            .unwrap()
+        {
+            RegistrationState::Trying { failure } => failure.clone().unwrap(),
+            RegistrationState::Registered { .. } => unreachable!("waited for a failure"),
+        }
+    }
+}
+
+async fn echo(mut arrived: mpsc::Receiver<IncomingStream>) {
+    let mut streams = JoinSet::new();
+    while let Some(IncomingStream { mut stream, .. }) = arrived.recv().await {
+        streams.spawn(async move {
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                if stream.write_all(&buffer[..read]).await.is_err() || stream.flush().await.is_err() {
+                    return;
+                }
+            }
+            let _ = stream.shutdown().await;
+        });
+    }
+}
+
+async fn ask(relay: SocketAddr, by: RelayTransport, digest: KeyDigest) -> Result<ViaStream, ReachError> {
+    let address = RelayAddress {
+        name: "relay".into(),
+        address: relay,
+        key: None,
+    };
+    let reaching = Reaching {
+        fingerprints: &[digest],
+        key: &TlsKey::generate(),
+        mtu_cap: MtuCap::default(),
+        window: RelayWindow::default(),
+    };
+    timeout(TIME, reach(&address, by, &reaching))
+        .await
+        .expect("an answer in time")
+}
+
+fn refused(answer: Result<ViaStream, ReachError>) -> RelayRefusalCode {
+    match answer {
+        Err(ReachError::Refused(refusal)) => refusal.code,
+        Err(error) => panic!("no refusal: {error}"),
+        Ok(_) => panic!("taken"),
+    }
+}
+
+async fn echoes(stream: &mut ViaStream, size: usize) {
+    let sent: Vec<u8> = (0..size).map(|at| (at * 7 + at / 251) as u8).collect();
+    let mut back = vec![0; size];
+    let (mut read, mut write) = tokio::io::split(stream);
+    let forth = async {
+        write.write_all(&sent).await.unwrap();
+        write.flush().await.unwrap();
+    };
+    let (_, returned) = timeout(TIME, async { tokio::join!(forth, read.read_exact(&mut back)) })
+        .await
+        .expect("an echo in time");
+    returned.unwrap();
+    assert!(back == sent, "what comes back is what was sent");
+}
+
+#[tokio::test]
+async fn a_client_is_joined_to_whoever_proved_the_key_by_either_transport_on_either_side() {
+    let (relay, scratch) = (Relay::start(Place::here()), Scratch::new());
+    let server = Server::new(scratch.path(), "host");
+    let mut listed = Listed::at(relay.address(), &server);
+    listed.is_listed().await;
+    for by in BOTH {
+        let mut stream = ask(relay.address(), by, server.digest).await.unwrap();
+        echoes(&mut stream, 300_000).await;
+        // A half-close goes through, and the answer to it comes back.
+        stream.write_all(b"last").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut rest = vec![];
+        timeout(TIME, stream.read_to_end(&mut rest))
+            .await
+            .expect("an end in time")
+            .unwrap();
+        assert_eq!(rest, b"last");
+    }
+}
+
+#[tokio::test]
+async fn only_a_proven_key_is_listed_and_only_under_its_own_name() {
+    let (relay, scratch) = (Relay::start(Place::here()), Scratch::new());
+    let (honest, mut thief) = (
+        Server::new(scratch.path(), "honest"),
+        Server::new(scratch.path(), "thief"),
+    );
+    // The statements of another server half, as anybody can hear them from it.
+    thief.statements = honest.statements.clone();
+    let mut listed = Listed::at(relay.address(), &thief);
+    assert!(listed.refusal().await.contains("not-proven"));
+    for by in BOTH {
+        assert_eq!(
+            refused(ask(relay.address(), by, honest.digest).await),
+            RelayRefusalCode::NotRegistered
+        );
+    }
+    // Among good statements a bad one counts for nothing.
+    let mut mixed = Server::new(scratch.path(), "mixed");
+    mixed.statements.extend(honest.statements.iter().cloned());
+    let mut listed = Listed::at(relay.address(), &mixed);
+    listed.is_listed().await;
+    assert!(ask(relay.address(), RelayTransport::Quic, mixed.digest).await.is_ok());
+    assert_eq!(
+        refused(ask(relay.address(), RelayTransport::Quic, honest.digest).await),
+        RelayRefusalCode::NotRegistered
+    );
+}
+
+#[tokio::test]
+async fn a_list_of_host_keys_says_who_may_be_listed() {
+    let scratch = Scratch::new();
+    let (wanted, other) = (
+        Server::new(scratch.path(), "wanted"),
+        Server::new(scratch.path(), "other"),
+    );
+    let list = scratch.join("servers");
+    std::fs::write(&list, format!("# ours\n{}\n", wanted.digest)).unwrap();
+    let relay = Relay::with(Place::here(), &["--allow-servers", &list.display().to_string()]);
+    let mut refused = Listed::at(relay.address(), &other);
+    assert!(refused.refusal().await.contains("not-allowed"));
+    Listed::at(relay.address(), &wanted).is_listed().await;
+}
+
+#[tokio::test]
+async fn a_relay_that_is_told_to_stop_leaves_running_streams_time_to_end() {
+    let (mut relay, scratch) = (Relay::start(Place::here()), Scratch::new());
+    let (address, server) = (relay.address(), Server::new(scratch.path(), "host"));
+    let mut listed = Listed::at(address, &server);
+    listed.is_listed().await;
+    let mut stream = ask(address, RelayTransport::Tls, server.digest).await.unwrap();
+    echoes(&mut stream, 1000).await;
+    let stopping = tokio::task::spawn_blocking(move || relay.stop(TIME));
+    // Nobody new, and the old stream goes on for as long as it wants.
+    let closed = async {
+        while ask(address, RelayTransport::Tls, server.digest).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(TIME, closed).await.expect("closed in time");
+    echoes(&mut stream, 100_000).await;
+    stream.shutdown().await.unwrap();
+    drop(stream);
+    assert_eq!(stopping.await.unwrap(), Some(0), "it ends when the last stream has");
+    listed.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_relay_that_died_is_registered_at_again_when_it_is_back() {
+    let (mut relay, scratch) = (Relay::start(Place::here()), Scratch::new());
+    let server = Server::new(scratch.path(), "host");
+    let mut listed = Listed::at(relay.address(), &server);
+    listed.is_listed().await;
+    relay.kill();
+    relay.start_again();
+    let back = now();
+    let reached = async {
+        while ask(relay.address(), RelayTransport::Tls, server.digest).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), reached)
+        .await
+        .expect("registered again");
+    measured_time("registered again after a relay came back", now() - back);
+}
+
+#[tokio::test]
+async fn garbage_silence_and_floods_of_one_source_leave_others_served() {
+    let (relay, scratch) = (Relay::start(Place::here()), Scratch::new());
+    let server = Server::new(scratch.path(), "host");
+    let mut listed = Listed::at(relay.address(), &server);
+    listed.is_listed().await;
+    let mut stream = ask(relay.address(), RelayTransport::Quic, server.digest).await.unwrap();
+    let before = relay.usage();
+    let mut held = vec![];
+    for round in 0..2_000 {
+        // All of them from 127.0.0.2; we are 127.0.0.1.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        if let Ok(Ok(mut stranger)) = timeout(Duration::from_secs(1), socket.connect(relay.address())).await {
+            if round % 2 == 0 {
+                let _ = stranger.write_all(&[0x16, 3, 1, 0, 200, 1, 2, 3, 4, 5]).await;
+            }
+            held.push(stranger);
+            if held.len() > 400 {
+                held.remove(0);
+            }
+        }
+    }
+    echoes(&mut stream, 100_000).await;
+    let mut another = ask(relay.address(), RelayTransport::Tls, server.digest).await.unwrap();
+    echoes(&mut another, 100_000).await;
+    let after = relay.usage();
+    measured(
+        "a relay before and after 2000 strangers",
+        format_args!("{before:?}\n        {after:?}"),
+    );
+    assert!(
+        after.resident.saturating_sub(before.resident) < 32 * 1024,
+        "{before:?} {after:?}"
+    );
+    assert!(!relay.log().contains("panicked"), "{}", relay.log());
+}
+
+/// Processes of this many server halves and clients would be the machine's, not the relay's, measure: they are all here.
+const SERVERS: usize = 200;
+const STREAMS: usize = 2_000;
+
+#[tokio::test]
+async fn two_hundred_server_halves_and_two_thousand_streams_fit_one_relay() {
+    // Both ends of each stream are descriptors of this process where TLS carries them, so QUIC does here.
+    let limits = [
+        "--open",
+        "--max-servers-per-source",
+        "1000",
+        "--max-splices-per-source",
+        "5000",
+    ];
+    let relay = Relay::with(
+        Place::here(),
+        &[&limits[..], &["--max-connections-per-second", "100000"]].concat(),
+    );
+    let (scratch, idle) = (Scratch::new(), relay.usage().resident);
+    let servers: Vec<Server> = (0..SERVERS)
+        .map(|at| Server::new(scratch.path(), &format!("host{at}")))
+        .collect();
+    let mut listed: Vec<Listed> = servers
+        .iter()
+        .map(|server| Listed::at(relay.address(), server))
+        .collect();
+    for one in &mut listed {
+        one.is_listed().await;
+    }
+    let with_servers = relay.usage().resident;
+    let (mut streams, start, cpu) = (Vec::with_capacity(STREAMS), now(), relay.cpu());
+    for at in 0..STREAMS {
+        let stream = ask(relay.address(), RelayTransport::Quic, servers[at % SERVERS].digest).await;
+        streams.push(stream.unwrap_or_else(|error| panic!("stream {at}: {error}")));
+    }
+    let (took, opening) = (now() - start, relay.cpu() - cpu);
+    for stream in &mut streams {
+        echoes(stream, 1_000).await;
+    }
+    let cpu = relay.cpu();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let resting = relay.cpu() - cpu;
+    let full = relay.usage().resident;
+    measured("memory of an idle relay, KiB", idle);
+    measured("with 200 server halves, KiB", with_servers);
+    measured("with 2000 streams beside, KiB", full);
+    measured(
+        "to open 2000 streams, s",
+        format_args!("{:.1}, {opening:.2} of the relay's processor", took.as_secs_f64()),
+    );
+    measured(
+        "processor for 2000 resting streams, of one core",
+        format_args!("{:.1} %", resting / 3.0 * 100.0),
+    );
+    assert!(
+        full - idle < (STREAMS as u64) * 128,
+        "128 KiB a stream are plenty: {} KiB",
+        full - idle
+    );
+}

@@ -1,0 +1,130 @@
+//! A relay as its own program: `bowline relay`.
+
+use super::place::Place;
+use super::process::{Running, Usage, cpu_seconds, usage};
+use super::{BOWLINE, Scratch, wait_for};
+use rustix::process::Signal;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// A relay, running or killed; its process ends with its owner.
+pub struct Relay {
+    place: Place,
+    arguments: Vec<String>,
+    scratch: Scratch,
+    address: SocketAddr,
+    running: Option<Running>,
+    fingerprint: String,
+}
+
+impl Relay {
+    /// Starts one that takes whatever server half comes: on a host of the lab at port 443, UDP and TCP, on loopback at a
+    /// free one.
+    ///
+    /// # Panics
+    /// When it does not serve within seconds, with its log.
+    pub fn start(place: Place) -> Relay {
+        Relay::with(place, &["--open"])
+    }
+
+    /// The same with other arguments.
+    pub fn with(place: Place, arguments: &[&str]) -> Relay {
+        let port = if place.address.is_loopback() {
+            Place::free_port()
+        } else {
+            443
+        };
+        let address = SocketAddr::new(place.address, port);
+        let mut all = vec!["--listen".to_owned(), address.to_string()];
+        all.extend(["--listen-tls".to_owned(), address.to_string()]);
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let mut relay = Relay {
+            place,
+            arguments: all,
+            scratch: Scratch::new(),
+            address,
+            running: None,
+            fingerprint: String::new(),
+        };
+        relay.start_again();
+        relay
+    }
+
+    /// Starts it once more, with the same key at the same ports.
+    ///
+    /// # Panics
+    /// As [`Relay::start`].
+    pub fn start_again(&mut self) {
+        let (out, log) = (self.scratch.join("stdout"), self.scratch.join("log"));
+        let append = |path| File::options().create(true).append(true).open(path);
+        let mut command = self.place.command(BOWLINE);
+        command.arg("relay").args(&self.arguments);
+        command.arg("--state-dir").arg(self.scratch.join("state"));
+        command.arg("--runtime-dir").arg(self.scratch.join("run"));
+        command
+            .stdin(Stdio::null())
+            .stdout(File::create(&out).expect("the scratch folder"));
+        command.stderr(append(&log).expect("the scratch folder"));
+        let mut running = Running::spawn(&mut command);
+        let ready = wait_for(Duration::from_secs(15), || {
+            let text = fs::read_to_string(&out).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with("ready ")).map(str::to_owned);
+            line.filter(|_| text.ends_with('\n'))
+                .or_else(|| running.ended(Duration::ZERO).then(String::new))
+        });
+        let ready = ready.unwrap_or_default();
+        let fingerprint = ready
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("fingerprint="));
+        let said = || {
+            format!(
+                "bowline relay says {ready:?}\n{}",
+                fs::read_to_string(&log).unwrap_or_default()
+            )
+        };
+        self.fingerprint = fingerprint.unwrap_or_else(|| panic!("{}", said())).to_owned();
+        self.running = Some(running);
+    }
+
+    /// How others name it: its address, and its key.
+    pub fn name(&self) -> String {
+        format!("{}#{}", self.address, self.fingerprint)
+    }
+
+    /// Where it listens, for UDP and for TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it uses.
+    pub fn usage(&self) -> Usage {
+        usage(self.running.as_ref().expect("a running relay").id())
+    }
+
+    /// Processor time that it has used, in seconds.
+    pub fn cpu(&self) -> f64 {
+        cpu_seconds(self.running.as_ref().expect("a running relay").id())
+    }
+
+    /// Ends it without a word.
+    pub fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.signal(Signal::KILL);
+            running.ended(Duration::from_secs(5));
+        }
+    }
+
+    /// Asks it to leave politely; its exit code.
+    pub fn stop(&mut self, limit: Duration) -> Option<i32> {
+        let running = self.running.take()?;
+        running.signal(Signal::TERM);
+        running.finish(limit).code
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
+    }
+}
