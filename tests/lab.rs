@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::Duration;
 use support::lab::Lab;
 use support::process::run;
+use support::relay::Relay;
 use support::rig::Rig;
 use support::{heavy, measured, measured_time, now};
 
@@ -168,6 +169,25 @@ fn losses_and_jitter_corrupt_nothing() {
     };
     let rig = Rig::bowline_in(&lab);
     scenarios::transfers::scp_both_ways(&rig, 4 << 20);
+}
+
+#[test]
+fn five_minutes_with_nothing_but_the_two_ends_and_one_relay() {
+    // The lab has no name server, no gateway and nobody else to begin with.
+    let hosts = [("client", CLIENT), ("server", "nat"), ("r1", "")];
+    let Some(lab) = Lab::possible("one relay and nobody else").then(|| Lab::up(&hosts)) else {
+        return;
+    };
+    let relays = [Relay::start(lab.place("r1"))];
+    let rig = Rig::relayed_in(&lab, &relays);
+    let mut ticker = Ticker::start(&rig);
+    let start = now();
+    while now() - start < Duration::from_secs(300) {
+        rig.ssh.remote("exit 7", Duration::from_secs(30)).expect_code(7);
+        ticker.next_line_after(now(), Duration::from_secs(10));
+        sleep(Duration::from_secs(20));
+    }
+    measured("lines in five minutes", ticker.finish_in_order());
 }
 
 /// The lab with its usual two hosts, and the turn to use it; `None` without root.

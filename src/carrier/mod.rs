@@ -89,6 +89,14 @@ pub struct CarrierInfo {
     pub exporter: [u8; 32],
 }
 
+impl CarrierInfo {
+    /// Whether it goes the way of another carrier: the same kind to the same machine, or by the same relay.
+    pub fn shares_fate_of(&self, other: &CarrierInfo) -> bool {
+        let machine = |info: &CarrierInfo| info.remote.map(|remote| remote.ip());
+        (self.kind, &self.via, machine(self)) == (other.kind, &other.via, machine(other))
+    }
+}
+
 /// Kinds of carrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

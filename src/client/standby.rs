@@ -111,9 +111,10 @@ impl Standby {
     }
 }
 
-/// Something leads, and nothing stands by.
+/// Something leads, and whatever stands by would fail with it: a former lead on the same path, perhaps.
 fn is_alone(roster: &Roster) -> bool {
-    roster.lead.is_some() && roster.standing.is_empty()
+    let shares = |lead: &CarrierInfo| roster.standing.iter().all(|standing| standing.shares_fate_of(lead));
+    roster.lead.as_ref().is_some_and(shares)
 }
 
 async fn settle(roster: &mut watch::Receiver<Roster>) {

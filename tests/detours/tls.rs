@@ -2,6 +2,7 @@
 
 use crate::scenarios::ticker::Ticker;
 use crate::scenarios::transfers;
+use crate::support::lab::Lab;
 use crate::support::rig::Rig;
 use crate::support::{measured, measured_time, now, wait_for};
 use crate::{UNNOTICED, lab};
@@ -43,18 +44,27 @@ fn a_carrier_that_stands_by_hides_that_udp_is_blocked() {
         return;
     };
     let rig = Rig::tls_in(&lab);
-    let ticker = Ticker::start(&rig);
+    let mut silences: Vec<Duration> = (1..=3).map(|turn| block_beside_a_standby(&lab, &rig, turn)).collect();
+    // The median: one silence says as much of the machine as of bowline.
+    silences.sort();
+    assert!(silences[1] <= UNNOTICED, "{silences:?}");
+}
+
+/// Blocks UDP for some seconds under a fresh session on QUIC; the longest silence.
+fn block_beside_a_standby(lab: &Lab, rig: &Rig, turn: usize) -> Duration {
+    let ticker = Ticker::start(rig);
     let stands_by = wait_for(Duration::from_secs(30), || {
-        (rig.ssh.proxy_logged("event=\"standby\"") > 0).then_some(())
+        (rig.ssh.proxy_logged("event=\"standby\"") >= turn).then_some(())
     });
     assert!(stands_by.is_some(), "a carrier stands by: {}", rig.ssh.proxy_log());
     let blocked = now();
     lab.drop_udp("client", true);
-    sleep(Duration::from_secs(3));
+    sleep(Duration::from_secs(2));
     let silence = ticker.longest_silence_since(blocked);
     measured_time("longest silence when UDP was blocked beside a standby", silence);
-    assert!(silence <= UNNOTICED, "{silence:?}");
     ticker.finish_in_order();
+    lab.drop_udp("client", false);
+    silence
 }
 
 #[test]

@@ -9,6 +9,9 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+/// A new relay, or one that is back, is registered at by then.
+pub const REGISTERED: Duration = Duration::from_secs(20);
+
 /// A relay, running or killed; its process ends with its owner.
 pub struct Relay {
     place: Place,

@@ -5,9 +5,11 @@
 use super::gate::UdpGate;
 use super::lab::Lab;
 use super::place::Place;
+use super::relay::{REGISTERED, Relay};
 use super::serve::{Serve, ServeOptions};
 use super::ssh::{SshFiles, SshSetup};
 use super::sshd::TestSshd;
+use super::wait_for;
 
 /// The parts, in the order in which they are to end.
 pub struct Rig {
@@ -107,6 +109,25 @@ impl Rig {
             gate: None,
             sshd,
         }
+    }
+
+    /// ssh over bowline, where the lab's `client` reaches its `server` by these relays only.
+    ///
+    /// # Panics
+    /// When the server half is not listed at each in time, with its log.
+    pub fn relayed_in(lab: &Lab, relays: &[Relay]) -> Rig {
+        let names: Vec<String> = relays.iter().map(Relay::name).collect();
+        let options = names.iter().fold(ServeOptions::here(), |options, name| {
+            options.argument("--relay").argument(name)
+        });
+        let rig = Rig::with_in(lab, options, |setup| {
+            let flag = |setup: SshSetup, name: &String| setup.proxy_arguments(&["--relay", name]);
+            names.iter().fold(setup, flag)
+        });
+        let times = || rig.serve().logged("event=\"registered\"");
+        let listed = wait_for(REGISTERED, || (times() >= relays.len()).then_some(()));
+        assert!(listed.is_some(), "registered everywhere: {}", rig.serve().log());
+        rig
     }
 
     /// The gate of a gated rig.

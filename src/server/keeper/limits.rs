@@ -3,9 +3,9 @@
 use rustix::process::Resource;
 use tracing::debug;
 
-/// A session's share in the worker, which has the most: its connection to sshd, its memory, its timer, its carrier
-/// where that is over TCP.
-const PER_SESSION: usize = 4;
+/// A session's share in the worker, which has the most: its connection to sshd, its memory, its timer, its carrier and
+/// the one that stands by where those are over TCP.
+const PER_SESSION: usize = 5;
 
 /// What is needed besides: sockets, questions to sshd (at most 16 at a time), handshakes, log files, the runtime.
 const RESERVE: usize = 256;
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn usual_limits_allow_the_usual_number_of_sessions() {
-        assert_eq!(sessions_within(Some(4256)), 1000);
+        assert_eq!(sessions_within(Some(5256)), 1000);
         assert_eq!(sessions_within(Some(100)), 0);
         assert_eq!(sessions_within(None), usize::MAX);
         assert_eq!(store_limit(1000), 2016);
