@@ -13,6 +13,7 @@ use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{load_host_keys, sign_host, verify_host};
 use bowline::wire::{KeyDigest, RelayRefusalCode, Statement};
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -330,7 +331,10 @@ const STREAMS: usize = 2_000;
 
 #[tokio::test]
 async fn two_hundred_server_halves_and_two_thousand_streams_fit_one_relay() {
-    // Both ends of each stream are descriptors of this process where TLS carries them, so QUIC does here.
+    // Each client has a socket of its own in this process, and a usual soft limit is 1024.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to the hard limit");
     let limits = [
         "--open",
         "--max-servers-per-source",
