@@ -6,8 +6,8 @@ mod support;
 
 use bowline::carrier::quic::{MtuCap, QuicLimits};
 use bowline::carrier::via::{
-    Direct, IncomingStream, ReachError, Reaching, Registration, RegistrationSettings, RegistrationState, RelayAddress,
-    RelayTransport, RelayWindow, ViaStream, reach,
+    IncomingStream, ReachError, Reaching, Registration, RegistrationSettings, RegistrationState, RelayAddress,
+    RelayTransport, RelayWindow, Resolved, ViaStream, Way, reach,
 };
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{load_host_keys, sign_host, verify_host};
@@ -20,8 +20,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use support::place::Place;
+use support::process::run;
 use support::relay::Relay;
-use support::{Scratch, measured, measured_time, now};
+use support::{BOWLINE, Scratch, measured, measured_time, now};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -80,6 +81,15 @@ fn statement(host_key: &Path, key: &TlsKey) -> Statement {
     sign_host(&keys[0].key, None, key.spki()).unwrap()
 }
 
+/// The way to a relay of known address.
+struct Here(SocketAddr);
+
+impl Way for Here {
+    fn addresses(&self) -> Resolved<'_, Vec<SocketAddr>> {
+        Box::pin(std::future::ready(Ok(vec![self.0])))
+    }
+}
+
 /// A server half that is listed, or tries to be, and returns whatever clients send.
 struct Listed {
     state: tokio::sync::watch::Receiver<RegistrationState>,
@@ -89,7 +99,7 @@ struct Listed {
 
 impl Listed {
     fn at(relay: SocketAddr, server: &Server) -> Listed {
-        let way = Arc::new(Direct::new(relay.ip().to_string(), relay.port()));
+        let way = Arc::new(Here(relay));
         let registration = Registration::new("relay", way, None, server.settings());
         let (state, stop) = (registration.state(), CancellationToken::new());
         let (incoming, arrived) = mpsc::channel(64);
@@ -323,6 +333,42 @@ async fn garbage_silence_and_floods_of_one_source_leave_others_served() {
         "{before:?} {after:?}"
     );
     assert!(!relay.log().contains("panicked"), "{}", relay.log());
+}
+
+#[test]
+fn a_relay_for_a_host_whose_key_nobody_knows_is_answered_with_what_to_do() {
+    let scratch = Scratch::new();
+    let mut proxy = Command::new(BOWLINE);
+    proxy.args([
+        "proxy",
+        "ada@127.0.0.1",
+        "9",
+        "--transport",
+        "tls",
+        "--tls-port",
+        "9",
+        "--relay",
+        "127.0.0.1:9",
+    ]);
+    proxy
+        .arg("--known-hosts")
+        .arg(scratch.join("none"))
+        .arg("--state-dir")
+        .arg(scratch.path());
+    proxy
+        .arg("-F")
+        .arg("/dev/null")
+        .env("HOME", scratch.path())
+        .env_remove("SSH_AUTH_SOCK");
+    let refused = run(&mut proxy, TIME).expect_code(69);
+    for fact in [
+        "relay 127.0.0.1:9, tcp 127.0.0.1:9",
+        "no key of this host is known",
+        "hint: ",
+        "--pin",
+    ] {
+        assert!(refused.err().contains(fact), "no {fact:?} in {}", refused.err());
+    }
 }
 
 /// Processes of this many server halves and clients would be the machine's, not the relay's, measure: they are all here.

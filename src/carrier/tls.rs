@@ -114,19 +114,19 @@ impl TlsServer {
 }
 
 fn carrier(stream: TlsStream<Box<dyn Duplex>>, remote: Option<SocketAddr>) -> Result<Carrier, CarrierError> {
-    let mut exporter = [0; 32];
     let (_, connection) = stream.get_ref();
-    let exported = match &stream {
-        TlsStream::Client(stream) => stream
+    let room = [0; 32];
+    let exporter = match &stream {
+        TlsStream::Client(client) => client
             .get_ref()
             .1
-            .export_keying_material(exporter, EXPORTER_LABEL, Some(b"")),
-        TlsStream::Server(stream) => stream
+            .export_keying_material(room, EXPORTER_LABEL, Some(b"")),
+        TlsStream::Server(server) => server
             .get_ref()
             .1
-            .export_keying_material(exporter, EXPORTER_LABEL, Some(b"")),
+            .export_keying_material(room, EXPORTER_LABEL, Some(b"")),
     };
-    exporter = exported.map_err(io::Error::other)?;
+    let exporter = exporter.map_err(io::Error::other)?;
     let peer_key = connection.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
     let peer_key = peer_key.ok_or_else(|| io::Error::other("the peer proved no TLS key"))?;
     let info = CarrierInfo {

@@ -192,8 +192,9 @@ impl Opening {
             .await
             .map_err(OpenError::Untrusted)?;
         // The session is bound to this server half from now on, also where nobody knew its host.
-        self.dialer
-            .know(proven.iter().map(|proven| proven.key.fingerprint(HashAlg::Sha256)));
+        let keys = || proven.iter().map(|proven| proven.key.fingerprint(HashAlg::Sha256));
+        self.dialer.know(keys());
+        self.paths.know(keys());
         match self.converse(&mut carrier).await {
             Ok(accepted) => {
                 self.paths.remember(path);
@@ -322,6 +323,7 @@ impl Opening {
     fn opened(self, carrier: Carrier, accepted: Accepted) -> OpenSession {
         let info = carrier.info().clone();
         info!(event = "opened", session = %self.id, remote = info.remote.map(field::display), carrier = %info.kind,
+            via = info.via.as_deref(),
             rtt_ms = carrier.rtt().map(|rtt| rtt.as_millis()), "session opened");
         let (orders, ordered) = mpsc::channel(ORDERS);
         let facts = Arc::new(Facts::new(self.config.session.receive_window as u64));

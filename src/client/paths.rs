@@ -83,12 +83,14 @@ pub(super) struct Knowledge {
 #[derive(Clone)]
 pub(super) struct Paths {
     place: Place,
-    knowledge: Knowledge,
+    state_dir: Option<PathBuf>,
     known: Arc<Mutex<Known>>,
 }
 
 #[derive(Default)]
 struct Known {
+    /// By which relays know the host.
+    host_keys: Vec<Fingerprint>,
     addresses: Vec<IpAddr>,
     relays: Vec<RelayAddress>,
     /// What led to the server half last.
@@ -98,7 +100,8 @@ struct Known {
 impl Paths {
     /// Looks the place and its relays up.
     pub(super) async fn resolve(place: Place, knowledge: Knowledge) -> Result<Paths, ResolveError> {
-        let (found, relays) = tokio::join!(lookup(&place), find_relays(&place.relays, &knowledge));
+        let relays = find_relays(&place.relays, knowledge.state_dir.as_deref(), &knowledge.host_keys);
+        let (found, relays) = tokio::join!(lookup(&place), relays);
         let addresses = match found {
             // A name that leads nowhere is no matter where a relay knows the host by its key.
             Err(error) if !relays.is_empty() => {
@@ -115,6 +118,7 @@ impl Paths {
 
     fn new(place: Place, knowledge: Knowledge, addresses: Vec<IpAddr>, relays: Vec<RelayAddress>) -> Paths {
         let mut known = Known {
+            host_keys: knowledge.host_keys,
             addresses,
             relays,
             winner: None,
@@ -130,7 +134,7 @@ impl Paths {
         });
         Paths {
             place,
-            knowledge,
+            state_dir: knowledge.state_dir,
             known: Arc::new(Mutex::new(known)),
         }
     }
@@ -167,6 +171,16 @@ impl Paths {
         paths
     }
 
+    /// The host has proved these keys: relays may know it by them.
+    pub(super) fn know(&self, host_keys: impl IntoIterator<Item = Fingerprint>) {
+        let known = &mut self.known().host_keys;
+        for key in host_keys {
+            if !known.contains(&key) {
+                known.push(key);
+            }
+        }
+    }
+
     /// The next outage begins with this one.
     pub(super) fn prefer(&self, winner: Path) {
         self.known().winner = Some(winner);
@@ -174,7 +188,7 @@ impl Paths {
 
     /// The next outage begins with this one, and the next open too. Writes to disk, which may take its time.
     pub(super) fn remember(&self, winner: Path) {
-        if let Some(folder) = &self.knowledge.state_dir
+        if let Some(folder) = &self.state_dir
             && let Err(error) = Hints::of_paths(folder).remember(&self.place.host, &winner.to_string())
         {
             debug!(%error, "cannot remember which path worked");
@@ -185,7 +199,8 @@ impl Paths {
     /// Looks everything up again and adds what is new. Without an answer the old addresses stay: a name server that
     /// is down must not end a session.
     pub(super) async fn refresh(&self) {
-        let relays = find_relays(&self.place.relays, &self.knowledge);
+        let host_keys = self.known().host_keys.clone();
+        let relays = find_relays(&self.place.relays, self.state_dir.as_deref(), &host_keys);
         let (found, relays) = tokio::join!(lookup(&self.place), relays);
         let mut known = self.known();
         match found {
@@ -207,9 +222,18 @@ impl Known {
     fn hoped_for(&self, ports: &[Port]) -> Vec<Path> {
         let starts = ports.iter().zip((0..).step_by(2));
         let straight = starts.flat_map(|(port, start)| (start..).zip(self.addresses.iter().map(|ip| port.at(*ip))));
-        let by = |transport| move |relay: &RelayAddress| Path::Relayed(relay.clone(), transport);
-        let quic = (4..).zip(self.relays.iter().map(by(RelayTransport::Quic)));
-        let tls = (6..).zip(self.relays.iter().map(by(RelayTransport::Tls)));
+        // What is not to be dialed straight is not dialed to a relay either.
+        let is_wanted = |transport| {
+            ports.iter().any(|port| match port {
+                Port::Quic(_) => transport == RelayTransport::Quic,
+                Port::Tls(_) => transport == RelayTransport::Tls,
+            })
+        };
+        let by = |transport| {
+            let relays = self.relays.iter().filter(move |_| is_wanted(transport));
+            relays.map(move |relay| Path::Relayed(relay.clone(), transport))
+        };
+        let (quic, tls) = ((4..).zip(by(RelayTransport::Quic)), (6..).zip(by(RelayTransport::Tls)));
         let mut paths: Vec<(usize, Path)> = straight.chain(quic).chain(tls).collect();
         paths.sort_by_key(|(place, _)| *place);
         paths.into_iter().map(|(_, path)| path).collect()
@@ -225,12 +249,16 @@ fn add_new<T: PartialEq>(known: &mut Vec<T>, found: Vec<T>) {
 }
 
 /// The relays that the host's keys choose, at each of their addresses.
-async fn find_relays(names: &[RelayName], knowledge: &Knowledge) -> Vec<RelayAddress> {
+async fn find_relays(
+    names: &[RelayName],
+    state_dir: Option<&std::path::Path>,
+    host_keys: &[Fingerprint],
+) -> Vec<RelayAddress> {
     if names.is_empty() {
         return Vec::new();
     }
-    let resolver = RelayResolver::new(knowledge.state_dir.as_deref());
-    let found = resolver.resolve(names, &knowledge.host_keys, DEFAULT_RELAYS).await;
+    let resolver = RelayResolver::new(state_dir);
+    let found = resolver.resolve(names, host_keys, DEFAULT_RELAYS).await;
     for failure in &found.failures {
         debug!(error = %failure, "cannot look a relay up");
     }
@@ -333,6 +361,29 @@ mod tests {
             "tls 127.0.0.2:443",
         ];
         assert_eq!(written(&paths.all()), expected);
+    }
+
+    #[test]
+    fn relays_are_dialed_by_the_transports_that_are_dialed_straight() {
+        let relay = RelayAddress {
+            name: "r1:443".into(),
+            address: "192.0.2.9:443".parse().unwrap(),
+            key: None,
+        };
+        let known = Known {
+            relays: vec![relay],
+            ..Known::default()
+        };
+        let (quic, tls) = (
+            "relay r1:443 by quic 192.0.2.9:443",
+            "relay r1:443 by tls 192.0.2.9:443",
+        );
+        assert_eq!(
+            written(&known.hoped_for(&[Port::Quic(22), Port::Tls(443)])),
+            [quic, tls]
+        );
+        assert_eq!(written(&known.hoped_for(&[Port::Quic(22)])), [quic]);
+        assert_eq!(written(&known.hoped_for(&[Port::Tls(443)])), [tls]);
     }
 
     #[test]

@@ -80,6 +80,8 @@ impl Standby {
 
     /// The best of the paths that are not the lead's, and on which a carrier may stand by.
     async fn find(&mut self, lead: &CarrierInfo) -> Option<Carrier> {
+        // Names lead elsewhere, and the host has proved its keys since they were looked up first.
+        self.paths.refresh().await;
         let mut paths = self.paths.all();
         paths.retain(|path| !path.shares_fate_of(lead));
         paths.sort_by_key(Path::rank);

@@ -69,9 +69,7 @@ impl Welcome {
     /// The same by way of a relay. To sshd's rules, and to whatever counts sources, the client is where the relay is:
     /// nobody else's word is known, and no direct client has to pay for what strangers do there.
     pub(super) async fn receive_relayed(&self, incoming: IncomingStream, tls: &TlsServer, place: Place) {
-        let IncomingStream {
-            stream, relay, source, ..
-        } = incoming;
+        let IncomingStream { stream, relay, source } = incoming;
         let at = stream.remote();
         debug!(%relay, %source, "a client comes by a relay");
         match timeout(HANDSHAKE, tls.shake_hands(Box::new(stream), at, self.host.clone())).await {

@@ -5,6 +5,7 @@ use crate::scenarios::transfers;
 use crate::support::lab::Lab;
 use crate::support::relay::{REGISTERED, Relay};
 use crate::support::rig::Rig;
+use crate::support::serve::ServeOptions;
 use crate::support::{measured_time, now, wait_for};
 use crate::{UNNOTICED, lab};
 use std::io::Write;
@@ -62,6 +63,24 @@ fn relays_may_die_in_turn_under_a_transfer_and_a_running_session() {
     gaps.sort();
     assert!(gaps[gaps.len() / 2] <= UNNOTICED, "{gaps:?}");
     assert!(gaps.iter().all(|gap| *gap <= RECOVERED), "{gaps:?}");
+    ticker.finish_in_order();
+}
+
+#[test]
+fn a_host_that_nobody_knew_is_found_at_its_relay_once_it_has_proved_its_keys() {
+    let Some((_turn, lab)) = lab("a relay for an unknown host", &[("server", ""), ("r1", "")]) else {
+        return;
+    };
+    let relay = Relay::start(lab.place("r1"));
+    let options = ServeOptions::here().argument("--relay").argument(relay.name());
+    let rig = Rig::with_in(&lab, options, |setup| {
+        let setup = setup.known_hosts("").option("StrictHostKeyChecking no");
+        setup.proxy_arguments(&["--relay", &relay.name()])
+    });
+    // Opened straight; what it proved then leads to it by the relay.
+    let ticker = Ticker::start(&rig);
+    let stands_by = wait_for(REGISTERED, || (rig.ssh.proxy_logged("path=relay") > 0).then_some(()));
+    assert!(stands_by.is_some(), "a carrier stands by: {}", rig.ssh.proxy_log());
     ticker.finish_in_order();
 }
 

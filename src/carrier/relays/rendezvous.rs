@@ -18,8 +18,15 @@ const PLACES: u32 = 40;
 ///
 /// A server half registers at those of all its keys; a client half asks at those of the one key it expects, so it is
 /// always among them. Between equals of the lowest priority the share of a relay is as its weight (RFC 2782). The order
-/// of the list does not matter.
+/// of the list does not matter. Without any key it is the first few by priority and name.
 pub fn choose(relays: &[Relay], host_keys: &[Fingerprint], per_key: usize) -> Vec<Relay> {
+    if host_keys.is_empty() {
+        // Nobody can be asked for; whoever dials is to find that out, and say so.
+        let mut first = relays.to_vec();
+        first.sort_by(|a, b| a.priority.cmp(&b.priority).then_with(|| a.endpoint.cmp(&b.endpoint)));
+        first.truncate(per_key);
+        return first;
+    }
     let mut chosen: Vec<Relay> = Vec::new();
     for key in host_keys {
         let mut ranked: Vec<(Cost, &Relay)> = relays.iter().map(|relay| (Cost::of(relay, key), relay)).collect();
@@ -126,6 +133,20 @@ mod tests {
     }
 
     #[test]
+    fn without_any_key_the_first_few_stand_for_all() {
+        let (relays, mut backwards) = (fleet(9), fleet(9));
+        backwards.reverse();
+        let first = choose(&relays, &[], DEFAULT_RELAYS);
+        let names: Vec<String> = first.iter().map(|relay| relay.endpoint.to_string()).collect();
+        assert_eq!(
+            names,
+            ["r0.example.org:443", "r1.example.org:443", "r2.example.org:443"]
+        );
+        assert_eq!(choose(&backwards, &[], DEFAULT_RELAYS), first);
+        assert_eq!(choose(&fleet(1), &[], DEFAULT_RELAYS).len(), 1);
+    }
+
+    #[test]
     fn the_choice_is_the_same_in_every_build_of_this_and_later_versions() {
         let names: Vec<String> = chosen(&fleet(50), Fingerprint::Sha256([7; 32]))
             .iter()
@@ -159,7 +180,6 @@ mod tests {
         all.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         assert_eq!(all, relays);
         assert!(chosen(&[], key(1)).is_empty());
-        assert!(choose(&relays, &[], DEFAULT_RELAYS).is_empty());
     }
 
     #[test]

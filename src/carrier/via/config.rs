@@ -30,11 +30,6 @@ impl RelayWindow {
         RelayWindow(bytes.max(16 << 10))
     }
 
-    /// In bytes.
-    pub fn bytes(self) -> u32 {
-        self.0
-    }
-
     /// Room for all of `streams` at once: one that nobody reads must not stop the others.
     pub(crate) fn times(self, streams: u32) -> VarInt {
         VarInt::from_u32(self.0.saturating_mul(streams))

@@ -3,11 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::config::{self, RelayWindow, ViaConfigError};
@@ -17,15 +14,6 @@ use crate::carrier::quic::config::client_endpoint;
 use crate::carrier::quic::socket::any_local;
 use crate::carrier::quic::{NO_NAME, QuicLimits, bind};
 use crate::identity::raw_key::{ServerKey, TlsKey};
-
-/// The kernel finds dead peers of idle connections: after a minute of silence it asks, four times.
-const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
-const KEEP_ALIVE_TRIES: u32 = 4;
-
-/// And those of busy ones, as late.
-#[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
 /// A relay cannot be dialled.
 #[derive(Debug, thiserror::Error)]
@@ -87,25 +75,4 @@ pub(super) async fn dial_tls(
     let stream = TlsConnector::from(config).connect(name, stream).await;
     let stream = stream.map_err(DialRelayError::Tls)?;
     Ok(ViaStream::of_tls(stream.into(), address))
-}
-
-/// A TCP connection as it is fit for a leg.
-pub(super) async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    prepare(&stream)?;
-    Ok(stream)
-}
-
-/// No delays, and an end to peers that vanished.
-pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keep_alive = TcpKeepalive::new()
-        .with_time(KEEP_ALIVE_AFTER)
-        .with_interval(KEEP_ALIVE_EVERY)
-        .with_retries(KEEP_ALIVE_TRIES);
-    socket.set_tcp_keepalive(&keep_alive)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    Ok(())
 }

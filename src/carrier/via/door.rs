@@ -10,12 +10,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::config::{self, RelayWindow, ViaConfigError};
-use super::dial::prepare;
 use super::stream::ViaStream;
 use super::talk::TalkError;
-use crate::carrier::Duplex;
 use crate::carrier::quic::config::server_endpoint;
 use crate::carrier::quic::{EndpointSecrets, QuicLimits, unmapped};
+use crate::carrier::{Duplex, tls};
 use crate::identity::raw_key::TlsKey;
 
 /// Somebody who proved a TLS key and has said nothing yet.
@@ -113,7 +112,7 @@ impl TlsDoor {
     /// # Errors
     /// The connection is lost, or the peer proves no key.
     pub(crate) async fn enter(&self, stream: TcpStream, remote: SocketAddr) -> Result<Guest, TalkError> {
-        prepare(&stream)?;
+        tls::tune(&stream)?;
         let stream: Box<dyn Duplex> = Box::new(stream);
         let stream = self.acceptor.accept(stream).await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|keys| keys.first());

@@ -100,7 +100,6 @@ impl Listing {
             address: self.address,
             control: self.control,
             connection,
-            draining: CancellationToken::new(),
             arriving: JoinSet::new(),
             serving,
         };
@@ -117,7 +116,6 @@ struct Run {
     connection: Option<quinn::Connection>,
     address: SocketAddr,
     pulse: Pulse,
-    draining: CancellationToken,
     arriving: JoinSet<()>,
     serving: Serving,
 }
@@ -161,10 +159,7 @@ impl Run {
             }
             RelayWord::Ping => self.say(&RelayWord::Pong).await?,
             RelayWord::Dial { token, source } => self.dial_back(token, source),
-            RelayWord::Draining => {
-                self.draining.cancel();
-                self.tell(Sign::Draining);
-            }
+            RelayWord::Draining => self.tell(Sign::Draining),
             RelayWord::Replaced => return Err(Ending::Replaced),
             word => debug!(relay = %self.serving.registrar.name, ?word, "the relay says what means nothing here"),
         }
@@ -229,7 +224,6 @@ impl Run {
         HandOn {
             registrar: Arc::clone(&self.serving.registrar),
             incoming: self.serving.incoming.clone(),
-            draining: self.draining.clone(),
         }
     }
 
@@ -265,7 +259,6 @@ fn lost(error: quinn::ConnectionError) -> Ending {
 struct HandOn {
     registrar: Arc<Registrar>,
     incoming: mpsc::Sender<IncomingStream>,
-    draining: CancellationToken,
 }
 
 impl HandOn {
@@ -282,7 +275,6 @@ impl HandOn {
             stream: stream.counted(Live::new(&self.registrar.live)),
             relay: Arc::clone(&self.registrar.name),
             source,
-            draining: self.draining,
         };
         // Whoever cannot keep up sheds load here: clients come again.
         if let Err(full) = self.incoming.try_send(arrived) {

@@ -21,19 +21,18 @@ pub use config::{RelayWindow, ViaConfigError};
 pub use dial::DialRelayError;
 pub use door::OpenDoorError;
 pub(crate) use door::{Guest, QuicDoor, TlsDoor};
-pub use reach::{ReachError, Reaching, reach, reach_over};
+pub use reach::{ReachError, Reaching, reach};
 pub use registrar::{RegisterError, RegistrationSettings};
 pub use registration::{Registration, RegistrationState};
 pub use stream::ViaStream;
 pub use talk::TalkError;
 pub(crate) use talk::{read_word, send_word};
-pub use way::{Direct, Resolved, Way};
+pub use way::{Resolved, Way};
 
 use crate::wire::KeyDigest;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
 /// One address of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,8 +71,6 @@ pub struct IncomingStream {
     pub relay: Arc<str>,
     /// Where the client is, as the relay says: good for logs and limits, not for trust.
     pub source: SocketAddr,
-    /// Cancelled when the relay is about to stop: the client should make another carrier.
-    pub draining: CancellationToken,
 }
 
 impl fmt::Debug for IncomingStream {

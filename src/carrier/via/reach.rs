@@ -1,7 +1,5 @@
 //! The client half's side: a stream to a server half that is listed at a relay.
 
-use std::net::SocketAddr;
-
 use bytes::BytesMut;
 
 use super::config::{RelayWindow, accepting};
@@ -9,8 +7,8 @@ use super::dial::{self, Caller, DialRelayError};
 use super::stream::ViaStream;
 use super::talk::{TalkError, read_word, send_word};
 use super::{RelayAddress, RelayTransport};
-use crate::carrier::Duplex;
 use crate::carrier::quic::{MtuCap, QuicLimits};
+use crate::carrier::tls;
 use crate::identity::raw_key::TlsKey;
 use crate::wire::{KeyDigest, MAX_FINGERPRINTS, RelayRefusal, RelayWord};
 
@@ -54,31 +52,15 @@ pub async fn reach(
     transport: RelayTransport,
     reaching: &Reaching<'_>,
 ) -> Result<ViaStream, ReachError> {
-    match transport {
-        RelayTransport::Quic => {
-            let accept = accepting(relay.key);
-            let stream = dial::dial_quic(reaching.caller(&accept), relay.address).await?;
-            ask(stream, reaching.fingerprints).await
-        }
+    let accept = accepting(relay.key);
+    let caller = reaching.caller(&accept);
+    let stream = match transport {
+        RelayTransport::Quic => dial::dial_quic(caller, relay.address).await?,
         RelayTransport::Tls => {
-            let stream = dial::tcp(relay.address).await.map_err(DialRelayError::Socket)?;
-            reach_over(Box::new(stream), relay.address, relay.key, reaching).await
+            let stream = tls::connect(relay.address).await.map_err(DialRelayError::Socket)?;
+            dial::dial_tls(caller, Box::new(stream), relay.address).await?
         }
-    }
-}
-
-/// The same over a `stream` that leads to the relay's TLS port by other ways than TCP alone. `address` is for messages.
-///
-/// # Errors
-/// See [`ReachError`].
-pub async fn reach_over(
-    stream: Box<dyn Duplex>,
-    address: SocketAddr,
-    relay_key: Option<KeyDigest>,
-    reaching: &Reaching<'_>,
-) -> Result<ViaStream, ReachError> {
-    let accept = accepting(relay_key);
-    let stream = dial::dial_tls(reaching.caller(&accept), stream, address).await?;
+    };
     ask(stream, reaching.fingerprints).await
 }
 

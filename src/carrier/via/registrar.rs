@@ -16,6 +16,7 @@ use super::stream::ViaStream;
 use super::talk::{TalkError, read_word, send_word};
 use super::way::Way;
 use crate::carrier::quic::QuicLimits;
+use crate::carrier::tls;
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::wire::{DialToken, KeyDigest, RelayRefusal, RelayWord, Statement};
@@ -176,8 +177,8 @@ impl Registrar {
         match transport {
             RelayTransport::Quic => dial::dial_quic(caller, address).await,
             RelayTransport::Tls => {
-                let stream = self.way.stream(address).await.map_err(DialRelayError::Socket)?;
-                dial::dial_tls(caller, stream, address).await
+                let stream = tls::connect(address).await.map_err(DialRelayError::Socket)?;
+                dial::dial_tls(caller, Box::new(stream), address).await
             }
         }
     }

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
@@ -105,14 +104,6 @@ impl ViaStream {
     /// The other end of the leg: for a half the relay.
     pub fn remote(&self) -> SocketAddr {
         self.remote
-    }
-
-    /// Smoothed round trip of the leg, where the kind can tell: half of the way at most.
-    pub fn rtt(&self) -> Option<Duration> {
-        match &self.leg {
-            Leg::Quic(quic) => Some(quic.connection.rtt()),
-            Leg::Tls(_) => None,
-        }
     }
 
     /// The connection that the stream is one of, where there is one.

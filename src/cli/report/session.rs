@@ -1,8 +1,8 @@
 //! How the client half tells why a session could not be opened, or how it ended.
 
 use super::{Exit, Failure};
-use crate::carrier::Path;
 use crate::carrier::via::RelayTransport;
+use crate::carrier::{DialError, Path};
 use crate::client::{AttemptError, Failed, OpenError, TrustError};
 use crate::identity::ssh_config::SshConfigError;
 use crate::pump::Outcome;
@@ -50,6 +50,12 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                         error => failure.fact(format_args!("{port}: {}", chain(error))),
                     }
                 });
+            if attempts.iter().any(is_without_host_key) {
+                return failure.hint(
+                    "a relay finds a host by its host key: give the fingerprint that `bowline serve` printed there with \
+                     --pin, or put its line into known_hosts",
+                );
+            }
             failure.hint(
                 "is `bowline serve` running there, and does every firewall on the way let that UDP port through? \
                  `--port` names another port, `--fallback tcp` goes on without bowline",
@@ -90,6 +96,11 @@ fn port_of(path: &Path) -> String {
 /// Whether bowline was to be expected there: at the port of the web anything may answer.
 fn is_other_protocol(failed: &Failed) -> bool {
     failed.is_other_protocol() && !matches!(failed.path, Path::Quic(address) if address.port() == 443)
+}
+
+/// Whether a relay could not even be asked.
+fn is_without_host_key(failed: &Failed) -> bool {
+    matches!(failed.error, AttemptError::Dial(DialError::NoHostKey))
 }
 
 /// Something speaks QUIC there, but not our protocol or not this version of it.
