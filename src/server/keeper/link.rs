@@ -27,7 +27,7 @@ use super::{
     manager::TRIAL_NAME,
     notice::Notice,
     pace::Pace,
-    packet,
+    packet, signals,
     wire::Wire,
 };
 use crate::clock;
@@ -188,12 +188,13 @@ impl Link {
         let (control, their_control) = packet::pair()?;
         let (notify, their_notify) = packet::pair()?;
         let terms = &self.estate.terms;
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg0(&terms.program)
             .args(&terms.keeper_args)
             .stdin(Stdio::from(theirs))
-            .process_group(0)
-            .spawn()?;
+            .process_group(0);
+        let child = signals::held_by(|| command.spawn())?;
         let given = self.give(&heirs, (their_control, their_notify), Wire::new(control, notify)?);
         match given {
             Ok(wire) => Ok((wire, child)),

@@ -42,7 +42,7 @@ impl Signals {
                 return Err(io::Error::last_os_error());
             }
         }
-        // A keeper that has become this one by exec held them until now.
+        // A keeper that has become this one by exec, or the worker that raised it, held them until now.
         mask(libc::SIG_UNBLOCK)?;
         Ok(Self { caught })
     }
@@ -90,6 +90,14 @@ impl Signal {
             _ => None,
         }
     }
+}
+
+/// Has what `spawn` starts hold them until it catches them: a process that is told to stop before that would just die.
+pub(super) fn held_by<T>(spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    mask(libc::SIG_BLOCK)?;
+    let spawned = spawn();
+    mask(libc::SIG_UNBLOCK)?;
+    spawned
 }
 
 fn mask(how: libc::c_int) -> io::Result<()> {

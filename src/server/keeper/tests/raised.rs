@@ -86,6 +86,19 @@ fn sigterm_to_a_raised_keeper_ends_everything() {
 }
 
 #[test]
+fn sigterm_to_a_keeper_that_is_only_being_raised_is_not_lost() {
+    for _ in 0..10 {
+        let keeper = orphaned("plain");
+        let raised = keeper.raised();
+        send_signal(raised, OsSignal::TERM);
+        assert_eq!(keeper.hear(), "stopping Some(End)");
+        wait_until_gone(keeper.worker);
+        wait_until_gone(raised);
+        assert!(keeper.running().is_empty());
+    }
+}
+
+#[test]
 fn sighup_to_a_raised_keeper_replaces_the_worker() {
     let mut keeper = orphaned("plain");
     let raised = keeper.raised();
