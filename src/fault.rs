@@ -26,8 +26,9 @@ pub(crate) fn carrier_lifetime() -> Option<Duration> {
     })
 }
 
-/// Where a worker can be killed: before and after everything that its successor must find its way from.
-pub(crate) const POINTS: [&str; 13] = [
+/// Where a worker can be killed: before and after everything that its successor must find its way from; and where a
+/// keeper that takes another's place, and the one that makes way.
+pub(crate) const POINTS: [&str; 19] = [
     "read-before",
     "read-after",
     "publish-before",
@@ -41,6 +42,12 @@ pub(crate) const POINTS: [&str; 13] = [
     "store-after",
     "end-after",
     "accepted",
+    "asked",
+    "offered",
+    "said-ready",
+    "taken-over",
+    "granted",
+    "handed-over",
 ];
 
 /// Dies here, as by `kill -9`, if that is the fault asked for.

@@ -3,6 +3,8 @@
 #[path = "survival/client.rs"]
 #[allow(dead_code, reason = "made for another suite")]
 mod client;
+#[path = "replace/killed.rs"]
+mod killed;
 #[path = "replace/lobby.rs"]
 mod lobby;
 mod support;

@@ -24,6 +24,7 @@ use super::{
     guests::Guest,
     words::{Ask, Refusal, Tell, Who},
 };
+use crate::fault;
 
 /// How long an asker may take to understand everything and to bind what is missing. What the worker says meanwhile
 /// waits.
@@ -94,6 +95,7 @@ impl Keeper {
     /// Whether the guest is the keeper now.
     fn hand_over(&self, guest: &Guest) -> bool {
         let begun = guest.tell(&Tell::Granted);
+        fault::pass("granted");
         let begun = begun.and_then(|()| self.inventory().send(&guest.connection, ROOM));
         if let Err(error) = begun {
             warn!(pid = guest.pid, %error, "cannot hand over, going on");
@@ -107,6 +109,7 @@ impl Keeper {
         self.worker.list(&mut last);
         match last.send(&guest.connection, Duration::ZERO) {
             Ok(()) => {
+                fault::pass("handed-over");
                 info!(by = guest.pid, "another keeper has taken over, ending");
                 true
             }

@@ -23,7 +23,7 @@ use super::{
     door::{doors, knock},
     words::{Ask, Refusal, Tell, Who},
 };
-use crate::clock;
+use crate::{clock, fault};
 
 /// A keeper that lives answers at once.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -154,12 +154,14 @@ impl Neighbour {
             },
         )
         .map_err(TakeOverError::Lost)?;
+        fault::pass("asked");
         match wait_and_hear(&self.connection).map_err(TakeOverError::Lost)? {
             Tell::Granted => {}
             Tell::Refused(refusal) => return Err(TakeOverError::Refused(refusal)),
             Tell::Here(_) => return Err(TakeOverError::Lost(io::ErrorKind::InvalidData.into())),
         }
         let mut estate = Estate::receive(&self.connection).map_err(not_received)?;
+        fault::pass("offered");
         let stranger = (self.user != ours).then_some(self.user);
         if stranger.is_some() {
             estate.distrust();
@@ -194,7 +196,9 @@ impl Offer {
     /// the keeper then, and the worker raises another.
     pub fn accept(mut self) -> Result<Estate, TakeOverError> {
         say(&self.connection, &Ask::Ready).map_err(TakeOverError::Lost)?;
+        fault::pass("said-ready");
         self.estate.receive_worker(&self.connection).map_err(not_received)?;
+        fault::pass("taken-over");
         if let (Some(user), Some(worker)) = (self.stranger, &self.estate.worker)
             && !is_process_of(worker, user)
         {
