@@ -30,11 +30,11 @@ const STROKE: usize = 32;
 const SETTLED: Duration = Duration::from_secs(4);
 /// So long after their last word idle sessions are idle: nobody waits for them.
 const QUIET: Duration = Duration::from_secs(6);
-/// Most that a user may notice of it, in the median: the handshakes of 200 clients, which are processes of this machine
-/// too, on however few cores a test run has. What it really took is printed.
-const GAP: Duration = Duration::from_secs(3);
-/// From an idle client's next packet to its echo, for 9 in 10: it has noticed, resumed and been answered.
-const NOTICED: Duration = Duration::from_secs(1);
+/// Most that a user may notice of it, in the median, with the handshakes of 200 clients that are processes of this
+/// machine too.
+const GAP: Duration = Duration::from_millis(300);
+/// From an idle client's next packet to its echo: it has noticed, resumed and been answered.
+const NOTICED: Duration = Duration::from_millis(100);
 
 #[test]
 fn two_hundred_sessions_live_through_an_upgrade_and_a_crash() {
@@ -154,9 +154,9 @@ impl Crowd {
             percentile(&gaps, 50)
         );
         assert!(
-            percentile(&answers, 90) < NOTICED,
-            "{what}: {:?} of 9 in 10",
-            percentile(&answers, 90)
+            percentile(&answers, 100) < NOTICED,
+            "{what}: {:?} for the last of all",
+            percentile(&answers, 100)
         );
     }
 
