@@ -67,11 +67,13 @@ pub fn slept() -> Duration {
 /// Returns at `deadline` on the clock of [`now`], or at once where that has passed.
 ///
 /// After a sleep of the machine over the deadline it returns on wake (see [`Timer`]). For a `select!` in a
-/// loop keep a [`Timer`] instead: this one makes and drops a descriptor per call.
+/// loop keep a [`Timer`] instead: this one makes and drops a descriptor per call. A loop over deadlines that have
+/// passed lets other tasks run (`tokio::task::coop`).
 pub async fn sleep_until(deadline: Instant) {
     let mut timer = Timer::new();
     timer.set(Some(deadline));
     poll_fn(|cx| timer.poll(cx)).await;
+    tokio::task::coop::consume_budget().await;
 }
 
 /// One deadline on the clock of [`now`], which can be moved for next to nothing.
@@ -343,6 +345,16 @@ mod tests {
         let mut timer = Timer::new();
         timer.set(Some(now()));
         assert!(!pending(&mut timer));
+    }
+
+    #[tokio::test]
+    async fn loop_over_a_deadline_in_the_past_lets_others_run() {
+        let other = tokio::spawn(async {});
+        let past = now();
+        for _ in 0..10_000 {
+            sleep_until(past).await;
+        }
+        assert!(other.is_finished());
     }
 
     #[tokio::test]

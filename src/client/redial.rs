@@ -4,6 +4,9 @@
 //! a new handshake takes a round trip. Handshakes are raced; `Resume` goes on the first to finish, and on another
 //! only once that one is slow to answer. Now and then, where the lead is not of the best kind, a better one is tried.
 
+mod course;
+
+use self::course::{AtHand, Course};
 use super::dialer::Dialer;
 use super::improvement::Improvement;
 use super::paths::Paths;
@@ -15,7 +18,7 @@ use crate::session::RedialPacer;
 use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, Resume, SessionId};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -27,8 +30,6 @@ const IN_FLIGHT: usize = 12;
 const PATIENT: usize = 4;
 /// Longest that one dial, and one resume, may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
-/// After this a resume without an answer no longer keeps others from being sent.
-const RESUME_ALLOWANCE: Duration = Duration::from_millis(400);
 /// Longest that a better path may take; meanwhile the lead does its work.
 const IMPROVEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Attempts from one socket. Something between the ends may have taken a dislike to a port.
@@ -84,7 +85,7 @@ impl Redialer {
     async fn recover(&mut self, waited_for: bool, signs: u32, need: &mut watch::Receiver<Need>) -> Option<Settled> {
         self.improvement.handle_outage(clock::now());
         let paths = self.paths.clone();
-        let mut outage = Outage::new(self, waited_for, signs);
+        let mut outage = Outage::new(self, Course::of_outage(pacer(waited_for), signs));
         tokio::select! {
             ended = outage.run(need) => ended,
             // Looking the name up again is a side line; it must not hold up a dial.
@@ -121,17 +122,10 @@ impl Redialer {
 /// One outage, or one suspicion; or none, while a better path is tried.
 struct Outage<'a> {
     redialer: &'a mut Redialer,
-    pacer: RedialPacer,
-    signs: u32,
+    course: Course,
     steps: JoinSet<Step>,
     dials: VecDeque<AbortHandle>,
     ready: VecDeque<(Dialed, Path)>,
-    resuming_until: Option<Instant>,
-    claims: Claims,
-    /// Nothing is needed any more, or was.
-    called_off: bool,
-    /// Until when a better path than that of a well lead is waited for.
-    improving_until: Option<Instant>,
     /// Where the latest carrier goes that was handed to the pump.
     taken: Option<Path>,
     attempts: usize,
@@ -147,20 +141,13 @@ enum Step {
 struct Settled;
 
 impl<'a> Outage<'a> {
-    fn new(redialer: &'a mut Redialer, waited_for: bool, signs: u32) -> Outage<'a> {
-        let mut seed = [0; 8];
-        aws_lc_rs::rand::fill(&mut seed).expect("the system gives random bytes");
+    fn new(redialer: &'a mut Redialer, course: Course) -> Outage<'a> {
         Outage {
             redialer,
-            pacer: RedialPacer::new(clock::now(), waited_for, u64::from_ne_bytes(seed)),
-            signs,
+            course,
             steps: JoinSet::new(),
             dials: VecDeque::new(),
             ready: VecDeque::new(),
-            resuming_until: None,
-            claims: Claims::default(),
-            called_off: false,
-            improving_until: None,
             taken: None,
             attempts: 0,
         }
@@ -168,9 +155,8 @@ impl<'a> Outage<'a> {
 
     /// Nothing is wrong, but there are better paths.
     fn none(redialer: &'a mut Redialer, better: &[Path]) -> Outage<'a> {
-        let mut outage = Outage::new(redialer, false, 0);
-        outage.called_off = true;
-        outage.improving_until = Some(clock::now() + IMPROVEMENT_TIMEOUT);
+        let until = clock::now() + IMPROVEMENT_TIMEOUT;
+        let mut outage = Outage::new(redialer, Course::of_improvement(pacer(false), until));
         outage.redialer.dialer.renew();
         better
             .iter()
@@ -182,16 +168,16 @@ impl<'a> Outage<'a> {
     /// `None` when the session is gone.
     async fn run(&mut self, need: &mut watch::Receiver<Need>) -> Option<Settled> {
         loop {
-            if self.called_off && self.claims.are_settled() && !self.is_improving() {
+            if self.course.is_over(clock::now(), self.at_hand()) {
                 return Some(Settled);
             }
             self.resume_next();
-            let wake = self.next_wake();
+            let wake = self.course.poll_timeout(clock::now(), self.at_hand());
             tokio::select! {
                 changed = need.changed() => {
                     changed.ok()?;
                     let now_needed = *need.borrow_and_update();
-                    self.handle_need(now_needed);
+                    self.course.handle_need(now_needed, clock::now());
                 }
                 Some(step) = self.steps.join_next() => match step {
                     Ok(Step::Dialed(dialed, path)) => self.handle_dialed(*dialed, path),
@@ -200,7 +186,8 @@ impl<'a> Outage<'a> {
                     Err(_) => {}
                 },
                 () = clock::sleep_until(wake) => {
-                    if !self.called_off && self.pacer.poll_attempt(clock::now()) {
+                    let at_hand = self.at_hand();
+                    if self.course.poll_attempt(clock::now(), at_hand) {
                         self.dial();
                     }
                 }
@@ -208,29 +195,10 @@ impl<'a> Outage<'a> {
         }
     }
 
-    fn is_improving(&self) -> bool {
-        let goes_on = !self.ready.is_empty() || !self.steps.is_empty();
-        goes_on && self.improving_until.is_some_and(|until| clock::now() < until)
-    }
-
-    fn handle_need(&mut self, need: Need) {
-        self.called_off = need == Need::Nothing;
-        if !self.called_off {
-            self.improving_until = None;
-        }
-        if let Need::Carrier { signs, .. } = need
-            && signs != self.signs
-        {
-            self.signs = signs;
-            self.pacer.handle_sign(clock::now());
-        }
-    }
-
-    fn next_wake(&self) -> Instant {
-        let attempt = self.improving_until.unwrap_or_else(|| self.pacer.poll_timeout());
-        match self.resuming_until.filter(|_| !self.ready.is_empty()) {
-            Some(until) => attempt.min(until),
-            None => attempt,
+    fn at_hand(&self) -> AtHand {
+        AtHand {
+            ready: !self.ready.is_empty(),
+            running: !self.steps.is_empty(),
         }
     }
 
@@ -281,16 +249,15 @@ impl<'a> Outage<'a> {
     /// Sends `Resume` on the freshest finished handshake, unless an earlier one may still be answered.
     fn resume_next(&mut self) {
         let now = clock::now();
-        if self.resuming_until.is_some_and(|until| now < until) {
+        if !self.course.may_resume(now) {
             return;
         }
         let Some((dialed, path)) = self.ready.pop_back() else {
             return;
         };
         let rtt = dialed.carrier().rtt().unwrap_or_default();
-        self.resuming_until = Some(now + RESUME_ALLOWANCE.max(rtt * 3));
         let resume = self.redialer.resume();
-        self.claims.handle_sent(resume.epoch);
+        self.course.handle_resume_sent(resume.epoch, rtt, now);
         self.steps.spawn(async move {
             let hello = Hello::Resume(resume);
             let answered = timeout(DIAL_TIMEOUT, dialed.ask(&hello)).await;
@@ -306,14 +273,10 @@ impl<'a> Outage<'a> {
         epoch: Epoch,
         path: Path,
     ) -> Option<()> {
-        // After an `Accepted` the pump says in a moment that it needs no other.
-        let accepted = matches!(answered, Ok((_, Answer::Accepted(_))));
-        self.resuming_until = accepted.then(|| clock::now() + RESUME_ALLOWANCE);
-        self.claims
-            .handle_answered(epoch, answered.as_ref().ok().map(|(_, answer)| answer));
+        let answer = answered.as_ref().ok().map(|(_, answer)| answer);
+        self.course.handle_answered(epoch, answer, clock::now());
         match answered {
             Ok((carrier, Answer::Accepted(accepted))) => {
-                self.improving_until = None;
                 self.redialer.paths.prefer(path.clone());
                 self.taken = Some(path);
                 self.deliver(carrier, accepted, epoch).await
@@ -353,74 +316,8 @@ impl<'a> Outage<'a> {
     }
 }
 
-/// Resumes that may have made their carrier the server half's lead, for all we know.
-///
-/// A race must not be called off over one: the server half would send on a carrier that nobody reads, and the old
-/// one, which still answers probes, would look well for ever.
-#[derive(Debug, Default)]
-struct Claims(Vec<Epoch>);
-
-impl Claims {
-    fn handle_sent(&mut self, epoch: Epoch) {
-        self.0.push(epoch);
-    }
-
-    /// `answer` is `None` where the carrier was lost first: whether the resume arrived is then open, until a later
-    /// one is accepted.
-    fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>) {
-        match answer {
-            Some(Answer::Accepted(_)) => self.0.retain(|claim| *claim > epoch),
-            Some(Answer::Refused(_) | Answer::Standing | Answer::Reaped) => self.0.retain(|claim| *claim != epoch),
-            None => {}
-        }
-    }
-
-    fn are_settled(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::{Refusal, RefusalCode};
-
-    fn claims(epochs: &[u32]) -> Claims {
-        let mut claims = Claims::default();
-        epochs.iter().for_each(|epoch| claims.handle_sent(Epoch::new(*epoch)));
-        claims
-    }
-
-    fn accepted() -> Answer {
-        Answer::Accepted(Accepted {
-            received: Default::default(),
-            window: 0,
-            ttl: 0,
-            key: None,
-        })
-    }
-
-    #[test]
-    fn a_resume_that_may_have_arrived_keeps_the_race_open() {
-        let mut claims = claims(&[2]);
-        assert!(!claims.are_settled());
-        claims.handle_answered(Epoch::new(2), None);
-        assert!(!claims.are_settled(), "lost before its answer: it may have arrived");
-        claims.handle_sent(Epoch::new(3));
-        claims.handle_answered(Epoch::new(3), Some(&accepted()));
-        assert!(claims.are_settled(), "the later one leads on both sides");
-    }
-
-    #[test]
-    fn an_accepted_resume_does_not_settle_a_later_one() {
-        let mut claims = claims(&[2, 3]);
-        claims.handle_answered(Epoch::new(2), Some(&accepted()));
-        assert!(!claims.are_settled());
-        let refused = Answer::Refused(Refusal {
-            code: RefusalCode::RetryLater,
-            message: String::new(),
-        });
-        claims.handle_answered(Epoch::new(3), Some(&refused));
-        assert!(claims.are_settled());
-    }
+fn pacer(waited_for: bool) -> RedialPacer {
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).expect("the system gives random bytes");
+    RedialPacer::new(clock::now(), waited_for, u64::from_ne_bytes(seed))
 }
