@@ -13,14 +13,13 @@ use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{load_host_keys, sign_host, verify_host};
 use bowline::wire::{KeyDigest, RelayRefusalCode, Statement};
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use support::place::Place;
-use support::process::run;
+use support::process::{raise_descriptor_limit, run};
 use support::relay::Relay;
 use support::{BOWLINE, Scratch, measured, measured_time, now};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -377,10 +376,8 @@ const STREAMS: usize = 2_000;
 
 #[tokio::test]
 async fn two_hundred_server_halves_and_two_thousand_streams_fit_one_relay() {
-    // Each client has a socket of its own in this process, and a usual soft limit is 1024.
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).expect("up to the hard limit");
+    // Each client has a socket of its own in this process.
+    raise_descriptor_limit();
     let limits = [
         "--open",
         "--max-servers-per-source",

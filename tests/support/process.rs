@@ -3,9 +3,9 @@
 use super::{now, wait_for};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Signal, kill_process, pidfd_open};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -296,4 +296,38 @@ fn all(stream: Option<Collected>) -> Vec<u8> {
     let Some(stream) = stream else { return vec![] };
     wait_for(Duration::from_secs(2), || stream.reader.is_finished().then_some(()));
     std::mem::take(&mut stream.bytes.lock().expect("no reader panics"))
+}
+
+/// Reads as much as asked for, with a limit for the whole.
+///
+/// # Errors
+/// `TimedOut`; those of [`Read::read_exact`].
+pub fn read_within(stream: &mut ChildStdout, bytes: &mut [u8], limit: Duration) -> io::Result<()> {
+    let end = now() + limit;
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let left = end.saturating_duration_since(now());
+        let left = Timespec {
+            tv_sec: left.as_secs() as _,
+            tv_nsec: left.subsec_nanos() as _,
+        };
+        if poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match stream.read(&mut bytes[filled..])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length => filled += length,
+        }
+    }
+    Ok(())
+}
+
+/// As many descriptors as this process may have at all: a usual soft limit is 1024.
+///
+/// # Panics
+/// Where even that may not be set.
+pub fn raise_descriptor_limit() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(Resource::Nofile, limit).expect("up to the hard limit");
 }

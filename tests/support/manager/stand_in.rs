@@ -6,9 +6,9 @@ use super::launch::{LISTEN_FDS_START, Run};
 use super::store::{Notice, NotifySocket, Store};
 use super::unit::{KillMode, Unit};
 use super::{Manager, ORDER};
-use crate::support::{Scratch, now};
+use crate::support::{Scratch, now, process};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::process::{Resource, Signal};
+use rustix::process::Signal;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -50,7 +50,8 @@ enum Order {
 
 impl StandIn {
     pub fn new(unit: Unit) -> StandIn {
-        raise_descriptor_limit();
+        // A store of thousands is more than the usual soft limit.
+        process::raise_descriptor_limit();
         let scratch = Scratch::new();
         let (orders, ordered) = channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd"));
@@ -410,11 +411,4 @@ impl Service {
             }
         }
     }
-}
-
-/// A store of thousands is more than the usual soft limit.
-fn raise_descriptor_limit() {
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
 }
