@@ -111,6 +111,17 @@ impl Lab {
         Place::in_namespace(&host.namespace, Ipv4Addr::from(host.address()).into())
     }
 
+    /// From now on programs on all hosts ask the name server on this one.
+    ///
+    /// # Panics
+    /// Where root may not write in `/etc/netns`.
+    pub fn resolve_at(&self, host: &str) {
+        let address = Ipv4Addr::from(self.host(host).address());
+        for host in &self.shared.hosts {
+            sys::set_name_server(&host.namespace, address);
+        }
+    }
+
     /// A command that runs on a host.
     pub fn command(&self, host: &str, program: &str) -> Command {
         self.place(host).command(program)

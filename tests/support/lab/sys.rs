@@ -5,6 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
@@ -47,6 +48,12 @@ pub fn make_namespace(namespace: &str, hosts_file: &str) {
     fs::create_dir_all(&folder)
         .and_then(|()| fs::write(format!("{folder}/hosts"), hosts_file))
         .expect("root's /etc");
+}
+
+/// Programs that start in the namespace from now on ask this name server.
+pub fn set_name_server(namespace: &str, address: Ipv4Addr) {
+    let settings = format!("nameserver {address}\noptions timeout:1 attempts:1\n");
+    fs::write(format!("/etc/netns/{namespace}/resolv.conf"), settings).expect("root's /etc");
 }
 
 /// Ends what still runs in a namespace of ours, and removes it. Never panics: it serves drops.
