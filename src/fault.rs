@@ -3,7 +3,11 @@
 //! `BOWLINE_FAULT=close-carrier-after=500ms` closes every carrier that long after it was attached, loudly;
 //! `=panic` panics where a session begins, `=panic-session=N` in the Nth that a worker opens; `=damage-file` changes a
 //! bit of the file that the demo has sent; `=crash-at=POINT:N` kills the process when it passes POINT for the Nth time,
-//! where POINT is one of [`POINTS`] or `any`.
+//! where POINT is one of [`POINTS`] or `any`; `=relay-FAULT=N` makes a relay malicious.
+
+mod relay;
+
+pub(crate) use relay::{misleads, tamper};
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -13,6 +13,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::fault;
+
 /// Most bytes taken from one end at once, and so most that wait for the other.
 const BUFFER: usize = 64 * 1024;
 
@@ -137,6 +139,10 @@ impl Direction {
             }
             count.fetch_add(read.len() as u64, Relaxed);
             self.is_unflushed = true;
+            if let Some(tampered) = fault::tamper(read) {
+                self.waiting.extend_from_slice(&tampered);
+                return Poll::Ready(Ok(()));
+            }
             let taken = match Pin::new(to).poll_write(cx, read) {
                 Poll::Ready(result) => written(result)?,
                 Poll::Pending => 0,

@@ -7,6 +7,7 @@ mod scenarios;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod malice;
 mod names;
 mod relays;
 mod tls;

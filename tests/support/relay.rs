@@ -20,6 +20,7 @@ pub struct Relay {
     address: SocketAddr,
     running: Option<Running>,
     fingerprint: String,
+    fault: Option<String>,
 }
 
 impl Relay {
@@ -50,9 +51,20 @@ impl Relay {
             address,
             running: None,
             fingerprint: String::new(),
+            fault: None,
         };
         relay.start_again();
         relay
+    }
+
+    /// Kills it, and starts it once more with a fault injected, or none.
+    ///
+    /// # Panics
+    /// As [`Relay::start`].
+    pub fn start_faulty(&mut self, fault: Option<&str>) {
+        self.kill();
+        self.fault = fault.map(str::to_owned);
+        self.start_again();
     }
 
     /// Starts it once more, with the same key at the same ports.
@@ -66,6 +78,7 @@ impl Relay {
         command.arg("relay").args(&self.arguments);
         command.arg("--state-dir").arg(self.scratch.join("state"));
         command.arg("--runtime-dir").arg(self.scratch.join("run"));
+        command.envs(self.fault.iter().map(|fault| ("BOWLINE_FAULT", fault)));
         command
             .stdin(Stdio::null())
             .stdout(File::create(&out).expect("the scratch folder"));
@@ -124,6 +137,11 @@ impl Relay {
         let running = self.running.take()?;
         running.signal(Signal::TERM);
         running.finish(limit).code
+    }
+
+    /// How often something stands in its log.
+    pub fn logged(&self, what: &str) -> usize {
+        self.log().matches(what).count()
     }
 
     /// Everything it has logged.
