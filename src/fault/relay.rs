@@ -1,9 +1,6 @@
-//! What a malicious relay does to the ciphertext that it carries: `BOWLINE_FAULT=relay-FAULT=N` does it to every Nth piece.
-//!
-//! FAULT is `flips` (a bit of it), `replays` (the piece comes twice), `reorders` (it comes after the next piece),
-//! `swaps` (it is replaced by the one taken before, of whichever stream and direction that was), or `injects` (a
-//! TLS record of noise before it). `relay-records=FILE` changes nothing and writes all of it down, in a file that there is; `relay-misleads=N` leads
-//! every Nth client to a server half that it did not ask for.
+//! What a malicious relay does: `BOWLINE_FAULT=relay-tampers=N` does something else, in turn, to every Nth piece of the
+//! ciphertext that it carries: see [`KINDS`]. `relay-misleads=N` leads every Nth client to a server half that it did not ask
+//! for; `relay-records=FILE` changes nothing and writes all that passes down, in a file that there is.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -12,6 +9,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::warn;
+
+/// A bit is flipped; the piece comes twice; after the next piece; the one taken before comes in its place, of whichever
+/// stream and direction that was; a TLS record of noise comes before it.
+const KINDS: [&str; 5] = ["flips", "replays", "reorders", "swaps", "injects"];
 
 /// What is asked for, and at each how manieth.
 fn asked() -> Option<&'static (String, String)> {
@@ -24,13 +25,10 @@ fn asked() -> Option<&'static (String, String)> {
     ASKED.get_or_init(read).as_ref()
 }
 
-fn is_due(count: &AtomicU64, every: &str) -> bool {
-    let every = every.parse().unwrap_or(u64::MAX);
-    let is_due = (count.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every);
-    if is_due {
-        warn!("this relay is malicious, as it was told to be");
-    }
-    is_due
+/// How many times it was due before, if it is due now.
+fn due(count: &AtomicU64, every: &str) -> Option<u64> {
+    let (every, count) = (every.parse().ok()?, count.fetch_add(1, Ordering::Relaxed) + 1);
+    count.is_multiple_of(every).then(|| count / every - 1)
 }
 
 /// What goes on in place of a piece; `None`: the piece itself.
@@ -49,10 +47,12 @@ pub(crate) fn tamper(piece: &[u8]) -> Option<Vec<u8>> {
         return Some([piece, &held].concat());
     }
     let before = LAST.replace(piece.to_vec());
-    if kind == "misleads" || !is_due(&COUNT, value) {
+    if kind != "tampers" {
         return None;
     }
-    match kind.as_str() {
+    let kind = KINDS[due(&COUNT, value)? as usize % KINDS.len()];
+    warn!("this relay is malicious: it {kind}");
+    match kind {
         "flips" => {
             let mut flipped = piece.to_vec();
             flipped[piece.len() / 2] ^= 1;
@@ -65,15 +65,18 @@ pub(crate) fn tamper(piece: &[u8]) -> Option<Vec<u8>> {
         }
         "swaps" => Some(before),
         // Application data of TLS 1.3 (RFC 8446 section 5.2), 32 bytes of it.
-        "injects" => Some([&[0x17, 3, 3, 0, 32], &[0x5a; 32][..], piece].concat()),
-        _ => None,
+        _ => Some([&[0x17, 3, 3, 0, 32], &[0x5a; 32][..], piece].concat()),
     }
 }
 
 /// Whether this client is led astray.
 pub(crate) fn misleads() -> bool {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    asked().is_some_and(|(kind, value)| kind == "misleads" && is_due(&COUNT, value))
+    let misleads = asked().is_some_and(|(kind, value)| kind == "misleads" && due(&COUNT, value).is_some());
+    if misleads {
+        warn!("this relay is malicious: it misleads");
+    }
+    misleads
 }
 
 fn record(path: &str, piece: &[u8]) {
