@@ -31,8 +31,8 @@ use toml::Spanned;
 use crate::carrier::relays::RelayName;
 
 use super::values::{
-    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, Written,
-    WrittenList,
+    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MtuCap, PathCommand, Port, ProxyChoice, Target,
+    Transport, Written, WrittenList,
 };
 
 /// The file's content. Without a file: empty.
@@ -61,6 +61,9 @@ pub(super) struct ClientTable {
     pub(super) port: Option<Written<Port>>,
     pub(super) tls_port: Option<Written<Port>>,
     pub(super) relay: Option<WrittenList<RelayName>>,
+    pub(super) proxy: Option<Written<ProxyChoice>>,
+    #[serde(alias = "path")]
+    pub(super) path_command: Option<WrittenList<PathCommand>>,
     pub(super) transport: Option<Written<Transport>>,
     pub(super) fallback: Option<Written<Fallback>>,
     pub(super) connect_timeout: Option<Written<Duration>>,
@@ -229,6 +232,8 @@ impl ClientTable {
             port: self.port.or(other.port),
             tls_port: self.tls_port.or(other.tls_port),
             relay: self.relay.or(other.relay),
+            proxy: self.proxy.or(other.proxy),
+            path_command: self.path_command.or(other.path_command),
             transport: self.transport.or(other.transport),
             fallback: self.fallback.or(other.fallback),
             connect_timeout: self.connect_timeout.or(other.connect_timeout),

@@ -9,6 +9,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::carrier::quic::MtuCap;
 use crate::carrier::relays::RelayName;
+use crate::carrier::stream::{CommandLine, ProxyRules};
+use crate::carrier::{Path, Proxied};
 use crate::client::journal::{Entry, Journal};
 use crate::client::stdio::{Stdin, Stdout};
 use crate::client::{
@@ -24,7 +26,7 @@ use super::args::ProxyArgs;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
-use super::values::{Destination, Fallback, Transport};
+use super::values::{Destination, Fallback, PathCommand, ProxyChoice, Transport};
 
 /// What `bowline proxy` works by.
 #[derive(Debug, Clone)]
@@ -49,6 +51,10 @@ pub(crate) struct ProxySettings {
     pub(crate) tls_port: Option<u16>,
     /// Relays at which the server half may be listed. Default: none.
     pub(crate) relays: Vec<RelayName>,
+    /// A proxy for TLS. Default: as the environment says (HTTPS_PROXY, ALL_PROXY, NO_PROXY).
+    pub(crate) proxy: Option<ProxyChoice>,
+    /// Programs whose standard input and output lead to the server half's TLS port. Default: none.
+    pub(crate) path_commands: Vec<PathCommand>,
     /// What is dialed. Default: whatever gets through.
     pub(crate) transport: Transport,
     /// What to do when no path leads to the server half. Default: nothing, fail.
@@ -82,6 +88,8 @@ impl ProxySettings {
             port: reach.port.or(one(&table.port)).map(|port| port.0),
             tls_port: reach.tls_port.or(one(&table.tls_port)).map(|port| port.0),
             relays: list(reach.relay, &table.relay),
+            proxy: reach.proxy.or(one(&table.proxy)),
+            path_commands: list(reach.path_command, &table.path_command),
             transport: reach.transport.or(one(&table.transport)).unwrap_or(Transport::Auto),
             fallback: reach.fallback.or(one(&table.fallback)).unwrap_or(Fallback::None),
             connect_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
@@ -163,6 +171,7 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
                 AddressFamily::Inet6 => Some(Family::V6),
             },
             relays: settings.relays.clone(),
+            detours: detours(settings, &ssh.hostname)?,
         },
         state_dir: Some(state.clone()),
         user: ssh.user.clone(),
@@ -188,6 +197,31 @@ fn ports(settings: &ProxySettings, ssh_port: u16) -> Vec<Port> {
         Transport::Quic => [usual].into_iter().chain(web).collect(),
         Transport::Tls => vec![tls],
     }
+}
+
+/// Ways to the TLS port that are not straight.
+fn detours(settings: &ProxySettings, host: &str) -> Result<Vec<Path>, Failure> {
+    let port = settings.tls_port.unwrap_or(WEB);
+    let rules = match &settings.proxy {
+        Some(chosen) => chosen.rules.clone(),
+        None => ProxyRules::from_environment(|name| std::env::var(name).ok())
+            .map_err(|error| Failure::from_error(Exit::Usage, &error))?,
+    };
+    let proxied = rules.proxy_for(host, port).map(|proxy| {
+        Path::Proxied(Arc::new(Proxied {
+            proxy: proxy.clone(),
+            host: host.to_owned(),
+            port,
+        }))
+    });
+    let mut detours: Vec<Path> = proxied.into_iter().collect();
+    for command in &settings.path_commands {
+        let line = CommandLine::expand(&command.0, host, port);
+        let line = line.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+        detours.push(Path::Command(Arc::new(line)));
+    }
+    detours.retain(|_| settings.transport != Transport::Quic);
+    Ok(detours)
 }
 
 /// How long a server half is looked for before plain TCP is tried: a lost first packet, and its repeat, fit in.

@@ -197,6 +197,10 @@ fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str)
     for relay in &reach.relay {
         add("--relay", Some(relay.to_string().into()));
     }
+    add("--proxy", reach.proxy.as_ref().map(|proxy| proxy.text.clone().into()));
+    for command in &reach.path_command {
+        add("--path-command", Some(command.0.clone().into()));
+    }
     add("--tls-port", reach.tls_port.map(|port| port.0.to_string().into()));
     add(
         "--transport",

@@ -8,7 +8,7 @@ use russh::keys::ssh_key::Fingerprint;
 
 use super::parse;
 use crate::carrier::relays::RelayName;
-use crate::cli::values::{Fallback, MtuCap, Port, Transport};
+use crate::cli::values::{Fallback, MtuCap, PathCommand, Port, ProxyChoice, Transport};
 
 /// How to reach a server half: `proxy` and `ssh`.
 #[derive(Debug, Clone, Default, Args)]
@@ -31,6 +31,18 @@ pub(in crate::cli) struct ReachArgs {
     /// records, _bowline-relay._udp.example.org. A relay finds a host by its host keys, so one must be known.
     #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
     pub(in crate::cli) relay: Vec<RelayName>,
+    /// Dial TLS through this proxy, or direct [default: HTTPS_PROXY or ALL_PROXY]
+    ///
+    /// http://[USER:PASSWORD@]HOST:PORT (CONNECT), socks5:// or socks5h://; direct is none. Without it HTTPS_PROXY,
+    /// ALL_PROXY and NO_PROXY count as they do for curl.
+    #[arg(long, value_name = "URL", env = "BOWLINE_PROXY", hide_env_values = true, value_parser = parse::<ProxyChoice>)]
+    pub(in crate::cli) proxy: Option<ProxyChoice>,
+    /// Reach the server half's TLS port through this program too; repeatable
+    ///
+    /// Its standard input and output are the connection: `nc %h %p`, `ssh -W %h:%p jump`, somebody else's tunnel. Run by
+    /// sh, with %h and %p as in ssh's ProxyCommand; %p is --tls-port. In bowline.toml also: path = { command = ".." }
+    #[arg(long, value_name = "COMMAND", value_parser = parse::<PathCommand>)]
+    pub(in crate::cli) path_command: Vec<PathCommand>,
     /// Dial by auto, quic or tls [default: auto]
     ///
     /// `auto` dials QUIC, and TLS where that does not get through; a session on TLS goes back to QUIC as soon as

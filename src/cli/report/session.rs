@@ -88,6 +88,7 @@ fn port_of(path: &Path) -> String {
     match path {
         Path::Quic(address) => format!("udp {address}"),
         Path::Tls(address) => format!("tcp {address}"),
+        Path::Proxied(_) | Path::Command(_) => path.to_string(),
         Path::Relayed(relay, RelayTransport::Quic) => format!("relay {}, udp {}", relay.name, relay.address),
         Path::Relayed(relay, RelayTransport::Tls) => format!("relay {}, tcp {}", relay.name, relay.address),
     }

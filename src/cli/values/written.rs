@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::Value;
 
@@ -68,10 +68,18 @@ impl<'de, T: Value> Visitor<'de> for WrittenListVisitor<T> {
         self.visit_str(&number.to_string())
     }
 
+    /// `{ command = ".." }`: one value behind the name of what it is.
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Vec<T>, A::Error> {
+        match table.next_entry::<String, Written<T>>()? {
+            Some((name, Written(item))) if T::TABLE_KEY == Some(name.as_str()) => Ok(vec![item]),
+            _ => Err(A::Error::custom(format_args!("expected {}", T::EXPECTED))),
+        }
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
         let mut list = Vec::new();
-        while let Some(Written(item)) = items.next_element()? {
-            list.push(item);
+        while let Some(WrittenList(some)) = items.next_element()? {
+            list.extend(some);
         }
         Ok(list)
     }

@@ -1,0 +1,9 @@
+//! Byte streams to a TLS listener where plain TCP does not lead there: through a proxy, or by any program.
+//!
+//! Bytes only: what is spoken over them, and that nobody in between can read it, is the carrier's.
+
+mod command;
+mod proxy;
+
+pub use command::{CommandError, CommandLine, CommandStream, LastWords, NoHost};
+pub use proxy::{EnvironmentError, Proxy, ProxyError, ProxyFault, ProxyRules, ProxyUrlError, SocksReply, connect};
