@@ -117,7 +117,7 @@ impl Path {
             Path::Quic(_) | Path::Tls(_) => None,
             Path::Relayed(relay, _) => Some(Arc::clone(&relay.name)),
             Path::Proxied(proxied) => Some(proxied.proxy.to_string().into()),
-            Path::Command(command) => Some(command.program().into()),
+            Path::Command(command) => Some(command.name().into()),
         }
     }
 }
@@ -129,7 +129,7 @@ impl fmt::Display for Path {
             Path::Tls(address) => write!(f, "tls {address}"),
             Path::Relayed(relay, transport) => write!(f, "relay {} by {transport} {}", relay.name, relay.address),
             Path::Proxied(proxied) => write!(f, "tls {}", proxied.name()),
-            Path::Command(command) => write!(f, "command {}", command.program()),
+            Path::Command(command) => write!(f, "command {}", command.name()),
         }
     }
 }

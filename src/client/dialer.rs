@@ -115,7 +115,7 @@ async fn dial_command(command: &CommandLine, key: &TlsKey, accept: ServerKey) ->
     let last_words = stream.last_words();
     match tls::dial(Box::new(stream), None, key, accept).await {
         Err(DialError::Tls(source)) => Err(CommandError::Failed {
-            program: command.program().to_owned(),
+            program: command.name().to_owned(),
             said: last_words.quoted().await,
             source,
         }

@@ -1,5 +1,6 @@
 //! Any program's standard input and output as a byte stream: `nc`, `ssh -W`, somebody else's tunnel.
 
+use super::command_line::CommandLine;
 use crate::carrier::Duplex;
 use crate::tasks::Tasks;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -21,18 +22,13 @@ const GRACE: Duration = Duration::from_secs(2);
 /// For the last words to be read after the program has closed its output.
 const TO_SPEAK: Duration = Duration::from_millis(200);
 
-/// A command line for `sh -c`, in which `%h` stands for the host, `%p` for the port, `%%` for `%`, as in ssh's
-/// ProxyCommand.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CommandLine(String);
-
 /// A program led to no server half.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// It could not be started.
     #[error("cannot run {program}")]
     Start {
-        /// The first word of the command line.
+        /// Its name.
         program: String,
         /// Why.
         #[source]
@@ -41,7 +37,7 @@ pub enum CommandError {
     /// It ran, and TLS through it failed.
     #[error("{program} leads to no server half{said}")]
     Failed {
-        /// The first word of the command line.
+        /// Its name.
         program: String,
         /// What the program said last on standard error, in brackets; empty where it said nothing.
         said: String,
@@ -51,55 +47,18 @@ pub enum CommandError {
     },
 }
 
-/// A host that a shell might take for more than a name: it stands in no command line.
-#[derive(Debug, thiserror::Error)]
-#[error("{host:?} is no host name or address, and is not given to a shell")]
-pub struct NoHost {
-    /// The name.
-    pub host: String,
-}
-
 impl CommandLine {
-    /// `text` with its marks replaced.
-    ///
-    /// # Errors
-    /// A host of other characters than names and addresses have, or one that looks like an option.
-    pub fn expand(text: &str, host: &str, port: u16) -> Result<CommandLine, NoHost> {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-        if host.is_empty() || host.starts_with('-') || !host.chars().all(is_plain) {
-            return Err(NoHost { host: host.to_owned() });
-        }
-        let mut line = String::new();
-        let mut marks = text.split('%');
-        line += marks.next().unwrap_or_default();
-        while let Some(part) = marks.next() {
-            match part.chars().next() {
-                Some('h') => line.extend([host, &part[1..]]),
-                Some('p') => line.extend([&port.to_string(), &part[1..]]),
-                // Two in a row: the part between them is empty.
-                None => line.extend(["%", marks.next().unwrap_or_default()]),
-                Some(_) => line.extend(["%", part]),
-            }
-        }
-        Ok(CommandLine(line))
-    }
-
-    /// Its first word. What follows may hold secrets.
-    pub fn program(&self) -> &str {
-        self.0.split_whitespace().next().unwrap_or_default()
-    }
-
     /// Runs it. It ends with the stream.
     ///
     /// # Errors
     /// `Start`.
     pub fn run(&self) -> Result<CommandStream, CommandError> {
         let failed = |source| CommandError::Start {
-            program: self.program().to_owned(),
+            program: self.name().to_owned(),
             source,
         };
         let mut command = Command::new("sh");
-        command.arg("-c").arg(&self.0).kill_on_drop(true);
+        command.arg("-c").arg(self.text()).kill_on_drop(true);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -115,10 +74,14 @@ impl CommandLine {
             return Err(failed(io::ErrorKind::BrokenPipe.into()));
         };
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let running = Group {
+            leader: child,
+            id: group,
+        };
         let stop = CancellationToken::new();
         let last_words = Arc::new(Mutex::new(Vec::new()));
         let tasks = Tasks::new();
-        tasks.spawn("command", end(child, group, stop.clone()));
+        tasks.spawn("command", end(running, stop.clone()));
         tasks.spawn("command's errors", listen(stderr, Arc::clone(&last_words)));
         // Both end when the program has.
         tasks.let_end();
@@ -132,13 +95,33 @@ impl CommandLine {
     }
 }
 
-/// Ends the program once it is no longer wanted. Until then nobody waits for it: as long as that is so, its process id
-/// is that of its group and of nobody else.
-async fn end(mut child: Child, group: Option<Pid>, stop: CancellationToken) {
+/// A program and its children, killed at the latest before the first of them is waited for: until then its process id
+/// is that of the group and of nobody else.
+struct Group {
+    leader: Child,
+    /// `None` once it was killed.
+    id: Option<Pid>,
+}
+
+impl Group {
+    fn kill(&mut self) {
+        signal(self.id.take(), Signal::KILL);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The runtime ends: there is no time for grace, and the children would outlive us.
+        self.kill();
+    }
+}
+
+/// Ends the program once it is no longer wanted.
+async fn end(mut running: Group, stop: CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(GRACE).await;
-    signal(group, Signal::KILL);
-    let ended = child.wait().await;
+    running.kill();
+    let ended = running.leader.wait().await;
     debug!(?ended, "the command has ended");
 }
 
@@ -157,7 +140,8 @@ async fn listen(mut stderr: ChildStderr, last_words: Arc<Mutex<Vec<u8>>>) {
     }
 }
 
-/// A running program as a byte stream. Its process group ends with it: SIGTERM, and SIGKILL after 2 s.
+/// A running program as a byte stream. Its process group ends with it: SIGTERM, and SIGKILL after 2 s or when the
+/// runtime ends.
 pub struct CommandStream {
     /// `None` once our direction was ended.
     stdin: Option<ChildStdin>,
@@ -239,30 +223,25 @@ mod tests {
         CommandLine::expand(text, "build", 443).unwrap()
     }
 
-    #[test]
-    fn marks_are_replaced_as_ssh_does() {
-        assert_eq!(line("nc %h %p").0, "nc build 443");
-        assert_eq!(line("x %%h %h:%p 100%% %d %").0, "x %h build:443 100% %d %");
-        assert_eq!(line("nc -x secret").program(), "nc");
+    /// A child that heeds no SIGTERM any more once it has said its id.
+    const STUBBORN: &str = "(trap '' TERM; sh -c 'echo $PPID'; sleep 1000) & wait";
+
+    async fn read_id(stream: &mut CommandStream) -> String {
+        let mut text = [0; 32];
+        let read = stream.read(&mut text).await.unwrap();
+        String::from_utf8_lossy(&text[..read]).trim().to_owned()
     }
 
-    #[test]
-    fn a_host_that_a_shell_might_run_is_refused() {
-        for host in [
-            "",
-            "-oProxyCommand=x",
-            "a;b",
-            "$(id)",
-            "`id`",
-            "a b",
-            "a\nb",
-            "a'b",
-            "a|b",
-            "münchen",
-        ] {
-            assert!(CommandLine::expand("nc %h", host, 1).is_err(), "{host:?}");
-        }
-        assert!(CommandLine::expand("nc %h", "2001:db8::1", 1).is_ok());
+    async fn ended(id: &str) {
+        let program = std::path::PathBuf::from(format!("/proc/{id}/exe"));
+        let gone = async {
+            while program.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone)
+            .await
+            .expect("ended in time");
     }
 
     #[tokio::test]
@@ -285,18 +264,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_and_its_children_end_with_the_stream() {
-        let mut stream = line("(trap '' TERM; sleep 1000) & echo $!; wait").run().unwrap();
-        let mut pid = [0; 32];
-        let read = stream.read(&mut pid).await.unwrap();
-        let pid: i32 = String::from_utf8_lossy(&pid[..read]).trim().parse().unwrap();
+        let mut stream = line(STUBBORN).run().unwrap();
+        let id = read_id(&mut stream).await;
         drop(stream);
-        let ended = async {
-            while std::path::Path::new(&format!("/proc/{pid}/exe")).exists() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+        ended(&id).await;
+    }
+
+    #[test]
+    fn what_heeds_no_sigterm_does_not_outlive_the_runtime() {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap()
         };
-        tokio::time::timeout(Duration::from_secs(10), ended)
-            .await
-            .expect("ended in time");
+        let first = runtime();
+        let id = first.block_on(async {
+            let mut stream = line(STUBBORN).run().unwrap();
+            read_id(&mut stream).await
+        });
+        // As `bowline proxy` ends.
+        first.shutdown_background();
+        runtime().block_on(ended(&id));
     }
 }

@@ -3,7 +3,11 @@
 //! Bytes only: what is spoken over them, and that nobody in between can read it, is the carrier's.
 
 mod command;
+mod command_line;
 mod proxy;
 
-pub use command::{CommandError, CommandLine, CommandStream, LastWords, NoHost};
-pub use proxy::{EnvironmentError, Proxy, ProxyError, ProxyFault, ProxyRules, ProxyUrlError, SocksReply, connect};
+pub use command::{CommandError, CommandStream, LastWords};
+pub use command_line::{CommandLine, NoHost};
+pub use proxy::{
+    EnvironmentError, Proxy, ProxyError, ProxyFault, ProxyRules, ProxyUrlError, SocksReply, connect, masked,
+};
