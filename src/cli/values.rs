@@ -15,19 +15,18 @@ use std::time::Duration;
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 
 pub(crate) use self::choice::{AuthWord, Fallback, LogFormat, Transport};
-pub(crate) use self::detour::{PathCommand, ProxyChoice};
+pub(crate) use self::detour::{PathCommand, ProxyText};
 pub(crate) use self::endpoint::{Destination, ListenAddress, Target};
 pub(super) use self::written::{Written, WrittenList};
 use super::places;
 use crate::carrier::relays::RelayNameError;
-use crate::carrier::stream::ProxyUrlError;
 
 /// A value that can be written on the command line, in the environment and in the configuration file.
 pub(super) trait Value: Sized {
     /// What a correct one looks like, with its article: `a duration such as 90s, 12h or 7d`.
     const EXPECTED: &'static str;
-    /// The name under which `bowline.toml` may also have it, in a table of its own.
-    const TABLE_KEY: Option<&'static str> = None;
+    /// The name under which `bowline.toml` may also have it, in a table of its own; empty where it may not.
+    const TABLE_KEYS: &'static [&'static str] = &[];
 
     /// Reads the written form.
     fn parse(text: &str) -> Result<Self, ValueError>;
@@ -89,9 +88,6 @@ pub(crate) enum ValueError {
         /// What it does wrongly.
         fault: &'static str,
     },
-    /// Not a proxy.
-    #[error(transparent)]
-    Proxy(#[from] ProxyUrlError),
     /// Not the name of a relay.
     #[error(transparent)]
     Relay(#[from] RelayNameError),

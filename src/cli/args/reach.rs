@@ -8,7 +8,10 @@ use russh::keys::ssh_key::Fingerprint;
 
 use super::parse;
 use crate::carrier::relays::RelayName;
-use crate::cli::values::{Fallback, MtuCap, PathCommand, Port, ProxyChoice, Transport};
+use crate::cli::values::{Fallback, MtuCap, PathCommand, Port, ProxyText, Transport};
+
+/// By which `ssh` gives its `--proxy` on: unlike arguments, other users do not see it.
+pub(in crate::cli) const PROXY_VARIABLE: &str = "BOWLINE_PROXY";
 
 /// How to reach a server half: `proxy` and `ssh`.
 #[derive(Debug, Clone, Default, Args)]
@@ -34,13 +37,15 @@ pub(in crate::cli) struct ReachArgs {
     /// Dial TLS through this proxy, or direct [default: HTTPS_PROXY or ALL_PROXY]
     ///
     /// http://[USER:PASSWORD@]HOST:PORT (CONNECT), socks5:// or socks5h://; direct is none. Without it HTTPS_PROXY,
-    /// ALL_PROXY and NO_PROXY count as they do for curl.
-    #[arg(long, value_name = "URL", env = "BOWLINE_PROXY", hide_env_values = true, value_parser = parse::<ProxyChoice>)]
-    pub(in crate::cli) proxy: Option<ProxyChoice>,
-    /// Reach the server half's TLS port through this program too; repeatable
+    /// ALL_PROXY and NO_PROXY count as they do for curl. It is one more path, beside the straight ones. Arguments are seen
+    /// by every user of the machine: a password is better kept in BOWLINE_PROXY or bowline.toml.
+    #[arg(long, value_name = "URL", env = PROXY_VARIABLE, hide_env_values = true, value_parser = parse::<ProxyText>)]
+    pub(in crate::cli) proxy: Option<ProxyText>,
+    /// Reach the server half's TLS port also by this program; repeatable
     ///
-    /// Its standard input and output are the connection: `nc %h %p`, `ssh -W %h:%p jump`, somebody else's tunnel. Run by
-    /// sh, with %h and %p as in ssh's ProxyCommand; %p is --tls-port. In bowline.toml also: path = { command = ".." }
+    /// One more path, used beside the others and not instead of them. The program's standard input and output are the
+    /// connection: `nc %h %p`, `ssh -W %h:%p jump`, somebody else's tunnel. Run by sh, with %h and %p as in ssh's
+    /// ProxyCommand; %p is --tls-port. In bowline.toml: path = { command = ".." }
     #[arg(long, value_name = "COMMAND", value_parser = parse::<PathCommand>)]
     pub(in crate::cli) path_command: Vec<PathCommand>,
     /// Dial by auto, quic or tls [default: auto]

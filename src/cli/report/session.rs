@@ -218,7 +218,8 @@ fn list(fingerprints: &[Fingerprint]) -> String {
 }
 
 /// An error and its causes, without those that it quotes already.
-fn chain(error: &dyn Error) -> impl Display {
+/// An error and its sources in one line.
+pub(crate) fn chain(error: &dyn Error) -> impl Display {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

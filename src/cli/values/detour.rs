@@ -3,42 +3,41 @@
 use std::fmt;
 
 use super::{Value, ValueError};
-use crate::carrier::stream::ProxyRules;
 
-/// Which proxy to use, or none: `--proxy`.
-#[derive(Clone)]
-pub(crate) struct ProxyChoice {
-    pub(crate) rules: ProxyRules,
-    /// As it was written, password and all.
-    pub(crate) text: String,
-}
+/// What `--proxy` was given, password and all.
+///
+/// Any text: whoever reads a value tells a wrong one whole, so this one is judged by the settings, which do not.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ProxyText(pub(crate) String);
 
-/// A command line whose standard input and output lead to a TLS port: `--path-command`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A command line whose standard input and output lead to a TLS port: `--path-command`. It may hold secrets.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct PathCommand(pub(crate) String);
 
-/// Without credentials.
-impl fmt::Debug for ProxyChoice {
+impl fmt::Debug for ProxyText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ProxyChoice")
+        f.write_str("ProxyText")
     }
 }
 
-impl Value for ProxyChoice {
+impl fmt::Debug for PathCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PathCommand")
+    }
+}
+
+impl Value for ProxyText {
     const EXPECTED: &'static str =
         "a proxy such as http://proxy.example.org:3128 or socks5h://localhost:1080, or direct";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
-        Ok(ProxyChoice {
-            rules: text.parse()?,
-            text: text.to_owned(),
-        })
+        Ok(ProxyText(text.to_owned()))
     }
 }
 
 impl Value for PathCommand {
     const EXPECTED: &'static str = "a command line such as \"nc %h %p\"";
-    const TABLE_KEY: Option<&'static str> = Some("command");
+    const TABLE_KEYS: &'static [&'static str] = &["command"];
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         match text.trim().is_empty() {

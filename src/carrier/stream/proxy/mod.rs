@@ -9,7 +9,7 @@ mod url;
 
 pub use rules::{EnvironmentError, ProxyRules};
 pub use socks::SocksReply;
-pub use url::{Proxy, ProxyUrlError};
+pub use url::{Proxy, ProxyUrlError, masked};
 
 use std::io;
 use std::time::Duration;

@@ -50,7 +50,7 @@ impl ProxyRules {
     /// leading dot; an address is itself, with `/BITS` its network. `:PORT` after any limits it to that port.
     ///
     /// # Errors
-    /// The variable that counts holds no proxy that we know; going directly instead would be against its will.
+    /// The variable that counts holds no proxy that we know.
     pub fn from_environment(look: impl Fn(&str) -> Option<String>) -> Result<ProxyRules, EnvironmentError> {
         let set = |variable: &&'static str| {
             let value = look(variable).unwrap_or_default();

@@ -81,6 +81,31 @@ impl FromStr for Proxy {
     }
 }
 
+/// A text that names no proxy, as it may be shown: without all that may have been meant as a user name or password.
+pub fn masked(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => (scheme, rest),
+        Some(_) => return MASK.to_owned(),
+        None => ("", text),
+    };
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    let (user, place) = match rest.rsplit_once('@') {
+        Some((_, place)) => (MASK, place),
+        None => ("", rest),
+    };
+    let at = if user.is_empty() { "" } else { "@" };
+    // A port is a number. Anything else in its place may be the password of a URL without a host.
+    let place = match place.split_once(':').filter(|_| !place.starts_with('[')) {
+        Some((host, port)) if !port.trim_end_matches('/').bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{host}:{MASK}")
+        }
+        _ => place.to_owned(),
+    };
+    format!("{scheme}{separator}{user}{at}{place}")
+}
+
+const MASK: &str = "***";
+
 fn split_port(place: &str) -> Result<(String, u16), ProxyUrlError> {
     let (host, port) = match place.strip_prefix('[') {
         Some(rest) => {
@@ -213,6 +238,21 @@ mod tests {
             );
         }
         assert!(!format!("{:?}{0}", fault("x://u:secret@proxy")).contains("secret"));
+    }
+
+    #[test]
+    fn what_may_be_a_password_is_masked() {
+        for (text, shown) in [
+            ("socks4://ada:secret@proxy:1080", "socks4://***@proxy:1080"),
+            ("https://ada:se@cret@proxy/", "https://***@proxy/"),
+            ("ada:secret@", "***@"),
+            ("http://ada:secret", "http://ada:***"),
+            ("ada:secret://x@proxy", "***"),
+            ("socks4://proxy:1080/", "socks4://proxy:1080/"),
+            ("https://ada:secret@[::1]:1", "https://***@[::1]:1"),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
     }
 
     proptest! {
