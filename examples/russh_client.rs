@@ -78,6 +78,7 @@ async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
             ports: vec![Port::Quic(ssh.port), Port::Tls(443)],
             family: None,
             relays: Vec::new(),
+            detours: Vec::new(),
         },
         state_dir: None,
         user: ssh.user.clone(),

@@ -201,3 +201,91 @@ fn a_missing_ssh_is_named() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_proxy_that_is_none_is_told_without_its_password() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("bowline.toml");
+    std::fs::write(&config, "[client]\nproxy = 'socks4://ada:secret@proxy:1'\n").expect("written");
+    let bad = "socks4://ada:secret@proxy:1";
+    for command in ["proxy", "ssh"] {
+        let flag = bowline(folder.path()).args([command, "--proxy", bad, "host"]).output();
+        let variable = bowline(folder.path())
+            .args([command, "host"])
+            .env("BOWLINE_PROXY", bad)
+            .output();
+        for output in [flag, variable].map(|output| output.expect("bowline runs")) {
+            assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+            assert!(
+                stderr(&output).contains("socks4://***@proxy:1\n"),
+                "{}",
+                stderr(&output)
+            );
+            assert!(!stderr(&output).contains("secret"), "{}", stderr(&output));
+        }
+    }
+    let file = bowline(folder.path())
+        .arg("--config")
+        .arg(&config)
+        .args(["proxy", "host"])
+        .output();
+    let file = file.expect("bowline runs");
+    assert_eq!(file.status.code(), Some(64), "{}", stderr(&file));
+    assert!(!stderr(&file).contains("secret"), "{}", stderr(&file));
+}
+
+#[test]
+fn ssh_gives_a_proxy_on_by_the_environment_and_not_by_arguments() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let ssh = folder.path().join("ssh");
+    std::fs::write(&ssh, "#!/bin/sh\necho \"$@\"\necho \"environment: $BOWLINE_PROXY\"\n").expect("written");
+    std::fs::set_permissions(&ssh, PermissionsExt::from_mode(0o700)).expect("changed");
+    let (own, other) = ("http://ada:secret@own:3128", "http://ada:secret@other:3128");
+    for (flag, variable, inherited) in [
+        (Some(own), Some(other), own),
+        (Some(own), None, own),
+        (None, Some(other), other),
+    ] {
+        let mut command = bowline(folder.path());
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        command.env("PATH", path).arg("ssh");
+        command.args(flag.iter().flat_map(|url| ["--proxy", url]));
+        command.envs(variable.map(|url| ("BOWLINE_PROXY", url)));
+        let output = command.args(["-F", "none", "host"]).output().expect("bowline runs");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (arguments, environment) = shown.split_once("\nenvironment: ").expect("ssh ran");
+        assert!(
+            arguments.contains("ProxyCommand=") && !arguments.contains("3128"),
+            "{arguments}"
+        );
+        assert_eq!(environment.trim_end(), inherited);
+    }
+}
+
+#[test]
+fn a_proxy_of_the_environment_that_cannot_be_used_stops_no_session() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |arguments: &[&str]| {
+        let mut command = bowline(folder.path());
+        command.env("HTTPS_PROXY", "https://ada:secret@proxy:3128");
+        let line = ["proxy", "--port", "9", "--tls-port", "9", "--connect-timeout", "300ms"];
+        let output = command
+            .args(line)
+            .args(arguments)
+            .args(["-o", "HostName=127.0.0.1", "host"]);
+        output.output().expect("bowline runs")
+    };
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    assert!(stderr(&output).contains("127.0.0.1:9"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("HTTPS_PROXY cannot be used"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!stderr(&output).contains("secret"), "{}", stderr(&output));
+    let output = run(&["--transport", "quic"]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("HTTPS_PROXY"), "{}", stderr(&output));
+}

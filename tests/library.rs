@@ -89,6 +89,7 @@ fn config(server: SocketAddr) -> ClientConfig {
             ports: vec![Port::Quic(server.port())],
             family: None,
             relays: Vec::new(),
+            detours: Vec::new(),
         },
         state_dir: None,
         user: "anybody".into(),

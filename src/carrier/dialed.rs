@@ -1,8 +1,9 @@
 //! What comes of dialing: a carrier on which both TLS keys are proved, and the server half's first words.
 
 use super::quic::QuicConfigError;
+use super::stream::{CommandError, ProxyError};
 use super::via::ReachError;
-use super::{Carrier, CarrierError};
+use super::{Carrier, CarrierError, Rank};
 use crate::identity::raw_key::TlsConfigError;
 use crate::wire::{Answer, Hello, Host, MAX_HELLO, next_message};
 use bytes::BytesMut;
@@ -60,10 +61,10 @@ impl Dialed {
         Ok((self.carrier, answer))
     }
 
-    /// The same, by way of a relay.
-    pub(crate) fn via(self, relay: Arc<str>) -> Dialed {
+    /// The same, where something joins the halves.
+    pub(crate) fn via(self, what: Arc<str>, rank: Rank) -> Dialed {
         Dialed {
-            carrier: self.carrier.via(relay),
+            carrier: self.carrier.via(what, rank),
             ..self
         }
     }
@@ -95,6 +96,12 @@ pub enum DialError {
     /// The relay cannot be reached, or does not reach the server half.
     #[error(transparent)]
     Relay(#[from] ReachError),
+    /// The proxy gave no connection.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// The program did not start, or what it gave was no server half.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// A relay finds a server half by its host keys, and none is known.
     #[error("no key of this host is known, and a relay finds a host by its key")]
     NoHostKey,
@@ -125,7 +132,7 @@ impl DialError {
             DialError::Socket(_) | DialError::Connect(_) | DialError::NoHostKey => true,
             DialError::Config(_) | DialError::QuicConfig(_) => true,
             // A server half may be about to be listed.
-            DialError::Carrier(_) | DialError::Relay(_) => false,
+            DialError::Carrier(_) | DialError::Relay(_) | DialError::Proxy(_) | DialError::Command(_) => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Carriers inside one process, over any byte stream whose security is somebody else's matter.
 
 use super::link::{Link, StreamLink};
-use super::{Carrier, CarrierInfo, Kind, Opaque};
+use super::{Carrier, CarrierInfo, Kind, Opaque, Rank};
 use bytes::Bytes;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,6 +18,7 @@ where
         kind: Kind::Memory,
         remote: Some(IN_PROCESS),
         via: None,
+        rank: Rank::Direct,
         peer_key,
         exporter,
     };

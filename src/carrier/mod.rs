@@ -12,12 +12,13 @@ pub mod memory;
 mod path;
 pub mod quic;
 pub mod relays;
+pub mod stream;
 pub mod tls;
 pub mod via;
 
 pub use dialed::{DialError, Dialed};
 pub use duplex::{Duplex, Opaque, Reading};
-pub use path::{NotAPath, Path, Rank};
+pub use path::{NotAPath, Path, Proxied, Rank};
 
 use crate::clock;
 use crate::wire::{DecodeError, Frame, next_message};
@@ -81,8 +82,10 @@ pub struct CarrierInfo {
     pub kind: Kind,
     /// Where the peer is, as this end saw it first; `None` where something between the halves hides it.
     pub remote: Option<SocketAddr>,
-    /// What joins the halves, where something does: a relay's name.
+    /// What joins the halves, where something does: a relay's name, a proxy, a program.
     pub via: Option<Arc<str>>,
+    /// How good the way is that it goes, as far as that is known at this end.
+    pub rank: Rank,
     /// The peer's TLS key, SPKI DER.
     pub peer_key: Bytes,
     /// TLS exporter (RFC 8446 section 7.5), label `EXPORTER-bowline-open`: the same at both ends and nowhere else.
@@ -191,9 +194,10 @@ impl Carrier {
         }
     }
 
-    /// The same, by way of a relay.
-    pub(crate) fn via(mut self, relay: Arc<str>) -> Carrier {
-        self.info.via = Some(relay);
+    /// The same, where something joins the halves.
+    pub(crate) fn via(mut self, what: Arc<str>, rank: Rank) -> Carrier {
+        self.info.via = Some(what);
+        self.info.rank = rank;
         self
     }
 

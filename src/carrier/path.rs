@@ -1,10 +1,13 @@
 //! Ways to dial a carrier, as values: what they are called, how they are written, which is the better one.
 
+use super::stream::{CommandLine, Proxy};
 use super::via::{RelayAddress, RelayTransport};
 use super::{CarrierInfo, Kind};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// One way to dial a carrier.
 ///
@@ -17,6 +20,42 @@ pub enum Path {
     Tls(SocketAddr),
     /// TLS inside a stream that a relay joins to the server half.
     Relayed(RelayAddress, RelayTransport),
+    /// TLS through a proxy.
+    Proxied(Arc<Proxied>),
+    /// TLS inside of a program's standard input and output.
+    Command(Arc<CommandLine>),
+}
+
+/// A TLS port behind a proxy.
+#[derive(Clone, Debug)]
+pub struct Proxied {
+    /// The proxy.
+    pub proxy: Proxy,
+    /// Name or address, without brackets; the proxy may look it up.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Proxied {
+    /// All of it, without credentials.
+    fn name(&self) -> String {
+        format!("{}:{} by {}", self.host, self.port, self.proxy)
+    }
+}
+
+impl PartialEq for Proxied {
+    fn eq(&self, other: &Proxied) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Proxied {}
+
+impl Hash for Proxied {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name().hash(state);
+    }
 }
 
 /// How good a path is, apart from how it does at the moment. The least is the best.
@@ -26,10 +65,14 @@ pub enum Rank {
     Direct,
     /// Straight, in order: whatever is lost holds up all that follows.
     DirectInOrder,
+    /// The same through a proxy.
+    Proxied,
     /// By a relay, which is reached by QUIC.
     Relayed,
     /// By a relay, which is reached by TCP.
     RelayedInOrder,
+    /// By somebody else's tunnel.
+    Command,
 }
 
 /// A text that names no straight path.
@@ -48,6 +91,8 @@ impl Path {
             Path::Tls(_) => Rank::DirectInOrder,
             Path::Relayed(_, RelayTransport::Quic) => Rank::Relayed,
             Path::Relayed(_, RelayTransport::Tls) => Rank::RelayedInOrder,
+            Path::Proxied(_) => Rank::Proxied,
+            Path::Command(_) => Rank::Command,
         }
     }
 }
@@ -62,17 +107,17 @@ impl Path {
             Path::Quic(address) => goes_to(Kind::Quic, address),
             Path::Tls(address) => goes_to(Kind::Tls, address),
             Path::Relayed(relay, _) => carrier.via.as_ref() == Some(&relay.name),
+            Path::Proxied(_) | Path::Command(_) => self.via() == carrier.via,
         }
     }
-}
 
-impl Rank {
-    /// That of the path that a carrier went.
-    pub fn of(carrier: &CarrierInfo) -> Rank {
-        match (&carrier.via, carrier.kind) {
-            (Some(_), _) => Rank::Relayed,
-            (None, Kind::Tls) => Rank::DirectInOrder,
-            (None, Kind::Quic | Kind::Memory) => Rank::Direct,
+    /// What joins the halves on it, where something does.
+    pub fn via(&self) -> Option<Arc<str>> {
+        match self {
+            Path::Quic(_) | Path::Tls(_) => None,
+            Path::Relayed(relay, _) => Some(Arc::clone(&relay.name)),
+            Path::Proxied(proxied) => Some(proxied.proxy.to_string().into()),
+            Path::Command(command) => Some(command.name().into()),
         }
     }
 }
@@ -83,6 +128,8 @@ impl fmt::Display for Path {
             Path::Quic(address) => write!(f, "quic {address}"),
             Path::Tls(address) => write!(f, "tls {address}"),
             Path::Relayed(relay, transport) => write!(f, "relay {} by {transport} {}", relay.name, relay.address),
+            Path::Proxied(proxied) => write!(f, "tls {}", proxied.name()),
+            Path::Command(command) => write!(f, "command {}", command.name()),
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::dialed::{DialError, Dialed, Introduction};
 use super::duplex::Duplex;
 use super::link::{Link, StreamLink};
-use super::{Carrier, CarrierError, CarrierInfo, Kind};
+use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
 use crate::wire::ALPN;
@@ -133,6 +133,7 @@ fn carrier(stream: TlsStream<Box<dyn Duplex>>, remote: Option<SocketAddr>) -> Re
         kind: Kind::Tls,
         remote,
         via: None,
+        rank: Rank::DirectInOrder,
         peer_key: Bytes::copy_from_slice(peer_key),
         exporter,
     };

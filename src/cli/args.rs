@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
-pub(super) use self::reach::ReachArgs;
+pub(super) use self::reach::{PROXY_VARIABLE, ReachArgs};
 pub(super) use self::relay::RelayArgs;
 use crate::carrier::relays::RelayName;
 

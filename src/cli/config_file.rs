@@ -31,8 +31,8 @@ use toml::Spanned;
 use crate::carrier::relays::RelayName;
 
 use super::values::{
-    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, Written,
-    WrittenList,
+    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MtuCap, PathCommand, Port, ProxyText, Target,
+    Transport, Written, WrittenList,
 };
 
 /// The file's content. Without a file: empty.
@@ -61,6 +61,9 @@ pub(super) struct ClientTable {
     pub(super) port: Option<Written<Port>>,
     pub(super) tls_port: Option<Written<Port>>,
     pub(super) relay: Option<WrittenList<RelayName>>,
+    pub(super) proxy: Option<Written<ProxyText>>,
+    #[serde(alias = "path")]
+    pub(super) path_command: Option<WrittenList<PathCommand>>,
     pub(super) transport: Option<Written<Transport>>,
     pub(super) fallback: Option<Written<Fallback>>,
     pub(super) connect_timeout: Option<Written<Duration>>,
@@ -229,6 +232,8 @@ impl ClientTable {
             port: self.port.or(other.port),
             tls_port: self.tls_port.or(other.tls_port),
             relay: self.relay.or(other.relay),
+            proxy: self.proxy.or(other.proxy),
+            path_command: self.path_command.or(other.path_command),
             transport: self.transport.or(other.transport),
             fallback: self.fallback.or(other.fallback),
             connect_timeout: self.connect_timeout.or(other.connect_timeout),
@@ -379,6 +384,59 @@ mod tests {
         let many = parsed("[serve]\nlisten = [':22']\n").serve.listen;
         assert_eq!(one, many);
         assert_eq!(one.map(|list| list.0.len()), Some(1));
+    }
+
+    #[test]
+    fn a_command_is_a_text_or_a_table_with_one_key_and_many_are_a_list() {
+        let commands = |value: &str| {
+            let list = parsed(&format!("[client]\npath = {value}\n")).client.path_command;
+            let texts = list.expect("commands").0.into_iter().map(|item| item.0);
+            texts.collect::<Vec<_>>()
+        };
+        assert_eq!(commands("'nc %h %p'"), ["nc %h %p"]);
+        assert_eq!(commands("{ command = 'nc %h %p' }"), ["nc %h %p"]);
+        assert_eq!(commands("[{ command = 'a' }, 'b']"), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_command_s_table_with_another_key_is_refused_with_the_right_one() {
+        for value in ["{ command = 'a', comand = 'b' }", "{ comand = 'b', command = 'a' }"] {
+            for value in [value.to_owned(), format!("['a', {value}]")] {
+                let error = refusal(&format!("[client]\n\npath = {value}\n"));
+                assert_eq!(error.to_string(), "bowline.toml, line 3: unknown key `comand`");
+                assert_eq!(error.nearest_key(), Some("command"));
+            }
+        }
+        let error = refusal("[client]\npath = {}\n");
+        assert_eq!(error.to_string(), "bowline.toml, line 2: missing field `command`");
+        let error = refusal("[client]\nrelay = { command = 'a' }\n");
+        assert!(error.to_string().contains("invalid type: map, expected"), "{error}");
+    }
+
+    #[test]
+    fn a_list_in_a_list_is_refused() {
+        for text in ["[client]\npath = [['a']]\n", "[serve]\nlisten = [[':22']]\n"] {
+            let error = refusal(text);
+            assert!(error.to_string().contains("line 2: invalid type: sequence"), "{error}");
+        }
+        let error = refusal("[client]\npath = { command = ['a'] }\n");
+        assert!(error.to_string().contains("line 2: invalid type: sequence"), "{error}");
+    }
+
+    #[test]
+    fn no_error_holds_what_was_written_as_a_proxy() {
+        for value in [
+            "socks4://ada:secret@proxy",
+            "['http://ada:secret@proxy']",
+            "{ url = 'http://ada:secret@proxy' }",
+            "http://ada:secret@proxy",
+            "'http://ada:secret@proxy",
+            "\"http://ada:secret\\q@proxy\"",
+        ] {
+            let error = refusal(&format!("[client]\nproxy = {value}\n"));
+            assert!(!error.to_string().contains("secret"), "{error}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `bowline proxy`: its settings, and one session from start to end.
 
+pub(super) mod detours;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::carrier::quic::MtuCap;
 use crate::carrier::relays::RelayName;
+use crate::carrier::stream::ProxyRules;
 use crate::client::journal::{Entry, Journal};
 use crate::client::stdio::{Stdin, Stdout};
 use crate::client::{
@@ -24,7 +27,8 @@ use super::args::ProxyArgs;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
-use super::values::{Destination, Fallback, Transport};
+use super::values::{Destination, Fallback, PathCommand, Transport};
+use detours::Detours;
 
 /// What `bowline proxy` works by.
 #[derive(Debug, Clone)]
@@ -49,6 +53,10 @@ pub(crate) struct ProxySettings {
     pub(crate) tls_port: Option<u16>,
     /// Relays at which the server half may be listed. Default: none.
     pub(crate) relays: Vec<RelayName>,
+    /// A proxy for TLS. Default: as the environment says (HTTPS_PROXY, ALL_PROXY, NO_PROXY).
+    pub(crate) proxy: Option<ProxyRules>,
+    /// Programs whose standard input and output lead to the server half's TLS port. Default: none.
+    pub(crate) path_commands: Vec<PathCommand>,
     /// What is dialed. Default: whatever gets through.
     pub(crate) transport: Transport,
     /// What to do when no path leads to the server half. Default: nothing, fail.
@@ -67,7 +75,7 @@ impl ProxySettings {
     /// Settles what the arguments leave open by the configuration file, then by default.
     ///
     /// # Errors
-    /// No folder for the state.
+    /// No folder for the state, or something else than a proxy in place of one.
     pub(super) fn new(args: ProxyArgs, context: &Context) -> Result<Self, SettingsError> {
         let table = context.file.client(&args.destination.host);
         let reach = args.reach;
@@ -82,6 +90,8 @@ impl ProxySettings {
             port: reach.port.or(one(&table.port)).map(|port| port.0),
             tls_port: reach.tls_port.or(one(&table.tls_port)).map(|port| port.0),
             relays: list(reach.relay, &table.relay),
+            proxy: detours::chosen_proxy(reach.proxy.as_ref(), &table)?,
+            path_commands: list(reach.path_command, &table.path_command),
             transport: reach.transport.or(one(&table.transport)).unwrap_or(Transport::Auto),
             fallback: reach.fallback.or(one(&table.fallback)).unwrap_or(Fallback::None),
             connect_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
@@ -100,7 +110,8 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     let ssh = resolve(&settings).await?;
     // Only memories are kept there: a session does without them.
     let _ = super::places::make_folder(&settings.folders.state);
-    let config = client_config(&settings, &ssh).await?;
+    let detours = Detours::to(&ssh.hostname, &settings)?;
+    let config = client_config(&settings, &ssh, &detours).await?;
     let connect_timeout = config.connect_timeout;
     let mut signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
     let opened = tokio::select! {
@@ -112,11 +123,15 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
         Ok(session) => carry(session, &settings, signals).await,
         Err(error) if settings.fallback == Fallback::Tcp && is_no_path(&error) => {
             tokio::select! {
-                ended = fall_back(&ssh, connect_timeout, &error) => ended,
+                ended = fall_back(&ssh, connect_timeout, &error) => ended.map_err(|failure| detours.explain(failure)),
                 () = signals.recv() => Ok(()),
             }
         }
-        Err(error) => Err(report::cannot_open(&settings.destination.host, error)),
+        Err(error) => {
+            let is_no_path = is_no_path(&error);
+            let failure = report::cannot_open(&settings.destination.host, error);
+            Err(if is_no_path { detours.explain(failure) } else { failure })
+        }
     }
 }
 
@@ -131,7 +146,7 @@ async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
         .map_err(|error| report::no_ssh_config(&error))
 }
 
-async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<ClientConfig, Failure> {
+async fn client_config(settings: &ProxySettings, ssh: &SshConfig, detours: &Detours) -> Result<ClientConfig, Failure> {
     let state = &settings.folders.state;
     let host = &settings.destination.host;
     let notice: Notice = Box::new(report::notice);
@@ -163,6 +178,7 @@ async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<Clie
                 AddressFamily::Inet6 => Some(Family::V6),
             },
             relays: settings.relays.clone(),
+            detours: detours.paths.clone(),
         },
         state_dir: Some(state.clone()),
         user: ssh.user.clone(),

@@ -19,7 +19,7 @@ mod session;
 
 pub(crate) use demo::demo_failed;
 pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, option, overlaps, several_serve};
-pub(crate) use session::{cannot_fall_back, cannot_open, no_ssh_config, notice, session_end};
+pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, notice, session_end};
 
 use super::config_file::ConfigError;
 use super::settings::SettingsError;
@@ -169,6 +169,7 @@ impl From<SettingsError> for Failure {
             SettingsError::NoHome { option } => {
                 Failure::new(Exit::Usage, &error).hint(format_args!("give the folder with {option}"))
             }
+            SettingsError::Proxy { .. } => Failure::from_error(Exit::Usage, &error),
             SettingsError::Conflict { .. } | SettingsError::Missing { .. } | SettingsError::TooSmall { .. } => {
                 Failure::new(Exit::Usage, &error)
             }

@@ -10,6 +10,7 @@ use super::config_file::{ConfigError, ConfigFile};
 use super::logging::{LogSettings, Verbosity};
 use super::places::{self, Folders, Owner};
 use super::values::{LogFormat, Written, WrittenList};
+use crate::carrier::stream::ProxyUrlError;
 
 /// The settings contradict each other or the machine.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,17 @@ pub(crate) enum SettingsError {
         option: &'static str,
         /// The least that works, with its unit.
         least: &'static str,
+    },
+    /// What was asked for as a proxy is none.
+    #[error("{origin} cannot be used: {shown}")]
+    Proxy {
+        /// Where it was written.
+        origin: &'static str,
+        /// It, without credentials.
+        shown: String,
+        /// Why.
+        #[source]
+        source: ProxyUrlError,
     },
     /// The user has no home folder to keep a default folder in.
     #[error("this user has no home folder, so {option} has no default")]

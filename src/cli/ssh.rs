@@ -15,18 +15,21 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use self::arguments::{SshArguments, split_option};
-use super::args::{self, CommonArgs, SshArgs};
+use super::args::{self, CommonArgs, PROXY_VARIABLE, SshArgs};
 use super::config_file::ConfigFile;
 use super::places::Owner;
+use super::proxy::detours::chosen_proxy;
 use super::report::{Failure, cannot_run, not_an_ssh_option};
 use super::settings::{Context, one};
-use super::values::Fallback;
+use super::values::{Fallback, ProxyText};
 
 /// Becomes ssh. Returns only when that fails.
 pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
+    // A password may be in it. Where it came from the environment, that is as it was.
+    let proxy = args.reach.proxy.clone().map(|ProxyText(text)| (PROXY_VARIABLE, text));
     match prepare(args, common) {
         Ok(arguments) => {
-            let error = Command::new("ssh").args(arguments).exec();
+            let error = Command::new("ssh").args(arguments).envs(proxy).exec();
             cannot_run("ssh", &error)
         }
         Err(failure) => failure,
@@ -44,7 +47,10 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Vec<OsString>, Failu
     };
     let own = std::env::current_exe().map_err(|error| cannot_run("bowline", &error))?;
     let context = Context::load(common.clone(), Owner::User)?;
-    let flags = own_flags(&args, &common, &context.file, &host_of(destination));
+    let host = host_of(destination);
+    // Said here, it is said once, and before ssh says that nothing came.
+    chosen_proxy(args.reach.proxy.as_ref(), &context.file.client(&host))?;
+    let flags = own_flags(&args, &common, &context.file, &host);
     Ok(ssh_line(&own, &flags, &ssh, || jump_of_configuration(&ssh)))
 }
 
@@ -176,7 +182,8 @@ fn host_of(destination: &OsStr) -> String {
     String::from_utf8_lossy(host).into_owned()
 }
 
-/// bowline's own options for the proxy, with `--fallback tcp` as the default here.
+/// bowline's own options for the proxy, with `--fallback tcp` as the default here. `--proxy` is not among them: it goes
+/// on by the environment.
 fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str) -> Vec<OsString> {
     let reach = &args.reach;
     let fallback = reach
@@ -196,6 +203,9 @@ fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str)
     add("--port", reach.port.map(|port| port.0.to_string().into()));
     for relay in &reach.relay {
         add("--relay", Some(relay.to_string().into()));
+    }
+    for command in &reach.path_command {
+        add("--path-command", Some(command.0.clone().into()));
     }
     add("--tls-port", reach.tls_port.map(|port| port.0.to_string().into()));
     add(

@@ -4,6 +4,7 @@
 //! Syntax only: what a value means, and its default, is said by the settings that hold it.
 
 mod choice;
+mod detour;
 mod endpoint;
 mod relay;
 mod written;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 
 pub(crate) use self::choice::{AuthWord, Fallback, LogFormat, Transport};
+pub(crate) use self::detour::{PathCommand, ProxyText};
 pub(crate) use self::endpoint::{Destination, ListenAddress, Target};
 pub(super) use self::written::{Written, WrittenList};
 use super::places;
@@ -23,6 +25,8 @@ use crate::carrier::relays::RelayNameError;
 pub(super) trait Value: Sized {
     /// What a correct one looks like, with its article: `a duration such as 90s, 12h or 7d`.
     const EXPECTED: &'static str;
+    /// The name under which `bowline.toml` may also have it, in a table of its own; empty where it may not.
+    const TABLE_KEYS: &'static [&'static str] = &[];
 
     /// Reads the written form.
     fn parse(text: &str) -> Result<Self, ValueError>;

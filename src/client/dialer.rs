@@ -3,8 +3,9 @@
 use super::opening::{AttemptError, Failed};
 use super::unreachable::unreachable;
 use crate::carrier::quic::{MtuCap, QuicDialer};
+use crate::carrier::stream::{self, CommandError, CommandLine};
 use crate::carrier::via::{self, Reaching, RelayAddress, RelayTransport, RelayWindow, ViaStream};
-use crate::carrier::{DialError, Dialed, Path, tls};
+use crate::carrier::{DialError, Dialed, Opaque, Path, tls};
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::wire::KeyDigest;
 use russh::keys::ssh_key::Fingerprint;
@@ -67,24 +68,36 @@ impl Dialer {
         let (key, path) = (Arc::clone(&self.key), path.clone());
         let socket = match path {
             Path::Quic(address) => Some(self.socket_for(address)),
-            Path::Tls(_) | Path::Relayed(..) => None,
+            Path::Tls(_) | Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => None,
         };
         let guide = self.guide.clone();
         async move {
-            match path {
+            let (via, rank) = (path.via(), path.rank());
+            let dialed = match path {
                 Path::Quic(address) => {
                     let socket = socket.expect("made above").map_err(DialError::Socket)?;
-                    socket.dial(address, &key, accept).await
+                    socket.dial(address, &key, accept).await?
                 }
                 Path::Tls(address) => {
                     let stream = tls::connect(address).await.map_err(DialError::Unreachable)?;
-                    tls::dial(Box::new(stream), Some(address), &key, accept).await
+                    tls::dial(Box::new(stream), Some(address), &key, accept).await?
                 }
                 Path::Relayed(relay, transport) => {
                     let stream = guide.reach(&relay, transport).await?;
-                    Ok(tls::dial(Box::new(stream), None, &key, accept).await?.via(relay.name))
+                    tls::dial(Box::new(stream), None, &key, accept).await?
                 }
-            }
+                Path::Proxied(proxied) => {
+                    let stream = stream::connect(&proxied.proxy, &proxied.host, proxied.port).await?;
+                    tls::tune(&stream).map_err(DialError::Socket)?;
+                    // What the kernel tells of it is the way to the proxy.
+                    tls::dial(Box::new(Opaque(stream)), None, &key, accept).await?
+                }
+                Path::Command(command) => dial_command(&command, &key, accept).await?,
+            };
+            Ok(match via {
+                Some(what) => dialed.via(what, rank),
+                None => dialed,
+            })
         }
     }
 
@@ -94,6 +107,20 @@ impl Dialer {
             Some(socket) => Ok(socket.clone()),
             None => Ok(slot.insert(QuicDialer::new(address, self.mtu_cap)?).clone()),
         }
+    }
+}
+
+async fn dial_command(command: &CommandLine, key: &TlsKey, accept: ServerKey) -> Result<Dialed, DialError> {
+    let stream = command.run()?;
+    let last_words = stream.last_words();
+    match tls::dial(Box::new(stream), None, key, accept).await {
+        Err(DialError::Tls(source)) => Err(CommandError::Failed {
+            program: command.name().to_owned(),
+            said: last_words.quoted().await,
+            source,
+        }
+        .into()),
+        dialed => dialed,
     }
 }
 
@@ -165,6 +192,6 @@ async fn watched(path: &Path, dialing: impl Future<Output = Result<Dialed, DialE
             dialed = dialing => dialed,
             error = unreachable(*address) => Err(DialError::Unreachable(error)),
         },
-        Path::Tls(_) | Path::Relayed(..) => dialing.await,
+        Path::Tls(_) | Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => dialing.await,
     }
 }

@@ -31,6 +31,8 @@ pub struct Place {
     pub family: Option<Family>,
     /// Relays at which it may be listed. Where there are many, those are asked that its host keys choose.
     pub relays: Vec<RelayName>,
+    /// Other ways to its TLS port, the best first: a proxy, somebody else's tunnel.
+    pub detours: Vec<Path>,
 }
 
 /// A port, and what is spoken there.
@@ -104,7 +106,7 @@ impl Paths {
         let (found, relays) = tokio::join!(lookup(&place), relays);
         let addresses = match found {
             // A name that leads nowhere is no matter where a relay knows the host by its key.
-            Err(error) if !relays.is_empty() => {
+            Err(error) if !relays.is_empty() || !place.detours.is_empty() => {
                 debug!(host = place.host, %error, "cannot look the host up");
                 Vec::new()
             }
@@ -129,7 +131,7 @@ impl Paths {
             .as_deref()
             .and_then(|folder| Hints::of_paths(folder).recall(&place.host));
         known.winner = hint.and_then(|hint| {
-            let mut paths = known.hoped_for(&place.ports).into_iter();
+            let mut paths = known.hoped_for(&place).into_iter();
             paths.find(|path| path.to_string() == hint)
         });
         Paths {
@@ -142,7 +144,7 @@ impl Paths {
     /// All paths: the last winner first, the others as they are hoped for.
     pub(super) fn all(&self) -> Vec<Path> {
         let known = self.known();
-        let mut paths = known.hoped_for(&self.place.ports);
+        let mut paths = known.hoped_for(&self.place);
         if let Some(winner) = &known.winner {
             paths.retain(|path| path != winner);
             paths.insert(0, winner.clone());
@@ -218,13 +220,14 @@ impl Paths {
 
 impl Known {
     /// Every port at every address, and every relay. A port further down waits for the two addresses before it, not for
-    /// all: most hosts have one of each family, and the rest is seldom better. So do relays, which stand beside the third.
-    fn hoped_for(&self, ports: &[Port]) -> Vec<Path> {
-        let starts = ports.iter().zip((0..).step_by(2));
+    /// all: most hosts have one of each family, and the rest is seldom better. So do relays, which stand beside the
+    /// third, and detours.
+    fn hoped_for(&self, place: &Place) -> Vec<Path> {
+        let starts = place.ports.iter().zip((0..).step_by(2));
         let straight = starts.flat_map(|(port, start)| (start..).zip(self.addresses.iter().map(|ip| port.at(*ip))));
         // What is not to be dialed straight is not dialed to a relay either.
         let is_wanted = |transport| {
-            ports.iter().any(|port| match port {
+            place.ports.iter().any(|port| match port {
                 Port::Quic(_) => transport == RelayTransport::Quic,
                 Port::Tls(_) => transport == RelayTransport::Tls,
             })
@@ -235,6 +238,7 @@ impl Known {
         };
         let (quic, tls) = ((4..).zip(by(RelayTransport::Quic)), (6..).zip(by(RelayTransport::Tls)));
         let mut paths: Vec<(usize, Path)> = straight.chain(quic).chain(tls).collect();
+        paths.extend((3..).step_by(2).zip(place.detours.iter().cloned()));
         paths.sort_by_key(|(place, _)| *place);
         paths.into_iter().map(|(_, path)| path).collect()
     }
@@ -317,15 +321,19 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn paths(ports: &[Port], addresses: &[&str]) -> Paths {
-        let place = Place {
-            host: String::new(),
+    fn place(ports: &[Port]) -> Place {
+        Place {
+            host: "build".into(),
             ports: ports.to_vec(),
             family: None,
             relays: Vec::new(),
-        };
+            detours: Vec::new(),
+        }
+    }
+
+    fn paths(ports: &[Port], addresses: &[&str]) -> Paths {
         let addresses = addresses.iter().map(|text| address(text)).collect();
-        Paths::new(place, Knowledge::default(), addresses, Vec::new())
+        Paths::new(place(ports), Knowledge::default(), addresses, Vec::new())
     }
 
     fn written(paths: &[Path]) -> Vec<String> {
@@ -374,16 +382,14 @@ mod tests {
             relays: vec![relay],
             ..Known::default()
         };
+        let by_ports = |ports: &[Port]| written(&known.hoped_for(&place(ports)));
         let (quic, tls) = (
             "relay r1:443 by quic 192.0.2.9:443",
             "relay r1:443 by tls 192.0.2.9:443",
         );
-        assert_eq!(
-            written(&known.hoped_for(&[Port::Quic(22), Port::Tls(443)])),
-            [quic, tls]
-        );
-        assert_eq!(written(&known.hoped_for(&[Port::Quic(22)])), [quic]);
-        assert_eq!(written(&known.hoped_for(&[Port::Tls(443)])), [tls]);
+        assert_eq!(by_ports(&[Port::Quic(22), Port::Tls(443)]), [quic, tls]);
+        assert_eq!(by_ports(&[Port::Quic(22)]), [quic]);
+        assert_eq!(by_ports(&[Port::Tls(443)]), [tls]);
     }
 
     #[test]
@@ -403,12 +409,7 @@ mod tests {
     #[test]
     fn what_worked_last_is_remembered_for_as_long_as_the_host_has_the_address() {
         let state = tempfile::tempdir().unwrap();
-        let place = Place {
-            host: "build".into(),
-            ports: vec![Port::Quic(22), Port::Tls(443)],
-            family: None,
-            relays: Vec::new(),
-        };
+        let place = place(&[Port::Quic(22), Port::Tls(443)]);
         let knowledge = Knowledge {
             state_dir: Some(state.path().to_owned()),
             host_keys: Vec::new(),

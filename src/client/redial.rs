@@ -54,7 +54,7 @@ impl Redialer {
         let mut roster = self.facts.roster();
         let mut best = Rank::Direct;
         loop {
-            let rank = roster.borrow_and_update().lead.as_ref().map_or(best, Rank::of);
+            let rank = roster.borrow_and_update().lead.as_ref().map_or(best, |lead| lead.rank);
             if rank > best {
                 // A carrier that stood by has taken the place of a better one.
                 self.improvement.handle_outage(clock::now());

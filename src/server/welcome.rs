@@ -5,7 +5,7 @@ use super::registry::Registry;
 use crate::carrier::gate::{Admission, Gate, Place};
 use crate::carrier::tls::TlsServer;
 use crate::carrier::via::IncomingStream;
-use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, quic};
+use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, Rank, quic};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_open};
 use crate::wire::{Answer, Authorization, DecodeError, Hello, Open, Refusal, RefusalCode, VERSION};
 use bytes::Bytes;
@@ -75,7 +75,8 @@ impl Welcome {
         match timeout(HANDSHAKE, tls.shake_hands(Box::new(stream), at, self.host.clone())).await {
             Ok(Ok(carrier)) => {
                 drop(place);
-                self.hear(at, std::future::ready(Ok(carrier.via(relay)))).await;
+                self.hear(at, std::future::ready(Ok(carrier.via(relay, Rank::Relayed))))
+                    .await;
             }
             Ok(Err(error)) => debug!(%relay, %source, %error, "lost in the handshake"),
             Err(_) => debug!(%relay, %source, "no handshake in time"),

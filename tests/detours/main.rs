@@ -1,4 +1,5 @@
-//! Other ways than the usual one: TLS where UDP is blocked, relays where nothing gets in.
+//! Other ways than the usual one: TLS where UDP is blocked, relays where nothing gets in, proxies and programs where
+//! nothing gets out.
 //!
 //! Needs root; without it each test says on standard error that it was skipped. Figures are printed.
 
@@ -9,6 +10,7 @@ mod support;
 
 mod malice;
 mod names;
+mod proxies;
 mod relays;
 mod tls;
 

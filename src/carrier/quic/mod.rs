@@ -12,7 +12,7 @@ pub use socket::bind;
 
 use super::dialed::{DialError, Dialed, Introduction};
 use super::link::{Link, QuicLink};
-use super::{Carrier, CarrierError, CarrierInfo, Kind};
+use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
 use bytes::Bytes;
@@ -167,6 +167,7 @@ fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError>
         kind: Kind::Quic,
         remote: Some(unmapped(connection.remote_address())),
         via: None,
+        rank: Rank::Direct,
         peer_key,
         exporter,
     })

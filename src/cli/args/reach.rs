@@ -8,7 +8,10 @@ use russh::keys::ssh_key::Fingerprint;
 
 use super::parse;
 use crate::carrier::relays::RelayName;
-use crate::cli::values::{Fallback, MtuCap, Port, Transport};
+use crate::cli::values::{Fallback, MtuCap, PathCommand, Port, ProxyText, Transport};
+
+/// By which `ssh` gives its `--proxy` on: unlike arguments, other users do not see it.
+pub(in crate::cli) const PROXY_VARIABLE: &str = "BOWLINE_PROXY";
 
 /// How to reach a server half: `proxy` and `ssh`.
 #[derive(Debug, Clone, Default, Args)]
@@ -31,6 +34,20 @@ pub(in crate::cli) struct ReachArgs {
     /// records, _bowline-relay._udp.example.org. A relay finds a host by its host keys, so one must be known.
     #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
     pub(in crate::cli) relay: Vec<RelayName>,
+    /// Dial TLS through this proxy, or direct [default: HTTPS_PROXY or ALL_PROXY]
+    ///
+    /// http://[USER:PASSWORD@]HOST:PORT (CONNECT), socks5:// or socks5h://; direct is none. Without it HTTPS_PROXY,
+    /// ALL_PROXY and NO_PROXY count as they do for curl. It is one more path, beside the straight ones. Arguments are seen
+    /// by every user of the machine: a password is better kept in BOWLINE_PROXY or bowline.toml.
+    #[arg(long, value_name = "URL", env = PROXY_VARIABLE, hide_env_values = true, value_parser = parse::<ProxyText>)]
+    pub(in crate::cli) proxy: Option<ProxyText>,
+    /// Reach the server half's TLS port also by this program; repeatable
+    ///
+    /// One more path, used beside the others and not instead of them. The program's standard input and output are the
+    /// connection: `nc %h %p`, `ssh -W %h:%p jump`, somebody else's tunnel. Run by sh, with %h and %p as in ssh's
+    /// ProxyCommand; %p is --tls-port. In bowline.toml: path = { command = ".." }
+    #[arg(long, value_name = "COMMAND", value_parser = parse::<PathCommand>)]
+    pub(in crate::cli) path_command: Vec<PathCommand>,
     /// Dial by auto, quic or tls [default: auto]
     ///
     /// `auto` dials QUIC, and TLS where that does not get through; a session on TLS goes back to QUIC as soon as

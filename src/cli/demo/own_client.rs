@@ -85,6 +85,7 @@ async fn log_in(stage: &Stage) -> Result<(Handle<Known>, Channel<Msg>), DemoErro
             ports: vec![Port::Quic(address.port())],
             family: None,
             relays: Vec::new(),
+            detours: Vec::new(),
         },
         state_dir: None,
         user: stage.user.clone(),

@@ -88,6 +88,7 @@ fn port_of(path: &Path) -> String {
     match path {
         Path::Quic(address) => format!("udp {address}"),
         Path::Tls(address) => format!("tcp {address}"),
+        Path::Proxied(_) | Path::Command(_) => path.to_string(),
         Path::Relayed(relay, RelayTransport::Quic) => format!("relay {}, udp {}", relay.name, relay.address),
         Path::Relayed(relay, RelayTransport::Tls) => format!("relay {}, tcp {}", relay.name, relay.address),
     }
@@ -217,7 +218,8 @@ fn list(fingerprints: &[Fingerprint]) -> String {
 }
 
 /// An error and its causes, without those that it quotes already.
-fn chain(error: &dyn Error) -> impl Display {
+/// An error and its sources in one line.
+pub(crate) fn chain(error: &dyn Error) -> impl Display {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::Value;
 
-/// A [`Value`] in the configuration file: a string, or a bare number or truth value.
+/// A [`Value`] in the configuration file: a string, or a bare number or truth value; where it has a
+/// [name of its own](Value::TABLE_KEYS), also a table of that name and the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Written<T>(pub(in crate::cli) T);
 
@@ -31,7 +32,7 @@ impl<'de, T: Value> Deserialize<'de> for WrittenList<T> {
 
 struct WrittenVisitor<T>(PhantomData<T>);
 
-impl<T: Value> Visitor<'_> for WrittenVisitor<T> {
+impl<'de, T: Value> Visitor<'de> for WrittenVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,7 +50,30 @@ impl<T: Value> Visitor<'_> for WrittenVisitor<T> {
     fn visit_bool<E: serde::de::Error>(self, truth: bool) -> Result<T, E> {
         self.visit_str(if truth { "true" } else { "false" })
     }
+
+    /// `{ command = ".." }`
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<T, A::Error> {
+        let Some(known) = T::TABLE_KEYS.first() else {
+            return Err(A::Error::invalid_type(Unexpected::Map, &self));
+        };
+        let mut found = None;
+        while let Some(key) = table.next_key::<String>()? {
+            if key != *known {
+                return Err(A::Error::unknown_field(&key, T::TABLE_KEYS));
+            }
+            found = Some(self.visit_str(&table.next_value::<String>()?)?);
+        }
+        found.ok_or_else(|| A::Error::missing_field(known))
+    }
 }
+
+impl<T> Clone for WrittenVisitor<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for WrittenVisitor<T> {}
 
 struct WrittenListVisitor<T>(PhantomData<T>);
 
@@ -66,6 +90,10 @@ impl<'de, T: Value> Visitor<'de> for WrittenListVisitor<T> {
 
     fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Vec<T>, E> {
         self.visit_str(&number.to_string())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Vec<T>, A::Error> {
+        WrittenVisitor::<T>(PhantomData).visit_map(table).map(|one| vec![one])
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {

@@ -1,0 +1,288 @@
+//! Any program's standard input and output as a byte stream: `nc`, `ssh -W`, somebody else's tunnel.
+
+use super::command_line::CommandLine;
+use crate::carrier::Duplex;
+use crate::tasks::Tasks;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::io;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+/// What is kept of what a program said on standard error: its last words.
+const LAST_WORDS: usize = 4096;
+/// From SIGTERM to SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+/// For the last words to be read after the program has closed its output.
+const TO_SPEAK: Duration = Duration::from_millis(200);
+
+/// A program led to no server half.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It could not be started.
+    #[error("cannot run {program}")]
+    Start {
+        /// Its name.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It ran, and TLS through it failed.
+    #[error("{program} leads to no server half{said}")]
+    Failed {
+        /// Its name.
+        program: String,
+        /// What the program said last on standard error, in brackets; empty where it said nothing.
+        said: String,
+        /// What became of TLS.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl CommandLine {
+    /// Runs it. It ends with the stream.
+    ///
+    /// # Errors
+    /// `Start`.
+    pub fn run(&self) -> Result<CommandStream, CommandError> {
+        let failed = |source| CommandError::Start {
+            program: self.name().to_owned(),
+            source,
+        };
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(self.text()).kill_on_drop(true);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // SAFETY: one system call between fork and exec. A session of its own, without a terminal to write on.
+        #[allow(unsafe_code)]
+        unsafe {
+            command.pre_exec(|| rustix::process::setsid().map(|_| ()).map_err(io::Error::from));
+        }
+        let mut child = command.spawn().map_err(failed)?;
+        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(failed(io::ErrorKind::BrokenPipe.into()));
+        };
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let running = Group {
+            leader: child,
+            id: group,
+        };
+        let stop = CancellationToken::new();
+        let last_words = Arc::new(Mutex::new(Vec::new()));
+        let tasks = Tasks::new();
+        tasks.spawn("command", end(running, stop.clone()));
+        tasks.spawn("command's errors", listen(stderr, Arc::clone(&last_words)));
+        // Both end when the program has.
+        tasks.let_end();
+        Ok(CommandStream {
+            stdin: Some(stdin),
+            stdout,
+            last_words,
+            group,
+            stop,
+        })
+    }
+}
+
+/// A program and its children, killed at the latest before the first of them is waited for: until then its process id
+/// is that of the group and of nobody else.
+struct Group {
+    leader: Child,
+    /// `None` once it was killed.
+    id: Option<Pid>,
+}
+
+impl Group {
+    fn kill(&mut self) {
+        signal(self.id.take(), Signal::KILL);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The runtime ends: there is no time for grace, and the children would outlive us.
+        self.kill();
+    }
+}
+
+/// Ends the program once it is no longer wanted.
+async fn end(mut running: Group, stop: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+    running.kill();
+    let ended = running.leader.wait().await;
+    debug!(?ended, "the command has ended");
+}
+
+fn signal(group: Option<Pid>, signal: Signal) {
+    // A group that is gone needs none.
+    let _ = group.map(|group| kill_process_group(group, signal));
+}
+
+async fn listen(mut stderr: ChildStderr, last_words: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = [0; 1024];
+    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+        let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        words.extend_from_slice(&buffer[..read]);
+        let beyond = words.len().saturating_sub(LAST_WORDS);
+        words.drain(..beyond);
+    }
+}
+
+/// A running program as a byte stream. Its process group ends with it: SIGTERM, and SIGKILL after 2 s or when the
+/// runtime ends.
+pub struct CommandStream {
+    /// `None` once our direction was ended.
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
+    last_words: Arc<Mutex<Vec<u8>>>,
+    group: Option<Pid>,
+    stop: CancellationToken,
+}
+
+impl Drop for CommandStream {
+    fn drop(&mut self) {
+        // At once: the runtime may end before a task gets its turn.
+        signal(self.group, Signal::TERM);
+        self.stop.cancel();
+    }
+}
+
+/// What a program has said on standard error, for when it has failed.
+#[derive(Clone)]
+pub struct LastWords(Arc<Mutex<Vec<u8>>>);
+
+impl CommandStream {
+    /// What it says on standard error.
+    pub fn last_words(&self) -> LastWords {
+        LastWords(Arc::clone(&self.last_words))
+    }
+}
+
+impl LastWords {
+    /// What was said so far, in brackets, safe to be shown; empty where nothing was.
+    pub async fn quoted(&self) -> String {
+        tokio::time::sleep(TO_SPEAK).await;
+        let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&words);
+        let text = text.trim();
+        match text.is_empty() {
+            true => String::new(),
+            false => format!(" (it said: {})", text.escape_debug()),
+        }
+    }
+}
+
+impl Duplex for CommandStream {}
+
+impl AsyncRead for CommandStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdout).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for CommandStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stdin {
+            Some(stdin) => Pin::new(stdin).poll_write(cx, bytes),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stdin {
+            Some(stdin) => Pin::new(stdin).poll_flush(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// The program sees the end of its input.
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stdin = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    fn line(text: &str) -> CommandLine {
+        CommandLine::expand(text, "build", 443).unwrap()
+    }
+
+    /// A child that heeds no SIGTERM any more once it has said its id.
+    const STUBBORN: &str = "(trap '' TERM; sh -c 'echo $PPID'; sleep 1000) & wait";
+
+    async fn read_id(stream: &mut CommandStream) -> String {
+        let mut text = [0; 32];
+        let read = stream.read(&mut text).await.unwrap();
+        String::from_utf8_lossy(&text[..read]).trim().to_owned()
+    }
+
+    async fn ended(id: &str) {
+        let program = std::path::PathBuf::from(format!("/proc/{id}/exe"));
+        let gone = async {
+            while program.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone)
+            .await
+            .expect("ended in time");
+    }
+
+    #[tokio::test]
+    async fn bytes_go_through_a_program_and_a_half_close_ends_its_input() {
+        let mut stream = line("tr a-z A-Z; echo done").run().unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "HELLOdone\n");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_says_on_standard_error_is_kept_for_the_message() {
+        let mut stream = line("echo no such %h >&2").run().unwrap();
+        let words = stream.last_words();
+        stream.read_to_string(&mut String::new()).await.unwrap();
+        assert_eq!(words.quoted().await, " (it said: no such build)");
+    }
+
+    #[tokio::test]
+    async fn a_program_and_its_children_end_with_the_stream() {
+        let mut stream = line(STUBBORN).run().unwrap();
+        let id = read_id(&mut stream).await;
+        drop(stream);
+        ended(&id).await;
+    }
+
+    #[test]
+    fn what_heeds_no_sigterm_does_not_outlive_the_runtime() {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap()
+        };
+        let first = runtime();
+        let id = first.block_on(async {
+            let mut stream = line(STUBBORN).run().unwrap();
+            read_id(&mut stream).await
+        });
+        // As `bowline proxy` ends.
+        first.shutdown_background();
+        runtime().block_on(ended(&id));
+    }
+}

@@ -1,0 +1,191 @@
+//! The exchange with an HTTP proxy: one request, one answer.
+
+use std::io;
+
+use russh::keys::ssh_encoding::base64::{Base64, Encoding};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use zeroize::Zeroizing;
+
+use super::ProxyFault;
+use super::url::Credentials;
+
+/// Most bytes of an answer's header: what servers themselves take.
+const LONGEST_HEADER: usize = 16 * 1024;
+
+/// Most lines of it.
+const MOST_LINES: usize = 128;
+
+/// Most characters of the reason given on.
+const LONGEST_REASON: usize = 80;
+
+/// Asks for a tunnel, and takes exactly the answer's header off the stream.
+pub(super) async fn connect(
+    stream: &mut TcpStream,
+    credentials: Option<&Credentials>,
+    host: &str,
+    port: u16,
+) -> Result<(), ProxyFault> {
+    let request = request(credentials, host, port);
+    stream.write_all(&request).await.map_err(ProxyFault::Broken)?;
+    let header = read_header(stream).await?;
+    let mut lines = [httparse::EMPTY_HEADER; MOST_LINES];
+    let mut answer = httparse::Response::new(&mut lines);
+    let parsed = answer.parse(&header);
+    let status = answer.code.filter(|_| parsed.is_ok()).ok_or(GARBAGE)?;
+    match status {
+        200..=299 => Ok(()),
+        _ => Err(ProxyFault::Status {
+            status,
+            reason: printable(answer.reason.unwrap_or_default()),
+        }),
+    }
+}
+
+const GARBAGE: ProxyFault = ProxyFault::Garbage("HTTP");
+
+fn request(credentials: Option<&Credentials>, host: &str, port: u16) -> Zeroizing<Vec<u8>> {
+    let target = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let mut request =
+        format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: bowline/{version}\r\n").into_bytes();
+    if let Some(Credentials { user, password }) = credentials {
+        // Basic (RFC 7617).
+        let pair = Zeroizing::new([user.as_slice(), b":", password.as_slice()].concat());
+        let encoded = Zeroizing::new(Base64::encode_string(&pair));
+        request.extend_from_slice(b"Proxy-Authorization: Basic ");
+        request.extend_from_slice(encoded.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    Zeroizing::new(request)
+}
+
+/// Reads up to the empty line and not one byte further: what follows is the far end's.
+async fn read_header(stream: &mut TcpStream) -> Result<Vec<u8>, ProxyFault> {
+    let mut header = Vec::new();
+    let mut chunk = [0; 1024];
+    while header.len() < LONGEST_HEADER {
+        let seen = stream.peek(&mut chunk).await.map_err(ProxyFault::Broken)?;
+        if seen == 0 {
+            return Err(ProxyFault::Broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let before = header.len();
+        header.extend_from_slice(&chunk[..seen]);
+        let end = end_of_header(&header);
+        let ours = end.unwrap_or(header.len()) - before;
+        stream
+            .read_exact(&mut chunk[..ours])
+            .await
+            .map_err(ProxyFault::Broken)?;
+        if let Some(end) = end {
+            header.truncate(end);
+            return Ok(header);
+        }
+    }
+    Err(GARBAGE)
+}
+
+/// Just behind the first empty line; a bare line feed ends a line too (RFC 9112 section 2.2).
+fn end_of_header(bytes: &[u8]) -> Option<usize> {
+    let mut line_start = 0;
+    for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
+        if matches!(&bytes[line_start..at], b"" | b"\r") && line_start > 0 {
+            return Some(at + 1);
+        }
+        line_start = at + 1;
+    }
+    None
+}
+
+/// It is shown on a terminal.
+fn printable(reason: &str) -> String {
+    let shown = reason.chars().filter(|c| !c.is_control());
+    shown.take(LONGEST_REASON).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What comes of an answer, and what is left on the stream behind it.
+    async fn answered(pieces: &[&[u8]]) -> (Result<(), ProxyFault>, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut proxy, _) = listener.accept().await.unwrap();
+        let answer = async {
+            for piece in pieces {
+                // A proxy that is not read to the end sees a reset.
+                let _ = proxy.write_all(piece).await;
+                tokio::task::yield_now().await;
+            }
+            drop(proxy);
+        };
+        let (result, ()) = tokio::join!(connect(&mut ours, None, "host", 443), answer);
+        let mut rest = Vec::new();
+        let _ = ours.read_to_end(&mut rest).await;
+        (result, rest)
+    }
+
+    #[tokio::test]
+    async fn not_one_byte_behind_the_answer_is_taken() {
+        for pieces in [
+            &[b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\nSSH-2.0-".as_slice()][..],
+            &[b"HTTP/1.0 200 Connection established\r\n\r", b"\nSSH-2.0-"],
+            &[b"HTTP/1.1 2", b"00 OK\r\nA: b\r", b"\n", b"\r\n", b"SSH-2.0-"],
+            &[b"HTTP/1.1 200 OK\n\nSSH-2.0-"],
+        ] {
+            let (result, rest) = answered(pieces).await;
+            result.unwrap();
+            assert_eq!(rest, b"SSH-2.0-", "{pieces:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_proxys_own_words() {
+        let (result, _) =
+            answered(&[b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 9\r\n\r\n<html>..."]).await;
+        assert_eq!(
+            result.unwrap_err().to_string(),
+            "it answered 407 Proxy Authentication Required"
+        );
+        let (result, _) = answered(&[b"HTTP/1.1 502\r\n\r\n"]).await;
+        assert!(matches!(result, Err(ProxyFault::Status { status: 502, .. })));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_answer_is_no_tunnel() {
+        let endless = [b"HTTP/1.1 200 OK\r\n".as_slice(), &b"A: b\r\n".repeat(4000)].concat();
+        let many = [b"HTTP/1.1 200 OK\r\n".as_slice(), &b"A: b\r\n".repeat(200), b"\r\n"].concat();
+        for garbage in [
+            b"SSH-2.0-OpenSSH_9.2\r\n\r\n".as_slice(),
+            b"\x05\x00\n\n\n\n",
+            &endless,
+            &many,
+        ] {
+            let (result, _) = answered(&[garbage]).await;
+            assert!(matches!(result, Err(ProxyFault::Garbage("HTTP"))), "{result:?}");
+        }
+        let (result, _) = answered(&[b"HTTP/1.1 200 OK\r\n"]).await;
+        assert!(matches!(result, Err(ProxyFault::Broken(_))), "{result:?}");
+    }
+
+    #[test]
+    fn the_request_names_host_port_and_user() {
+        let credentials = Credentials {
+            user: Zeroizing::new(b"Aladdin".to_vec()),
+            password: Zeroizing::new(b"open sesame".to_vec()),
+        };
+        let text = String::from_utf8(request(Some(&credentials), "2001:db8::1", 443).to_vec()).unwrap();
+        assert!(text.starts_with("CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n"));
+        // The example of RFC 7617.
+        assert!(text.ends_with("Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n\r\n"));
+        assert_eq!(printable("no\x1b[2Jno"), "no[2Jno");
+    }
+}
