@@ -3,7 +3,7 @@
 use super::dialer::{Dialer, race};
 use super::paths::{Knowledge, Paths, ResolveError};
 use super::{ClientConfig, Control, OpenSession};
-use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path};
+use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path, Rank};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tracing::{debug, field, info};
+use tracing::{debug, field, info, warn};
 
 /// How long an answer may take before the open is repeated on a fresh carrier. A server half that is still asking
 /// sshd goes on with that: the repeated open finds the session made.
@@ -101,6 +101,7 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
         reap_token: random(),
         epoch: Epoch::default(),
         deadline: begun + config.connect_timeout,
+        astray: Vec::new(),
         config,
         paths,
     };
@@ -114,6 +115,9 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
                 if clock::now() + pause >= opening.deadline {
                     if let Some(refusal) = refused {
                         return Err(OpenError::Refused(refusal));
+                    }
+                    if let Some((_, error)) = opening.astray.pop() {
+                        return Err(error);
                     }
                     let attempts = opening.name_silent(failed);
                     return Err(OpenError::NoPath {
@@ -144,6 +148,9 @@ struct Opening {
     reap_token: [u8; 32],
     epoch: Epoch,
     deadline: Instant,
+    /// Relayed paths that led to somebody else. A relay may lie about whom it leads to: that is no reason to give up while
+    /// there are others.
+    astray: Vec<(Path, OpenError)>,
 }
 
 /// What an attempt came to, other than a session.
@@ -166,31 +173,17 @@ impl From<OpenError> for Setback {
 impl Opening {
     async fn attempt(&mut self) -> Result<(Carrier, Accepted), Setback> {
         let (dialed, path) = self.race().await?;
-        let left = self.left();
-        let broken = |error| Setback::Again {
-            failed: vec![Failed {
-                path: path.clone(),
-                error,
-            }],
-            pause: Duration::ZERO,
+        let (mut carrier, proven) = match self.meet(dialed, &path).await {
+            Err(Setback::Final(error)) if path.rank() >= Rank::Relayed => {
+                warn!(%path, %error, "this relay leads to somebody else");
+                self.astray.push((path, error));
+                return Err(Setback::Again {
+                    failed: Vec::new(),
+                    pause: Duration::ZERO,
+                });
+            }
+            met => met?,
         };
-        let (mut carrier, host) = match timeout(left, dialed.host()).await {
-            Ok(Ok(introduced)) => introduced,
-            Ok(Err(CarrierError::Protocol(error))) => return Err(OpenError::Protocol(error).into()),
-            Ok(Err(error)) => return Err(broken(AttemptError::Carrier(error))),
-            Err(_) => return Err(broken(AttemptError::Silent)),
-        };
-        let server_key = carrier.info().peer_key.clone();
-        let proven: Vec<ProvenKey> = host
-            .statements
-            .iter()
-            .filter_map(|s| verify_host(s, &server_key).ok())
-            .collect();
-        self.config
-            .trust
-            .judge(&proven, &server_key)
-            .await
-            .map_err(OpenError::Untrusted)?;
         // The session is bound to this server half from now on, also where nobody knew its host.
         let keys = || proven.iter().map(|proven| proven.key.fingerprint(HashAlg::Sha256));
         self.dialer.know(keys());
@@ -201,12 +194,37 @@ impl Opening {
                 Ok((carrier, accepted))
             }
             Err(Talk::Setback(setback)) => Err(setback),
-            Err(Talk::Lost(error)) => Err(broken(error)),
+            Err(Talk::Lost(error)) => Err(broken(&path, error)),
         }
     }
 
+    /// Who is at the end of a path, if that is the right one.
+    async fn meet(&mut self, dialed: Dialed, path: &Path) -> Result<(Carrier, Vec<ProvenKey>), Setback> {
+        let (carrier, host) = match timeout(self.left(), dialed.host()).await {
+            Ok(Ok(introduced)) => introduced,
+            Ok(Err(CarrierError::Protocol(error))) => return Err(OpenError::Protocol(error).into()),
+            Ok(Err(error)) => return Err(broken(path, AttemptError::Carrier(error))),
+            Err(_) => return Err(broken(path, AttemptError::Silent)),
+        };
+        let server_key = carrier.info().peer_key.clone();
+        let proven: Vec<ProvenKey> = host
+            .statements
+            .iter()
+            .filter_map(|s| verify_host(s, &server_key).ok())
+            .collect();
+        let judged = self.config.trust.judge(&proven, &server_key).await;
+        judged.map_err(OpenError::Untrusted)?;
+        Ok((carrier, proven))
+    }
+
     async fn race(&mut self) -> Result<(Dialed, Path), Setback> {
-        let (paths, at_once) = self.paths.line_up();
+        let (mut paths, at_once) = self.paths.line_up();
+        paths.retain(|path| self.astray.iter().all(|(known, _)| known != path));
+        if paths.is_empty()
+            && let Some((_, error)) = self.astray.pop()
+        {
+            return Err(error.into());
+        }
         let left = self.left();
         // Another open may have been given up over these sockets.
         self.dialer.renew();
@@ -214,6 +232,9 @@ impl Opening {
             Ok(Ok(won)) => Ok(won),
             // Every path answered that it leads nowhere: waiting would not change it.
             Ok(Err(attempts)) if attempts.iter().all(Failed::is_definite) => {
+                if let Some((_, error)) = self.astray.pop() {
+                    return Err(error.into());
+                }
                 let within = self.config.connect_timeout.saturating_sub(self.left());
                 Err(OpenError::NoPath { attempts, within }.into())
             }
@@ -362,6 +383,16 @@ impl Opening {
 
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(clock::now())
+    }
+}
+
+fn broken(path: &Path, error: AttemptError) -> Setback {
+    Setback::Again {
+        failed: vec![Failed {
+            path: path.clone(),
+            error,
+        }],
+        pause: Duration::ZERO,
     }
 }
 
