@@ -310,7 +310,7 @@ impl Opening {
                 code if code.is_final() => Err(Talk::Setback(OpenError::Refused(refusal).into())),
                 _ => Err(Talk::Setback(Setback::Refused(refusal))),
             },
-            Answer::Standing | Answer::Reaped => {
+            Answer::Standing | Answer::Probed(_) | Answer::Reaped => {
                 let odd = DecodeError::UnknownType {
                     what: "answer to an open",
                     value: 0,

@@ -327,7 +327,7 @@ impl<'a> Outage<'a> {
                 debug!(%refusal, "not resumed yet");
                 Some(())
             }
-            Ok((_, Answer::Standing | Answer::Reaped)) => {
+            Ok((_, Answer::Standing | Answer::Probed(_) | Answer::Reaped)) => {
                 let error = CarrierError::Protocol(DecodeError::UnknownType {
                     what: "answer to a resume",
                     value: 0,
@@ -370,7 +370,9 @@ impl Claims {
     fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>) {
         match answer {
             Some(Answer::Accepted(_)) => self.0.retain(|claim| *claim > epoch),
-            Some(Answer::Refused(_) | Answer::Standing | Answer::Reaped) => self.0.retain(|claim| *claim != epoch),
+            Some(Answer::Refused(_) | Answer::Standing | Answer::Probed(_) | Answer::Reaped) => {
+                self.0.retain(|claim| *claim != epoch)
+            }
             None => {}
         }
     }
