@@ -120,7 +120,7 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     }
 }
 
-async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
+pub(super) async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
     let mut query = SshQuery::new(&settings.destination.host);
     query.user = settings.destination.user.clone();
     query.port = settings.ssh_port;
@@ -131,7 +131,7 @@ async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
         .map_err(|error| report::no_ssh_config(&error))
 }
 
-async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<ClientConfig, Failure> {
+pub(super) async fn client_config(settings: &ProxySettings, ssh: &SshConfig) -> Result<ClientConfig, Failure> {
     let state = &settings.folders.state;
     let host = &settings.destination.host;
     let notice: Notice = Box::new(report::notice);
