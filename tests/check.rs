@@ -200,6 +200,15 @@ fn a_refused_user_key_is_told() {
 }
 
 #[test]
+fn strangers_do_not_learn_the_settings_of_sshd() {
+    let anybody = |options: ServeOptions| options.argument("--auth").argument("none");
+    let rig = loopback(anybody, |setup| setup.identity(None));
+    let account = Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig)]);
+    account.expect_all(0, "works");
+    assert_eq!(account.document["sshd_known"], false);
+}
+
+#[test]
 fn settings_that_end_sessions_are_named_with_their_times_and_lines() {
     let sshd = TestSshd::start_at(
         Place::here(),

@@ -34,7 +34,14 @@ pub(super) struct Prober {
     view: Option<Box<dyn SshdView>>,
     /// Held while sshd is asked: those who come meanwhile get the same answer.
     banner: Mutex<Option<Seen<Result<String, Refusal>>>>,
-    limits: Mutex<Option<Seen<(String, Option<Vec<SshdLimit>>)>>>,
+    limits: Mutex<Option<Seen<Limits>>>,
+}
+
+/// What was said of one user's sessions.
+#[derive(Clone)]
+struct Limits {
+    user: String,
+    limits: Option<Vec<SshdLimit>>,
 }
 
 /// What was seen, and when.
@@ -93,14 +100,20 @@ impl Prober {
     async fn limits(&self, user: &str) -> Option<Vec<SshdLimit>> {
         let view = self.view.as_ref()?;
         let mut last = self.limits.lock().await;
-        if let Some(seen) = last.as_ref().filter(|seen| seen.age() < FRESH && seen.what.0 == user) {
-            return seen.what.1.clone();
+        if let Some(seen) = last
+            .as_ref()
+            .filter(|seen| seen.age() < FRESH && seen.what.user == user)
+        {
+            return seen.what.limits.clone();
         }
         let limits = timeout(VIEW_TIME, view.limits(user)).await.unwrap_or_else(|_| {
             debug!("sshd's settings do not come in time");
             None
         });
-        *last = Some(Seen::now((user.to_owned(), limits.clone())));
+        *last = Some(Seen::now(Limits {
+            user: user.to_owned(),
+            limits: limits.clone(),
+        }));
         limits
     }
 }

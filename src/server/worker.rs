@@ -134,7 +134,9 @@ pub async fn serve(
         false => None,
     };
     let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.vault);
-    let view = setup.is_sshd_known.then(|| {
+    // Where nobody is asked who he is, strangers neither learn sshd's settings nor set root to work.
+    let tells = setup.is_sshd_known && !matches!(setup.authority, AuthoritySetup::Anyone);
+    let view = tells.then(|| {
         let view = AskKeeper::new(&keeper, setup.target);
         Box::new(view) as Box<dyn SshdView>
     });

@@ -112,5 +112,5 @@ pub(super) fn survival(limits: &[Limit]) -> Option<Duration> {
 }
 
 /// What nobody can see from outside of a login.
-pub(super) const UNKNOWN: &str = "limits inside of the login (the shell's TMOUT, StopIdleSessionSec of systemd-logind): \
-                                  they count idle time, and an outage is idle time; look with `echo $TMOUT` there";
+pub(super) const UNKNOWN: &str =
+    "idle limits inside of the login (the shell's TMOUT, logind's StopIdleSessionSec): an outage is idle time";

@@ -71,7 +71,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
     let account = Account {
         host,
         ssh: &ssh,
-        paths: checked.as_deref().map_err(|error| error),
+        paths: checked.as_deref(),
         limits: limits::all(&ssh, answer, settings.proxy.patience),
     };
     let said = if settings.json {
