@@ -65,6 +65,7 @@ fn config(
         // Kept over restarts, it would tell clients of one within a packet.
         secrets: EndpointSecrets::new(rand_seed()?),
         target,
+        sshd_view: None,
         authority: Authority::Keys(Box::new(Keys(keys))),
         session: SessionConfig::default(),
         limits: RegistryLimits::default(),

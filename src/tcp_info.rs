@@ -9,6 +9,8 @@ use std::time::Duration;
 pub(crate) struct TcpInfo {
     /// As in Linux' `tcp_states.h`.
     pub(crate) state: u8,
+    /// Segments sent and not acknowledged.
+    pub(crate) unacked: u32,
     /// Smoothed round trip.
     pub(crate) rtt: Duration,
     /// Bytes that the other side acknowledged, one for the SYN, and one for our FIN.
@@ -21,6 +23,7 @@ pub(crate) struct TcpInfo {
 
 /// Offsets in `struct tcp_info` of linux/tcp.h: a part of the kernel's interface, the same everywhere. libc's
 /// structure ends before the counters, which came with Linux 4.1 and 4.2.
+const UNACKED: usize = 24;
 const RTT_MICROS: usize = 68;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
@@ -56,6 +59,7 @@ impl TcpInfo {
         let double = |at: usize| u64::from_ne_bytes(info[at..at + 8].try_into().expect("eight bytes"));
         Ok(TcpInfo {
             state: info[0],
+            unacked: word(UNACKED),
             rtt: Duration::from_micros(word(RTT_MICROS).into()),
             acked: double(BYTES_ACKED),
             received: double(BYTES_RECEIVED),

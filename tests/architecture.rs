@@ -112,6 +112,7 @@ const ROOMS: &[Room] = &[
             "clock",
             "tasks",
             "descriptor",
+            "tcp_info",
             "memory",
             "hints",
             "fault",

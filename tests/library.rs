@@ -68,6 +68,7 @@ fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
         statements: Vec::new(),
         secrets: EndpointSecrets::new([1; 32]),
         target,
+        sshd_view: None,
         authority: Authority::Anyone {
             aliases: AskSshd::new(target, AskLimits::default()),
         },

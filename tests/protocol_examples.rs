@@ -2,8 +2,8 @@
 
 use bowline::wire::{
     ALPN, Accepted, Answer, Authorization, CloseCode, Epoch, Frame, Hello, Host, MAX_AUTHORIZATIONS, MAX_DATA,
-    MAX_HELLO, MAX_STATEMENTS, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId, Statement, VERSION,
-    next_message,
+    MAX_HELLO, MAX_LIMITS, MAX_STATEMENTS, Offset, Open, Probe, Probed, Reap, Refusal, RefusalCode, Resume, SessionId,
+    SshdLimit, Statement, VERSION, next_message,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
@@ -54,6 +54,7 @@ fn limits_and_names_on_the_page_are_those_of_the_code() {
         format!("at most {MAX_HELLO} bytes"),
         format!("at most {MAX_DATA} bytes"),
         format!("at most {MAX_STATEMENTS} statements"),
+        format!("at most {MAX_LIMITS} limits"),
         format!("at most {MAX_AUTHORIZATIONS} authorizations"),
         String::from_utf8_lossy(bowline::identity::statement::EXPORTER_LABEL).into_owned(),
         bowline::identity::statement::HOST_NAMESPACE.to_owned(),
@@ -74,7 +75,7 @@ fn limits_and_names_on_the_page_are_those_of_the_code() {
     }
 }
 
-fn hellos() -> [(&'static str, Hello); 4] {
+fn hellos() -> [(&'static str, Hello); 5] {
     let open = Open {
         version: VERSION,
         session: ID,
@@ -93,6 +94,12 @@ fn hellos() -> [(&'static str, Hello); 4] {
         received: at(1000),
         window: 8 << 20,
     };
+    let probe = Probe {
+        version: VERSION,
+        session: ID,
+        user: "ada".into(),
+        authorizations: open.authorizations.clone(),
+    };
     let reap = Reap {
         session: ID,
         token: [0xcd; 32],
@@ -101,16 +108,30 @@ fn hellos() -> [(&'static str, Hello); 4] {
         ("Open", Hello::Open(open)),
         ("Resume", Hello::Resume(resume)),
         ("Standby", Hello::Standby { session: ID }),
+        ("Probe", Hello::Probe(probe)),
         ("Reap", Hello::Reap(reap)),
     ]
 }
 
-fn answers() -> [(&'static str, Answer); 4] {
+fn answers() -> [(&'static str, Answer); 5] {
     let accepted = Accepted {
         received: at(0),
         window: 8 << 20,
         ttl: 604_800,
         key: Some(0),
+    };
+    let probed = Probed {
+        software: "bowline".into(),
+        key: Some(0),
+        banner: "SSH-2.0-x".into(),
+        banner_age: 12,
+        ttl: 604_800,
+        limits: Some(vec![SshdLimit {
+            what: "no answer".into(),
+            survives: Some(45),
+            mend: "ClientAliveInterval 0".into(),
+            file: String::new(),
+        }]),
     };
     let refused = Refusal {
         code: RefusalCode::Gone,
@@ -119,6 +140,7 @@ fn answers() -> [(&'static str, Answer); 4] {
     [
         ("Accepted", Answer::Accepted(accepted)),
         ("Standing", Answer::Standing),
+        ("Probed", Answer::Probed(Box::new(probed))),
         ("Reaped", Answer::Reaped),
         ("Refused", Answer::Refused(refused)),
     ]

@@ -160,6 +160,13 @@ impl Link {
         }
     }
 
+    pub(super) fn mtu(&self) -> Option<u16> {
+        match self {
+            Link::Quic(quic) => Some(quic.connection.stats().path.current_mtu),
+            Link::Stream(_) => None,
+        }
+    }
+
     pub(super) fn trust(&self) {
         if let Link::Quic(quic) = self {
             quic.connection.set_receive_window(quic.trusted_window);

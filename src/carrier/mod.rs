@@ -221,6 +221,11 @@ impl Carrier {
         self.link.losses()
     }
 
+    /// Most bytes of UDP payload that the path is known to take by now; `None` where the kind cannot tell.
+    pub fn mtu(&self) -> Option<u16> {
+        self.link.mtu()
+    }
+
     // Hello messages.
 
     /// Sends one message.

@@ -4,6 +4,7 @@
 //! of each command. Every long option that takes one value can also come from the environment, as `BOWLINE_` and
 //! its name in capitals.
 
+mod check;
 mod reach;
 mod relay;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+pub(super) use self::check::CheckArgs;
 pub(super) use self::reach::{PROXY_VARIABLE, ReachArgs};
 pub(super) use self::relay::RelayArgs;
 use crate::carrier::relays::RelayName;
@@ -53,6 +55,16 @@ pub(super) enum Command {
     Serve(Box<ServeArgs>),
     /// Join clients to server halves that nothing reaches
     Relay(Box<RelayArgs>),
+    /// Probe every path to a host, and say what would end a session
+    #[command(
+        long_about = "Probe every path to a host end to end, each alone and all at once: each address, port, transport and \
+                      relay. A path works if an authorised probe went through it and came back with sshd's \
+                      banner.\n\nBelow the table stands what would end a session in an outage, and the line that mends it. \
+                      Takes the options of `bowline proxy`. Each path is given 5s, or --connect-timeout.\n\nExit code 0 \
+                      if a path works, 77 if none does and a key was refused, else 69.",
+        after_help = "Example:\n  bowline check build.example.org"
+    )]
+    Check(Box<CheckArgs>),
     /// Run OpenSSH's ssh over bowline
     Ssh(Box<SshArgs>),
     /// Run the built-in SSH server

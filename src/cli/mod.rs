@@ -3,6 +3,7 @@
 //! No protocol logic: it reads what the user wants, calls the library, and says how it ended.
 
 mod args;
+mod check;
 mod config_file;
 mod demo;
 mod generate;
@@ -72,6 +73,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let settings = proxy::ProxySettings::new(*args, &context)?;
             start_log(&context, Verbosity::Silent);
             block_on(runtime::Builder::new_current_thread(), proxy::run(settings))
+        }
+        Command::Check(args) => {
+            let context = Context::load(cli.common, Owner::User)?;
+            let settings = check::CheckSettings::new(*args, &context)?;
+            start_log(&context, Verbosity::Silent);
+            block_on(runtime::Builder::new_current_thread(), check::run(settings))
         }
         Command::Serve(args) => {
             if args.take_over {

@@ -28,7 +28,7 @@ use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
 use super::values::{Destination, Fallback, PathCommand, Transport};
-use detours::Detours;
+pub(super) use detours::Detours;
 
 /// What `bowline proxy` works by.
 #[derive(Debug, Clone)]
@@ -135,7 +135,7 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     }
 }
 
-async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
+pub(super) async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
     let mut query = SshQuery::new(&settings.destination.host);
     query.user = settings.destination.user.clone();
     query.port = settings.ssh_port;
@@ -146,7 +146,11 @@ async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
         .map_err(|error| report::no_ssh_config(&error))
 }
 
-async fn client_config(settings: &ProxySettings, ssh: &SshConfig, detours: &Detours) -> Result<ClientConfig, Failure> {
+pub(super) async fn client_config(
+    settings: &ProxySettings,
+    ssh: &SshConfig,
+    detours: &Detours,
+) -> Result<ClientConfig, Failure> {
     let state = &settings.folders.state;
     let host = &settings.destination.host;
     let notice: Notice = Box::new(report::notice);

@@ -3,6 +3,7 @@
 //! [`open`] makes a session; [`OpenSession::run`] carries it between any reader and writer until it ends, and
 //! [`OpenSession::into_stream`] gives it as one stream instead.
 
+pub mod check;
 mod dialer;
 pub mod fallback;
 mod improvement;

@@ -331,7 +331,7 @@ impl Opening {
                 code if code.is_final() => Err(Talk::Setback(OpenError::Refused(refusal).into())),
                 _ => Err(Talk::Setback(Setback::Refused(refusal))),
             },
-            Answer::Standing | Answer::Reaped => {
+            Answer::Standing | Answer::Probed(_) | Answer::Reaped => {
                 let odd = DecodeError::UnknownType {
                     what: "answer to an open",
                     value: 0,
@@ -414,7 +414,7 @@ impl Failed {
     }
 }
 
-fn random<const N: usize>() -> [u8; N] {
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
     bytes

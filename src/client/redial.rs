@@ -290,7 +290,7 @@ impl<'a> Outage<'a> {
                 debug!(%refusal, "not resumed yet");
                 Some(())
             }
-            Ok((_, Answer::Standing | Answer::Reaped)) => {
+            Ok((_, Answer::Standing | Answer::Probed(_) | Answer::Reaped)) => {
                 let error = CarrierError::Protocol(DecodeError::UnknownType {
                     what: "answer to a resume",
                     value: 0,

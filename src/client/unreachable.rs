@@ -4,11 +4,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::net::UdpSocket;
+use tokio::time::timeout;
+
+/// Hosts tell it a few times at once, then once a second (Linux: icmp_ratelimit): the first may go unanswered.
+const AGAIN: Duration = Duration::from_millis(1100);
 
 /// Returns when the system or the network says that `remote` cannot be reached; else never.
 ///
-/// One byte is sent, which no QUIC server answers.
+/// One byte is sent now and then, which no QUIC server answers.
 pub(super) async fn unreachable(remote: SocketAddr) -> io::Error {
     match probe(remote).await {
         Err(error) => error,
@@ -23,8 +28,12 @@ async fn probe(remote: SocketAddr) -> io::Result<()> {
         .map_err(io::Error::other)?;
     let socket = UdpSocket::bind(local).await?;
     socket.connect(remote).await?;
-    socket.send(&[0]).await?;
-    socket.recv(&mut [0]).await.map(|_| ())
+    loop {
+        socket.send(&[0]).await?;
+        if let Ok(heard) = timeout(AGAIN, socket.recv(&mut [0])).await {
+            return heard.map(|_| ());
+        }
+    }
 }
 
 #[cfg(test)]

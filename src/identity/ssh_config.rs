@@ -95,6 +95,8 @@ pub struct SshConfig {
     pub server_alive_interval: Option<Duration>,
     /// Keepalives that may stay unanswered. Default 3.
     pub server_alive_count_max: u32,
+    /// Types of channels that ssh closes when they are idle, and when; `None` for none.
+    pub channel_timeout: Option<String>,
 }
 
 /// Where the agent listens (`IdentityAgent`).
@@ -240,6 +242,7 @@ impl SshConfig {
             address_family: dump.address_family()?,
             server_alive_interval: dump.seconds("serveraliveinterval")?,
             server_alive_count_max: dump.number("serveralivecountmax", 3)?,
+            channel_timeout: dump.text("channeltimeout").filter(|value| value != "none"),
         })
     }
 }

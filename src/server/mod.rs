@@ -3,6 +3,7 @@
 pub mod ask_sshd;
 mod authority;
 pub mod keeper;
+mod prober;
 mod registry;
 mod relays;
 pub mod sshd_config;
@@ -12,6 +13,7 @@ mod welcome;
 pub mod worker;
 
 pub use authority::{Authority, KeyList, LoopbackRules};
+pub use prober::SshdView;
 pub(crate) use registry::Leaving;
 pub use registry::RegistryLimits;
 pub use relays::RelayPlaces;
@@ -27,6 +29,7 @@ use crate::identity::statement::verify_host;
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
+use prober::Prober;
 use registry::Registry;
 use relays::Relays;
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
@@ -74,6 +77,8 @@ pub struct ServerConfig {
     pub target: SocketAddr,
     /// Who may open sessions.
     pub authority: Authority,
+    /// Tells those who probe what sshd's settings mean for sessions. Default: none, nobody is told.
+    pub sshd_view: Option<Box<dyn SshdView>>,
     /// Buffers of each session.
     pub session: SessionConfig,
     /// Counts and times of sessions.
@@ -162,6 +167,7 @@ impl Server {
             Some((vault, Recovery { tombs, sessions, .. })) => (Some((vault, tombs)), sessions),
             None => (None, Vec::new()),
         };
+        let prober = Prober::new(config.target, config.limits.ttl, config.sshd_view);
         let registry = Registry::new(config.limits, config.session, upstream, kept);
         registry.restore(recovered);
         let half = Welcome {
@@ -172,6 +178,7 @@ impl Server {
             server_key: tls_key.spki().to_vec(),
             authority,
             registry,
+            prober,
             undecided: Gate::new(config.max_half_open.saturating_mul(UNDECIDED_PER_HANDSHAKE)),
         };
         Ok(Server {

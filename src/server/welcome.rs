@@ -1,13 +1,16 @@
 //! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
 
-use super::authority::{Authority, refusal};
+use super::authority::{Account, Authority, refusal};
+use super::prober::Prober;
 use super::registry::Registry;
 use crate::carrier::gate::{Admission, Gate, Place};
 use crate::carrier::tls::TlsServer;
 use crate::carrier::via::IncomingStream;
 use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, Rank, quic};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_open};
-use crate::wire::{Answer, Authorization, DecodeError, Hello, Open, Refusal, RefusalCode, VERSION};
+use crate::wire::{
+    Answer, Authorization, DecodeError, Hello, Open, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION,
+};
 use bytes::Bytes;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -32,6 +35,7 @@ pub(super) struct Welcome {
     pub(super) server_key: Vec<u8>,
     pub(super) authority: Arc<Authority>,
     pub(super) registry: Arc<Registry>,
+    pub(super) prober: Prober,
     /// Carriers that are not a session's yet.
     pub(super) undecided: Gate,
 }
@@ -111,6 +115,15 @@ impl Welcome {
                 },
                 Ok(Hello::Resume(resume)) => return self.registry.attach_resume(carrier, &resume).await,
                 Ok(Hello::Standby { session }) => return self.registry.attach_standby(carrier, session).await,
+                Ok(Hello::Probe(probe)) => match self.probe(&carrier.info().clone(), &probe, source).await {
+                    Ok(probed) => {
+                        let answered = carrier.send_message(Answer::Probed(Box::new(probed)).encode()).await;
+                        debug!(user = probe.user, sent = answered.is_ok(), "probe answered");
+                        carrier.finish(CloseReason::Done).await;
+                        return;
+                    }
+                    Err(refused) => refused,
+                },
                 Ok(Hello::Reap(reap)) => {
                     self.registry.reap(&reap);
                     let answered = carrier.send_message(Answer::Reaped.encode()).await;
@@ -140,21 +153,45 @@ impl Welcome {
         if self.registry.is_owner(open.session, &info.peer_key) {
             return Ok(None);
         }
+        let (account, key) = self
+            .judge(info, open.session, &open.user, &open.authorizations, source)
+            .await?;
+        self.registry.open(open, &info.peer_key, source, account)?;
+        Ok(key)
+    }
+
+    /// What an open by the same user would find.
+    async fn probe(&self, info: &CarrierInfo, probe: &Probe, source: SocketAddr) -> Result<Probed, Refusal> {
+        let (_, key) = self
+            .judge(info, probe.session, &probe.user, &probe.authorizations, source)
+            .await?;
+        self.prober.look(&probe.user, key).await
+    }
+
+    /// Whose session it would be, and which of the authorizations counted.
+    async fn judge(
+        &self,
+        info: &CarrierInfo,
+        session: SessionId,
+        user: &str,
+        authorizations: &[Authorization],
+        source: SocketAddr,
+    ) -> Result<(Account, Option<u8>), Refusal> {
         let message = open_message(OpenFacts {
             exporter: &info.exporter,
             server_spki: &self.server_key,
             client_spki: &info.peer_key,
-            session: open.session,
-            user: &open.user,
-            version: open.version,
+            session,
+            user,
+            version: VERSION,
         });
-        let keys = proven(&open.authorizations, &message);
-        let (account, accepted) = self.authority.judge(&open.user, &keys, source).await?;
-        self.registry.open(open, &info.peer_key, source, account)?;
+        let keys = proven(authorizations, &message);
+        let (account, accepted) = self.authority.judge(user, &keys, source).await?;
         // Keys that proved nothing were left out: the index is to be that of the authorization.
         let blob = accepted.map(|index| &keys[index].blob);
-        let position = blob.and_then(|blob| open.authorizations.iter().position(|offered| offered.key == *blob));
-        Ok(position.and_then(|position| u8::try_from(position).ok()))
+        let position = blob.and_then(|blob| authorizations.iter().position(|offered| offered.key == *blob));
+        let key = position.and_then(|position| u8::try_from(position).ok());
+        Ok((account, key))
     }
 }
 

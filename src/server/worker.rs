@@ -7,12 +7,13 @@ mod key_file;
 use super::ask_sshd::{AskLimits, AskSshd};
 use super::authority::{Authority, LoopbackRules};
 use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
+use super::prober::SshdView;
 use super::vault::{Recovery, Vault, VaultError};
 use super::{Leaving, RegistryLimits, RelayPlaces, Server, ServerConfig, ServerError};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
 use crate::session::SessionConfig;
-use crate::wire::Statement;
+use crate::wire::{SshdLimit, Statement};
 use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -64,6 +65,9 @@ pub struct WorkerSetup {
     pub relay_cache: PathBuf,
     /// What clients can pin.
     pub fingerprint: String,
+    /// Whether the keeper can tell sshd's settings. An earlier keeper is not asked.
+    #[serde(default)]
+    pub is_sshd_known: bool,
 }
 
 /// Who may open sessions, as far as it can be handed over.
@@ -130,7 +134,13 @@ pub async fn serve(
         false => None,
     };
     let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.vault);
-    let config = server_config(setup, listeners, authority)?;
+    // Where nobody is asked who he is, strangers neither learn sshd's settings nor set root to work.
+    let tells = setup.is_sshd_known && !matches!(setup.authority, AuthoritySetup::Anyone);
+    let view = tells.then(|| {
+        let view = AskKeeper::new(&keeper, setup.target);
+        Box::new(view) as Box<dyn SshdView>
+    });
+    let config = server_config(setup, listeners, authority, view)?;
     let server = Server::going_on(config, vault)?;
     let (udp, tls) = (server.local_addrs(), server.tls_addrs());
     info!(event = "ready", ?udp, ?tls, %target, "serving");
@@ -148,6 +158,7 @@ fn server_config(
     setup: WorkerSetup,
     listeners: Vec<Listener>,
     authority: Authority,
+    sshd_view: Option<Box<dyn SshdView>>,
 ) -> Result<ServerConfig, WorkerError> {
     let quic = QuicLimits {
         mtu_cap: setup
@@ -177,6 +188,7 @@ fn server_config(
         secrets: EndpointSecrets::new(setup.secrets),
         target: setup.target,
         authority,
+        sshd_view,
         session: SessionConfig {
             replay_buffer: setup.replay_buffer,
             ..SessionConfig::default()
@@ -212,10 +224,7 @@ async fn authority(setup: &WorkerSetup, keeper: &KeeperClient) -> Authority {
         AuthoritySetup::Anyone => Authority::Anyone { aliases: ask },
         AuthoritySetup::Keys(path) => Authority::Keys(Box::new(KeyFile::read(path, keeper).await)),
         AuthoritySetup::Sshd { compare_rules } => {
-            let rules = AskKeeper {
-                keeper: keeper.clone(),
-                target: setup.target,
-            };
+            let rules = AskKeeper::new(keeper, setup.target);
             Authority::Sshd {
                 ask,
                 rules: compare_rules.then(|| Box::new(rules) as Box<dyn LoopbackRules>),
@@ -240,7 +249,30 @@ impl LoopbackRules for AskKeeper {
     }
 }
 
+impl SshdView for AskKeeper {
+    fn limits<'a>(&'a self, user: &'a str) -> Pin<Box<dyn Future<Output = Option<Vec<SshdLimit>>> + Send + 'a>> {
+        Box::pin(async move {
+            let request = Request::SshdLimits {
+                user: user.to_owned(),
+                local_address: self.target.ip(),
+                local_port: self.target.port(),
+            };
+            match self.keeper.request(request).await.map(|reply| reply.response) {
+                Ok(Response::SshdLimits { limits }) => Some(limits.iter().map(SshdLimit::from).collect()),
+                _ => None,
+            }
+        })
+    }
+}
+
 impl AskKeeper {
+    fn new(keeper: &KeeperClient, target: SocketAddr) -> AskKeeper {
+        AskKeeper {
+            keeper: keeper.clone(),
+            target,
+        }
+    }
+
     async fn ask(&self, user: &str, remote: SocketAddr) -> Option<String> {
         if remote.ip().is_loopback() {
             return None;

@@ -3,12 +3,14 @@
 use super::codec::{DecodeError, Reader, put_bytes, put_varint};
 use super::hello::{MAX_AUTHORIZATIONS, framed};
 use super::ids::Offset;
+use super::probe::Probed;
 use bytes::Bytes;
 
 const MAX_REASON: usize = 1024;
 
 const ACCEPTED: u64 = 0x30;
 const STANDING: u64 = 0x31;
+const PROBED: u64 = 0x32;
 const REAPED: u64 = 0x33;
 const REFUSED: u64 = 0x34;
 
@@ -19,6 +21,8 @@ pub enum Answer {
     Accepted(Accepted),
     /// The carrier stands by; frames follow.
     Standing,
+    /// What an open would find.
+    Probed(Box<Probed>),
     /// The session was ended, or had ended before.
     Reaped,
     /// No.
@@ -116,6 +120,7 @@ impl Answer {
                 put_varint(out, accepted.key.map_or(0, |index| u64::from(index) + 1));
             }),
             Answer::Standing => framed(STANDING, |_| {}),
+            Answer::Probed(probed) => framed(PROBED, |out| probed.put(out)),
             Answer::Reaped => framed(REAPED, |_| {}),
             Answer::Refused(refusal) => framed(REFUSED, |out| {
                 put_varint(out, refusal.code.row().1);
@@ -141,6 +146,7 @@ impl Answer {
                 key: (reader.varint("key", MAX_AUTHORIZATIONS as u64)? as u8).checked_sub(1),
             }),
             STANDING => Answer::Standing,
+            PROBED => Answer::Probed(Box::new(Probed::read(&mut reader)?)),
             REAPED => Answer::Reaped,
             REFUSED => Answer::Refused(read_refusal(&mut reader)?),
             value => return Err(DecodeError::UnknownType { what: "message", value }),

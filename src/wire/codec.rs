@@ -101,6 +101,14 @@ impl Reader {
         Ok(value)
     }
 
+    /// Ours; with another, nothing that follows is looked at.
+    pub(super) fn version(&mut self) -> Result<u32, DecodeError> {
+        match self.varint("version", u32::MAX.into())? as u32 {
+            super::VERSION => Ok(super::VERSION),
+            version => Err(DecodeError::Version { version }),
+        }
+    }
+
     pub(super) fn offset(&mut self, field: &'static str) -> Result<Offset, DecodeError> {
         let value = self.varint(field, Offset::MAX.get())?;
         Ok(Offset::new(value).expect("a varint is at most Offset::MAX"))

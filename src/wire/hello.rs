@@ -4,6 +4,7 @@
 
 use super::codec::{DecodeError, Reader, peek_varint, put_bytes, put_varint};
 use super::ids::{Epoch, Offset, SessionId};
+use super::probe::Probe;
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// Most bytes of one hello message, in either direction.
@@ -21,7 +22,7 @@ const HOST: u64 = 0x10;
 const OPEN: u64 = 0x20;
 const RESUME: u64 = 0x21;
 const STANDBY: u64 = 0x22;
-// 0x23 PROBE is reserved.
+const PROBE: u64 = 0x23;
 const REAP: u64 = 0x24;
 
 /// The server half's first words: who it is, in SSH host keys.
@@ -61,6 +62,8 @@ pub enum Hello {
         /// The session.
         session: SessionId,
     },
+    /// Say what an open would find.
+    Probe(Probe),
     /// End a session whose owner died.
     Reap(Reap),
 }
@@ -158,6 +161,22 @@ pub(super) fn put_signed<'a>(out: &mut BytesMut, pairs: impl ExactSizeIterator<I
     }
 }
 
+pub(super) fn read_authorizations(reader: &mut Reader) -> Result<Vec<Authorization>, DecodeError> {
+    let pairs = read_signed(reader, "authorizations", MAX_AUTHORIZATIONS)?;
+    let authorizations = pairs
+        .into_iter()
+        .map(|(key, signature)| Authorization { key, signature });
+    Ok(authorizations.collect())
+}
+
+pub(super) fn put_authorizations(out: &mut BytesMut, authorizations: &[Authorization]) {
+    put_signed(out, authorizations.iter().map(|a| (&a.key, &a.signature)));
+}
+
+pub(super) fn read_user(reader: &mut Reader) -> Result<String, DecodeError> {
+    reader.text("user", MAX_USER)
+}
+
 fn read_u32(reader: &mut Reader, field: &'static str) -> Result<u32, DecodeError> {
     Ok(reader.varint(field, u32::MAX.into())? as u32)
 }
@@ -197,6 +216,7 @@ impl Hello {
             Hello::Open(open) => framed(OPEN, |out| open.put(out)),
             Hello::Resume(resume) => framed(RESUME, |out| resume.put(out)),
             Hello::Standby { session } => framed(STANDBY, |out| out.put_slice(session.as_bytes())),
+            Hello::Probe(probe) => framed(PROBE, |out| probe.put(out)),
             Hello::Reap(reap) => framed(REAP, |out| {
                 out.put_slice(reap.session.as_bytes());
                 out.put_slice(&reap.token);
@@ -216,6 +236,7 @@ impl Hello {
             STANDBY => Hello::Standby {
                 session: SessionId::new(reader.array("session")?),
             },
+            PROBE => Hello::Probe(Probe::read(&mut reader)?),
             REAP => {
                 let session = SessionId::new(reader.array("session")?);
                 Hello::Reap(Reap {
@@ -236,24 +257,17 @@ impl Open {
         out.put_slice(self.session.as_bytes());
         put_varint(out, self.epoch.get().into());
         put_bytes(out, self.user.as_bytes());
-        put_signed(out, self.authorizations.iter().map(|a| (&a.key, &a.signature)));
+        put_authorizations(out, &self.authorizations);
         put_varint(out, self.window);
         out.put_slice(&self.reap_hash);
     }
 
     fn read(reader: &mut Reader) -> Result<Open, DecodeError> {
-        let version = read_u32(reader, "version")?;
-        if version != super::VERSION {
-            return Err(DecodeError::Version { version });
-        }
+        let version = reader.version()?;
         let session = SessionId::new(reader.array("session")?);
         let epoch = Epoch::new(read_u32(reader, "epoch")?);
-        let user = reader.text("user", MAX_USER)?;
-        let pairs = read_signed(reader, "authorizations", MAX_AUTHORIZATIONS)?;
-        let authorizations = pairs
-            .into_iter()
-            .map(|(key, signature)| Authorization { key, signature })
-            .collect();
+        let user = read_user(reader)?;
+        let authorizations = read_authorizations(reader)?;
         let window = reader.varint("window", Offset::MAX.get())?;
         let reap_hash = reader.array("reap hash")?;
         Ok(Open {

@@ -7,6 +7,7 @@ mod codec;
 mod frame;
 mod hello;
 mod ids;
+mod probe;
 mod relay;
 
 pub use answer::{Accepted, Answer, Refusal, RefusalCode};
@@ -17,6 +18,7 @@ pub use hello::{
     next_message,
 };
 pub use ids::{Epoch, Offset, SessionId};
+pub use probe::{MAX_LIMITS, Probe, Probed, SshdLimit};
 pub use relay::{
     DialToken, KeyDigest, MAX_FINGERPRINTS, RELAY_ALPN, RelayRefusal, RelayRefusalCode, RelayWord, missing_bytes,
 };

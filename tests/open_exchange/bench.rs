@@ -45,6 +45,7 @@ impl Bench {
             statements: Vec::new(),
             secrets: EndpointSecrets::new([1; 32]),
             target,
+            sshd_view: None,
             authority: Authority::Anyone {
                 aliases: AskSshd::new(target, AskLimits::default()),
             },
@@ -201,7 +202,7 @@ pub(crate) fn open(session: SessionId, epoch: u32) -> Hello {
 pub(crate) fn refused(answer: Answer) -> Option<RefusalCode> {
     match answer {
         Answer::Refused(refusal) => Some(refusal.code),
-        Answer::Accepted(_) | Answer::Standing | Answer::Reaped => None,
+        Answer::Accepted(_) | Answer::Standing | Answer::Probed(_) | Answer::Reaped => None,
     }
 }
 

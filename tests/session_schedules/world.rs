@@ -434,7 +434,7 @@ impl World {
                     self.halves[CLIENT].over = true;
                 }
             }
-            Answer::Reaped | Answer::Standing => panic!("nobody asked for that: {answer:?}"),
+            Answer::Reaped | Answer::Probed(_) | Answer::Standing => panic!("nobody asked for that: {answer:?}"),
         }
     }
 

@@ -165,9 +165,21 @@ impl SshFiles {
         )
     }
 
+    /// `bowline check` of the host, with the options of its proxies and more.
+    pub fn check(&self, more: &[&str]) -> Command {
+        let words = self.client_words("check", &self.scratch.join("check.log"));
+        let mut command = self.command(BOWLINE);
+        command.args(&words[1..]).args(more).arg(HOST);
+        command
+    }
+
     /// `bowline proxy` with all its options, without the host.
     fn proxy_words(&self, log: &Path) -> Vec<String> {
-        let mut words = vec![BOWLINE.to_owned(), "proxy".into()];
+        self.client_words("proxy", log)
+    }
+
+    fn client_words(&self, subcommand: &str, log: &Path) -> Vec<String> {
+        let mut words = vec![BOWLINE.to_owned(), subcommand.into()];
         for (option, path) in [
             ("-F", self.config()),
             ("--state-dir", self.state()),

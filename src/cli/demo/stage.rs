@@ -151,6 +151,7 @@ fn start_server_half(
         statements: vec![statement],
         secrets,
         target: sshd,
+        sshd_view: None,
         authority: Authority::Sshd {
             ask: AskSshd::new(sshd, AskLimits::default()),
             rules: None,

@@ -34,7 +34,7 @@ pub(in crate::cli) fn chosen_proxy(
 }
 
 /// The detours to one host.
-pub(super) struct Detours {
+pub(in crate::cli) struct Detours {
     pub(super) paths: Vec<Path>,
     /// The environment wants a proxy that cannot be used.
     left_out: Option<EnvironmentError>,
@@ -43,7 +43,7 @@ pub(super) struct Detours {
 impl Detours {
     /// # Errors
     /// A host that cannot be given to a shell.
-    pub(super) fn to(host: &str, settings: &ProxySettings) -> Result<Detours, Failure> {
+    pub(in crate::cli) fn to(host: &str, settings: &ProxySettings) -> Result<Detours, Failure> {
         let look = |name: &str| std::env::var(name).ok();
         Detours::with(host, settings, look)
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::cli::report::{self, Failure};
 use crate::identity::authorized_keys::open_key_file;
 use crate::server::keeper::{Answer, Difference, Reply, Request, Response};
-use crate::server::sshd_config::{Connection, SshdConfig};
+use crate::server::sshd_config::{Connection, SshdConfig, SshdConfigError};
 
 /// What answers are made from.
 #[derive(Debug, PartialEq)]
@@ -81,8 +81,38 @@ impl Answers {
                 let local = SocketAddr::new(local_address, local_port);
                 self.compare_rules(&user, real_address, local).into()
             }
+            Request::SshdLimits {
+                user,
+                local_address,
+                local_port,
+            } => self.limits(&user, SocketAddr::new(local_address, local_port)).into(),
             Request::OpenKeyFile => open(self.key_file.as_deref()),
         })
+    }
+
+    fn limits(&self, user: &str, sshd: SocketAddr) -> Response {
+        // The configuration here says nothing of an sshd elsewhere; an address can be bound where it is.
+        if UdpSocket::bind((sshd.ip(), 0)).is_err() {
+            return Response::Unavailable;
+        }
+        let connection = Connection {
+            user,
+            address: sshd.ip(),
+            local: sshd,
+        };
+        let settings = match self.sshd.settings_for(connection) {
+            Err(SshdConfigError::UserName { .. }) => self.sshd.settings(),
+            settings => settings,
+        };
+        match settings {
+            Ok(settings) => Response::SshdLimits {
+                limits: settings.limits(),
+            },
+            Err(error) => {
+                warn!(%error, "sshd -T gives no answer");
+                Response::Unavailable
+            }
+        }
     }
 
     fn compare_rules(&self, user: &str, real: IpAddr, local: SocketAddr) -> Response {

@@ -300,6 +300,7 @@ fn setup(
         relays: settings.relays.iter().map(ToString::to_string).collect(),
         relay_cache: relay_cache(settings, user),
         fingerprint,
+        is_sshd_known,
     })
 }
 

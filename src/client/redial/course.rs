@@ -127,7 +127,9 @@ impl Claims {
     fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>) {
         match answer {
             Some(Answer::Accepted(_)) => self.0.retain(|claim| *claim > epoch),
-            Some(Answer::Refused(_) | Answer::Standing | Answer::Reaped) => self.0.retain(|claim| *claim != epoch),
+            Some(Answer::Refused(_) | Answer::Standing | Answer::Probed(_) | Answer::Reaped) => {
+                self.0.retain(|claim| *claim != epoch)
+            }
             None => {}
         }
     }

@@ -170,6 +170,7 @@ fn config() -> SshConfig {
         address_family: AddressFamily::Any,
         server_alive_interval: None,
         server_alive_count_max: 3,
+        channel_timeout: None,
     }
 }
 

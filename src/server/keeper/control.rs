@@ -12,6 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::packet;
+use crate::server::sshd_config::SshdWarning;
 
 /// What a worker may ask of its keeper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,15 @@ pub enum Request {
         /// sshd's port.
         local_port: u16,
     },
+    /// What in sshd's settings ends or hinders sessions of this user.
+    SshdLimits {
+        /// Who.
+        user: String,
+        /// Where sshd is.
+        local_address: IpAddr,
+        /// sshd's port.
+        local_port: u16,
+    },
     /// The file of keys that decides who may open, opened anew.
     OpenKeyFile,
 }
@@ -38,6 +48,11 @@ pub enum Response {
     LoopbackMatch {
         /// In sshd's order.
         differences: Vec<Difference>,
+    },
+    /// What in sshd's settings ends or hinders sessions.
+    SshdLimits {
+        /// The worst first.
+        limits: Vec<SshdWarning>,
     },
     /// The file is open; its descriptor comes with the answer.
     KeyFile,

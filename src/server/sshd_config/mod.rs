@@ -3,6 +3,7 @@
 //! Blocking: for the keeper, which has no async runtime. sshd reads its own configuration; here its answers are
 //! compared, and its files are searched only to name a line in a message.
 
+mod limits;
 mod match_lines;
 mod run;
 mod settings;
@@ -134,6 +135,14 @@ impl SshdConfig {
     /// `SshdConfigError`.
     pub fn settings(&self) -> Result<Settings, SshdConfigError> {
         self.dump(None)
+    }
+
+    /// The settings that sshd applies to one connection.
+    ///
+    /// # Errors
+    /// As [`SshdConfig::settings`]; `UserName` for a name that sshd cannot be asked about.
+    pub fn settings_for(&self, connection: Connection<'_>) -> Result<Settings, SshdConfigError> {
+        self.dump(Some((connection, &connection.address.to_string())))
     }
 
     /// Compares what sshd would apply to `real` with what it applies to `loopback`, the connection that it will see.

@@ -1,11 +1,12 @@
 //! sshd's effective settings, as `sshd -T` prints them, and what of them would harm sessions.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Shortest LoginGraceTime that is not warned about: an outage before login may last no longer.
-const SHORT_GRACE: Duration = Duration::from_secs(60);
+pub(super) const SHORT_GRACE: Duration = Duration::from_secs(60);
 
 /// Least MaxStartups that is not warned about: four asks at once, and as many sessions before login.
 const FEW_STARTUPS: u32 = 8;
@@ -24,7 +25,7 @@ const DROP_IN_9_8: &str = "/etc/ssh/sshd_config.d/bowline-9.8.conf";
 pub struct Settings(pub(super) BTreeMap<String, Vec<String>>);
 
 /// A setting of sshd's that ends or hinders bowline's sessions.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SshdWarning {
     /// sshd ends a connection whose client does not answer for this long: every longer outage.
     #[error("sshd ends a session after {after:?} without an answer (ClientAliveInterval x ClientAliveCountMax)")]
@@ -178,6 +179,15 @@ impl Settings {
             (self.value("pubkeyauthentication") == Some("no")).then_some(SshdWarning::NoPublicKeys),
         ];
         found.into_iter().flatten().collect()
+    }
+
+    /// All that ends or hinders sessions, also what is as it should be: the time for a login.
+    #[must_use]
+    pub fn limits(&self) -> Vec<SshdWarning> {
+        let mut limits = self.warnings();
+        let grace = self.seconds("logingracetime").filter(|&after| after >= SHORT_GRACE);
+        limits.extend(grace.map(|after| SshdWarning::LoginGraceTime { after }));
+        limits
     }
 
     fn client_alive(&self) -> Option<SshdWarning> {

@@ -109,6 +109,7 @@ fn answer() -> Answer {
     Box::new(|request| {
         Reply::from(match request {
             Request::OpenKeyFile => return open_file(),
+            Request::SshdLimits { .. } => Response::Unavailable,
             Request::LoopbackMatch { user, .. } if user == "unasked" => Response::Unavailable,
             Request::LoopbackMatch {
                 user,

@@ -1,0 +1,91 @@
+//! The account for programs: one document.
+//!
+//! ```text
+//! version      1; grows only if a field changes its meaning or goes
+//! host, user   as given, and as ssh -G says
+//! works        whether a path works, which is whether the exit code is 0
+//! problem      null, or why there are no paths: {verdict, words}
+//! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, verdict, words, detail, hint,
+//!                banner, banner_age_ms, server, known_host}], as they would be dialed
+//! limits       [{side, what, survives_s, after_login, mend, file}], the soonest first
+//! sshd_known   whether sshd's settings are among the limits
+//! survives_s   the outage that a session survives as far as is known, or null
+//! ```
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::carrier::Path;
+use crate::client::check::{Checked, Verdict};
+
+use super::limits::{Limit, survival};
+use super::{Account, answer, words};
+
+/// The document, and a line end.
+pub(super) fn write(account: &Account<'_>) -> String {
+    let paths = account.paths.unwrap_or_default();
+    let problem = account
+        .paths
+        .err()
+        .map(|error| json!({ "verdict": "name-unresolved", "words": format!("{error}: {}", error.source) }));
+    let document = json!({
+        "version": 1,
+        "host": account.host,
+        "user": account.ssh.user,
+        "works": paths.iter().any(|path| path.verdict == Verdict::Works),
+        "problem": problem,
+        "paths": paths.iter().map(path).collect::<Vec<_>>(),
+        "limits": account.limits.iter().map(limit).collect::<Vec<_>>(),
+        "sshd_known": answer(paths).is_some_and(|answer| answer.limits.is_some()),
+        "survives_s": survival(&account.limits).map(|time| time.as_secs()),
+    });
+    format!("{document:#}\n")
+}
+
+fn path(checked: &Checked) -> Value {
+    let (kind, address, relay) = match &checked.path {
+        Path::Quic(address) => ("quic", address.to_string(), None),
+        Path::Tls(address) => ("tls", address.to_string(), None),
+        Path::Proxied(proxied) => ("tls", format!("{}:{}", proxied.host, proxied.port), None),
+        Path::Command(command) => ("command", command.name().to_owned(), None),
+        Path::Relayed(relay, transport) => match transport {
+            crate::carrier::via::RelayTransport::Quic => ("quic", relay.address.to_string(), Some(&*relay.name)),
+            crate::carrier::via::RelayTransport::Tls => ("tls", relay.address.to_string(), Some(&*relay.name)),
+        },
+    };
+    let answer = checked.answer.as_ref();
+    json!({
+        "path": checked.path.to_string(),
+        "kind": kind,
+        "address": address,
+        "relay": relay,
+        "handshake_ms": checked.handshake.map(milliseconds),
+        "banner_ms": checked.banner.map(milliseconds),
+        "mtu": checked.mtu,
+        "verdict": checked.verdict.name(),
+        "words": words::meaning(checked.verdict),
+        "detail": checked.detail,
+        "hint": words::advice(checked),
+        "banner": answer.map(|answer| &answer.banner),
+        "banner_age_ms": answer.map(|answer| answer.banner_age),
+        "server": answer.map(|answer| &answer.software),
+        "known_host": !checked.is_unknown_host,
+    })
+}
+
+fn limit(limit: &Limit) -> Value {
+    json!({
+        "side": limit.side.name(),
+        "what": limit.what,
+        "survives_s": limit.survives.map(|time| time.as_secs()),
+        "after_login": limit.after_login,
+        "mend": limit.mend,
+        "file": limit.file,
+    })
+}
+
+/// To a tenth.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e4).round() / 10.0
+}

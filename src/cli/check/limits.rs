@@ -1,0 +1,116 @@
+//! What ends a session in an outage: ssh's settings, sshd's, and bowline's own.
+
+use std::time::Duration;
+
+use crate::identity::ssh_config::SshConfig;
+use crate::wire::Probed;
+
+/// One thing that ends a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    pub(super) side: Side,
+    /// What ends it, with the setting's name.
+    pub(super) what: String,
+    /// The outage that is survived; `None` where it is no matter of time.
+    pub(super) survives: Option<Duration>,
+    /// The line that mends it; `None` where it is as it should be.
+    pub(super) mend: Option<String>,
+    /// Where that line belongs.
+    pub(super) file: Option<String>,
+    /// Whether it holds for sessions that are logged in.
+    pub(super) after_login: bool,
+}
+
+/// Whose setting it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Ssh,
+    Sshd,
+    Bowline,
+}
+
+impl Side {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Side::Ssh => "ssh",
+            Side::Sshd => "sshd",
+            Side::Bowline => "bowline",
+        }
+    }
+}
+
+/// All that can be known, the soonest first. `answer` is the server half's, where a path works.
+pub(super) fn all(ssh: &SshConfig, answer: Option<&Probed>, patience: Option<Duration>) -> Vec<Limit> {
+    let mut limits: Vec<Limit> = [server_alive(ssh), channel_timeout(ssh)]
+        .into_iter()
+        .flatten()
+        .collect();
+    limits.extend(answer.into_iter().flat_map(of_server));
+    limits.extend(patience.map(|patience| own("bowline gives it up (--patience)", patience)));
+    limits.sort_by_key(|limit| (limit.survives.is_none(), limit.survives));
+    limits
+}
+
+/// ssh sends its first question after one interval, and ends when one more has passed after the last one that it puts
+/// up with: how long an outage may last depends on when it begins. This is the least.
+fn server_alive(ssh: &SshConfig) -> Option<Limit> {
+    let interval = ssh.server_alive_interval?;
+    Some(Limit {
+        side: Side::Ssh,
+        what: "ssh ends it when no answer comes (ServerAliveInterval x ServerAliveCountMax)".into(),
+        survives: Some(interval.saturating_mul(ssh.server_alive_count_max)),
+        mend: Some("ServerAliveInterval 0".into()),
+        file: Some("~/.ssh/config, for this host; `bowline ssh` says it by itself unless it is given".into()),
+        after_login: true,
+    })
+}
+
+fn channel_timeout(ssh: &SshConfig) -> Option<Limit> {
+    let value = ssh.channel_timeout.as_ref()?;
+    Some(Limit {
+        side: Side::Ssh,
+        what: format!("ssh closes idle channels, in an outage all are idle (ChannelTimeout {value})"),
+        survives: None,
+        mend: Some("ChannelTimeout none".into()),
+        file: Some("~/.ssh/config, for this host".into()),
+        after_login: true,
+    })
+}
+
+fn of_server(answer: &Probed) -> Vec<Limit> {
+    let some = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let of_sshd = answer.limits.iter().flatten().map(|limit| Limit {
+        side: Side::Sshd,
+        what: limit.what.clone(),
+        survives: limit.survives.map(Duration::from_secs),
+        mend: some(&limit.mend),
+        file: some(&limit.file),
+        after_login: !limit.what.contains("LoginGraceTime"),
+    });
+    let ttl = own(
+        "the server half gives it up (serve --session-ttl)",
+        Duration::from_secs(answer.ttl),
+    );
+    of_sshd.chain([ttl]).collect()
+}
+
+fn own(what: &str, survives: Duration) -> Limit {
+    Limit {
+        side: Side::Bowline,
+        what: what.to_owned(),
+        survives: Some(survives),
+        mend: None,
+        file: None,
+        after_login: true,
+    }
+}
+
+/// The outage that a session which is logged in survives, as far as is known; `None` if nothing is.
+pub(super) fn survival(limits: &[Limit]) -> Option<Duration> {
+    let counting = limits.iter().filter(|limit| limit.after_login);
+    counting.filter_map(|limit| limit.survives).min()
+}
+
+/// What nobody can see from outside of a login.
+pub(super) const UNKNOWN: &str =
+    "idle limits inside of the login (the shell's TMOUT, logind's StopIdleSessionSec): an outage is idle time";

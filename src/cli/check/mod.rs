@@ -1,0 +1,106 @@
+//! `bowline check`: every path to a host, probed end to end, and what would end a session in an outage.
+
+mod json;
+mod limits;
+mod table;
+mod words;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crate::client::check::{CheckConfig, Checked, Verdict, check};
+use crate::client::{OpenError, ResolveError};
+use crate::identity::ssh_config::SshConfig;
+use crate::wire::Probed;
+
+use self::limits::Limit;
+use super::args::CheckArgs;
+use super::proxy::{self, Detours, ProxySettings};
+use super::report::{self, Exit, Failure};
+use super::settings::{Context, SettingsError};
+use super::values::Fallback;
+
+/// How long each path is given: longer than any round trip with a few losses, and somebody waits.
+const TIME: Duration = Duration::from_secs(5);
+
+/// What `bowline check` works by.
+#[derive(Debug, Clone)]
+pub(crate) struct CheckSettings {
+    /// How the host is reached.
+    pub(crate) proxy: ProxySettings,
+    /// Whether programs read the answer.
+    pub(crate) json: bool,
+}
+
+impl CheckSettings {
+    /// As for `bowline proxy`, but for the time that is given to an open.
+    ///
+    /// # Errors
+    /// No folder for the state.
+    pub(super) fn new(args: CheckArgs, context: &Context) -> Result<Self, SettingsError> {
+        let mut proxy = ProxySettings::new(args.proxy, context)?;
+        proxy.connect_timeout.get_or_insert(TIME);
+        // It would shorten the time, and there is nothing to fall back to.
+        proxy.fallback = Fallback::None;
+        Ok(CheckSettings { proxy, json: args.json })
+    }
+}
+
+/// All that is told.
+struct Account<'a> {
+    host: &'a str,
+    ssh: &'a SshConfig,
+    paths: Result<&'a [Checked], &'a ResolveError>,
+    limits: Vec<Limit>,
+}
+
+/// Checks and tells.
+///
+/// # Errors
+/// No path works; then everything was told already.
+pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
+    let ssh = proxy::resolve(&settings.proxy).await?;
+    let _ = super::places::make_folder(&settings.proxy.folders.state);
+    let detours = Detours::to(&ssh.hostname, &settings.proxy)?;
+    let config = CheckConfig {
+        client: proxy::client_config(&settings.proxy, &ssh, &detours).await?,
+        ssh_port: ssh.port,
+    };
+    let host = &settings.proxy.destination.host;
+    let checked = check(config).await;
+    let answer = checked.as_ref().ok().and_then(|paths| answer(paths));
+    let account = Account {
+        host,
+        ssh: &ssh,
+        paths: checked.as_deref(),
+        limits: limits::all(&ssh, answer, settings.proxy.patience),
+    };
+    let said = if settings.json {
+        json::write(&account)
+    } else {
+        table::write(&account)
+    };
+    // A reader who has seen enough is no error.
+    let _ = io::stdout().write_all(said.as_bytes());
+    match checked {
+        Err(error) if !settings.json => Err(report::cannot_open(host, OpenError::Resolve(error))),
+        Err(_) => Err(Failure::silent(Exit::Unavailable as i32)),
+        Ok(paths) => exit(&paths),
+    }
+}
+
+/// The first good one: it is the best path's.
+fn answer(paths: &[Checked]) -> Option<&Probed> {
+    paths.iter().find_map(|path| path.answer.as_ref())
+}
+
+fn exit(paths: &[Checked]) -> Result<(), Failure> {
+    let any = |wanted: &[Verdict]| paths.iter().any(|path| wanted.contains(&path.verdict));
+    if any(&[Verdict::Works]) {
+        Ok(())
+    } else if any(&[Verdict::WrongKey, Verdict::KeyRefused]) {
+        Err(Failure::silent(Exit::Refused as i32))
+    } else {
+        Err(Failure::silent(Exit::Unavailable as i32))
+    }
+}

@@ -1,0 +1,67 @@
+//! Verdicts in words: what is, and what to do about it.
+
+use crate::carrier::Path;
+use crate::client::check::{Checked, Verdict};
+
+/// What a verdict means, in one line; without the cause that was seen ([`Checked::detail`]).
+pub(super) fn meaning(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Works => "works",
+        Verdict::UdpBlocked => "UDP blocked: nothing came back, and TCP to the same host works",
+        Verdict::UdpSilent => "nothing came back, though the host is up: UDP blocked, or no server half runs there",
+        Verdict::UdpPortSilent => {
+            "nothing came back from this UDP port, and another of the host works: nobody listens, or it is blocked"
+        }
+        Verdict::TcpBlocked => "TCP port blocked: nothing came back, though the host is up",
+        Verdict::MtuBlackHole => "MTU black hole: short packets pass, long ones are lost",
+        Verdict::HostSilent => "nothing came back: the host is down, or everything is blocked",
+        Verdict::NobodyListens => "nobody listens: connection refused",
+        Verdict::Unreachable => "the network says that it cannot get there",
+        Verdict::OtherProtocol => "something else than bowline answers there",
+        Verdict::OtherVersion => "a server half answers that does not know this client's probes",
+        Verdict::Stalled => "a handshake began, then nothing came: the server half, or sshd behind it, hangs",
+        Verdict::Broken => "the connection broke",
+        Verdict::WrongKey => "wrong host key: not the one that is known",
+        Verdict::KeyRefused => "your key is refused: the server half accepts none for this user",
+        Verdict::SshdDown => "the server half is up, sshd behind it is down",
+        Verdict::Refused => "the server half refuses for now",
+        Verdict::NotRegistered => "the relay is up, the server half is not registered there",
+        Verdict::ServerSilent => "the relay is up, the server half is registered there and does not answer",
+        Verdict::RelayRefused => "the relay refuses",
+        Verdict::RelaySilent => "nothing came back by this relay",
+        Verdict::ProxyFailed => "the proxy gives no connection",
+        Verdict::CommandFailed => "the program gives no connection",
+        Verdict::DetourSilent => "nothing came back this way",
+        Verdict::NoHostKey => "no key of this host is known, and a relay finds a host by its key",
+    }
+}
+
+/// What to do about it, where there is something to do.
+pub(super) fn advice(checked: &Checked) -> Option<String> {
+    let by_udp = matches!(checked.path, Path::Quic(_));
+    let text = match checked.verdict {
+        Verdict::UdpBlocked => "sessions go over TLS; for QUIC let this UDP port through every firewall on the way",
+        Verdict::UdpSilent => {
+            "is `bowline serve` running there? Then let this UDP port through every firewall on the way, or have it serve \
+             TLS too (serve --listen-tls)"
+        }
+        Verdict::NobodyListens if by_udp => "start `bowline serve` there; --port names another port",
+        Verdict::NobodyListens => {
+            "without UDP, sessions need a server half with --listen-tls; --tls-port names another port"
+        }
+        Verdict::MtuBlackHole => {
+            "lower the MTU of the interface, or have the router answer with ICMP \"packet too big\" or clamp TCP's MSS; \
+             bowline needs 1228 bytes over IPv4, 1248 over IPv6"
+        }
+        Verdict::OtherVersion => "install the same version of bowline on both sides",
+        Verdict::WrongKey => "do not connect before you know why; if the host was reinstalled: ssh-keygen -R its name",
+        Verdict::KeyRefused => {
+            "name the key with IdentityFile in ssh's configuration, or with -i; is it in authorized_keys there?"
+        }
+        Verdict::SshdDown => "start sshd there",
+        Verdict::NotRegistered => "start `bowline serve --relay` there with this relay",
+        Verdict::NoHostKey => "connect straight once, or give its fingerprint with --pin",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}

@@ -1,0 +1,181 @@
+//! The question itself, on a carrier whose host is the right one: may this user open, and does sshd answer?
+//!
+//! Keys are tried on one path at a time, since each refusal counts against the user at sshd: what one path has learnt
+//! of a server half's verdict on them the others go by.
+
+use super::super::ClientConfig;
+use super::probe::Failure;
+use crate::carrier::{Carrier, CarrierError};
+use crate::clock;
+use crate::identity::statement::{OpenFacts, open_message};
+use crate::wire::{Answer, Authorization, DecodeError, Hello, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+use tokio::time::{timeout, timeout_at};
+
+/// The share of a path's time for which it waits for another to try the keys.
+const PATIENCE: u32 = 3;
+
+/// Asks on behalf of all paths.
+pub(super) struct Asker {
+    client: Arc<ClientConfig>,
+    /// By server half, told apart by TLS key. Held by the path that tries the keys.
+    tried: Mutex<Vec<(Vec<u8>, Tried)>>,
+    /// A key may ask the user: one question at a time.
+    signing: Mutex<()>,
+}
+
+/// What a server half said to the user's keys.
+#[derive(Clone)]
+enum Tried {
+    Accepted { round: usize },
+    Refused(Refusal),
+}
+
+/// A path's time, which stands still while the user is asked.
+pub(super) struct Deadline {
+    pub(super) at: Instant,
+    /// How long the user took.
+    pub(super) user: Duration,
+}
+
+impl Asker {
+    pub(super) fn new(client: Arc<ClientConfig>) -> Asker {
+        Asker {
+            client,
+            tried: Mutex::default(),
+            signing: Mutex::default(),
+        }
+    }
+
+    /// Asks on `carrier`, whose client end has the TLS key `spki`.
+    pub(super) async fn ask(
+        &self,
+        carrier: &mut Carrier,
+        spki: &[u8],
+        deadline: &mut Deadline,
+    ) -> Result<Probed, Failure> {
+        let server = carrier.info().peer_key.to_vec();
+        let session = SessionId::new(super::super::opening::random());
+        let message = open_message(OpenFacts {
+            exporter: &carrier.info().exporter,
+            server_spki: &server,
+            client_spki: spki,
+            session,
+            user: &self.client.user,
+            version: VERSION,
+        });
+        let mut question = Question {
+            asker: self,
+            carrier,
+            session,
+            message,
+            deadline,
+        };
+        let patience = self.client.connect_timeout / PATIENCE;
+        let Ok(mut tried) = timeout(patience, self.tried.lock()).await else {
+            return question.try_all().await.1;
+        };
+        let known = tried
+            .iter()
+            .find(|(key, _)| *key == server)
+            .map(|(_, told)| told.clone());
+        match known {
+            Some(Tried::Accepted { round }) => {
+                drop(tried);
+                question.try_round(round).await
+            }
+            Some(Tried::Refused(refusal)) => Err(Failure::NotAuthorized(refusal)),
+            None => {
+                let (told, outcome) = question.try_all().await;
+                tried.extend(told.map(|told| (server, told)));
+                outcome
+            }
+        }
+    }
+}
+
+/// One carrier's question.
+struct Question<'a> {
+    asker: &'a Asker,
+    carrier: &'a mut Carrier,
+    session: SessionId,
+    message: Vec<u8>,
+    deadline: &'a mut Deadline,
+}
+
+impl Question<'_> {
+    /// Offers the keys round by round.
+    async fn try_all(&mut self) -> (Option<Tried>, Result<Probed, Failure>) {
+        let mut last = None;
+        for round in 0.. {
+            let Some(signed) = self.sign(round).await else { break };
+            if signed.is_empty() {
+                continue;
+            }
+            match self.ask(signed).await {
+                Err(Failure::NotAuthorized(refusal)) => last = Some(refusal),
+                Ok(probed) => return (Some(Tried::Accepted { round }), Ok(probed)),
+                Err(failure) => return (None, Err(failure)),
+            }
+        }
+        let outcome = match last {
+            Some(refusal) => Err(Failure::NotAuthorized(refusal)),
+            // Without any key: a server half that leaves all to the login takes it.
+            None => self.ask(Vec::new()).await,
+        };
+        let told = match &outcome {
+            Err(Failure::NotAuthorized(refusal)) => Some(Tried::Refused(refusal.clone())),
+            _ => None,
+        };
+        (told, outcome)
+    }
+
+    async fn try_round(&mut self, round: usize) -> Result<Probed, Failure> {
+        let signed = self.sign(round).await.unwrap_or_default();
+        self.ask(signed).await
+    }
+
+    async fn sign(&mut self, round: usize) -> Option<Vec<Authorization>> {
+        let begun = clock::now();
+        let signed = {
+            let _turn = self.asker.signing.lock().await;
+            self.asker.client.credentials.sign(round, &self.message).await
+        };
+        let took = clock::now().saturating_duration_since(begun);
+        self.deadline.at += took;
+        self.deadline.user += took;
+        signed
+    }
+
+    async fn ask(&mut self, authorizations: Vec<Authorization>) -> Result<Probed, Failure> {
+        let probe = Probe {
+            version: VERSION,
+            session: self.session,
+            user: self.asker.client.user.clone(),
+            authorizations,
+        };
+        let asked = async {
+            self.carrier.send_message(Hello::Probe(probe).encode()).await?;
+            let message = self.carrier.read_message().await?;
+            Answer::decode(message).map_err(CarrierError::from)
+        };
+        match timeout_at(self.deadline.at.into(), asked).await {
+            Err(_) => Err(Failure::Silent),
+            Ok(Err(CarrierError::Protocol(error))) => Err(Failure::Protocol(error)),
+            Ok(Err(error)) => Err(Failure::Lost(error)),
+            Ok(Ok(Answer::Probed(probed))) => Ok(*probed),
+            Ok(Ok(Answer::Refused(refusal))) if refusal.code == RefusalCode::NotAuthorized => {
+                Err(Failure::NotAuthorized(refusal))
+            }
+            Ok(Ok(Answer::Refused(refusal))) => Err(Failure::Refused(refusal)),
+            Ok(Ok(Answer::Accepted(_) | Answer::Standing | Answer::Reaped)) => {
+                Err(Failure::Protocol(DecodeError::UnknownType {
+                    what: "answer to a probe",
+                    value: 0,
+                }))
+            }
+        }
+    }
+}

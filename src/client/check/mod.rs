@@ -1,0 +1,142 @@
+//! Checks every path to a host: end to end, each alone, all at once.
+//!
+//! A path works if an authorised probe went through it to a server half and came back with sshd's banner. For one that
+//! does not the likely cause is found from what was seen on it, beside it, and by a second look at its address.
+
+mod ask;
+mod probe;
+mod verdict;
+mod witness;
+
+pub use verdict::Verdict;
+
+use super::ClientConfig;
+use super::paths::{Knowledge, Paths, ResolveError};
+use crate::carrier::Path;
+use crate::clock;
+use crate::wire::Probed;
+use ask::Asker;
+use probe::{Finding, Probing};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use witness::{Tcp, look_at};
+
+/// What is to be checked.
+pub struct CheckConfig {
+    /// As for a session. `connect_timeout` bounds each path, without the time that the user takes.
+    pub client: ClientConfig,
+    /// sshd's TCP port: whether the host lives is asked there, where a path fails.
+    pub ssh_port: u16,
+}
+
+/// A path, and how it did.
+#[derive(Debug)]
+pub struct Checked {
+    /// The path.
+    pub path: Path,
+    /// From the first packet to the end of the handshake; `None` if it did not come to that.
+    pub handshake: Option<Duration>,
+    /// From the first packet to sshd's banner, without the time that the user took.
+    pub banner: Option<Duration>,
+    /// Most bytes of UDP payload that QUIC found to fit, so far.
+    pub mtu: Option<u16>,
+    /// Whether it works, and if not the likely cause.
+    pub verdict: Verdict,
+    /// What was seen, in the words of the one who saw it.
+    pub detail: Option<String>,
+    /// The server half's answer.
+    pub answer: Option<Probed>,
+    /// Whether no key of the host was known before: ssh will ask.
+    pub is_unknown_host: bool,
+}
+
+/// Probes every path to a host.
+///
+/// Ends within `connect_timeout`, but for what the user takes to unlock a key.
+///
+/// # Errors
+/// The name leads nowhere.
+pub async fn check(config: CheckConfig) -> Result<Vec<Checked>, ResolveError> {
+    let CheckConfig { client, ssh_port } = config;
+    let knowledge = Knowledge {
+        state_dir: client.state_dir.clone(),
+        host_keys: client.trust.known_keys(),
+    };
+    let is_unknown_host = knowledge.host_keys.is_empty();
+    let paths = Paths::resolve(client.place.clone(), knowledge.clone()).await?.all();
+    let (findings, witnesses) = probe_all(&Arc::new(client), &paths, knowledge, ssh_port).await;
+    let verdicts = verdict::judge(&findings, &witnesses);
+    let checked = findings.into_iter().zip(verdicts);
+    let checked = checked.map(|(finding, verdict)| finding.checked(verdict, is_unknown_host));
+    Ok(checked.collect())
+}
+
+/// All at once. Halfway a second look is taken at the addresses where some path did not come through by then.
+async fn probe_all(
+    client: &Arc<ClientConfig>,
+    paths: &[Path],
+    knowledge: Knowledge,
+    ssh_port: u16,
+) -> (Vec<Finding>, HashMap<IpAddr, Tcp>) {
+    let half = client.connect_timeout / 2;
+    let halfway = clock::now() + half;
+    let asker = Arc::new(Asker::new(Arc::clone(client)));
+    let mut probes = JoinSet::new();
+    for (place, path) in paths.iter().enumerate() {
+        let probing = Probing::new(
+            Arc::clone(client),
+            Arc::clone(&asker),
+            path.clone(),
+            &knowledge.host_keys,
+        );
+        probes.spawn(async move { (place, probing.run().await) });
+    }
+    let mut findings: Vec<Option<Finding>> = paths.iter().map(|_| None).collect();
+    loop {
+        tokio::select! {
+            Some(ended) = probes.join_next() => keep(&mut findings, ended),
+            () = sleep_until(halfway.into()), if !probes.is_empty() => break,
+            else => break,
+        }
+    }
+    let mut looks = JoinSet::new();
+    for ip in doubtful(paths, &findings) {
+        looks.spawn(async move { (ip, look_at(ip, ssh_port, half).await) });
+    }
+    while let Some(ended) = probes.join_next().await {
+        keep(&mut findings, ended);
+    }
+    let witnesses = looks.join_all().await.into_iter().collect();
+    (findings.into_iter().flatten().collect(), witnesses)
+}
+
+fn keep(findings: &mut [Option<Finding>], ended: Result<(usize, Finding), tokio::task::JoinError>) {
+    // Nobody aborts a probe, and one that panicked has nothing to tell.
+    if let Ok((place, finding)) = ended {
+        findings[place] = Some(finding);
+    }
+}
+
+/// Addresses to which a straight path did not come through, each once.
+fn doubtful(paths: &[Path], findings: &[Option<Finding>]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for (path, finding) in paths.iter().zip(findings) {
+        let came_through = finding.as_ref().is_some_and(|finding| finding.handshake.is_some());
+        if let Some(ip) = straight_to(path).filter(|ip| !came_through && !found.contains(ip)) {
+            found.push(ip);
+        }
+    }
+    found
+}
+
+/// The host at the other end of a straight path.
+fn straight_to(path: &Path) -> Option<IpAddr> {
+    match path {
+        Path::Quic(address) | Path::Tls(address) => Some(address.ip()),
+        Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => None,
+    }
+}

@@ -1,0 +1,225 @@
+//! One path, from the first packet to sshd's banner.
+
+use super::super::ClientConfig;
+use super::super::dialer::Dialer;
+use super::super::unreachable::unreachable;
+use super::ask::{Asker, Deadline};
+use super::{Checked, Verdict};
+use crate::carrier::via::RelayTransport;
+use crate::carrier::{Carrier, CarrierError, CloseReason, DialError, Dialed, Path, tls};
+use crate::clock;
+use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::identity::statement::{ProvenKey, verify_host};
+use crate::tcp_info::TcpInfo;
+use crate::wire::{DecodeError, Host, Probed, Refusal};
+use russh::keys::ssh_key::Fingerprint;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout_at};
+
+/// QUIC's search for the MTU takes some round trips; for longer than this nobody waits.
+const MTU_TIME: Duration = Duration::from_secs(1);
+/// Its steps come a round trip apart, and a little.
+const MTU_STEP: Duration = Duration::from_millis(40);
+
+/// A path that is to be probed.
+pub(super) struct Probing {
+    client: Arc<ClientConfig>,
+    asker: Arc<Asker>,
+    path: Path,
+    dialer: Dialer,
+    key: Arc<TlsKey>,
+    /// The connection below, for a look at what became of the bytes.
+    tcp: Option<OwnedFd>,
+}
+
+/// What came of it.
+pub(super) struct Finding {
+    pub(super) path: Path,
+    pub(super) handshake: Option<Duration>,
+    pub(super) banner: Option<Duration>,
+    pub(super) mtu: Option<u16>,
+    pub(super) outcome: Result<Probed, Failure>,
+    /// On TCP: connected, and how many segments were never acknowledged.
+    pub(super) unacked: Option<u32>,
+}
+
+/// Where it ended.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Nothing more came in time.
+    Silent,
+    /// No handshake.
+    Dial(DialError),
+    /// The carrier was lost after its handshake.
+    Lost(CarrierError),
+    /// The host is not the one it should be.
+    Untrusted(Box<dyn Error + Send + Sync>),
+    /// None of the keys is accepted.
+    NotAuthorized(Refusal),
+    /// Refused for another reason.
+    Refused(Refusal),
+    /// The answer is none.
+    Protocol(DecodeError),
+}
+
+impl Probing {
+    pub(super) fn new(client: Arc<ClientConfig>, asker: Arc<Asker>, path: Path, host_keys: &[Fingerprint]) -> Probing {
+        // Each path alone: keys and sockets of its own.
+        let key = Arc::new(TlsKey::generate());
+        let mut dialer = Dialer::new(Arc::clone(&key), client.mtu_cap);
+        dialer.know(host_keys.iter().copied());
+        Probing {
+            client,
+            asker,
+            path,
+            dialer,
+            key,
+            tcp: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Finding {
+        let begun = clock::now();
+        let mut deadline = Deadline {
+            at: begun + self.client.connect_timeout,
+            user: Duration::ZERO,
+        };
+        let since = |deadline: &Deadline| {
+            clock::now()
+                .saturating_duration_since(begun)
+                .saturating_sub(deadline.user)
+        };
+        let mut finding = Finding {
+            path: self.path.clone(),
+            handshake: None,
+            banner: None,
+            mtu: None,
+            outcome: Err(Failure::Silent),
+            unacked: None,
+        };
+        match timeout_at(deadline.at.into(), self.dial()).await {
+            Ok(Ok(dialed)) => {
+                finding.handshake = Some(since(&deadline));
+                finding.outcome = match self.meet(dialed, &mut deadline).await {
+                    Ok((mut carrier, probed)) => {
+                        finding.banner = Some(since(&deadline));
+                        finding.mtu = search_mtu(&mut carrier, deadline.at).await;
+                        carrier.finish(CloseReason::Done).await;
+                        Ok(probed)
+                    }
+                    Err(failure) => Err(failure),
+                };
+            }
+            Ok(Err(error)) => finding.outcome = Err(Failure::Dial(error)),
+            Err(_) => {}
+        }
+        let info = self.tcp.and_then(|tcp| TcpInfo::of(tcp.as_fd()).ok());
+        finding.unacked = info.map(|info| info.unacked);
+        finding
+    }
+
+    async fn dial(&mut self) -> Result<Dialed, DialError> {
+        match self.path.clone() {
+            Path::Tls(address) => {
+                let stream = tls::connect(address).await.map_err(DialError::Unreachable)?;
+                self.tcp = stream.as_fd().try_clone_to_owned().ok();
+                tls::dial(Box::new(stream), Some(address), &self.key, ServerKey::Any).await
+            }
+            Path::Quic(address) => self.dial_udp(address).await,
+            Path::Relayed(relay, RelayTransport::Quic) => self.dial_udp(relay.address).await,
+            path => self.dialer.dial(&path, ServerKey::Any).await,
+        }
+    }
+
+    /// A dial that also ends when the network says that nothing is at `remote`.
+    async fn dial_udp(&mut self, remote: SocketAddr) -> Result<Dialed, DialError> {
+        tokio::select! {
+            dialed = self.dialer.dial(&self.path, ServerKey::Any) => dialed,
+            error = unreachable(remote) => Err(DialError::Unreachable(error)),
+        }
+    }
+
+    /// Checks the host, and asks.
+    async fn meet(&self, dialed: Dialed, deadline: &mut Deadline) -> Result<(Carrier, Probed), Failure> {
+        let (mut carrier, host) = match timeout_at(deadline.at.into(), dialed.host()).await {
+            Ok(Ok(introduced)) => introduced,
+            Ok(Err(CarrierError::Protocol(error))) => return Err(Failure::Protocol(error)),
+            Ok(Err(error)) => return Err(Failure::Lost(error)),
+            Err(_) => return Err(Failure::Silent),
+        };
+        let proven = proven(&host, &carrier.info().peer_key);
+        let judged = self.client.trust.judge(&proven, &carrier.info().peer_key).await;
+        judged.map_err(Failure::Untrusted)?;
+        let probed = self.asker.ask(&mut carrier, self.key.spki(), deadline).await?;
+        Ok((carrier, probed))
+    }
+}
+
+fn proven(host: &Host, tls_key: &[u8]) -> Vec<ProvenKey> {
+    let statements = host.statements.iter();
+    statements
+        .filter_map(|statement| verify_host(statement, tls_key).ok())
+        .collect()
+}
+
+/// Waits until the MTU that QUIC finds grows no more.
+async fn search_mtu(carrier: &mut Carrier, deadline: Instant) -> Option<u16> {
+    let end = deadline.min(clock::now() + MTU_TIME);
+    let mut found = carrier.mtu()?;
+    let mut grown = clock::now();
+    loop {
+        let step = carrier.rtt().unwrap_or_default() + MTU_STEP;
+        sleep(step / 2).await;
+        let now = clock::now();
+        match carrier.mtu() {
+            Some(more) if more > found => (found, grown) = (more, now),
+            _ if now >= grown + 2 * step => return Some(found),
+            _ => {}
+        }
+        if now >= end {
+            return Some(found);
+        }
+    }
+}
+
+impl Finding {
+    pub(super) fn checked(self, verdict: Verdict, is_unknown_host: bool) -> Checked {
+        let (answer, detail) = match self.outcome {
+            Ok(probed) => (Some(probed), None),
+            Err(failure) => (None, failure.detail()),
+        };
+        Checked {
+            path: self.path,
+            handshake: self.handshake,
+            banner: self.banner,
+            mtu: self.mtu,
+            verdict,
+            detail,
+            answer,
+            is_unknown_host,
+        }
+    }
+}
+
+impl Failure {
+    /// In the words of the one who saw it.
+    fn detail(&self) -> Option<String> {
+        let error: &(dyn Error + 'static) = match self {
+            Failure::Silent => return None,
+            Failure::Dial(error) => error,
+            Failure::Lost(error) => error,
+            Failure::Untrusted(error) => &**error,
+            Failure::NotAuthorized(refusal) | Failure::Refused(refusal) => return Some(refusal.message.clone()),
+            Failure::Protocol(error) => error,
+        };
+        let causes = std::iter::successors(Some(error), |&error| error.source());
+        let mut words: Vec<String> = causes.map(ToString::to_string).collect();
+        // Many errors quote their source.
+        words.dedup_by(|cause, error| error.contains(cause.as_str()));
+        Some(words.join(": "))
+    }
+}
