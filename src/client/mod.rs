@@ -4,6 +4,7 @@
 //! [`OpenSession::into_stream`] gives it as one stream instead.
 
 mod dialer;
+mod failures;
 pub mod fallback;
 mod improvement;
 pub mod journal;
@@ -19,7 +20,8 @@ pub mod stdio;
 mod stream;
 mod unreachable;
 
-pub use opening::{AttemptError, Failed, OpenError};
+pub use failures::{AttemptError, Failed};
+pub use opening::OpenError;
 pub use paths::{Family, Place, Port, ResolveError};
 pub use reaping::{ReapError, reap};
 pub use ssh_credentials::{Notice, SshCredentials};

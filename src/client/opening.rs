@@ -1,9 +1,10 @@
 //! Opening a session: race, host check, proof of user; repeated until one `Accepted` was seen.
 
 use super::dialer::{Dialer, race};
+use super::failures::{AttemptError, Failed, Failures};
 use super::paths::{Knowledge, Paths, ResolveError};
 use super::{ClientConfig, Control, OpenSession};
-use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path};
+use crate::carrier::{Carrier, CarrierError, Dialed, Path};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host};
@@ -60,29 +61,6 @@ pub enum OpenError {
     Protocol(#[source] DecodeError),
 }
 
-/// One path that did not work.
-#[derive(Debug)]
-pub struct Failed {
-    /// The path.
-    pub path: Path,
-    /// Why.
-    pub error: AttemptError,
-}
-
-/// Why one path did not work.
-#[derive(Debug, thiserror::Error)]
-pub enum AttemptError {
-    /// It could not be dialed.
-    #[error("{0}")]
-    Dial(#[source] DialError),
-    /// The carrier was lost before the answer.
-    #[error("{0}")]
-    Carrier(#[source] CarrierError),
-    /// Nothing was heard.
-    #[error("no answer")]
-    Silent,
-}
-
 pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
     let knowledge = Knowledge {
         state_dir: config.state_dir.clone(),
@@ -101,6 +79,7 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
         reap_token: random(),
         epoch: Epoch::default(),
         deadline: begun + config.connect_timeout,
+        failures: Failures::default(),
         config,
         paths,
     };
@@ -111,11 +90,12 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
             Ok((carrier, accepted)) => return Ok(opening.opened(carrier, accepted)),
             Err(Setback::Final(error)) => return Err(error),
             Err(Setback::Again { failed, pause }) => {
+                opening.failures.handle(failed);
                 if clock::now() + pause >= opening.deadline {
                     if let Some(refusal) = refused {
                         return Err(OpenError::Refused(refusal));
                     }
-                    let attempts = opening.name_silent(failed);
+                    let attempts = opening.failures.of_each(opening.paths.all());
                     return Err(OpenError::NoPath {
                         attempts,
                         within: clock::now() - begun,
@@ -144,6 +124,7 @@ struct Opening {
     reap_token: [u8; 32],
     epoch: Epoch,
     deadline: Instant,
+    failures: Failures,
 }
 
 /// What an attempt came to, other than a session.
@@ -210,18 +191,20 @@ impl Opening {
         let left = self.left();
         // Another open may have been given up over these sockets.
         self.dialer.renew();
-        match timeout(left, race(&mut self.dialer, &paths, at_once, &ServerKey::Any)).await {
-            Ok(Ok(won)) => Ok(won),
+        let mut failed = Vec::new();
+        let racing = race(&mut self.dialer, &paths, at_once, &ServerKey::Any, &mut failed);
+        match timeout(left, racing).await {
+            Ok(Some(won)) => Ok(won),
             // Every path answered that it leads nowhere: waiting would not change it.
-            Ok(Err(attempts)) if attempts.iter().all(Failed::is_definite) => {
+            Ok(None) if failed.iter().all(Failed::is_definite) => {
                 let within = self.config.connect_timeout.saturating_sub(self.left());
-                Err(OpenError::NoPath { attempts, within }.into())
+                Err(OpenError::NoPath {
+                    attempts: failed,
+                    within,
+                }
+                .into())
             }
-            Ok(Err(failed)) => Err(Setback::Again { failed, pause: RETRY }),
-            Err(_) => Err(Setback::Again {
-                failed: Vec::new(),
-                pause: RETRY,
-            }),
+            Ok(None) | Err(_) => Err(Setback::Again { failed, pause: RETRY }),
         }
     }
 
@@ -347,19 +330,6 @@ impl Opening {
         }
     }
 
-    /// Paths of which nothing was heard are named too.
-    fn name_silent(&self, mut failed: Vec<Failed>) -> Vec<Failed> {
-        for path in self.paths.all() {
-            if failed.iter().all(|known| known.path != path) {
-                failed.push(Failed {
-                    path,
-                    error: AttemptError::Silent,
-                });
-            }
-        }
-        failed
-    }
-
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(clock::now())
     }
@@ -369,18 +339,6 @@ impl Opening {
 enum Talk {
     Setback(Setback),
     Lost(AttemptError),
-}
-
-impl Failed {
-    /// Whether something answers there that speaks QUIC, but not this version of the protocol.
-    pub fn is_other_protocol(&self) -> bool {
-        matches!(&self.error, AttemptError::Dial(error) if error.is_other_protocol())
-    }
-
-    /// Whether the network or the peer said that this will not work, rather than nothing.
-    fn is_definite(&self) -> bool {
-        matches!(&self.error, AttemptError::Dial(error) if error.is_definite())
-    }
 }
 
 fn random<const N: usize>() -> [u8; N] {
