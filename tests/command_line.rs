@@ -264,6 +264,19 @@ fn ssh_gives_a_proxy_on_by_the_environment_and_not_by_arguments() {
 }
 
 #[test]
+fn beside_a_silent_path_it_is_told_why_the_others_failed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("an address").port().to_string();
+    let line = ["proxy", "--port", &port, "--tls-port", "9", "--connect-timeout", "1s"];
+    let mut command = bowline(folder.path());
+    let output = command.args(line).args(["-o", "HostName=127.0.0.1", "host"]).output();
+    let told = stderr(&output.expect("bowline runs"));
+    assert!(told.contains(&format!("udp 127.0.0.1:{port}: no answer")), "{told}");
+    assert!(told.contains("tcp 127.0.0.1:9: ") && told.contains("refused"), "{told}");
+}
+
+#[test]
 fn a_proxy_of_the_environment_that_cannot_be_used_stops_no_session() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |arguments: &[&str]| {

@@ -1,6 +1,6 @@
 //! Dials paths: one at a time, or all of them in a race, staggered, of which the first to finish its handshake wins.
 
-use super::opening::{AttemptError, Failed};
+use super::failures::{AttemptError, Failed};
 use super::unreachable::unreachable;
 use crate::carrier::quic::{MtuCap, QuicDialer};
 use crate::carrier::stream::{self, CommandError, CommandLine};
@@ -151,31 +151,30 @@ impl Guide {
 
 /// Races `paths`, the first `at_once` of them without a head start. The losers are given up.
 ///
-/// # Errors
-/// Why each path failed, once all have.
+/// `None` once all have failed. `failed` holds why, also of those that had when the race is given up.
 pub(super) async fn race(
     dialer: &mut Dialer,
     paths: &[Path],
     at_once: usize,
     accept: &ServerKey,
-) -> Result<(Dialed, Path), Vec<Failed>> {
+    failed: &mut Vec<Failed>,
+) -> Option<(Dialed, Path)> {
     let mut waiting = paths.iter();
     let mut running = JoinSet::new();
-    let mut failed = Vec::new();
     loop {
         if let Some(path) = waiting.next() {
             let dialing = dialer.dial(path, accept.clone());
             let path = path.clone();
             running.spawn(async move { (watched(&path, dialing).await, path) });
         } else if running.is_empty() {
-            return Err(failed);
+            return None;
         }
         if paths.len() - waiting.len() < at_once.min(paths.len()) {
             continue;
         }
         tokio::select! {
             Some(finished) = running.join_next() => match finished {
-                Ok((Ok(dialed), path)) => return Ok((dialed, path)),
+                Ok((Ok(dialed), path)) => return Some((dialed, path)),
                 Ok((Err(error), path)) => failed.push(Failed { path, error: AttemptError::Dial(error) }),
                 // Nobody aborts a dial but the end of the race.
                 Err(_) => {}

@@ -5,6 +5,7 @@
 
 pub mod check;
 mod dialer;
+mod failures;
 pub mod fallback;
 mod improvement;
 pub mod journal;
@@ -20,7 +21,8 @@ pub mod stdio;
 mod stream;
 mod unreachable;
 
-pub use opening::{AttemptError, Failed, OpenError};
+pub use failures::{AttemptError, Failed};
+pub use opening::OpenError;
 pub use paths::{Family, Place, Port, ResolveError};
 pub use reaping::{ReapError, reap};
 pub use ssh_credentials::{Notice, SshCredentials};

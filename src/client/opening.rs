@@ -1,9 +1,10 @@
 //! Opening a session: race, host check, proof of user; repeated until one `Accepted` was seen.
 
 use super::dialer::{Dialer, race};
+use super::failures::{AttemptError, Failed, Failures};
 use super::paths::{Knowledge, Paths, ResolveError};
 use super::{ClientConfig, Control, OpenSession};
-use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path, Rank};
+use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host};
@@ -60,29 +61,6 @@ pub enum OpenError {
     Protocol(#[source] DecodeError),
 }
 
-/// One path that did not work.
-#[derive(Debug)]
-pub struct Failed {
-    /// The path.
-    pub path: Path,
-    /// Why.
-    pub error: AttemptError,
-}
-
-/// Why one path did not work.
-#[derive(Debug, thiserror::Error)]
-pub enum AttemptError {
-    /// It could not be dialed.
-    #[error("{0}")]
-    Dial(#[source] DialError),
-    /// The carrier was lost before the answer.
-    #[error("{0}")]
-    Carrier(#[source] CarrierError),
-    /// Nothing was heard.
-    #[error("no answer")]
-    Silent,
-}
-
 pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
     let knowledge = Knowledge {
         state_dir: config.state_dir.clone(),
@@ -102,6 +80,7 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
         epoch: Epoch::default(),
         deadline: begun + config.connect_timeout,
         astray: Vec::new(),
+        failures: Failures::default(),
         config,
         paths,
     };
@@ -112,6 +91,7 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
             Ok((carrier, accepted)) => return Ok(opening.opened(carrier, accepted)),
             Err(Setback::Final(error)) => return Err(error),
             Err(Setback::Again { failed, pause }) => {
+                opening.failures.handle(failed);
                 if clock::now() + pause >= opening.deadline {
                     if let Some(refusal) = refused {
                         return Err(OpenError::Refused(refusal));
@@ -119,7 +99,7 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
                     if let Some((_, error)) = opening.astray.pop() {
                         return Err(error);
                     }
-                    let attempts = opening.name_silent(failed);
+                    let attempts = opening.failures.of_each(opening.paths.all());
                     return Err(OpenError::NoPath {
                         attempts,
                         within: clock::now() - begun,
@@ -151,6 +131,7 @@ struct Opening {
     /// Relayed paths that led to somebody else. A relay may lie about whom it leads to: that is no reason to give up while
     /// there are others.
     astray: Vec<(Path, OpenError)>,
+    failures: Failures,
 }
 
 /// What an attempt came to, other than a session.
@@ -228,21 +209,23 @@ impl Opening {
         let left = self.left();
         // Another open may have been given up over these sockets.
         self.dialer.renew();
-        match timeout(left, race(&mut self.dialer, &paths, at_once, &ServerKey::Any)).await {
-            Ok(Ok(won)) => Ok(won),
+        let mut failed = Vec::new();
+        let racing = race(&mut self.dialer, &paths, at_once, &ServerKey::Any, &mut failed);
+        match timeout(left, racing).await {
+            Ok(Some(won)) => Ok(won),
             // Every path answered that it leads nowhere: waiting would not change it.
-            Ok(Err(attempts)) if attempts.iter().all(Failed::is_definite) => {
+            Ok(None) if failed.iter().all(Failed::is_definite) => {
                 if let Some((_, error)) = self.astray.pop() {
                     return Err(error.into());
                 }
                 let within = self.config.connect_timeout.saturating_sub(self.left());
-                Err(OpenError::NoPath { attempts, within }.into())
+                Err(OpenError::NoPath {
+                    attempts: failed,
+                    within,
+                }
+                .into())
             }
-            Ok(Err(failed)) => Err(Setback::Again { failed, pause: RETRY }),
-            Err(_) => Err(Setback::Again {
-                failed: Vec::new(),
-                pause: RETRY,
-            }),
+            Ok(None) | Err(_) => Err(Setback::Again { failed, pause: RETRY }),
         }
     }
 
@@ -368,19 +351,6 @@ impl Opening {
         }
     }
 
-    /// Paths of which nothing was heard are named too.
-    fn name_silent(&self, mut failed: Vec<Failed>) -> Vec<Failed> {
-        for path in self.paths.all() {
-            if failed.iter().all(|known| known.path != path) {
-                failed.push(Failed {
-                    path,
-                    error: AttemptError::Silent,
-                });
-            }
-        }
-        failed
-    }
-
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(clock::now())
     }
@@ -400,18 +370,6 @@ fn broken(path: &Path, error: AttemptError) -> Setback {
 enum Talk {
     Setback(Setback),
     Lost(AttemptError),
-}
-
-impl Failed {
-    /// Whether something answers there that speaks QUIC, but not this version of the protocol.
-    pub fn is_other_protocol(&self) -> bool {
-        matches!(&self.error, AttemptError::Dial(error) if error.is_other_protocol())
-    }
-
-    /// Whether the network or the peer said that this will not work, rather than nothing.
-    fn is_definite(&self) -> bool {
-        matches!(&self.error, AttemptError::Dial(error) if error.is_definite())
-    }
 }
 
 pub(super) fn random<const N: usize>() -> [u8; N] {

@@ -1,7 +1,7 @@
 //! Ends sessions whose owner died, with the token that the journal kept.
 
 use super::dialer::{Dialer, race};
-use super::opening::Failed;
+use super::failures::Failed;
 use crate::carrier::quic::MtuCap;
 use crate::carrier::{CarrierError, CloseReason, Path};
 use crate::identity::raw_key::{ServerKey, TlsKey};
@@ -37,8 +37,9 @@ pub enum ReapError {
 pub async fn reap(paths: &[Path], server_key: &[u8], session: SessionId, token: [u8; 32]) -> Result<(), ReapError> {
     let reaping = async {
         let (key, accept) = (Arc::new(TlsKey::generate()), ServerKey::Exactly(server_key.to_vec()));
-        let won = race(&mut Dialer::new(key, MtuCap::default()), paths, 1, &accept).await;
-        let (dialed, _) = won.map_err(ReapError::NoPath)?;
+        let (mut dialer, mut failed) = (Dialer::new(key, MtuCap::default()), Vec::new());
+        let won = race(&mut dialer, paths, 1, &accept, &mut failed).await;
+        let (dialed, _) = won.ok_or(ReapError::NoPath(failed))?;
         let (carrier, answer) = dialed.ask(&Hello::Reap(Reap { session, token })).await?;
         carrier.finish(CloseReason::Done).await;
         if answer == Answer::Reaped {

@@ -1,0 +1,93 @@
+//! What is heard of paths that lead nowhere.
+
+use crate::carrier::{CarrierError, DialError, Path};
+
+/// One path that did not work.
+#[derive(Debug)]
+pub struct Failed {
+    /// The path.
+    pub path: Path,
+    /// Why.
+    pub error: AttemptError,
+}
+
+/// Why one path did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// It could not be dialed.
+    #[error("{0}")]
+    Dial(#[source] DialError),
+    /// The carrier was lost before the answer.
+    #[error("{0}")]
+    Carrier(#[source] CarrierError),
+    /// Nothing was heard.
+    #[error("no answer")]
+    Silent,
+}
+
+impl Failed {
+    /// Whether something answers there that speaks QUIC, but not this version of the protocol.
+    pub fn is_other_protocol(&self) -> bool {
+        matches!(&self.error, AttemptError::Dial(error) if error.is_other_protocol())
+    }
+
+    /// Whether the network or the peer said that this will not work, rather than nothing.
+    pub(super) fn is_definite(&self) -> bool {
+        matches!(&self.error, AttemptError::Dial(error) if error.is_definite())
+    }
+}
+
+/// What was heard last of each path. The last round of an open, which the deadline cuts short, hears of few.
+#[derive(Default)]
+pub(super) struct Failures(Vec<Failed>);
+
+impl Failures {
+    /// What one round has heard.
+    pub(super) fn handle(&mut self, failed: Vec<Failed>) {
+        for fresh in failed {
+            self.0.retain(|known| known.path != fresh.path);
+            self.0.push(fresh);
+        }
+    }
+
+    /// Paths of which nothing was heard are named too.
+    pub(super) fn of_each(self, paths: Vec<Path>) -> Vec<Failed> {
+        let mut all = self.0;
+        for path in paths {
+            if all.iter().all(|known| known.path != path) {
+                all.push(Failed {
+                    path,
+                    error: AttemptError::Silent,
+                });
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_heard_last_of_a_path_outlives_a_round_that_hears_nothing() {
+        let path = |text: &str| text.parse::<Path>().unwrap();
+        let failed = |text: &str, kind: std::io::ErrorKind| Failed {
+            path: path(text),
+            error: AttemptError::Dial(DialError::Unreachable(kind.into())),
+        };
+        let (tls, quic) = ("tls 127.0.0.1:443", "quic 127.0.0.1:22");
+        let mut failures = Failures::default();
+        failures.handle(vec![failed(tls, std::io::ErrorKind::ConnectionReset)]);
+        failures.handle(vec![failed(tls, std::io::ErrorKind::ConnectionRefused)]);
+        failures.handle(Vec::new());
+        let all = failures.of_each(vec![path(quic), path(tls)]);
+        let told: Vec<_> = all
+            .iter()
+            .map(|failed| format!("{}: {}", failed.path, failed.error))
+            .collect();
+        assert_eq!(told.len(), 2);
+        assert!(told[0].starts_with(tls) && !told[0].contains("no answer"), "{told:?}");
+        assert_eq!(told[1], format!("{quic}: no answer"));
+    }
+}
