@@ -6,6 +6,7 @@
 
 mod reach;
 mod relay;
+mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::reach::ReachArgs;
 pub(super) use self::relay::RelayArgs;
+pub(super) use self::status::{KillArgs, StatusArgs};
 use crate::carrier::relays::RelayName;
 
 use super::values::{AuthWord, ByteSize, Count, Destination, ListenAddress, LogFormat, MtuCap, Port, Target, parse};
@@ -57,6 +59,12 @@ pub(super) enum Command {
     Ssh(Box<SshArgs>),
     /// Run the built-in SSH server
     Sshd(SshdArgs),
+    /// Show the sessions on this machine
+    #[command(long_about = status::ABOUT_STATUS)]
+    Status(StatusArgs),
+    /// End sessions
+    #[command(long_about = status::ABOUT_KILL)]
+    Kill(KillArgs),
     /// Watch a session survive outages on this machine
     Demo(DemoArgs),
     /// Print shell completions

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::args::RelayArgs;
 use super::places::{self, Folders};
@@ -19,8 +19,10 @@ use super::values::{Count, ListenAddress};
 use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::{TlsKey, spki_digest};
+use crate::observe::{Desk, OpenDeskError};
 use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, become_user};
 use crate::server::keeper::{Endpoint, choose_worker_user, raise_descriptor_limit};
+use crate::tasks::Tasks;
 use crate::wire::KeyDigest;
 
 /// Where neither UDP nor TCP looks odd to a firewall.
@@ -119,8 +121,9 @@ impl RelaySettings {
 /// It could not start.
 pub(super) fn run(settings: &RelaySettings) -> Result<(), Failure> {
     let (config, fingerprint) = prepare(settings)?;
+    let desk = open_desk(settings);
     give_up_root(settings)?;
-    super::block_on(runtime::Builder::new_multi_thread(), serve(config, fingerprint))
+    super::block_on(runtime::Builder::new_multi_thread(), serve(config, fingerprint, desk))
 }
 
 /// All that may need root.
@@ -178,6 +181,19 @@ fn bind<S>(
     Ok(sockets)
 }
 
+/// Where `bowline status` asks. The relay does without as well.
+fn open_desk(settings: &RelaySettings) -> Option<Desk> {
+    let folder = &settings.folders.runtime;
+    // What is wrong with the folder shows when it is used.
+    let _ = places::make_folder(folder);
+    let desk = Desk::open(folder, &format!("relay-{}", std::process::id()));
+    let told = |error: &OpenDeskError| {
+        let error = Failure::from_error(Exit::Unavailable, error).one_line();
+        warn!(error, "`bowline status` will not show this relay");
+    };
+    desk.inspect_err(told).ok()
+}
+
 /// What parses the network is never root.
 fn give_up_root(settings: &RelaySettings) -> Result<(), Failure> {
     let user = choose_worker_user(settings.worker_user.as_deref());
@@ -189,8 +205,12 @@ fn give_up_root(settings: &RelaySettings) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(config: RelayConfig, fingerprint: String) -> Result<(), Failure> {
+async fn serve(config: RelayConfig, fingerprint: String, desk: Option<Desk>) -> Result<(), Failure> {
     let relay = Relay::new(config).map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+    let tasks = Tasks::new();
+    if let Some(desk) = desk {
+        tasks.spawn("desk", desk.run(relay.observed()));
+    }
     let (mut terminate, mut interrupt) = signal(SignalKind::terminate())
         .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)))
         .map_err(|error| report::cannot_start(&error))?;

@@ -6,6 +6,7 @@
 mod choice;
 mod endpoint;
 mod relay;
+mod session;
 mod written;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use russh::keys::ssh_key::{Fingerprint, HashAlg};
 
 pub(crate) use self::choice::{AuthWord, Fallback, LogFormat, Transport};
 pub(crate) use self::endpoint::{Destination, ListenAddress, Target};
+pub(crate) use self::session::SessionName;
 pub(super) use self::written::{Written, WrittenList};
 use super::places;
 use crate::carrier::relays::RelayNameError;

@@ -8,6 +8,7 @@ pub mod fallback;
 mod improvement;
 pub mod journal;
 pub mod network_watch;
+mod observed;
 mod opening;
 mod paths;
 mod reaping;
@@ -19,6 +20,7 @@ pub mod stdio;
 mod stream;
 mod unreachable;
 
+pub(crate) use observed::Observed;
 pub use opening::{AttemptError, Failed, OpenError};
 pub use paths::{Family, Place, Port, ResolveError};
 pub use reaping::{ReapError, reap};
@@ -140,6 +142,12 @@ impl Control {
     pub fn hang_up(&self) {
         // A full channel holds an order to end already.
         let _ = self.orders.try_send(Order::HangUp);
+    }
+
+    /// Ends the session now, and tells the server half why where there is a path to it.
+    pub fn end(&self, why: &str) {
+        // A full channel holds an order to end already.
+        let _ = self.orders.try_send(Order::End(why.to_owned()));
     }
 
     /// What the session tells about itself.

@@ -9,6 +9,7 @@ mod allow;
 mod control;
 mod counters;
 mod listings;
+mod observed;
 mod privilege;
 mod quota;
 mod reach;

@@ -1,6 +1,7 @@
 //! All sessions of a server half: who owns them, how many there may be, and what became of them.
 
 mod entry;
+mod report;
 mod restore;
 mod room;
 mod task;
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use entry::{Claim, Entry};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use task::{Beginning, Opened, SessionTask};
 use tokio::sync::{mpsc, watch};
@@ -312,6 +313,9 @@ impl Registry {
         let entry = Arc::new(Entry {
             owner: identity.owner.clone(),
             account: identity.account.clone(),
+            user: identity.user.clone(),
+            opened_from: identity.remote,
+            upstream_from: OnceLock::new(),
             reap_hash: identity.reap_hash,
             arrivals,
             standbys,

@@ -11,7 +11,9 @@ use super::vault::{Recovery, Vault, VaultError};
 use super::{Leaving, RegistryLimits, RelayPlaces, Server, ServerConfig, ServerError};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
+use crate::observe::{self, Source};
 use crate::session::SessionConfig;
+use crate::tasks::Tasks;
 use crate::wire::Statement;
 use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
@@ -19,11 +21,13 @@ use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::info;
+use tokio::sync::mpsc;
+use tracing::{debug, info};
 
 /// How often, and how long apart, a lock is tried that a dying worker may still hold.
 const LOCK_TRIES: usize = 40;
@@ -135,12 +139,30 @@ pub async fn serve(
     let (udp, tls) = (server.local_addrs(), server.tls_addrs());
     info!(event = "ready", ?udp, ?tls, %target, "serving");
     ready(&server, &fingerprint);
+    let tasks = Tasks::new();
+    if let Some(visitors) = keeper.visitors() {
+        tasks.spawn("visitors", attend_all(visitors, server.observed()));
+    }
     let how = || match keeper.how_to_stop() {
         Some(Stop::HandOver) if keeps => Leaving::HandedOver,
         _ => Leaving::Ended,
     };
     server.run_and_leave(keeper.stop_token(), how).await;
     Ok(())
+}
+
+/// Attends to those who ask about sessions, one after the other, as long as keepers bring any.
+async fn attend_all(mut visitors: mpsc::Receiver<OwnedFd>, source: Arc<dyn Source>) {
+    while let Some(visitor) = visitors.recv().await {
+        let stream = UnixStream::from(visitor);
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::UnixStream::from_std(stream));
+        match stream {
+            Ok(stream) => observe::attend(stream, &*source).await,
+            Err(error) => debug!(%error, "an asker cannot be heard"),
+        }
+    }
 }
 
 /// What the keeper handed over, as the server half takes it.
