@@ -20,7 +20,9 @@ pub(super) use self::relay::RelayArgs;
 pub(super) use self::status::{KillArgs, StatusArgs};
 use crate::carrier::relays::RelayName;
 
-use super::values::{AuthWord, ByteSize, Count, Destination, ListenAddress, LogFormat, MtuCap, Port, Target, parse};
+use super::values::{
+    AuthWord, ByteSize, Count, Destination, ListenAddress, LogFormat, MetricsAddress, MtuCap, Port, Target, parse,
+};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -241,6 +243,11 @@ pub(super) struct ServeArgs {
     /// Send no UDP payload longer than this
     #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
     pub(super) mtu_cap: Option<MtuCap>,
+    /// Serve metrics for Prometheus here, on loopback only [default: nowhere]
+    ///
+    /// http://ADDR/metrics, for instance at 127.0.0.1:9470. README.md names what is counted.
+    #[arg(long, value_name = "ADDR", env = "BOWLINE_METRICS", value_parser = parse::<MetricsAddress>)]
+    pub(super) metrics: Option<MetricsAddress>,
     /// Take the place of a running bowline, with its sessions
     ///
     /// The one that serves at the same address hands everything over and ends. Its sessions go on, by the settings of

@@ -31,8 +31,8 @@ use toml::Spanned;
 use crate::carrier::relays::RelayName;
 
 use super::values::{
-    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MtuCap, Port, Target, Transport, Written,
-    WrittenList,
+    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MetricsAddress, MtuCap, Port, Target, Transport,
+    Written, WrittenList,
 };
 
 /// The file's content. Without a file: empty.
@@ -90,6 +90,7 @@ pub(super) struct ServeTable {
     pub(super) max_sessions_per_key: Option<Written<Count>>,
     pub(super) max_half_open: Option<Written<Count>>,
     pub(super) mtu_cap: Option<Written<MtuCap>>,
+    pub(super) metrics: Option<Written<MetricsAddress>>,
     pub(super) replace: Option<Written<bool>>,
 }
 
@@ -111,6 +112,7 @@ pub(super) struct RelayTable {
     pub(super) drain: Option<Written<Duration>>,
     pub(super) worker_user: Option<Written<String>>,
     pub(super) mtu_cap: Option<Written<MtuCap>>,
+    pub(super) metrics: Option<Written<MetricsAddress>>,
 }
 
 /// `[sshd]`.

@@ -1,4 +1,5 @@
-//! What a process of bowline tells of its sessions, and what it is told about them: `bowline status`, `bowline kill`.
+//! What a process of bowline tells of its sessions, and what it is told about them: `bowline status`, `bowline kill`,
+//! and metrics.
 //!
 //! Whoever has sessions keeps a [`Desk`]: a socket in the runtime folder, where one asker at a time says one line of JSON
 //! and is answered by lines. The server half's worker has no folder; its keeper brings the askers. Only root and the
@@ -6,13 +7,17 @@
 
 mod ask;
 mod desk;
+mod http;
 mod line;
+mod metrics;
 mod report;
 mod state;
 mod words;
 
 pub(crate) use ask::{AskError, Found, ask, desks};
 pub(crate) use desk::{Desk, OpenDeskError, Source, attend};
+pub(crate) use http::{serve_metrics, serve_metrics_at};
+pub(crate) use metrics::{Metrics, Page};
 pub(crate) use report::{Half, RelayReport, Report, SessionReport};
 pub(crate) use state::{State, look_at_all};
 pub(crate) use words::{Answer, Ending, Request};

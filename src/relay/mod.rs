@@ -9,6 +9,7 @@ mod allow;
 mod control;
 mod counters;
 mod listings;
+mod metrics;
 mod observed;
 mod privilege;
 mod quota;

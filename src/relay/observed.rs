@@ -1,7 +1,7 @@
 //! What a relay tells of itself. It knows no sessions, and can end none.
 
 use super::{House, Relay};
-use crate::observe::{Boxed, Ending, RelayReport, Report, Source};
+use crate::observe::{Boxed, Ending, Metrics, RelayReport, Report, Source};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,6 +14,11 @@ struct Observed {
 }
 
 impl Relay {
+    /// What is counted there.
+    pub(crate) fn metrics(&self) -> Arc<dyn Metrics> {
+        Arc::clone(&self.house) as Arc<dyn Metrics>
+    }
+
     /// What is told of it.
     pub(crate) fn observed(&self) -> Arc<dyn Source> {
         Arc::new(Observed {

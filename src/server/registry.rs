@@ -1,5 +1,6 @@
 //! All sessions of a server half: who owns them, how many there may be, and what became of them.
 
+mod counts;
 mod entry;
 mod report;
 mod restore;
@@ -18,6 +19,7 @@ use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
 use bytes::Bytes;
+use counts::Counts;
 use entry::{Claim, Entry};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -59,6 +61,7 @@ pub(super) struct Registry {
     /// Keeps sessions beyond the life of this process; `None` where they end with it.
     vault: Option<Vault>,
     budget: Arc<Budget>,
+    counts: Counts,
     tasks: Mutex<Option<Tasks>>,
     known: Mutex<Known>,
     /// For the tasks of sessions, which must not keep their registry alive.
@@ -93,6 +96,7 @@ impl Registry {
         };
         Arc::new_cyclic(|this| Registry {
             budget: Budget::new(limits.memory),
+            counts: Counts::default(),
             limits,
             session,
             upstream,
@@ -341,6 +345,7 @@ impl Registry {
     fn bury(&self, session: SessionId, why: &str) {
         let mut known = self.known();
         if let Some(entry) = known.sessions.remove(&session) {
+            self.counts.handle_ended(&entry);
             known.ended.add(session, &entry.owner, why.to_owned());
             self.leave_vault(&entry);
         }

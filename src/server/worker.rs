@@ -66,6 +66,9 @@ pub struct WorkerSetup {
     pub relays: Vec<String>,
     /// Where the worker may write down what they led to.
     pub relay_cache: PathBuf,
+    /// Where metrics are served.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
     /// What clients can pin.
     pub fingerprint: String,
 }
@@ -134,6 +137,7 @@ pub async fn serve(
         false => None,
     };
     let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.vault);
+    let metrics = setup.metrics;
     let config = server_config(setup, listeners, authority)?;
     let server = Server::going_on(config, vault)?;
     let (udp, tls) = (server.local_addrs(), server.tls_addrs());
@@ -142,6 +146,9 @@ pub async fn serve(
     let tasks = Tasks::new();
     if let Some(visitors) = keeper.visitors() {
         tasks.spawn("visitors", attend_all(visitors, server.observed()));
+    }
+    if let Some(address) = metrics {
+        tasks.spawn("metrics", observe::serve_metrics_at(address, server.metrics()));
     }
     let how = || match keeper.how_to_stop() {
         Some(Stop::HandOver) if keeps => Leaving::HandedOver,

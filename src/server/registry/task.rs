@@ -98,7 +98,10 @@ impl SessionTask {
                     .ready
                     .send_replace(Some(begun.as_ref().map(|_| ()).map_err(Refusal::clone)));
                 match begun {
-                    Ok(ends) => ends,
+                    Ok(ends) => {
+                        registry.counts.handle_opened();
+                        ends
+                    }
                     Err(_) => return Afterwards::Forget,
                 }
             }
