@@ -14,8 +14,10 @@ mod descriptor;
 mod fault;
 mod hints;
 pub mod identity;
+mod local_socket;
 #[cfg(target_os = "linux")]
 mod memory;
+mod observe;
 pub mod pump;
 pub mod relay;
 pub mod server;

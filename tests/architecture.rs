@@ -23,7 +23,8 @@ struct Room {
     crates: Crates,
 }
 
-/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `tcp_info`, `hints`, `fault`.
+/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `tcp_info`, `hints`,
+/// `local_socket`, `fault`.
 const ROOMS: &[Room] = &[
     // Floor 0
     Room {
@@ -55,6 +56,11 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "memory",
+        rooms: &[],
+        crates: Crates::Only(&["rustix"]),
+    },
+    Room {
+        name: "local_socket",
         rooms: &[],
         crates: Crates::Only(&["rustix"]),
     },
@@ -100,6 +106,11 @@ const ROOMS: &[Room] = &[
         ],
         crates: Crates::AllBut(CLI_ONLY),
     },
+    Room {
+        name: "observe",
+        rooms: &["wire", "carrier", "pump", "clock", "tasks", "local_socket"],
+        crates: Crates::AllBut(CLI_ONLY),
+    },
     // Floor 4
     Room {
         name: "client",
@@ -109,6 +120,7 @@ const ROOMS: &[Room] = &[
             "identity",
             "carrier",
             "pump",
+            "observe",
             "clock",
             "tasks",
             "descriptor",
@@ -127,9 +139,11 @@ const ROOMS: &[Room] = &[
             "identity",
             "carrier",
             "pump",
+            "observe",
             "clock",
             "tasks",
             "descriptor",
+            "local_socket",
             "memory",
             "tcp_info",
             "fault",
@@ -138,7 +152,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "relay",
-        rooms: &["wire", "identity", "carrier", "clock", "tasks"],
+        rooms: &["wire", "identity", "carrier", "observe", "clock", "tasks"],
         crates: Crates::AllBut(CLI_ONLY),
     },
     Room {
@@ -164,6 +178,7 @@ const ROOMS: &[Room] = &[
             "identity",
             "carrier",
             "pump",
+            "observe",
             "client",
             "server",
             "relay",

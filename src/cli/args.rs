@@ -7,6 +7,7 @@
 mod check;
 mod reach;
 mod relay;
+mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,9 +19,12 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 pub(super) use self::check::CheckArgs;
 pub(super) use self::reach::{PROXY_VARIABLE, ReachArgs};
 pub(super) use self::relay::RelayArgs;
+pub(super) use self::status::{KillArgs, StatusArgs};
 use crate::carrier::relays::RelayName;
 
-use super::values::{AuthWord, ByteSize, Count, Destination, ListenAddress, LogFormat, MtuCap, Port, Target, parse};
+use super::values::{
+    AuthWord, ByteSize, Count, Destination, ListenAddress, LogFormat, MetricsAddress, MtuCap, Port, Target, parse,
+};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -69,6 +73,12 @@ pub(super) enum Command {
     Ssh(Box<SshArgs>),
     /// Run the built-in SSH server
     Sshd(SshdArgs),
+    /// Show the sessions on this machine
+    #[command(long_about = status::ABOUT_STATUS)]
+    Status(StatusArgs),
+    /// End sessions
+    #[command(long_about = status::ABOUT_KILL)]
+    Kill(KillArgs),
     /// Watch a session survive outages on this machine
     Demo(DemoArgs),
     /// Print shell completions
@@ -245,6 +255,11 @@ pub(super) struct ServeArgs {
     /// Send no UDP payload longer than this
     #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
     pub(super) mtu_cap: Option<MtuCap>,
+    /// Serve metrics for Prometheus here, on loopback only [default: nowhere]
+    ///
+    /// http://ADDR/metrics, for instance at 127.0.0.1:9470. README.md names what is counted.
+    #[arg(long, value_name = "ADDR", env = "BOWLINE_METRICS", value_parser = parse::<MetricsAddress>)]
+    pub(super) metrics: Option<MetricsAddress>,
     /// Take the place of a running bowline, with its sessions
     ///
     /// The one that serves at the same address hands everything over and ends. Its sessions go on, by the settings of

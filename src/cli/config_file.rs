@@ -31,8 +31,8 @@ use toml::Spanned;
 use crate::carrier::relays::RelayName;
 
 use super::values::{
-    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MtuCap, PathCommand, Port, ProxyText, Target,
-    Transport, Written, WrittenList,
+    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MetricsAddress, MtuCap, PathCommand, Port,
+    ProxyText, Target, Transport, Written, WrittenList,
 };
 
 /// The file's content. Without a file: empty.
@@ -93,6 +93,7 @@ pub(super) struct ServeTable {
     pub(super) max_sessions_per_key: Option<Written<Count>>,
     pub(super) max_half_open: Option<Written<Count>>,
     pub(super) mtu_cap: Option<Written<MtuCap>>,
+    pub(super) metrics: Option<Written<MetricsAddress>>,
     pub(super) replace: Option<Written<bool>>,
 }
 
@@ -114,6 +115,7 @@ pub(super) struct RelayTable {
     pub(super) drain: Option<Written<Duration>>,
     pub(super) worker_user: Option<Written<String>>,
     pub(super) mtu_cap: Option<Written<MtuCap>>,
+    pub(super) metrics: Option<Written<MetricsAddress>>,
 }
 
 /// `[sshd]`.

@@ -7,6 +7,7 @@ mod check;
 mod config_file;
 mod demo;
 mod generate;
+mod kill;
 mod logging;
 mod panics;
 mod places;
@@ -17,6 +18,7 @@ mod serve;
 mod settings;
 mod ssh;
 mod sshd;
+mod status;
 mod values;
 
 use std::future::Future;
@@ -103,6 +105,18 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let settings = sshd::SshdSettings::new(args, &context)?;
             start_log(&context, Verbosity::Info);
             block_on(runtime::Builder::new_multi_thread(), sshd::run(settings))
+        }
+        Command::Status(args) => {
+            let context = Context::load(cli.common, Owner::User)?;
+            let settings = status::StatusSettings::new(args, &context)?;
+            start_log(&context, Verbosity::Silent);
+            block_on(runtime::Builder::new_current_thread(), status::run(settings))
+        }
+        Command::Kill(args) => {
+            let context = Context::load(cli.common, Owner::User)?;
+            let settings = kill::KillSettings::new(args, &context)?;
+            start_log(&context, Verbosity::Silent);
+            block_on(runtime::Builder::new_current_thread(), kill::run(settings))
         }
         Command::Demo(args) => {
             let context = Context::load(cli.common, Owner::User)?;

@@ -78,6 +78,11 @@ pub(super) fn runtime_folder(owner: Owner) -> Option<PathBuf> {
     }
 }
 
+/// All of the machine's: a relay that a service manager runs has one of its own.
+pub(super) fn machine_runtime_folders() -> [PathBuf; 2] {
+    ["/run/bowline", "/run/bowline-relay"].map(PathBuf::from)
+}
+
 fn own_folders() -> Option<ProjectDirs> {
     ProjectDirs::from("", "", "bowline")
 }

@@ -15,12 +15,15 @@ use crate::carrier::stream::ProxyRules;
 use crate::client::journal::{Entry, Journal};
 use crate::client::stdio::{Stdin, Stdout};
 use crate::client::{
-    self, ClientConfig, Family, Notice, OpenError, OpenSession, Place, Port, SshCredentials, SshTrust, fallback,
+    self, ClientConfig, Family, Notice, Observed, OpenError, OpenSession, Place, Port, SshCredentials, SshTrust,
+    fallback,
 };
 use crate::identity::known_hosts::Pin;
 use crate::identity::ssh_config::{AddressFamily, SshConfig, SshQuery};
+use crate::observe::Desk;
 use crate::pump::Outcome;
 use crate::session::SessionConfig;
+use crate::tasks::Tasks;
 use crate::wire::SessionId;
 
 use super::args::ProxyArgs;
@@ -239,6 +242,8 @@ async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Sign
         .and_then(|j| j.begin(&entry).map_err(|e| e.to_string()));
     let live = live.inspect_err(|error| tracing::warn!(error, "no journal: a killed session will not be cleaned up"));
     let control = session.control();
+    let tasks = Tasks::new();
+    open_desk(&session, settings, &tasks);
     let (stdin, stdout) = (Stdin::take(), Stdout::take());
     let (stdin, stdout) = (
         stdin.map_err(|e| report::cannot_start(&e))?,
@@ -257,13 +262,36 @@ async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Sign
             }
         }
     };
+    tasks.shutdown(Duration::ZERO).await;
     // Where the server half may wait on, the next run ends the session by the journal.
-    if !matches!(outcome, Outcome::Unfinished | Outcome::Expired)
+    if !matches!(outcome, Outcome::Unfinished | Outcome::Expired | Outcome::Ended(_))
         && let Ok(live) = live
     {
         live.finish();
     }
     report::session_end(outcome)
+}
+
+/// Where `bowline status` asks. The session does without as well.
+fn open_desk(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks) {
+    let folder = &settings.folders.runtime;
+    // What is wrong with the folder shows when it is used.
+    let _ = super::places::make_folder(folder);
+    match Desk::open(folder, &format!("client-{:#}", session.id())) {
+        Ok(desk) => {
+            let observed = Observed {
+                id: session.id(),
+                host: settings.destination.host.clone(),
+                user: settings.destination.user.clone(),
+                control: session.control(),
+            };
+            tasks.spawn("desk", desk.run(Arc::new(observed)));
+        }
+        Err(error) => {
+            let error = Failure::from_error(Exit::Unavailable, &error).one_line();
+            tracing::warn!(error, "`bowline status` will not show this session");
+        }
+    }
 }
 
 /// Ends sessions to this host that a dead process left behind. A side line: nobody waits for it.

@@ -1,14 +1,14 @@
 //! `bowline relay`: its settings, and the relay run on its own.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::args::RelayArgs;
 use super::places::{self, Folders};
@@ -19,8 +19,10 @@ use super::values::{Count, ListenAddress};
 use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::{TlsKey, spki_digest};
+use crate::observe::{Desk, OpenDeskError, serve_metrics};
 use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, become_user};
 use crate::server::keeper::{Endpoint, choose_worker_user, raise_descriptor_limit};
+use crate::tasks::Tasks;
 use crate::wire::KeyDigest;
 
 /// Where neither UDP nor TCP looks odd to a firewall.
@@ -43,6 +45,8 @@ pub(crate) struct RelaySettings {
     pub(crate) worker_user: Option<String>,
     /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
     pub(crate) mtu_cap: Option<u16>,
+    /// Where metrics are served, on loopback. Default: nowhere.
+    pub(crate) metrics: Option<SocketAddr>,
     /// Where the key is.
     pub(crate) folders: Folders,
 }
@@ -108,6 +112,7 @@ impl RelaySettings {
             drain: args.drain.or(one(&table.drain)).unwrap_or(Duration::from_secs(30)),
             worker_user: args.worker_user.or(one(&table.worker_user)),
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
+            metrics: args.metrics.or(one(&table.metrics)).map(|address| address.0),
             folders: context.folders()?,
         })
     }
@@ -119,8 +124,42 @@ impl RelaySettings {
 /// It could not start.
 pub(super) fn run(settings: &RelaySettings) -> Result<(), Failure> {
     let (config, fingerprint) = prepare(settings)?;
+    let outlets = Outlets {
+        desk: open_desk(settings),
+        metrics: settings.metrics.map(listen_for_metrics).transpose()?,
+    };
     give_up_root(settings)?;
-    super::block_on(runtime::Builder::new_multi_thread(), serve(config, fingerprint))
+    super::block_on(
+        runtime::Builder::new_multi_thread(),
+        serve(config, fingerprint, outlets),
+    )
+}
+
+/// Where it is told what the relay does.
+struct Outlets {
+    desk: Option<Desk>,
+    metrics: Option<TcpListener>,
+}
+
+impl Outlets {
+    fn open(self, relay: &Relay, tasks: &Tasks) -> io::Result<()> {
+        if let Some(desk) = self.desk {
+            tasks.spawn("desk", desk.run(relay.observed()));
+        }
+        if let Some(listener) = self.metrics {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tasks.spawn("metrics", serve_metrics(listener, relay.metrics()));
+        }
+        Ok(())
+    }
+}
+
+fn listen_for_metrics(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| report::cannot_listen("--metrics", Endpoint::tcp(address), &error))
 }
 
 /// All that may need root.
@@ -178,6 +217,19 @@ fn bind<S>(
     Ok(sockets)
 }
 
+/// Where `bowline status` asks. The relay does without as well.
+fn open_desk(settings: &RelaySettings) -> Option<Desk> {
+    let folder = &settings.folders.runtime;
+    // What is wrong with the folder shows when it is used.
+    let _ = places::make_folder(folder);
+    let desk = Desk::open(folder, &format!("relay-{}", std::process::id()));
+    let told = |error: &OpenDeskError| {
+        let error = Failure::from_error(Exit::Unavailable, error).one_line();
+        warn!(error, "`bowline status` will not show this relay");
+    };
+    desk.inspect_err(told).ok()
+}
+
 /// What parses the network is never root.
 fn give_up_root(settings: &RelaySettings) -> Result<(), Failure> {
     let user = choose_worker_user(settings.worker_user.as_deref());
@@ -189,8 +241,12 @@ fn give_up_root(settings: &RelaySettings) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(config: RelayConfig, fingerprint: String) -> Result<(), Failure> {
+async fn serve(config: RelayConfig, fingerprint: String, outlets: Outlets) -> Result<(), Failure> {
     let relay = Relay::new(config).map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+    let tasks = Tasks::new();
+    outlets
+        .open(&relay, &tasks)
+        .map_err(|error| report::cannot_start(&error))?;
     let (mut terminate, mut interrupt) = signal(SignalKind::terminate())
         .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)))
         .map_err(|error| report::cannot_start(&error))?;

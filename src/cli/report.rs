@@ -14,10 +14,12 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 mod demo;
+mod kill;
 mod serve;
 mod session;
 
 pub(crate) use demo::demo_failed;
+pub(crate) use kill::{no_server_half, no_such_session, not_ended, several_sessions};
 pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, option, overlaps, several_serve};
 pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, notice, session_end};
 
@@ -147,7 +149,7 @@ impl Display for Failure {
 }
 
 /// Text that may quote a stranger: control characters are shown, not obeyed by the terminal.
-struct Harmless<'a>(&'a str);
+pub(crate) struct Harmless<'a>(pub(crate) &'a str);
 
 impl Display for Harmless<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

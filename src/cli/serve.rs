@@ -74,6 +74,8 @@ pub(crate) struct ServeSettings {
     pub(crate) max_half_open: u32,
     /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
     pub(crate) mtu_cap: Option<u16>,
+    /// Where metrics are served, on loopback. Default: nowhere.
+    pub(crate) metrics: Option<SocketAddr>,
     /// Whether sessions outlive the worker. Default: true.
     pub(crate) vault: bool,
     /// Keys that may log in to the built-in SSH server where it is the target and no other file decides. Default: those
@@ -132,6 +134,7 @@ impl ServeSettings {
             max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 100),
             max_half_open: count(args.max_half_open.or(one(&table.max_half_open)), 256),
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
+            metrics: args.metrics.or(one(&table.metrics)).map(|address| address.0),
             vault: !args.no_vault,
             sshd_keys: one(&context.file.sshd.authorized_keys),
             replace: args.replace || one(&table.replace).unwrap_or(false),

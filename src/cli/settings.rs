@@ -94,6 +94,19 @@ impl Context {
         Ok(Folders { state, runtime })
     }
 
+    /// Where others may keep sockets: the one folder that is said, else this user's own and the machine's.
+    ///
+    /// # Errors
+    /// [`SettingsError::NoHome`].
+    pub(super) fn runtime_folders(&self) -> Result<Vec<PathBuf>, SettingsError> {
+        let own = self.folders()?.runtime;
+        let is_said = self.common.runtime_dir.is_some() || self.file.runtime_dir.is_some();
+        let others = places::machine_runtime_folders()
+            .into_iter()
+            .filter(|other| !is_said && *other != own);
+        Ok(std::iter::once(own.clone()).chain(others).collect())
+    }
+
     /// How to log. `normal` is the verbosity without `-v`.
     pub(super) fn log(&self, normal: Verbosity) -> LogSettings {
         let file: Option<PathBuf> = self.common.log_file.clone().or(one(&self.file.log_file));

@@ -6,9 +6,12 @@
 mod choice;
 mod detour;
 mod endpoint;
+mod metrics;
 mod relay;
+mod session;
 mod written;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +20,8 @@ use russh::keys::ssh_key::{Fingerprint, HashAlg};
 pub(crate) use self::choice::{AuthWord, Fallback, LogFormat, Transport};
 pub(crate) use self::detour::{PathCommand, ProxyText};
 pub(crate) use self::endpoint::{Destination, ListenAddress, Target};
+pub(crate) use self::metrics::MetricsAddress;
+pub(crate) use self::session::SessionName;
 pub(super) use self::written::{Written, WrittenList};
 use super::places;
 use crate::carrier::relays::RelayNameError;
@@ -87,6 +92,12 @@ pub(crate) enum ValueError {
         part: &'static str,
         /// What it does wrongly.
         fault: &'static str,
+    },
+    /// Where others would be told what is for this machine only.
+    #[error("{address} is not a loopback address, and nobody is asked who they are: put a proxy that does so in front")]
+    NotLoopback {
+        /// As written.
+        address: IpAddr,
     },
     /// Not the name of a relay.
     #[error(transparent)]

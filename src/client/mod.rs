@@ -10,6 +10,7 @@ pub mod fallback;
 mod improvement;
 pub mod journal;
 pub mod network_watch;
+mod observed;
 mod opening;
 mod paths;
 mod reaping;
@@ -22,6 +23,7 @@ mod stream;
 mod unreachable;
 
 pub use failures::{AttemptError, Failed};
+pub(crate) use observed::Observed;
 pub use opening::OpenError;
 pub use paths::{Family, Place, Port, ResolveError};
 pub use reaping::{ReapError, reap};
@@ -143,6 +145,12 @@ impl Control {
     pub fn hang_up(&self) {
         // A full channel holds an order to end already.
         let _ = self.orders.try_send(Order::HangUp);
+    }
+
+    /// Ends the session now, and tells the server half why where there is a path to it.
+    pub fn end(&self, why: &str) {
+        // A full channel holds an order to end already.
+        let _ = self.orders.try_send(Order::End(why.to_owned()));
     }
 
     /// What the session tells about itself.

@@ -1,5 +1,6 @@
 //! What a running session tells about itself, for whoever dials or reports.
 
+use super::vitals::{LOOKS, Look, Vitals};
 use crate::carrier::CarrierInfo;
 use crate::clock;
 use crate::session::Session;
@@ -8,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Shared between a pump and those who look at it. Values may be a moment old; offsets only grow, so an old one is
 /// never wrong (it only makes the peer repeat a little).
@@ -17,11 +18,18 @@ pub struct Facts {
     received: AtomicU64,
     /// Where the room ends; grows like `received`, so that no mixture of old and new promises too much.
     limit: AtomicU64,
+    /// First position not taken from the pipe.
+    taken: AtomicU64,
+    /// What predecessors had received and taken.
+    before: (u64, u64),
     ended: AtomicBool,
     output_done: AtomicBool,
     input_ended: AtomicBool,
     history: Mutex<History>,
     roster: watch::Sender<Roster>,
+    looks: mpsc::Sender<Look>,
+    /// Until the pump takes it.
+    looked: Mutex<Option<mpsc::Receiver<Look>>>,
 }
 
 /// The carriers that a session relies on.
@@ -66,21 +74,27 @@ impl Facts {
             outages: 0,
             longest_outage: Duration::ZERO,
         };
+        let (looks, looked) = mpsc::channel(LOOKS);
         Facts {
             received: AtomicU64::new(0),
             limit: AtomicU64::new(window),
+            taken: AtomicU64::new(0),
+            before: (0, 0),
             ended: AtomicBool::new(false),
             output_done: AtomicBool::new(false),
             input_ended: AtomicBool::new(false),
             history: Mutex::new(history),
             roster: watch::Sender::default(),
+            looks,
+            looked: Mutex::new(Some(looked)),
         }
     }
 
     /// Facts of a session that a predecessor left, and that has had no carrier since `detached_since`.
     pub fn of_restored(session: &Session, detached_since: Instant) -> Facts {
-        let facts = Facts::new(session.window());
+        let mut facts = Facts::new(session.window());
         facts.update(session);
+        facts.before = facts.carried();
         *facts.history() = History {
             began: true,
             remote: None,
@@ -99,6 +113,31 @@ impl Facts {
             Offset::new(received).unwrap_or(Offset::MAX),
             limit.saturating_sub(received),
         )
+    }
+
+    /// Bytes received from the peer, and bytes for it, since the session's beginning.
+    pub fn carried(&self) -> (u64, u64) {
+        (
+            self.received.load(Ordering::Acquire),
+            self.taken.load(Ordering::Acquire),
+        )
+    }
+
+    /// The same without what predecessors of this process have carried.
+    pub fn carried_here(&self) -> (u64, u64) {
+        let (received, taken) = self.carried();
+        let (received_before, taken_before) = self.before;
+        (
+            received.saturating_sub(received_before),
+            taken.saturating_sub(taken_before),
+        )
+    }
+
+    /// Asks the pump how it does. No answer comes where it has ended, and `None` where too many ask.
+    pub fn look(&self) -> Option<oneshot::Receiver<Vitals>> {
+        let (look, answer) = oneshot::channel();
+        self.looks.try_send(look).ok()?;
+        Some(answer)
     }
 
     /// Whether the pump has ended.
@@ -135,9 +174,16 @@ impl Facts {
     pub(super) fn update(&self, session: &Session) {
         let limit = session.received().saturating_add(session.window());
         self.limit.store(limit.get(), Ordering::Release);
+        self.taken.store(session.taken().get(), Ordering::Release);
         self.received.store(session.received().get(), Ordering::Release);
         self.output_done.store(session.is_output_done(), Ordering::Release);
         self.input_ended.store(session.is_input_ended(), Ordering::Release);
+    }
+
+    /// For the pump. Of a second one nobody asks anything.
+    pub(super) fn take_looks(&self) -> mpsc::Receiver<Look> {
+        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        looked.unwrap_or_else(|| mpsc::channel(1).1)
     }
 
     pub(super) fn handle_roster(&self, roster: Roster) {

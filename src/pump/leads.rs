@@ -27,6 +27,7 @@ impl<R, W> Pump<R, W> {
         arrival.carrier.trust();
         let epoch = arrival.epoch;
         self.carriers.add(arrival, now);
+        self.hearing.handle_word(now);
         self.tell_of_lead(epoch, replayed, now);
         if let Some(vigil) = &mut self.vigil {
             vigil.handle_attached(now);
@@ -51,6 +52,9 @@ impl<R, W> Pump<R, W> {
     pub(super) fn handle_heard(&mut self, heard: Heard, from: Source, now: Instant) -> Result<(), Outcome> {
         self.confirmed = true;
         let Heard { frame, is_copy } = heard;
+        if from == Source::Lead {
+            self.hearing.handle_word(now);
+        }
         if let Some(vigil) = self.vigil.as_mut().filter(|_| from == Source::Lead) {
             vigil.handle_frame(&frame, now);
         }
@@ -90,6 +94,7 @@ impl<R, W> Pump<R, W> {
             Source::Lead => self.carriers.renew_lead(epoch),
             Source::Other(place) => self.carriers.promote(place, epoch, false, now),
         }
+        self.hearing.handle_word(now);
         self.tell_of_lead(epoch, replayed, now);
         Ok(())
     }
@@ -152,6 +157,7 @@ impl<R, W> Pump<R, W> {
         };
         self.session.fall_back(reached).map_err(Outcome::Desync)?;
         if let Some(lead) = self.carriers.lead() {
+            self.hearing.handle_lead(lead, now);
             self.facts.handle_attached(lead.info(), now, None);
         }
         debug!(%epoch, "an older carrier leads again");
@@ -160,9 +166,9 @@ impl<R, W> Pump<R, W> {
 
     fn tell_of_lead(&mut self, epoch: Epoch, replayed_bytes: u64, now: Instant) {
         let silent_since = self.vigil.as_ref().and_then(|vigil| vigil.suspected_since());
-        let Some(info) = self.carriers.lead().map(|lead| lead.info().clone()) else {
-            return;
-        };
+        let Some(lead) = self.carriers.lead() else { return };
+        self.hearing.handle_lead(lead, now);
+        let info = lead.info().clone();
         if let Some(outage) = self.facts.handle_attached(&info, now, silent_since) {
             info!(event = "resumed", replayed_bytes, outage_ms = outage.as_millis(), %epoch, carrier = %info.kind,
                 remote = info.remote.map(field::display), via = info.via.as_deref(), "session resumed");

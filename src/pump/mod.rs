@@ -17,6 +17,7 @@ mod memory;
 mod parts;
 mod pipe;
 mod vigil;
+mod vitals;
 
 pub use budget::{Budget, Held};
 pub use epochs::Epochs;
@@ -25,6 +26,7 @@ pub use ledger::{Ledger, Record};
 pub use memory::session_memory;
 pub use parts::{ARRIVALS, Arrival, ORDERS, Order, Outcome, PumpParts, STANDBYS};
 pub use vigil::{Need, Vigil};
+pub use vitals::{LeadVitals, Vitals};
 
 use crate::carrier::{self, Carrier, CloseReason};
 use crate::clock::{self, Timer};
@@ -42,6 +44,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 use vigil::Advice;
+use vitals::{Hearing, Look};
 
 /// Rounds of one poll before other tasks get their turn.
 const ROUNDS: usize = 32;
@@ -65,6 +68,8 @@ pub struct Pump<R, W> {
     epochs: Arc<Epochs>,
     orders: mpsc::Receiver<Order>,
     facts: Arc<Facts>,
+    looks: mpsc::Receiver<Look>,
+    hearing: Hearing,
     vigil: Option<Vigil>,
     patience: Duration,
     unconfirmed_patience: Duration,
@@ -104,6 +109,8 @@ where
             standbys: parts.standbys,
             epochs: parts.epochs,
             orders: parts.orders,
+            looks: parts.facts.take_looks(),
+            hearing: Hearing::new(clock::now()),
             facts: parts.facts,
             vigil: parts.vigil,
             // Far enough for any session, near enough to be added to any instant.
@@ -223,6 +230,7 @@ where
         if let Some(roster) = self.carriers.new_roster() {
             self.facts.handle_roster(roster);
         }
+        self.answer_looks(cx, now);
         Ok(moved)
     }
 

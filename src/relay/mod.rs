@@ -9,6 +9,8 @@ mod allow;
 mod control;
 mod counters;
 mod listings;
+mod metrics;
+mod observed;
 mod privilege;
 mod quota;
 mod reach;

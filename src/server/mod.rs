@@ -26,6 +26,7 @@ use crate::carrier::tls::TlsServer;
 use crate::carrier::via::{IncomingStream, RegistrationSettings, RelayWindow};
 use crate::identity::raw_key::{TlsConfigError, TlsKey};
 use crate::identity::statement::verify_host;
+use crate::observe::{Metrics, Source};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
@@ -216,6 +217,16 @@ impl Server {
         Reception {
             half: Arc::clone(&self.half),
         }
+    }
+
+    /// What is told of its sessions.
+    pub(crate) fn observed(&self) -> Arc<dyn Source> {
+        Arc::clone(&self.half.registry) as Arc<dyn Source>
+    }
+
+    /// The same, counted.
+    pub(crate) fn metrics(&self) -> Arc<dyn Metrics> {
+        Arc::clone(&self.half.registry) as Arc<dyn Metrics>
     }
 
     /// Serves until `shutdown`; then tells every client and returns.

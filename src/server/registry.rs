@@ -1,6 +1,8 @@
 //! All sessions of a server half: who owns them, how many there may be, and what became of them.
 
+mod counts;
 mod entry;
+mod report;
 mod restore;
 mod room;
 mod task;
@@ -17,10 +19,11 @@ use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
 use bytes::Bytes;
+use counts::Counts;
 use entry::{Claim, Entry};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use task::{Beginning, Opened, SessionTask};
 use tokio::sync::{mpsc, watch};
@@ -58,6 +61,7 @@ pub(super) struct Registry {
     /// Keeps sessions beyond the life of this process; `None` where they end with it.
     vault: Option<Vault>,
     budget: Arc<Budget>,
+    counts: Counts,
     tasks: Mutex<Option<Tasks>>,
     known: Mutex<Known>,
     /// For the tasks of sessions, which must not keep their registry alive.
@@ -92,6 +96,7 @@ impl Registry {
         };
         Arc::new_cyclic(|this| Registry {
             budget: Budget::new(limits.memory),
+            counts: Counts::default(),
             limits,
             session,
             upstream,
@@ -312,6 +317,9 @@ impl Registry {
         let entry = Arc::new(Entry {
             owner: identity.owner.clone(),
             account: identity.account.clone(),
+            user: identity.user.clone(),
+            opened_from: identity.remote,
+            upstream_from: OnceLock::new(),
             reap_hash: identity.reap_hash,
             arrivals,
             standbys,
@@ -337,6 +345,7 @@ impl Registry {
     fn bury(&self, session: SessionId, why: &str) {
         let mut known = self.known();
         if let Some(entry) = known.sessions.remove(&session) {
+            self.counts.handle_ended(&entry);
             known.ended.add(session, &entry.owner, why.to_owned());
             self.leave_vault(&entry);
         }

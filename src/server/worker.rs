@@ -12,7 +12,9 @@ use super::vault::{Recovery, Vault, VaultError};
 use super::{Leaving, RegistryLimits, RelayPlaces, Server, ServerConfig, ServerError};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
+use crate::observe::{self, Source};
 use crate::session::SessionConfig;
+use crate::tasks::Tasks;
 use crate::wire::{SshdLimit, Statement};
 use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
@@ -20,11 +22,13 @@ use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::info;
+use tokio::sync::mpsc;
+use tracing::{debug, info};
 
 /// How often, and how long apart, a lock is tried that a dying worker may still hold.
 const LOCK_TRIES: usize = 40;
@@ -63,6 +67,9 @@ pub struct WorkerSetup {
     pub relays: Vec<String>,
     /// Where the worker may write down what they led to.
     pub relay_cache: PathBuf,
+    /// Where metrics are served.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
     /// What clients can pin.
     pub fingerprint: String,
     /// Whether the keeper can tell sshd's settings. An earlier keeper is not asked.
@@ -134,6 +141,7 @@ pub async fn serve(
         false => None,
     };
     let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.vault);
+    let metrics = setup.metrics;
     // Where nobody is asked who he is, strangers neither learn sshd's settings nor set root to work.
     let tells = setup.is_sshd_known && !matches!(setup.authority, AuthoritySetup::Anyone);
     let view = tells.then(|| {
@@ -145,12 +153,33 @@ pub async fn serve(
     let (udp, tls) = (server.local_addrs(), server.tls_addrs());
     info!(event = "ready", ?udp, ?tls, %target, "serving");
     ready(&server, &fingerprint);
+    let tasks = Tasks::new();
+    if let Some(visitors) = keeper.visitors() {
+        tasks.spawn("visitors", attend_all(visitors, server.observed()));
+    }
+    if let Some(address) = metrics {
+        tasks.spawn("metrics", observe::serve_metrics_at(address, server.metrics()));
+    }
     let how = || match keeper.how_to_stop() {
         Some(Stop::HandOver) if keeps => Leaving::HandedOver,
         _ => Leaving::Ended,
     };
     server.run_and_leave(keeper.stop_token(), how).await;
     Ok(())
+}
+
+/// Attends to those who ask about sessions, one after the other, as long as keepers bring any.
+async fn attend_all(mut visitors: mpsc::Receiver<OwnedFd>, source: Arc<dyn Source>) {
+    while let Some(visitor) = visitors.recv().await {
+        let stream = UnixStream::from(visitor);
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::UnixStream::from_std(stream));
+        match stream {
+            Ok(stream) => observe::attend(stream, &*source).await,
+            Err(error) => debug!(%error, "an asker cannot be heard"),
+        }
+    }
 }
 
 /// What the keeper handed over, as the server half takes it.

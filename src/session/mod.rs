@@ -143,6 +143,11 @@ impl Session {
         self.epoch
     }
 
+    /// First position not taken from the pipe.
+    pub fn taken(&self) -> Offset {
+        self.outgoing.written()
+    }
+
     /// Bytes held for replay.
     pub fn replay_len(&self) -> usize {
         self.outgoing.len()

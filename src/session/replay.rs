@@ -243,6 +243,11 @@ impl ReplayBuffer {
         self.close.as_ref().map(|(code, _)| *code)
     }
 
+    /// First position that the pipe has not given.
+    pub(super) fn written(&self) -> Offset {
+        self.written
+    }
+
     /// First position that the peer has not acknowledged; the end counts.
     pub(super) fn acked(&self) -> Offset {
         self.acked

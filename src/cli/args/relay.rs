@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::FalseyValueParser;
 
 use super::parse;
-use crate::cli::values::{Count, ListenAddress, MtuCap};
+use crate::cli::values::{Count, ListenAddress, MetricsAddress, MtuCap};
 
 /// `bowline relay`.
 #[derive(Debug, Clone, Default, Args)]
@@ -62,4 +62,9 @@ pub(in crate::cli) struct RelayArgs {
     /// Send no UDP payload longer than this
     #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
     pub(in crate::cli) mtu_cap: Option<MtuCap>,
+    /// Serve metrics for Prometheus here, on loopback only [default: nowhere]
+    ///
+    /// http://ADDR/metrics, for instance at 127.0.0.1:9470. README.md names what is counted.
+    #[arg(long, value_name = "ADDR", env = "BOWLINE_METRICS", value_parser = parse::<MetricsAddress>)]
+    pub(in crate::cli) metrics: Option<MetricsAddress>,
 }

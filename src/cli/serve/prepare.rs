@@ -296,6 +296,7 @@ fn setup(
         memory_budget: bytes(settings.memory_budget),
         max_half_open: settings.max_half_open as usize,
         mtu_cap: settings.mtu_cap,
+        metrics: settings.metrics,
         vault: settings.vault,
         relays: settings.relays.iter().map(ToString::to_string).collect(),
         relay_cache: relay_cache(settings, user),

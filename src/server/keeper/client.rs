@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -71,6 +72,11 @@ impl KeeperClient {
     /// How the worker is to stop; `None` while it is not.
     pub fn how_to_stop(&self) -> Option<Stop> {
         self.0.how_to_stop()
+    }
+
+    /// Those who ask about sessions, as connections: to be called once, `None` after that.
+    pub(crate) fn visitors(&self) -> Option<mpsc::Receiver<OwnedFd>> {
+        self.0.visitors()
     }
 
     /// Says that this worker serves: to be called once.

@@ -107,6 +107,8 @@ pub(super) enum FromKeeper {
         id: u64,
         response: Response,
     },
+    /// Somebody who may ask about sessions; the connection comes with this.
+    Visitor,
     /// End gracefully.
     Stop(Stop),
     /// The companion was started anew; what watches its process comes with this.

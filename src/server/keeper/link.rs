@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -35,6 +35,9 @@ use crate::clock;
 /// Requests under way at once; the rest wait. The keeper answers one after the other.
 const MOST_REQUESTS: usize = 16;
 
+/// Askers that wait for their turn: all that a keeper has in its lobby.
+const MOST_VISITORS: usize = 8;
+
 /// A new keeper is there within milliseconds; after this long it is tried anew.
 const RAISE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,6 +50,9 @@ pub(super) struct Link {
     present: watch::Sender<Option<Arc<Wire>>>,
     pub(super) next_id: AtomicU64,
     pub(super) slots: Semaphore,
+    visitors: mpsc::Sender<OwnedFd>,
+    /// Until somebody attends to them.
+    visiting: Mutex<Option<mpsc::Receiver<OwnedFd>>>,
     /// Cancelled when this process is to stop.
     pub(super) stop: CancellationToken,
 }
@@ -84,8 +90,11 @@ impl Link {
         let holdings = Holdings::of(std::mem::take(&mut estate.stored), estate.terms.store_limit);
         let companion = estate.companion.take();
         let wire = Wire::new(control, notify)?;
+        let (visitors, visiting) = mpsc::channel(MOST_VISITORS);
         Ok(Arc::new(Self {
             estate,
+            visitors,
+            visiting: Mutex::new(Some(visiting)),
             state: Mutex::new(State {
                 holdings,
                 companion,
@@ -113,6 +122,11 @@ impl Link {
 
     pub(super) fn how_to_stop(&self) -> Option<Stop> {
         self.state().how_to_stop
+    }
+
+    /// Those whom keepers bring. `None` after the first time.
+    pub(super) fn visitors(&self) -> Option<mpsc::Receiver<OwnedFd>> {
+        self.visiting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(super) fn ready(&self) {
@@ -175,6 +189,10 @@ impl Link {
                 info!(?stop, "the keeper asks to stop");
                 self.state().how_to_stop = Some(stop);
                 self.stop.cancel();
+            }
+            FromKeeper::Visitor => {
+                // Where too many wait, or nobody attends to them, this one is not let in.
+                let _ = descriptors.next().map(|visitor| self.visitors.try_send(visitor));
             }
             FromKeeper::Companion { pid } => self.state().companion = descriptors.next().map(|watch| (pid, watch)),
             // Whoever waits for it has got it from the wire.

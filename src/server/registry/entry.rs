@@ -6,13 +6,19 @@ use crate::server::authority::Account;
 use crate::server::vault::Slot;
 use crate::wire::{Epoch, Offset, Refusal};
 use bytes::Bytes;
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::{mpsc, watch};
 
 /// One session, as others see it.
 pub(super) struct Entry {
     pub(super) owner: Bytes,
     pub(super) account: Account,
+    pub(super) user: String,
+    /// Where the client half was when it opened the session.
+    pub(super) opened_from: SocketAddr,
+    /// What sshd sees in place of it, once that is connected.
+    pub(super) upstream_from: OnceLock<SocketAddr>,
     pub(super) reap_hash: [u8; 32],
     pub(super) arrivals: mpsc::Sender<Arrival>,
     pub(super) standbys: mpsc::Sender<Carrier>,

@@ -98,7 +98,10 @@ impl SessionTask {
                     .ready
                     .send_replace(Some(begun.as_ref().map(|_| ()).map_err(Refusal::clone)));
                 match begun {
-                    Ok(ends) => ends,
+                    Ok(ends) => {
+                        registry.counts.handle_opened();
+                        ends
+                    }
                     Err(_) => return Afterwards::Forget,
                 }
             }
@@ -109,6 +112,8 @@ impl SessionTask {
                     confirmed,
                     ..
                 } = *recovered;
+                let local = kept.slot.upstream_from();
+                local.map(|local| self.entry.upstream_from.set(local));
                 Ends {
                     held: Some(held),
                     ..Ends::kept(kept, &self.entry, detached_since, confirmed)
@@ -157,6 +162,7 @@ impl Opened {
         let local = stream.local_addr().ok();
         info!(event = "opened", user, key = account.0, %remote,
             upstream_from = local.map(tracing::field::display), "session opened");
+        local.map(|local| entry.upstream_from.set(local));
         let Some(vault) = &registry.vault else {
             return Ok(Ends::without_vault(&registry.session, stream));
         };

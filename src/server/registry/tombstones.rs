@@ -12,6 +12,10 @@ const MOST: usize = PLACES;
 /// A client that was cut off at the very end returns within its patience; after this, `gone` is answer enough.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
+/// What `bowline status` still shows: so many, for so long.
+const MOST_TOLD: usize = 20;
+const TOLD: Duration = Duration::from_secs(300);
+
 #[derive(Default)]
 pub(super) struct Tombstones {
     stones: HashMap<SessionId, Tombstone>,
@@ -51,6 +55,15 @@ impl Tombstones {
     pub(super) fn why(&self, session: SessionId, key: &[u8]) -> Option<String> {
         let stone = self.stones.get(&session)?;
         (stone.owner == hash(key)).then(|| stone.why.clone())
+    }
+
+    /// Those of the last minutes, the newest first: id, why, and how long ago.
+    pub(super) fn latest(&self) -> impl Iterator<Item = (SessionId, &str, Duration)> {
+        let now = clock::now();
+        let newest = self.by_age.iter().rev().take(MOST_TOLD);
+        let told = newest.map(move |(at, session)| (*session, now.saturating_duration_since(*at)));
+        told.filter(|(_, age)| *age < TOLD)
+            .filter_map(|(session, age)| Some((session, self.stones.get(&session)?.why.as_str(), age)))
     }
 
     fn insert(&mut self, stone: Tombstone) {

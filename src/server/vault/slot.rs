@@ -5,6 +5,7 @@ use crate::fault;
 use crate::pump::{Ledger, Outcome, Record};
 use rustix::net::Shutdown;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -22,6 +23,11 @@ impl Slot {
     /// The name in the store of both descriptors.
     pub(crate) fn name(&self) -> String {
         name(self.number)
+    }
+
+    /// Our end of the connection to sshd: what that takes for the client's address.
+    pub(crate) fn upstream_from(&self) -> Option<SocketAddr> {
+        rustix::net::getsockname(&self.socket).ok()?.try_into().ok()
     }
 
     /// What the session's pump is to write to.

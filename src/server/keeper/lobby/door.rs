@@ -2,18 +2,19 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, Permissions},
-    io,
+    fs, io,
     net::SocketAddr,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::fs::{MetadataExt, PermissionsExt},
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
 };
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use rustix::net::SocketType;
 use tracing::debug;
+
+use crate::local_socket;
 
 const START: &str = "serve-";
 const END: &str = ".sock";
@@ -36,22 +37,8 @@ impl Door {
     /// As `bind(2)`, `listen(2)` and `rename(2)`.
     pub fn open(folder: &Path, addresses: &[SocketAddr]) -> io::Result<Self> {
         let file = file_in(folder, addresses)?;
-        // Listening before it has its name: whatever has the name and refuses is dead.
-        let early = file.with_extension(format!("{}", std::process::id()));
-        let _ = fs::remove_file(&early);
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        with_address(&early, |address| Ok(rustix::net::bind(&socket, address)?))?;
-        let opened = fs::set_permissions(&early, Permissions::from_mode(0o600))
-            .and_then(|()| Ok(rustix::net::listen(&socket, WAITING)?))
-            .and_then(|()| fs::rename(&early, &file));
-        match opened {
-            Ok(()) => Ok(Self { file, socket }),
-            Err(error) => {
-                let _ = fs::remove_file(&early);
-                Err(error)
-            }
-        }
+        let socket = local_socket::listen(&file, SocketType::SEQPACKET, WAITING)?;
+        Ok(Self { file, socket })
     }
 
     /// Whether it is the one that [`Door::open`] would open, and can still be found.
@@ -98,11 +85,9 @@ pub(super) fn doors(folder: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// As `connect(2)`; `WouldBlock` for one that lets nobody in any more.
 pub(super) fn knock(file: &Path) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let socket = local_socket::connect(file, SocketType::SEQPACKET)?;
     // Whoever answers is named by the kernel: it need not be who listened first.
     rustix::net::sockopt::set_socket_passcred(&socket, true)?;
-    with_address(file, |address| Ok(rustix::net::connect(&socket, address)?))?;
     Ok(socket)
 }
 
@@ -127,18 +112,6 @@ fn name_of(addresses: &[SocketAddr]) -> String {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
     format!("{START}{port}-{hash:08x}{END}")
-}
-
-/// A longer path is reached through the folder's descriptor.
-fn with_address<T>(file: &Path, act: impl FnOnce(&SocketAddrUnix) -> io::Result<T>) -> io::Result<T> {
-    if let Ok(address) = SocketAddrUnix::new(file) {
-        return act(&address);
-    }
-    let folder = File::open(file.parent().unwrap_or(Path::new(".")))?;
-    let short = Path::new("/proc/self/fd")
-        .join(folder.as_raw_fd().to_string())
-        .join(file.file_name().unwrap_or_default());
-    act(&SocketAddrUnix::new(short)?)
 }
 
 #[cfg(test)]

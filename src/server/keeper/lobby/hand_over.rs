@@ -45,6 +45,7 @@ impl Keeper {
                     None if self.hand_over(&guest) => return true,
                     None => continue,
                 },
+                Ask::Worker => self.introduce(&guest),
                 // Out of turn.
                 Ask::Ready => continue,
             };

@@ -6,6 +6,7 @@
 mod door;
 mod guests;
 mod hand_over;
+mod introduce;
 mod visit;
 mod words;
 

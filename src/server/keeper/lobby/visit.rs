@@ -28,6 +28,9 @@ use crate::{clock, fault};
 /// A keeper that lives answers at once.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// The same where nothing depends on it.
+const INTRODUCTION: Duration = Duration::from_secs(1);
+
 /// A running keeper.
 #[derive(Debug)]
 pub struct Neighbour {
@@ -135,6 +138,25 @@ impl Neighbour {
         &self.who
     }
 
+    /// A connection with its worker, to ask about sessions: see [`observe`](crate::observe).
+    ///
+    /// # Errors
+    /// `NotConnected`: there is no worker. It does not answer in time, or is of a version that does not know the question.
+    pub(crate) fn ask_for_worker(&self) -> io::Result<OwnedFd> {
+        // Room for a descriptor only.
+        sockopt::set_socket_passcred(&self.connection, false)?;
+        say(&self.connection, &Ask::Worker)?;
+        if !packet::wait_for(self.connection.as_fd(), PollFlags::IN, INTRODUCTION)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let (text, descriptors) = packet::receive(&self.connection)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        match (serde_json::from_slice(&text)?, descriptors.into_iter().next()) {
+            (Tell::Worker, Some(connection)) => Ok(connection),
+            (Tell::NoWorker, _) => Err(io::ErrorKind::NotConnected.into()),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
     /// Asks it to make way. Until [`Offer::accept`] it goes on when anything fails, this process included.
     ///
     /// # Errors
@@ -158,7 +180,9 @@ impl Neighbour {
         match wait_and_hear(&self.connection).map_err(TakeOverError::Lost)? {
             Tell::Granted => {}
             Tell::Refused(refusal) => return Err(TakeOverError::Refused(refusal)),
-            Tell::Here(_) => return Err(TakeOverError::Lost(io::ErrorKind::InvalidData.into())),
+            Tell::Here(_) | Tell::Worker | Tell::NoWorker => {
+                return Err(TakeOverError::Lost(io::ErrorKind::InvalidData.into()));
+            }
         }
         let mut estate = Estate::receive(&self.connection).map_err(not_received)?;
         fault::pass("offered");

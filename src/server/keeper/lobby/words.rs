@@ -19,6 +19,8 @@ pub(super) enum Ask {
         /// The version of parcels that the asker understands.
         parcel: u32,
     },
+    /// The worker, to be asked about its sessions. Answered by [`Tell::Worker`].
+    Worker,
     /// Everything was understood. Answered by a parcel with the worker, after which the keeper is none any more.
     Ready,
 }
@@ -29,6 +31,10 @@ pub(super) enum Tell {
     Here(Who),
     Refused(Refusal),
     Granted,
+    /// A connection with the worker comes with this.
+    Worker,
+    /// There is no worker, or it takes in nothing more.
+    NoWorker,
 }
 
 /// Who is running.

@@ -1,0 +1,39 @@
+//! How `bowline kill` tells why it ended nothing.
+
+use super::{Exit, Failure};
+
+const LOOK: &str =
+    "`bowline status` shows the sessions that there are; those of a server half only to its user and to root";
+
+/// No session has an id that begins so.
+pub(crate) fn no_such_session(name: &str) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        format_args!("no session here has an id that begins with {name}"),
+    )
+    .hint(LOOK)
+}
+
+/// More than one has.
+pub(crate) fn several_sessions(name: &str, ids: &[&str]) -> Failure {
+    let what = format_args!("several sessions here have ids that begin with {name}").to_string();
+    let failure = ids
+        .iter()
+        .fold(Failure::new(Exit::Usage, what), |failure, id| failure.fact(id));
+    failure.hint("give more of the id; nothing was ended")
+}
+
+/// Whoever has it did not do it.
+pub(crate) fn not_ended(id: &str) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        format_args!("the session {id} was not ended: it is gone, or does not answer"),
+    )
+    .hint(LOOK)
+}
+
+/// Only a server half has orphans, and knows keys.
+pub(crate) fn no_server_half() -> Failure {
+    Failure::new(Exit::Unavailable, "no server half answers here")
+        .hint("its user and root may ask it; --runtime-dir names the folder of one that was started with another")
+}

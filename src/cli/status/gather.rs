@@ -1,0 +1,219 @@
+//! Everything that the processes of this machine tell, put together.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::human;
+use crate::observe::{self, Answer, AskError, Found, Half, RelayReport, Request, SessionReport};
+use crate::server::keeper::{Neighbour, Neighbours, neighbours};
+
+/// Whoever lives answers within this: half a second for its sessions, and its turn behind somebody who asks slowly.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// A keeper has nothing to look up.
+const KEEPER_ANSWER: Duration = Duration::from_secs(1);
+
+/// All there is.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Overview {
+    pub(crate) sessions: Vec<SessionReport>,
+    pub(crate) servers: Vec<ServerReport>,
+    pub(crate) relays: Vec<RelayReport>,
+    pub(crate) silent: Vec<Silent>,
+}
+
+/// A server half.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ServerReport {
+    pub(crate) keeper_pid: u32,
+    pub(crate) worker_pid: Option<u32>,
+    pub(crate) version: String,
+    pub(crate) udp: Vec<SocketAddr>,
+    pub(crate) tls: Vec<SocketAddr>,
+}
+
+/// Somebody who should have told and has not.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Silent {
+    pub(crate) pid: Option<u32>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) reason: String,
+}
+
+/// A session, with what a person reads.
+#[derive(Serialize)]
+struct WithAge<'a> {
+    #[serde(flatten)]
+    session: &'a SessionReport,
+    age: String,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    sessions: Vec<WithAge<'a>>,
+    servers: &'a [ServerReport],
+    relays: &'a [RelayReport],
+    silent: &'a [Silent],
+}
+
+/// What one process told.
+pub(crate) struct Told {
+    whose: Whose,
+    pub(crate) answers: Result<Vec<Answer>, AskError>,
+}
+
+/// Who was asked.
+enum Whose {
+    Desk { pid: Option<u32> },
+    Worker(ServerReport),
+}
+
+/// What can be asked, and what cannot.
+#[derive(Default)]
+struct Askable {
+    open: Vec<(Whose, OwnedFd)>,
+    silent: Vec<Silent>,
+    servers: Vec<ServerReport>,
+}
+
+impl Overview {
+    pub(super) fn to_json(&self) -> String {
+        let with_age = |session| WithAge {
+            session,
+            age: human::state(session),
+        };
+        let document = Document {
+            sessions: self.sessions.iter().map(with_age).collect(),
+            servers: &self.servers,
+            relays: &self.relays,
+            silent: &self.silent,
+        };
+        serde_json::to_string_pretty(&document).expect("plain values can be written")
+    }
+}
+
+/// Asks everybody for everything.
+pub(crate) async fn overview(folders: &[PathBuf]) -> Overview {
+    let (told, mut overview) = ask_everybody(folders, &Request::Report).await;
+    for Told { whose, answers } in told {
+        match answers {
+            Ok(answers) => answers.into_iter().for_each(|answer| overview.add(&whose, answer)),
+            Err(error) => overview.silent.push(Silent {
+                pid: whose.pid(),
+                socket: None,
+                reason: error.to_string(),
+            }),
+        }
+    }
+    overview.sessions.sort_by(|one, other| {
+        let key = |session: &SessionReport| (session.half == Half::Server, session.host.clone(), session.id.clone());
+        key(one).cmp(&key(other))
+    });
+    overview
+}
+
+/// Asks everybody the same.
+pub(crate) async fn ask_all(folders: &[PathBuf], request: &Request) -> Vec<Told> {
+    ask_everybody(folders, request).await.0
+}
+
+async fn ask_everybody(folders: &[PathBuf], request: &Request) -> (Vec<Told>, Overview) {
+    let mut askable = Askable::default();
+    for folder in folders {
+        askable.add_desks(observe::desks(folder));
+        askable.add_servers(neighbours(folder, KEEPER_ANSWER, |_| false));
+    }
+    let mut asking = JoinSet::new();
+    for (whose, connection) in askable.open {
+        let request = request.clone();
+        asking.spawn(async move {
+            let answers = observe::ask(connection, &request, ANSWER).await;
+            Told { whose, answers }
+        });
+    }
+    let overview = Overview {
+        servers: askable.servers,
+        silent: askable.silent,
+        ..Overview::default()
+    };
+    (asking.join_all().await, overview)
+}
+
+impl Overview {
+    fn add(&mut self, whose: &Whose, answer: Answer) {
+        match answer {
+            Answer::Session(session) => self.sessions.push(match whose {
+                Whose::Worker(server) => SessionReport {
+                    keeper_pid: Some(server.keeper_pid),
+                    worker_pid: server.worker_pid,
+                    ..*session
+                },
+                Whose::Desk { .. } => *session,
+            }),
+            Answer::Relay(relay) => self.relays.push(relay),
+            Answer::Ended(_) | Answer::Done | Answer::NotUnderstood => {}
+        }
+    }
+}
+
+impl Askable {
+    fn add_desks(&mut self, found: Vec<Found>) {
+        for desk in found {
+            match desk {
+                Found::Open { pid, connection } => self.open.push((Whose::Desk { pid }, connection)),
+                Found::Full { file } => self.silent.push(Silent {
+                    pid: None,
+                    socket: Some(file),
+                    reason: AskError::Silent.to_string(),
+                }),
+            }
+        }
+    }
+
+    fn add_servers(&mut self, neighbours: Neighbours) {
+        self.silent.extend(neighbours.silent.into_iter().map(|file| Silent {
+            pid: None,
+            socket: Some(file),
+            reason: AskError::Silent.to_string(),
+        }));
+        for neighbour in neighbours.there {
+            let server = ServerReport::of(&neighbour);
+            self.servers.push(server.clone());
+            match neighbour.ask_for_worker() {
+                Ok(connection) => self.open.push((Whose::Worker(server), connection)),
+                Err(error) => self.silent.push(Silent {
+                    pid: Some(server.keeper_pid),
+                    socket: None,
+                    reason: format!("it leads to no worker: {error}"),
+                }),
+            }
+        }
+    }
+}
+
+impl ServerReport {
+    fn of(neighbour: &Neighbour) -> ServerReport {
+        let who = neighbour.who();
+        ServerReport {
+            keeper_pid: who.keeper,
+            worker_pid: who.worker,
+            version: who.version.clone(),
+            udp: who.addresses.clone(),
+            tls: who.tls_addresses.clone(),
+        }
+    }
+}
+
+impl Whose {
+    fn pid(&self) -> Option<u32> {
+        match self {
+            Whose::Desk { pid } => *pid,
+            Whose::Worker(server) => server.worker_pid.or(Some(server.keeper_pid)),
+        }
+    }
+}

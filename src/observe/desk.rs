@@ -1,0 +1,144 @@
+//! Where askers come, and how they are attended to.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::{SocketType, sockopt};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tracing::debug;
+
+use super::{Answer, Boxed, Ending, Report, Request, line};
+use crate::local_socket;
+
+/// Askers that wait for their turn; each has it at once.
+const WAITING: i32 = 16;
+
+/// Whoever asks says so, and takes the answer, within this.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long nobody is let in after a failure that would come again at once, such as too many open files.
+const REST: Duration = Duration::from_secs(1);
+
+/// Somebody who has sessions.
+pub(crate) trait Source: Send + Sync {
+    /// What there is now.
+    fn report(&self) -> Boxed<'_, Report>;
+
+    /// Tells sessions to end; gives the ids of those that were there.
+    fn end(&self, ending: &Ending) -> Vec<String>;
+}
+
+/// No desk can be had. The sessions go on without.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenDeskError {
+    /// Others may write there, so they could put a desk of their own in its place.
+    #[error("the folder {folder} is another user's, or others may write there")]
+    NotOurs {
+        /// The runtime folder.
+        folder: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("cannot listen in the folder {folder}")]
+    Listen {
+        /// The runtime folder.
+        folder: PathBuf,
+        /// As `bind(2)`.
+        source: io::Error,
+    },
+}
+
+/// A socket in the runtime folder. Its file goes with it.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    file: PathBuf,
+    socket: OwnedFd,
+}
+
+impl Desk {
+    /// Opens one. `name` is unlike that of any other process, such as `client-ID`.
+    ///
+    /// # Errors
+    /// See [`OpenDeskError`].
+    pub(crate) fn open(folder: &Path, name: &str) -> Result<Desk, OpenDeskError> {
+        let failed = |source| OpenDeskError::Listen {
+            folder: folder.to_owned(),
+            source,
+        };
+        let about = fs::metadata(folder).map_err(failed)?;
+        if about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o022 != 0 {
+            let folder = folder.to_owned();
+            return Err(OpenDeskError::NotOurs { folder });
+        }
+        let file = folder.join(name).with_extension("sock");
+        let socket = local_socket::listen(&file, SocketType::STREAM, WAITING).map_err(failed)?;
+        Ok(Desk { file, socket })
+    }
+
+    /// Attends to askers, one after the other, for ever.
+    pub(crate) async fn run(self, source: Arc<dyn Source>) {
+        let listening = self.socket.try_clone().map(StdListener::from);
+        let listener = match listening.and_then(UnixListener::from_std) {
+            Ok(listener) => listener,
+            Err(error) => return debug!(%error, "no askers can come"),
+        };
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) if is_permitted(&stream) => attend(stream, &*source).await,
+                Ok(_) => debug!("another user is not heard"),
+                Err(error) => {
+                    debug!(%error, "cannot let an asker in");
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.file) {
+            debug!(file = %self.file.display(), %error, "cannot remove the socket's file");
+        }
+    }
+}
+
+/// Root, or the user whom this process runs as.
+fn is_permitted(stream: &impl AsFd) -> bool {
+    sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+}
+
+/// Hears one request of somebody who may ask, and answers it.
+pub(crate) async fn attend(mut stream: UnixStream, source: &dyn Source) {
+    let attended = tokio::time::timeout(PATIENCE, answer(&mut stream, source)).await;
+    match attended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "an asker left"),
+        Err(_) => debug!("an asker took too long"),
+    }
+}
+
+async fn answer(stream: &mut UnixStream, source: &dyn Source) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let answers = match line::read::<Request>(&mut BufReader::new(read)).await {
+        Ok(Some(Request::Report)) => {
+            let Report { sessions, relay } = source.report().await;
+            let sessions = sessions.into_iter().map(Box::new).map(Answer::Session);
+            sessions.chain(relay.map(Answer::Relay)).collect()
+        }
+        Ok(Some(Request::End(ending))) => vec![Answer::Ended(source.end(&ending))],
+        Ok(None) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => vec![Answer::NotUnderstood],
+        Err(error) => return Err(error),
+    };
+    for answer in answers.iter().chain([&Answer::Done]) {
+        write.write_all(&line::of(answer)?).await?;
+    }
+    write.shutdown().await
+}

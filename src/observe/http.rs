@@ -1,0 +1,183 @@
+//! The page of metrics over HTTP/1, for a scraper on this machine.
+//!
+//! One request a connection, nothing but `GET /metrics`, and nothing of a request is used but its first line.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use super::metrics::Metrics;
+
+/// Scrapers at once; more wait.
+const MOST_SCRAPERS: usize = 8;
+
+/// Longest head of a request.
+const MOST_HEAD: usize = 8 * 1024;
+const MOST_HEADERS: usize = 64;
+
+/// For a whole request and its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between attempts to listen, and after a failure to take a connection.
+const REST: Duration = Duration::from_secs(1);
+
+/// Listens there, as soon as that is free, and serves for ever. A worker before may hold the port for a moment longer.
+pub(crate) async fn serve_metrics_at(address: SocketAddr, source: Arc<dyn Metrics>) {
+    let mut is_told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) if is_told => debug!(%address, %error, "still no metrics"),
+            Err(error) => {
+                warn!(%address, %error, "metrics cannot be served there yet");
+                is_told = true;
+            }
+        }
+        tokio::time::sleep(REST).await;
+    };
+    serve_metrics(listener, source).await;
+}
+
+/// Serves for ever.
+pub(crate) async fn serve_metrics(listener: TcpListener, source: Arc<dyn Metrics>) {
+    let address = listener.local_addr().ok().map(tracing::field::display);
+    info!(event = "metrics", address, "serving metrics");
+    let mut scrapers = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if scrapers.len() < MOST_SCRAPERS => match accepted {
+                Ok((stream, _)) => {
+                    scrapers.spawn(attend(stream, Arc::clone(&source)));
+                }
+                Err(error) => {
+                    debug!(%error, "cannot take a scraper");
+                    tokio::time::sleep(REST).await;
+                }
+            },
+            Some(_) = scrapers.join_next() => {}
+        }
+    }
+}
+
+async fn attend(mut stream: TcpStream, source: Arc<dyn Metrics>) {
+    let attended = tokio::time::timeout(PATIENCE, async {
+        let answer = match read_head(&mut stream).await? {
+            Asked::Metrics => answer("200 OK", &source.page().await),
+            Asked::Other => answer("404 Not Found", "only /metrics is here\n"),
+            Asked::Nonsense => answer("400 Bad Request", "this is no request\n"),
+            Asked::Change => answer("405 Method Not Allowed\r\nAllow: GET", "only GET is understood\n"),
+        };
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    });
+    match attended.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a scraper left"),
+        Err(_) => debug!("a scraper took too long"),
+    }
+}
+
+/// What a request is for.
+#[derive(Debug, PartialEq)]
+enum Asked {
+    Metrics,
+    Other,
+    Change,
+    Nonsense,
+}
+
+async fn read_head(stream: &mut TcpStream) -> io::Result<Asked> {
+    let mut head = Vec::new();
+    loop {
+        if let Some(asked) = parse(&head) {
+            return Ok(asked);
+        }
+        if head.len() >= MOST_HEAD {
+            return Ok(Asked::Nonsense);
+        }
+        if stream.read_buf(&mut head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// `None`: there is more to come.
+fn parse(head: &[u8]) -> Option<Asked> {
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(head) {
+        Err(_) => return Some(Asked::Nonsense),
+        Ok(httparse::Status::Partial) => return None,
+        Ok(httparse::Status::Complete(_)) => {}
+    }
+    let path = request.path.unwrap_or_default().split('?').next();
+    Some(match (request.method, path) {
+        (Some("GET"), Some("/metrics")) => Asked::Metrics,
+        (Some("GET"), _) => Asked::Other,
+        _ => Asked::Change,
+    })
+}
+
+fn answer(status: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Boxed;
+    use super::*;
+    use crate::tasks::Tasks;
+
+    struct Fixed;
+
+    impl Metrics for Fixed {
+        fn page(&self) -> Boxed<'_, String> {
+            Box::pin(std::future::ready("up 1\n".to_owned()))
+        }
+    }
+
+    #[test]
+    fn a_request_is_known_by_its_first_line() {
+        let asked = |text: &str| parse(text.as_bytes());
+        assert_eq!(asked("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Some(Asked::Metrics));
+        assert_eq!(asked("GET /metrics?a=b HTTP/1.0\r\n\r\n"), Some(Asked::Metrics));
+        assert_eq!(asked("GET / HTTP/1.1\r\n\r\n"), Some(Asked::Other));
+        assert_eq!(asked("POST /metrics HTTP/1.1\r\n\r\n"), Some(Asked::Change));
+        assert_eq!(asked("SSH-2.0-x\r\n\r\n"), Some(Asked::Nonsense));
+        assert_eq!(asked("GET /metr"), None);
+    }
+
+    #[tokio::test]
+    async fn the_page_is_served_to_one_after_the_other_whoever_is_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tasks = Tasks::new();
+        tasks.spawn("metrics", serve_metrics(listener, Arc::new(Fixed)));
+        let _silent = TcpStream::connect(address).await.unwrap();
+        for _ in 0..2 {
+            let mut scraper = TcpStream::connect(address).await.unwrap();
+            scraper.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            scraper.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nup 1\n"),
+                "{answer}"
+            );
+        }
+        let mut endless = TcpStream::connect(address).await.unwrap();
+        endless.write_all(&[b'x'; MOST_HEAD]).await.unwrap();
+        let mut answer = String::new();
+        endless.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+}

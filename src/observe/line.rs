@@ -1,0 +1,58 @@
+//! Lines of JSON, of bounded length.
+
+use std::io;
+
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+
+/// Most bytes of a line: five hundred ids, or one session with all its paths.
+const MOST_BYTES: u64 = 64 * 1024;
+
+/// The next line; `None` at the end.
+///
+/// # Errors
+/// `InvalidData` for what is too long, or no such value.
+pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<T>> {
+    let mut line = Vec::new();
+    from.take(MOST_BYTES).read_until(b'\n', &mut line).await?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if !line.ends_with(b"\n") {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(Some(serde_json::from_slice(&line)?))
+}
+
+/// A value as its line.
+pub(super) fn of(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Ending, Request};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_too_long_torn_or_garbage_is_refused() {
+        let long = [&vec![b' '; MOST_BYTES as usize][..], b"1\n"].concat();
+        for bad in [&long[..], b"\"Report\"", b"{nonsense}\n"] {
+            let error = read::<u32>(&mut &bad[..]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+        assert_eq!(read::<u32>(&mut &b""[..]).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_longest_request_fits_a_line() {
+        let request = Request::End(Ending {
+            sessions: vec!["0".repeat(32); Ending::MOST],
+            only_detached: true,
+        });
+        let line = of(&request).unwrap();
+        assert_eq!(read::<Request>(&mut &line[..]).await.unwrap(), Some(request));
+    }
+}

@@ -1,0 +1,150 @@
+//! How a session is, in one word, and for how long.
+//!
+//! "Up" means up: what is called connected was heard, and its age is that of the last word of the peer, never of an
+//! object in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Half;
+use crate::pump::{Facts, Snapshot, Vitals};
+
+/// The client half says something on every path at least every 30 s; longer silence is none.
+const QUIET: Duration = Duration::from_secs(35);
+
+/// A fresh carrier is there within round trips, if there is a path at all.
+const HOPE: Duration = Duration::from_secs(5);
+
+/// A pump that is not kept from running answers at once; whoever waits has other sessions to tell of.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// In one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// The other half was heard a short while ago.
+    Connected,
+    /// It was not heard when it should have been; whether it is there is being found out.
+    Probing,
+    /// No path leads there; the session waits.
+    Detached,
+    /// It has ended.
+    Gone,
+}
+
+impl State {
+    /// And for how long.
+    pub(super) fn of(
+        half: Half,
+        is_ended: bool,
+        snapshot: &Snapshot,
+        vitals: Option<&Vitals>,
+    ) -> (State, Option<Duration>) {
+        if is_ended {
+            return (State::Gone, None);
+        }
+        if let Some(detached_for) = snapshot.detached_for {
+            return (State::Detached, Some(detached_for));
+        }
+        let Some(vitals) = vitals else {
+            return (State::Probing, None);
+        };
+        // Lost since the facts were looked at.
+        let Some(lead) = &vitals.lead else {
+            return (State::Detached, Some(Duration::ZERO));
+        };
+        let is_overdue = half == Half::Server && lead.heard_for > QUIET;
+        let state = match vitals.is_suspect || is_overdue {
+            // A race that has brought nothing for so long: there is no path, whatever the lead's transport still hopes for.
+            true if vitals.is_suspect && lead.heard_for > HOPE => State::Detached,
+            true => State::Probing,
+            false => State::Connected,
+        };
+        (state, Some(lead.heard_for))
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            State::Connected => "connected",
+            State::Probing => "probing",
+            State::Detached => "detached",
+            State::Gone => "gone",
+        }
+    }
+}
+
+/// Asks all pumps at once; `None` for those that do not answer in time, or have ended.
+pub(crate) async fn look_at_all(facts: &[Arc<Facts>]) -> Vec<Option<Vitals>> {
+    let asked: Vec<_> = facts.iter().map(|facts| facts.look()).collect();
+    let answers = async {
+        let mut answers = Vec::with_capacity(asked.len());
+        let end = tokio::time::Instant::from_std(crate::clock::now()) + ANSWER;
+        for answer in asked {
+            answers.push(match answer {
+                Some(answer) => tokio::time::timeout_at(end, answer).await.ok().and_then(Result::ok),
+                None => None,
+            });
+        }
+        answers
+    };
+    answers.await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pump::LeadVitals;
+    use crate::wire::Epoch;
+
+    fn snapshot(detached_for: Option<Duration>) -> Snapshot {
+        Snapshot {
+            remote: None,
+            detached_for,
+            outages: 0,
+            longest_outage: Duration::ZERO,
+        }
+    }
+
+    fn heard(heard_for: Duration, is_suspect: bool) -> Vitals {
+        Vitals {
+            lead: Some(LeadVitals {
+                rtt: None,
+                losses: None,
+                heard_for,
+            }),
+            is_suspect,
+            epoch: Epoch::new(1),
+            buffered: 0,
+        }
+    }
+
+    #[test]
+    fn nothing_is_called_connected_that_was_not_heard() {
+        let (short, long) = (Duration::from_secs(3), Duration::from_secs(40));
+        let of = |half, vitals: Option<Vitals>| State::of(half, false, &snapshot(None), vitals.as_ref());
+        assert_eq!(
+            of(Half::Client, Some(heard(short, false))),
+            (State::Connected, Some(short))
+        );
+        assert_eq!(
+            of(Half::Client, Some(heard(short, true))),
+            (State::Probing, Some(short))
+        );
+        assert_eq!(of(Half::Server, Some(heard(long, false))), (State::Probing, Some(long)));
+        assert_eq!(of(Half::Server, None), (State::Probing, None));
+        let hopeless = of(Half::Client, Some(heard(long, true)));
+        assert_eq!(hopeless, (State::Detached, Some(long)));
+    }
+
+    #[test]
+    fn a_session_without_a_path_is_detached_for_as_long_as_that_lasts() {
+        let (long, snapshot) = (Duration::from_secs(180), snapshot(Some(Duration::from_secs(180))));
+        assert_eq!(
+            State::of(Half::Server, false, &snapshot, None),
+            (State::Detached, Some(long))
+        );
+        assert_eq!(State::of(Half::Server, true, &snapshot, None), (State::Gone, None));
+    }
+}

@@ -1,0 +1,137 @@
+//! Desks and those who ask there.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::net::SocketType;
+
+use super::*;
+use crate::local_socket;
+use crate::tasks::Tasks;
+use crate::wire::SessionId;
+
+const LONG: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+struct Shop {
+    sessions: usize,
+    ended: Mutex<Vec<Ending>>,
+}
+
+impl Source for Shop {
+    fn report(&self) -> Boxed<'_, Report> {
+        let session = |number: usize| SessionReport::gone(SessionId::new((number as u128).to_be_bytes()), Half::Server);
+        Box::pin(std::future::ready(Report {
+            sessions: (0..self.sessions).map(session).collect(),
+            relay: None,
+        }))
+    }
+
+    fn end(&self, ending: &Ending) -> Vec<String> {
+        self.ended.lock().unwrap().push(ending.clone());
+        ending.sessions.clone()
+    }
+}
+
+fn open(folder: &Path, shop: Shop) -> (Arc<Shop>, Tasks) {
+    let desk = Desk::open(folder, "client-1").unwrap();
+    let (shop, tasks) = (Arc::new(shop), Tasks::new());
+    tasks.spawn("desk", desk.run(Arc::clone(&shop) as Arc<dyn Source>));
+    (shop, tasks)
+}
+
+fn private() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    folder
+}
+
+fn connection(folder: &Path) -> std::os::fd::OwnedFd {
+    match desks(folder).pop() {
+        Some(Found::Open { connection, pid }) => {
+            assert_eq!(pid, Some(std::process::id()));
+            connection
+        }
+        other => panic!("a desk is open: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn everything_that_is_there_is_told() {
+    let folder = private();
+    let (_shop, _tasks) = open(
+        folder.path(),
+        Shop {
+            sessions: 1000,
+            ..Shop::default()
+        },
+    );
+    let answers = ask(connection(folder.path()), &Request::Report, LONG).await.unwrap();
+    assert_eq!(answers.len(), 1000);
+    let Answer::Session(first) = &answers[0] else {
+        panic!("a session")
+    };
+    assert_eq!(first.id, "0".repeat(32));
+}
+
+#[tokio::test]
+async fn sessions_are_told_to_end() {
+    let folder = private();
+    let (shop, _tasks) = open(folder.path(), Shop::default());
+    let ending = Ending {
+        sessions: vec!["1".to_owned()],
+        only_detached: true,
+    };
+    let answers = ask(connection(folder.path()), &Request::End(ending.clone()), LONG)
+        .await
+        .unwrap();
+    assert_eq!(answers, [Answer::Ended(vec!["1".to_owned()])]);
+    assert_eq!(*shop.ended.lock().unwrap(), [ending]);
+}
+
+#[tokio::test]
+async fn one_who_does_not_answer_holds_nobody_up() {
+    let folder = private();
+    let _stopped = Desk::open(folder.path(), "client-1").unwrap();
+    let asked = ask(connection(folder.path()), &Request::Report, Duration::from_millis(50)).await;
+    assert!(matches!(asked, Err(AskError::Silent)), "{asked:?}");
+}
+
+#[tokio::test]
+async fn the_socket_of_a_dead_process_is_removed() {
+    let folder = private();
+    let file = folder.path().join("client-2.sock");
+    drop(local_socket::listen(&file, SocketType::STREAM, 1).unwrap());
+    assert!(file.exists());
+    assert!(desks(folder.path()).is_empty());
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_desk_that_closes_leaves_nothing_behind() {
+    let folder = private();
+    let (_shop, tasks) = open(folder.path(), Shop::default());
+    tasks.shutdown(Duration::ZERO).await;
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_said_to_be() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (mut ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+    ours.write_all(b"{\"from_the_future\":1}\n").await.unwrap();
+    attend(theirs, &Shop::default()).await;
+    let mut answer = String::new();
+    ours.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "\"not_understood\"\n\"done\"\n");
+}
+
+#[test]
+fn there_is_no_desk_where_others_may_write() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = Desk::open(folder.path(), "client-1").unwrap_err();
+    assert!(matches!(refused, OpenDeskError::NotOurs { .. }), "{refused}");
+}

@@ -1,0 +1,43 @@
+//! What is said at a desk: one request, and its answers. One line of JSON each.
+
+use serde::{Deserialize, Serialize};
+
+use super::{RelayReport, SessionReport};
+
+/// What somebody asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// What is there? Answered by a line for each session and for a relay, and [`Answer::Done`].
+    Report,
+    /// End sessions. Answered by [`Answer::Ended`] and [`Answer::Done`].
+    End(Ending),
+}
+
+/// Which sessions are to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ending {
+    /// Full ids, at most [`Ending::MOST`].
+    pub(crate) sessions: Vec<String>,
+    /// Those only that have no carrier at that moment.
+    pub(crate) only_detached: bool,
+}
+
+impl Ending {
+    /// As many as fit a line.
+    pub(crate) const MOST: usize = 500;
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    Session(Box<SessionReport>),
+    Relay(RelayReport),
+    /// The ids of those that were told to end.
+    Ended(Vec<String>),
+    /// Nothing more comes.
+    Done,
+    /// It is of another version of bowline.
+    NotUnderstood,
+}

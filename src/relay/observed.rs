@@ -1,0 +1,53 @@
+//! What a relay tells of itself. It knows no sessions, and can end none.
+
+use super::{House, Relay};
+use crate::observe::{Boxed, Ending, Metrics, RelayReport, Report, Source};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// A running relay, for `bowline status`.
+struct Observed {
+    udp: Vec<SocketAddr>,
+    tls: Vec<SocketAddr>,
+    house: Arc<House>,
+}
+
+impl Relay {
+    /// What is counted there.
+    pub(crate) fn metrics(&self) -> Arc<dyn Metrics> {
+        Arc::clone(&self.house) as Arc<dyn Metrics>
+    }
+
+    /// What is told of it.
+    pub(crate) fn observed(&self) -> Arc<dyn Source> {
+        Arc::new(Observed {
+            udp: self.addresses.clone(),
+            tls: self.tls_addresses.clone(),
+            house: Arc::clone(&self.house),
+        })
+    }
+}
+
+impl Source for Observed {
+    fn report(&self) -> Boxed<'_, Report> {
+        let counters = &self.house.counters;
+        let relay = RelayReport {
+            pid: std::process::id(),
+            udp: self.udp.clone(),
+            tls: self.tls.clone(),
+            registered: counters.registered.load(Relaxed),
+            splices: *self.house.quotas.splices().borrow() as u64,
+            bytes_up: counters.bytes_up.load(Relaxed),
+            bytes_down: counters.bytes_down.load(Relaxed),
+        };
+        Box::pin(std::future::ready(Report {
+            sessions: Vec::new(),
+            relay: Some(relay),
+        }))
+    }
+
+    fn end(&self, _ending: &Ending) -> Vec<String> {
+        Vec::new()
+    }
+}

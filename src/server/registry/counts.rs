@@ -1,0 +1,139 @@
+//! What a server half has done since its worker began, and the page of metrics that is made of it.
+
+use super::Registry;
+use super::entry::Entry;
+use crate::observe::{Boxed, Metrics, Page, Report, SessionReport, Source, State};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Counts that only grow.
+#[derive(Default)]
+pub(super) struct Counts {
+    opened: AtomicU64,
+    ended: AtomicU64,
+    /// Of sessions that have ended.
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    outages: AtomicU64,
+}
+
+/// What sessions have carried, and how often they lost their path.
+#[derive(Default)]
+struct Sum {
+    bytes_in: u64,
+    bytes_out: u64,
+    outages: u64,
+}
+
+impl Counts {
+    pub(super) fn handle_opened(&self) {
+        self.opened.fetch_add(1, Relaxed);
+    }
+
+    /// To be called where the session is taken off the list, under the same lock: it is counted once at any time.
+    pub(super) fn handle_ended(&self, entry: &Entry) {
+        let mut sum = Sum::default();
+        sum.add(entry);
+        self.ended.fetch_add(1, Relaxed);
+        self.bytes_in.fetch_add(sum.bytes_in, Relaxed);
+        self.bytes_out.fetch_add(sum.bytes_out, Relaxed);
+        self.outages.fetch_add(sum.outages, Relaxed);
+    }
+}
+
+impl Sum {
+    fn add(&mut self, entry: &Entry) {
+        let (bytes_in, bytes_out) = entry.facts.carried_here();
+        self.bytes_in += bytes_in;
+        self.bytes_out += bytes_out;
+        self.outages += entry.facts.snapshot().outages;
+    }
+}
+
+impl Metrics for Registry {
+    fn page(&self) -> Boxed<'_, String> {
+        Box::pin(async {
+            let Report { sessions, .. } = self.report().await;
+            let page = Page::new();
+            self.add_sessions(&page, &sessions);
+            self.add_counts(&page);
+            page.text()
+        })
+    }
+}
+
+impl Registry {
+    fn add_sessions(&self, page: &Page, sessions: &[SessionReport]) {
+        let states = [State::Connected, State::Probing, State::Detached].map(|state| {
+            let count = sessions.iter().filter(|session| session.state == state).count();
+            (state.word(), count as f64)
+        });
+        page.gauges(
+            "bowline_sessions",
+            "Sessions by state: connected was heard within the last 35 s, probing was not, detached has no path",
+            "state",
+            &states,
+        );
+        let attached = sessions
+            .iter()
+            .filter(|session| matches!(session.state, State::Connected | State::Probing));
+        let silence = attached.filter_map(|session| session.age_ms);
+        page.gauge(
+            "bowline_silence_seconds",
+            "The longest time since a client half was heard, of those that have a path",
+            silence.max().unwrap_or(0) as f64 / 1e3,
+        );
+        page.gauge(
+            "bowline_buffered_bytes",
+            "Bytes that clients have not acknowledged and sshd has not taken, of all sessions",
+            sessions.iter().filter_map(|session| session.buffered).sum::<u64>() as f64,
+        );
+        page.gauge(
+            "bowline_sessions_limit",
+            "Most sessions in all",
+            self.limits.sessions as f64,
+        );
+        page.gauge(
+            "bowline_memory_bytes",
+            "Memory of the buffers of all sessions",
+            self.budget.used() as f64,
+        );
+        page.gauge(
+            "bowline_memory_limit_bytes",
+            "Most memory of the buffers of all sessions",
+            self.limits.memory as f64,
+        );
+    }
+
+    fn add_counts(&self, page: &Page) {
+        let mut sum = Sum::default();
+        let (opened, ended) = {
+            let known = self.known();
+            known.sessions.values().for_each(|entry| sum.add(entry));
+            sum.bytes_in += self.counts.bytes_in.load(Relaxed);
+            sum.bytes_out += self.counts.bytes_out.load(Relaxed);
+            sum.outages += self.counts.outages.load(Relaxed);
+            (self.counts.opened.load(Relaxed), self.counts.ended.load(Relaxed))
+        };
+        page.counter(
+            "bowline_sessions_opened_total",
+            "Sessions opened since the worker began",
+            opened,
+        );
+        page.counter(
+            "bowline_sessions_ended_total",
+            "Sessions ended since the worker began",
+            ended,
+        );
+        page.counter(
+            "bowline_outages_total",
+            "How often a session lost its path since the worker began",
+            sum.outages,
+        );
+        page.counters(
+            "bowline_bytes_total",
+            "Bytes of sessions from clients (in) and for clients (out) since the worker began",
+            "direction",
+            &[("in", sum.bytes_in), ("out", sum.bytes_out)],
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! What is told of a server half's sessions, and how they are ended from outside.
+
+use super::entry::Entry;
+use super::{Known, Registry};
+use crate::observe::{Boxed, Ending, Half, Report, SessionReport, Source, look_at_all};
+use crate::wire::SessionId;
+use std::sync::Arc;
+use tracing::info;
+
+/// What the client half is told.
+const KILLED: &str = "`bowline kill` asked for it on the server";
+
+impl Source for Registry {
+    fn report(&self) -> Boxed<'_, Report> {
+        Box::pin(async {
+            let entries = self.entries();
+            let facts: Vec<_> = entries.iter().map(|(_, entry)| Arc::clone(&entry.facts)).collect();
+            let vitals = look_at_all(&facts).await;
+            let running = entries.iter().zip(&vitals).map(|((id, entry), vitals)| SessionReport {
+                user: Some(entry.user.clone()),
+                key: Some(entry.account.0.clone()),
+                peer: Some(entry.facts.snapshot().remote.unwrap_or(entry.opened_from)),
+                alias: entry.upstream_from.get().copied(),
+                ..SessionReport::new(*id, Half::Server, &entry.facts, vitals.as_ref())
+            });
+            let mut sessions: Vec<_> = running.collect();
+            sessions.extend(gone(&self.known()));
+            Report { sessions, relay: None }
+        })
+    }
+
+    fn end(&self, ending: &Ending) -> Vec<String> {
+        let known = self.known();
+        let mut ended = Vec::new();
+        for name in &ending.sessions {
+            let Some(id) = SessionId::from_hex(name) else { continue };
+            let Some(entry) = known.sessions.get(&id) else { continue };
+            if !ending.only_detached || entry.facts.snapshot().detached_for.is_some() {
+                info!(session = %id, "told to end it");
+                entry.end(KILLED);
+                ended.push(name.clone());
+            }
+        }
+        ended
+    }
+}
+
+impl Registry {
+    fn entries(&self) -> Vec<(SessionId, Arc<Entry>)> {
+        let known = self.known();
+        // One that is not open yet is nobody's to see.
+        let open = known
+            .sessions
+            .iter()
+            .filter(|(_, entry)| matches!(*entry.ready.borrow(), Some(Ok(()))));
+        open.map(|(id, entry)| (*id, Arc::clone(entry))).collect()
+    }
+}
+
+fn gone(known: &Known) -> impl Iterator<Item = SessionReport> {
+    known.ended.latest().map(|(session, why, age)| SessionReport {
+        age_ms: u64::try_from(age.as_millis()).ok(),
+        reason: Some(why.to_owned()),
+        ..SessionReport::gone(session, Half::Server)
+    })
+}
