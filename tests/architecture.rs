@@ -152,7 +152,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "relay",
-        rooms: &["wire", "identity", "carrier", "observe", "clock", "tasks"],
+        rooms: &["wire", "identity", "carrier", "observe", "clock", "tasks", "fault"],
         crates: Crates::AllBut(CLI_ONLY),
     },
     Room {

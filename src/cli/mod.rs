@@ -73,14 +73,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Proxy(args) => {
             let context = Context::load(cli.common, Owner::User)?;
             let settings = proxy::ProxySettings::new(*args, &context)?;
-            start_log(&context, Verbosity::Silent);
-            block_on(runtime::Builder::new_current_thread(), proxy::run(settings))
+            quietly(&context, proxy::run(settings))
         }
         Command::Check(args) => {
             let context = Context::load(cli.common, Owner::User)?;
             let settings = check::CheckSettings::new(*args, &context)?;
-            start_log(&context, Verbosity::Silent);
-            block_on(runtime::Builder::new_current_thread(), check::run(settings))
+            quietly(&context, check::run(settings))
         }
         Command::Serve(args) => {
             if args.take_over {
@@ -109,14 +107,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => {
             let context = Context::load(cli.common, Owner::User)?;
             let settings = status::StatusSettings::new(args, &context)?;
-            start_log(&context, Verbosity::Silent);
-            block_on(runtime::Builder::new_current_thread(), status::run(settings))
+            quietly(&context, status::run(settings))
         }
         Command::Kill(args) => {
             let context = Context::load(cli.common, Owner::User)?;
             let settings = kill::KillSettings::new(args, &context)?;
-            start_log(&context, Verbosity::Silent);
-            block_on(runtime::Builder::new_current_thread(), kill::run(settings))
+            quietly(&context, kill::run(settings))
         }
         Command::Demo(args) => {
             let context = Context::load(cli.common, Owner::User)?;
@@ -130,6 +126,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Man { folder } => generate::man_pages(&folder),
     }
+}
+
+/// For commands whose screen is the user's.
+fn quietly(context: &Context, running: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    start_log(context, Verbosity::Silent);
+    block_on(runtime::Builder::new_current_thread(), running)
 }
 
 fn start_log(context: &Context, normal: Verbosity) {
