@@ -83,7 +83,15 @@ const ROOMS: &[Room] = &[
     Room {
         name: "identity",
         rooms: &["wire", "clock", "tasks", "descriptor"],
-        crates: Crates::AllBut(&["quinn", "clap", "clap_complete", "clap_mangen", "directories", "strsim"]),
+        crates: Crates::AllBut(&[
+            "quinn",
+            "clap",
+            "clap_complete",
+            "clap_mangen",
+            "directories",
+            "ratatui",
+            "strsim",
+        ]),
     },
     Room {
         name: "carrier",
@@ -166,6 +174,7 @@ const ROOMS: &[Room] = &[
             "clap_mangen",
             "toml",
             "directories",
+            "ratatui",
             "strsim",
         ]),
     },
@@ -200,6 +209,7 @@ const CLI_ONLY: &[&str] = &[
     "clap_mangen",
     "toml",
     "directories",
+    "ratatui",
     "strsim",
     "tracing_subscriber",
 ];

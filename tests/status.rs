@@ -1,6 +1,8 @@
 //! `bowline status` and `bowline kill` on real sessions: real ssh, sshd and both halves, on a path that is cut.
 
 mod support;
+#[path = "status/watch.rs"]
+mod watch;
 
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;

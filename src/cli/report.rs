@@ -14,14 +14,14 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 mod demo;
-mod kill;
 mod serve;
 mod session;
+mod status;
 
 pub(crate) use demo::demo_failed;
-pub(crate) use kill::{no_server_half, no_such_session, not_ended, several_sessions};
 pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, option, overlaps, several_serve};
 pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, notice, session_end};
+pub(crate) use status::{cannot_show, no_server_half, no_such_session, not_ended, several_sessions};
 
 use super::config_file::ConfigError;
 use super::settings::SettingsError;

@@ -25,11 +25,16 @@ it. Nothing is ended when one of the ids names no session, or several.";
 
 /// `bowline status`.
 #[derive(Debug, Clone, Copy, Default, Args)]
-#[command(after_help = "Example:\n  bowline status --json")]
+#[command(after_help = "Example:\n  bowline status --watch")]
 pub(in crate::cli) struct StatusArgs {
     /// Print one JSON document
     #[arg(long)]
     pub(in crate::cli) json: bool,
+    /// Look again every second, until q or Ctrl-C
+    ///
+    /// Into a pipe or a file one table follows the other; with --json one document a line.
+    #[arg(long)]
+    pub(in crate::cli) watch: bool,
 }
 
 /// `bowline kill`.

@@ -82,18 +82,27 @@ struct Askable {
 }
 
 impl Overview {
+    /// For people who look at it.
     pub(super) fn to_json(&self) -> String {
+        serde_json::to_string_pretty(&self.document()).expect("plain values can be written")
+    }
+
+    /// One of many.
+    pub(super) fn to_json_line(&self) -> String {
+        serde_json::to_string(&self.document()).expect("plain values can be written")
+    }
+
+    fn document(&self) -> Document<'_> {
         let with_age = |session| WithAge {
             session,
             age: human::state(session),
         };
-        let document = Document {
+        Document {
             sessions: self.sessions.iter().map(with_age).collect(),
             servers: &self.servers,
             relays: &self.relays,
             silent: &self.silent,
-        };
-        serde_json::to_string_pretty(&document).expect("plain values can be written")
+        }
     }
 }
 

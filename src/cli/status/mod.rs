@@ -2,7 +2,9 @@
 
 mod gather;
 mod human;
+mod screen;
 mod table;
+mod watch;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -22,6 +24,8 @@ pub(crate) struct StatusSettings {
     pub(crate) folders: Vec<PathBuf>,
     /// One JSON document, not a table.
     pub(crate) json: bool,
+    /// Again and again.
+    pub(crate) watch: bool,
 }
 
 impl StatusSettings {
@@ -31,12 +35,19 @@ impl StatusSettings {
         Ok(StatusSettings {
             folders: context.runtime_folders()?,
             json: args.json,
+            watch: args.watch,
         })
     }
 }
 
-/// Shows everything once.
+/// Shows everything, once or until told to stop.
+///
+/// # Errors
+/// The terminal cannot be used.
 pub(super) async fn run(settings: StatusSettings) -> Result<(), Failure> {
+    if settings.watch {
+        return watch::run(&settings).await;
+    }
     let overview = overview(&settings.folders).await;
     let text = if settings.json {
         format!("{}\n", overview.to_json())

@@ -1,6 +1,13 @@
-//! How `bowline kill` tells why it ended nothing.
+//! How `bowline status` and `bowline kill` tell that they could not do what was asked.
+
+use std::io;
 
 use super::{Exit, Failure};
+
+/// The terminal went away, or is none.
+pub(crate) fn cannot_show(error: &io::Error) -> Failure {
+    Failure::new(Exit::Unavailable, format_args!("cannot show it here: {error}"))
+}
 
 const LOOK: &str =
     "`bowline status` shows the sessions that there are; those of a server half only to its user and to root";

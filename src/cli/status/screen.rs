@@ -1,0 +1,196 @@
+//! The table on a screen of its own, which is left as it was found.
+
+use std::io::{self, Stdout};
+use std::time::Duration;
+
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Text};
+use ratatui::{Frame, Terminal};
+
+use super::gather::Overview;
+use super::table;
+use crate::observe::{SessionReport, State};
+
+/// Rows that a page up or down moves.
+const PAGE: usize = 10;
+
+/// What somebody wants who pressed a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    Leave,
+    Redraw,
+}
+
+/// The terminal, in our hands until this is dropped.
+pub(super) struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// Sessions above the first that is shown.
+    above: usize,
+}
+
+impl Screen {
+    /// # Errors
+    /// It is no terminal, or has gone.
+    pub(super) fn enter() -> io::Result<Screen> {
+        enable_raw_mode()?;
+        let terminal = execute!(io::stdout(), EnterAlternateScreen)
+            .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+        match terminal {
+            Ok(terminal) => Ok(Screen { terminal, above: 0 }),
+            Err(error) => {
+                give_back();
+                Err(error)
+            }
+        }
+    }
+
+    /// What keys have been pressed for, without waiting for one.
+    pub(super) fn wish(&mut self) -> io::Result<Option<Wish>> {
+        let mut wish = None;
+        while event::poll(Duration::ZERO)? {
+            match event::read()? {
+                Event::Key(key) if key.kind != KeyEventKind::Release => match self.handle_key(key) {
+                    Some(Wish::Leave) => return Ok(Some(Wish::Leave)),
+                    Some(Wish::Redraw) => wish = Some(Wish::Redraw),
+                    None => {}
+                },
+                Event::Resize(..) => wish = Some(Wish::Redraw),
+                _ => {}
+            }
+        }
+        Ok(wish)
+    }
+
+    /// Shows it, as much as there is room for.
+    pub(super) fn draw(&mut self, overview: &Overview) -> io::Result<()> {
+        let above = &mut self.above;
+        self.terminal.draw(|frame| draw(frame, overview, above))?;
+        Ok(())
+    }
+
+    fn handle_key(&mut self, key: KeyEvent) -> Option<Wish> {
+        let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+        self.above = match key.code {
+            KeyCode::Char('q') | KeyCode::Esc => return Some(Wish::Leave),
+            KeyCode::Char('c' | 'd') if is_control => return Some(Wish::Leave),
+            KeyCode::Up | KeyCode::Char('k') => self.above.saturating_sub(1),
+            KeyCode::Down | KeyCode::Char('j') => self.above + 1,
+            KeyCode::PageUp => self.above.saturating_sub(PAGE),
+            KeyCode::PageDown => self.above + PAGE,
+            KeyCode::Home => 0,
+            _ => return None,
+        };
+        Some(Wish::Redraw)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = self.terminal.show_cursor();
+        give_back();
+    }
+}
+
+/// A terminal that has gone needs nothing back.
+fn give_back() {
+    let _ = execute!(io::stdout(), LeaveAlternateScreen);
+    let _ = disable_raw_mode();
+}
+
+fn draw(frame: &mut Frame<'_>, overview: &Overview, above: &mut usize) {
+    let area = frame.area();
+    let (width, height) = (usize::from(area.width), usize::from(area.height));
+    frame.render_widget(Text::from(page(overview, above, width, height)), area);
+}
+
+/// Lines from top to bottom: what there is, the table, who else is there, which keys there are.
+fn page(overview: &Overview, above: &mut usize, width: usize, height: usize) -> Vec<Line<'static>> {
+    let mut last = table::footer(overview);
+    // The sessions are what it is about.
+    last.truncate(height.saturating_sub(4) / 2);
+    let room = height.saturating_sub(4 + last.len());
+    let sessions = &overview.sessions;
+    *above = (*above).min(sessions.len().saturating_sub(room));
+    let shown = *above..sessions.len().min(*above + room);
+    let mut lines = vec![plain(title(overview, &shown))];
+    if sessions.is_empty() {
+        lines.push(Line::default());
+    } else {
+        let mut table = table::lines(sessions, Some(width)).into_iter();
+        let heading = table.next().unwrap_or_default();
+        lines.push(Line::styled(heading, Style::new().add_modifier(Modifier::REVERSED)));
+        let rows = table.zip(sessions).skip(shown.start).take(shown.len());
+        lines.extend(rows.map(|(row, session)| Line::styled(row, style(session))));
+    }
+    lines.resize(height.saturating_sub(1 + last.len()).max(lines.len()), Line::default());
+    lines.extend(last.into_iter().map(plain));
+    lines.push(Line::styled(
+        "q leaves; up, down, page up, page down move",
+        Style::new().add_modifier(Modifier::DIM),
+    ));
+    lines
+}
+
+fn title(overview: &Overview, shown: &std::ops::Range<usize>) -> String {
+    match overview.sessions.len() {
+        0 => "no sessions here".to_owned(),
+        1 => "1 session".to_owned(),
+        all if shown.len() == all => format!("{all} sessions"),
+        all => format!("{all} sessions, {} to {} shown", shown.start + 1, shown.end),
+    }
+}
+
+fn plain(text: String) -> Line<'static> {
+    Line::raw(text)
+}
+
+/// What waits, and what is over, is seen at once; words say it too.
+fn style(session: &SessionReport) -> Style {
+    match session.state {
+        State::Connected => Style::new(),
+        State::Probing | State::Detached => Style::new().fg(Color::Yellow),
+        State::Gone => Style::new().add_modifier(Modifier::DIM),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Half;
+    use crate::wire::SessionId;
+
+    fn overview(sessions: u8) -> Overview {
+        let session = |byte| SessionReport::gone(SessionId::new([byte; 16]), Half::Server);
+        Overview {
+            sessions: (0..sessions).map(session).collect(),
+            ..Overview::default()
+        }
+    }
+
+    fn text(lines: &[Line<'_>]) -> Vec<String> {
+        lines.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_page_fits_the_terminal_and_moves_no_further_than_its_end() {
+        for height in [5, 24, 60] {
+            for sessions in [0, 1, 30] {
+                let mut above = 1000;
+                let lines = page(&overview(sessions), &mut above, 80, height);
+                assert_eq!(lines.len(), height, "{sessions} sessions");
+                assert!(text(&lines).iter().all(|line| line.chars().count() <= 80));
+            }
+        }
+        let mut above = 1000;
+        let lines = text(&page(&overview(30), &mut above, 80, 24));
+        assert_eq!((above, lines[0].as_str()), (10, "30 sessions, 11 to 30 shown"));
+        assert!(
+            lines[2].starts_with("0a0a0a0a") && lines[21].starts_with("1d1d1d1d"),
+            "{lines:?}"
+        );
+    }
+}
