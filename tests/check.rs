@@ -5,7 +5,6 @@
 mod support;
 
 use serde_json::Value;
-use std::sync::MutexGuard;
 use std::time::Duration;
 use support::lab::Lab;
 use support::place::Place;
@@ -15,7 +14,7 @@ use support::rig::Rig;
 use support::serve::{Serve, ServeOptions};
 use support::ssh::{SshFiles, SshSetup};
 use support::sshd::{TestSshd, make_key, public_key};
-use support::{heavy, measured_time};
+use support::{Turn, heavy, measured_time};
 
 /// `bowline check` gives each path 5 s.
 const AT_MOST: Duration = Duration::from_secs(9);
@@ -23,7 +22,7 @@ const AT_MOST: Duration = Duration::from_secs(9);
 /// RTT 50 ms.
 const CLIENT: (&str, &str) = ("client", "delay=25");
 
-fn lab(test: &str, hosts: &[(&str, &str)]) -> Option<(MutexGuard<'static, ()>, Lab)> {
+fn lab(test: &str, hosts: &[(&str, &str)]) -> Option<(Turn, Lab)> {
     let hosts: Vec<_> = [CLIENT].iter().chain(hosts).copied().collect();
     Lab::possible(test).then(|| (heavy(), Lab::up(&hosts)))
 }

@@ -191,7 +191,7 @@ fn five_minutes_with_nothing_but_the_two_ends_and_one_relay() {
 }
 
 /// The lab with its usual two hosts, and the turn to use it; `None` without root.
-fn lab(test: &str, client: &str) -> Option<(std::sync::MutexGuard<'static, ()>, Lab)> {
+fn lab(test: &str, client: &str) -> Option<(support::Turn, Lab)> {
     Lab::possible(test).then(|| (heavy(), usual(client)))
 }
 

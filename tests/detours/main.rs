@@ -14,10 +14,9 @@ mod proxies;
 mod relays;
 mod tls;
 
-use std::sync::MutexGuard;
 use std::time::Duration;
-use support::heavy;
 use support::lab::Lab;
+use support::{Turn, heavy, light};
 
 /// RTT 50 ms.
 const CLIENT: &str = "delay=25";
@@ -25,7 +24,16 @@ const CLIENT: &str = "delay=25";
 const UNNOTICED: Duration = Duration::from_millis(200);
 
 /// The lab with these hosts beside the client, and the turn to use it; `None` without root.
-fn lab(test: &str, hosts: &[(&str, &str)]) -> Option<(MutexGuard<'static, ()>, Lab)> {
+fn lab(test: &str, hosts: &[(&str, &str)]) -> Option<(Turn, Lab)> {
+    Lab::possible(test).then(|| (heavy(), lab_of(hosts)))
+}
+
+/// The same for a test that insists on no figure.
+fn shared_lab(test: &str, hosts: &[(&str, &str)]) -> Option<(Turn, Lab)> {
+    Lab::possible(test).then(|| (light(), lab_of(hosts)))
+}
+
+fn lab_of(hosts: &[(&str, &str)]) -> Lab {
     let hosts: Vec<_> = [("client", CLIENT)].iter().chain(hosts).copied().collect();
-    Lab::possible(test).then(|| (heavy(), Lab::up(&hosts)))
+    Lab::up(&hosts)
 }

@@ -1,8 +1,8 @@
 //! A relay that records, changes, replays, reorders, swaps, injects or leads astray only makes a path fail.
 
-use crate::lab;
 use crate::scenarios::ticker::Ticker;
 use crate::scenarios::transfers;
+use crate::shared_lab;
 use crate::support::relay::{REGISTERED, Relay};
 use crate::support::rig::Rig;
 use crate::support::serve::{Serve, ServeOptions};
@@ -25,7 +25,7 @@ const FAULTS: [(&str, &[&str]); 2] = [
 
 #[test]
 fn a_malicious_relay_only_makes_a_path_fail() {
-    let Some((_turn, lab)) = lab("a malicious relay", &HOSTS) else {
+    let Some((_turn, lab)) = shared_lab("a malicious relay", &HOSTS) else {
         return;
     };
     let mut relays = [Relay::start(lab.place("r1")), Relay::start(lab.place("r2"))];
@@ -68,7 +68,7 @@ fn comes_back(relay: &mut Relay, servers: usize, fault: &str) {
 
 #[test]
 fn a_relay_that_records_sees_ciphertext_only() {
-    let Some((_turn, lab)) = lab("a relay that records", &HOSTS) else {
+    let Some((_turn, lab)) = shared_lab("a relay that records", &HOSTS) else {
         return;
     };
     let mut relays = [Relay::start(lab.place("r1"))];

@@ -1,7 +1,7 @@
 //! Relays that only DNS knows, by a real name server; and what it said is good for the day on which it is gone.
 
-use crate::lab;
 use crate::scenarios::ticker::Ticker;
+use crate::shared_lab;
 use crate::support::lab::Lab;
 use crate::support::process::Running;
 use crate::support::relay::{REGISTERED, Relay};
@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[test]
 fn relays_named_by_srv_records_serve_also_when_dns_is_gone() {
     let hosts = [("server", "nat"), ("r1", ""), ("r2", ""), ("dns", "")];
-    let Some((_turn, lab)) = lab("relays by SRV records", &hosts) else {
+    let Some((_turn, lab)) = shared_lab("relays by SRV records", &hosts) else {
         return;
     };
     let mut relays = [Relay::start(lab.place("r1")), Relay::start(lab.place("r2"))];

@@ -1,6 +1,5 @@
 //! Networks that only a proxy leaves, and hosts that only somebody else's tunnel reaches.
 
-use crate::lab;
 use crate::scenarios::ticker::Ticker;
 use crate::support::lab::Lab;
 use crate::support::process::{Running, run};
@@ -8,6 +7,7 @@ use crate::support::rig::Rig;
 use crate::support::serve::ServeOptions;
 use crate::support::ssh::INNER;
 use crate::support::{Scratch, measured_time, now, wait_for};
+use crate::{lab, shared_lab};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -59,7 +59,7 @@ fn listening(lab: &Lab, port: u16) {
 
 #[test]
 fn a_session_opens_through_an_http_proxy_that_wants_a_password() {
-    let Some((_turn, lab)) = lab("an HTTP proxy", &HOSTS) else {
+    let Some((_turn, lab)) = shared_lab("an HTTP proxy", &HOSTS) else {
         return;
     };
     let scratch = Scratch::new();
@@ -82,7 +82,7 @@ fn a_session_opens_through_an_http_proxy_that_wants_a_password() {
 
 #[test]
 fn a_session_opens_through_a_socks_proxy_of_the_environment() {
-    let Some((_turn, lab)) = lab("a SOCKS proxy", &HOSTS) else {
+    let Some((_turn, lab)) = shared_lab("a SOCKS proxy", &HOSTS) else {
         return;
     };
     let proxy = lab.place("proxy").address;

@@ -28,7 +28,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// The program under test, as this build made it.
@@ -52,13 +52,28 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// A test's turn on the machine, for as long as it holds this.
+pub enum Turn {
+    Alone(RwLockWriteGuard<'static, ()>),
+    Shared(RwLockReadGuard<'static, ()>),
+}
+
+static TURNS: RwLock<()> = RwLock::new(());
+
 /// Serialises the heavy tests of one crate: two at once on two cores would measure each other.
 ///
 /// # Panics
 /// Never: a test that failed while holding it does not fail the others.
-pub fn heavy() -> MutexGuard<'static, ()> {
-    static HEAVY: Mutex<()> = Mutex::new(());
-    HEAVY.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+pub fn heavy() -> Turn {
+    Turn::Alone(TURNS.write().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// For a test that insists on no figure: beside others of that kind, never beside a heavy one.
+///
+/// # Panics
+/// Never, as [`heavy`].
+pub fn light() -> Turn {
+    Turn::Shared(TURNS.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Prints a figure on standard error, past the capture of the test harness: figures are wanted on success too.
