@@ -43,6 +43,8 @@ fn verdict(checked: &Checked) -> String {
     let meaning = words::meaning(checked.verdict);
     match (&checked.answer, &checked.detail) {
         (Some(answer), _) => format!("{meaning}: {}", answer.banner),
+        // The meaning has said it all.
+        (None, Some(_)) if checked.verdict == Verdict::NobodyListens => meaning.to_owned(),
         (None, Some(detail)) => format!("{meaning} ({detail})"),
         (None, None) => meaning.to_owned(),
     }
