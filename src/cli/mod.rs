@@ -16,6 +16,7 @@ mod relay;
 mod report;
 mod serve;
 mod settings;
+mod signals;
 mod ssh;
 mod sshd;
 mod status;

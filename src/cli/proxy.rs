@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use russh::keys::ssh_key::Fingerprint;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::carrier::quic::MtuCap;
 use crate::carrier::relays::RelayName;
@@ -30,6 +29,7 @@ use super::args::ProxyArgs;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
+use super::signals::Signals;
 use super::values::{Destination, Fallback, PathCommand, Transport};
 pub(super) use detours::Detours;
 
@@ -326,29 +326,4 @@ async fn fall_back(ssh: &SshConfig, limit: Duration, why: &OpenError) -> Result<
     fallback::splice(stream, stdin, stdout)
         .await
         .map_err(|error| Failure::from_error(Exit::Lost, &error))
-}
-
-/// The signals by which ssh and the system end a ProxyCommand.
-struct Signals {
-    hang_up: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals {
-            hang_up: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.hang_up.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

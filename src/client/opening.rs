@@ -96,14 +96,8 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
                     if let Some(refusal) = refused {
                         return Err(OpenError::Refused(refusal));
                     }
-                    if let Some((_, error)) = opening.astray.pop() {
-                        return Err(error);
-                    }
-                    let attempts = opening.failures.of_each(opening.paths.all());
-                    return Err(OpenError::NoPath {
-                        attempts,
-                        within: clock::now() - begun,
-                    });
+                    let attempts = std::mem::take(&mut opening.failures).of_each(opening.paths.all());
+                    return Err(opening.no_path(attempts));
                 }
                 tokio::time::sleep(pause).await;
             }
@@ -128,8 +122,8 @@ struct Opening {
     reap_token: [u8; 32],
     epoch: Epoch,
     deadline: Instant,
-    /// Relayed paths that led to somebody else. A relay may lie about whom it leads to: that is no reason to give up while
-    /// there are others.
+    /// Paths by way of others, relays and programs, that led to somebody else. They may lie about whom they lead to: that is
+    /// no reason to give up while there are other paths.
     astray: Vec<(Path, OpenError)>,
     failures: Failures,
 }
@@ -156,7 +150,7 @@ impl Opening {
         let (dialed, path) = self.race().await?;
         let (mut carrier, proven) = match self.meet(dialed, &path).await {
             Err(Setback::Final(error)) if path.rank() >= Rank::Relayed => {
-                warn!(%path, %error, "this relay leads to somebody else");
+                warn!(%path, %error, "this path leads to somebody else");
                 self.astray.push((path, error));
                 return Err(Setback::Again {
                     failed: Vec::new(),
@@ -201,11 +195,6 @@ impl Opening {
     async fn race(&mut self) -> Result<(Dialed, Path), Setback> {
         let (mut paths, at_once) = self.paths.line_up();
         paths.retain(|path| self.astray.iter().all(|(known, _)| known != path));
-        if paths.is_empty()
-            && let Some((_, error)) = self.astray.pop()
-        {
-            return Err(error.into());
-        }
         let left = self.left();
         // Another open may have been given up over these sockets.
         self.dialer.renew();
@@ -214,18 +203,19 @@ impl Opening {
         match timeout(left, racing).await {
             Ok(Some(won)) => Ok(won),
             // Every path answered that it leads nowhere: waiting would not change it.
-            Ok(None) if failed.iter().all(Failed::is_definite) => {
-                if let Some((_, error)) = self.astray.pop() {
-                    return Err(error.into());
-                }
-                let within = self.config.connect_timeout.saturating_sub(self.left());
-                Err(OpenError::NoPath {
-                    attempts: failed,
-                    within,
-                }
-                .into())
-            }
+            Ok(None) if failed.iter().all(Failed::is_definite) => Err(self.no_path(failed).into()),
             Ok(None) | Err(_) => Err(Setback::Again { failed, pause: RETRY }),
+        }
+    }
+
+    /// Why there is no path: whom the last one led to says more than how the others failed.
+    fn no_path(&mut self, attempts: Vec<Failed>) -> OpenError {
+        match self.astray.pop() {
+            Some((_, error)) => error,
+            None => OpenError::NoPath {
+                attempts,
+                within: self.config.connect_timeout.saturating_sub(self.left()),
+            },
         }
     }
 

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 const HOSTS: [(&str, &str); 4] = [("server", "nat"), ("other", "nat"), ("r1", ""), ("r2", "")];
 const LIMIT: Duration = Duration::from_secs(30);
+const MISLEADS: &str = "relay-misleads=1";
 /// What is asked for, and what it then does. Of 20 pieces a handshake is some ten.
 const FAULTS: [(&str, &[&str]); 2] = [
     (
         "relay-tampers=20",
         &["flips", "replays", "reorders", "swaps", "injects"],
     ),
-    ("relay-misleads=1", &["misleads"]),
+    (MISLEADS, &["misleads"]),
 ];
 
 #[test]
@@ -43,6 +44,10 @@ fn a_malicious_relay_only_makes_a_path_fail() {
         let did = |kind: &&str| relays[0].logged(&format!("malicious: it {kind}"));
         let met = wait_for(LIMIT, || kinds.iter().all(|kind| did(kind) > 0).then_some(()));
         assert!(met.is_some(), "not all of it came by: {}", relays[0].log());
+        if fault == MISLEADS {
+            let alone = rig.ssh.remote("exit 7", LIMIT).expect_code(255);
+            assert!(alone.err().contains("the host key of"), "{}", alone.err());
+        }
         lab.restore("r2");
         transfers::scp_both_ways(&rig, 4 << 20);
         rig.ssh.remote("exit 7", LIMIT).expect_code(7);

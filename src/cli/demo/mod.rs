@@ -24,7 +24,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use russh::keys::ssh_key;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::screen::Screen;
 use self::stage::Stage;
@@ -33,6 +32,7 @@ use self::visitor::Visitor;
 use super::args::DemoArgs;
 use super::logging::LogSettings;
 use super::report::{self, Failure};
+use super::signals::Signals;
 use crate::carrier::quic::QuicConfigError;
 use crate::client::OpenError;
 use crate::identity::statement::StatementError;
@@ -171,10 +171,10 @@ pub(crate) enum DemoError {
 /// Something on this machine does not let it run, or the session did not survive.
 pub(super) async fn run(settings: DemoSettings) -> Result<(), Failure> {
     let screen = Screen::new();
-    let interrupted = interrupted().map_err(|error| report::cannot_start(&error))?;
+    let mut signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
     let played = tokio::select! {
         played = play(&settings, &screen) => played,
-        () = interrupted => Err(DemoError::Interrupted),
+        () = signals.recv() => Err(DemoError::Interrupted),
     };
     screen.clear();
     played.map_err(|error| report::demo_failed(&error))
@@ -190,21 +190,4 @@ async fn play(settings: &DemoSettings, screen: &Screen) -> Result<(), DemoError>
     };
     stage.strike().await;
     played
-}
-
-/// Returns once the user or the system wants the demo to end.
-fn interrupted() -> io::Result<impl Future<Output = ()>> {
-    let mut signals = [
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::hangup())?,
-    ];
-    Ok(async move {
-        let [interrupt, terminate, hang_up] = &mut signals;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hang_up.recv() => {}
-        }
-    })
 }

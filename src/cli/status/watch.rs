@@ -4,13 +4,13 @@ use std::convert::Infallible;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::gather::overview;
 use super::screen::{Screen, Wish};
 use super::{Overview, StatusSettings, table};
 use crate::cli::report::{self, Failure};
+use crate::cli::signals::Signals;
 use crate::clock;
 
 /// Between looks.
@@ -87,29 +87,4 @@ async fn show(settings: &StatusSettings, signals: &mut Signals) -> io::Result<()
 /// Looks do not queue up behind a slow one.
 fn next(due: Instant) -> Instant {
     (due + PAUSE).max(clock::now() + KEYS)
-}
-
-/// By which a terminal that goes away, or somebody else, ends us. Ctrl-C at the terminal is a key.
-struct Signals {
-    hang_up: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            hang_up: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.hang_up.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
