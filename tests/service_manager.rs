@@ -207,6 +207,8 @@ fn as_many_sessions_as_the_packaged_unit_takes_are_kept(kind: Kind) {
     const SESSIONS: usize = 1000;
     /// Started at once.
     const AT_ONCE: usize = 20;
+    /// A thousand handshakes by a thousand processes are seconds of work for all cores, which others may want too.
+    const LIMIT: Duration = Duration::from_secs(120);
     let _turn = heavy();
     raise_descriptor_limit();
     let Some(packaged) = Packaged::before_echo(kind, |_, config| {
@@ -217,7 +219,8 @@ fn as_many_sessions_as_the_packaged_unit_takes_are_kept(kind: Kind) {
     let mut sessions = vec![];
     while sessions.len() < SESSIONS {
         let mut more: Vec<_> = (0..AT_ONCE).map(|_| Echoing::open(&packaged)).collect();
-        more.iter_mut().for_each(|session| session.echoes("before"));
+        more.iter_mut()
+            .for_each(|session| session.echoes_within(LIMIT, "before"));
         sessions.append(&mut more);
     }
     assert_is_refused(&packaged);
@@ -229,7 +232,9 @@ fn as_many_sessions_as_the_packaged_unit_takes_are_kept(kind: Kind) {
             "a restart" => packaged.manager.restart().expect("restarts"),
             _ => packaged.kill_keeper(),
         }
-        sessions.iter_mut().for_each(|session| session.echoes(what));
+        sessions
+            .iter_mut()
+            .for_each(|session| session.echoes_within(LIMIT, what));
         measured_time(
             &format!("until all of {SESSIONS} have answered after {what}"),
             start.elapsed(),
@@ -338,9 +343,14 @@ impl Echoing {
 
     #[track_caller]
     fn echoes(&mut self, word: &str) {
+        self.echoes_within(LIMIT, word);
+    }
+
+    #[track_caller]
+    fn echoes_within(&mut self, limit: Duration, word: &str) {
         let mut back = vec![0; word.len()];
         let written = self.stdin.write_all(word.as_bytes());
-        let answered = written.and_then(|()| read_within(&mut self.stdout, &mut back, LIMIT));
+        let answered = written.and_then(|()| read_within(&mut self.stdout, &mut back, limit));
         assert!(
             answered.is_ok() && back == word.as_bytes(),
             "{word}: {}",

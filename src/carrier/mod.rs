@@ -63,6 +63,17 @@ pub enum CarrierError {
 }
 
 impl CarrierError {
+    /// Whether the peer's host itself said so, and can thus be reached: also when it knows the carrier no more.
+    pub fn is_word_of_peer(&self) -> bool {
+        use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, Reset};
+        match self {
+            CarrierError::Lost(error) => matches!(error, Reset | ApplicationClosed(_) | ConnectionClosed(_)),
+            CarrierError::Closed | CarrierError::Protocol(_) => true,
+            // A reset of TCP may come from anything between the ends.
+            CarrierError::Stream(_) => false,
+        }
+    }
+
     /// Whether the peer closed it because it was done ([`CloseReason::Done`]), with all that it was for.
     pub fn is_peer_done(&self) -> bool {
         match self {

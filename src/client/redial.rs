@@ -72,7 +72,7 @@ impl Redialer {
             };
             let settled = match needed {
                 Some(Need::Nothing) => self.improve(&better, &mut need).await,
-                Some(Need::Carrier { waited_for, signs }) => self.recover(waited_for, signs, &mut need).await,
+                Some(needed) => self.recover(needed, &mut need).await,
                 None => None,
             };
             if settled.is_none() {
@@ -82,10 +82,13 @@ impl Redialer {
     }
 
     /// `None` when the session is gone.
-    async fn recover(&mut self, waited_for: bool, signs: u32, need: &mut watch::Receiver<Need>) -> Option<Settled> {
+    async fn recover(&mut self, needed: Need, need: &mut watch::Receiver<Need>) -> Option<Settled> {
         self.improvement.handle_outage(clock::now());
         let paths = self.paths.clone();
-        let mut outage = Outage::new(self, Course::of_outage(pacer(waited_for), signs));
+        let mut outage = Outage::new(
+            self,
+            Course::of_outage(pacer(needed.is_waited_for()), needed, clock::now()),
+        );
         tokio::select! {
             ended = outage.run(need) => ended,
             // Looking the name up again is a side line; it must not hold up a dial.
@@ -156,7 +159,7 @@ impl<'a> Outage<'a> {
     /// Nothing is wrong, but there are better paths.
     fn none(redialer: &'a mut Redialer, better: &[Path]) -> Outage<'a> {
         let until = clock::now() + IMPROVEMENT_TIMEOUT;
-        let mut outage = Outage::new(redialer, Course::of_improvement(pacer(false), until));
+        let mut outage = Outage::new(redialer, Course::of_improvement(pacer(false), clock::now(), until));
         outage.redialer.dialer.renew();
         better
             .iter()

@@ -34,7 +34,7 @@ pub(super) struct Carriers {
 /// What a carrier brought.
 pub(super) enum News {
     Frame { heard: Heard, from: Source },
-    LeadLost,
+    LeadLost { by_peer: bool },
     OtherLost,
 }
 
@@ -47,7 +47,10 @@ pub(super) enum Source {
 
 #[derive(PartialEq, Eq)]
 pub(super) enum Flushed {
-    LeadLost,
+    /// `by_peer`: the peer's host itself said so.
+    LeadLost {
+        by_peer: bool,
+    },
     Otherwise,
 }
 
@@ -171,8 +174,8 @@ impl Carriers {
             let Some(attached) = self.at(source) else { continue };
             if let Poll::Ready(Err(error)) = attached.carrier.poll_flush(cx) {
                 debug!(%error, "carrier lost");
-                if matches!(self.remove(source, &error), News::LeadLost) {
-                    flushed = Flushed::LeadLost;
+                if let News::LeadLost { by_peer } = self.remove(source, &error) {
+                    flushed = Flushed::LeadLost { by_peer };
                 }
             }
         }
@@ -336,7 +339,12 @@ impl Carriers {
         self.is_roster_new = true;
         let (lost, news) = match source {
             // Whether an older carrier may lead again is for the driver to say.
-            Source::Lead => (self.lead.take(), News::LeadLost),
+            Source::Lead => (
+                self.lead.take(),
+                News::LeadLost {
+                    by_peer: error.is_word_of_peer(),
+                },
+            ),
             Source::Other(place) => (Some(self.others.remove(place)), News::OtherLost),
         };
         if let Some(mut lost) = lost {

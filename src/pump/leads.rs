@@ -133,7 +133,7 @@ impl<R, W> Pump<R, W> {
         Ok(true)
     }
 
-    pub(super) fn handle_lead_lost(&mut self, now: Instant) -> Result<(), Outcome> {
+    pub(super) fn handle_lead_lost(&mut self, by_peer: bool, now: Instant) -> Result<(), Outcome> {
         self.session.detach();
         if self.fall_back(now)? || (self.vigil.is_some() && self.promote(now)?) {
             return Ok(());
@@ -141,7 +141,7 @@ impl<R, W> Pump<R, W> {
         self.facts.handle_detached(now);
         self.alone_since = now;
         if let Some(vigil) = &mut self.vigil {
-            vigil.handle_lost(now, self.session.is_outstanding());
+            vigil.handle_lost(by_peer, now, self.session.is_outstanding());
         }
         Ok(())
     }

@@ -258,7 +258,7 @@ where
         for _ in 0..FRAMES {
             match self.carriers.poll_frame(cx, now) {
                 Poll::Pending => break,
-                Poll::Ready(carriers::News::LeadLost) => self.handle_lead_lost(now)?,
+                Poll::Ready(carriers::News::LeadLost { by_peer }) => self.handle_lead_lost(by_peer, now)?,
                 Poll::Ready(carriers::News::OtherLost) => {}
                 Poll::Ready(carriers::News::Frame { heard, from }) => self.handle_heard(heard, from, now)?,
             }
@@ -282,8 +282,8 @@ where
         if filled {
             self.copies.handle_sent(&self.session, &mut self.carriers, now);
         }
-        if self.carriers.poll_flush(cx) == carriers::Flushed::LeadLost {
-            self.handle_lead_lost(now)?;
+        if let carriers::Flushed::LeadLost { by_peer } = self.carriers.poll_flush(cx) {
+            self.handle_lead_lost(by_peer, now)?;
             return Ok(true);
         }
         // An outbox that has just run empty may be filled again; nothing else would wake us for that.

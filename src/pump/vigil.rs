@@ -19,11 +19,26 @@ pub enum Need {
     Nothing,
     /// A fresh carrier.
     Carrier {
+        /// Whether the peer's host itself ended the lead: it can be reached, and is busy at worst.
+        by_peer: bool,
         /// Whether somebody waits for output or has pressed a key.
         waited_for: bool,
         /// Counts signs of impatience; a new one starts the redial cadence over.
         signs: u32,
     },
+}
+
+impl Need {
+    pub(crate) fn is_waited_for(&self) -> bool {
+        matches!(self, Need::Carrier { waited_for: true, .. })
+    }
+
+    pub(crate) fn signs(&self) -> u32 {
+        match self {
+            Need::Carrier { signs, .. } => *signs,
+            Need::Nothing => 0,
+        }
+    }
 }
 
 /// What the pump should do about the lead.
@@ -83,9 +98,9 @@ impl Vigil {
         self.liveness.handle_false_alarm(now);
     }
 
-    pub(super) fn handle_lost(&mut self, now: Instant, outstanding: bool) {
+    pub(super) fn handle_lost(&mut self, by_peer: bool, now: Instant, outstanding: bool) {
         self.lost = true;
-        self.want_carrier(now, outstanding);
+        self.want_carrier(by_peer, now, outstanding);
     }
 
     pub(super) fn handle_frame(&mut self, frame: &Frame, now: Instant) {
@@ -95,7 +110,7 @@ impl Vigil {
             Frame::Ack { .. } | Frame::Ping { .. } | Frame::Resume { .. } => self.liveness.handle_heard(now),
             Frame::Drain => {
                 self.drained = true;
-                self.want_carrier(now, false);
+                self.want_carrier(true, now, false);
             }
         }
         self.call_off();
@@ -111,7 +126,7 @@ impl Vigil {
     /// Bytes wait for the peer. While there is no lead to trust, more of them are a key pressed: somebody is impatient.
     pub(super) fn handle_waiting_input(&mut self, waiting: usize, now: Instant) {
         if (self.lost || self.liveness.is_suspect()) && waiting > self.waiting_input {
-            self.want_carrier(now, true);
+            self.want_carrier(false, now, true);
         }
         self.waiting_input = waiting;
     }
@@ -168,7 +183,7 @@ impl Vigil {
                     rtt_ms = rtt.as_millis(),
                     "no sign of life: racing a fresh carrier"
                 );
-                self.want_carrier(now, outstanding);
+                self.want_carrier(false, now, outstanding);
             }
         }
         Advice::Keep
@@ -184,14 +199,19 @@ impl Vigil {
         self.liveness.is_suspect().then(|| self.liveness.heard())
     }
 
-    fn want_carrier(&mut self, now: Instant, outstanding: bool) {
+    fn want_carrier(&mut self, by_peer: bool, now: Instant, outstanding: bool) {
         let flowed = now.saturating_duration_since(self.liveness.active()) < FLOWING;
         self.need.send_modify(|need| {
-            let (before, signs) = match *need {
-                Need::Carrier { waited_for, signs } => (waited_for, signs),
-                Need::Nothing => (false, 0),
+            let (spoke, before, signs) = match *need {
+                Need::Carrier {
+                    by_peer,
+                    waited_for,
+                    signs,
+                } => (by_peer, waited_for, signs),
+                Need::Nothing => (false, false, 0),
             };
             *need = Need::Carrier {
+                by_peer: spoke || by_peer,
                 waited_for: before || outstanding || flowed,
                 signs: signs.wrapping_add(1),
             };
@@ -208,7 +228,13 @@ impl Vigil {
 
     fn repeat_need(&mut self) {
         self.need.send_if_modified(|need| match need {
-            Need::Carrier { waited_for, signs } => {
+            Need::Carrier {
+                by_peer,
+                waited_for,
+                signs,
+            } => {
+                // Of another path nothing is known.
+                *by_peer = false;
                 *waited_for = true;
                 *signs = signs.wrapping_add(1);
                 true

@@ -241,6 +241,8 @@ impl Server {
         match how() {
             Leaving::Ended => end(&half, &listeners).await,
             Leaving::HandedOver => {
+                // A client dials again as soon as it has heard of it: the next worker is to find that.
+                listeners.iter().for_each(|listener| listener.end_hearing());
                 half.registry.shutdown(Leaving::HandedOver, HAND_OVER_GRACE).await;
                 info!(event = "stopped", "sessions are left to the next worker");
             }

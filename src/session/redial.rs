@@ -12,6 +12,12 @@ const WAITED_FOR: [(Duration, Duration); 2] = [
 ];
 const QUIET: [(Duration, Duration); 1] = [(QUIET_INTERVAL, Duration::from_secs(300))];
 const QUIET_INTERVAL: Duration = Duration::from_secs(1);
+/// While the peer is known to be there and busy: each interval is twice the one before, up to the last.
+const BUSY: (Duration, Duration) = (Duration::from_millis(150), Duration::from_secs(2));
+/// How long it is believed to be.
+const BUSY_FOR: Duration = Duration::from_secs(10);
+/// An attempt that comes late by this part of the interval was one too many for this machine.
+const LATENESS: u32 = 4;
 const RARE: Duration = Duration::from_secs(15);
 
 /// Share of an interval by which attempts are spread, so that a thousand clients do not return in step.
@@ -23,7 +29,14 @@ pub struct RedialPacer {
     waited_for: bool,
     last: Option<Instant>,
     next: Instant,
+    busy: Option<Busy>,
     random: u64,
+}
+
+/// A peer whose host was heard, but that has not answered yet.
+struct Busy {
+    until: Instant,
+    interval: Duration,
 }
 
 impl RedialPacer {
@@ -36,6 +49,7 @@ impl RedialPacer {
             waited_for,
             last: None,
             next: now,
+            busy: None,
             random: seed | 1,
         };
         if !waited_for {
@@ -50,8 +64,19 @@ impl RedialPacer {
         self.since = now;
         self.waited_for = true;
         // Each key of a fast typist is a sign; the shortest interval holds for them too.
-        let soonest = self.last.map_or(now, |last| now.max(last + WAITED_FOR[0].0));
+        let least = self.busy_interval(now).unwrap_or(WAITED_FOR[0].0);
+        let soonest = self.last.map_or(now, |last| now.max(last + least));
         self.next = self.next.min(soonest);
+    }
+
+    /// The peer's host was heard at that moment, and ended the carrier: its server half is being replaced, or has just
+    /// come back. It answers an attempt as soon as it can. More of them, by all of its clients, would only make that later.
+    /// `None`: that is no longer known.
+    pub fn set_peer_heard(&mut self, at: Option<Instant>) {
+        self.busy = at.map(|at| Busy {
+            until: at + BUSY_FOR,
+            interval: BUSY.0,
+        });
     }
 
     /// When the next attempt is due.
@@ -64,9 +89,20 @@ impl RedialPacer {
         if now < self.next {
             return false;
         }
+        let late = now.saturating_duration_since(self.next);
+        let least = (late * LATENESS).min(QUIET_INTERVAL);
         self.last = Some(now);
-        self.next = now + self.jittered(self.interval(now));
+        let interval = self.busy_interval(now).unwrap_or_else(|| self.interval(now));
+        self.next = now + self.jittered(interval.max(least));
+        if let Some(busy) = &mut self.busy {
+            busy.interval = (busy.interval * 2).min(BUSY.1);
+        }
         true
+    }
+
+    fn busy_interval(&self, now: Instant) -> Option<Duration> {
+        let busy = self.busy.as_ref()?;
+        (now < busy.until).then_some(busy.interval)
     }
 
     fn interval(&self, now: Instant) -> Duration {
@@ -138,6 +174,40 @@ mod tests {
         let mut pacer = RedialPacer::new(start, false, 7);
         pacer.handle_sign(start);
         assert!(pacer.poll_attempt(start), "a key is not made to wait");
+    }
+
+    #[test]
+    fn a_peer_that_is_busy_is_not_pressed() {
+        let start = clock::now();
+        let mut pacer = RedialPacer::new(start, true, 7);
+        pacer.set_peer_heard(Some(start));
+        assert!(pacer.poll_attempt(start), "at once all the same");
+        assert!(pacer.poll_attempt(pacer.poll_timeout()));
+        let soon = start + Duration::from_millis(100);
+        pacer.handle_sign(soon);
+        assert!(
+            pacer.poll_timeout() >= start + Duration::from_millis(250),
+            "a key changes nothing"
+        );
+        let busy = attempts(&mut pacer, start, start + BUSY_FOR);
+        assert!((5..=8).contains(&busy), "{busy}");
+        let later = start + BUSY_FOR + BUSY.1;
+        attempts(&mut pacer, start + BUSY_FOR, later);
+        let after = attempts(&mut pacer, later, later + Duration::from_secs(10));
+        assert!((58..=75).contains(&after), "as usual when it does not answer: {after}");
+    }
+
+    #[test]
+    fn a_machine_that_cannot_keep_up_makes_fewer_attempts() {
+        let start = clock::now();
+        let mut pacer = RedialPacer::new(start, true, 7);
+        assert!(pacer.poll_attempt(start + Duration::from_millis(100)));
+        let next = pacer.poll_timeout() - start - Duration::from_millis(100);
+        assert!(next >= Duration::from_millis(360), "{next:?}");
+        let woken = start + Duration::from_secs(100);
+        assert!(pacer.poll_attempt(woken));
+        let next = pacer.poll_timeout() - woken;
+        assert!(next <= Duration::from_millis(1100), "a sleep is no work: {next:?}");
     }
 
     #[test]

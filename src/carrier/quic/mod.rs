@@ -5,6 +5,7 @@
 
 pub(super) mod config;
 mod congestion;
+mod hearing;
 pub(super) mod socket;
 
 pub use config::{EndpointSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};
@@ -16,6 +17,8 @@ use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
 use bytes::Bytes;
+use hearing::Hearing;
+use quinn::Runtime;
 use rustls::pki_types::CertificateDer;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -62,6 +65,7 @@ impl QuicDialer {
 /// The server half's end of a UDP socket.
 pub struct QuicListener {
     endpoint: quinn::Endpoint,
+    hearing: Arc<Hearing>,
 }
 
 impl QuicListener {
@@ -78,8 +82,11 @@ impl QuicListener {
         socket.set_nonblocking(true)?;
         let server = config::server(key, secrets, limits)?;
         let endpoint = config::server_endpoint(secrets);
-        let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
-        Ok(QuicListener { endpoint })
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let hearing = Hearing::new(runtime.wrap_udp_socket(socket)?);
+        let socket = Arc::clone(&hearing) as Arc<dyn quinn::AsyncUdpSocket>;
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(server), socket, runtime)?;
+        Ok(QuicListener { endpoint, hearing })
     }
 
     /// The address that it listens on.
@@ -93,6 +100,11 @@ impl QuicListener {
     /// The next attempt at a connection; `None` once the listener was closed.
     pub async fn accept(&self) -> Option<quinn::Incoming> {
         self.endpoint.accept().await
+    }
+
+    /// Leaves what arrives from now on to whoever else has the socket. What is sent still goes out.
+    pub fn end_hearing(&self) {
+        self.hearing.end();
     }
 
     /// Tells all peers that this half goes away, and takes no more.
@@ -188,6 +200,31 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     const APART: Duration = Duration::from_millis(100);
+
+    #[tokio::test]
+    async fn what_arrives_after_the_end_of_hearing_is_for_who_else_has_the_socket() {
+        let (key, client) = (TlsKey::generate(), TlsKey::generate());
+        let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let secrets = EndpointSecrets::new([1; 32]);
+        let listen = |socket| QuicListener::new(socket, &key, &secrets, &QuicLimits::default()).unwrap();
+        let leaving = listen(socket.try_clone().unwrap());
+        leaving.end_hearing();
+        let address = leaving.local_addr().unwrap();
+        let dialer = QuicDialer::new(address, MtuCap::default()).unwrap();
+        let mut dialing = Box::pin(dialer.dial(address, &client, ServerKey::Exactly(key.spki().to_vec())));
+        let unheard = timeout(APART, async { tokio::join!(&mut dialing, leaving.accept()) });
+        assert!(unheard.await.is_err());
+        let next = listen(socket);
+        let answer = async {
+            let incoming = next.accept().await.expect("it was left in the buffer");
+            shake_hands(incoming, Bytes::new()).await
+        };
+        // Nothing is sent again within this time (RFC 9002 section 6.2.2).
+        let (dialed, greeted) = timeout(Duration::from_millis(900), async { tokio::join!(dialing, answer) })
+            .await
+            .expect("answered from what had been left");
+        assert!(dialed.is_ok() && greeted.is_ok());
+    }
 
     #[tokio::test]
     async fn the_host_message_comes_although_the_first_flight_arrives_in_pieces() {

@@ -12,6 +12,8 @@ const RESUME_ALLOWANCE: Duration = Duration::from_millis(400);
 pub(super) struct Course {
     pacer: RedialPacer,
     signs: u32,
+    /// The peer's host itself ended the lead.
+    heard_from_peer: bool,
     claims: Claims,
     /// Nothing is needed any more, or was.
     called_off: bool,
@@ -31,23 +33,25 @@ pub(super) struct AtHand {
 
 impl Course {
     /// For one outage, or one suspicion: goes on until nothing is needed any more.
-    pub(super) fn of_outage(pacer: RedialPacer, signs: u32) -> Course {
-        Course {
+    pub(super) fn of_outage(pacer: RedialPacer, need: Need, now: Instant) -> Course {
+        let mut course = Course {
             pacer,
-            signs,
+            signs: need.signs(),
+            heard_from_peer: false,
             claims: Claims::default(),
             called_off: false,
             improving_until: None,
             resuming_until: None,
-        }
+        };
+        course.handle_need(need, now);
+        course
     }
 
     /// For a better path, while nothing is wrong: goes on for as long as dials run, and until then at most.
-    pub(super) fn of_improvement(pacer: RedialPacer, until: Instant) -> Course {
+    pub(super) fn of_improvement(pacer: RedialPacer, now: Instant, until: Instant) -> Course {
         Course {
-            called_off: true,
             improving_until: Some(until),
-            ..Course::of_outage(pacer, 0)
+            ..Course::of_outage(pacer, Need::Nothing, now)
         }
     }
 
@@ -81,9 +85,14 @@ impl Course {
         if !self.called_off {
             self.improving_until = None;
         }
-        if let Need::Carrier { signs, .. } = need
-            && signs != self.signs
-        {
+        let Need::Carrier { by_peer, signs, .. } = need else {
+            return;
+        };
+        if by_peer != self.heard_from_peer {
+            self.heard_from_peer = by_peer;
+            self.pacer.set_peer_heard(by_peer.then_some(now));
+        }
+        if signs != self.signs {
             self.signs = signs;
             self.pacer.handle_sign(now);
         }
@@ -193,6 +202,12 @@ mod tests {
         running: true,
     };
 
+    const NEED: Need = Need::Carrier {
+        by_peer: false,
+        waited_for: true,
+        signs: 0,
+    };
+
     fn pacer(now: Instant) -> RedialPacer {
         RedialPacer::new(now, true, 1)
     }
@@ -217,7 +232,7 @@ mod tests {
     fn a_race_called_off_over_an_open_resume_dials_on_until_a_later_one_is_accepted() {
         let start = clock::now();
         for at_hand in [BUSY, IDLE] {
-            let mut course = Course::of_outage(pacer(start), 0);
+            let mut course = Course::of_outage(pacer(start), NEED, start);
             course.handle_resume_sent(Epoch::new(2), Duration::ZERO, start);
             course.handle_need(Need::Nothing, start);
             assert!(!course.is_over(start, at_hand));
@@ -232,10 +247,27 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_was_heard_is_not_pressed_until_the_network_changes() {
+        let start = clock::now();
+        let heard = Need::Carrier {
+            by_peer: true,
+            waited_for: true,
+            signs: 0,
+        };
+        let mut course = Course::of_outage(pacer(start), heard, start);
+        let busy = dials(&mut course, start, BUSY).len();
+        assert!(busy < 10, "{busy}");
+        let later = start + Duration::from_secs(10);
+        let mut course = Course::of_outage(pacer(later), heard, later);
+        course.handle_need(NEED, later);
+        assert!(dials(&mut course, later, BUSY).len() > 50);
+    }
+
+    #[test]
     fn a_better_path_is_waited_for_and_not_dialled_again() {
         let start = clock::now();
         let until = start + Duration::from_secs(5);
-        let mut course = Course::of_improvement(pacer(start), until);
+        let mut course = Course::of_improvement(pacer(start), start, until);
         assert_eq!(course.poll_timeout(start, BUSY), until);
         assert!(dials(&mut course, start, BUSY).is_empty());
         assert!(course.is_over(until, BUSY) && !course.is_over(start, BUSY) && course.is_over(start, IDLE));
@@ -244,7 +276,7 @@ mod tests {
     #[test]
     fn a_resume_to_a_better_path_that_stays_open_is_followed_by_another() {
         let start = clock::now();
-        let mut course = Course::of_improvement(pacer(start), start + Duration::from_secs(5));
+        let mut course = Course::of_improvement(pacer(start), start, start + Duration::from_secs(5));
         course.handle_resume_sent(Epoch::new(2), Duration::ZERO, start);
         assert!(!dials(&mut course, start, BUSY).is_empty());
         course.handle_answered(Epoch::new(2), None, start);
