@@ -227,6 +227,18 @@ impl Carrier {
         self.link.heard()
     }
 
+    /// A number that changes when the peer's transport acknowledges something new: what is sent arrives. `None` where
+    /// the kind cannot tell.
+    pub fn ack_mark(&self) -> Option<u64> {
+        self.link.ack_mark()
+    }
+
+    /// A number that changes when the peer shows that it hears us, as far as the kind can tell: [`Carrier::ack_mark`],
+    /// or else [`Carrier::heard`].
+    pub fn answer_mark(&self) -> u64 {
+        self.ack_mark().unwrap_or_else(|| self.heard())
+    }
+
     /// Counts of packets sent, and of those among them that were lost; `None` where the kind cannot tell.
     pub fn losses(&self) -> Option<(u64, u64)> {
         self.link.losses()

@@ -20,9 +20,9 @@ pub(super) struct Attached {
     /// It is kept beside another lead.
     pub(super) stands: bool,
     pub(super) watch: StandingWatch,
-    /// Packets that had arrived on it when that was looked at last.
-    pub(super) heard: u64,
-    /// It lost the lead to suspicion then, and was not heard since.
+    /// [`Carrier::answer_mark`] when that was looked at last.
+    pub(super) answer_mark: u64,
+    /// It lost the lead to suspicion then, and has not answered since.
     pub(super) doubted: Option<Instant>,
     #[cfg(debug_assertions)]
     pub(super) cut_at: Option<Instant>,
@@ -31,7 +31,7 @@ pub(super) struct Attached {
 impl Attached {
     pub(super) fn new(carrier: Carrier, now: Instant) -> Attached {
         Attached {
-            heard: carrier.heard(),
+            answer_mark: carrier.answer_mark(),
             carrier,
             epoch: None,
             delivered: false,
@@ -49,13 +49,13 @@ impl Attached {
         self.carrier.rtt().unwrap_or(UNKNOWN_RTT)
     }
 
-    /// Looks whether anything arrived. Gives when it lost the lead to a suspicion that this refutes.
+    /// Looks whether the peer has answered. Gives when it lost the lead to a suspicion that this refutes.
     pub(super) fn listen(&mut self, now: Instant) -> Option<Instant> {
-        let heard = self.carrier.heard();
-        if heard == self.heard {
+        let mark = self.carrier.answer_mark();
+        if mark == self.answer_mark {
             return None;
         }
-        self.heard = heard;
+        self.answer_mark = mark;
         self.watch.handle_heard(now);
         self.doubted.take()
     }

@@ -88,7 +88,7 @@ impl Carriers {
         promoted.doubted = None;
         if let Some(lead) = &mut self.lead {
             lead.stands = true;
-            lead.heard = lead.carrier.heard();
+            lead.answer_mark = lead.carrier.answer_mark();
             lead.doubted = doubted.then_some(now);
             lead.watch = StandingWatch::new(now);
             lead.watch.handle_doubt(now);

@@ -56,6 +56,8 @@ pub struct Vigil {
     need: watch::Sender<Need>,
     hints: mpsc::Receiver<()>,
     heard: u64,
+    /// [`Carrier::ack_mark`] when an acknowledgement began to be due.
+    ack_mark: Option<u64>,
     pings: u64,
     lost: bool,
     drained: bool,
@@ -70,6 +72,7 @@ impl Vigil {
             need,
             hints,
             heard: 0,
+            ack_mark: None,
             pings: 0,
             lost: false,
             drained: false,
@@ -80,6 +83,7 @@ impl Vigil {
     pub(super) fn handle_attached(&mut self, now: Instant) {
         self.liveness.handle_attached(now);
         self.heard = 0;
+        self.ack_mark = None;
         self.lost = false;
         self.drained = false;
         self.need.send_replace(Need::Nothing);
@@ -89,6 +93,7 @@ impl Vigil {
     pub(super) fn handle_promoted(&mut self, lead: &Carrier, now: Instant) {
         self.liveness.handle_promoted(now);
         self.heard = lead.heard();
+        self.ack_mark = None;
         self.lost = false;
     }
 
@@ -120,6 +125,9 @@ impl Vigil {
         // What arrived before is no answer.
         if self.liveness.handle_input(now) {
             self.heard = lead.heard();
+        }
+        if let Some(mark) = lead.ack_mark().filter(|_| self.liveness.handle_owed(now)) {
+            self.ack_mark = Some(mark);
         }
     }
 
@@ -160,6 +168,11 @@ impl Vigil {
         if heard != self.heard {
             self.heard = heard;
             self.liveness.handle_heard(now);
+            self.call_off();
+        }
+        if self.ack_mark.is_some() && lead.ack_mark() != self.ack_mark {
+            self.liveness.handle_ack(now, outstanding);
+            self.ack_mark = lead.ack_mark().filter(|_| outstanding);
             self.call_off();
         }
         match self.liveness.poll(now, rtt) {

@@ -17,6 +17,12 @@ const CAUTION_FORGOTTEN: Duration = Duration::from_secs(300);
 /// A lead that stood by before is not suspected as quickly as that, so that two doubtful ones do not take turns.
 const CALM: Duration = Duration::from_secs(3);
 
+/// Time for the peer's transport to acknowledge what was sent, and the same again for a probe, while other things are
+/// heard: three round trips, but no less than this. It may well be that we hear the peer and it does not hear us.
+const LEAST_ACK_ALLOWANCE: Duration = Duration::from_millis(500);
+/// Asked again of what the session has not got acknowledged, ever more rarely up to this: its peer's pipe may be full.
+const MOST_ACK_PATIENCE: Duration = Duration::from_secs(8);
+
 /// First probe of a silence that follows activity: no sooner than this, and than twice the usual gap.
 const FIRST_PROBE: Duration = Duration::from_millis(100);
 /// What is still taken for a gap in one flow of output rather than a pause between two.
@@ -58,6 +64,8 @@ pub struct Liveness {
     next_probe: Instant,
     probes: usize,
     suspect: bool,
+    /// What was sent has not been acknowledged by the peer's transport.
+    owed: Option<Owed>,
     /// A fresh lead may not be suspected before it delivered, or had the most time that any answer gets.
     proving_until: Option<Instant>,
     mapping_was_forgotten: bool,
@@ -67,6 +75,37 @@ pub struct Liveness {
     promoted: Option<Instant>,
     caution: u32,
     alarmed: Instant,
+}
+
+/// An acknowledgement that is due.
+#[derive(Clone, Copy)]
+struct Owed {
+    since: Instant,
+    patience: Duration,
+    /// Whether it is that of a probe, which no full window can hold back.
+    probed: bool,
+    /// Whether it did not come in time.
+    missed: bool,
+}
+
+impl Owed {
+    fn new(now: Instant, patience: Duration) -> Owed {
+        Owed {
+            since: now,
+            patience,
+            probed: false,
+            missed: false,
+        }
+    }
+
+    fn due(&self, rtt: Duration) -> Instant {
+        let patience = if self.probed {
+            LEAST_ACK_ALLOWANCE
+        } else {
+            self.patience
+        };
+        self.since + (rtt * 3).min(MOST_ALLOWANCE).max(patience)
+    }
 }
 
 impl Liveness {
@@ -81,6 +120,7 @@ impl Liveness {
             next_probe: now + FIRST_PROBE,
             probes: 0,
             suspect: false,
+            owed: None,
             proving_until: None,
             mapping_was_forgotten: false,
             has_standby: false,
@@ -116,6 +156,7 @@ impl Liveness {
         self.asked = None;
         self.probed = false;
         self.suspect = false;
+        self.owed = None;
         self.proving_until = Some(now + MOST_ALLOWANCE);
         self.probes = 0;
         self.next_probe = now + self.first_probe();
@@ -137,7 +178,7 @@ impl Liveness {
 
     /// Any packet arrived on the lead.
     pub fn handle_heard(&mut self, now: Instant) {
-        self.suspect = false;
+        self.suspect = self.owed.is_some_and(|owed| owed.missed);
         self.heard = now;
         // A probe that is still unanswered stays so, but the path moves: its allowance starts anew.
         self.asked = self.probed.then_some(now);
@@ -171,6 +212,29 @@ impl Liveness {
         is_first
     }
 
+    /// Something was sent that the peer's transport acknowledges at once, whatever becomes of it there.
+    ///
+    /// Whether an acknowledgement is due from now on, which it was not before, or not as soon.
+    pub fn handle_owed(&mut self, now: Instant) -> bool {
+        let later = |owed: Owed| !owed.probed && owed.since + owed.patience > now + LEAST_ACK_ALLOWANCE;
+        let is_new = self.owed.is_none_or(later);
+        if is_new {
+            self.owed = Some(Owed::new(now, LEAST_ACK_ALLOWANCE));
+        }
+        is_new
+    }
+
+    /// The peer's transport has acknowledged something. `outstanding`: the session has more that the peer must
+    /// acknowledge, so that another is due.
+    pub fn handle_ack(&mut self, now: Instant, outstanding: bool) {
+        let Some(owed) = self.owed.take() else { return };
+        if owed.missed {
+            self.suspect = false;
+        }
+        let patience = (owed.patience * 2).min(MOST_ACK_PATIENCE);
+        self.owed = outstanding.then(|| Owed::new(now, patience));
+    }
+
     /// The network changed or the machine woke: whatever was known of the path is old. Probe at once.
     pub fn handle_sign(&mut self, now: Instant) {
         self.probes = 0;
@@ -184,6 +248,18 @@ impl Liveness {
             self.mapping_was_forgotten |= self.is_quiet(now);
             return Verdict::Suspect;
         }
+        if let Some(owed) = self.owed.as_mut().filter(|owed| !owed.missed && owed.due(rtt) <= now) {
+            if owed.probed {
+                owed.missed = true;
+                // A race for want of a sign of life may be on already.
+                return match std::mem::replace(&mut self.suspect, true) {
+                    true => Verdict::Wait,
+                    false => Verdict::Suspect,
+                };
+            }
+            (owed.since, owed.probed) = (now, true);
+            self.next_probe = now;
+        }
         if self.next_probe <= now {
             self.next_probe = now + self.next_interval(now);
             self.probes += 1;
@@ -196,10 +272,12 @@ impl Liveness {
 
     /// When [`Liveness::poll`] will have something to say, if nothing is heard before.
     pub fn poll_timeout(&self, now: Instant, rtt: Duration) -> Instant {
-        match self.suspicion(now, rtt).filter(|_| !self.suspect) {
-            Some(due) => due.min(self.next_probe),
-            None => self.next_probe,
-        }
+        let suspicion = self.suspicion(now, rtt).filter(|_| !self.suspect);
+        let owed = self.owed.filter(|owed| !owed.missed).map(|owed| owed.due(rtt));
+        [suspicion, owed]
+            .into_iter()
+            .flatten()
+            .fold(self.next_probe, Instant::min)
     }
 
     fn suspicion(&self, now: Instant, rtt: Duration) -> Option<Instant> {
@@ -246,120 +324,4 @@ impl Liveness {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock;
-
-    const RTT: Duration = Duration::from_millis(50);
-
-    fn ms(millis: u64) -> Duration {
-        Duration::from_millis(millis)
-    }
-
-    /// Polls at each timeout until `until`, answering probes if `alive`; gives what was said, and when.
-    fn watch(liveness: &mut Liveness, start: Instant, until: Duration, alive: bool) -> Vec<(u128, Verdict)> {
-        let mut said = Vec::new();
-        loop {
-            let now = liveness.poll_timeout(start, RTT);
-            if now > start + until {
-                return said;
-            }
-            let verdict = liveness.poll(now, RTT);
-            said.push(((now - start).as_millis(), verdict));
-            if verdict == Verdict::Probe && alive {
-                liveness.handle_answer(now + RTT);
-            }
-        }
-    }
-
-    #[test]
-    fn silence_after_flowing_output_is_probed_within_100_ms_and_suspected_300_ms_later() {
-        let start = clock::now();
-        let mut liveness = Liveness::new(start);
-        let mut now = start;
-        for _ in 0..200 {
-            now += ms(20);
-            liveness.handle_output(now);
-        }
-        let said = watch(&mut liveness, now, ms(1000), false);
-        assert_eq!(
-            said[..3],
-            [(100, Verdict::Probe), (350, Verdict::Probe), (400, Verdict::Suspect)]
-        );
-        assert!(
-            said[3..].iter().all(|(_, verdict)| *verdict == Verdict::Probe),
-            "suspicion is said once: {said:?}"
-        );
-    }
-
-    #[test]
-    fn an_answered_silence_is_probed_ever_more_rarely() {
-        let start = clock::now();
-        let mut liveness = Liveness::new(start);
-        liveness.handle_output(start);
-        let said = watch(&mut liveness, start, Duration::from_secs(3600), true);
-        let times: Vec<u128> = said.iter().map(|(at, _)| *at).collect();
-        assert!(said.iter().all(|(_, verdict)| *verdict == Verdict::Probe));
-        assert_eq!(times[..8], [100, 350, 850, 1850, 3850, 7850, 15_850, 30_850]);
-        let last = times[times.len() - 2..].iter().copied().reduce(|a, b| b - a);
-        assert_eq!(last, Some(30_000));
-    }
-
-    #[test]
-    fn a_keystroke_into_a_dead_link_is_suspected_after_the_allowance() {
-        let start = clock::now();
-        let mut liveness = Liveness::new(start);
-        watch(&mut liveness, start, Duration::from_secs(40), true);
-        let pressed = start + Duration::from_secs(41);
-        liveness.handle_input(pressed);
-        let suspected = watch(&mut liveness, pressed, ms(2000), false);
-        assert!(suspected.contains(&(300, Verdict::Suspect)), "{suspected:?}");
-    }
-
-    #[test]
-    fn a_slow_path_that_moves_is_not_suspected() {
-        let start = clock::now();
-        let mut liveness = Liveness::new(start);
-        liveness.handle_input(start);
-        for beat in 1..100 {
-            let now = start + ms(250 * beat);
-            assert_ne!(liveness.poll(now, RTT), Verdict::Suspect);
-            liveness.handle_heard(now);
-        }
-    }
-
-    #[test]
-    fn a_full_window_is_not_taken_for_a_dead_peer() {
-        let start = clock::now();
-        let mut liveness = Liveness::new(start);
-        liveness.handle_input(start);
-        liveness.handle_heard(start + RTT);
-        // The peer's pipe is stuck: no acknowledgement of the session comes, but probes are answered.
-        let said = watch(&mut liveness, start, Duration::from_secs(3600), true);
-        assert!(said.iter().all(|(_, verdict)| *verdict == Verdict::Probe));
-    }
-
-    #[test]
-    fn a_fresh_lead_is_given_time_to_deliver() {
-        let start = clock::now();
-        let mut liveness = Liveness::new(start);
-        liveness.handle_attached(start);
-        liveness.handle_input(start);
-        let said = watch(&mut liveness, start, ms(3100), false);
-        let suspected = said.iter().find(|(_, verdict)| *verdict == Verdict::Suspect);
-        assert_eq!(suspected, Some(&(3000, Verdict::Suspect)));
-    }
-
-    #[test]
-    fn suspicion_is_called_off_when_the_path_moves_and_may_come_back() {
-        let start = clock::now();
-        let mut liveness = Liveness::new(start);
-        liveness.handle_input(start);
-        watch(&mut liveness, start, ms(400), false);
-        assert!(liveness.is_suspect());
-        liveness.handle_heard(start + ms(410));
-        assert!(!liveness.is_suspect());
-        let again = watch(&mut liveness, start, ms(2000), false);
-        assert!(again.iter().any(|(_, verdict)| *verdict == Verdict::Suspect));
-    }
-}
+mod tests;

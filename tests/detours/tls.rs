@@ -2,12 +2,18 @@
 
 use crate::scenarios::ticker::Ticker;
 use crate::scenarios::transfers;
+use crate::support::data;
 use crate::support::lab::Lab;
+use crate::support::process::{Running, read_within};
 use crate::support::rig::Rig;
+use crate::support::ssh::HOST;
 use crate::support::{measured, measured_time, now, wait_for};
 use crate::{UNNOTICED, lab};
-use std::thread::{scope, sleep};
+use std::io::{Read, Write};
+use std::thread::{scope, sleep, spawn};
 use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(40);
 
 #[test]
 fn a_session_goes_on_over_tls_when_udp_is_blocked_and_returns_to_quic() {
@@ -65,6 +71,36 @@ fn block_beside_a_standby(lab: &Lab, rig: &Rig, turn: usize) -> Duration {
     ticker.finish_in_order();
     lab.drop_udp("client", false);
     silence
+}
+
+#[test]
+fn what_is_sent_arrives_although_only_the_way_out_is_blocked_and_output_flows() {
+    const SENT: usize = 4 << 20;
+    // Output often enough that the path is never silent.
+    const REMOTE: &str = "while :; do echo tick; sleep 0.03; done & sha256sum; kill $!";
+    let Some((_turn, lab)) = lab("UDP blocked one way", &[("server", "")]) else {
+        return;
+    };
+    let rig = Rig::tls_in(&lab);
+    let (mut running, mut stdin, mut stdout) = Running::start_piped(&mut rig.ssh.ssh(&[HOST, REMOTE]));
+    read_within(&mut stdout, &mut [0; 50], LIMIT).expect("the session is up");
+    let stands_by = || (rig.ssh.proxy_logged("event=\"standby\"") > 0).then_some(());
+    assert!(wait_for(LIMIT, stands_by).is_some(), "{}", rig.ssh.proxy_log());
+    let blocked = now();
+    lab.drop_udp_out("client", true);
+    let bytes = data::random_bytes(7, SENT);
+    let expected = data::hash_bytes(&bytes).0;
+    let sender = spawn(move || stdin.write_all(&bytes));
+    let receiver = spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).map(|_| text)
+    });
+    assert!(running.ended(LIMIT), "it hangs: {}", rig.ssh.proxy_log());
+    measured_time("4 MiB sent while the way out was blocked for UDP", blocked.elapsed());
+    sender.join().expect("it only sends").expect("all was taken");
+    let text = receiver.join().expect("it only reads").expect("text");
+    assert!(text.contains(&expected), "{expected}: {}", &text[text.len().min(200)..]);
+    assert!(blocked.elapsed() < Duration::from_secs(10));
 }
 
 #[test]

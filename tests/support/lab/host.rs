@@ -28,6 +28,7 @@ pub struct Host {
     pub down: Mutex<Link>,
     pub cut: AtomicBool,
     pub no_udp: AtomicBool,
+    pub no_udp_out: AtomicBool,
     pub no_tcp: AtomicBool,
     next_own: AtomicU32,
     pub next_public: AtomicU32,
@@ -78,6 +79,7 @@ impl Host {
             down: Mutex::new(Link::new(seed ^ 2)),
             cut: AtomicBool::new(false),
             no_udp: AtomicBool::new(false),
+            no_udp_out: AtomicBool::new(false),
             no_tcp: AtomicBool::new(false),
             next_own: AtomicU32::new(0),
             next_public: AtomicU32::new(0),
@@ -121,6 +123,12 @@ impl Host {
             Some((_, nat::TCP)) => self.no_tcp.load(SeqCst),
             _ => false,
         }
+    }
+
+    /// The same of a packet on its way out.
+    pub fn filters_out(&self, packet: &[u8]) -> bool {
+        let is_udp = nat::head(packet).is_some_and(|(_, transport)| transport == nat::UDP);
+        self.filters(packet) || (is_udp && self.no_udp_out.load(SeqCst))
     }
 
     /// One packet from the device; `WouldBlock` when there is none.

@@ -180,6 +180,11 @@ impl Lab {
         self.host(host).no_udp.store(drop, SeqCst);
     }
 
+    /// Drops the UDP that a host sends, and lets pass what it is sent; or stops doing so.
+    pub fn drop_udp_out(&self, host: &str, drop: bool) {
+        self.host(host).no_udp_out.store(drop, SeqCst);
+    }
+
     /// Drops all TCP of a host, or stops doing so.
     pub fn drop_tcp(&self, host: &str, drop: bool) {
         self.host(host).no_tcp.store(drop, SeqCst);
@@ -283,7 +288,7 @@ impl Shared {
             link.counters.blackholed += 1;
             return;
         }
-        if host.filters(&packet) {
+        if host.filters_out(&packet) {
             link.counters.filtered += 1;
             return;
         }

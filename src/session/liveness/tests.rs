@@ -1,0 +1,173 @@
+use super::*;
+use crate::clock;
+
+const RTT: Duration = Duration::from_millis(50);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Polls at each timeout until `until`, answering probes if `alive`; gives what was said, and when.
+fn watch(liveness: &mut Liveness, start: Instant, until: Duration, alive: bool) -> Vec<(u128, Verdict)> {
+    let mut said = Vec::new();
+    loop {
+        let now = liveness.poll_timeout(start, RTT);
+        if now > start + until {
+            return said;
+        }
+        let verdict = liveness.poll(now, RTT);
+        said.push(((now - start).as_millis(), verdict));
+        if verdict == Verdict::Probe && alive {
+            liveness.handle_answer(now + RTT);
+        }
+    }
+}
+
+#[test]
+fn silence_after_flowing_output_is_probed_within_100_ms_and_suspected_300_ms_later() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    let mut now = start;
+    for _ in 0..200 {
+        now += ms(20);
+        liveness.handle_output(now);
+    }
+    let said = watch(&mut liveness, now, ms(1000), false);
+    assert_eq!(
+        said[..3],
+        [(100, Verdict::Probe), (350, Verdict::Probe), (400, Verdict::Suspect)]
+    );
+    assert!(
+        said[3..].iter().all(|(_, verdict)| *verdict == Verdict::Probe),
+        "suspicion is said once: {said:?}"
+    );
+}
+
+#[test]
+fn an_answered_silence_is_probed_ever_more_rarely() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    liveness.handle_output(start);
+    let said = watch(&mut liveness, start, Duration::from_secs(3600), true);
+    let times: Vec<u128> = said.iter().map(|(at, _)| *at).collect();
+    assert!(said.iter().all(|(_, verdict)| *verdict == Verdict::Probe));
+    assert_eq!(times[..8], [100, 350, 850, 1850, 3850, 7850, 15_850, 30_850]);
+    let last = times[times.len() - 2..].iter().copied().reduce(|a, b| b - a);
+    assert_eq!(last, Some(30_000));
+}
+
+#[test]
+fn a_keystroke_into_a_dead_link_is_suspected_after_the_allowance() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    watch(&mut liveness, start, Duration::from_secs(40), true);
+    let pressed = start + Duration::from_secs(41);
+    liveness.handle_input(pressed);
+    let suspected = watch(&mut liveness, pressed, ms(2000), false);
+    assert!(suspected.contains(&(300, Verdict::Suspect)), "{suspected:?}");
+}
+
+#[test]
+fn a_slow_path_that_moves_is_not_suspected() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    liveness.handle_input(start);
+    for beat in 1..100 {
+        let now = start + ms(250 * beat);
+        assert_ne!(liveness.poll(now, RTT), Verdict::Suspect);
+        liveness.handle_heard(now);
+    }
+}
+
+#[test]
+fn a_full_window_is_not_taken_for_a_dead_peer() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    liveness.handle_input(start);
+    liveness.handle_heard(start + RTT);
+    // The peer's pipe is stuck: no acknowledgement of the session comes, but probes are answered.
+    let said = watch(&mut liveness, start, Duration::from_secs(3600), true);
+    assert!(said.iter().all(|(_, verdict)| *verdict == Verdict::Probe));
+}
+
+/// Output on every beat, while a key was pressed at the start; `acked` says on which beat that was acknowledged.
+fn typed_into_output(beats: u64, acked: Option<u64>) -> (Liveness, Vec<(u64, Verdict)>) {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    liveness.handle_input(start);
+    liveness.handle_owed(start);
+    let mut said = vec![];
+    for beat in 1..beats {
+        let now = start + ms(80 * beat);
+        if acked == Some(beat) {
+            liveness.handle_ack(now, false);
+        }
+        match liveness.poll(now, RTT) {
+            Verdict::Wait => {}
+            verdict => said.push((80 * beat, verdict)),
+        }
+        liveness.handle_output(now);
+    }
+    (liveness, said)
+}
+
+#[test]
+fn a_peer_that_is_heard_and_does_not_hear_us_is_suspected() {
+    let (mut liveness, said) = typed_into_output(100, None);
+    assert_eq!(said, [(560, Verdict::Probe), (1120, Verdict::Suspect)]);
+    assert!(liveness.is_suspect(), "output changes nothing");
+    liveness.handle_ack(clock::now(), false);
+    assert!(!liveness.is_suspect());
+}
+
+#[test]
+fn a_full_pipe_behind_a_path_with_output_is_asked_about_ever_more_rarely() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    liveness.handle_owed(start);
+    let mut probes = 0;
+    for beat in 1..=750 {
+        let now = start + ms(80 * beat);
+        liveness.handle_output(now);
+        // The driver looks only when it is due, and finds that all was acknowledged, but for what the pipe holds.
+        if liveness.poll_timeout(now, RTT) <= now {
+            liveness.handle_ack(now, true);
+            probes += 1;
+        }
+        assert_ne!(liveness.poll(now, RTT), Verdict::Suspect);
+    }
+    assert!((8..=12).contains(&probes), "{probes} in a minute");
+}
+
+#[test]
+fn output_with_acknowledgements_is_not_suspected() {
+    for beat in 1..14 {
+        let (liveness, said) = typed_into_output(100, Some(beat));
+        assert!(said.iter().all(|(_, verdict)| *verdict == Verdict::Probe), "{said:?}");
+        assert!(!liveness.is_suspect());
+    }
+}
+
+#[test]
+fn a_fresh_lead_is_given_time_to_deliver() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    liveness.handle_attached(start);
+    liveness.handle_input(start);
+    let said = watch(&mut liveness, start, ms(3100), false);
+    let suspected = said.iter().find(|(_, verdict)| *verdict == Verdict::Suspect);
+    assert_eq!(suspected, Some(&(3000, Verdict::Suspect)));
+}
+
+#[test]
+fn suspicion_is_called_off_when_the_path_moves_and_may_come_back() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    liveness.handle_input(start);
+    watch(&mut liveness, start, ms(400), false);
+    assert!(liveness.is_suspect());
+    liveness.handle_heard(start + ms(410));
+    assert!(!liveness.is_suspect());
+    let again = watch(&mut liveness, start, ms(2000), false);
+    assert!(again.iter().any(|(_, verdict)| *verdict == Verdict::Suspect));
+}
