@@ -17,9 +17,12 @@ const CAUTION_FORGOTTEN: Duration = Duration::from_secs(300);
 /// A lead that stood by before is not suspected as quickly as that, so that two doubtful ones do not take turns.
 const CALM: Duration = Duration::from_secs(3);
 
-/// Time for the peer's transport to acknowledge what was sent, and the same again for a probe, while other things are
-/// heard: three round trips, but no less than this. It may well be that we hear the peer and it does not hear us.
+/// Time for the peer's transport to acknowledge what was sent before it is probed, while other things are heard: three
+/// round trips, but no less than this. It may well be that we hear the peer and it does not hear us.
 const LEAST_ACK_ALLOWANCE: Duration = Duration::from_millis(500);
+/// The same for the probe. It may also be that the acknowledgement stands in a queue behind all that is heard: a cheap
+/// router or a phone network holds 10 s of it.
+const LEAST_PROBE_ACK_ALLOWANCE: Duration = Duration::from_secs(12);
 /// Asked again of what the session has not got acknowledged, ever more rarely up to this: its peer's pipe may be full.
 const MOST_ACK_PATIENCE: Duration = Duration::from_secs(8);
 
@@ -99,12 +102,11 @@ impl Owed {
     }
 
     fn due(&self, rtt: Duration) -> Instant {
-        let patience = if self.probed {
-            LEAST_ACK_ALLOWANCE
-        } else {
-            self.patience
+        let patience = match self.probed {
+            true => LEAST_PROBE_ACK_ALLOWANCE,
+            false => self.patience,
         };
-        self.since + (rtt * 3).min(MOST_ALLOWANCE).max(patience)
+        self.since + (rtt * 3).max(patience)
     }
 }
 

@@ -113,8 +113,8 @@ fn typed_into_output(beats: u64, acked: Option<u64>) -> (Liveness, Vec<(u64, Ver
 
 #[test]
 fn a_peer_that_is_heard_and_does_not_hear_us_is_suspected() {
-    let (mut liveness, said) = typed_into_output(100, None);
-    assert_eq!(said, [(560, Verdict::Probe), (1120, Verdict::Suspect)]);
+    let (mut liveness, said) = typed_into_output(200, None);
+    assert_eq!(said, [(560, Verdict::Probe), (12_560, Verdict::Suspect)]);
     assert!(liveness.is_suspect(), "output changes nothing");
     liveness.handle_ack(clock::now(), false);
     assert!(!liveness.is_suspect());
@@ -141,8 +141,8 @@ fn a_full_pipe_behind_a_path_with_output_is_asked_about_ever_more_rarely() {
 
 #[test]
 fn output_with_acknowledgements_is_not_suspected() {
-    for beat in 1..14 {
-        let (liveness, said) = typed_into_output(100, Some(beat));
+    for beat in 1..157 {
+        let (liveness, said) = typed_into_output(200, Some(beat));
         assert!(said.iter().all(|(_, verdict)| *verdict == Verdict::Probe), "{said:?}");
         assert!(!liveness.is_suspect());
     }
