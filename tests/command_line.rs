@@ -302,3 +302,64 @@ fn a_proxy_of_the_environment_that_cannot_be_used_stops_no_session() {
     assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
     assert!(!stderr(&output).contains("HTTPS_PROXY"), "{}", stderr(&output));
 }
+
+#[test]
+fn config_says_what_counts_and_where_it_came_from() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("bowline.toml");
+    let text =
+        "[client]\npatience = '1h'\nproxy = 'http://ada:secret@proxy:3128'\n\n[host.'*.example.org']\nport = 4022\n";
+    std::fs::write(&file, text).expect("written");
+    let file = file.to_str().expect("plain");
+    let shown = |arguments: &[&str]| {
+        let mut command = bowline(folder.path());
+        command
+            .env("BOWLINE_TLS_PORT", "8443")
+            .args(["config", "--config", file]);
+        let output = command.args(arguments).output().expect("bowline runs");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let for_host = shown(&["build.example.org"]);
+    let said = |text: &str, line: &str, origin: &str| {
+        let found = text.lines().find(|found| found.starts_with(line));
+        let found = found.unwrap_or_else(|| panic!("no {line:?} in {text}"));
+        assert!(found.ends_with(origin), "{found:?} does not end with {origin:?}");
+    };
+    said(&for_host, "port = 4022 ", "# line 6, [host.\"*.example.org\"]");
+    said(&for_host, "patience = \"1h\" ", "# line 2, [client]");
+    said(&for_host, "tls-port = \"8443\" ", "# BOWLINE_TLS_PORT");
+    said(&for_host, "connect-timeout = \"10s\" ", "# default");
+    said(&for_host, "# pin ", "# not set");
+    assert!(!for_host.contains("secret"), "{for_host}");
+    assert!(!for_host.contains("[serve]"), "{for_host}");
+    let all = shown(&[]);
+    said(&all, "# port ", "# default: ssh's port");
+    said(&all, "session-ttl = \"7d\" ", "# default");
+    let json: serde_json::Value = serde_json::from_str(&shown(&["build.example.org", "--json"])).expect("JSON");
+    let settings = json["settings"].as_array().expect("a list");
+    let port = settings.iter().find(|one| one["key"] == "port").expect("the port");
+    assert_eq!(
+        (&port["value"], &port["origin"], &port["place"]["line"]),
+        (&"4022".into(), &"file".into(), &6.into())
+    );
+    std::fs::write(file, "[client]\nprot = 1\n").expect("written");
+    let refused = run(folder.path(), &["config", "--config", file]);
+    assert_eq!(refused.status.code(), Some(64), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("`port`"), "{}", stderr(&refused));
+}
+
+#[test]
+fn mandoc_finds_nothing_to_remark_on_in_the_manuals() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let pages = std::fs::read_dir(folder)
+        .expect("man/")
+        .map(|entry| entry.expect("a page").path());
+    let linted = Command::new("mandoc")
+        .args(["-T", "lint", "-W", "warning"])
+        .args(pages)
+        .output()
+        .expect("mandoc; ./run-tests installs it");
+    let said = String::from_utf8_lossy(&linted.stdout).into_owned() + &stderr(&linted);
+    assert!(linted.status.success() && said.is_empty(), "{said}");
+}

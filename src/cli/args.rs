@@ -5,6 +5,7 @@
 //! its name in capitals.
 
 mod check;
+mod config;
 mod reach;
 mod relay;
 mod status;
@@ -17,6 +18,7 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::check::CheckArgs;
+pub(super) use self::config::ConfigArgs;
 pub(super) use self::reach::{PROXY_VARIABLE, ReachArgs};
 pub(super) use self::relay::RelayArgs;
 pub(super) use self::status::{KillArgs, StatusArgs};
@@ -79,6 +81,9 @@ pub(super) enum Command {
     /// End sessions
     #[command(long_about = status::ABOUT_KILL)]
     Kill(KillArgs),
+    /// Show the settings that count, and where each came from
+    #[command(long_about = config::ABOUT)]
+    Config(ConfigArgs),
     /// Watch a session survive outages on this machine
     Demo(DemoArgs),
     /// Print shell completions

@@ -205,6 +205,20 @@ impl ConfigFile {
             .or(&self.client)
     }
 
+    /// All keys that may stand in a table; above all tables where `table` is empty.
+    pub(super) fn keys_of(table: &str) -> Vec<String> {
+        let header = if table.is_empty() {
+            String::new()
+        } else {
+            format!("[{table}]\n")
+        };
+        match ConfigFile::parse(&format!("{header}'' = 0"), Path::new("")) {
+            Err(ConfigError::UnknownKey { known, .. }) => known,
+            // No key is empty.
+            _ => vec![],
+        }
+    }
+
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
@@ -246,7 +260,7 @@ impl ClientTable {
 }
 
 /// ssh_config's PATTERNS: separated by spaces or commas, `*` and `?` as wildcards, `!` excludes.
-fn matches_host(patterns: &str, host: &str) -> bool {
+pub(super) fn matches_host(patterns: &str, host: &str) -> bool {
     let host = host.to_ascii_lowercase();
     let mut found = false;
     for pattern in patterns.split([' ', ',']).filter(|pattern| !pattern.is_empty()) {

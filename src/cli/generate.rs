@@ -16,7 +16,7 @@ pub(super) fn completions(shell: Shell) {
     let _ = io::stdout().write_all(&script);
 }
 
-/// Writes `bowline.1` and a page for each command into `folder`, which is made when missing.
+/// Writes `bowline.1`, a page for each command and `bowline.toml.5` into `folder`, which is made when missing.
 ///
 /// # Errors
 /// The folder or a page cannot be written.
@@ -38,14 +38,24 @@ fn pages() -> Vec<(String, Vec<u8>)> {
         .get_subcommands()
         .filter(|command| !command.is_hide_set())
         .cloned();
-    std::iter::once(whole.clone()).chain(commands).map(page).collect()
+    let commands = std::iter::once(whole.clone()).chain(commands).map(page);
+    commands.chain([super::config::page()]).collect()
 }
 
+/// When the manuals were last changed: they are the same wherever they are made.
+pub(super) const MANUALS_DATE: &str = "2026-11-25";
+
 fn page(command: clap::Command) -> (String, Vec<u8>) {
-    let man = clap_mangen::Man::new(command).manual("bowline").source("bowline");
+    let man = clap_mangen::Man::new(command)
+        .date(MANUALS_DATE)
+        .manual("bowline")
+        .source("bowline");
     let mut text = Vec::new();
     man.render(&mut text).expect("a Vec takes every byte");
-    (man.get_filename(), text)
+    let text = String::from_utf8(text).expect("rendered from text");
+    // An empty line is one already without a break before and after, which mandoc(1) remarks on.
+    let text = text.replace(".br\n\n.br\n", ".sp\n");
+    (man.get_filename(), text.into_bytes())
 }
 
 #[cfg(test)]

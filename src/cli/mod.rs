@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod config;
 mod config_file;
 mod demo;
 mod generate;
@@ -115,6 +116,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let settings = kill::KillSettings::new(args, &context)?;
             quietly(&context, kill::run(settings))
         }
+        Command::Config(args) => config::run(&args, &cli.common),
         Command::Demo(args) => {
             let context = Context::load(cli.common, Owner::User)?;
             let settings = demo::DemoSettings::new(&args, context.log(Verbosity::Silent));

@@ -1,0 +1,176 @@
+//! The settings that `bowline.toml` may hold, told by the command line itself: names, defaults, variables.
+
+use crate::cli::args;
+use crate::cli::config_file::ConfigFile;
+
+/// Where a setting stands in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum Table {
+    /// Above all tables: for every command.
+    Everywhere,
+    /// `[client]` and `[host."PATTERN"]`.
+    Client,
+    Serve,
+    Relay,
+    Sshd,
+}
+
+impl Table {
+    pub(in crate::cli) const ALL: [Table; 5] = [
+        Table::Everywhere,
+        Table::Client,
+        Table::Serve,
+        Table::Relay,
+        Table::Sshd,
+    ];
+
+    /// Its name in the file; empty for [`Table::Everywhere`].
+    pub(in crate::cli) fn name(self) -> &'static str {
+        match self {
+            Table::Everywhere => "",
+            Table::Client => "client",
+            Table::Serve => "serve",
+            Table::Relay => "relay",
+            Table::Sshd => "sshd",
+        }
+    }
+
+    /// The settings that may stand there, in the order of `--help`.
+    pub(in crate::cli) fn keys(self) -> Vec<Key> {
+        let mut whole = args::command();
+        whole.build();
+        let command = match self {
+            Table::Everywhere => Some(&whole),
+            Table::Client => whole.find_subcommand("proxy"),
+            Table::Serve | Table::Relay | Table::Sshd => whole.find_subcommand(self.name()),
+        };
+        let allowed = ConfigFile::keys_of(self.name());
+        let arguments = command.into_iter().flat_map(|command| command.get_arguments());
+        arguments
+            .filter_map(Key::of)
+            .filter(|key| allowed.contains(&key.name))
+            .collect()
+    }
+}
+
+/// One setting.
+#[derive(Debug, Clone)]
+pub(in crate::cli) struct Key {
+    /// Its name, which is that of the long option.
+    pub(in crate::cli) name: String,
+    /// What the option's value is called in `--help`; empty where it takes none.
+    pub(in crate::cli) value_name: String,
+    /// The help, without the default.
+    pub(in crate::cli) summary: String,
+    /// What holds where nothing is said.
+    pub(in crate::cli) default: Option<String>,
+    /// Whether that is a rule in words, no value.
+    pub(in crate::cli) is_rule: bool,
+    /// The environment variable.
+    pub(in crate::cli) variable: Option<String>,
+}
+
+impl Key {
+    fn of(argument: &clap::Arg) -> Option<Key> {
+        if argument.is_hide_set() {
+            return None;
+        }
+        let help = argument.get_help()?.to_string();
+        let long = argument.get_long_help().map(ToString::to_string).unwrap_or_default();
+        let (summary, default) = match help.split_once(" [default: ") {
+            Some((summary, default)) => (summary.to_owned(), Some(default.trim_end_matches(']').to_owned())),
+            None => (help, default_in(&long)),
+        };
+        let takes_value = argument.get_action().takes_values();
+        let value_names = argument.get_value_names().filter(|_| takes_value);
+        Some(Key {
+            name: argument.get_long()?.to_owned(),
+            value_name: value_names
+                .and_then(|names| names.first())
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            summary,
+            is_rule: default.as_deref().is_some_and(is_rule),
+            default: default.or((!takes_value).then(|| "false".to_owned())),
+            variable: argument.get_env().map(|name| name.to_string_lossy().into_owned()),
+        })
+    }
+}
+
+fn is_rule(default: &str) -> bool {
+    default.contains(' ') || ["none", "nowhere"].contains(&default)
+}
+
+/// The sentence of the long help that says what holds where nothing is said.
+fn default_in(help: &str) -> Option<String> {
+    let (_, rest) = help
+        .split_once("Default: ")
+        .or_else(|| help.split_once("Without it: "))?;
+    let text = rest.split_whitespace().collect::<Vec<_>>().join(" ");
+    let end = text.find(". ").unwrap_or(text.len());
+    Some(text[..end].trim_end_matches('.').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Options that are said anew each time, and are in no file.
+    const NOT_SETTINGS: [&str; 5] = [
+        "help",
+        "version",
+        // Which file.
+        "config",
+        "verbose",
+        // What ssh gives to its ProxyCommand.
+        "ssh-option",
+    ];
+
+    #[test]
+    fn every_option_is_a_key_of_the_file() {
+        let mut whole = args::command();
+        whole.build();
+        for table in Table::ALL {
+            let name = if table == Table::Client { "proxy" } else { table.name() };
+            let command = match table {
+                Table::Everywhere => &whole,
+                _ => whole.find_subcommand(name).expect("a command"),
+            };
+            let everywhere: Vec<_> = Table::Everywhere.keys().into_iter().map(|key| key.name).collect();
+            let keys: Vec<_> = table.keys().into_iter().map(|key| key.name).collect();
+            let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+            let options = shown.filter_map(|argument| argument.get_long());
+            for option in options.filter(|option| !NOT_SETTINGS.contains(option)) {
+                assert!(
+                    keys.iter().chain(&everywhere).any(|key| key == option),
+                    "--{option} of {name} has no key"
+                );
+            }
+            for key in ConfigFile::keys_of(table.name()) {
+                let is_table =
+                    table == Table::Everywhere && ["client", "host", "serve", "relay", "sshd"].contains(&&*key);
+                assert!(
+                    is_table || key == "path" || keys.contains(&key),
+                    "{key} of [{name}] is no option"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_help() {
+        let default = |table: Table, name: &str| {
+            let key = table.keys().into_iter().find(|key| key.name == name).expect("a key");
+            key.default
+        };
+        assert_eq!(default(Table::Serve, "session-ttl").as_deref(), Some("7d"));
+        assert_eq!(default(Table::Serve, "replace").as_deref(), Some("false"));
+        assert_eq!(default(Table::Client, "tls-port").as_deref(), Some("443"));
+        let listen = default(Table::Serve, "listen");
+        assert_eq!(
+            listen.as_deref(),
+            Some("every address, at the number of sshd's TCP port")
+        );
+        assert_eq!(default(Table::Client, "pin"), None);
+    }
+}
