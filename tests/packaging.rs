@@ -135,6 +135,36 @@ fn the_worker_has_a_user_of_the_name_that_the_keeper_looks_for() {
 }
 
 #[test]
+fn the_package_for_debian_has_every_unit_and_every_drop_in_that_stands_here() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("a manifest");
+    let manifest: toml::Table = manifest.parse().expect("TOML");
+    let deb = &manifest["package"]["metadata"]["deb"];
+    let named: Vec<_> = deb["systemd-units"]
+        .as_array()
+        .expect("units")
+        .iter()
+        .map(|unit| format!("{}.service", unit["unit-name"].as_str().expect("a name")))
+        .collect();
+    for unit in fs::read_dir(packaged("systemd")).expect("packaged").flatten() {
+        let unit = unit.file_name().into_string().expect("a plain name");
+        assert!(named.contains(&unit), "{unit}");
+    }
+    let linked = fs::read_to_string(packaged("debian/postinst")).expect("packaged");
+    for drop_in in fs::read_dir(packaged("sshd_config.d")).expect("packaged").flatten() {
+        let drop_in = drop_in.file_name().into_string().expect("a plain name");
+        let since = drop_in
+            .strip_prefix("bowline-")
+            .and_then(|name| name.strip_suffix(".conf"));
+        if let Some(since) = since {
+            let line = linked.lines().find(|line| line.trim().starts_with("for since in "));
+            let line = line.expect("a line with all versions");
+            let mut versions = line.split([' ', ';']);
+            assert!(versions.any(|version| version == since), "{drop_in}");
+        }
+    }
+}
+
+#[test]
 fn everything_packaged_is_in_its_readme() {
     let readme = fs::read_to_string(packaged("README.md")).expect("packaged");
     for folder in ["systemd", "sysusers.d", "sshd_config.d"] {
