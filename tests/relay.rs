@@ -119,6 +119,15 @@ impl Listed {
         timeout(TIME, listed).await.expect("listed in time").unwrap();
     }
 
+    /// In the end, for this reason.
+    async fn is_refused(&mut self, why: &str) {
+        let refused = self.state.wait_for(|state| match state {
+            RegistrationState::Trying { failure } => failure.as_ref().is_some_and(|failure| failure.contains(why)),
+            RegistrationState::Registered { .. } => false,
+        });
+        timeout(TIME, refused).await.expect("refused in time").unwrap();
+    }
+
     /// Why it is not.
     async fn refusal(&mut self) -> String {
         let failed = |state: &RegistrationState| matches!(state, RegistrationState::Trying { failure: Some(_) });
@@ -251,6 +260,51 @@ async fn a_list_of_host_keys_says_who_may_be_listed() {
     let mut refused = Listed::at(relay.address(), &other);
     assert!(refused.refusal().await.contains("not-allowed"));
     Listed::at(relay.address(), &wanted).is_listed().await;
+}
+
+#[tokio::test]
+async fn at_sighup_a_relay_lists_by_the_file_of_now_and_a_broken_one_changes_nothing() {
+    let scratch = Scratch::new();
+    let server = |name: &str| Server::new(scratch.path(), name);
+    let (old, new, third) = (server("old"), server("new"), server("third"));
+    let (list, config) = (scratch.join("servers"), scratch.join("bowline.toml"));
+    std::fs::write(&list, old.digest.to_string()).unwrap();
+    std::fs::write(&config, format!("[relay]\nallow-servers = '{}'\n", list.display())).unwrap();
+    let relay = Relay::with(Place::here(), &["--config", &config.display().to_string()]);
+    let mut first = Listed::at(relay.address(), &old);
+    first.is_listed().await;
+    let mut refused = Listed::at(relay.address(), &new);
+    assert!(refused.refusal().await.contains("not-allowed"));
+    drop(refused);
+
+    std::fs::write(&list, new.digest.to_string()).unwrap();
+    reload(&relay, "\"reloaded\"").await;
+    Listed::at(relay.address(), &new).is_listed().await;
+    // Who was listed by the old file is not any more, and is told why when it comes back.
+    first.is_refused("not-allowed").await;
+
+    std::fs::write(&config, "[relay]\nmax-serves = 1\n").unwrap();
+    reload(&relay, "reload failed: ").await;
+    assert_eq!(relay.logged("line 2: unknown key `max-serves`"), 1, "{}", relay.log());
+    Listed::at(relay.address(), &new).is_listed().await;
+
+    std::fs::write(&config, "[relay]\nopen = true\nmax-servers-per-source = 1\n").unwrap();
+    reload(&relay, "\"reloaded\"").await;
+    let mut only = Listed::at(relay.address(), &third);
+    only.is_listed().await;
+    Listed::at(relay.address(), &old).is_refused("quota").await;
+}
+
+/// SIGHUP, until it says once more what is expected of it.
+async fn reload(relay: &Relay, expected: &str) {
+    let before = relay.logged(expected);
+    relay.hang_up();
+    let said = async {
+        while relay.logged(expected) == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(TIME, said).await.unwrap_or_else(|_| panic!("{}", relay.log()));
 }
 
 #[tokio::test]

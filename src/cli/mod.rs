@@ -91,12 +91,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             start_log(&context, Verbosity::Info);
             serve::run(&settings, &context.log(Verbosity::Info))
         }
-        Command::Relay(args) => {
-            let context = Context::load(cli.common, Owner::of_daemon())?;
-            let settings = relay::RelaySettings::new(*args, &context)?;
-            start_log(&context, Verbosity::Info);
-            relay::run(&settings)
-        }
+        Command::Relay(args) => relay(&args, &cli.common),
         Command::ServeWorker => serve::run_worker(&LogSettings::of_worker(&cli.common)),
         Command::ServeKeeper => serve::run_keeper(&LogSettings::of_worker(&cli.common)),
         Command::Ssh(args) => Err(ssh::run(*args, cli.common)),
@@ -129,6 +124,16 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Man { folder } => generate::man_pages(&folder),
     }
+}
+
+fn relay(args: &args::RelayArgs, common: &args::CommonArgs) -> Result<(), Failure> {
+    // It is root's also after root was given up.
+    let owner = Owner::of_daemon();
+    let read = || Context::load(common.clone(), owner);
+    let context = read()?;
+    let settings = relay::RelaySettings::new(args.clone(), &context)?;
+    start_log(&context, Verbosity::Info);
+    relay::run(&settings, || relay::RelaySettings::new(args.clone(), &read()?))
 }
 
 /// For commands whose screen is the user's.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -20,7 +20,7 @@ use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::{TlsKey, spki_digest};
 use crate::observe::{Desk, OpenDeskError, serve_metrics};
-use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, become_user};
+use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, Rules, become_user};
 use crate::server::keeper::{Endpoint, choose_worker_user, raise_descriptor_limit};
 use crate::tasks::Tasks;
 use crate::wire::KeyDigest;
@@ -118,11 +118,15 @@ impl RelaySettings {
     }
 }
 
-/// Relays until SIGTERM or SIGINT; a second one ends it at once.
+/// Relays until SIGTERM or SIGINT; a second one ends it at once. At SIGHUP `read_anew` gives the settings, of which whom
+/// to list and the limits count from then on.
 ///
 /// # Errors
 /// It could not start.
-pub(super) fn run(settings: &RelaySettings) -> Result<(), Failure> {
+pub(super) fn run(
+    settings: &RelaySettings,
+    read_anew: impl Fn() -> Result<RelaySettings, SettingsError>,
+) -> Result<(), Failure> {
     let (config, fingerprint) = prepare(settings)?;
     let outlets = Outlets {
         desk: open_desk(settings),
@@ -131,7 +135,7 @@ pub(super) fn run(settings: &RelaySettings) -> Result<(), Failure> {
     give_up_root(settings)?;
     super::block_on(
         runtime::Builder::new_multi_thread(),
-        serve(config, fingerprint, outlets),
+        serve(config, fingerprint, outlets, read_anew),
     )
 }
 
@@ -170,17 +174,13 @@ fn prepare(settings: &RelaySettings) -> Result<(RelayConfig, String), Failure> {
     let key = TlsKey::load_or_create(&state.join("relay_key"));
     let key = key.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
     let fingerprint = KeyDigest::new(spki_digest(key.spki())).to_string();
-    let allow = match &settings.allow_servers {
-        Some(file) => AllowList::read(file).map_err(|error| Failure::from_error(Exit::Usage, &error))?,
-        None => AllowList::Open,
-    };
     let mtu_cap = settings.mtu_cap.map_or_else(|| Ok(MtuCap::default()), MtuCap::new);
     let config = RelayConfig {
         sockets: bind("--listen", &settings.listen, quic::bind, Endpoint::udp)?,
         tls_listeners: bind("--listen-tls", &settings.listen_tls, super::sshd::listen, Endpoint::tcp)?,
         key,
         secrets: EndpointSecrets::new(secret(&state.join("relay_endpoint_secret"))?),
-        allow,
+        allow: allow_list(settings)?,
         limits: settings.limits,
         window: RelayWindow::default(),
         quic: QuicLimits {
@@ -190,6 +190,13 @@ fn prepare(settings: &RelaySettings) -> Result<(RelayConfig, String), Failure> {
         drain: settings.drain,
     };
     Ok((config, fingerprint))
+}
+
+fn allow_list(settings: &RelaySettings) -> Result<AllowList, Failure> {
+    match &settings.allow_servers {
+        Some(file) => AllowList::read(file).map_err(|error| Failure::from_error(Exit::Usage, &error)),
+        None => Ok(AllowList::Open),
+    }
 }
 
 /// Binds every address, both families where none is said; a machine without IPv6 does with IPv4.
@@ -241,34 +248,90 @@ fn give_up_root(settings: &RelaySettings) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(config: RelayConfig, fingerprint: String, outlets: Outlets) -> Result<(), Failure> {
+async fn serve(
+    config: RelayConfig,
+    fingerprint: String,
+    outlets: Outlets,
+    read_anew: impl Fn() -> Result<RelaySettings, SettingsError>,
+) -> Result<(), Failure> {
     let relay = Relay::new(config).map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
     let tasks = Tasks::new();
     outlets
         .open(&relay, &tasks)
         .map_err(|error| report::cannot_start(&error))?;
-    let (mut terminate, mut interrupt) = signal(SignalKind::terminate())
-        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)))
-        .map_err(|error| report::cannot_start(&error))?;
-    let mut told = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let mut signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
     let (udp, tls) = (relay.local_addrs(), relay.tls_addrs());
     info!(event = "ready", ?udp, ?tls, "relaying");
     super::serve::announce(udp, tls, &fingerprint);
-    let stop = CancellationToken::new();
+    let (rules, stop) = (relay.rules(), CancellationToken::new());
     let running = relay.run(stop.clone());
     tokio::pin!(running);
-    tokio::select! {
-        () = &mut running => return Ok(()),
-        () = told() => stop.cancel(),
+    loop {
+        tokio::select! {
+            () = &mut running => return Ok(()),
+            told = signals.recv() => match told {
+                Told::Stop => break stop.cancel(),
+                Told::Reload => reload(&rules, &read_anew),
+            },
+        }
     }
-    tokio::select! {
-        () = &mut running => {}
-        () = told() => info!("told to stop again"),
+    loop {
+        tokio::select! {
+            () = &mut running => return Ok(()),
+            // It takes nobody more, by whatever rules.
+            told = signals.recv() => if told == Told::Stop {
+                info!("told to stop again");
+                return Ok(());
+            },
+        }
     }
-    Ok(())
+}
+
+#[derive(PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn recv(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hang_up.recv() => Told::Reload,
+        }
+    }
+}
+
+/// Reads settings and keys anew; where that fails, all stays as it was.
+fn reload(rules: &Rules, read_anew: &impl Fn() -> Result<RelaySettings, SettingsError>) {
+    // Others relay meanwhile.
+    let read = tokio::task::block_in_place(|| {
+        let settings = read_anew()?;
+        Ok::<_, Failure>((allow_list(&settings)?, settings.limits))
+    });
+    match read {
+        Ok((allow, limits)) => {
+            rules.change(allow, limits);
+            info!(
+                event = "reloaded",
+                "whom to list and the limits are read anew; all else waits for a restart"
+            );
+        }
+        Err(failure) => warn!("reload failed: {}, going on with the old settings", failure.one_line()),
+    }
 }

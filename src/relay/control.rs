@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 /// For a server half to take a word.
@@ -37,7 +38,7 @@ pub(super) async fn register(house: &Arc<House>, guest: Guest, statements: Vec<S
             RelayRefusalCode::NotProven,
             "no statement proves the TLS key of this connection",
         ),
-        _ if !house.allow.permits(&keys) => (
+        _ if !house.permits(&keys) => (
             RelayRefusalCode::NotAllowed,
             "this relay lists other server halves only",
         ),
@@ -56,6 +57,7 @@ pub(super) async fn register(house: &Arc<House>, guest: Guest, statements: Vec<S
                 keys,
                 connection,
                 orders,
+                dismissed: CancellationToken::new(),
                 _place: place,
             });
             let registered = RelayWord::Registered {
@@ -97,18 +99,26 @@ fn digest(fingerprint: Fingerprint) -> Option<KeyDigest> {
 /// Lists it until it goes.
 async fn stay(house: &House, listing: &Arc<Listing>, mut stream: ViaStream, mut orders: mpsc::Receiver<Order>) {
     house.listings.add(listing);
+    if !house.permits(&listing.keys) {
+        // The rules have changed meanwhile, and who was listed then was looked through.
+        listing.dismissed.cancel();
+    }
     count(&house.counters.registrations);
     house.counters.registered.fetch_add(1, Relaxed);
     let (remote, transport) = (stream.remote(), stream.transport());
     info!(event = "registered", %remote, %transport, keys = listing.keys.len(), "a server half is listed");
-    let why = talk(&mut stream, &mut orders).await;
+    let why = talk(&mut stream, &mut orders, &listing.dismissed).await;
     house.listings.remove(listing);
     house.counters.registered.fetch_sub(1, Relaxed);
     let why = why.err().map(tracing::field::display);
     info!(event = "unregistered", %remote, error = why, "a server half is listed no more");
 }
 
-async fn talk(stream: &mut ViaStream, orders: &mut mpsc::Receiver<Order>) -> Result<(), TalkError> {
+async fn talk(
+    stream: &mut ViaStream,
+    orders: &mut mpsc::Receiver<Order>,
+    dismissed: &CancellationToken,
+) -> Result<(), TalkError> {
     let mut inbox = BytesMut::new();
     loop {
         let word = tokio::select! {
@@ -121,6 +131,7 @@ async fn talk(stream: &mut ViaStream, orders: &mut mpsc::Receiver<Order>) -> Res
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
             },
+            () = dismissed.cancelled() => return said(stream, &RelayWord::Draining).await,
             Some(order) = orders.recv() => match order {
                 Order::Dial { token, source } => RelayWord::Dial { token, source },
                 Order::Leave => RelayWord::Draining,

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// Connections of one server half that are listed at once: it races fresh ones against doubtful ones.
 const MOST_PER_SERVER: usize = 4;
@@ -40,6 +41,8 @@ pub(super) struct Listing {
     /// What can be given streams; `None` over TCP.
     pub(super) connection: Option<quinn::Connection>,
     pub(super) orders: mpsc::Sender<Order>,
+    /// It may not be listed any more.
+    pub(super) dismissed: CancellationToken,
     /// Held for as long as it is listed.
     pub(super) _place: RegistrationPlace,
 }
@@ -95,6 +98,18 @@ impl Listings {
     pub(super) fn tell_all_to_leave(&self) {
         for listing in self.lists().values().flatten() {
             let _ = listing.orders.try_send(Order::Leave);
+        }
+    }
+
+    /// Those with keys that are not wanted any more go.
+    pub(super) fn dismiss(&self, is_unwanted: impl Fn(&[KeyDigest]) -> bool) {
+        for listing in self
+            .lists()
+            .values()
+            .flatten()
+            .filter(|listing| is_unwanted(&listing.keys))
+        {
+            listing.dismissed.cancel();
         }
     }
 

@@ -15,6 +15,7 @@ mod privilege;
 mod quota;
 mod reach;
 mod reception;
+mod rules;
 mod splice;
 mod tokens;
 
@@ -22,6 +23,7 @@ pub use allow::{AllowList, AllowListError};
 pub use counters::Counters;
 pub use privilege::become_user;
 pub use quota::RelayLimits;
+pub use rules::Rules;
 
 use crate::carrier::gate::Gate;
 use crate::carrier::quic::{EndpointSecrets, QuicLimits};
@@ -32,7 +34,7 @@ use listings::Listings;
 use quota::Quotas;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokens::Tokens;
 use tokio_util::sync::CancellationToken;
@@ -80,7 +82,7 @@ struct House {
     listings: Listings,
     tokens: Tokens,
     quotas: Arc<Quotas>,
-    allow: AllowList,
+    allow: RwLock<AllowList>,
     window: RelayWindow,
     counters: Counters,
 }
@@ -119,7 +121,7 @@ impl Relay {
                 listings: Listings::default(),
                 tokens: Tokens::default(),
                 quotas: Quotas::new(config.limits),
-                allow: config.allow,
+                allow: RwLock::new(config.allow),
                 window,
                 counters: Counters::default(),
             }),

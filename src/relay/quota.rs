@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -55,7 +55,7 @@ impl Default for RelayLimits {
 
 /// Counts what is taken.
 pub(super) struct Quotas {
-    limits: RelayLimits,
+    limits: RwLock<RelayLimits>,
     taken: Mutex<Taken>,
     splices: watch::Sender<usize>,
 }
@@ -93,7 +93,7 @@ pub(super) struct SplicePlace {
 impl Quotas {
     pub(super) fn new(limits: RelayLimits) -> Arc<Quotas> {
         Arc::new(Quotas {
-            limits,
+            limits: RwLock::new(limits),
             taken: Mutex::default(),
             splices: watch::Sender::new(0),
         })
@@ -101,7 +101,7 @@ impl Quotas {
 
     /// Whether `source` may make a connection now; if so, it counts.
     pub(super) fn connect(&self, source: IpAddr, now: Instant) -> bool {
-        let rate = f64::from(self.limits.connections_per_second);
+        let rate = f64::from(self.limits().connections_per_second);
         let mut taken = self.taken();
         let Some(source) = taken.source(network(source), rate, now) else {
             return false;
@@ -125,12 +125,12 @@ impl Quotas {
     ) -> Result<RegistrationPlace, RelayRefusalCode> {
         let source = network(source);
         let mut taken = self.taken();
-        if taken.registrations >= self.limits.registrations {
+        if taken.registrations >= self.limits().registrations {
             return Err(RelayRefusalCode::Busy);
         }
-        let rate = f64::from(self.limits.connections_per_second);
+        let rate = f64::from(self.limits().connections_per_second);
         let own = taken.source(source, rate, now).ok_or(RelayRefusalCode::Busy)?;
-        if own.registrations >= self.limits.registrations_per_source {
+        if own.registrations >= self.limits().registrations_per_source {
             return Err(RelayRefusalCode::Quota);
         }
         own.registrations += 1;
@@ -153,15 +153,15 @@ impl Quotas {
     ) -> Result<SplicePlace, RelayRefusalCode> {
         let source = network(source);
         let mut taken = self.taken();
-        if *self.splices.borrow() >= self.limits.splices {
+        if *self.splices.borrow() >= self.limits().splices {
             return Err(RelayRefusalCode::Busy);
         }
-        if taken.servers.get(server).copied().unwrap_or(0) >= self.limits.splices_per_server {
+        if taken.servers.get(server).copied().unwrap_or(0) >= self.limits().splices_per_server {
             return Err(RelayRefusalCode::Quota);
         }
-        let rate = f64::from(self.limits.connections_per_second);
+        let rate = f64::from(self.limits().connections_per_second);
         let own = taken.source(source, rate, now).ok_or(RelayRefusalCode::Busy)?;
-        if own.splices >= self.limits.splices_per_source {
+        if own.splices >= self.limits().splices_per_source {
             return Err(RelayRefusalCode::Quota);
         }
         own.splices += 1;
@@ -175,8 +175,13 @@ impl Quotas {
     }
 
     /// What holds.
-    pub(super) fn limits(&self) -> &RelayLimits {
-        &self.limits
+    pub(super) fn limits(&self) -> RelayLimits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on these hold. What is taken stays taken.
+    pub(super) fn change(&self, limits: RelayLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// How many splices there are, now and whenever that changes.

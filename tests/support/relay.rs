@@ -132,6 +132,11 @@ impl Relay {
         }
     }
 
+    /// Has it read its settings anew.
+    pub fn hang_up(&self) {
+        self.running.as_ref().expect("a running relay").signal(Signal::HUP);
+    }
+
     /// Asks it to leave politely; its exit code.
     pub fn stop(&mut self, limit: Duration) -> Option<i32> {
         let running = self.running.take()?;
