@@ -56,10 +56,19 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Carry one SSH connection: the ProxyCommand of ssh
+    #[command(
+        long_about = "Carry one SSH connection between stdin/stdout and sshd behind a server half.\n\nMeant as ssh's \
+                  ProxyCommand. Says nothing on stderr unless the session cannot go on."
+    )]
     Proxy(Box<ProxyArgs>),
     /// Run the server half beside sshd
+    #[command(
+        long_about = "Run the server half beside sshd.\n\nPrints one line when it serves: ready udp=ADDR:PORT \
+                  fingerprint=SHA256:.., with a tls=ADDR:PORT for each --listen-tls"
+    )]
     Serve(Box<ServeArgs>),
     /// Join clients to server halves that nothing reaches
+    #[command(long_about = relay::ABOUT)]
     Relay(Box<RelayArgs>),
     /// Probe every path to a host, and say what would end a session
     #[command(
@@ -72,8 +81,16 @@ pub(super) enum Command {
     )]
     Check(Box<CheckArgs>),
     /// Run OpenSSH's ssh over bowline
+    #[command(
+        long_about = "Run OpenSSH's ssh with bowline as its ProxyCommand. Every short option and every argument is ssh's \
+                  own, and so is the exit code. Long options are bowline's and stand first."
+    )]
     Ssh(Box<SshArgs>),
     /// Run the built-in SSH server
+    #[command(
+        long_about = "Run the built-in SSH server: public keys only, one user, the one who starts it.\n\nPrints one line \
+                  when it serves: ready tcp=ADDR:PORT fingerprint=SHA256:.."
+    )]
     Sshd(SshdArgs),
     /// Show the sessions on this machine
     #[command(long_about = status::ABOUT_STATUS)]
@@ -85,6 +102,10 @@ pub(super) enum Command {
     #[command(long_about = config::ABOUT)]
     Config(ConfigArgs),
     /// Watch a session survive outages on this machine
+    #[command(
+        long_about = "Run an SSH server, both halves and a real SSH session on this machine, and break the path between \
+                  them. Needs no set-up, no root and no network; takes under 30 seconds."
+    )]
     Demo(DemoArgs),
     /// Print shell completions
     #[command(after_help = "Example:\n  bowline completions bash > ~/.local/share/bash-completion/completions/bowline")]
@@ -157,8 +178,6 @@ pub(super) struct CommonArgs {
 /// `bowline proxy`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    long_about = "Carry one SSH connection between stdin/stdout and sshd behind a server half.\n\nMeant as ssh's \
-                  ProxyCommand. Says nothing on stderr unless the session cannot go on.",
     after_help = "Example, in ~/.ssh/config:\n  Host build.example.org\n    ProxyCommand bowline proxy %r@%n %p\n    \
                   ServerAliveInterval 0"
 )]
@@ -185,11 +204,7 @@ pub(super) struct ProxyArgs {
 
 /// `bowline serve`.
 #[derive(Debug, Clone, Default, Args)]
-#[command(
-    long_about = "Run the server half beside sshd.\n\nPrints one line when it serves: ready udp=ADDR:PORT \
-                  fingerprint=SHA256:.., with a tls=ADDR:PORT for each --listen-tls",
-    after_help = "Example:\n  bowline serve --listen :22 --target 127.0.0.1:22"
-)]
+#[command(after_help = "Example:\n  bowline serve --listen :22 --target 127.0.0.1:22")]
 pub(super) struct ServeArgs {
     /// Listen for QUIC here; repeatable, port 0 is any free one
     ///
@@ -284,8 +299,6 @@ pub(super) struct ServeArgs {
 /// No short options: every one belongs to ssh.
 #[derive(Debug, Clone, Args)]
 #[command(
-    long_about = "Run OpenSSH's ssh with bowline as its ProxyCommand. Every short option and every argument is ssh's \
-                  own, and so is the exit code. Long options are bowline's and stand first.",
     after_help = "Example:\n  bowline ssh --port 4022 -L 8080:localhost:80 build.example.org",
     override_usage = "bowline ssh [--OPTION]... [SSH ARGUMENT]...",
     disable_help_flag = true
@@ -307,11 +320,7 @@ pub(super) struct SshArgs {
 
 /// `bowline sshd`.
 #[derive(Debug, Clone, Default, Args)]
-#[command(
-    long_about = "Run the built-in SSH server: public keys only, one user, the one who starts it.\n\nPrints one line \
-                  when it serves: ready tcp=ADDR:PORT fingerprint=SHA256:..",
-    after_help = "Example:\n  bowline sshd --listen 127.0.0.1:2222 --authorized-keys ~/.ssh/authorized_keys"
-)]
+#[command(after_help = "Example:\n  bowline sshd --listen 127.0.0.1:2222 --authorized-keys ~/.ssh/authorized_keys")]
 pub(super) struct SshdArgs {
     /// Listen here; repeatable [default: 127.0.0.1:2222]
     #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
@@ -331,11 +340,7 @@ pub(super) struct SshdArgs {
 
 /// `bowline demo`.
 #[derive(Debug, Clone, Default, Args)]
-#[command(
-    long_about = "Run an SSH server, both halves and a real SSH session on this machine, and break the path between \
-                  them. Needs no set-up, no root and no network; takes under 30 seconds.",
-    after_help = "Example:\n  bowline demo --shell"
-)]
+#[command(after_help = "Example:\n  bowline demo --shell")]
 pub(super) struct DemoArgs {
     /// Get the shell yourself, and keys that break the path
     #[arg(long)]
@@ -426,20 +431,28 @@ mod tests {
     }
 
     #[test]
-    fn help_fits_80_columns_and_shows_an_example() {
-        for mut sub in command()
-            .term_width(80)
-            .get_subcommands()
-            .filter(|sub| !sub.is_hide_set())
-            .cloned()
-        {
-            sub = sub.term_width(80);
-            for help in [sub.render_help().to_string(), sub.render_long_help().to_string()] {
-                assert!(help.contains("Example"), "{} has no example", sub.get_name());
+    fn help_of_every_command_fits_80_columns_and_ends_with_an_example() {
+        let mut whole = command().term_width(80);
+        whole.build();
+        let commands = whole.get_subcommands().filter(|command| !command.is_hide_set());
+        for mut one in commands.cloned().chain([whole.clone()]) {
+            let name = one.get_name().to_owned();
+            for help in [one.render_help().to_string(), one.render_long_help().to_string()] {
+                let last = help.trim_end().rsplit("\n\n").next().unwrap_or_default();
+                assert!(last.starts_with("Example"), "{name} ends with {last}");
                 for line in help.lines() {
-                    assert!(line.chars().count() <= 80, "{}: {line}", sub.get_name());
+                    assert!(line.chars().count() <= 80, "{name}: {line}");
                 }
             }
+        }
+    }
+
+    /// What the arguments' own type says is overruled by the command's name in the list.
+    #[test]
+    fn the_long_help_of_a_command_says_more_than_the_short_one() {
+        for command in command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let is_plain = command.get_name() == "completions";
+            assert_eq!(command.get_long_about().is_none(), is_plain, "{}", command.get_name());
         }
     }
 

@@ -9,14 +9,14 @@ use clap::builder::FalseyValueParser;
 use super::parse;
 use crate::cli::values::{Count, ListenAddress, MetricsAddress, MtuCap};
 
+/// What `bowline relay --help` says first.
+pub(super) const ABOUT: &str = "Join clients to server halves that nothing reaches from outside. A relay sees ciphertext only, and keeps \
+nothing that matters.\n\nPrints one line when it serves: ready udp=ADDR:PORT tls=ADDR:PORT \
+fingerprint=SHA256:..";
+
 /// `bowline relay`.
 #[derive(Debug, Clone, Default, Args)]
-#[command(
-    long_about = "Join clients to server halves that nothing reaches from outside. A relay sees ciphertext only, and keeps \
-                  nothing that matters.\n\nPrints one line when it serves: ready udp=ADDR:PORT tls=ADDR:PORT \
-                  fingerprint=SHA256:..",
-    after_help = "Example:\n  bowline relay --allow-servers /etc/bowline/servers"
-)]
+#[command(after_help = "Example:\n  bowline relay --allow-servers /etc/bowline/servers")]
 pub(in crate::cli) struct RelayArgs {
     /// Listen for QUIC here; repeatable, port 0 is any free one [default: :443]
     #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]

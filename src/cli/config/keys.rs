@@ -113,7 +113,16 @@ fn default_in(help: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::args::{Cli, Command, CommonArgs};
+    use crate::cli::places::Owner;
+    use crate::cli::proxy::ProxySettings;
+    use crate::cli::relay::RelaySettings;
+    use crate::cli::serve::ServeSettings;
+    use crate::cli::settings::Context;
+    use crate::cli::sshd::SshdSettings;
 
     /// Options that are said anew each time, and are in no file.
     const NOT_SETTINGS: [&str; 5] = [
@@ -172,5 +181,48 @@ mod tests {
             Some("every address, at the number of sshd's TCP port")
         );
         assert_eq!(default(Table::Client, "pin"), None);
+    }
+
+    /// What comes of a command line and an empty file, in full.
+    fn settled(words: &[&str]) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("bowline.toml");
+        std::fs::write(&path, "").expect("written");
+        let cli = Cli::parse_from(["bowline"].iter().chain(words));
+        let common = CommonArgs {
+            config: Some(path),
+            ..CommonArgs::default()
+        };
+        let context = Context::load(common, Owner::System).expect("a good file");
+        match cli.command {
+            Command::Proxy(args) => format!("{:?}", ProxySettings::new(*args, &context).expect("settings")),
+            Command::Serve(args) => format!("{:?}", ServeSettings::new(*args, &context).expect("settings")),
+            Command::Relay(args) => format!("{:?}", RelaySettings::new(*args, &context).expect("settings")),
+            Command::Sshd(args) => format!("{:?}", SshdSettings::new(args, &context).expect("settings")),
+            other => panic!("no settings of {other:?}"),
+        }
+    }
+
+    /// Of those that are settled at once: others wait for ssh's or sshd's answer.
+    #[test]
+    fn the_default_that_the_help_names_is_the_one_that_counts() {
+        let of_serve =
+            "target auth session-ttl replay-buffer memory-budget max-sessions max-sessions-per-key max-half-open";
+        let of_relay = "max-servers max-servers-per-source max-splices max-splices-per-server max-splices-per-source \
+                        max-connections-per-second max-half-open drain";
+        for (table, line, names) in [
+            (Table::Client, &["proxy", "host"][..], "transport"),
+            (Table::Serve, &["serve"], of_serve),
+            (Table::Relay, &["relay", "--open"], of_relay),
+            (Table::Sshd, &["sshd"], "listen"),
+        ] {
+            let keys = table.keys();
+            for name in names.split_whitespace() {
+                let key = keys.iter().find(|key| key.name == name).expect("a key");
+                let (flag, default) = (format!("--{name}"), key.default.clone().expect("a default"));
+                let said: Vec<&str> = line.iter().copied().chain([flag.as_str(), &default]).collect();
+                assert_eq!(settled(&said), settled(line), "{flag} {default}");
+            }
+        }
     }
 }
