@@ -320,7 +320,7 @@ fn config_says_what_counts_and_where_it_came_from() {
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         String::from_utf8(output.stdout).expect("text")
     };
-    let for_host = shown(&["build.example.org"]);
+    let for_host = shown(&["ada@build.example.org"]);
     let said = |text: &str, line: &str, origin: &str| {
         let found = text.lines().find(|found| found.starts_with(line));
         let found = found.unwrap_or_else(|| panic!("no {line:?} in {text}"));
@@ -328,7 +328,7 @@ fn config_says_what_counts_and_where_it_came_from() {
     };
     said(&for_host, "port = 4022 ", "# line 6, [host.\"*.example.org\"]");
     said(&for_host, "patience = \"1h\" ", "# line 2, [client]");
-    said(&for_host, "tls-port = \"8443\" ", "# BOWLINE_TLS_PORT");
+    said(&for_host, "tls-port = 8443 ", "# BOWLINE_TLS_PORT");
     said(&for_host, "connect-timeout = \"10s\" ", "# default");
     said(&for_host, "# pin ", "# not set");
     assert!(!for_host.contains("secret"), "{for_host}");
@@ -347,6 +347,46 @@ fn config_says_what_counts_and_where_it_came_from() {
     let refused = run(folder.path(), &["config", "--config", file]);
     assert_eq!(refused.status.code(), Some(64), "{}", stderr(&refused));
     assert!(stderr(&refused).contains("`port`"), "{}", stderr(&refused));
+}
+
+#[test]
+fn config_takes_a_variable_as_the_command_takes_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shown = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = bowline(folder.path());
+        command.envs(variables.iter().copied()).arg("config").args(arguments);
+        command.output().expect("bowline runs")
+    };
+    let two = shown(&[("BOWLINE_RELAY", "r1.example.org,r2.example.org:4433")], &["box"]);
+    let text = String::from_utf8(two.stdout).expect("text");
+    assert!(
+        text.contains("relay = [\"r1.example.org\", \"r2.example.org:4433\"]  # BOWLINE_RELAY\n"),
+        "{text}"
+    );
+    let listed = [("BOWLINE_OPEN", "0"), ("BOWLINE_ALLOW_SERVERS", "/etc/bowline/servers")];
+    let text = String::from_utf8(shown(&listed, &["--relay"]).stdout).expect("text");
+    let open = text
+        .lines()
+        .find(|line| line.starts_with("open = false "))
+        .expect("open");
+    assert!(open.ends_with("# BOWLINE_OPEN") && !text.contains("[serve]"), "{text}");
+    for (variables, arguments, said) in [
+        (
+            &[("BOWLINE_PORT", "x")][..],
+            &["box"][..],
+            "invalid value 'x' for '--port",
+        ),
+        (
+            &[("BOWLINE_SESSION_TTL", "7")],
+            &[],
+            "invalid value '7' for '--session-ttl",
+        ),
+        (&[], &["--relay"], "error: one of these is needed: "),
+    ] {
+        let refused = shown(variables, arguments);
+        assert_eq!(refused.status.code(), Some(64), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(said), "{}", stderr(&refused));
+    }
 }
 
 #[test]

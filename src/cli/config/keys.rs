@@ -56,6 +56,8 @@ impl Table {
 /// One setting.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct Key {
+    /// clap's name for the option.
+    pub(super) id: String,
     /// Its name, which is that of the long option.
     pub(in crate::cli) name: String,
     /// What the option's value is called in `--help`; empty where it takes none.
@@ -84,6 +86,7 @@ impl Key {
         let takes_value = argument.get_action().takes_values();
         let value_names = argument.get_value_names().filter(|_| takes_value);
         Some(Key {
+            id: argument.get_id().to_string(),
             name: argument.get_long()?.to_owned(),
             value_name: value_names
                 .and_then(|names| names.first())

@@ -1,5 +1,6 @@
 //! `bowline config`: the settings that count, and where each came from.
 
+mod heard;
 mod keys;
 mod page;
 mod written;
@@ -10,10 +11,10 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::args::{CommonArgs, ConfigArgs};
-use super::config_file::ConfigFile;
 use super::places::{self, Owner};
 use super::report::Failure;
-use super::settings::{Context, SettingsError};
+use super::settings::Context;
+use heard::Heard;
 use keys::{Key, Table};
 pub(super) use page::page;
 use written::WrittenFile;
@@ -35,23 +36,19 @@ enum Origin {
     Unset,
 }
 
-/// Prints the settings for HOST, or all.
+/// Prints the settings that were asked for, or all.
 ///
 /// # Errors
-/// As the commands that read these settings: the file cannot be used, or there is no home folder.
+/// As the commands that read these settings: the file or a variable cannot be used, there is no home folder; and, after
+/// they were shown, that those of one command contradict each other.
 pub(super) fn run(args: &ConfigArgs, common: &CommonArgs) -> Result<(), Failure> {
-    let client = gather(
-        common,
-        Owner::User,
-        &[Table::Everywhere, Table::Client],
-        args.host.as_deref(),
-    )?;
-    let mut groups = vec![(title(args.host.as_deref()), client)];
-    if args.host.is_none() {
-        let tables = [Table::Everywhere, Table::Serve, Table::Relay, Table::Sshd];
-        let servers = gather(common, Owner::of_daemon(), &tables, None)?;
-        groups.push(("serve, relay and sshd, as this user starts them".to_owned(), servers));
-    }
+    let host = args.destination.as_ref().map(|destination| &*destination.host);
+    let asked = asked_for(args);
+    let groups = asked.iter().map(|(owner, tables)| {
+        let tables: Vec<_> = [Table::Everywhere].into_iter().chain(tables.iter().copied()).collect();
+        Ok((title(&tables, host), gather(common, *owner, &tables, host)?))
+    });
+    let groups = groups.collect::<Result<Vec<_>, Failure>>()?;
     let text = if args.json {
         let all = groups
             .iter()
@@ -67,13 +64,33 @@ pub(super) fn run(args: &ConfigArgs, common: &CommonArgs) -> Result<(), Failure>
     };
     // A closed stdout is not an error: `bowline config | head -1`.
     let _ = io::stdout().write_all(text.as_bytes());
-    Ok(())
+    match &*asked {
+        [(owner, [table])] => Heard::of(*table, host)?.settle(common, *owner),
+        _ => Ok(()),
+    }
 }
 
-fn title(host: Option<&str>) -> String {
-    match host {
-        Some(host) => format!("proxy, ssh and check, for {host}"),
-        None => "proxy, ssh and check, for a host without a table of its own".to_owned(),
+/// The tables, by whose file they stand in.
+fn asked_for(args: &ConfigArgs) -> Vec<(Owner, &'static [Table])> {
+    let daemon = Owner::of_daemon();
+    match args {
+        _ if args.destination.is_some() => vec![(Owner::User, &[Table::Client])],
+        _ if args.serve => vec![(daemon, &[Table::Serve])],
+        _ if args.relay => vec![(daemon, &[Table::Relay])],
+        _ if args.sshd => vec![(daemon, &[Table::Sshd])],
+        _ => vec![
+            (Owner::User, &[Table::Client]),
+            (daemon, &[Table::Serve, Table::Relay, Table::Sshd]),
+        ],
+    }
+}
+
+fn title(tables: &[Table], host: Option<&str>) -> String {
+    match (tables, host) {
+        ([_, Table::Client], Some(host)) => format!("proxy, ssh and check, for {host}"),
+        ([_, Table::Client], None) => "proxy, ssh and check, for a host without a table of its own".to_owned(),
+        ([_, one], _) => format!("{}, as this user starts it", one.name()),
+        _ => "serve, relay and sshd, as this user starts them".to_owned(),
     }
 }
 
@@ -84,18 +101,24 @@ struct Group {
     settings: Vec<Setting>,
 }
 
-fn gather(common: &CommonArgs, owner: Owner, tables: &[Table], host: Option<&str>) -> Result<Group, SettingsError> {
+fn gather(common: &CommonArgs, owner: Owner, tables: &[Table], host: Option<&str>) -> Result<Group, Failure> {
     let usual = places::config_file(owner);
-    ConfigFile::load(common.config.as_deref(), usual.as_deref())?;
+    let folders = Context::load(common.clone(), owner)?.folders()?;
     let file = common.config.clone().or(usual);
     let text = file.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
     let written = text.and_then(WrittenFile::parse);
-    let folders = Context::load(common.clone(), owner)?.folders()?;
     let mut settings = vec![];
     for table in tables {
+        let heard = Heard::of(*table, host)?;
         for key in table.keys() {
-            let flag = common_flag(common, *table, &key.name);
-            let mut setting = Setting::find(*table, key, flag, written.as_ref().zip(file.as_deref()), host);
+            let flag = common_flag(common, *table, &key.name).map(|flag| (Origin::Flag, as_written(&flag)));
+            let variable = heard.variable(&key);
+            let given = match (flag, variable) {
+                // A variable's value is there as if it were a flag's.
+                (Some(flag), Some(variable)) if flag.1 == variable.1 => Some(variable),
+                (flag, variable) => flag.or(variable),
+            };
+            let mut setting = Setting::find(*table, key, given, written.as_ref().zip(file.as_deref()), host);
             if matches!(setting.origin, Origin::Unset) {
                 let folder = match (*table, &*setting.key.name) {
                     (Table::Everywhere, "state-dir") => Some(&folders.state),
@@ -135,20 +158,13 @@ impl Setting {
     fn find(
         table: Table,
         key: Key,
-        flag: Option<String>,
+        given: Option<(Origin, String)>,
         file: Option<(&WrittenFile, &Path)>,
         host: Option<&str>,
     ) -> Setting {
-        let variable = key.variable.as_ref().and_then(|name| {
-            let value = std::env::var(name).ok()?;
-            Some((name.clone(), value))
-        });
-        let (value, origin) = match (flag, variable, file) {
-            (Some(flag), variable, _) if variable.as_ref().is_none_or(|(_, value)| *value != flag) => {
-                (Some(quoted(&flag)), Origin::Flag)
-            }
-            (_, Some((name, value)), _) => (Some(quoted(&value)), Origin::Variable(name)),
-            (_, None, file) => match file.and_then(|(file, path)| Some((file.find(table, &key.name, host)?, path))) {
+        let (value, origin) = match given {
+            Some((origin, value)) => (Some(value), origin),
+            None => match file.and_then(|(file, path)| Some((file.find(table, &key.name, host)?, path))) {
                 Some((found, path)) => {
                     let origin = Origin::File {
                         path: path.to_owned(),
@@ -257,6 +273,7 @@ fn without_credentials(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::config_file::ConfigFile;
 
     #[test]
     fn a_proxy_s_password_is_not_shown() {
