@@ -220,6 +220,8 @@ const PURE_STD: &[&str] = &["fs", "net", "process", "thread", "env", "os"];
 /// Where I/O is nobody's business.
 const PURE_ROOMS: &[&str] = &["wire", "session"];
 
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
 const MOST_LINES_BEFORE_TESTS: usize = 400;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
@@ -260,6 +262,39 @@ fn every_file_says_what_it_is() {
     report(bare.map(|file| format!("{}: no header (`//!`)", file.place)));
 }
 
+#[test]
+fn what_the_readme_says_is_shown_by_a_test_is() {
+    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).expect("README.md");
+    let table = readme.split("| shown by |\n").nth(1).expect("a table of what survives");
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let cells: Vec<&str> = rows
+        .filter_map(|row| row.trim_end_matches([' ', '|']).rsplit('|').next())
+        .collect();
+    assert!(cells.len() > 5, "{cells:?}");
+    for cell in cells {
+        let mut suite = String::new();
+        for name in cell.split('`').skip(1).step_by(2) {
+            if Path::new(ROOT).join(format!("tests/{name}.rs")).exists()
+                || Path::new(ROOT).join("tests").join(name).is_dir()
+            {
+                name.clone_into(&mut suite);
+            } else {
+                let fits = |test: &str| {
+                    test.starts_with(name.trim_end_matches("..")) || test.ends_with(name.trim_start_matches(".."))
+                };
+                let files = sources("tests");
+                let mut tests = files
+                    .iter()
+                    .filter(|file| file.place.trim_start_matches("tests/").starts_with(&suite))
+                    .flat_map(|file| file.text.split("fn ").skip(1))
+                    .map(|after| after.split('(').next().unwrap_or_default());
+                assert!(tests.any(fits), "no test {name:?} in {suite:?}");
+            }
+        }
+        assert!(!suite.is_empty(), "no suite in {cell:?}");
+    }
+}
+
 /// A source file: `src/server/keeper.rs`.
 struct Source {
     place: String,
@@ -267,7 +302,7 @@ struct Source {
 }
 
 fn sources(folder: &str) -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(ROOT);
     let mut files = Vec::new();
     collect(&root.join(folder), &mut files);
     files.sort();

@@ -57,6 +57,22 @@ fn a_session_that_ended_during_the_outage_gives_its_last_words_and_its_exit_code
     }
 }
 
+#[test]
+fn a_server_half_that_is_stopped_ends_its_sessions_and_tells_the_clients() {
+    let door = Door::open();
+    let house = OpenHouse::before(door.address());
+    let mut sessions: Vec<Held> = (0..3).map(|n| door.session(&house, n)).collect();
+    sessions.iter_mut().for_each(Held::expect_alive);
+    let stopped = now();
+    signal(house.serve.half().keeper(), Signal::TERM);
+    for session in sessions {
+        let outcome = session.client.finish(LIMIT);
+        assert_eq!(outcome.code, Some(75), "{}\n{}", outcome.err(), house.logs());
+        assert!(outcome.err().contains("session"), "it says so: {}", outcome.err());
+    }
+    measured_time("from SIGTERM to the last client's end", stopped.elapsed());
+}
+
 /// How an upstream may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
