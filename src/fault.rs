@@ -3,7 +3,7 @@
 //! `BOWLINE_FAULT=close-carrier-after=500ms` closes every carrier that long after it was attached, loudly;
 //! `=panic` panics where a session begins, `=panic-session=N` in the Nth that a worker opens; `=damage-file` changes a
 //! bit of the file that the demo has sent; `=crash-at=POINT:N` kills the process when it passes POINT for the Nth time,
-//! where POINT is one of [`POINTS`] or `any`; `=relay-FAULT=N` makes a relay malicious.
+//! where POINT is one of [`POINTS`] or `any`; `=no-copies` loses every copy of what is typed; `=relay-FAULT=N` makes a relay malicious.
 
 mod relay;
 
@@ -28,6 +28,12 @@ pub(crate) fn carrier_lifetime() -> Option<Duration> {
         let millis = fault.strip_prefix("close-carrier-after=")?.strip_suffix("ms")?;
         millis.parse().ok().map(Duration::from_millis)
     })
+}
+
+/// Whether copies of interactive bytes are lost.
+pub(crate) fn loses_copies() -> bool {
+    static LOSES: OnceLock<bool> = OnceLock::new();
+    *LOSES.get_or_init(|| std::env::var_os("BOWLINE_FAULT").is_some_and(|fault| fault == "no-copies"))
 }
 
 /// Where a worker can be killed: before and after everything that its successor must find its way from; and where a

@@ -21,6 +21,7 @@ pub use duplex::{Duplex, Opaque, Reading};
 pub use path::{NotAPath, Path, Proxied, Rank};
 
 use crate::clock;
+use crate::fault;
 use crate::wire::{DecodeError, Frame, next_message};
 use bytes::{Bytes, BytesMut};
 use link::Link;
@@ -318,6 +319,9 @@ impl Carrier {
     /// Sends a copy of what another carrier brings, or this one's ordered stream; it may get lost. Where the kind has no
     /// datagrams it follows what is queued, unless that does not move.
     pub fn send_copy(&mut self, copy: Bytes) {
+        if fault::loses_copies() {
+            return;
+        }
         if !self.link.send_datagram(copy.clone()) && self.is_flushed() {
             self.outbox.extend_from_slice(&copy);
         }

@@ -7,6 +7,7 @@
 pub mod endings;
 pub mod forwarding;
 pub mod goodput;
+pub mod keys;
 pub mod ticker;
 pub mod transfers;
 
