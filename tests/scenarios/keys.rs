@@ -1,9 +1,9 @@
 //! A user who types: how long each key takes to come back.
 
+use crate::support::now;
 use crate::support::process::Running;
 use crate::support::rig::Rig;
 use crate::support::ssh::HOST;
-use crate::support::now;
 use std::io::{Read, Write};
 use std::process::{ChildStdin, ChildStdout};
 use std::thread::sleep;
