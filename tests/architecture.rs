@@ -210,7 +210,9 @@ const CLI_ONLY: &[&str] = &[
     "toml",
     "directories",
     "ratatui",
+    "similar",
     "strsim",
+    "tempfile",
     "tracing_subscriber",
 ];
 

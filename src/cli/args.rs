@@ -8,25 +8,23 @@ mod check;
 mod config;
 mod reach;
 mod relay;
+mod serve;
+mod setup;
 mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::check::CheckArgs;
 pub(super) use self::config::ConfigArgs;
 pub(super) use self::reach::{PROXY_VARIABLE, ReachArgs};
 pub(super) use self::relay::RelayArgs;
+pub(super) use self::serve::ServeArgs;
+pub(super) use self::setup::SetupArgs;
 pub(super) use self::status::{KillArgs, StatusArgs};
-use crate::carrier::relays::RelayName;
-
-use super::values::{
-    AuthWord, ByteSize, Count, Destination, ListenAddress, LogFormat, MetricsAddress, MtuCap, Port, Target, parse,
-};
+use super::values::{Destination, ListenAddress, LogFormat, Port, parse};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -101,6 +99,9 @@ pub(super) enum Command {
     /// Show the settings that count, and where each came from
     #[command(long_about = config::ABOUT)]
     Config(ConfigArgs),
+    /// Have ssh go over bowline, or prepare a server
+    #[command(long_about = setup::ABOUT)]
+    Setup(SetupArgs),
     /// Watch a session survive outages on this machine
     #[command(
         long_about = "Run an SSH server, both halves and a real SSH session on this machine, and break the path between \
@@ -200,98 +201,6 @@ pub(super) struct ProxyArgs {
     /// How to reach the server half.
     #[command(flatten)]
     pub(super) reach: ReachArgs,
-}
-
-/// `bowline serve`.
-#[derive(Debug, Clone, Default, Args)]
-#[command(after_help = "Example:\n  bowline serve --listen :22 --target 127.0.0.1:22")]
-pub(super) struct ServeArgs {
-    /// Listen for QUIC here; repeatable, port 0 is any free one
-    ///
-    /// ADDR is 192.0.2.1:22, [::1]:22, an address alone, or a port alone. Default: every address, at the
-    /// number of sshd's TCP port.
-    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
-    pub(super) listen: Vec<ListenAddress>,
-    /// Listen for TLS over TCP here, where UDP is blocked; repeatable
-    ///
-    /// As --listen; an address without a port is at 443. Default: nowhere.
-    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN_TLS", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
-    pub(super) listen_tls: Vec<ListenAddress>,
-    /// Be listed at this relay, for clients that nothing lets in here; repeatable
-    ///
-    /// r1.example.org, r2.example.org:4433, with #SHA256:.. behind it to pin the relay's key; or the name of SRV
-    /// records, _bowline-relay._udp.example.org. Where there are more than three, three are chosen by the host keys.
-    #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
-    pub(super) relay: Vec<RelayName>,
-    /// Join sessions to this sshd, or to builtin [default: 127.0.0.1:22]
-    #[arg(long, value_name = "HOST:PORT", env = "BOWLINE_TARGET", value_parser = parse::<Target>)]
-    pub(super) target: Option<Target>,
-    /// Prove this SSH host key; repeatable
-    ///
-    /// Default: those sshd uses; where they cannot be read, a key of bowline's own in the state folder.
-    #[arg(long = "host-key", value_name = "FILE")]
-    pub(super) host_keys: Vec<PathBuf>,
-    /// Who may open: sshd decides, or none checks [default: sshd]
-    ///
-    /// `sshd` asks sshd whether it would take the key. `none` leaves it all to the inner login.
-    #[arg(long, value_name = "WHO", env = "BOWLINE_AUTH", value_parser = parse::<AuthWord>)]
-    pub(super) auth: Option<AuthWord>,
-    /// Let the keys of this file decide instead of sshd
-    #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
-    pub(super) authorized_keys: Option<PathBuf>,
-    /// Open although sshd has Match rules that see loopback
-    ///
-    /// sshd sees every session come from a loopback address. Without this, an open is refused where sshd's
-    /// rules for the real address differ from those for loopback.
-    #[arg(long)]
-    pub(super) accept_loopback_match: bool,
-    /// Read sshd's configuration here
-    #[arg(long, value_name = "FILE", env = "BOWLINE_SSHD_CONFIG")]
-    pub(super) sshd_config: Option<PathBuf>,
-    /// Ask this sshd for its configuration
-    #[arg(long, value_name = "FILE", env = "BOWLINE_SSHD_BINARY")]
-    pub(super) sshd_binary: Option<PathBuf>,
-    /// Started by root: the user that parses the network
-    #[arg(long, value_name = "NAME", env = "BOWLINE_WORKER_USER")]
-    pub(super) worker_user: Option<String>,
-    /// Keep a session without a path this long [default: 7d]
-    #[arg(long, value_name = "DURATION", env = "BOWLINE_SESSION_TTL", value_parser = parse::<Duration>)]
-    pub(super) session_ttl: Option<Duration>,
-    /// Keep this much per session for replay [default: 16MiB]
-    #[arg(long, value_name = "SIZE", env = "BOWLINE_REPLAY_BUFFER", value_parser = parse::<ByteSize>)]
-    pub(super) replay_buffer: Option<ByteSize>,
-    /// Memory for the buffers of all sessions [default: 1GiB]
-    #[arg(long, value_name = "SIZE", env = "BOWLINE_MEMORY_BUDGET", value_parser = parse::<ByteSize>)]
-    pub(super) memory_budget: Option<ByteSize>,
-    /// Most sessions in all [default: 1000]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SESSIONS", value_parser = parse::<Count>)]
-    pub(super) max_sessions: Option<Count>,
-    /// Most sessions of one user key [default: 100]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SESSIONS_PER_KEY", value_parser = parse::<Count>)]
-    pub(super) max_sessions_per_key: Option<Count>,
-    /// Most handshakes under way at once [default: 256]
-    #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_HALF_OPEN", value_parser = parse::<Count>)]
-    pub(super) max_half_open: Option<Count>,
-    /// Send no UDP payload longer than this
-    #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
-    pub(super) mtu_cap: Option<MtuCap>,
-    /// Serve metrics for Prometheus here, on loopback only [default: nowhere]
-    ///
-    /// http://ADDR/metrics, for instance at 127.0.0.1:9470. README.md names what is counted.
-    #[arg(long, value_name = "ADDR", env = "BOWLINE_METRICS", value_parser = parse::<MetricsAddress>)]
-    pub(super) metrics: Option<MetricsAddress>,
-    /// Take the place of a running bowline, with its sessions
-    ///
-    /// The one that serves at the same address hands everything over and ends. Its sessions go on, by the settings of
-    /// this one. With nobody there this one just starts.
-    #[arg(long, env = "BOWLINE_REPLACE", value_parser = FalseyValueParser::new())]
-    pub(super) replace: bool,
-    /// Go on with what the keeper at the other end of standard input held: after SIGHUP
-    #[arg(long, hide = true)]
-    pub(super) take_over: bool,
-    /// Let sessions end with the worker: for measuring what keeping them costs
-    #[arg(long, hide = true)]
-    pub(super) no_vault: bool,
 }
 
 /// `bowline ssh`.

@@ -17,6 +17,7 @@ mod relay;
 mod report;
 mod serve;
 mod settings;
+mod setup;
 mod signals;
 mod ssh;
 mod sshd;
@@ -82,10 +83,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let settings = check::CheckSettings::new(*args, &context)?;
             quietly(&context, check::run(settings))
         }
+        Command::Serve(args) if args.take_over => serve::take_over(*args, cli.common),
         Command::Serve(args) => {
-            if args.take_over {
-                return serve::take_over(*args, cli.common);
-            }
             let context = Context::load(cli.common, Owner::of_daemon())?;
             let settings = serve::ServeSettings::new(*args, &context)?;
             start_log(&context, Verbosity::Info);
@@ -112,6 +111,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             quietly(&context, kill::run(settings))
         }
         Command::Config(args) => config::run(&args, &cli.common),
+        Command::Setup(args) => setup::run(&args, cli.common),
         Command::Demo(args) => {
             let context = Context::load(cli.common, Owner::User)?;
             let settings = demo::DemoSettings::new(&args, context.log(Verbosity::Silent));

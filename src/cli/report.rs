@@ -16,11 +16,16 @@ use std::process::ExitCode;
 mod demo;
 mod serve;
 mod session;
+mod setup;
 mod status;
 
 pub(crate) use demo::demo_failed;
 pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, option, overlaps, several_serve};
 pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, notice, session_end};
+pub(crate) use setup::{
+    another_home, cannot_change, cannot_undo_enabled, damaged_block, declined, hidden_program, no_home_of_ssh,
+    no_host_is_meant, no_line_of_ssh, no_root, nobody_to_ask, not_in_effect, ssh_rejects, sshd_rejects,
+};
 pub(crate) use status::{cannot_show, no_server_half, no_such_session, not_ended, several_sessions};
 
 use super::config_file::ConfigError;
@@ -36,11 +41,13 @@ pub(crate) enum Exit {
     Unavailable = 69,
     /// 70: a fault of bowline itself.
     Internal = 70,
+    /// 73: a file cannot be written.
+    CannotCreate = 73,
     /// 75: the session was lost.
     Lost = 75,
     /// 76: the other end broke the protocol.
     Protocol = 76,
-    /// 77: refused.
+    /// 77: refused, or not permitted.
     Refused = 77,
     /// 130: stopped by the user, as a shell reports Ctrl-C.
     Interrupted = 130,

@@ -22,7 +22,7 @@ use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
 use crate::carrier::relays::RelayName;
 use crate::server::Server;
-use crate::server::keeper::{Stop, WorkerInheritance};
+use crate::server::keeper::{Endpoint, Stop, WorkerInheritance};
 use crate::server::worker::{self, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
 
@@ -99,6 +99,11 @@ pub(crate) enum Authorizer {
 }
 
 impl ServeSettings {
+    /// Where it is to listen; `usual_port` stands in for sshd's.
+    pub(super) fn endpoints(&self, usual_port: u16) -> Vec<Endpoint> {
+        listen::endpoints(self, Some(usual_port))
+    }
+
     /// Settles what the arguments leave open by the configuration file, then by default.
     ///
     /// # Errors

@@ -271,14 +271,21 @@ fn names_a_proxy(option: &OsStr) -> bool {
 
 pub(super) fn proxy_option(words: &[OsString], rest: &[u8]) -> OsString {
     let mut option = b"ProxyCommand=".to_vec();
+    option.extend(proxy_words(words));
+    option.extend_from_slice(rest);
+    OsString::from_vec(option)
+}
+
+/// Words as a ProxyCommand has to hold them.
+pub(super) fn proxy_words(words: &[OsString]) -> Vec<u8> {
+    let mut option = Vec::new();
     for (index, word) in words.iter().enumerate() {
         if index > 0 {
             option.push(b' ');
         }
         push_word(&mut option, word.as_bytes());
     }
-    option.extend_from_slice(rest);
-    OsString::from_vec(option)
+    option
 }
 
 /// Appends a word so that it passes whole through three readers: ssh's splitting of an option line, its

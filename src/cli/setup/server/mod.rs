@@ -1,0 +1,343 @@
+//! `bowline setup --server`: installs files, and says how to start what they describe.
+
+mod files;
+mod next;
+mod sshd;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::geteuid;
+
+use self::files::{Packaged, SYSUSERS, UNIT};
+use self::sshd::Sshd;
+use super::change::{FileError, Modes, Original, diff};
+use super::consent::Consent;
+use super::say;
+use crate::cli::args::{CommonArgs, ServeArgs, SetupArgs};
+use crate::cli::places::Owner;
+use crate::cli::report::{self, Failure};
+use crate::cli::serve::ServeSettings;
+use crate::cli::settings::Context;
+use crate::cli::values::Target;
+
+/// For everybody to read.
+const MODES: Modes = Modes {
+    file: 0o644,
+    folder: 0o755,
+};
+
+/// Folders that the unit hides from its process (ProtectHome, PrivateTmp).
+const HIDDEN: &[&str] = &["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+
+/// Where programs that are installed are.
+const PROGRAMS: [&str; 2] = ["usr/bin/bowline", "usr/local/bin/bowline"];
+
+/// sshd's, where there is none to ask.
+const USUAL_PORT: u16 = 22;
+
+/// What `bowline setup --server` works by.
+#[derive(Debug)]
+pub(super) struct ServerSettings {
+    undo: bool,
+    consent: Consent,
+    /// The system to prepare. Default: this one, `/`.
+    root: PathBuf,
+    /// What the server half will work by, as `bowline.toml` there says.
+    serve: ServeSettings,
+}
+
+impl ServerSettings {
+    /// # Errors
+    /// There is no such folder, or `bowline.toml` in it cannot be used.
+    pub(super) fn new(args: &SetupArgs, mut common: CommonArgs) -> Result<Self, Failure> {
+        let named = args.root.clone().unwrap_or_else(|| PathBuf::from("/"));
+        let root = fs::canonicalize(&named).map_err(|error| report::cannot_use_file(&named, &error))?;
+        if root != Path::new("/") {
+            // This machine's own settings say nothing about another.
+            let file = root.join("etc/bowline/bowline.toml");
+            let nothing = PathBuf::from("/dev/null");
+            common.config.get_or_insert(if file.exists() { file } else { nothing });
+        }
+        let context = Context::load(common, Owner::System)?;
+        Ok(ServerSettings {
+            undo: args.undo,
+            consent: Consent::of(args),
+            serve: ServeSettings::new(ServeArgs::default(), &context)?,
+            root,
+        })
+    }
+
+    /// This machine, not a folder.
+    fn is_here(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    fn has_systemd(&self) -> bool {
+        self.is_here() && Path::new("/run/systemd/system").is_dir()
+    }
+
+    /// A unit that a package has brought.
+    fn packaged_unit(&self, name: &str) -> Option<PathBuf> {
+        let units = ["usr/lib", "lib"].map(|folder| self.root.join(folder).join("systemd/system").join(name));
+        units.into_iter().find(|unit| unit.is_file())
+    }
+
+    fn sshd(&self) -> Option<Sshd> {
+        let binary = self.serve.sshd_binary.as_deref();
+        Sshd::find(&self.root, binary.unwrap_or(Path::new("/usr/sbin/sshd")))
+    }
+
+    /// A file of the system that is prepared, and of no other.
+    fn read(&self, path: &str) -> Result<Original, Failure> {
+        let named = self.root.join(path);
+        let original = Original::read(&named).map_err(|error| report::cannot_change(&error))?;
+        let existing = original.path().ancestors().find_map(|path| fs::canonicalize(path).ok());
+        if existing.is_some_and(|existing| existing.starts_with(&self.root)) {
+            return Ok(original);
+        }
+        Err(report::cannot_change(&FileError::Outside {
+            path: named,
+            root: self.root.clone(),
+        }))
+    }
+}
+
+/// Installs the files, or removes them.
+///
+/// # Errors
+/// A file cannot be changed; nobody says yes; sshd does not take its settings.
+pub(super) fn run(settings: &ServerSettings) -> Result<(), Failure> {
+    if settings.is_here() && settings.consent != Consent::Withheld && !geteuid().is_root() {
+        return Err(report::no_root());
+    }
+    match settings.undo {
+        true => remove(settings),
+        false => install(settings),
+    }
+}
+
+/// A file and what it is to hold.
+struct Change {
+    file: &'static Packaged,
+    original: Original,
+    text: String,
+}
+
+fn install(settings: &ServerSettings) -> Result<(), Failure> {
+    let sshd = settings.sshd();
+    if let Some(unit) = settings.packaged_unit("bowline.service") {
+        say(&format!(
+            "nothing to do: a package has brought {} and what belongs to it\n",
+            unit.display()
+        ));
+        if settings.read(UNIT)?.exists() {
+            say(&format!("note: /{UNIT} hides it; --undo takes that out\n"));
+        }
+        tell_next(settings, sshd.as_ref());
+        return Ok(());
+    }
+    let program = program(settings)?;
+    let (changes, diffs) = changes(settings, &program, sshd.as_ref())?;
+    tell_of_sshd(sshd.as_ref());
+    if changes.is_empty() {
+        say("nothing to do: every file is there already\n");
+        tell_next(settings, sshd.as_ref());
+        return Ok(());
+    }
+    let then = match settings.has_systemd() {
+        true => "then: systemd-sysusers makes the user bowline, and systemctl daemon-reload reads the unit\n",
+        false => "",
+    };
+    if !settings.consent.to(&format!("{diffs}{then}"))? {
+        return Ok(());
+    }
+    // What it says before is not about our files.
+    let before = sshd.as_ref().filter(|_| settings.is_here()).map(Sshd::test);
+    for change in &changes {
+        let replaced = change.original.replace(change.text.as_bytes(), MODES);
+        replaced.map_err(|error| report::cannot_change(&error))?;
+    }
+    match (before, &sshd) {
+        (Some(Ok(())), Some(sshd)) => check_sshd(settings, sshd, &changes)?,
+        (Some(Err(said)), _) => say(&format!("note: sshd -t failed before this already: {said}\n")),
+        _ => {}
+    }
+    if settings.has_systemd() {
+        tool("systemd-sysusers", &[&format!("/{SYSUSERS}")]);
+        tool("systemctl", &["daemon-reload"]);
+    }
+    say("done: everything is in place; nothing was enabled, started or opened\n");
+    tell_next(settings, sshd.as_ref());
+    Ok(())
+}
+
+/// What has to be changed, and how it is shown.
+fn changes(settings: &ServerSettings, program: &Path, sshd: Option<&Sshd>) -> Result<(Vec<Change>, String), Failure> {
+    let (mut changes, mut diffs) = (Vec::new(), String::new());
+    let version = sshd.map(Sshd::at_least);
+    for file in Packaged::all().iter().filter(|file| file.is_for(version)) {
+        let original = settings.read(file.path)?;
+        let text = file.text(program);
+        if original.exists() && original.content() == text.as_bytes() {
+            continue;
+        }
+        if settings.consent != Consent::Withheld {
+            original.check_ours().map_err(|error| report::cannot_change(&error))?;
+        }
+        if original.exists() && !file.is_unchanged(original.content()) {
+            let path = original.path().display();
+            diffs += &format!("note: {path} is there and differs; what it has of its own would be lost\n");
+        }
+        let old = original.exists().then(|| original.content());
+        diffs += &diff(original.path(), old, Some(text.as_bytes()));
+        changes.push(Change { file, original, text });
+    }
+    Ok((changes, diffs))
+}
+
+/// The program that the unit is to start.
+fn program(settings: &ServerSettings) -> Result<PathBuf, Failure> {
+    let installed = PROGRAMS.iter().find(|path| settings.root.join(path).is_file());
+    let installed = installed.map(|path| Path::new("/").join(path));
+    if !settings.is_here() {
+        if installed.is_none() {
+            let place = settings.root.join(PROGRAMS[0]);
+            say(&format!("note: put the program there too, as {}\n", place.display()));
+        }
+        return Ok(installed.unwrap_or_else(|| Path::new("/").join(PROGRAMS[0])));
+    }
+    let own = std::env::current_exe().map_err(|error| report::cannot_run("bowline", &error))?;
+    match (HIDDEN.iter().find(|folder| own.starts_with(folder)), installed) {
+        (None, _) => Ok(own),
+        (Some(_), Some(installed)) => {
+            say(&format!(
+                "note: the service will run {}, not this program\n",
+                installed.display()
+            ));
+            Ok(installed)
+        }
+        (Some(folder), None) => Err(report::hidden_program(&own, folder)),
+    }
+}
+
+fn tell_of_sshd(sshd: Option<&Sshd>) {
+    let Some(sshd) = sshd else {
+        say("note: there is no sshd, so it gets no settings\n");
+        return;
+    };
+    if !sshd.has_version() {
+        say("note: the version of sshd is not known, so it gets only the settings that every version takes\n");
+    }
+    if !sshd.includes {
+        say(
+            "note: sshd_config does not read the folder of the settings; put into its first line:\n      \
+             Include /etc/ssh/sshd_config.d/*.conf\n",
+        );
+    }
+}
+
+/// What is not as it should be, and what is to be done by hand.
+fn tell_next(settings: &ServerSettings, sshd: Option<&Sshd>) {
+    let mut port = match settings.serve.target {
+        Target::Tcp { port, .. } => Some(port),
+        Target::Builtin => None,
+    };
+    if let Some(sshd) = sshd.filter(|_| settings.is_here()) {
+        for unmended in sshd.unmended() {
+            say(&format!(
+                "note: {unmended}: another file comes before it; rename ours so that it sorts first\n"
+            ));
+        }
+        let ports = sshd.ports();
+        if let (Some(joined), Some(own)) = (port, ports.first())
+            && !ports.contains(&joined)
+        {
+            say(&format!(
+                "note: sshd listens on port {own}, but bowline would look for it on port {joined}; put into \
+                 /etc/bowline/bowline.toml:\n      [serve]\n      target = \"127.0.0.1:{own}\"\n"
+            ));
+            port = Some(*own);
+        }
+    }
+    next::tell(settings, sshd.is_some(), port.unwrap_or(USUAL_PORT));
+}
+
+/// Takes the settings for sshd out again if it would not start with them.
+fn check_sshd(settings: &ServerSettings, sshd: &Sshd, changes: &[Change]) -> Result<(), Failure> {
+    let Err(said) = sshd.test() else {
+        return Ok(());
+    };
+    for change in changes.iter().filter(|change| change.file.is_for_sshd()) {
+        let present = settings.read(change.file.path)?;
+        let restored = match change.original.exists() {
+            true => present.replace(change.original.content(), MODES),
+            false => present.remove(),
+        };
+        restored.map_err(|error| report::cannot_change(&error))?;
+    }
+    Err(report::sshd_rejects(&said))
+}
+
+fn remove(settings: &ServerSettings) -> Result<(), Failure> {
+    let (mut ours, mut kept, mut diffs) = (Vec::new(), String::new(), String::new());
+    let package = settings.packaged_unit("bowline.service");
+    if let Some(unit) = &package {
+        kept += &format!(
+            "kept: {} and what belongs to it, which a package has brought\n",
+            unit.display()
+        );
+    }
+    // A package's settings for sshd are in the same place.
+    for file in (Packaged::all().iter()).filter(|file| package.is_none() || !file.is_for_sshd()) {
+        let original = settings.read(file.path)?;
+        let named = settings.root.join(file.path);
+        let is_as_installed = original.path() == named && file.is_unchanged(original.content());
+        if original.exists() && !is_as_installed {
+            let path = named.display();
+            kept += &format!("kept: {path}, because it is not as this bowline installs it\n");
+        } else if original.exists() {
+            diffs += &diff(original.path(), Some(original.content()), None);
+            ours.push((file, original));
+        }
+    }
+    if ours.is_empty() {
+        say(&format!(
+            "{kept}nothing to do: no file is there as this bowline installs it\n"
+        ));
+        return Ok(());
+    }
+    let wants = settings
+        .root
+        .join("etc/systemd/system/multi-user.target.wants/bowline.service");
+    if fs::symlink_metadata(wants).is_ok() && ours.iter().any(|(file, _)| file.path == UNIT) {
+        return Err(report::cannot_undo_enabled());
+    }
+    if !settings.consent.to(&format!("{diffs}{kept}"))? {
+        return Ok(());
+    }
+    for (_, original) in &ours {
+        original.remove().map_err(|error| report::cannot_change(&error))?;
+    }
+    if settings.has_systemd() {
+        tool("systemctl", &["daemon-reload"]);
+    }
+    say("done: what setup installed is gone\n");
+    if settings.is_here() {
+        next::tell_after_removal(settings, ours.iter().any(|(file, _)| file.is_for_sshd()));
+    }
+    Ok(())
+}
+
+/// Runs a tool of systemd's. That it fails is told, and is no reason to stop: the files are right.
+fn tool(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let said = match output {
+        Ok(output) if output.status.success() => return,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let said = report::Harmless(&said).to_string();
+    say(&format!("note: {program} {} failed: {said}\n", arguments.join(" ")));
+}

@@ -1,0 +1,102 @@
+//! What remains to be done by hand, as lines to copy.
+
+use super::ServerSettings;
+use crate::cli::serve::ServeSettings;
+use crate::cli::setup::say;
+use crate::server::keeper::Protocol;
+
+/// One that clients have to reach.
+type Port = (Protocol, u16);
+
+/// Each once.
+fn ports(serve: &ServeSettings, sshd: u16) -> Vec<Port> {
+    let mut ports = Vec::new();
+    for endpoint in serve.endpoints(sshd) {
+        let port = (endpoint.protocol, endpoint.address.port());
+        if !endpoint.address.ip().is_loopback() && !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+/// After an installation beside an sshd, or where it would be.
+pub(super) fn tell(settings: &ServerSettings, has_sshd: bool, port: u16) {
+    let mut text = String::from("\n");
+    if settings.has_systemd() {
+        text += "Have it run, now and at every boot:\n";
+        if has_sshd {
+            text += &reload_sshd(settings);
+        }
+        text += "    systemctl enable --now bowline\n";
+    } else if settings.is_here() {
+        text += "No systemd runs here: have `bowline serve` started as other daemons are, and sshd reloaded.\n";
+    } else {
+        let root = settings.root.display();
+        text += &format!("Have it started at every boot:\n    systemctl --root={root} enable bowline\n");
+    }
+    text += &firewall(&ports(&settings.serve, port), settings.is_here());
+    text += "Then, on a client: bowline check HOST\n";
+    say(&text);
+}
+
+/// After `--undo`.
+pub(super) fn tell_after_removal(settings: &ServerSettings, from_sshd: bool) {
+    if from_sshd {
+        say("sshd goes on with the settings until it is told:\n");
+        say(&reload_sshd(settings));
+    }
+    say("The user bowline stays where there is one; userdel bowline removes it.\n");
+}
+
+/// With commands for this machine's own, where it is the one that is prepared.
+fn firewall(ports: &[Port], is_here: bool) -> String {
+    let mut text = String::new();
+    for (protocol, port) in ports {
+        let (name, lower) = match protocol {
+            Protocol::Udp => ("UDP", "udp"),
+            Protocol::Tcp => ("TCP", "tcp"),
+        };
+        text += &format!("Open {name} port {port} in every firewall on the way, a provider's too");
+        text += &match is_here {
+            true => format!(
+                "; here one of:\n    \
+                 ufw allow {port}/{lower}\n    \
+                 firewall-cmd --permanent --add-port={port}/{lower} && firewall-cmd --reload\n    \
+                 nft insert rule inet filter input {lower} dport {port} accept\n"
+            ),
+            false => ".\n".to_owned(),
+        };
+    }
+    text
+}
+
+/// Debian calls it `ssh`, others `sshd`. Where systemd listens for it, it may not run just now.
+fn reload_sshd(settings: &ServerSettings) -> String {
+    let name = match settings.packaged_unit("ssh.service") {
+        Some(_) => "ssh",
+        None => "sshd",
+    };
+    format!("    systemctl try-reload-or-restart {name}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_port_gets_a_line_for_each_firewall() {
+        let text = firewall(&[(Protocol::Udp, 22), (Protocol::Tcp, 443)], true);
+        assert!(
+            text.contains("Open UDP port 22 ") && text.contains("Open TCP port 443 "),
+            "{text}"
+        );
+        for line in [
+            "ufw allow 22/udp",
+            "--add-port=443/tcp && ",
+            "input udp dport 22 accept",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+    }
+}

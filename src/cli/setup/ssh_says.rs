@@ -1,0 +1,133 @@
+//! What ssh makes of its configuration for a host: `ssh -v -G`, in ssh's own words.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// How ssh would get to a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The ProxyCommand, as it is written.
+    Command(String),
+    /// ProxyJump.
+    Jump(String),
+    Straight,
+}
+
+/// ssh's answer for one host.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) way: Way,
+    /// The files it read, in this order.
+    pub(super) read: Vec<PathBuf>,
+    /// The `Host` and `Match` lines that apply, in this order: `/home/ann/.ssh/config line 3`.
+    pub(super) applied: Vec<String>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SshError {
+    /// It cannot be started.
+    #[error("cannot run ssh: {0}")]
+    NotRunnable(io::Error),
+    /// It does not take its configuration as it is.
+    #[error("ssh does not take its configuration")]
+    Rejected {
+        /// In its words.
+        said: Vec<String>,
+    },
+}
+
+/// Asks about `host`; `config` is ssh's `-F`.
+///
+/// # Errors
+/// There is no ssh, or it rejects its configuration.
+pub(super) fn ask(config: Option<&Path>, host: &str) -> Result<Answer, SshError> {
+    let (out, err) = run(config, &["-v", "-G", "--", host])?;
+    let option = |name| out.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+    let way = option("proxycommand ").map(Way::Command);
+    let way = way.or_else(|| option("proxyjump ").map(Way::Jump));
+    let after = |line: &str, mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim_end().to_owned());
+    Ok(Answer {
+        way: way.unwrap_or(Way::Straight),
+        read: (err
+            .lines()
+            .filter_map(|line| after(line, "debug1: Reading configuration data ")))
+        .map(PathBuf::from)
+        .collect(),
+        applied: (err
+            .lines()
+            .filter_map(|line| line.split_once(": Applying options for ")))
+        .filter_map(|(line, _)| after(line, "debug1: "))
+        .collect(),
+    })
+}
+
+/// The user's home folder as ssh sees it: it asks the user database and ignores `$HOME`.
+///
+/// # Errors
+/// There is no ssh.
+pub(super) fn home() -> Result<Option<PathBuf>, SshError> {
+    // ssh expands a ControlPath before it prints it.
+    let (out, _) = run(Some("none".as_ref()), &["-G", "-o", "ControlPath=~/.", "--", "x"])?;
+    let printed = out.lines().find_map(|line| line.strip_prefix("controlpath "));
+    Ok(printed.and_then(|path| path.strip_suffix("/.")).map(PathBuf::from))
+}
+
+fn run(config: Option<&Path>, arguments: &[&str]) -> Result<(String, String), SshError> {
+    let mut command = Command::new("ssh");
+    if let Some(file) = config {
+        command.arg("-F").arg(file);
+    }
+    let output = command.args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(SshError::NotRunnable)?;
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        let noise = ["debug1: ", "OpenSSH_", "Pseudo-terminal "];
+        let said = err
+            .lines()
+            .filter(|line| !noise.iter().any(|noise| line.starts_with(noise)));
+        return Err(SshError::Rejected {
+            said: said.map(str::to_owned).collect(),
+        });
+    }
+    Ok((String::from_utf8_lossy(&output.stdout).into_owned(), err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ssh_names_the_way_the_files_and_the_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let [config, more] = ["config", "more"].map(|name| folder.path().join(name));
+        std::fs::write(&more, "Host box\n  ProxyCommand nc %h %p\n").unwrap();
+        let text = format!(
+            "Include {}\nHost box\n  LogLevel QUIET\n  ProxyJump a\n",
+            more.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let answer = ask(Some(&config), "box").unwrap();
+        assert_eq!(answer.way, Way::Command("nc %h %p".to_owned()));
+        assert_eq!(answer.read, [config.clone(), more.clone()]);
+        assert_eq!(
+            answer.applied,
+            [
+                format!("{} line 1", more.display()),
+                format!("{} line 2", config.display())
+            ]
+        );
+        std::fs::write(&more, "").unwrap();
+        assert_eq!(ask(Some(&config), "box").unwrap().way, Way::Jump("a".to_owned()));
+        assert_eq!(ask(Some(&config), "other").unwrap().way, Way::Straight);
+        std::fs::write(&more, "Nonsense yes\n").unwrap();
+        let Err(SshError::Rejected { said }) = ask(Some(&config), "box") else {
+            panic!("nonsense is taken")
+        };
+        assert!(
+            said[0].contains("more: line 1: Bad configuration option: nonsense"),
+            "{said:?}"
+        );
+    }
+}
