@@ -207,6 +207,8 @@ const CLI_ONLY: &[&str] = &[
     "clap",
     "clap_complete",
     "clap_mangen",
+    "roff",
+    "pulldown_cmark",
     "toml",
     "directories",
     "ratatui",

@@ -1,4 +1,6 @@
-//! Man pages and shell completions, from the same source as `--help`.
+//! Man pages and shell completions, from the same source as `--help`; and PROTOCOL.md as a page.
+
+mod protocol;
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,7 +18,8 @@ pub(super) fn completions(shell: Shell) {
     let _ = io::stdout().write_all(&script);
 }
 
-/// Writes `bowline.1`, a page for each command and `bowline.toml.5` into `folder`, which is made when missing.
+/// Writes `bowline.1`, a page for each command, `bowline.toml.5` and `bowline-protocol.7` into `folder`, which
+/// is made when missing.
 ///
 /// # Errors
 /// The folder or a page cannot be written.
@@ -39,7 +42,7 @@ fn pages() -> Vec<(String, Vec<u8>)> {
         .filter(|command| !command.is_hide_set())
         .cloned();
     let commands = std::iter::once(whole.clone()).chain(commands).map(page);
-    commands.chain([super::config::page()]).collect()
+    commands.chain([super::config::page(), protocol::page()]).collect()
 }
 
 /// When the manuals were last changed: they are the same wherever they are made.
