@@ -5,6 +5,8 @@
 //! every byte comes once and in order, each is back as soon as the cadence says, and new ones open.
 //! `BOWLINE_WEEK` plays one week again.
 
+#![allow(clippy::print_stderr, reason = "figures are for people")]
+
 #[path = "session_schedules/chance.rs"]
 #[allow(dead_code, reason = "this crate uses its own part of it")]
 mod chance;
@@ -43,7 +45,7 @@ fn a_week_over_one_relay_costs_no_session_and_no_byte() {
         Err(_) => (0..WEEKS).collect::<Vec<u64>>(),
     };
     for seed in weeks {
-        println!("week {seed}");
+        eprintln!("week {seed}");
         week(seed);
     }
 }
@@ -54,7 +56,7 @@ fn week(seed: u64) {
     let first = Duration::from_secs(1);
     for (user, habits) in USERS.iter().enumerate() {
         let seen = Life::new(&weather, seed * 1000 + user as u64, beginning, first).live(WEEK, *habits);
-        println!("  user {user}: {seen:?}");
+        eprintln!("  user {user}: {seen:?}");
         check(&weather, &seen);
         let is_quiet = user == 0;
         assert!(
@@ -65,7 +67,7 @@ fn week(seed: u64) {
     let opened = (1..7 * 24 - 3)
         .filter(|hour| opens(&weather, seed, beginning, HOUR * *hour))
         .count();
-    println!("  {opened} more were opened, of {} outages", weather.0.len());
+    eprintln!("  {opened} more were opened, of {} outages", weather.0.len());
     let closed = weather
         .0
         .iter()

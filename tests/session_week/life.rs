@@ -248,14 +248,16 @@ impl<'a> Life<'a> {
 
     fn read(&mut self) {
         for writer in [CLIENT, SERVER] {
-            while let Some((_, bytes)) = self.lead.ways[writer].pop_front_if(|(at, _)| *at <= self.now) {
+            while self.lead.ways[writer].front().is_some_and(|(at, _)| *at <= self.now) {
+                let (_, bytes) = self.lead.ways[writer].pop_front().expect("there is one");
                 let mut inbox = BytesMut::from(&bytes[..]);
                 while let Some(frame) = Frame::decode(&mut inbox).expect("whole frames") {
                     self.hear(1 - writer, frame);
                 }
             }
         }
-        while self.lead.acks.pop_front_if(|at| *at <= self.now).is_some() {
+        while self.lead.acks.front().is_some_and(|at| *at <= self.now) {
+            self.lead.acks.pop_front();
             self.lead.heard += 1;
             self.is_back();
         }
