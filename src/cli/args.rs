@@ -170,7 +170,7 @@ pub(super) struct CommonArgs {
         env = "BOWLINE_LOG_FILE"
     )]
     pub(super) log_file: Option<PathBuf>,
-    /// Write log lines as human or json [default: human]
+    /// Write log lines as human or json [default: fields if to systemd's journal, else human]
     #[arg(long, value_name = "FORMAT", global = true, help_heading = "Everywhere", env = "BOWLINE_LOG_FORMAT",
           value_parser = parse::<LogFormat>)]
     pub(super) log_format: Option<LogFormat>,

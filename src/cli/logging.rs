@@ -3,6 +3,8 @@
 //! A log never disturbs a session: what cannot be written is dropped, and said once on stderr. Events that
 //! others rely on carry their stable name in the field `event`: `opened`, `suspected`, `resumed`, `closed`, `refused`.
 
+mod journal;
+
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,6 +15,8 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::CommonArgs;
 use super::values::LogFormat;
@@ -58,8 +62,8 @@ pub(crate) struct LogSettings {
     pub(crate) verbosity: Verbosity,
     /// Appended to; without one lines go to stderr.
     pub(crate) file: Option<PathBuf>,
-    /// The form of a line.
-    pub(crate) format: LogFormat,
+    /// The form of a line. `None`: fields where stderr leads to systemd's journal, else for eyes.
+    pub(crate) format: Option<LogFormat>,
 }
 
 impl LogSettings {
@@ -68,7 +72,7 @@ impl LogSettings {
         LogSettings {
             verbosity: Verbosity::Info.raised_by(common.verbose),
             file: None,
-            format: common.log_format.unwrap_or(LogFormat::Human),
+            format: common.log_format,
         }
     }
 
@@ -76,8 +80,8 @@ impl LogSettings {
     pub(super) fn as_arguments(&self) -> Vec<OsString> {
         let steps = (self.verbosity as usize).saturating_sub(Verbosity::Info as usize);
         let mut arguments = vec![OsString::from("-v"); steps];
-        if matches!(self.format, LogFormat::Json) {
-            arguments.extend(["--log-format".into(), "json".into()]);
+        if let Some(format) = self.format {
+            arguments.extend(["--log-format".into(), format.to_string().into()]);
         }
         arguments
     }
@@ -99,6 +103,13 @@ pub(crate) fn start(settings: &LogSettings) {
         Ok(directives) => EnvFilter::builder().parse_lossy(directives),
         Err(_) => EnvFilter::new(settings.verbosity.directives()),
     };
+    if let (None, None) = (&settings.file, settings.format)
+        && let Some(journal) = journal::layer()
+    {
+        // As below: the first one stays.
+        let _ = tracing_subscriber::registry().with(filter).with(journal).try_init();
+        return;
+    }
     let sink = Sink::open(settings.file.as_deref());
     let ansi = settings.file.is_none() && io::IsTerminal::is_terminal(&io::stderr());
     let lines = tracing_subscriber::fmt()
@@ -107,7 +118,7 @@ pub(crate) fn start(settings: &LogSettings) {
         .with_ansi(ansi)
         .with_target(false);
     // The only failure is a subscriber that is already there: the first one stays.
-    let _ = match settings.format {
+    let _ = match settings.format.unwrap_or(LogFormat::Human) {
         LogFormat::Human => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };

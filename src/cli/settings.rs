@@ -9,7 +9,7 @@ use super::args::CommonArgs;
 use super::config_file::{ConfigError, ConfigFile};
 use super::logging::{LogSettings, Verbosity};
 use super::places::{self, Folders, Owner};
-use super::values::{LogFormat, Written, WrittenList};
+use super::values::{Written, WrittenList};
 use crate::carrier::stream::ProxyUrlError;
 
 /// The settings contradict each other or the machine.
@@ -119,11 +119,7 @@ impl Context {
         LogSettings {
             verbosity: normal.raised_by(self.common.verbose),
             file,
-            format: self
-                .common
-                .log_format
-                .or(one(&self.file.log_format))
-                .unwrap_or(LogFormat::Human),
+            format: self.common.log_format.or(one(&self.file.log_format)),
         }
     }
 }
