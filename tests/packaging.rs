@@ -165,6 +165,30 @@ fn the_package_for_debian_has_every_unit_and_every_drop_in_that_stands_here() {
 }
 
 #[test]
+fn the_image_of_the_relay_is_no_root_and_sets_what_the_relay_reads() {
+    let text = fs::read_to_string(packaged("Containerfile.relay")).expect("packaged");
+    let user = text.lines().find_map(|line| line.strip_prefix("USER "));
+    assert!(
+        user.is_some_and(|user| !user.starts_with('0') && user != "root"),
+        "{user:?}"
+    );
+    let help = run(Command::new(BOWLINE).args(["relay", "--help"]), LIMIT)
+        .expect_code(0)
+        .out();
+    let words = text.split_whitespace().filter_map(|word| word.split_once('='));
+    let set: Vec<_> = words.filter(|(name, _)| name.starts_with("BOWLINE_")).collect();
+    for (name, value) in &set {
+        assert!(help.contains(&format!("[env: {name}]")), "{name}");
+        let port = value.strip_prefix(':');
+        assert!(
+            port.is_none_or(|port| text.contains(&format!("EXPOSE {port}/udp {port}/tcp"))),
+            "{name} listens at a port that the image does not expose"
+        );
+    }
+    assert_eq!(set.len(), 4, "{set:?}");
+}
+
+#[test]
 fn everything_packaged_is_in_its_readme() {
     let readme = fs::read_to_string(packaged("README.md")).expect("packaged");
     for folder in ["systemd", "sysusers.d", "sshd_config.d"] {
@@ -173,6 +197,7 @@ fn everything_packaged_is_in_its_readme() {
             assert!(readme.contains(&format!("| `{name}` |")), "{name}");
         }
     }
+    assert!(readme.contains("| `packaging/Containerfile.relay` |"));
 }
 
 fn root() -> &'static Path {
