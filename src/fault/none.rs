@@ -20,3 +20,9 @@ pub(crate) fn tamper(_piece: &[u8]) -> Option<Vec<u8>> {
 pub(crate) fn misleads() -> bool {
     false
 }
+
+/// Copies arrive.
+#[inline(always)]
+pub(crate) fn loses_copies() -> bool {
+    false
+}
