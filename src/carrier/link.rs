@@ -150,6 +150,13 @@ impl Link {
         }
     }
 
+    pub(super) fn hears_transport(&self) -> bool {
+        match self {
+            Link::Quic(_) => true,
+            Link::Stream(stream) => stream.stream.reading().is_some(),
+        }
+    }
+
     pub(super) fn ack_mark(&self) -> Option<u64> {
         match self {
             // Whoever sends repeats its last acknowledgement in each packet, so their count says nothing. One that tells

@@ -228,6 +228,12 @@ impl Carrier {
         self.link.heard()
     }
 
+    /// Whether [`Carrier::heard`] moves when the peer's transport acknowledges what is sent. By way of a relay, a proxy or a
+    /// program it does not: only what the peer itself says arrives from end to end.
+    pub fn hears_transport(&self) -> bool {
+        self.link.hears_transport()
+    }
+
     /// A number that changes when the peer's transport acknowledges something new: what is sent arrives. `None` where
     /// the kind cannot tell.
     pub fn ack_mark(&self) -> Option<u64> {

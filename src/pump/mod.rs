@@ -277,7 +277,7 @@ where
         }
         let filled = !was_blocked && !lead.is_flushed();
         if let Some(vigil) = self.vigil.as_mut().filter(|_| filled) {
-            vigil.handle_sent(lead, now);
+            vigil.handle_sent(lead, now, self.session.is_outstanding());
         }
         if filled {
             self.copies.handle_sent(&self.session, &mut self.carriers, now);

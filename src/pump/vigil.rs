@@ -121,9 +121,10 @@ impl Vigil {
         self.call_off();
     }
 
-    pub(super) fn handle_sent(&mut self, lead: &Carrier, now: Instant) {
+    /// `outstanding`: the session has something that the peer must acknowledge.
+    pub(super) fn handle_sent(&mut self, lead: &Carrier, now: Instant, outstanding: bool) {
         // What arrived before is no answer.
-        if self.liveness.handle_input(now) {
+        if self.liveness.handle_input(now, outstanding || lead.hears_transport()) {
             self.heard = lead.heard();
         }
         if let Some(mark) = lead.ack_mark().filter(|_| self.liveness.handle_owed(now)) {

@@ -63,6 +63,8 @@ pub struct Liveness {
     usual_gap: Duration,
     /// Since when an answer is due. The allowance starts anew with every sign of progress.
     asked: Option<Instant>,
+    /// The session had rested for long when that began: its mapping may be forgotten.
+    asked_in_quiet: bool,
     probed: bool,
     next_probe: Instant,
     probes: usize,
@@ -118,6 +120,7 @@ impl Liveness {
             active: now,
             usual_gap: FIRST_PROBE / 2,
             asked: None,
+            asked_in_quiet: false,
             probed: false,
             next_probe: now + FIRST_PROBE,
             probes: 0,
@@ -183,7 +186,10 @@ impl Liveness {
         self.suspect = self.owed.is_some_and(|owed| owed.missed);
         self.heard = now;
         // A probe that is still unanswered stays so, but the path moves: its allowance starts anew.
-        self.asked = self.probed.then_some(now);
+        self.asked = None;
+        if self.probed {
+            self.ask(now);
+        }
     }
 
     /// A frame with bytes of the session arrived.
@@ -204,12 +210,15 @@ impl Liveness {
         self.handle_heard(now);
     }
 
-    /// Bytes of the session were handed to the lead, which the peer must acknowledge.
+    /// Something of the session was handed to the lead. `is_answered`: the peer, or its transport where that is heard,
+    /// says something in return. To a mere acknowledgement of what it sent a peer says nothing.
     ///
     /// Whether an answer is due from now on, which it was not before.
-    pub fn handle_input(&mut self, now: Instant) -> bool {
-        let is_first = self.asked.is_none();
-        self.asked.get_or_insert(now);
+    pub fn handle_input(&mut self, now: Instant, is_answered: bool) -> bool {
+        let is_first = is_answered && self.asked.is_none();
+        if is_first {
+            self.ask(now);
+        }
         self.handle_activity(now);
         is_first
     }
@@ -247,7 +256,7 @@ impl Liveness {
     pub fn poll(&mut self, now: Instant, rtt: Duration) -> Verdict {
         if !self.suspect && self.suspicion(now, rtt).is_some_and(|due| due <= now) {
             self.suspect = true;
-            self.mapping_was_forgotten |= self.is_quiet(now);
+            self.mapping_was_forgotten |= self.asked_in_quiet;
             return Verdict::Suspect;
         }
         if let Some(owed) = self.owed.as_mut().filter(|owed| !owed.missed && owed.due(rtt) <= now) {
@@ -266,7 +275,9 @@ impl Liveness {
             self.next_probe = now + self.next_interval(now);
             self.probes += 1;
             self.probed = true;
-            self.asked.get_or_insert(now);
+            if self.asked.is_none() {
+                self.ask(now);
+            }
             return Verdict::Probe;
         }
         Verdict::Wait
@@ -300,6 +311,12 @@ impl Liveness {
         let forgotten = now.saturating_duration_since(self.alarmed).as_secs() / CAUTION_FORGOTTEN.as_secs();
         self.caution
             .saturating_sub(u32::try_from(forgotten).unwrap_or(MOST_CAUTION))
+    }
+
+    /// An answer is due from now on.
+    fn ask(&mut self, now: Instant) {
+        self.asked = Some(now);
+        self.asked_in_quiet = self.is_quiet(now);
     }
 
     fn handle_activity(&mut self, now: Instant) {

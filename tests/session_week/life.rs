@@ -370,7 +370,10 @@ impl<'a> Life<'a> {
                 if out.is_empty() {
                     break;
                 }
-                if me == CLIENT && self.ends[CLIENT].session.is_outstanding() && self.liveness.handle_input(self.at()) {
+                if me == CLIENT
+                    && self.ends[CLIENT].session.is_outstanding()
+                    && self.liveness.handle_input(self.at(), true)
+                {
                     self.heard = self.lead.heard;
                 }
                 self.send(me, out);

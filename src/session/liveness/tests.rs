@@ -62,7 +62,7 @@ fn a_keystroke_into_a_dead_link_is_suspected_after_the_allowance() {
     let mut liveness = Liveness::new(start);
     watch(&mut liveness, start, Duration::from_secs(40), true);
     let pressed = start + Duration::from_secs(41);
-    liveness.handle_input(pressed);
+    liveness.handle_input(pressed, true);
     let suspected = watch(&mut liveness, pressed, ms(2000), false);
     assert!(suspected.contains(&(300, Verdict::Suspect)), "{suspected:?}");
 }
@@ -71,7 +71,7 @@ fn a_keystroke_into_a_dead_link_is_suspected_after_the_allowance() {
 fn a_slow_path_that_moves_is_not_suspected() {
     let start = clock::now();
     let mut liveness = Liveness::new(start);
-    liveness.handle_input(start);
+    liveness.handle_input(start, true);
     for beat in 1..100 {
         let now = start + ms(250 * beat);
         assert_ne!(liveness.poll(now, RTT), Verdict::Suspect);
@@ -83,7 +83,7 @@ fn a_slow_path_that_moves_is_not_suspected() {
 fn a_full_window_is_not_taken_for_a_dead_peer() {
     let start = clock::now();
     let mut liveness = Liveness::new(start);
-    liveness.handle_input(start);
+    liveness.handle_input(start, true);
     liveness.handle_heard(start + RTT);
     // The peer's pipe is stuck: no acknowledgement of the session comes, but probes are answered.
     let said = watch(&mut liveness, start, Duration::from_secs(3600), true);
@@ -94,7 +94,7 @@ fn a_full_window_is_not_taken_for_a_dead_peer() {
 fn typed_into_output(beats: u64, acked: Option<u64>) -> (Liveness, Vec<(u64, Verdict)>) {
     let start = clock::now();
     let mut liveness = Liveness::new(start);
-    liveness.handle_input(start);
+    liveness.handle_input(start, true);
     liveness.handle_owed(start);
     let mut said = vec![];
     for beat in 1..beats {
@@ -153,7 +153,7 @@ fn a_fresh_lead_is_given_time_to_deliver() {
     let start = clock::now();
     let mut liveness = Liveness::new(start);
     liveness.handle_attached(start);
-    liveness.handle_input(start);
+    liveness.handle_input(start, true);
     let said = watch(&mut liveness, start, ms(3100), false);
     let suspected = said.iter().find(|(_, verdict)| *verdict == Verdict::Suspect);
     assert_eq!(suspected, Some(&(3000, Verdict::Suspect)));
@@ -163,11 +163,41 @@ fn a_fresh_lead_is_given_time_to_deliver() {
 fn suspicion_is_called_off_when_the_path_moves_and_may_come_back() {
     let start = clock::now();
     let mut liveness = Liveness::new(start);
-    liveness.handle_input(start);
+    liveness.handle_input(start, true);
     watch(&mut liveness, start, ms(400), false);
     assert!(liveness.is_suspect());
     liveness.handle_heard(start + ms(410));
     assert!(!liveness.is_suspect());
     let again = watch(&mut liveness, start, ms(2000), false);
     assert!(again.iter().any(|(_, verdict)| *verdict == Verdict::Suspect));
+}
+
+#[test]
+fn a_mere_acknowledgement_where_no_transport_is_heard_is_owed_no_answer() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    // A line of output a second, by way of a relay: the first probe comes long after any answer would be overdue.
+    for line in 0..30 {
+        let arrived = start + Duration::from_secs(line);
+        liveness.handle_output(arrived);
+        assert!(!liveness.handle_input(arrived + ms(25), false));
+        let said = watch(&mut liveness, arrived + ms(26), ms(900), true);
+        assert!(said.iter().all(|(_, verdict)| *verdict == Verdict::Probe), "{said:?}");
+    }
+}
+
+#[test]
+fn a_mapping_that_a_key_finds_forgotten_is_kept_from_then_on() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    watch(&mut liveness, start, Duration::from_secs(320), true);
+    let pressed = start + Duration::from_secs(320);
+    liveness.handle_input(pressed, true);
+    watch(&mut liveness, pressed, ms(400), false);
+    assert!(liveness.is_suspect());
+    let attached = pressed + ms(500);
+    liveness.handle_attached(attached);
+    let said = watch(&mut liveness, attached, Duration::from_secs(400), true);
+    let late = said.iter().rev().take(2).map(|(at, _)| *at).collect::<Vec<_>>();
+    assert_eq!(late[0] - late[1], 15_000, "{late:?}");
 }
