@@ -1,104 +1,202 @@
-//! What happens to the one path of a week: the relay dies, the path is a hole, the client sleeps.
+//! What happens in a week to the client's machine, to the relay, to the server half, and to the ways between them.
 
 use crate::chance::Chance;
 use std::time::Duration;
 
 pub(crate) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Between client and server half.
-pub(crate) const RTT: Duration = Duration::from_millis(80);
-/// A carrier ends after so much silence.
-const IDLE: Duration = Duration::from_secs(25);
-/// A relay that is back lists the server half again within this.
-const LISTED: usize = 15_000;
-/// Nothing happens to a session at its end, so that everything can arrive.
-pub(crate) const CALM: Duration = Duration::from_secs(180);
+/// Nothing happens in the last minutes, so that everything can arrive.
+pub(crate) const CALM: Duration = Duration::from_secs(300);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// `kill -9`; nobody is told.
-    RelayDies,
-    /// Packets are lost both ways, silently.
-    Hole,
-    /// The client's clock goes on, and nothing else of it.
-    Sleep,
-}
+const SECOND: usize = 1000;
+const MINUTE: usize = 60 * SECOND;
+const HOUR: usize = 60 * MINUTE;
 
+/// From when until when something is so.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Outage {
-    pub(crate) kind: Kind,
+pub(crate) struct Spell {
     pub(crate) from: Duration,
-    /// The path leads through again; with a relay, it has listed the server half too.
     pub(crate) until: Duration,
 }
 
-impl Outage {
-    fn ends_carriers(&self) -> bool {
-        self.kind == Kind::RelayDies || self.until - self.from > IDLE
-    }
-
-    fn covers(&self, at: Duration) -> bool {
-        self.from <= at && at < self.until
+impl Spell {
+    pub(crate) fn lasts(&self) -> Duration {
+        self.until - self.from
     }
 }
 
-pub(crate) struct Weather(pub(crate) Vec<Outage>);
+/// Spells in order, none of which touches another.
+#[derive(Debug, Default)]
+pub(crate) struct Spells(pub(crate) Vec<Spell>);
+
+impl Spells {
+    /// Those that touch become one.
+    pub(crate) fn new(mut spells: Vec<Spell>) -> Spells {
+        spells.sort_by_key(|spell| spell.from);
+        let mut merged: Vec<Spell> = Vec::new();
+        for spell in spells.into_iter().filter(|spell| spell.from < spell.until) {
+            match merged.last_mut() {
+                Some(last) if spell.from <= last.until => last.until = last.until.max(spell.until),
+                _ => merged.push(spell),
+            }
+        }
+        Spells(merged)
+    }
+
+    /// The one that `at` lies in, or else the next.
+    pub(crate) fn from(&self, at: Duration) -> Option<Spell> {
+        let place = self.0.partition_point(|spell| spell.until <= at);
+        self.0.get(place).copied()
+    }
+
+    pub(crate) fn at(&self, at: Duration) -> Option<Spell> {
+        self.from(at).filter(|spell| spell.from <= at)
+    }
+
+    pub(crate) fn has(&self, at: Duration) -> bool {
+        self.at(at).is_some()
+    }
+
+    /// Whether nothing of it falls between `from` and `until`.
+    pub(crate) fn spare(&self, from: Duration, until: Duration) -> bool {
+        self.from(from).is_none_or(|spell| spell.from > until)
+    }
+
+    /// The first moment from `at` on at which a spell begins; none in a spell.
+    pub(crate) fn next_beginning(&self, at: Duration) -> Option<Duration> {
+        let place = self.0.partition_point(|spell| spell.from < at);
+        self.0.get(place).map(|spell| spell.from)
+    }
+
+    /// What lies between them.
+    pub(crate) fn inverse(&self) -> Spells {
+        let mut gaps = Vec::new();
+        let mut from = Duration::ZERO;
+        for spell in &self.0 {
+            if from < spell.from {
+                gaps.push(Spell {
+                    from,
+                    until: spell.from,
+                });
+            }
+            from = spell.until;
+        }
+        gaps.push(Spell { from, until: 2 * WEEK });
+        Spells(gaps)
+    }
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct Weather {
+    /// The relay is dead: killed, and nobody is told.
+    pub(crate) relay: Spells,
+    /// The way between client and relay swallows what goes up, or down.
+    pub(crate) near: [Spells; 2],
+    /// The same between relay and server half.
+    pub(crate) far: [Spells; 2],
+    /// The client's machine sleeps: no timer of it goes on.
+    pub(crate) sleep: Spells,
+    /// The server half's worker is dead.
+    pub(crate) worker: Spells,
+}
 
 impl Weather {
-    /// An outage each few hours: most are short, some last for hours, one for two days.
     pub(crate) fn of_a_week(chance: &mut Chance) -> Weather {
-        let mut outages = Vec::new();
-        let mut at = Duration::ZERO;
-        let long = chance.below(20);
-        loop {
-            at += Duration::from_millis(30_000 + chance.below(6 * 3_600_000) as u64);
-            let most = chance.one_of(&[500, 5_000, 60_000, 600_000, 3_600_000, 9 * 3_600_000]);
-            let kind = chance.one_of(&[Kind::RelayDies, Kind::Hole, Kind::Sleep]);
-            let listed = if kind == Kind::RelayDies {
-                chance.below(LISTED)
+        let sleep = spells(
+            chance,
+            14 * HOUR,
+            &[6 * SECOND, 40 * SECOND, 10 * MINUTE, HOUR, 9 * HOUR],
+            6 * SECOND,
+        );
+        let mut near = holes(chance, 6 * HOUR);
+        near.push(([true; 2], long(chance)));
+        // The radio is not there at once.
+        for woken in &sleep {
+            let from = woken.until;
+            let takes = if chance.percent(70) {
+                chance.below(20 * SECOND)
             } else {
                 0
             };
-            let lasts = match outages.len() {
-                n if n == long => 48 * 3_600_000,
-                _ => 1 + chance.below(most),
-            };
-            let until = at + Duration::from_millis((lasts + listed) as u64);
-            if until + CALM > WEEK {
-                return Weather(outages);
-            }
-            outages.push(Outage { kind, from: at, until });
-            at = until;
+            near.push((
+                [true; 2],
+                Spell {
+                    from,
+                    until: from + millis(takes),
+                },
+            ));
+        }
+        let deaths = [2 * SECOND, 20 * SECOND, MINUTE, 10 * MINUTE, HOUR, 5 * HOUR];
+        Weather {
+            relay: Spells::new(spells(chance, 14 * HOUR, &deaths, 200)),
+            near: ways(&near),
+            far: ways(&holes(chance, 20 * HOUR)),
+            sleep: Spells::new(sleep),
+            worker: Spells::new(spells(chance, 24 * HOUR, &[100, 3 * SECOND], 50)),
         }
     }
 
-    pub(crate) fn at(&self, now: Duration) -> Option<&Outage> {
-        self.0.iter().find(|outage| outage.covers(now))
+    /// Whether the server half can be listed, as far as it depends on others.
+    pub(crate) fn server_is_cut_off(&self) -> Spells {
+        union(&[&self.relay, &self.far[0], &self.far[1], &self.worker])
     }
+}
 
-    /// Whether the path leads through from `from` for so long.
-    pub(crate) fn is_open(&self, from: Duration, lasting: Duration) -> bool {
-        !self
-            .0
-            .iter()
-            .any(|outage| outage.from < from + lasting && from < outage.until)
-    }
+pub(crate) fn union(all: &[&Spells]) -> Spells {
+    Spells::new(all.iter().flat_map(|spells| spells.0.iter().copied()).collect())
+}
 
-    /// When something sent now arrives on a carrier of that age; `None`: that carrier has ended.
-    pub(crate) fn arrival(&self, born: Duration, sent: Duration, chance: &mut Chance) -> Option<Duration> {
-        let mut arrives = sent + RTT / 2;
-        for outage in self.0.iter().filter(|outage| outage.until > born) {
-            if outage.from > arrives {
-                break;
-            }
-            if outage.ends_carriers() {
-                return None;
-            }
-            if outage.covers(sent) || outage.covers(arrives) {
-                // QUIC sends it again, at intervals that double.
-                let again = (outage.until - sent).as_millis() as usize;
-                arrives = outage.until + Duration::from_millis(chance.below(again + 1) as u64) + RTT / 2;
-            }
+fn millis(count: usize) -> Duration {
+    Duration::from_millis(count as u64)
+}
+
+/// Spells at most `apart` apart, each up to one of `most` long, `least` at least.
+fn spells(chance: &mut Chance, apart: usize, most: &[usize], least: usize) -> Vec<Spell> {
+    let mut spells = Vec::new();
+    let mut from = Duration::ZERO;
+    loop {
+        from += millis(20 * SECOND + chance.below(apart));
+        let most = chance.one_of(most);
+        let until = from + millis(least.max(1 + chance.below(most)));
+        if until + CALM > WEEK {
+            return spells;
         }
-        Some(arrives)
+        spells.push(Spell { from, until });
+        from = until;
     }
+}
+
+type Hole = ([bool; 2], Spell);
+
+/// Some swallow what goes up, some what goes down, most of them both.
+fn holes(chance: &mut Chance, apart: usize) -> Vec<Hole> {
+    let most = [
+        300,
+        2 * SECOND,
+        10 * SECOND,
+        30 * SECOND,
+        MINUTE,
+        10 * MINUTE,
+        HOUR,
+        6 * HOUR,
+    ];
+    let spells = spells(chance, apart, &most, 1);
+    let which = [[true, true], [true, true], [true, false], [false, true]];
+    spells.into_iter().map(|spell| (chance.one_of(&which), spell)).collect()
+}
+
+/// Two days abroad.
+fn long(chance: &mut Chance) -> Spell {
+    let from = millis(chance.below(4 * 24 * HOUR));
+    Spell {
+        from,
+        until: from + millis(48 * HOUR),
+    }
+}
+
+fn ways(holes: &[Hole]) -> [Spells; 2] {
+    [0, 1].map(|way| {
+        let of_it = holes.iter().filter(|(swallows, _)| swallows[way]);
+        Spells::new(of_it.map(|(_, spell)| *spell).collect())
+    })
 }

@@ -12,13 +12,14 @@ const MOST_WHILE_NEEDED: Duration = Duration::from_secs(4);
 /// Waits that double, each drawn from the upper half of its range, so that a thousand server halves do not return in
 /// step to a relay that was restarted.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     next: Duration,
     random: u64,
 }
 
 impl Backoff {
-    pub(super) fn new(seed: u64) -> Backoff {
+    /// Begins with the shortest wait.
+    pub fn new(seed: u64) -> Backoff {
         Backoff {
             next: FIRST,
             random: seed | 1,
@@ -26,12 +27,12 @@ impl Backoff {
     }
 
     /// All is well: the next failure begins anew.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = FIRST;
     }
 
     /// The wait after one more failure.
-    pub(super) fn wait(&mut self, is_needed: bool) -> Duration {
+    pub fn wait(&mut self, is_needed: bool) -> Duration {
         let most = if is_needed { MOST_WHILE_NEEDED } else { MOST };
         let wait = self.next.min(most);
         self.next = (self.next * 2).min(MOST);
@@ -39,7 +40,7 @@ impl Backoff {
     }
 
     /// The longest one: after a refusal that will not change soon.
-    pub(super) fn longest(&mut self) -> Duration {
+    pub fn longest(&mut self) -> Duration {
         self.next = MOST;
         self.wait(false)
     }

@@ -17,10 +17,12 @@ mod stream;
 mod talk;
 mod way;
 
+pub use backoff::Backoff;
 pub use config::{RelayWindow, ViaConfigError};
 pub use dial::DialRelayError;
 pub use door::OpenDoorError;
 pub(crate) use door::{Guest, QuicDoor, TlsDoor};
+pub use pulse::{Beat, Pulse};
 pub use reach::{ReachError, Reaching, reach};
 pub use registrar::{RegisterError, RegistrationSettings};
 pub use registration::{Registration, RegistrationState};

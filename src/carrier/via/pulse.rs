@@ -18,7 +18,7 @@ const GIVE_UP: Duration = Duration::from_secs(45);
 
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Beat {
+pub enum Beat {
     /// Ask.
     Ping,
     /// The answer is overdue: have another connection at hand.
@@ -29,7 +29,7 @@ pub(super) enum Beat {
 
 /// The state of asking.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub struct Pulse {
     rtt: Duration,
     phase: Phase,
 }
@@ -42,7 +42,7 @@ enum Phase {
 
 impl Pulse {
     /// A relay that has answered just now, `rtt` after it was asked.
-    pub(super) fn new(now: Instant, rtt: Duration, is_needed: bool) -> Pulse {
+    pub fn new(now: Instant, rtt: Duration, is_needed: bool) -> Pulse {
         Pulse {
             rtt,
             phase: Phase::Quiet {
@@ -52,14 +52,14 @@ impl Pulse {
     }
 
     /// Somebody needs the relay from now on.
-    pub(super) fn hurry(&mut self, now: Instant) {
+    pub fn hurry(&mut self, now: Instant) {
         if let Phase::Quiet { due } = &mut self.phase {
             *due = (*due).min(now + NEEDED);
         }
     }
 
     /// When to look again.
-    pub(super) fn poll_timeout(&self) -> Instant {
+    pub fn poll_timeout(&self) -> Instant {
         match self.phase {
             Phase::Quiet { due } => due,
             Phase::Asked { at, suspected: false } => at + self.patience(),
@@ -68,7 +68,7 @@ impl Pulse {
     }
 
     /// What is due.
-    pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Beat> {
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<Beat> {
         if now < self.poll_timeout() {
             return None;
         }
@@ -89,7 +89,7 @@ impl Pulse {
     }
 
     /// The relay answered. Whether it was under suspicion.
-    pub(super) fn handle_pong(&mut self, now: Instant, is_needed: bool) -> bool {
+    pub fn handle_pong(&mut self, now: Instant, is_needed: bool) -> bool {
         let Phase::Asked { at, suspected } = self.phase else {
             return false;
         };

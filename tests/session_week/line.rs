@@ -1,0 +1,144 @@
+//! One carrier by way of the relay: an ordered stream both ways, that may end silently.
+
+use crate::network::{CLIENT, IDLE, Network, SERVER};
+use crate::weather::{Spells, WEEK};
+use bowline::wire::Epoch;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Repeats are no closer than this.
+const LEAST_REPEAT: Duration = Duration::from_millis(100);
+
+pub(crate) struct Line {
+    pub(crate) epoch: Epoch,
+    /// From then on nothing finds its way: relay or worker died, or a leg was silent for too long.
+    pub(crate) doom: Duration,
+    /// Only the server half's machine knows that it is over.
+    is_doomed_afar: bool,
+    /// When the client hears that it is over.
+    pub(crate) told: Option<Duration>,
+    /// By writer.
+    ways: [VecDeque<(Duration, Bytes)>; 2],
+    /// When the client said something last.
+    said: Duration,
+    /// The client's NAT has forgotten it.
+    pub(crate) is_forgotten: bool,
+    /// By reader: the hello, or the answer to it, has come.
+    pub(crate) greeted: [bool; 2],
+    /// Messages that the client has read, probes answered included.
+    pub(crate) reads: u64,
+    pub(crate) is_measured: bool,
+    /// On the server's side: something other than a probe came.
+    pub(crate) delivered: bool,
+}
+
+impl Line {
+    pub(crate) fn new(net: &Network<'_>, epoch: Epoch, born: Duration) -> Line {
+        let weather = net.weather;
+        let death = |deaths: &Spells| deaths.from(born).map_or(2 * WEEK, |death| death.from.max(born));
+        let silence = |way: &Spells| {
+            let long = way
+                .0
+                .iter()
+                .find(|spell| spell.until > born + IDLE && spell.lasts() > IDLE);
+            long.map_or(2 * WEEK, |spell| spell.from.max(born) + IDLE)
+        };
+        let near = weather.near.iter().chain([&weather.sleep]).map(silence).min();
+        let near = near.unwrap_or(2 * WEEK).min(death(&weather.relay));
+        let far = weather.far.iter().map(silence).min().unwrap_or(2 * WEEK);
+        let worker = death(&weather.worker);
+        // A silence of the client's own leg ends the client's end of it, while it is awake.
+        let own = weather.near.iter().map(silence).min();
+        Line {
+            epoch,
+            doom: near.min(far).min(worker),
+            is_doomed_afar: worker < near.min(far),
+            told: own.filter(|own| *own <= near.min(far).min(worker) && !weather.sleep.has(*own)),
+            ways: [VecDeque::new(), VecDeque::new()],
+            said: born,
+            is_forgotten: false,
+            greeted: [false; 2],
+            reads: 0,
+            is_measured: false,
+            delivered: false,
+        }
+    }
+
+    /// The next moment at which something arrives.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        self.ways.iter().filter_map(|way| way.front().map(|(at, _)| *at)).min()
+    }
+
+    pub(crate) fn send(&mut self, net: &Network<'_>, from: usize, now: Duration, bytes: Bytes) {
+        if from == CLIENT {
+            self.is_forgotten |= now > self.said + net.nat;
+            self.said = now;
+            if now >= self.doom && !self.is_forgotten && self.told.is_none() {
+                self.told = self.news_of_end(net, now);
+            }
+        }
+        if self.is_forgotten {
+            return;
+        }
+        let Some((arrives, is_repeated)) = self.arrival(net, from, now) else {
+            // What comes after it would have to wait for ever.
+            self.doom = self.doom.min(now);
+            return;
+        };
+        let way = &mut self.ways[from];
+        if !is_repeated {
+            // What got through shows what did not, which is sent again within a round trip.
+            let repaired = arrives + net.rtt();
+            way.iter_mut().for_each(|(at, _)| *at = (*at).min(repaired));
+        }
+        let arrives = way.back().map_or(arrives, |(last, _)| arrives.max(*last));
+        way.push_back((arrives, bytes));
+    }
+
+    /// What has arrived at `to`.
+    pub(crate) fn receive(&mut self, net: &Network<'_>, to: usize, now: Duration) -> Option<Bytes> {
+        let way = &mut self.ways[1 - to];
+        let (at, _) = way.front().filter(|(at, _)| *at <= now)?;
+        if to == CLIENT && *at > self.said + net.nat {
+            self.is_forgotten = true;
+        }
+        if self.is_forgotten {
+            way.clear();
+            return None;
+        }
+        way.pop_front().map(|(_, bytes)| bytes)
+    }
+
+    /// Whether something waits to be sent again, so that it arrives only after `by`.
+    pub(crate) fn is_stalled(&self, by: Duration) -> bool {
+        self.ways.iter().any(|way| way.back().is_some_and(|(at, _)| *at > by))
+    }
+
+    /// Nobody reads it any more.
+    pub(crate) fn clear(&mut self) {
+        self.ways.iter_mut().for_each(VecDeque::clear);
+        self.told = None;
+    }
+
+    fn arrival(&self, net: &Network<'_>, from: usize, now: Duration) -> Option<(Duration, bool)> {
+        let (mut at, mut pause) = (now, (net.rtt() * 3).max(LEAST_REPEAT));
+        while at < self.doom.min(now + IDLE) {
+            if let Some(arrives) = net.travel(from, at) {
+                return (arrives < self.doom).then_some((arrives, at > now));
+            }
+            at += pause;
+            pause *= 2;
+        }
+        None
+    }
+
+    /// A relay or a worker that knows nothing of it says so.
+    fn news_of_end(&self, net: &Network<'_>, now: Duration) -> Option<Duration> {
+        if self.is_doomed_afar {
+            net.travel(SERVER, net.travel(CLIENT, now)?)
+        } else {
+            net.to_client(net.to_relay(now)?)
+        }
+    }
+}

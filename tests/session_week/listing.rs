@@ -1,0 +1,242 @@
+//! How a server half comes to be on the relay's list: the real pulse and the real pauses, and what its owner
+//! (`carrier/via/registration.rs`) makes of them.
+
+use crate::network::{FIRST_REPEAT, IDLE};
+use crate::weather::{Spell, Spells, WEEK, Weather};
+use bowline::carrier::via::{Backoff, Beat, Pulse};
+use std::time::{Duration, Instant};
+
+/// For all of an attempt.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// The longest between two packets of one: at 3.15 s and at 6.75 s.
+const LONGEST_REPEAT: Duration = Duration::from_millis(3600);
+/// A relay that is needed is asked after a second, and has a second for its answer.
+const NOTICED: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const MOST_PAUSE: Duration = Duration::from_secs(30);
+/// Listed for so long, a server half begins anew with the shortest pause.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// When the relay has a working connection of the server half on its list.
+pub(crate) fn listings(weather: &Weather, leg: Duration, seed: u64) -> Spells {
+    let mut keeping = Keeping::new(weather, leg, seed);
+    while keeping.now < WEEK {
+        keeping.step();
+    }
+    let listed = Spells::new(keeping.listed);
+    check(weather, &listed, leg);
+    listed
+}
+
+/// As soon as the relay can be reached, the server half is listed within what the pauses make of the trouble's age.
+fn check(weather: &Weather, listed: &Spells, leg: Duration) {
+    let cut_off = weather.server_is_cut_off();
+    let mut since = Duration::ZERO;
+    let mut before = Duration::ZERO;
+    for trouble in &cut_off.0 {
+        if trouble.from > before + MOST_PAUSE + ATTEMPT {
+            since = trouble.from;
+        }
+        before = trouble.until;
+        let failed = (trouble.until - since).as_secs() / ATTEMPT.as_secs() + 1;
+        let pause = (FIRST_PAUSE * (1 << failed.min(7))).min(MOST_PAUSE);
+        let by = trouble.until + NOTICED + LONGEST_REPEAT + pause + 5 * leg;
+        assert!(
+            !cut_off.spare(trouble.until, by) || listed.has(by),
+            "not listed {:?} after {trouble:?}",
+            by - trouble.until
+        );
+    }
+}
+
+struct Place {
+    pulse: Pulse,
+    since: Duration,
+    /// When the relay lets go of it, or dies.
+    ends: Duration,
+    is_suspect: bool,
+    /// When the answer to the last question comes.
+    pong: Option<Duration>,
+    /// When a relay that was restarted says that it knows nothing of it.
+    told: Option<Duration>,
+}
+
+/// One that is under way.
+struct Attempt {
+    ends: Duration,
+    succeeds: bool,
+}
+
+struct Keeping<'a> {
+    weather: &'a Weather,
+    cut_off: Spells,
+    leg: Duration,
+    beginning: Instant,
+    now: Duration,
+    place: Option<Place>,
+    attempt: Option<Attempt>,
+    due: Option<Duration>,
+    backoff: Backoff,
+    listed: Vec<Spell>,
+}
+
+impl<'a> Keeping<'a> {
+    fn new(weather: &'a Weather, leg: Duration, seed: u64) -> Keeping<'a> {
+        Keeping {
+            weather,
+            cut_off: weather.server_is_cut_off(),
+            leg,
+            beginning: bowline::clock::now(),
+            now: Duration::ZERO,
+            place: None,
+            attempt: None,
+            due: Some(Duration::ZERO),
+            backoff: Backoff::new(seed),
+            listed: Vec::new(),
+        }
+    }
+
+    /// To the next thing that happens.
+    fn step(&mut self) {
+        let pulse = self
+            .place
+            .iter()
+            .map(|place| place.pulse.poll_timeout() - self.beginning);
+        let words = self.place.iter().flat_map(|place| [place.pong, place.told]).flatten();
+        let attempt = self.attempt.iter().map(|attempt| attempt.ends);
+        let due = self.due.filter(|_| self.attempt.is_none());
+        let next = pulse.chain(words).chain(attempt).chain(due).fold(WEEK, Duration::min);
+        if let Some(death) = self.weather.worker.from(self.now).filter(|death| death.from <= next) {
+            // The next worker knows of nothing.
+            (self.place, self.attempt) = (None, None);
+            (self.now, self.due) = (death.until, Some(death.until));
+            return;
+        }
+        self.now = next;
+        self.hear();
+        self.pulse();
+        if self.attempt.as_ref().is_some_and(|attempt| attempt.ends <= self.now) {
+            self.end_attempt();
+        } else if self.attempt.is_none() && self.due.is_some_and(|due| due <= self.now) {
+            self.due = None;
+            self.attempt = Some(self.try_to_be_listed());
+        }
+    }
+
+    fn hear(&mut self) {
+        let now = self.now;
+        let Some(place) = &mut self.place else { return };
+        if place.pong.is_some_and(|pong| pong <= now) {
+            place.pong = None;
+            if place.pulse.handle_pong(self.beginning + now, true) {
+                place.is_suspect = false;
+                (self.attempt, self.due) = (None, None);
+                self.backoff.reset();
+            }
+        } else if place.told.is_some_and(|told| told <= now) {
+            self.lose();
+        }
+    }
+
+    fn pulse(&mut self) {
+        let Some(place) = &mut self.place else { return };
+        match place.pulse.handle_timeout(self.beginning + self.now) {
+            Some(Beat::Ping) => self.ask(),
+            Some(Beat::Suspect) => {
+                place.is_suspect = true;
+                (self.attempt, self.due) = (None, Some(self.now));
+            }
+            Some(Beat::GiveUp) => self.lose(),
+            None => {}
+        }
+    }
+
+    fn lose(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        let pause = if self.now - place.since >= STEADY {
+            self.backoff.reset();
+            Duration::ZERO
+        } else {
+            self.backoff.wait(false)
+        };
+        let due = self.now + pause;
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
+    }
+
+    /// A question, repeated as QUIC does.
+    fn ask(&mut self) {
+        let Some(place) = &mut self.place else { return };
+        let (mut at, mut pause) = (self.now, 6 * self.leg);
+        while at < self.now + IDLE {
+            if self.cut_off.spare(at, at + 2 * self.leg) {
+                let answer = Some(at + 2 * self.leg);
+                let lives = at + self.leg < place.ends;
+                (place.pong, place.told) = if lives { (answer, None) } else { (None, answer) };
+                return;
+            }
+            at += pause;
+            pause *= 2;
+        }
+    }
+
+    fn end_attempt(&mut self) {
+        let Some(attempt) = self.attempt.take() else { return };
+        if !attempt.succeeds {
+            // Streams run while a connection lives.
+            let pause = self.backoff.wait(self.place.is_some());
+            self.due = Some(self.now + pause);
+            return;
+        }
+        let ends = self.end_of_place();
+        self.place = Some(Place {
+            pulse: Pulse::new(self.beginning + self.now, 2 * self.leg, true),
+            since: self.now,
+            ends,
+            is_suspect: false,
+            pong: None,
+            told: None,
+        });
+        self.due = None;
+        let from = self.now - self.leg;
+        self.listed.push(Spell {
+            from,
+            until: ends.max(from),
+        });
+    }
+
+    /// The death of either side, or a silence that is too long for QUIC.
+    fn end_of_place(&self) -> Duration {
+        let deaths = [&self.weather.relay, &self.weather.worker].map(|deaths| deaths.next_beginning(self.now));
+        let silence = self.weather.far.iter().flat_map(|way| {
+            let long = way
+                .0
+                .iter()
+                .find(|hole| hole.until > self.now + IDLE && hole.lasts() > IDLE);
+            long.map(|hole| hole.from.max(self.now) + IDLE)
+        });
+        deaths
+            .into_iter()
+            .flatten()
+            .chain(silence)
+            .fold(2 * WEEK, Duration::min)
+    }
+
+    fn try_to_be_listed(&self) -> Attempt {
+        let (mut at, mut pause) = (self.now, FIRST_REPEAT);
+        while at < self.now + ATTEMPT {
+            // QUIC's handshake, and the question.
+            if self.cut_off.spare(at, at + 4 * self.leg) {
+                return Attempt {
+                    ends: at + 4 * self.leg,
+                    succeeds: true,
+                };
+            }
+            at += pause;
+            pause *= 2;
+        }
+        Attempt {
+            ends: self.now + ATTEMPT,
+            succeeds: false,
+        }
+    }
+}
