@@ -123,14 +123,14 @@ impl Quotas {
         source: IpAddr,
         now: Instant,
     ) -> Result<RegistrationPlace, RelayRefusalCode> {
-        let source = network(source);
+        let (source, limits) = (network(source), self.limits());
         let mut taken = self.taken();
-        if taken.registrations >= self.limits().registrations {
+        if taken.registrations >= limits.registrations {
             return Err(RelayRefusalCode::Busy);
         }
-        let rate = f64::from(self.limits().connections_per_second);
+        let rate = f64::from(limits.connections_per_second);
         let own = taken.source(source, rate, now).ok_or(RelayRefusalCode::Busy)?;
-        if own.registrations >= self.limits().registrations_per_source {
+        if own.registrations >= limits.registrations_per_source {
             return Err(RelayRefusalCode::Quota);
         }
         own.registrations += 1;
@@ -151,17 +151,17 @@ impl Quotas {
         server: &Bytes,
         now: Instant,
     ) -> Result<SplicePlace, RelayRefusalCode> {
-        let source = network(source);
+        let (source, limits) = (network(source), self.limits());
         let mut taken = self.taken();
-        if *self.splices.borrow() >= self.limits().splices {
+        if *self.splices.borrow() >= limits.splices {
             return Err(RelayRefusalCode::Busy);
         }
-        if taken.servers.get(server).copied().unwrap_or(0) >= self.limits().splices_per_server {
+        if taken.servers.get(server).copied().unwrap_or(0) >= limits.splices_per_server {
             return Err(RelayRefusalCode::Quota);
         }
-        let rate = f64::from(self.limits().connections_per_second);
+        let rate = f64::from(limits.connections_per_second);
         let own = taken.source(source, rate, now).ok_or(RelayRefusalCode::Busy)?;
-        if own.splices >= self.limits().splices_per_source {
+        if own.splices >= limits.splices_per_source {
             return Err(RelayRefusalCode::Quota);
         }
         own.splices += 1;

@@ -288,14 +288,19 @@ fn in_path(name: &str) -> Option<PathBuf> {
 fn goes_over_bowline(way: &Way, command: &str) -> bool {
     let Way::Command(text) = way else { return false };
     let mut words = text.split(' ');
-    let (Some(program), Some("proxy")) = (words.next(), words.next()) else {
-        return text == command;
-    };
+    text == command
+        || match (words.next(), words.next()) {
+            (Some(program), Some("proxy")) => is_bowline(program),
+            _ => false,
+        }
+}
+
+fn is_bowline(program: &str) -> bool {
     let is_there = match program.contains('/') {
         true => Path::new(program).is_file(),
         false => in_path(program).is_some(),
     };
-    text == command || (is_there && Path::new(program).file_name() == Some("bowline".as_ref()))
+    is_there && Path::new(program).file_name() == Some("bowline".as_ref())
 }
 
 fn shown(way: &Way) -> String {
