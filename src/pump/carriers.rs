@@ -69,12 +69,16 @@ impl Carriers {
         }
     }
 
-    /// A carrier stands by from now on.
+    /// A carrier stands by from now on. What its round trip is must be known by the time it leads.
     pub(super) fn add_standing(&mut self, carrier: Carrier, now: Instant) {
-        self.others.push(Attached {
+        let mut standing = Attached {
             stands: true,
             ..Attached::new(carrier, now)
-        });
+        };
+        if standing.carrier.rtt().is_none() {
+            standing.watch.handle_doubt(now);
+        }
+        self.others.push(standing);
         self.limit_standing();
     }
 

@@ -28,6 +28,8 @@ const MOST_ACK_PATIENCE: Duration = Duration::from_secs(8);
 
 /// First probe of a silence that follows activity: no sooner than this, and than twice the usual gap.
 const FIRST_PROBE: Duration = Duration::from_millis(100);
+/// The same with a carrier standing by: it is had the sooner, the sooner the lead was asked.
+const FIRST_PROBE_BESIDE: Duration = Duration::from_millis(40);
 /// What is still taken for a gap in one flow of output rather than a pause between two.
 const MOST_USUAL_GAP: Duration = Duration::from_secs(2);
 /// Further probes, each this long after the one before.
@@ -326,7 +328,12 @@ impl Liveness {
     }
 
     fn first_probe(&self) -> Duration {
-        FIRST_PROBE.max(self.usual_gap * 2)
+        let least = if self.has_standby {
+            FIRST_PROBE_BESIDE
+        } else {
+            FIRST_PROBE
+        };
+        least.max(self.usual_gap * 2)
     }
 
     fn next_interval(&self, now: Instant) -> Duration {

@@ -195,6 +195,14 @@ fn a_false_alarm_makes_the_next_suspicion_slower_and_costs_no_carrier() {
 }
 
 #[test]
+fn the_round_trip_of_a_carrier_that_stands_by_is_asked_for_at_once() {
+    let (mut stand, _needed) = dialing();
+    let mut other = standing(&stand);
+    stand.run_at(MS);
+    assert!(matches!(heard(&mut other)[..], [Frame::Ping { .. }]));
+}
+
+#[test]
 fn two_doubtful_carriers_do_not_take_turns() {
     let (mut stand, needed) = dialing();
     let _other = standing(&stand);

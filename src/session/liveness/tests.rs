@@ -44,6 +44,23 @@ fn silence_after_flowing_output_is_probed_within_100_ms_and_suspected_300_ms_lat
 }
 
 #[test]
+fn with_a_carrier_standing_by_silence_is_probed_sooner_but_not_within_a_flow() {
+    let start = clock::now();
+    for (gap, probed) in [(10, 40), (35, 70), (90, 180)] {
+        let mut liveness = Liveness::new(start);
+        liveness.set_standby(true);
+        let mut now = start;
+        for _ in 0..200 {
+            now += ms(gap);
+            liveness.handle_output(now);
+        }
+        let said = watch(&mut liveness, now, ms(250), false);
+        let (at, verdict) = said[0];
+        assert_eq!((at.abs_diff(probed) <= 1, verdict), (true, Verdict::Probe), "{said:?}");
+    }
+}
+
+#[test]
 fn an_answered_silence_is_probed_ever_more_rarely() {
     let start = clock::now();
     let mut liveness = Liveness::new(start);
