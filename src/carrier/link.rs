@@ -19,6 +19,9 @@ const BULK: usize = 4 * 1024;
 const LEAST_SEND_WINDOW: u64 = 128 * 1024;
 const MOST_SEND_WINDOW: u64 = 16 << 20;
 
+/// They are looked at each time that so many were sent.
+const COUNTED: u64 = 500;
+
 /// QUIC's error code of [`CloseReason::Done`].
 pub(super) const DONE: u64 = 0;
 
@@ -35,6 +38,15 @@ pub(super) struct QuicLink {
     /// The receive that is under way; quinn forgets a waiter whose future is dropped.
     datagram: Option<DatagramRead>,
     trusted_window: quinn::VarInt,
+    counted: Counted,
+}
+
+/// Packets when they were looked at last, and whether any were lost between that and the time before.
+#[derive(Default)]
+struct Counted {
+    sent: u64,
+    lost: u64,
+    is_lossy: bool,
 }
 
 type DatagramRead = Pin<Box<dyn Future<Output = Result<Bytes, quinn::ConnectionError>> + Send>>;
@@ -102,19 +114,30 @@ impl QuicLink {
             recv,
             datagram: None,
             trusted_window,
+            counted: Counted::default(),
         }
     }
 }
 
 impl QuicLink {
     /// Keeps little more queued in the transport than is in flight. What lies there can no longer be overtaken: an
-    /// ack behind megabytes of upload would stall the download for as long as they take.
-    fn tune_send_window(&self, writing: usize) {
-        if writing >= BULK {
-            let in_flight = self.connection.congestion_state().window();
-            self.connection
-                .set_send_window((2 * in_flight).clamp(LEAST_SEND_WINDOW, MOST_SEND_WINDOW));
+    /// ack behind megabytes of upload would stall the download for as long as they take. But quinn counts all from the
+    /// first byte on that is missing at the peer, and a packet lost twice is missing for three round trips.
+    fn tune_send_window(&mut self, writing: usize) {
+        if writing < BULK {
+            return;
         }
+        let path = self.connection.stats().path;
+        if path.sent_packets >= self.counted.sent + COUNTED {
+            self.counted = Counted {
+                sent: path.sent_packets,
+                lost: path.lost_packets,
+                is_lossy: path.lost_packets > self.counted.lost,
+            };
+        }
+        let windows = if self.counted.is_lossy { 4 } else { 2 };
+        self.connection
+            .set_send_window((windows * path.cwnd).clamp(LEAST_SEND_WINDOW, MOST_SEND_WINDOW));
     }
 }
 

@@ -72,9 +72,14 @@ impl Rig {
 
     /// Plain ssh between the lab's `client` and `server`.
     pub fn plain_in(lab: &Lab) -> Rig {
-        let sshd = TestSshd::start_at(lab.place("server"), "");
+        Rig::plain_between(lab.place("client"), lab.place("server"))
+    }
+
+    /// Plain ssh from one place to another.
+    pub fn plain_between(client: Place, server: Place) -> Rig {
+        let sshd = TestSshd::start_at(server, "");
         Rig {
-            ssh: SshSetup::plain(&sshd).at(lab.place("client")).write(),
+            ssh: SshSetup::plain(&sshd).at(client).write(),
             serve: None,
             gate: None,
             sshd,
@@ -97,11 +102,16 @@ impl Rig {
 
     /// ssh over bowline between the lab's `client` and `server`, with everything adjustable.
     pub fn with_in(lab: &Lab, options: ServeOptions, adjust: impl FnOnce(SshSetup) -> SshSetup) -> Rig {
-        let place: Place = lab.place("server");
-        let sshd = TestSshd::start_at(place.clone(), "");
-        // sshd in the lab listens on the host's own address, so that plain ssh reaches it too.
-        let serve = Serve::start(&sshd, ServeOptions { place, ..options });
-        let setup = SshSetup::bowline(&sshd, serve.udp().port()).at(lab.place("client"));
+        let place = lab.place("server");
+        Rig::between(lab.place("client"), ServeOptions { place, ..options }, adjust)
+    }
+
+    /// ssh over bowline from a place to that of the server half.
+    pub fn between(client: Place, options: ServeOptions, adjust: impl FnOnce(SshSetup) -> SshSetup) -> Rig {
+        // sshd listens on the place's own address, so that plain ssh reaches it too.
+        let sshd = TestSshd::start_at(options.place.clone(), "");
+        let serve = Serve::start(&sshd, options);
+        let setup = SshSetup::bowline(&sshd, serve.udp().port()).at(client);
         let ssh = adjust(setup).write();
         Rig {
             ssh,

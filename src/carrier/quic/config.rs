@@ -1,10 +1,10 @@
 //! Settings of quinn, each with its reason.
 
-use super::congestion::FlooredBbr;
+use super::congestion::Modelled;
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
 use crate::wire::ALPN;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use std::io;
 use std::sync::Arc;
@@ -29,6 +29,9 @@ const MOST_MTU: u16 = 1452;
 
 /// Probes are a dozen bytes each, copies some hundred; what does not fit in here is old news.
 const DATAGRAM_BUFFER: usize = 16 << 10;
+
+/// Packets that the peer may leave unacknowledged until its delay (25 ms) is over; QUIC itself says one.
+const UNACKED_PACKETS: VarInt = VarInt::from_u32(10);
 
 /// Most bytes that a UDP payload may have. At least 1200 (RFC 9000 section 14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +182,11 @@ pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("45 s fit a varint of milliseconds");
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(mtu_cap.0);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(UNACKED_PACKETS)
+        .reordering_threshold(VarInt::from_u32(1));
     transport
+        .ack_frequency_config(Some(acks))
         .max_idle_timeout(Some(idle))
         .initial_rtt(INITIAL_RTT)
         .initial_mtu(1200)
@@ -189,6 +196,6 @@ pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
         // 1 % of loss costs cubic and newreno 95 % of their rate at 50 ms, BBR next to nothing (measured).
-        .congestion_controller_factory(Arc::new(FlooredBbr));
+        .congestion_controller_factory(Arc::new(Modelled));
     transport
 }

@@ -13,6 +13,7 @@
 mod host;
 mod nat;
 mod sys;
+pub mod wire;
 
 use super::link::{self, Counters, nanos};
 use super::place::Place;
@@ -46,6 +47,13 @@ struct Shared {
     stop: AtomicBool,
 }
 
+/// What the names of a lab's namespaces begin with.
+fn next_prefix() -> String {
+    static LABS: AtomicU32 = AtomicU32::new(0);
+    sys::remove_leftovers(PREFIX);
+    format!("{PREFIX}{}-{}-", std::process::id(), LABS.fetch_add(1, SeqCst))
+}
+
 impl Lab {
     /// Whether this user may build one. Says so on standard error when not, so that a skipped test is no secret.
     pub fn possible(test: &str) -> bool {
@@ -61,9 +69,7 @@ impl Lab {
     /// # Panics
     /// When the machine refuses: no `ip`, no `/dev/net/tun`.
     pub fn up(hosts: &[(&str, &str)]) -> Lab {
-        static LABS: AtomicU32 = AtomicU32::new(0);
-        sys::remove_leftovers(PREFIX);
-        let prefix = format!("{PREFIX}{}-{}-", std::process::id(), LABS.fetch_add(1, SeqCst));
+        let prefix = next_prefix();
         let names: Vec<&str> = hosts.iter().map(|(name, _)| *name).collect();
         let hosts_file = hosts_file(&names);
         let built = (1u8..)

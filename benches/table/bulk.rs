@@ -1,0 +1,212 @@
+//! How fast bulk moves, and what it costs: one transfer through ssh each way, over a cable and over links of the lab.
+
+use crate::scenarios::LIMIT;
+use crate::sides::{Peer, Side, Sides};
+use crate::support::lab::Lab;
+use crate::support::lab::wire::Wire;
+use crate::support::now;
+use crate::support::place::Place;
+use crate::support::process::Running;
+use crate::support::rig::Rig;
+use crate::support::ssh::HOST;
+use crate::table::{Row, Table};
+use std::io::{Read, Write};
+use std::time::Duration;
+
+/// What arrives before the clock starts.
+const HEAD: usize = 1 << 20;
+const CHUNK: usize = 1 << 20;
+
+/// A link of the lab: its settings at the client's access, and how much is moved over it.
+struct Path {
+    name: &'static str,
+    client: &'static str,
+    mib: usize,
+}
+
+const PATHS: [Path; 3] = [
+    Path {
+        name: "bulk, 50 ms, 500 Mbit/s",
+        client: "delay=25,rate=500",
+        mib: 256,
+    },
+    Path {
+        name: "bulk, 50 ms, 1 % loss, 100 Mbit/s",
+        client: "delay=25,loss=1,rate=100",
+        mib: 96,
+    },
+    Path {
+        name: "bulk, 150 ms, 0.5 % loss, 100 Mbit/s",
+        client: "delay=75,loss=0.5,rate=100",
+        mib: 48,
+    },
+];
+/// Moved over the cable, in MiB.
+const CABLE: usize = 1024;
+
+#[derive(Clone, Copy)]
+pub(crate) enum Way {
+    Down,
+    Up,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Way::Down => "down",
+            Way::Up => "up",
+        }
+    }
+}
+
+/// Over the cable: rates, and the processor time of all processes.
+pub(crate) fn over_a_cable(table: &mut Table, rounds: usize) {
+    let wire = Wire::lay();
+    without_delay(table, rounds, "a cable", |peer| {
+        peer.between(wire.client(), wire.server())
+    });
+}
+
+/// The same within one machine.
+pub(crate) fn over_loopback(table: &mut Table, rounds: usize) {
+    without_delay(table, rounds, "loopback", |peer| {
+        peer.between(Place::here(), Place::here())
+    });
+}
+
+/// The same over a link of the lab that does nothing.
+pub(crate) fn over_the_lab(table: &mut Table, rounds: usize) {
+    let lab = Lab::up(&[("client", ""), ("server", "")]);
+    without_delay(table, rounds, "the lab", |peer| {
+        peer.between(lab.place("client"), lab.place("server"))
+    });
+}
+
+fn without_delay(table: &mut Table, rounds: usize, over: &str, rig: impl Fn(Peer) -> Rig) {
+    let sides = Sides::start(rig);
+    for way in [Way::Down, Way::Up] {
+        let (mut rates, mut costs) = (sides.figures(), sides.figures());
+        sides.take_turns(rounds, |at, side| {
+            let (rate, cpu) = side.transfer(way, CABLE << 20);
+            rates[at].push(rate);
+            costs[at].push(cpu.as_secs_f64() * 1e9 / (CABLE << 20) as f64);
+        });
+        let name = way.name();
+        table.add(Row::new(
+            &format!("bulk, RTT 0, {over}, {name}"),
+            "Mbit/s",
+            sides.named(rates),
+        ));
+        table.add(Row::new(
+            &format!("CPU per GB, {over}, {name}"),
+            "s",
+            sides.named(costs),
+        ));
+    }
+}
+
+/// Over the lab's links.
+pub(crate) fn over_links(table: &mut Table, rounds: usize) {
+    for path in PATHS {
+        let lab = Lab::up(&[("client", path.client), ("server", "")]);
+        crate::sides::use_bbr(&lab);
+        let sides = Sides::start(|peer| peer.between(lab.place("client"), lab.place("server")));
+        for way in [Way::Down, Way::Up] {
+            let mut rates = sides.figures();
+            sides.take_turns(rounds, |at, side| rates[at].push(side.transfer(way, path.mib << 20).0));
+            table.add(Row::new(
+                &format!("{}, {}", path.name, way.name()),
+                "Mbit/s",
+                sides.named(rates),
+            ));
+        }
+    }
+}
+
+impl Side {
+    /// Mbit/s of one transfer, and the processor time of all its processes.
+    fn transfer(&self, way: Way, bytes: usize) -> (f64, Duration) {
+        let before = self.cgroup.cpu();
+        let took = self.cgroup.start(|| Transfer::start(&self.rig, way, bytes)).finish();
+        let rate = (bytes - HEAD) as f64 * 8.0 / 1e6 / took.as_secs_f64();
+        (rate, self.cgroup.cpu() - before)
+    }
+}
+
+/// A transfer whose processes have just been started.
+struct Transfer {
+    running: Running,
+    stdin: std::process::ChildStdin,
+    stdout: std::process::ChildStdout,
+    way: Way,
+    bytes: usize,
+}
+
+impl Transfer {
+    fn start(rig: &Rig, way: Way, bytes: usize) -> Transfer {
+        let command = match way {
+            Way::Down => format!("head -c {bytes} /dev/zero"),
+            Way::Up => format!("head -c {HEAD} | wc -c; head -c {} | wc -c", bytes - HEAD),
+        };
+        let (running, stdin, stdout) = Running::start_piped(&mut rig.ssh.ssh(&[HOST, &command]));
+        Transfer {
+            running,
+            stdin,
+            stdout,
+            way,
+            bytes,
+        }
+    }
+
+    /// The time that all after the head took.
+    fn finish(mut self) -> Duration {
+        let took = match self.way {
+            Way::Down => self.take(),
+            Way::Up => self.give(),
+        };
+        drop(self.stdin);
+        self.running.finish(LIMIT).expect_code(0);
+        took
+    }
+
+    fn take(&mut self) -> Duration {
+        let mut buffer = vec![0; CHUNK];
+        self.stdout.read_exact(&mut buffer[..HEAD]).expect("a transfer");
+        let start = now();
+        let mut rest = self.bytes - HEAD;
+        while rest > 0 {
+            match self.stdout.read(&mut buffer).expect("our own pipe") {
+                0 => panic!("{rest} bytes are missing: {}", self.running.err_so_far()),
+                read => rest -= read,
+            }
+        }
+        start.elapsed()
+    }
+
+    fn give(&mut self) -> Duration {
+        let zeros = vec![0; CHUNK];
+        self.stdin.write_all(&zeros[..HEAD]).expect("ssh runs");
+        self.expect(HEAD);
+        let start = now();
+        let mut rest = self.bytes - HEAD;
+        while rest > 0 {
+            let part = rest.min(CHUNK);
+            self.stdin.write_all(&zeros[..part]).expect("ssh runs");
+            rest -= part;
+        }
+        self.expect(self.bytes - HEAD);
+        start.elapsed()
+    }
+
+    /// Waits for a line with that number.
+    fn expect(&mut self, number: usize) {
+        let mut line = String::new();
+        let mut byte = [0];
+        while !line.ends_with('\n') {
+            let read = self.stdout.read_exact(&mut byte);
+            assert!(read.is_ok(), "no answer: {}", self.running.err_so_far());
+            line.push(byte[0].into());
+        }
+        assert_eq!(line.trim(), number.to_string());
+    }
+}

@@ -1,0 +1,50 @@
+//! bowline beside plain ssh and its peers, row by row, in one run: taking turns, medians and spread.
+//!
+//! `cargo bench --bench table [-- ROW..]`, as root. Rows: `cable`, `links`. `BOWLINE_BENCH_ROUNDS` changes how often each
+//! is measured. All figures go to `target/bench/table.json` too.
+
+#![allow(clippy::print_stdout, reason = "a bench reports")]
+
+mod bulk;
+mod cgroup;
+#[path = "../../tests/scenarios/mod.rs"]
+mod scenarios;
+mod sides;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+mod table;
+
+use std::path::Path;
+use support::lab::Lab;
+use table::Table;
+
+type Measure = fn(&mut Table, usize);
+
+/// What can be measured, by name.
+const ROWS: [(&str, Measure); 4] = [
+    ("cable", bulk::over_a_cable),
+    ("loopback", bulk::over_loopback),
+    ("lab", bulk::over_the_lab),
+    ("links", bulk::over_links),
+];
+
+fn main() {
+    if !Lab::possible("the table") {
+        return;
+    }
+    let rounds = std::env::var("BOWLINE_BENCH_ROUNDS").map_or(5, |rounds| rounds.parse().expect("a number"));
+    // cargo adds a flag of its own.
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .collect();
+    let mut table = Table::default();
+    for (name, measure) in ROWS {
+        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
+            measure(&mut table, rounds);
+        }
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    std::fs::create_dir_all(&folder).expect("the target folder");
+    std::fs::write(folder.join("table.json"), format!("{:#}\n", table.json())).expect("the target folder");
+}

@@ -1,0 +1,96 @@
+//! The programs that are compared, each with its own sshd and user's files, and how they take turns.
+
+use crate::cgroup::Cgroup;
+use crate::support::lab::Lab;
+use crate::support::place::Place;
+use crate::support::rig::Rig;
+use crate::support::serve::ServeOptions;
+
+/// What carries the session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Bowline,
+    /// ssh straight over TCP.
+    Ssh,
+}
+
+impl Peer {
+    pub(crate) const ALL: [Peer; 2] = [Peer::Bowline, Peer::Ssh];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Peer::Bowline => "bowline",
+            Peer::Ssh => "ssh",
+        }
+    }
+
+    /// All that is needed to use it from one place to another.
+    pub(crate) fn between(self, client: Place, server: Place) -> Rig {
+        match self {
+            Peer::Ssh => Rig::plain_between(client, server),
+            Peer::Bowline => {
+                let options = ServeOptions {
+                    place: server,
+                    ..ServeOptions::here()
+                };
+                Rig::between(client, options, |setup| setup)
+            }
+        }
+    }
+}
+
+/// One of them, ready to be used.
+pub(crate) struct Side {
+    pub(crate) peer: Peer,
+    pub(crate) rig: Rig,
+    pub(crate) cgroup: Cgroup,
+}
+
+pub(crate) struct Sides(Vec<Side>);
+
+impl Sides {
+    /// Starts all.
+    ///
+    /// # Panics
+    /// Where there is no cgroup v2.
+    pub(crate) fn start(rig: impl Fn(Peer) -> Rig) -> Sides {
+        let sides = Peer::ALL.map(|peer| {
+            let cgroup = Cgroup::new().expect("root, and cgroup v2");
+            let rig = cgroup.start(|| rig(peer));
+            Side { peer, rig, cgroup }
+        });
+        Sides(sides.into())
+    }
+
+    /// Measures each so many times; who goes first changes, so that none profits from another's warmth. The first round
+    /// does not count.
+    pub(crate) fn take_turns(&self, rounds: usize, mut measure: impl FnMut(usize, &Side)) {
+        for round in 0..rounds {
+            for turn in 0..self.0.len() {
+                let at = (round + turn) % self.0.len();
+                measure(at, &self.0[at]);
+            }
+        }
+    }
+
+    /// An empty list for each.
+    pub(crate) fn figures(&self) -> Vec<Vec<f64>> {
+        vec![vec![]; self.0.len()]
+    }
+
+    pub(crate) fn named(&self, figures: Vec<Vec<f64>>) -> Vec<(Peer, Vec<f64>)> {
+        self.0.iter().map(|side| side.peer).zip(figures).collect()
+    }
+}
+
+/// TCP without BBR stands still on links that lose packets: plain ssh is given the best that the kernel has.
+///
+/// # Panics
+/// When this kernel has no BBR.
+pub(crate) fn use_bbr(lab: &Lab) {
+    for host in ["client", "server"] {
+        let bbr = "echo bbr > /proc/sys/net/ipv4/tcp_congestion_control";
+        let set = lab.command(host, "sh").args(["-c", bbr]).status();
+        assert!(set.is_ok_and(|status| status.success()), "this kernel has no BBR");
+    }
+}
