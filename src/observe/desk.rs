@@ -55,7 +55,8 @@ pub(crate) enum OpenDeskError {
     },
 }
 
-/// A socket in the runtime folder. Its file goes with it.
+/// A socket in the runtime folder. Its file goes with it where this process may still remove it then; else it is left to
+/// whoever looks next, and is known by refusing.
 #[derive(Debug)]
 pub(crate) struct Desk {
     file: PathBuf,

@@ -14,7 +14,7 @@ mod report;
 mod state;
 mod words;
 
-pub(crate) use ask::{AskError, Found, ask, desks};
+pub(crate) use ask::{AskError, Found, ask, desks, sweep};
 pub(crate) use desk::{Desk, OpenDeskError, Source, attend};
 pub(crate) use http::{serve_metrics, serve_metrics_at};
 pub(crate) use metrics::{Metrics, Page};

@@ -38,6 +38,33 @@ async fn paths(relay: &Relay, count: usize) -> Vec<Value> {
         .unwrap_or_else(|_| panic!("{:#}", told(relay)))
 }
 
+/// The sockets in its runtime folder.
+fn sockets(relay: &Relay) -> usize {
+    std::fs::read_dir(relay.runtime_dir()).unwrap().count()
+}
+
+/// As root it has given that up before it ends, and may not remove its socket from a folder of root's.
+#[test]
+fn what_a_dead_relay_leaves_is_no_relay_and_gone_when_the_next_one_starts() {
+    let mut relay = Relay::start(Place::here());
+    let pid = told(&relay)["pid"].clone();
+    assert!(pid.is_u64());
+    for round in 0..3 {
+        match round {
+            0 => assert_eq!(relay.stop(TIME), Some(0)),
+            _ => relay.kill(),
+        }
+        relay.start_again();
+        assert_eq!(sockets(&relay), 1);
+    }
+    assert_ne!(told(&relay)["pid"], pid);
+
+    relay.kill();
+    assert_eq!(sockets(&relay), 1, "nobody removes the socket of one that is killed");
+    assert_eq!(status(&relay, &[]), "no sessions here\n");
+    assert_eq!(sockets(&relay), 0, "who may remove it has done so");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_tells_of_each_path_whose_it_is_where_it_leads_and_what_it_carried() {
     let (relay, scratch) = (Relay::start(Place::here()), Scratch::new());
