@@ -109,8 +109,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
         {
             if let Some(within) = span.extensions().get::<Within>() {
                 entry.0.extend_from_slice(&within.fields.0);
-                // As on a terminal.
-                let _ = write!(text, "{}{{{}}}: ", span.name(), within.text);
+                // As on a terminal. A String takes everything.
+                let _ = match within.text.as_str() {
+                    "" => write!(text, "{}: ", span.name()),
+                    values => write!(text, "{}{{{values}}}: ", span.name()),
+                };
             }
         }
         text += &text_of(event);
@@ -238,6 +241,8 @@ mod tests {
             assert_eq!(told[0].matches(&field).count(), 1, "{field:?} in {:?}", told[0]);
         }
         assert_eq!(told.len(), 1);
+        let told = entries(|| info_span!("alone").in_scope(|| info!("here")));
+        assert!(told[0].contains(&field("MESSAGE", "alone: here")), "{told:?}");
     }
 
     #[test]
