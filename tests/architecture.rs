@@ -216,7 +216,6 @@ const CLI_ONLY: &[&str] = &[
     "strsim",
     "tempfile",
     "tracing_subscriber",
-    "tracing_journald",
 ];
 
 /// The parts of `std` that touch the world: forbidden where only named crates may be used and no clock is.

@@ -4,6 +4,7 @@
 
 mod support;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use std::time::Duration;
 use support::lab::Lab;
@@ -12,6 +13,7 @@ use support::process::{Outcome, run};
 use support::relay::Relay;
 use support::rig::Rig;
 use support::serve::{Serve, ServeOptions};
+use support::server_half::signal;
 use support::ssh::{SshFiles, SshSetup};
 use support::sshd::{TestSshd, make_key, public_key};
 use support::{Turn, heavy, measured_time};
@@ -167,6 +169,39 @@ fn sshd_that_is_down_is_told_from_a_server_half_that_is_down() {
     let mut rig = loopback(|options| options, |setup| setup);
     rig.sshd.stop_listening();
     Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig)]).expect_all(69, "sshd-down");
+}
+
+#[test]
+fn an_sshd_that_hangs_is_told_by_every_path_that_leads_to_it() {
+    let rig = loopback(|options| options, |setup| setup);
+    rig.sshd.freeze();
+    // Less than the server half gives sshd, so that it does not answer in its place.
+    let account = Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig), "--connect-timeout", "3s"]);
+    account.expect_all(69, "stalled");
+    for name in [format!("quic {}", rig.serve().udp()), "tls ".to_owned()] {
+        let path = account.path(&name);
+        assert!(
+            path["handshake_ms"].as_f64().is_some_and(|time| time < 3000.0),
+            "{path:#}"
+        );
+        assert_eq!(path["banner_ms"], Value::Null, "{path:#}");
+    }
+}
+
+#[test]
+fn a_server_half_that_hangs_is_told_where_the_system_still_connects() {
+    let rig = loopback(|options| options, |setup| setup);
+    let half = rig.serve().half();
+    // The keeper first: it replaces a worker that hangs.
+    for pid in [half.keeper(), half.worker()] {
+        signal(pid, Signal::STOP);
+    }
+    let account = Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig), "--connect-timeout", "3s"]);
+    assert_eq!(account.outcome.code, Some(69), "{:#}", account.document);
+    assert_eq!(account.verdict("tls "), "stalled");
+    assert_eq!(account.path("tls ")["handshake_ms"], Value::Null);
+    // Without TLS it looks like one behind a firewall.
+    assert_eq!(account.verdict(&format!("quic {}", rig.serve().udp())), "udp-silent");
 }
 
 #[test]

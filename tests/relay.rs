@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "relay/status.rs"]
+mod status;
 mod support;
 
 use bowline::carrier::quic::{MtuCap, QuicLimits};

@@ -1,5 +1,7 @@
 //! `bowline setup` on files of its own, with the real ssh as the judge. Never the machine's `~/.ssh`, `/etc/ssh` or systemd.
 
+#[path = "setup/machine.rs"]
+mod machine;
 #[path = "setup/private.rs"]
 mod private;
 #[path = "setup/server.rs"]

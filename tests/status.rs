@@ -1,5 +1,7 @@
 //! `bowline status` and `bowline kill` on real sessions: real ssh, sshd and both halves, on a path that is cut.
 
+#[path = "status/others.rs"]
+mod others;
 mod support;
 #[path = "status/watch.rs"]
 mod watch;

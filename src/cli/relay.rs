@@ -19,7 +19,7 @@ use super::values::{Count, ListenAddress};
 use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::{TlsKey, spki_digest};
-use crate::observe::{Desk, OpenDeskError, serve_metrics};
+use crate::observe::{self, Desk, OpenDeskError, serve_metrics};
 use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, Rules, become_user};
 use crate::server::keeper::{Endpoint, choose_worker_user, raise_descriptor_limit};
 use crate::tasks::Tasks;
@@ -229,6 +229,8 @@ fn open_desk(settings: &RelaySettings) -> Option<Desk> {
     let folder = &settings.folders.runtime;
     // What is wrong with the folder shows when it is used.
     let _ = places::make_folder(folder);
+    // As root: relays before this one could not remove their sockets from a folder of root's.
+    observe::sweep(folder);
     let desk = Desk::open(folder, &format!("relay-{}", std::process::id()));
     let told = |error: &OpenDeskError| {
         let error = Failure::from_error(Exit::Unavailable, error).one_line();

@@ -23,8 +23,8 @@ pub(crate) use demo::demo_failed;
 pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, option, overlaps, several_serve};
 pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, notice, session_end};
 pub(crate) use setup::{
-    another_home, cannot_change, cannot_undo_enabled, damaged_block, declined, hidden_program, no_home_of_ssh,
-    no_host_is_meant, no_line_of_ssh, no_root, nobody_to_ask, not_in_effect, ssh_rejects, sshd_rejects,
+    another_home, cannot_change, cannot_undo_enabled, cannot_undo_running, damaged_block, declined, hidden_program,
+    no_home_of_ssh, no_host_is_meant, no_line_of_ssh, no_root, nobody_to_ask, not_in_effect, ssh_rejects, sshd_rejects,
 };
 pub(crate) use status::{cannot_show, no_server_half, no_such_session, not_ended, several_sessions};
 

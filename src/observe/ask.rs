@@ -52,6 +52,11 @@ pub(crate) fn desks(folder: &Path) -> Vec<Found> {
     files.filter_map(knock).collect()
 }
 
+/// Removes what dead processes have left in a folder. One that has given up root may not do so at its own end.
+pub(crate) fn sweep(folder: &Path) {
+    drop(desks(folder));
+}
+
 fn is_desk(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     NAMES.iter().any(|start| name.starts_with(start)) && name.ends_with(END)

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener as StdListener;
@@ -54,7 +55,8 @@ pub(crate) enum OpenDeskError {
     },
 }
 
-/// A socket in the runtime folder. Its file goes with it.
+/// A socket in the runtime folder. Its file goes with it where this process may still remove it then; else it is left to
+/// whoever looks next, and is known by refusing.
 #[derive(Debug)]
 pub(crate) struct Desk {
     file: PathBuf,
@@ -124,14 +126,20 @@ pub(crate) async fn attend(mut stream: UnixStream, source: &dyn Source) {
     }
 }
 
+fn all_of(report: Report) -> Vec<Answer> {
+    let mut answers: Vec<_> = report.sessions.into_iter().map(Box::new).map(Answer::Session).collect();
+    if let Some(mut relay) = report.relay {
+        let paths = mem::take(&mut relay.paths);
+        answers.push(Answer::Relay(relay));
+        answers.extend(paths.into_iter().map(Answer::Path));
+    }
+    answers
+}
+
 async fn answer(stream: &mut UnixStream, source: &dyn Source) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let answers = match line::read::<Request>(&mut BufReader::new(read)).await {
-        Ok(Some(Request::Report)) => {
-            let Report { sessions, relay } = source.report().await;
-            let sessions = sessions.into_iter().map(Box::new).map(Answer::Session);
-            sessions.chain(relay.map(Answer::Relay)).collect()
-        }
+        Ok(Some(Request::Report)) => all_of(source.report().await),
         Ok(Some(Request::End(ending))) => vec![Answer::Ended(source.end(&ending))],
         Ok(None) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => vec![Answer::NotUnderstood],

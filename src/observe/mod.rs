@@ -14,11 +14,11 @@ mod report;
 mod state;
 mod words;
 
-pub(crate) use ask::{AskError, Found, ask, desks};
+pub(crate) use ask::{AskError, Found, ask, desks, sweep};
 pub(crate) use desk::{Desk, OpenDeskError, Source, attend};
 pub(crate) use http::{serve_metrics, serve_metrics_at};
 pub(crate) use metrics::{Metrics, Page};
-pub(crate) use report::{Half, RelayReport, Report, SessionReport};
+pub(crate) use report::{Half, PathReport, RelayReport, Report, SessionReport, milliseconds};
 pub(crate) use state::{State, look_at_all};
 pub(crate) use words::{Answer, Ending, Request};
 

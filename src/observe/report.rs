@@ -76,7 +76,7 @@ pub(crate) struct Outages {
     pub(crate) longest_ms: u64,
 }
 
-/// What a relay tells: it knows no sessions, only how many it carries.
+/// What a relay tells: it knows no sessions, only their paths.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RelayReport {
     pub(crate) pid: u32,
@@ -92,6 +92,25 @@ pub(crate) struct RelayReport {
     pub(crate) bytes_up: u64,
     /// From server halves to clients.
     pub(crate) bytes_down: u64,
+    /// Of the paths those that are told of one by one, the newest first.
+    pub(crate) paths: Vec<PathReport>,
+}
+
+/// One path of a session through a relay. A session with a standby there has two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PathReport {
+    /// Where the client is, as the relay sees it.
+    pub(crate) peer: SocketAddr,
+    /// How it came: `quic` or `tls`.
+    pub(crate) transport: String,
+    /// That of the server half which it leads to, as `ssh-keygen -l` shows it.
+    pub(crate) host_key: String,
+    /// From the client to the server half.
+    pub(crate) bytes_up: u64,
+    /// From the server half to the client.
+    pub(crate) bytes_down: u64,
+    /// Since they were joined.
+    pub(crate) age_ms: u64,
 }
 
 impl SessionReport {

@@ -1,5 +1,6 @@
 //! Desks and those who ask there.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,7 @@ const LONG: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Shop {
     sessions: usize,
+    paths: usize,
     ended: Mutex<Vec<Ending>>,
 }
 
@@ -25,13 +27,34 @@ impl Source for Shop {
         let session = |number: usize| SessionReport::gone(SessionId::new((number as u128).to_be_bytes()), Half::Server);
         Box::pin(std::future::ready(Report {
             sessions: (0..self.sessions).map(session).collect(),
-            relay: None,
+            relay: (self.paths > 0).then(|| relay(self.paths)),
         }))
     }
 
     fn end(&self, ending: &Ending) -> Vec<String> {
         self.ended.lock().unwrap().push(ending.clone());
         ending.sessions.clone()
+    }
+}
+
+fn relay(paths: usize) -> RelayReport {
+    let path = |number: usize| PathReport {
+        peer: SocketAddr::from(([192, 0, 2, 7], number as u16)),
+        transport: "quic".to_owned(),
+        host_key: "SHA256:".to_owned() + &"x".repeat(43),
+        bytes_up: u64::MAX,
+        bytes_down: u64::MAX,
+        age_ms: u64::MAX,
+    };
+    RelayReport {
+        pid: 1,
+        udp: Vec::new(),
+        tls: Vec::new(),
+        registered: 1,
+        splices: 9999,
+        bytes_up: 0,
+        bytes_down: 0,
+        paths: (0..paths).map(path).collect(),
     }
 }
 
@@ -74,6 +97,27 @@ async fn everything_that_is_there_is_told() {
         panic!("a session")
     };
     assert_eq!(first.id, "0".repeat(32));
+}
+
+/// All of them in one line would be too long for it.
+#[tokio::test]
+async fn a_relay_tells_each_of_its_paths_in_a_line_after_its_own() {
+    let folder = private();
+    let (_shop, _tasks) = open(
+        folder.path(),
+        Shop {
+            paths: 1000,
+            ..Shop::default()
+        },
+    );
+    let answers = ask(connection(folder.path()), &Request::Report, LONG).await.unwrap();
+    let told = relay(1000);
+    let paths = told.paths.iter().cloned().map(Answer::Path);
+    let alone = Answer::Relay(RelayReport {
+        paths: Vec::new(),
+        ..told.clone()
+    });
+    assert_eq!(answers, [alone].into_iter().chain(paths).collect::<Vec<_>>());
 }
 
 #[tokio::test]

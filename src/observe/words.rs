@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RelayReport, SessionReport};
+use super::{PathReport, RelayReport, SessionReport};
 
 /// What somebody asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
-    /// What is there? Answered by a line for each session and for a relay, and [`Answer::Done`].
+    /// What is there? Answered by a line for each session, for a relay and each of its paths, and [`Answer::Done`].
     Report,
     /// End sessions. Answered by [`Answer::Ended`] and [`Answer::Done`].
     End(Ending),
@@ -33,7 +33,10 @@ impl Ending {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
     Session(Box<SessionReport>),
+    /// Without its paths, which would not fit a line.
     Relay(RelayReport),
+    /// One of the relay before.
+    Path(PathReport),
     /// The ids of those that were told to end.
     Ended(Vec<String>),
     /// Nothing more comes.

@@ -81,17 +81,16 @@ impl Listings {
         }
     }
 
-    /// Who is listed under the first of these keys that anybody is listed under, the newest first.
-    pub(super) fn find(&self, keys: &[KeyDigest]) -> Vec<Arc<Listing>> {
+    /// The first of these keys that anybody is listed under, and who is, the newest first.
+    pub(super) fn find(&self, keys: &[KeyDigest]) -> Option<(KeyDigest, Vec<Arc<Listing>>)> {
         let lists = self.lists();
-        let mut list = keys.iter().find_map(|key| lists.get(key));
+        let mut found = keys.iter().find_map(|key| lists.get_key_value(key));
         if fault::misleads() {
             // Of a server half that has none of these keys: each is listed under all of its own.
             let is_other = |listing: &Arc<Listing>| listing.keys.iter().all(|key| !keys.contains(key));
-            list = lists.values().find(|list| list.iter().all(is_other));
+            found = lists.iter().find(|(_, list)| list.iter().all(is_other));
         }
-        list.map(|list| list.iter().rev().cloned().collect())
-            .unwrap_or_default()
+        found.map(|(key, list)| (*key, list.iter().rev().cloned().collect()))
     }
 
     /// The relay stops.

@@ -17,6 +17,7 @@ mod reach;
 mod reception;
 mod rules;
 mod splice;
+mod splices;
 mod tokens;
 
 pub use allow::{AllowList, AllowListError};
@@ -32,6 +33,7 @@ use crate::identity::raw_key::TlsKey;
 use crate::tasks::Tasks;
 use listings::Listings;
 use quota::Quotas;
+use splices::Splices;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, RwLock};
@@ -80,6 +82,7 @@ pub struct Relay {
 /// What all who come share.
 struct House {
     listings: Listings,
+    splices: Splices,
     tokens: Tokens,
     quotas: Arc<Quotas>,
     allow: RwLock<AllowList>,
@@ -119,6 +122,7 @@ impl Relay {
             drain: config.drain,
             house: Arc::new(House {
                 listings: Listings::default(),
+                splices: Splices::default(),
                 tokens: Tokens::default(),
                 quotas: Quotas::new(config.limits),
                 allow: RwLock::new(config.allow),

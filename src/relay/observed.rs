@@ -1,6 +1,7 @@
 //! What a relay tells of itself. It knows no sessions, and can end none.
 
 use super::{House, Relay};
+use crate::clock;
 use crate::observe::{Boxed, Ending, Metrics, RelayReport, Report, Source};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ impl Source for Observed {
             splices: *self.house.quotas.splices().borrow() as u64,
             bytes_up: counters.bytes_up.load(Relaxed),
             bytes_down: counters.bytes_down.load(Relaxed),
+            paths: self.house.splices.report(clock::now()),
         };
         Box::pin(std::future::ready(Report {
             sessions: Vec::new(),

@@ -27,13 +27,22 @@ pub(super) async fn reach(house: &House, guest: Guest, fingerprints: &[KeyDigest
             return refuse(house, stream, code, message).await;
         }
     };
-    let (mut server, _place) = found;
+    let Found {
+        mut server,
+        host_key,
+        place: _place,
+    } = found;
     if let Some(connection) = stream.connection() {
         connection.set_receive_window(house.window.times(1));
     }
     count(&house.counters.splices);
     if send_word(&mut stream, &RelayWord::Reached).await.is_ok() {
-        let (up, down) = (&house.counters.bytes_up, &house.counters.bytes_down);
+        let (all, entry) = (
+            &house.counters,
+            house.splices.enter(remote, stream.transport(), host_key, clock::now()),
+        );
+        let own = entry.splice();
+        let (up, down) = ([&all.bytes_up, &own.up], [&all.bytes_down, &own.down]);
         if let Err(error) = splice(&mut stream, &mut server, up, down).await {
             debug!(%remote, %error, "a splice broke");
             // Neither end may take the break for an end in good order.
@@ -45,33 +54,38 @@ pub(super) async fn reach(house: &House, guest: Guest, fingerprints: &[KeyDigest
 
 type Refused = (RelayRefusalCode, &'static str);
 
-/// A stream to the server half, ready for the client's bytes.
-async fn find(
-    house: &House,
-    source: SocketAddr,
-    fingerprints: &[KeyDigest],
-) -> Result<(ViaStream, SplicePlace), Refused> {
-    let mut refused = (
+/// A server half that answers.
+struct Found {
+    /// A stream to it, ready for the client's bytes.
+    server: ViaStream,
+    /// Under which it is listed.
+    host_key: KeyDigest,
+    place: SplicePlace,
+}
+
+async fn find(house: &House, source: SocketAddr, fingerprints: &[KeyDigest]) -> Result<Found, Refused> {
+    let (host_key, listings) = house.listings.find(fingerprints).ok_or((
         RelayRefusalCode::NotRegistered,
         "no server half with such a host key is listed here",
-    );
-    for listing in house.listings.find(fingerprints) {
+    ))?;
+    for listing in listings {
         let place = house.quotas.splice(source.ip(), &listing.server, clock::now());
         let place = place.map_err(|code| match code {
             RelayRefusalCode::Quota => (code, "too many sessions of this address, or of this server half"),
             code => (code, "too many sessions"),
         })?;
-        match stream_to(house, &listing, source).await {
-            Some(stream) => return Ok((stream, place)),
-            None => {
-                refused = (
-                    RelayRefusalCode::NoAnswer,
-                    "the server half is listed and does not answer",
-                )
-            }
+        if let Some(server) = stream_to(house, &listing, source).await {
+            return Ok(Found {
+                server,
+                host_key,
+                place,
+            });
         }
     }
-    Err(refused)
+    Err((
+        RelayRefusalCode::NoAnswer,
+        "the server half is listed and does not answer",
+    ))
 }
 
 async fn stream_to(house: &House, listing: &Listing, source: SocketAddr) -> Option<ViaStream> {

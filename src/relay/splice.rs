@@ -26,11 +26,14 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
 
+/// What counts the bytes of one direction: the relay's own count, and that of this splice.
+pub(super) type Counts<'a> = [&'a AtomicU64; 2];
+
 /// Carries bytes both ways until both directions have ended. `up` and `down` count those from `near` and from `far`.
 ///
 /// # Errors
 /// Either end broke.
-pub(super) async fn splice<A, B>(near: &mut A, far: &mut B, up: &AtomicU64, down: &AtomicU64) -> io::Result<()>
+pub(super) async fn splice<A, B>(near: &mut A, far: &mut B, up: Counts<'_>, down: Counts<'_>) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -64,14 +67,14 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        count: &AtomicU64,
+        counts: Counts<'_>,
     ) -> Result<Poll<()>, io::Error>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         for _ in 0..ROUNDS {
-            match self.poll_step(cx, from, to, count) {
+            match self.poll_step(cx, from, to, counts) {
                 Poll::Ready(Ok(true)) => return Ok(Poll::Ready(())),
                 Poll::Ready(Ok(false)) => {}
                 Poll::Ready(Err(error)) => return Err(error),
@@ -88,7 +91,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        count: &AtomicU64,
+        counts: Counts<'_>,
     ) -> Poll<io::Result<bool>>
     where
         R: AsyncRead + Unpin,
@@ -108,7 +111,7 @@ impl Direction {
             self.is_shut = true;
             return Poll::Ready(Ok(true));
         }
-        match self.poll_pass_on(cx, from, to, count) {
+        match self.poll_pass_on(cx, from, to, counts) {
             Poll::Pending if self.is_unflushed => {
                 ready!(Pin::new(to).poll_flush(cx))?;
                 self.is_unflushed = false;
@@ -123,7 +126,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        count: &AtomicU64,
+        counts: Counts<'_>,
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -137,7 +140,9 @@ impl Direction {
                 self.has_ended = true;
                 return Poll::Ready(Ok(()));
             }
-            count.fetch_add(read.len() as u64, Relaxed);
+            for count in counts {
+                count.fetch_add(read.len() as u64, Relaxed);
+            }
             self.is_unflushed = true;
             if let Some(tampered) = fault::tamper(read) {
                 self.waiting.extend_from_slice(&tampered);
@@ -175,9 +180,12 @@ mod tests {
         let ((near, mut one), (mut two, far)) = (duplex(room), duplex(room));
         let mut task = tokio::task::JoinSet::new();
         task.spawn(async move {
-            let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-            let ended = splice(&mut one, &mut two, &up, &down).await;
-            (ended, up.into_inner(), down.into_inner())
+            let counts = [const { AtomicU64::new(0) }; 4];
+            let [up, all_up, down, all_down] = &counts;
+            let ended = splice(&mut one, &mut two, [up, all_up], [down, all_down]).await;
+            let [up, all_up, down, all_down] = counts.map(AtomicU64::into_inner);
+            assert_eq!((up, down), (all_up, all_down));
+            (ended, up, down)
         });
         Ends {
             near,

@@ -45,6 +45,11 @@ impl Private {
         own
     }
 
+    /// What stands for /usr/local/bin, and is looked into before the machine's own programs.
+    pub(crate) fn programs(&self) -> &Path {
+        &self.mounts[0].0
+    }
+
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Outcome {
         let mut script = String::from("set -e\n");
         for (own, place) in &self.mounts {
@@ -55,6 +60,8 @@ impl Private {
         command
             .args(["--mount", "sh", "-c", &script, "sh", program])
             .args(arguments);
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("/usr/local/bin:{path}"));
         command.env_remove("BOWLINE_SSH_CONFIG");
         run(&mut command, LIMIT)
     }

@@ -1,7 +1,6 @@
 //! `bowline setup --server`, on a folder that stands for a machine.
 
 use crate::LIMIT;
-use crate::private::Private;
 use crate::support::process::{Outcome, run};
 use crate::support::sshd::make_key;
 use crate::support::{BOWLINE, Scratch, measured};
@@ -264,95 +263,4 @@ fn only_root_may_prepare_this_machine() {
     }
     let said = run(&mut command, LIMIT).expect_code(77).err();
     assert!(said.contains("hint: run: sudo bowline setup --server"), "{said}");
-}
-
-/// A machine whose `/etc` is the test's own.
-fn machine(test: &str, sshd_config: &str) -> Option<(Private, PathBuf)> {
-    let mut private = Private::possible(test)?;
-    let etc = private.replace(Path::new("/etc"));
-    for name in ["passwd", "group", "nsswitch.conf", "ld.so.cache"] {
-        if Path::new("/etc").join(name).exists() {
-            fs::copy(Path::new("/etc").join(name), etc.join(name)).expect("the scratch folder");
-        }
-    }
-    fs::create_dir_all(etc.join("ssh/sshd_config.d")).expect("the scratch folder");
-    make_key(&etc.join("ssh/ssh_host_ed25519_key"), "ed25519");
-    fs::write(etc.join("ssh/sshd_config"), sshd_config).expect("the scratch folder");
-    fs::create_dir_all("/run/sshd").expect("root may make /run/sshd");
-    Some((private, etc))
-}
-
-#[test]
-fn this_machine_is_prepared_and_sshd_asked() {
-    let config = "Include /etc/ssh/sshd_config.d/*.conf\nPort 2200\nClientAliveInterval 60\n";
-    let Some((private, etc)) = machine("setup --server here", config) else {
-        return;
-    };
-    let told = private
-        .run("bowline", &["setup", "--server", "--yes"])
-        .expect_code(0)
-        .out();
-    assert!(told.contains("\n+ExecStart=/usr/local/bin/bowline serve\n"), "{told}");
-    assert!(told.contains("note: sshd listens on port 2200, "), "{told}");
-    assert!(told.contains("Open UDP port 2200 "), "{told}");
-    assert!(told.contains("No systemd runs here: "), "{told}");
-    assert!(!told.contains("in spite of"), "{told}");
-    let said = private.run("/usr/sbin/sshd", &["-T"]).expect_code(0).out();
-    assert!(said.contains("\nclientaliveinterval 0\n"), "{said}");
-    for (since, keyword) in [("9.2", "unusedconnectiontimeout"), ("9.8", "persourcepenalties")] {
-        let is_there = etc.join(format!("ssh/sshd_config.d/bowline-{since}.conf")).exists();
-        assert_eq!(is_there, said.contains(&format!("\n{keyword} ")), "{since}: {said}");
-    }
-    private
-        .run("bowline", &["setup", "--server", "--undo", "--yes"])
-        .expect_code(0);
-    assert!(!etc.join("systemd/system/bowline.service").exists());
-    assert_eq!(
-        fs::read_dir(etc.join("ssh/sshd_config.d")).expect("a folder").count(),
-        0
-    );
-}
-
-#[test]
-fn settings_that_come_too_late_are_told() {
-    let config = "ClientAliveInterval 60\nInclude /etc/ssh/sshd_config.d/*.conf\n";
-    let Some((private, _etc)) = machine("setup --server too late", config) else {
-        return;
-    };
-    let told = private
-        .run("bowline", &["setup", "--server", "--yes"])
-        .expect_code(0)
-        .out();
-    assert!(
-        told.contains("(ClientAliveInterval x ClientAliveCountMax), in spite of /etc/ssh/"),
-        "{told}"
-    );
-}
-
-/// Before 9.8 sshd does not know the setting, and later it takes it in no Match block.
-#[test]
-fn settings_that_sshd_does_not_take_are_taken_out_again() {
-    let config = "Match User ann\n  Include /etc/ssh/sshd_config.d/*.conf\n";
-    let Some((private, etc)) = machine("setup --server refused", config) else {
-        return;
-    };
-    let boaster = etc.join("sshd");
-    let script = "#!/bin/sh\n[ \"$1\" != -V ] || exec echo OpenSSH_9.9\nexec /usr/sbin/sshd \"$@\"\n";
-    fs::write(&boaster, script).expect("the scratch folder");
-    fs::set_permissions(&boaster, fs::Permissions::from_mode(0o755)).expect("our own");
-    fs::create_dir(etc.join("bowline")).expect("the scratch folder");
-    let settings = "[serve]\nsshd-binary = \"/etc/sshd\"\n";
-    fs::write(etc.join("bowline/bowline.toml"), settings).expect("the scratch folder");
-    let outcome = private.run("bowline", &["setup", "--server", "--yes"]).expect_code(69);
-    assert!(
-        outcome.err().contains("PerSourcePenaltyExemptList"),
-        "{}",
-        outcome.err()
-    );
-    assert!(etc.join("systemd/system/bowline.service").exists());
-    assert_eq!(
-        fs::read_dir(etc.join("ssh/sshd_config.d")).expect("a folder").count(),
-        0
-    );
-    private.run("/usr/sbin/sshd", &["-t"]).expect_code(0);
 }

@@ -6,6 +6,7 @@ use super::{BOWLINE, Scratch, wait_for};
 use rustix::process::Signal;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -112,6 +113,11 @@ impl Relay {
     /// Where it listens, for UDP and for TCP.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where `bowline status` finds it.
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.scratch.join("run")
     }
 
     /// What it uses.

@@ -145,6 +145,11 @@ impl TestSshd {
         }
     }
 
+    /// Stops the listener in its tracks: the system goes on to take connections for it, and nobody says a word there.
+    pub fn freeze(&self) {
+        self.running.as_ref().expect("a running sshd").signal(Signal::STOP);
+    }
+
     /// Starts the listener, again on the same port.
     ///
     /// # Panics

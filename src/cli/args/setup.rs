@@ -12,13 +12,15 @@ pub(super) const ABOUT: &str = "Have ssh, and all that uses it, go over bowline 
 top of ~/.ssh/config, where it comes before all else, and asks ssh whether it counts.
 
 With --server: prepare this machine as a server. Installs the systemd unit, the user of the worker, and settings that keep \
-sshd from ending sessions in an outage. Enables, starts and opens nothing, and says how to and which port.
+sshd from ending sessions in an outage. Enables, starts and opens nothing, and says how to and which port. What \
+bowline.toml says of sshd (target, sshd-binary, sshd-config) counts here too; the settings go to /etc/ssh/sshd_config.d all \
+the same.
 
 Every change is shown as a diff first, and made only after a yes. --undo takes out what setup has put in; a file that somebody \
-has changed since is kept.
+has changed since is kept, and a server half that is enabled or runs keeps all its files.
 
-Exit code 0: done, or nothing to do; 64: nobody to ask, and no --yes; 69: done, but ssh does not use it; 73: a file cannot be \
-written; 77: not permitted; 130: the answer was no.";
+Exit code 0: done, or nothing to do; 64: nobody to ask, and no --yes, or the service is in use; 69: done, but ssh does \
+not use it; 73: a file cannot be written; 77: not permitted; 130: the answer was no.";
 
 /// `bowline setup`.
 #[derive(Debug, Clone, Default, Args)]

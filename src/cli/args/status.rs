@@ -8,13 +8,15 @@ use crate::cli::values::SessionName;
 
 /// What `bowline status --help` says first.
 pub(super) const ABOUT_STATUS: &str = "Show the sessions on this machine: your own, and where permitted those of a server \
-half, and what a relay carries.
+half and the paths of sessions through a relay.
 
 The time beside connected and probing is how long ago the other half was heard, at most; beside detached, how long there has \
-been no path. Sessions that ended on a server half in the last five minutes are shown as gone, with the reason.
+been no path. Sessions that ended on a server half in the last five minutes are shown as gone, with the reason. Of a relay's paths the newest thousand are shown: where the client is, which host key the \
+server half has, bytes from and to the client, and for how long they have been joined.
 
 With --json the document has: sessions, servers (keeper_pid, worker_pid, version, udp, tls), relays (pid, udp, tls, \
-registered, splices, bytes_up, bytes_down), and silent: processes that do not answer (pid, socket, reason). A session has: id, \
+registered, splices, bytes_up, bytes_down, paths), and silent: processes that do not answer (pid, socket, reason). splices is \
+how many paths there are; each of paths has: peer, transport (quic, tls), host_key, bytes_up, bytes_down, age_ms. A session has: id, \
 half (client, server), host, user, key, peer, alias (the client as sshd sees it), path, standby, rtt_ms, loss (0 to 1), \
 bytes_in, bytes_out, epoch, outages (survived, longest_ms), buffered, state (connected, probing, detached, gone), age_ms, age \
 (state and age in words), reason, pid, keeper_pid, worker_pid. What is not known is null.";

@@ -140,6 +140,12 @@ pub(crate) fn cannot_undo_enabled() -> Failure {
         .hint("run: systemctl disable --now bowline   (this ends its sessions), and then this again")
 }
 
+/// What runs would go on without a unit, and nothing would start it again.
+pub(crate) fn cannot_undo_running() -> Failure {
+    Failure::new(Exit::Usage, "bowline.service is running; nothing was removed")
+        .hint("run: systemctl stop bowline   (this ends its sessions), and then this again")
+}
+
 /// sshd would not start with what was installed, so that is gone again.
 pub(crate) fn sshd_rejects(said: &str) -> Failure {
     let failure = Failure::new(

@@ -165,6 +165,11 @@ impl Overview {
                 Whose::Desk { .. } => *session,
             }),
             Answer::Relay(relay) => self.relays.push(relay),
+            Answer::Path(path) => {
+                if let Some(relay) = self.relays.last_mut() {
+                    relay.paths.push(path);
+                }
+            }
             Answer::Ended(_) | Answer::Done | Answer::NotUnderstood => {}
         }
     }

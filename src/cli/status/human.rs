@@ -33,6 +33,15 @@ pub(crate) fn short_id(session: &SessionReport) -> &str {
     session.id.get(..8).unwrap_or(&session.id)
 }
 
+/// `SHA256:`, and enough to know one of a few hosts by.
+pub(super) fn short_fingerprint(fingerprint: &str) -> String {
+    const SHOWN: usize = "SHA256:".len() + 8;
+    match fingerprint.get(..SHOWN) {
+        Some(short) => format!("{short}.."),
+        None => fingerprint.to_owned(),
+    }
+}
+
 /// The largest unit that it has one of.
 pub(super) fn age_of(milliseconds: u64) -> String {
     let seconds = Duration::from_millis(milliseconds).as_secs();

@@ -1,6 +1,7 @@
 //! The table on a screen of its own, which is left as it was found.
 
 use std::io::{self, Stdout};
+use std::ops::Range;
 use std::time::Duration;
 
 use ratatui::backend::CrosstermBackend;
@@ -12,8 +13,8 @@ use ratatui::text::{Line, Text};
 use ratatui::{Frame, Terminal};
 
 use super::gather::Overview;
-use super::table;
-use crate::observe::{SessionReport, State};
+use super::table::{self, Kind, Row};
+use crate::observe::State;
 
 /// Rows that a page up or down moves.
 const PAGE: usize = 10;
@@ -28,7 +29,7 @@ pub(super) enum Wish {
 /// The terminal, in our hands until this is dropped.
 pub(super) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
-    /// Sessions above the first that is shown.
+    /// Rows above the first that is shown.
     above: usize,
 }
 
@@ -107,25 +108,19 @@ fn draw(frame: &mut Frame<'_>, overview: &Overview, above: &mut usize) {
     frame.render_widget(Text::from(page(overview, above, width, height)), area);
 }
 
-/// Lines from top to bottom: what there is, the table, who else is there, which keys there are.
+/// Lines from top to bottom: what there is, the tables, who else is there, which keys there are.
 fn page(overview: &Overview, above: &mut usize, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut last = table::footer(overview);
     // The sessions are what it is about.
     last.truncate(height.saturating_sub(4) / 2);
     let room = height.saturating_sub(4 + last.len());
-    let sessions = &overview.sessions;
-    *above = (*above).min(sessions.len().saturating_sub(room));
-    let shown = *above..sessions.len().min(*above + room);
-    let mut lines = vec![plain(title(overview, &shown))];
-    if sessions.is_empty() {
-        lines.push(Line::default());
-    } else {
-        let mut table = table::lines(sessions, Some(width)).into_iter();
-        let heading = table.next().unwrap_or_default();
-        lines.push(Line::styled(heading, Style::new().add_modifier(Modifier::REVERSED)));
-        let rows = table.zip(sessions).skip(shown.start).take(shown.len());
-        lines.extend(rows.map(|(row, session)| Line::styled(row, style(session))));
-    }
+    let mut rows = table::rows(overview, Some(width)).into_iter();
+    // The first heading stays where it is.
+    let heading = rows.next().map(styled).unwrap_or_default();
+    *above = (*above).min(rows.len().saturating_sub(room));
+    let shown = *above..rows.len().min(*above + room);
+    let mut lines = vec![plain(title(overview, &shown, rows.len())), heading];
+    lines.extend(rows.skip(shown.start).take(shown.len()).map(styled));
     lines.resize(height.saturating_sub(1 + last.len()).max(lines.len()), Line::default());
     lines.extend(last.into_iter().map(plain));
     lines.push(Line::styled(
@@ -135,32 +130,48 @@ fn page(overview: &Overview, above: &mut usize, width: usize, height: usize) -> 
     lines
 }
 
-fn title(overview: &Overview, shown: &std::ops::Range<usize>) -> String {
-    match overview.sessions.len() {
-        0 => "no sessions here".to_owned(),
-        1 => "1 session".to_owned(),
-        all if shown.len() == all => format!("{all} sessions"),
-        all => format!("{all} sessions, {} to {} shown", shown.start + 1, shown.end),
+fn title(overview: &Overview, shown: &Range<usize>, rows: usize) -> String {
+    let relayed: u64 = overview.relays.iter().map(|relay| relay.splices).sum();
+    let mut title = match (overview.sessions.len(), relayed) {
+        (0, 0) => return "no sessions here".to_owned(),
+        (0, relayed) => counted(relayed, "path relayed", "paths relayed"),
+        (sessions, 0) => counted(sessions as u64, "session", "sessions"),
+        (sessions, relayed) => {
+            counted(sessions as u64, "session", "sessions") + ", " + &counted(relayed, "path relayed", "paths relayed")
+        }
+    };
+    if shown.len() < rows {
+        title += &format!(", {} to {} shown", shown.start + 1, shown.end);
     }
+    title
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn plain(text: String) -> Line<'static> {
     Line::raw(text)
 }
 
+fn styled(row: Row) -> Line<'static> {
+    Line::styled(row.text, style(row.kind))
+}
+
 /// What waits, and what is over, is seen at once; words say it too.
-fn style(session: &SessionReport) -> Style {
-    match session.state {
-        State::Connected => Style::new(),
-        State::Probing | State::Detached => Style::new().fg(Color::Yellow),
-        State::Gone => Style::new().add_modifier(Modifier::DIM),
+fn style(kind: Kind) -> Style {
+    match kind {
+        Kind::Heading => Style::new().add_modifier(Modifier::REVERSED),
+        Kind::Session(State::Probing | State::Detached) => Style::new().fg(Color::Yellow),
+        Kind::Session(State::Gone) => Style::new().add_modifier(Modifier::DIM),
+        Kind::Session(State::Connected) | Kind::Path | Kind::Gap => Style::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Half;
+    use crate::observe::{Half, PathReport, RelayReport, SessionReport};
     use crate::wire::SessionId;
 
     fn overview(sessions: u8) -> Overview {
@@ -192,5 +203,38 @@ mod tests {
             lines[2].starts_with("0a0a0a0a") && lines[21].starts_with("1d1d1d1d"),
             "{lines:?}"
         );
+    }
+    #[test]
+    fn paths_of_a_relay_follow_the_sessions_and_move_with_them() {
+        let path = PathReport {
+            peer: "192.0.2.7:1".parse().expect("an address"),
+            transport: "tls".to_owned(),
+            host_key: "SHA256:abcdefghijk".to_owned(),
+            bytes_up: 0,
+            bytes_down: 0,
+            age_ms: 0,
+        };
+        let relay = RelayReport {
+            pid: 1,
+            udp: Vec::new(),
+            tls: Vec::new(),
+            registered: 1,
+            splices: 40,
+            bytes_up: 0,
+            bytes_down: 0,
+            paths: vec![path; 40],
+        };
+        let overview = Overview {
+            relays: vec![relay],
+            ..overview(1)
+        };
+        let mut above = 0;
+        let lines = text(&page(&overview, &mut above, 80, 24));
+        assert_eq!(lines[0], "1 session, 40 paths relayed, 1 to 19 shown");
+        assert!(lines[1].starts_with("ID") && lines[4].starts_with("FROM"), "{lines:?}");
+        assert!(lines[5].starts_with("192.0.2.7:1"), "{lines:?}");
+        above = 1000;
+        page(&overview, &mut above, 80, 24);
+        assert_eq!(above, 43 - 19);
     }
 }

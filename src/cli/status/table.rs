@@ -1,26 +1,15 @@
-//! The table of sessions. Columns that a narrow terminal has no room for are left out, the least telling first.
+//! The table of sessions, that of a relay's paths, and what stands below them.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use super::columns::{self, Column};
 use super::gather::{Overview, ServerReport, Silent};
-use super::human::{round_trip, short_id, size, state, who};
-use crate::cli::report::Harmless;
-use crate::observe::{RelayReport, SessionReport};
-
-/// Between columns.
-const GAP: &str = "  ";
-
-/// One column.
-struct Column {
-    name: &'static str,
-    /// The lower, the longer it stays.
-    rank: u8,
-    cell: fn(&SessionReport) -> String,
-}
+use super::human::{age_of, round_trip, short_fingerprint, short_id, size, state, who};
+use crate::observe::{PathReport, RelayReport, SessionReport, State};
 
 /// In the order in which they are shown.
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column<SessionReport>; 13] = [
     Column {
         name: "ID",
         rank: 0,
@@ -88,72 +77,98 @@ const COLUMNS: [Column; 13] = [
     },
 ];
 
+/// Those of paths through a relay.
+const PATH_COLUMNS: [Column<PathReport>; 6] = [
+    Column {
+        name: "FROM",
+        rank: 0,
+        cell: |path| path.peer.to_string(),
+    },
+    Column {
+        name: "TO HOST KEY",
+        rank: 1,
+        cell: |path| short_fingerprint(&path.host_key),
+    },
+    Column {
+        name: "BY",
+        rank: 5,
+        cell: |path| path.transport.clone(),
+    },
+    Column {
+        name: "UP",
+        rank: 4,
+        cell: |path| size(path.bytes_up),
+    },
+    Column {
+        name: "DOWN",
+        rank: 3,
+        cell: |path| size(path.bytes_down),
+    },
+    Column {
+        name: "AGE",
+        rank: 2,
+        cell: |path| age_of(path.age_ms),
+    },
+];
+
+/// A line of the tables.
+pub(super) struct Row {
+    pub(super) text: String,
+    pub(super) kind: Kind,
+}
+
+/// What it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Heading,
+    Session(State),
+    /// A session's path through a relay, or how many more there are.
+    Path,
+    /// Between tables.
+    Gap,
+}
+
 /// All of it, for a terminal so wide, or whatever there is.
 pub(super) fn text(overview: &Overview, width: Option<usize>) -> String {
     let mut text = String::new();
-    if overview.sessions.is_empty() {
+    let rows = rows(overview, width);
+    if rows.is_empty() {
         text += "no sessions here\n";
-    } else {
-        for line in lines(&overview.sessions, width) {
-            text += line.trim_end();
-            text += "\n";
-        }
     }
-    for line in footer(overview) {
-        text += &line;
+    for line in rows.into_iter().map(|row| row.text).chain(footer(overview)) {
+        text += line.trim_end();
         text += "\n";
     }
     text
 }
 
-/// A heading and a line for each session.
-pub(super) fn lines(sessions: &[SessionReport], width: Option<usize>) -> Vec<String> {
-    let rows: Vec<Vec<String>> = sessions.iter().map(row).collect();
-    let longest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..COLUMNS.len())
-        .map(|column| longest(column).max(COLUMNS[column].name.len()))
-        .collect();
-    let shown = chosen(&widths, width);
-    let heading = COLUMNS.iter().map(|column| column.name.to_owned()).collect();
-    let all = std::iter::once(&heading).chain(&rows);
-    all.map(|cells: &Vec<String>| cut(&line(cells, &shown, &widths), width))
-        .collect()
-}
-
-fn row(session: &SessionReport) -> Vec<String> {
-    // Names and reasons may be a stranger's words.
-    let cells = COLUMNS
-        .iter()
-        .map(|column| Harmless(&(column.cell)(session)).to_string());
-    cells.collect()
-}
-
-/// Which columns fit.
-fn chosen(widths: &[usize], width: Option<usize>) -> Vec<usize> {
-    let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
-    let needed = |shown: &[usize]| -> usize {
-        let own: usize = shown.iter().map(|column| widths[*column]).sum();
-        own + GAP.len() * shown.len().saturating_sub(1)
-    };
-    while let Some(width) = width
-        && needed(&shown) > width
-        && let Some(least) = shown.iter().max_by_key(|column| COLUMNS[**column].rank).copied()
-        && COLUMNS[least].rank > 2
-    {
-        shown.retain(|column| *column != least);
+/// A table of the sessions and one of each relay's paths, where there are any.
+pub(super) fn rows(overview: &Overview, width: Option<usize>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let kinds = overview.sessions.iter().map(|session| Kind::Session(session.state));
+    add(&mut rows, columns::lines(&COLUMNS, &overview.sessions, width), kinds);
+    for relay in overview.relays.iter().filter(|relay| relay.splices > 0) {
+        let lines = columns::lines(&PATH_COLUMNS, &relay.paths, width);
+        add(&mut rows, lines, relay.paths.iter().map(|_| Kind::Path));
+        let untold = relay.splices.saturating_sub(relay.paths.len() as u64);
+        if untold > 0 {
+            let text = format!("and {untold} that came before");
+            rows.push(Row { text, kind: Kind::Path });
+        }
     }
-    shown
+    rows
 }
 
-fn line(cells: &[String], shown: &[usize], widths: &[usize]) -> String {
-    let padded = shown
-        .iter()
-        .map(|column| format!("{:<width$}", cells[*column], width = widths[*column]));
-    padded.collect::<Vec<_>>().join(GAP)
-}
-
-fn cut(line: &str, width: Option<usize>) -> String {
-    line.chars().take(width.unwrap_or(usize::MAX)).collect()
+fn add(rows: &mut Vec<Row>, lines: Vec<String>, kinds: impl ExactSizeIterator<Item = Kind>) {
+    if kinds.len() == 0 {
+        return;
+    }
+    if !rows.is_empty() {
+        let text = String::new();
+        rows.push(Row { text, kind: Kind::Gap });
+    }
+    let kinds = std::iter::once(Kind::Heading).chain(kinds);
+    rows.extend(lines.into_iter().zip(kinds).map(|(text, kind)| Row { text, kind }));
 }
 
 /// Who is there beside the sessions.
@@ -222,7 +237,7 @@ fn or_dash(text: Option<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{Half, State};
+    use crate::observe::Half;
     use crate::wire::SessionId;
 
     fn session() -> SessionReport {
@@ -236,6 +251,63 @@ mod tests {
             age_ms: Some(400),
             ..SessionReport::gone(SessionId::new([0x3f; 16]), Half::Client)
         }
+    }
+
+    fn lines(sessions: &[SessionReport], width: Option<usize>) -> Vec<String> {
+        columns::lines(&COLUMNS, sessions, width)
+    }
+
+    fn path() -> PathReport {
+        PathReport {
+            peer: "192.0.2.7:50123".parse().expect("an address"),
+            transport: "quic".to_owned(),
+            host_key: "SHA256:Zm9vYmFyZm9vYmFyZm9vYmFyZm9vYmFyZm9vYmFyZm8".to_owned(),
+            bytes_up: 1536,
+            bytes_down: 5 << 20,
+            age_ms: 180_000,
+        }
+    }
+
+    fn relay(splices: u64) -> RelayReport {
+        RelayReport {
+            pid: 7,
+            udp: Vec::new(),
+            tls: Vec::new(),
+            registered: 1,
+            splices,
+            bytes_up: 0,
+            bytes_down: 0,
+            paths: vec![path()],
+        }
+    }
+
+    #[test]
+    fn a_relays_paths_are_told_and_how_many_more_there_are() {
+        let overview = Overview {
+            relays: vec![relay(3)],
+            ..Overview::default()
+        };
+        let expected = "\
+FROM             TO HOST KEY        BY    UP       DOWN     AGE
+192.0.2.7:50123  SHA256:Zm9vYmFy..  quic  1.5 KiB  5.0 MiB  3 m
+and 2 that came before
+relay: process 7, 1 listed, 3 joined, 0 B up, 0 B down
+";
+        assert_eq!(text(&overview, Some(80)), expected);
+        let narrow = text(&overview, Some(45));
+        assert!(
+            narrow.starts_with("FROM             TO HOST KEY        AGE\n"),
+            "{narrow}"
+        );
+
+        let both = Overview {
+            sessions: vec![session()],
+            relays: vec![relay(1)],
+            ..Overview::default()
+        };
+        let kinds: Vec<_> = rows(&both, None).iter().map(|row| row.kind).collect();
+        let (heading, connected) = (Kind::Heading, Kind::Session(State::Connected));
+        assert_eq!(kinds, [heading, connected, Kind::Gap, heading, Kind::Path]);
     }
 
     #[test]

@@ -3,15 +3,16 @@
 mod files;
 mod next;
 mod sshd;
+mod systemd;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use rustix::process::geteuid;
 
 use self::files::{Packaged, SYSUSERS, UNIT};
 use self::sshd::Sshd;
+use self::systemd::{is_running, tool};
 use super::change::{FileError, Modes, Original, diff};
 use super::consent::Consent;
 use super::say;
@@ -21,6 +22,7 @@ use crate::cli::report::{self, Failure};
 use crate::cli::serve::ServeSettings;
 use crate::cli::settings::Context;
 use crate::cli::values::Target;
+use crate::server::sshd_config::SshdConfig;
 
 /// For everybody to read.
 const MODES: Modes = Modes {
@@ -84,9 +86,14 @@ impl ServerSettings {
         units.into_iter().find(|unit| unit.is_file())
     }
 
+    /// The one that the server half will ask.
     fn sshd(&self) -> Option<Sshd> {
-        let binary = self.serve.sshd_binary.as_deref();
-        Sshd::find(&self.root, binary.unwrap_or(Path::new("/usr/sbin/sshd")))
+        let binary = self.serve.sshd_binary.clone();
+        let config = SshdConfig {
+            binary: binary.unwrap_or_else(|| PathBuf::from("/usr/sbin/sshd")),
+            config: self.serve.sshd_config.clone(),
+        };
+        Sshd::find(&self.root, config)
     }
 
     /// A file of the system that is prepared, and of no other.
@@ -140,7 +147,7 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
     }
     let program = program(settings)?;
     let (changes, diffs) = changes(settings, &program, sshd.as_ref())?;
-    tell_of_sshd(sshd.as_ref());
+    tell_of_sshd(settings, sshd.as_ref());
     if changes.is_empty() {
         say("nothing to do: every file is there already\n");
         tell_next(settings, sshd.as_ref());
@@ -222,19 +229,25 @@ fn program(settings: &ServerSettings) -> Result<PathBuf, Failure> {
     }
 }
 
-fn tell_of_sshd(sshd: Option<&Sshd>) {
+fn tell_of_sshd(settings: &ServerSettings, sshd: Option<&Sshd>) {
     let Some(sshd) = sshd else {
-        say("note: there is no sshd, so it gets no settings\n");
-        return;
+        return match &settings.serve.sshd_config {
+            Some(config) => say(&format!(
+                "note: there is no {}, which bowline.toml names as sshd's configuration, so sshd gets no settings\n",
+                config.display()
+            )),
+            None => say("note: there is no sshd, so it gets no settings\n"),
+        };
     };
     if !sshd.has_version() {
         say("note: the version of sshd is not known, so it gets only the settings that every version takes\n");
     }
     if !sshd.includes {
-        say(
-            "note: sshd_config does not read the folder of the settings; put into its first line:\n      \
+        say(&format!(
+            "note: {} does not read the folder of the settings; put into its first line:\n      \
              Include /etc/ssh/sshd_config.d/*.conf\n",
-        );
+            sshd.config().display()
+        ));
     }
 }
 
@@ -311,8 +324,13 @@ fn remove(settings: &ServerSettings) -> Result<(), Failure> {
     let wants = settings
         .root
         .join("etc/systemd/system/multi-user.target.wants/bowline.service");
-    if fs::symlink_metadata(wants).is_ok() && ours.iter().any(|(file, _)| file.path == UNIT) {
-        return Err(report::cannot_undo_enabled());
+    if ours.iter().any(|(file, _)| file.path == UNIT) {
+        if fs::symlink_metadata(wants).is_ok() {
+            return Err(report::cannot_undo_enabled());
+        }
+        if settings.has_systemd() && is_running("bowline.service") {
+            return Err(report::cannot_undo_running());
+        }
     }
     if !settings.consent.to(&format!("{diffs}{kept}"))? {
         return Ok(());
@@ -328,16 +346,4 @@ fn remove(settings: &ServerSettings) -> Result<(), Failure> {
         next::tell_after_removal(settings, ours.iter().any(|(file, _)| file.is_for_sshd()));
     }
     Ok(())
-}
-
-/// Runs a tool of systemd's. That it fails is told, and is no reason to stop: the files are right.
-fn tool(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-    let said = match output {
-        Ok(output) if output.status.success() => return,
-        Ok(output) => String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),
-        Err(error) => error.to_string(),
-    };
-    let said = report::Harmless(&said).to_string();
-    say(&format!("note: {program} {} failed: {said}\n", arguments.join(" ")));
 }

@@ -71,8 +71,12 @@ fn firewall(ports: &[Port], is_here: bool) -> String {
     text
 }
 
-/// Debian calls it `ssh`, others `sshd`. Where systemd listens for it, it may not run just now.
+/// Debian calls it `ssh`, others `sshd`. Where systemd listens for it, it may not run just now. Which unit is that of an sshd
+/// with a configuration of its own is not to be known.
 fn reload_sshd(settings: &ServerSettings) -> String {
+    if let Some(config) = &settings.serve.sshd_config {
+        return format!("    (have the sshd reloaded that reads {})\n", config.display());
+    }
     let name = match settings.packaged_unit("ssh.service") {
         Some(_) => "ssh",
         None => "sshd",

@@ -1,10 +1,13 @@
 //! The sshd of the machine that is prepared.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::server::sshd_config::{Settings, SshdConfig, SshdWarning};
+
+/// Where its configuration is unless it is told otherwise.
+const USUAL_CONFIG: &str = "/etc/ssh/sshd_config";
 
 /// Of OpenSSH: 9.2 is `Version(9, 2)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,10 +16,10 @@ pub(super) struct Version(pub(super) u32, pub(super) u32);
 /// What is known of it.
 #[derive(Debug)]
 pub(super) struct Sshd {
-    binary: PathBuf,
+    asked: SshdConfig,
     /// `None`: it was not asked, or does not tell.
     version: Option<Version>,
-    /// Whether its configuration includes `sshd_config.d`.
+    /// Whether its configuration includes `/etc/ssh/sshd_config.d`, where its settings go whichever file it reads first.
     pub(super) includes: bool,
 }
 
@@ -24,13 +27,19 @@ impl Sshd {
     /// Looks at the one below `root`; `None` where there is no configuration for one.
     ///
     /// Another system's program is not run: it may be for another machine, and is not this one's to trust.
-    pub(super) fn find(root: &Path, binary: &Path) -> Option<Self> {
-        let config = fs::read(root.join("etc/ssh/sshd_config")).ok()?;
+    pub(super) fn find(root: &Path, asked: SshdConfig) -> Option<Self> {
+        let named = config(&asked);
+        let text = fs::read(root.join(named.strip_prefix("/").unwrap_or(named))).ok()?;
         Some(Sshd {
-            version: (root == Path::new("/")).then(|| version(binary)).flatten(),
-            binary: binary.to_owned(),
-            includes: includes(&String::from_utf8_lossy(&config)),
+            version: (root == Path::new("/")).then(|| version(&asked.binary)).flatten(),
+            includes: includes(&String::from_utf8_lossy(&text)),
+            asked,
         })
+    }
+
+    /// The file that it reads first.
+    pub(super) fn config(&self) -> &Path {
+        config(&self.asked)
     }
 
     /// The least that it is.
@@ -47,11 +56,15 @@ impl Sshd {
     /// # Errors
     /// What it says against its configuration.
     pub(super) fn test(&self) -> Result<(), String> {
-        let output = Command::new(&self.binary).arg("-t").stdin(Stdio::null()).output();
-        match output {
+        let mut command = Command::new(&self.asked.binary);
+        command.arg("-t").stdin(Stdio::null());
+        if let Some(config) = &self.asked.config {
+            command.arg("-f").arg(config);
+        }
+        match command.output() {
             Ok(output) if output.status.success() => Ok(()),
             Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()),
-            Err(error) => Err(format!("cannot run {}: {error}", self.binary.display())),
+            Err(error) => Err(format!("cannot run {}: {error}", self.asked.binary.display())),
         }
     }
 
@@ -71,12 +84,12 @@ impl Sshd {
     }
 
     fn settings(&self) -> Option<Settings> {
-        let config = SshdConfig {
-            binary: self.binary.clone(),
-            config: None,
-        };
-        config.settings().ok()
+        self.asked.settings().ok()
     }
+}
+
+fn config(asked: &SshdConfig) -> &Path {
+    asked.config.as_deref().unwrap_or(Path::new(USUAL_CONFIG))
 }
 
 /// Old ones do not know `-V`, and name their version in their answer to that.

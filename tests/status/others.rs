@@ -1,0 +1,82 @@
+//! Whoever is another user learns nothing and ends nothing, even where the files would let them in.
+
+use crate::support::process::{Outcome, run};
+use crate::support::rig::Rig;
+use crate::support::{BOWLINE, Scratch, measured};
+use crate::{LIMIT, client_folder, in_state, log_in, server_folder, text};
+use serde_json::Value;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Nobody's, and none that these tests start anything by.
+const OTHER: u32 = 54_321;
+
+/// `bowline` run by another user.
+struct Other {
+    scratch: Scratch,
+}
+
+impl Other {
+    /// `None` where that is not possible, which is said.
+    fn possible(test: &str) -> Option<Other> {
+        if !rustix::process::geteuid().is_root() {
+            measured(test, "SKIPPED, it needs root to be another user");
+            return None;
+        }
+        let scratch = Scratch::new();
+        permit(scratch.path(), 0o755);
+        // The one that is built may lie where others may not look.
+        fs::copy(BOWLINE, scratch.join("bowline")).expect("the scratch folder");
+        Some(Other { scratch })
+    }
+
+    fn run(&self, folder: &Path, arguments: &[&str]) -> Outcome {
+        let mut command = Command::new(self.scratch.join("bowline"));
+        command.args(arguments).arg("--runtime-dir").arg(folder);
+        command.env("HOME", "/nonexistent").uid(OTHER).gid(OTHER);
+        run(&mut command, LIMIT)
+    }
+}
+
+fn permit(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("our own");
+}
+
+/// As if somebody had been generous with permissions: who asks is all that is left to go by.
+fn open_to_all(folder: &Path) {
+    permit(folder.parent().expect("a scratch folder"), 0o755);
+    permit(folder, 0o755);
+    for entry in fs::read_dir(folder).expect("a folder").flatten() {
+        permit(&entry.path(), 0o666);
+    }
+}
+
+#[test]
+fn another_user_is_told_nothing_and_ends_nothing_even_where_permissions_are_lax() {
+    let Some(other) = Other::possible("status of another user") else {
+        return;
+    };
+    let rig = Rig::bowline();
+    let (client, server) = (client_folder(&rig), server_folder(&rig));
+    let _ssh = log_in(&rig);
+    let id = text(&in_state(&client, "connected"), "id").to_owned();
+    for folder in [&client, &server] {
+        open_to_all(folder);
+        let told = other.run(folder, &["status", "--json"]).expect_code(0);
+        let told: Value = serde_json::from_slice(&told.stdout).expect("one document");
+        for list in ["sessions", "servers", "relays"] {
+            assert_eq!(told[list], Value::Array(Vec::new()), "{told:#}");
+        }
+        other.run(folder, &["kill", &id]).expect_code(69);
+        other.run(folder, &["kill", "--orphans"]);
+        // It is there all the same, for its own user.
+        assert_eq!(text(&in_state(folder, "connected"), "id"), id);
+    }
+    // They did get as far as the doors, and were shown out.
+    let told = other.run(&client, &["status"]).expect_code(0).out();
+    assert!(told.contains("tells nothing: it went away"), "{told}");
+    assert!(rig.serve().logged("another user is not heard in the lobby") > 0);
+}
