@@ -1,12 +1,15 @@
 //! bowline beside plain ssh and its peers, row by row, in one run: taking turns, medians and spread.
 //!
-//! `cargo bench --bench table [-- ROW..]`, as root. Rows: `cable`, `links`. `BOWLINE_BENCH_ROUNDS` changes how often each
-//! is measured. All figures go to `target/bench/table.json` too.
+//! `cargo bench --bench table [-- ROW..]`, as root; half an hour for all. `BOWLINE_BENCH_ROUNDS` changes how often each is measured (5).
+//! All figures go to `target/bench/table.json` too. The echo of keys is measured by a bench of its own, `keys`.
 
 #![allow(clippy::print_stdout, reason = "a bench reports")]
 
 mod bulk;
 mod cgroup;
+mod login;
+mod recovery;
+mod resting;
 #[path = "../../tests/scenarios/mod.rs"]
 mod scenarios;
 mod sides;
@@ -21,11 +24,16 @@ use table::Table;
 type Measure = fn(&mut Table, usize);
 
 /// What can be measured, by name.
-const ROWS: [(&str, Measure); 4] = [
+const ROWS: [(&str, Measure); 9] = [
+    ("login", login::login),
+    ("blackholes", recovery::blackholes),
+    ("changes", recovery::changes),
     ("cable", bulk::over_a_cable),
     ("loopback", bulk::over_loopback),
     ("lab", bulk::over_the_lab),
     ("links", bulk::over_links),
+    ("memory", resting::memory),
+    ("packets", resting::packets),
 ];
 
 fn main() {

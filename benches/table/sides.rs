@@ -62,8 +62,12 @@ impl Sides {
         Sides(sides.into())
     }
 
-    /// Measures each so many times; who goes first changes, so that none profits from another's warmth. The first round
-    /// does not count.
+    /// Each of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Side> {
+        self.0.iter()
+    }
+
+    /// Measures each so many times; who goes first changes, so that none profits from another's warmth.
     pub(crate) fn take_turns(&self, rounds: usize, mut measure: impl FnMut(usize, &Side)) {
         for round in 0..rounds {
             for turn in 0..self.0.len() {

@@ -4,7 +4,7 @@
 
 use super::ring::Ring;
 use super::{RestoreError, RingMemory, SessionError, Snapshot};
-use crate::wire::{CloseCode, Frame, MAX_DATA, Offset};
+use crate::wire::{CloseCode, DATA_HEAD, Frame, MAX_DATA, Offset};
 use bytes::BytesMut;
 
 /// What the peer may still ask for again, and how far the present lead got.
@@ -172,6 +172,8 @@ impl ReplayBuffer {
                 .len()
                 .min(MAX_DATA)
                 .min(usize::try_from(sendable).unwrap_or(MAX_DATA));
+            // Once, rather than for each field of the head and then for the bytes.
+            out.reserve(DATA_HEAD + len);
             Frame::encode_data(self.next, &piece[..len], out);
             self.advance(len as u64);
         }

@@ -1,7 +1,7 @@
 //! Reading and writing the primitive forms: varints, fixed arrays, strings with a length.
 
 use super::ids::Offset;
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 
 /// Bytes that are not what the protocol allows.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Reader {
         if value > limit {
             return Err(DecodeError::TooLarge { field, value, limit });
         }
-        let _ = self.rest.split_to(len);
+        self.rest.advance(len);
         Ok(value)
     }
 
@@ -133,7 +133,7 @@ impl Reader {
             .first_chunk::<N>()
             .copied()
             .ok_or(DecodeError::Truncated { field })?;
-        let _ = self.rest.split_to(N);
+        self.rest.advance(N);
         Ok(array)
     }
 

@@ -7,6 +7,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// Most bytes in one `DATA` frame.
 pub const MAX_DATA: usize = 64 * 1024;
 
+/// Most bytes that a `DATA` frame takes beside those that it carries.
+pub const DATA_HEAD: usize = 1 + 2 * MAX_VARINT;
+
 /// Most bytes of text in a `CLOSE` frame.
 const MAX_CLOSE_MESSAGE: usize = 1024;
 

@@ -12,7 +12,7 @@ mod relay;
 
 pub use answer::{Accepted, Answer, Refusal, RefusalCode};
 pub use codec::DecodeError;
-pub use frame::{CloseCode, Frame, MAX_DATA};
+pub use frame::{CloseCode, DATA_HEAD, Frame, MAX_DATA};
 pub use hello::{
     Authorization, Hello, Host, MAX_AUTHORIZATIONS, MAX_HELLO, MAX_STATEMENTS, Open, Reap, Resume, Statement,
     next_message,
