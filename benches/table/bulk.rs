@@ -1,7 +1,7 @@
 //! How fast bulk moves, and what it costs: one transfer through ssh each way, over a cable and over links of the lab.
 
 use crate::scenarios::LIMIT;
-use crate::sides::{Peer, Side, Sides};
+use crate::sides::{self, Peer, Side, Sides};
 use crate::support::lab::Lab;
 use crate::support::lab::wire::Wire;
 use crate::support::now;
@@ -11,11 +11,17 @@ use crate::support::rig::Rig;
 use crate::support::ssh::HOST;
 use crate::table::{Row, Table};
 use std::io::{Read, Write};
+use std::ops::Range;
+use std::thread;
 use std::time::Duration;
 
 /// What arrives before the clock starts.
 const HEAD: usize = 1 << 20;
 const CHUNK: usize = 1 << 20;
+/// More than anybody waits for.
+const ENDLESS: usize = 1 << 40;
+/// The time that counts where two share a link.
+const SHARED: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(12);
 
 /// A link of the lab: its settings at the client's access, and how much is moved over it.
 struct Path {
@@ -109,7 +115,7 @@ fn without_delay(table: &mut Table, rounds: usize, over: &str, rig: impl Fn(Peer
 pub(crate) fn over_links(table: &mut Table, rounds: usize) {
     for path in PATHS {
         let lab = Lab::up(&[("client", path.client), ("server", "")]);
-        crate::sides::use_bbr(&lab);
+        sides::use_tcp_control(&lab, "bbr");
         let sides = Sides::start(|peer| peer.between(lab.place("client"), lab.place("server")));
         for way in [Way::Down, Way::Up] {
             let mut rates = sides.figures();
@@ -120,6 +126,27 @@ pub(crate) fn over_links(table: &mut Table, rounds: usize) {
                 sides.named(rates),
             ));
         }
+    }
+}
+
+/// Both at once on one link, ssh with one of the kernel's controllers: who gets how much of it.
+pub(crate) fn side_by_side(table: &mut Table, rounds: usize) {
+    for control in ["cubic", "bbr"] {
+        let lab = Lab::up(&[("client", "delay=25,rate=100"), ("server", "")]);
+        sides::use_tcp_control(&lab, control);
+        let sides = Sides::start(|peer| peer.between(lab.place("client"), lab.place("server")));
+        let mut rates = sides.figures();
+        for _ in 0..rounds {
+            let running = sides.all().map(|side| Transfer::start(&side.rig, Way::Down, ENDLESS));
+            let running: Vec<_> = running
+                .map(|transfer| thread::spawn(move || transfer.share()))
+                .collect();
+            for (rates, running) in rates.iter_mut().zip(running) {
+                rates.push(running.join().expect("a transfer"));
+            }
+        }
+        let name = format!("beside each other, 50 ms, 100 Mbit/s, ssh with {control}");
+        table.add(Row::new(&name, "Mbit/s", sides.named(rates)));
     }
 }
 
@@ -181,6 +208,18 @@ impl Transfer {
             }
         }
         start.elapsed()
+    }
+
+    /// Mbit/s between the second and the twelfth second; then it is broken off.
+    fn share(mut self) -> f64 {
+        let mut buffer = vec![0; CHUNK];
+        let (start, mut taken) = (now(), 0);
+        while start.elapsed() < SHARED.end {
+            let read = self.stdout.read(&mut buffer).expect("our own pipe");
+            assert!(read > 0, "it ended: {}", self.running.err_so_far());
+            taken += if start.elapsed() > SHARED.start { read } else { 0 };
+        }
+        taken as f64 * 8.0 / 1e6 / (SHARED.end - SHARED.start).as_secs_f64()
     }
 
     fn give(&mut self) -> Duration {

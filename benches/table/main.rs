@@ -24,7 +24,7 @@ use table::Table;
 type Measure = fn(&mut Table, usize);
 
 /// What can be measured, by name.
-const ROWS: [(&str, Measure); 9] = [
+const ROWS: [(&str, Measure); 10] = [
     ("login", login::login),
     ("blackholes", recovery::blackholes),
     ("changes", recovery::changes),
@@ -32,6 +32,7 @@ const ROWS: [(&str, Measure); 9] = [
     ("loopback", bulk::over_loopback),
     ("lab", bulk::over_the_lab),
     ("links", bulk::over_links),
+    ("shared", bulk::side_by_side),
     ("memory", resting::memory),
     ("packets", resting::packets),
 ];

@@ -87,14 +87,15 @@ impl Sides {
     }
 }
 
-/// TCP without BBR stands still on links that lose packets: plain ssh is given the best that the kernel has.
+/// Has TCP on both hosts use one of the kernel's congestion controllers. Without BBR it stands still on links that lose
+/// packets, so that is what plain ssh is given there.
 ///
 /// # Panics
-/// When this kernel has no BBR.
-pub(crate) fn use_bbr(lab: &Lab) {
+/// When this kernel has no such controller.
+pub(crate) fn use_tcp_control(lab: &Lab, control: &str) {
     for host in ["client", "server"] {
-        let bbr = "echo bbr > /proc/sys/net/ipv4/tcp_congestion_control";
-        let set = lab.command(host, "sh").args(["-c", bbr]).status();
-        assert!(set.is_ok_and(|status| status.success()), "this kernel has no BBR");
+        let set = format!("echo {control} > /proc/sys/net/ipv4/tcp_congestion_control");
+        let set = lab.command(host, "sh").args(["-c", &set]).status();
+        assert!(set.is_ok_and(|status| status.success()), "this kernel has no {control}");
     }
 }

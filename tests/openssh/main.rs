@@ -46,13 +46,13 @@ fn rsync_of_256_mib_survives_a_closed_lead_every_500_ms() {
 #[test]
 fn scp_survives_a_closed_lead_every_500_ms() {
     let _turn = heavy();
-    under_fault(|rig| transfers::scp_both_ways(rig, 64 * MIB));
+    under_fault(|rig| transfers::scp_both_ways(rig, 256 * MIB));
 }
 
 #[test]
 fn sftp_survives_a_closed_lead_every_500_ms() {
     let _turn = heavy();
-    under_fault(|rig| transfers::sftp_put_and_get(rig, 64 * MIB));
+    under_fault(|rig| transfers::sftp_put_and_get(rig, 256 * MIB));
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_transfer_survives_a_server_half_that_closes_the_lead_every_500_ms() {
     let _turn = heavy();
     let options = ServeOptions::here().fault(&format!("close-carrier-after={EVERY}"));
     let rig = Rig::with(options, |setup| setup);
-    transfers::scp_both_ways(&rig, 64 * MIB);
+    transfers::scp_both_ways(&rig, 256 * MIB);
     assert!(rig.resumes() > 0, "the fault happened");
 }
 
