@@ -131,7 +131,7 @@ pub(crate) fn over_links(table: &mut Table, rounds: usize) {
 
 /// Both at once on one link, ssh with one of the kernel's controllers: who gets how much of it.
 pub(crate) fn side_by_side(table: &mut Table, rounds: usize) {
-    for control in ["cubic", "bbr"] {
+    for control in ["reno", "bbr"] {
         let lab = Lab::up(&[("client", "delay=25,rate=100"), ("server", "")]);
         sides::use_tcp_control(&lab, control);
         let sides = Sides::start(|peer| peer.between(lab.place("client"), lab.place("server")));

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Sessions that the server half's memory is divided by.
-const SESSIONS: usize = 100;
+const SESSIONS: usize = 30;
 /// Quiet before packets are counted, and for how long they are.
 const QUIET: Duration = Duration::from_secs(310);
 const COUNTED: Duration = Duration::from_secs(240);
