@@ -172,7 +172,7 @@ impl Model {
         self.mtu = mtu.into();
     }
 
-    pub(super) fn handle_sent(&mut self, now: Instant, _bytes: u64) {
+    pub(super) fn handle_sent(&mut self, now: Instant) {
         self.rate.handle_sent(now, self.length());
     }
 

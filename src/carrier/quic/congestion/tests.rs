@@ -77,7 +77,7 @@ impl Sender {
         let mut sent = vec![];
         while self.tokens >= MTU as f64 && (self.in_flight.len() as u64 + 1) * MTU <= window {
             self.tokens -= MTU as f64;
-            self.model.handle_sent(now, MTU);
+            self.model.handle_sent(now);
             self.in_flight.insert(self.next, now);
             sent.push(Packet {
                 sent: now,
@@ -117,7 +117,7 @@ impl Sender {
 }
 
 fn chance(state: &mut u64) -> u64 {
-    // The generator of L'Ecuyer's table, good enough for losses.
+    // Marsaglia's xorshift, good enough for losses.
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
