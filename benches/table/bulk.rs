@@ -1,4 +1,4 @@
-//! How fast bulk moves, and what it costs: one transfer through ssh each way, over a cable and over links of the lab.
+//! How fast bulk moves, and what it costs: one transfer through ssh each way, without delay and over links of the lab.
 
 use crate::scenarios::LIMIT;
 use crate::sides::{self, Peer, Side, Sides};
@@ -47,11 +47,11 @@ const PATHS: [Path; 3] = [
         mib: 48,
     },
 ];
-/// Moved over the cable, in MiB.
-const CABLE: usize = 1024;
+/// Moved where there is no delay, in MiB.
+const UNDELAYED: usize = 1024;
 
 #[derive(Clone, Copy)]
-pub(crate) enum Way {
+enum Way {
     Down,
     Up,
 }
@@ -93,9 +93,9 @@ fn without_delay(table: &mut Table, rounds: usize, over: &str, rig: impl Fn(Peer
     for way in [Way::Down, Way::Up] {
         let (mut rates, mut costs) = (sides.figures(), sides.figures());
         sides.take_turns(rounds, |at, side| {
-            let (rate, cpu) = side.transfer(way, CABLE << 20);
+            let (rate, cpu) = side.transfer(way, UNDELAYED << 20);
             rates[at].push(rate);
-            costs[at].push(cpu.as_secs_f64() * 1e9 / (CABLE << 20) as f64);
+            costs[at].push(cpu.as_secs_f64() * 1e9 / (UNDELAYED << 20) as f64);
         });
         let name = way.name();
         table.add(Row::new(

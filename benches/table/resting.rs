@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-/// Sessions that the server half's memory is divided by.
+/// Sessions that the server half's memory is divided by: fewer than one key may have (100).
 const SESSIONS: usize = 30;
 /// Quiet before packets are counted, and for how long they are.
 const QUIET: Duration = Duration::from_secs(310);

@@ -65,7 +65,7 @@ impl Table {
     }
 }
 
-pub(crate) fn median(figures: &[f64]) -> f64 {
+fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)

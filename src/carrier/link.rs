@@ -19,7 +19,7 @@ const BULK: usize = 4 * 1024;
 const LEAST_SEND_WINDOW: u64 = 128 * 1024;
 const MOST_SEND_WINDOW: u64 = 16 << 20;
 
-/// They are looked at each time that so many were sent.
+/// After so many more packets it is looked again whether any get lost.
 const COUNTED: u64 = 500;
 
 /// QUIC's error code of [`CloseReason::Done`].

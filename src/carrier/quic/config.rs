@@ -1,6 +1,6 @@
 //! Settings of quinn, each with its reason.
 
-use super::congestion::Modelled;
+use super::congestion::{Modelled, UNACKED_PACKETS};
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
 use crate::wire::ALPN;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
@@ -29,9 +29,6 @@ const MOST_MTU: u16 = 1452;
 
 /// Probes are a dozen bytes each, copies some hundred; what does not fit in here is old news.
 const DATAGRAM_BUFFER: usize = 16 << 10;
-
-/// Packets that the peer may leave unacknowledged until its delay (25 ms) is over; QUIC itself says one.
-const UNACKED_PACKETS: VarInt = VarInt::from_u32(10);
 
 /// Most bytes that a UDP payload may have. At least 1200 (RFC 9000 section 14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +180,8 @@ pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(mtu_cap.0);
     let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(UNACKED_PACKETS)
+    // A gap is told at once, as without the extension: a loss is repaired no later.
+    acks.ack_eliciting_threshold(UNACKED_PACKETS.into())
         .reordering_threshold(VarInt::from_u32(1));
     transport
         .ack_frequency_config(Some(acks))
@@ -195,7 +193,7 @@ pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
         .send_window(u64::from(SESSION_WINDOW))
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
-        // 1 % of loss costs cubic and newreno 95 % of their rate at 50 ms, BBR next to nothing (measured).
+        // 1 % of loss costs cubic and newreno 95 % of their rate at 50 ms, quinn's BBR 16 %, this one 2 % (measured).
         .congestion_controller_factory(Arc::new(Modelled));
     transport
 }

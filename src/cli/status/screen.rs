@@ -204,6 +204,7 @@ mod tests {
             "{lines:?}"
         );
     }
+
     #[test]
     fn paths_of_a_relay_follow_the_sessions_and_move_with_them() {
         let path = PathReport {

@@ -15,6 +15,9 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Packets that the peer may leave unacknowledged until its delay (25 ms) is over; QUIC itself says one.
+pub(super) const UNACKED_PACKETS: u32 = 10;
+
 /// Makes the controllers of new connections.
 pub(super) struct Modelled;
 

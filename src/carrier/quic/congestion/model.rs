@@ -4,6 +4,7 @@
 //! product fits into it without a queue (draft-cardwell-iccrg-bbr-congestion-control, first version). Losses say nothing
 //! of it unless they are many.
 
+use super::UNACKED_PACKETS;
 use super::rate::DeliveryRate;
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,9 @@ pub(super) const INITIAL_WINDOW: u64 = 48 * 1200;
 /// The window never falls below so many packets: a lost key with a few copies behind it would wait for its repair with no
 /// room for the copies of the next.
 const LEAST_PACKETS: u64 = 10;
-/// More than the path holds, because acknowledgements come for eleven packets at a time, or after the peer's delay (RFC 9000
+/// More than the path holds, because acknowledgements come for several packets at a time, or after the peer's delay (RFC 9000
 /// section 18.2): twice that, and a burst.
-const SLACK_PACKETS: u64 = 22;
+const SLACK_PACKETS: u64 = 2 * (UNACKED_PACKETS as u64 + 1);
 const ACK_DELAY: f64 = 0.025;
 const BURST_PACKETS: u64 = 4;
 
@@ -36,8 +37,6 @@ const BANDWIDTH_KEPT: Duration = Duration::from_millis(500);
 /// does not hide it.
 const LENGTH_KEPT: Duration = Duration::from_secs(10);
 const LOOK_GAIN: f64 = 0.75;
-/// Longer than any round trip.
-const UNSEEN: Duration = Duration::from_secs(3600);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// One byte lost of so many in a cycle: the queue before the path is shorter than what is tried. For so many cycles no more
@@ -259,7 +258,7 @@ impl Model {
                 self.cruise(now, (place + 1) % CYCLE.len());
             }
             Phase::Cruise { .. } => {}
-            Phase::Look { until, .. } if now >= until => {
+            Phase::Look { until, .. } if now >= until && self.length.is_some() => {
                 self.rest = Rest::default();
                 self.cruise(now, 2);
             }
@@ -289,7 +288,7 @@ impl Model {
 
     /// Measures the length again when the last measure is old. The queue is empty then, so any round trip will do.
     fn look_again(&mut self, now: Instant) {
-        let Some(length) = &mut self.length else { return };
+        let Some(length) = self.length else { return };
         let cruises = matches!(self.phase, Phase::Cruise { .. });
         if cruises && now.saturating_duration_since(length.at) > LENGTH_KEPT {
             let window = self.bandwidth.get() * length.rtt.as_secs_f64() * LOOK_GAIN;
@@ -298,7 +297,7 @@ impl Model {
                 window,
             };
             // The least that is seen from now on.
-            *length = Length { rtt: UNSEEN, at: now };
+            self.length = None;
         }
     }
 

@@ -41,11 +41,6 @@ struct Seen {
     queued: Duration,
 }
 
-struct Packet {
-    sent: Instant,
-    number: u64,
-}
-
 /// A sender that always has more.
 struct Sender {
     model: Model,
@@ -68,7 +63,8 @@ impl Sender {
         }
     }
 
-    fn send(&mut self, now: Instant) -> Vec<Packet> {
+    /// The numbers of the packets that leave.
+    fn send(&mut self, now: Instant) -> Vec<u64> {
         let window = self.model.window();
         let elapsed = (now - self.refilled).as_secs_f64();
         let burst = (window as f64 * 0.002 / self.smoothed).max(10.0 * MTU as f64);
@@ -79,10 +75,7 @@ impl Sender {
             self.tokens -= MTU as f64;
             self.model.handle_sent(now);
             self.in_flight.insert(self.next, now);
-            sent.push(Packet {
-                sent: now,
-                number: self.next,
-            });
+            sent.push(self.next);
             self.next += 1;
         }
         sent
@@ -130,7 +123,7 @@ fn transfer(path: Path, seconds: u64, change: impl Fn(u64, &mut Path)) -> Seen {
     let (mut path, mut seed) = (path, 88_172_645_463_325_252);
     let mut sender = Sender::new(start);
     let mut link_free = start;
-    let mut on_way: VecDeque<(Instant, Packet)> = VecDeque::new();
+    let mut on_way: VecDeque<(Instant, u64)> = VecDeque::new();
     let mut acks: VecDeque<(Instant, Vec<u64>)> = VecDeque::new();
     let (mut unacked, mut unacked_since, mut expected) = (vec![], start, 0);
     let (mut delivered, mut lost, mut sent, mut queued) = (0u64, 0u64, 0u64, Duration::ZERO);
@@ -157,10 +150,9 @@ fn transfer(path: Path, seconds: u64, change: impl Fn(u64, &mut Path)) -> Seen {
             if unacked.is_empty() {
                 unacked_since = now;
             }
-            let is_gap = packet.number != expected;
-            expected = packet.number + 1;
-            debug_assert!(packet.sent <= now);
-            unacked.push(packet.number);
+            let is_gap = packet != expected;
+            expected = packet + 1;
+            unacked.push(packet);
             if unacked.len() > 10 || is_gap {
                 acks.push_back((now + path.rtt / 2, std::mem::take(&mut unacked)));
             }
