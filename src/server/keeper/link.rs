@@ -205,6 +205,8 @@ impl Link {
         let (heirs, theirs) = packet::pair()?;
         let (control, their_control) = packet::pair()?;
         let (notify, their_notify) = packet::pair()?;
+        // First of all: should this process die now, whoever has been started finds all that it needs.
+        let wire = self.give(&heirs, (their_control, their_notify), Wire::new(control, notify)?)?;
         let terms = &self.estate.terms;
         let mut command = Command::new("/proc/self/exe");
         command
@@ -212,18 +214,16 @@ impl Link {
             .args(&terms.keeper_args)
             .stdin(Stdio::from(theirs))
             .process_group(0);
-        let child = signals::held_by(|| command.spawn())?;
-        let given = self.give(&heirs, (their_control, their_notify), Wire::new(control, notify)?);
-        match given {
-            Ok(wire) => Ok((wire, child)),
+        match signals::held_by(|| command.spawn()) {
+            Ok(child) => Ok((wire, child)),
             Err(error) => {
-                end(child);
+                wire.close();
                 Err(error)
             }
         }
     }
 
-    /// Gives everything to a keeper, and takes it for the present one.
+    /// Leaves everything for a keeper that is to come, and takes it for the present one.
     fn give(&self, heirs: &OwnedFd, theirs: (OwnedFd, OwnedFd), wire: Wire) -> io::Result<Arc<Wire>> {
         let this = pidfd_open(getpid(), PidfdFlags::empty())?;
         let state = self.state();

@@ -46,6 +46,17 @@ fn keeper_and_worker_killed_in_turn_lose_nothing() {
 }
 
 #[test]
+fn worker_killed_as_soon_as_it_has_raised_a_keeper_is_replaced_by_it() {
+    for _ in 0..20 {
+        let mut keeper = orphaned("plain");
+        keeper.raised();
+        keeper.kill_worker();
+        keeper.next_worker();
+        assert_eq!(keeper.ask("kept"), "1=one 2=two");
+    }
+}
+
+#[test]
 fn what_is_stored_while_there_is_no_keeper_is_kept_by_the_next() {
     let mut keeper = KeeperProcess::start("plain");
     for round in 0..5 {
