@@ -53,21 +53,15 @@ pub(super) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Carry one SSH connection: the ProxyCommand of ssh
+    /// Watch a session survive outages on this machine
     #[command(
-        long_about = "Carry one SSH connection between stdin/stdout and sshd behind a server half.\n\nMeant as ssh's \
-                  ProxyCommand. Says nothing on stderr unless the session cannot go on."
+        long_about = "Run an SSH server, both halves and a real SSH session on this machine, and break the path between \
+                  them. Needs no set-up, no root and no network; takes under 30 seconds."
     )]
-    Proxy(Box<ProxyArgs>),
-    /// Run the server half beside sshd
-    #[command(
-        long_about = "Run the server half beside sshd.\n\nPrints one line when it serves: ready udp=ADDR:PORT \
-                  fingerprint=SHA256:.., with a tls=ADDR:PORT for each --listen-tls"
-    )]
-    Serve(Box<ServeArgs>),
-    /// Join clients to server halves that nothing reaches
-    #[command(long_about = relay::ABOUT)]
-    Relay(Box<RelayArgs>),
+    Demo(DemoArgs),
+    /// Have ssh go over bowline, or prepare a server
+    #[command(long_about = setup::ABOUT)]
+    Setup(SetupArgs),
     /// Probe every path to a host, and say what would end a session
     #[command(
         long_about = "Probe every path to a host end to end, each alone and all at once: each address, port, transport and \
@@ -84,12 +78,6 @@ pub(super) enum Command {
                   own, and so is the exit code. Long options are bowline's and stand first."
     )]
     Ssh(Box<SshArgs>),
-    /// Run the built-in SSH server
-    #[command(
-        long_about = "Run the built-in SSH server: public keys only, one user, the one who starts it.\n\nPrints one line \
-                  when it serves: ready tcp=ADDR:PORT fingerprint=SHA256:.."
-    )]
-    Sshd(SshdArgs),
     /// Show the sessions on this machine
     #[command(long_about = status::ABOUT_STATUS)]
     Status(StatusArgs),
@@ -99,15 +87,30 @@ pub(super) enum Command {
     /// Show the settings that count, and where each came from
     #[command(long_about = config::ABOUT)]
     Config(ConfigArgs),
-    /// Have ssh go over bowline, or prepare a server
-    #[command(long_about = setup::ABOUT)]
-    Setup(SetupArgs),
-    /// Watch a session survive outages on this machine
+    /// Run the server half beside sshd
     #[command(
-        long_about = "Run an SSH server, both halves and a real SSH session on this machine, and break the path between \
-                  them. Needs no set-up, no root and no network; takes under 30 seconds."
+        long_about = "Run the server half beside sshd.\n\nPrints one line when it serves: ready udp=ADDR:PORT \
+                  fingerprint=SHA256:.., with a tls=ADDR:PORT for each --listen-tls"
     )]
-    Demo(DemoArgs),
+    Serve(Box<ServeArgs>),
+    /// Join clients to server halves that nothing reaches
+    #[command(long_about = relay::ABOUT)]
+    Relay(Box<RelayArgs>),
+    /// Carry one SSH connection: the ProxyCommand of ssh
+    #[command(
+        long_about = "Carry one SSH connection between stdin/stdout and sshd behind a server half.\n\nMeant as ssh's \
+                  ProxyCommand. Says nothing on stderr unless the session cannot go on.\n\nExit code 0: ended cleanly; 64: \
+                  the command line or the configuration is wrong; 69: no path led to the server half; 70: a fault of \
+                  bowline itself; 75: the session was lost; 76: the other end broke the protocol, or is another version; \
+                  77: refused, by your known_hosts or by the server."
+    )]
+    Proxy(Box<ProxyArgs>),
+    /// Run the built-in SSH server
+    #[command(
+        long_about = "Run the built-in SSH server: public keys only, one user, the one who starts it.\n\nPrints one line \
+                  when it serves: ready tcp=ADDR:PORT fingerprint=SHA256:.."
+    )]
+    Sshd(SshdArgs),
     /// Print shell completions
     #[command(after_help = "Example:\n  bowline completions bash > ~/.local/share/bash-completion/completions/bowline")]
     Completions {
@@ -132,6 +135,8 @@ pub(super) enum Command {
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct CommonArgs {
     /// Read this configuration file, not the usual one
+    ///
+    /// Default: ~/.config/bowline/bowline.toml, for a daemon that root starts /etc/bowline/bowline.toml.
     #[arg(
         long,
         value_name = "FILE",
@@ -141,6 +146,8 @@ pub(super) struct CommonArgs {
     )]
     pub(super) config: Option<PathBuf>,
     /// Keep keys, pins and the journal here
+    ///
+    /// Default: ~/.local/state/bowline, for a daemon that root starts /var/lib/bowline.
     #[arg(
         long,
         value_name = "DIR",
@@ -150,6 +157,8 @@ pub(super) struct CommonArgs {
     )]
     pub(super) state_dir: Option<PathBuf>,
     /// Keep sockets and locks here
+    ///
+    /// Default: bowline in $XDG_RUNTIME_DIR, or run in the state folder; for a daemon that root starts /run/bowline.
     #[arg(
         long,
         value_name = "DIR",

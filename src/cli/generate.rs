@@ -6,7 +6,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
+use clap::builder::Resettable;
 use clap_complete::Shell;
+use roff::{Inline, Roff, bold, roman};
 
 use super::args;
 use super::report::{Failure, cannot_use_file};
@@ -46,10 +48,15 @@ fn pages() -> Vec<(String, Vec<u8>)> {
 }
 
 /// When the manuals were last changed: they are the same wherever they are made.
-pub(super) const MANUALS_DATE: &str = "2026-11-25";
+pub(super) const MANUALS_DATE: &str = "2026-11-26";
 
-fn page(command: clap::Command) -> (String, Vec<u8>) {
-    let man = clap_mangen::Man::new(command)
+fn page(mut command: clap::Command) -> (String, Vec<u8>) {
+    let is_whole = command.has_subcommands();
+    // Each option has its line below, in an order that somebody has thought about.
+    let usage = command.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ").to_owned();
+    let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let man = clap_mangen::Man::new(command.override_usage(usage).after_help(Resettable::Reset))
         .date(MANUALS_DATE)
         .manual("bowline")
         .source("bowline");
@@ -58,7 +65,39 @@ fn page(command: clap::Command) -> (String, Vec<u8>) {
     let text = String::from_utf8(text).expect("rendered from text");
     // An empty line is one already without a break before and after, which mandoc(1) remarks on.
     let text = text.replace(".br\n\n.br\n", ".sp\n");
-    (man.get_filename(), text.into_bytes())
+    (man.get_filename(), (text + &end(&examples, is_whole)).into_bytes())
+}
+
+/// The sections that clap knows nothing of. `examples` is a line that says what follows, and examples.
+fn end(examples: &str, is_whole: bool) -> String {
+    let mut roff = Roff::new();
+    roff.control("SH", ["EXAMPLES"]);
+    roff.control("nf", []);
+    for example in examples.lines().skip(1) {
+        roff.text([roman(example.trim_start_matches("  "))]);
+    }
+    roff.control("fi", []);
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text(match is_whole {
+        true => see(&[
+            ("bowline.toml", 5),
+            ("bowline-protocol", 7),
+            ("ssh", 1),
+            ("ssh_config", 5),
+            ("sshd", 8),
+        ]),
+        false => see(&[("bowline", 1), ("bowline.toml", 5)]),
+    });
+    roff.to_roff()
+}
+
+fn see(pages: &[(&str, u8)]) -> Vec<Inline> {
+    let mut line = Vec::new();
+    for (index, (name, section)) in pages.iter().enumerate() {
+        let gap = if index == 0 { "" } else { ", " };
+        line.extend([roman(gap), bold(*name), roman(format!("({section})"))]);
+    }
+    line
 }
 
 #[cfg(test)]
@@ -88,6 +127,27 @@ mod tests {
                 committed == page,
                 "man/{name} is not current; run: cargo run -- man man"
             );
+        }
+    }
+
+    /// As readers of manuals look for them.
+    #[test]
+    fn a_page_says_how_to_call_it_which_variables_count_and_what_else_to_read() {
+        for (name, page) in pages().into_iter().filter(|(name, _)| name.ends_with(".1")) {
+            let page = String::from_utf8(page).expect("text");
+            let section = |heading: &str| {
+                let (_, rest) = page.split_once(&format!(".SH {heading}\n")).expect(heading);
+                rest.split("\n.SH ").next().expect("one at least").to_owned()
+            };
+            let calls = section("SYNOPSIS");
+            let calls: Vec<_> = calls.lines().filter(|line| *line != ".br").collect();
+            assert!(
+                (1..4).contains(&calls.len()) && !page.contains("Usage:"),
+                "{name}: {calls:?}"
+            );
+            assert!(section("EXAMPLES").contains("bowline"), "{name}");
+            assert!(section("\"SEE ALSO\"").contains("bowline.toml"), "{name}");
+            assert!(page.contains("BOWLINE_STATE_DIR"), "{name}");
         }
     }
 

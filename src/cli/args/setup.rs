@@ -26,7 +26,8 @@ not use it; 73: a file cannot be written; 77: not permitted; 130: the answer was
 #[derive(Debug, Clone, Default, Args)]
 #[command(
     after_help = "Examples:\n  bowline setup build.example.org\n  bowline setup '*.example.org' '!old.example.org'\n  \
-                  sudo bowline setup --server"
+                  sudo bowline setup --server",
+    override_usage = "bowline setup [OPTIONS] <HOST>...\n       bowline setup [OPTIONS] --server"
 )]
 pub(in crate::cli) struct SetupArgs {
     /// Hosts as ssh is given them, or patterns as its `Host` takes them

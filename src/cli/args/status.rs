@@ -41,7 +41,11 @@ pub(in crate::cli) struct StatusArgs {
 
 /// `bowline kill`.
 #[derive(Debug, Clone, Default, Args)]
-#[command(after_help = "Example:\n  bowline kill 3f2a9c01")]
+#[command(
+    after_help = "Example:\n  bowline kill 3f2a9c01",
+    override_usage = "bowline kill [OPTIONS] <ID>...\n       bowline kill [OPTIONS] --orphans\n       \
+                      bowline kill [OPTIONS] --key <FINGERPRINT>"
+)]
 pub(in crate::cli) struct KillArgs {
     /// The sessions' ids as `bowline status` shows them, or the beginnings of these
     #[arg(value_name = "ID", required_unless_present_any = ["orphans", "key"], value_parser = parse::<SessionName>)]

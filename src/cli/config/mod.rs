@@ -119,7 +119,7 @@ fn gather(common: &CommonArgs, owner: Owner, tables: &[Table], host: Option<&str
                 (flag, variable) => flag.or(variable),
             };
             let mut setting = Setting::find(*table, key, given, written.as_ref().zip(file.as_deref()), host);
-            if matches!(setting.origin, Origin::Unset) {
+            if setting.value.is_none() {
                 let folder = match (*table, &*setting.key.name) {
                     (Table::Everywhere, "state-dir") => Some(&folders.state),
                     (Table::Everywhere, "runtime-dir") => Some(&folders.runtime),
