@@ -85,7 +85,8 @@ pub(in crate::cli) struct ServeArgs {
     pub(in crate::cli) mtu_cap: Option<MtuCap>,
     /// Serve metrics for Prometheus here, on loopback only [default: nowhere]
     ///
-    /// http://ADDR/metrics, for instance at 127.0.0.1:9470. README.md names what is counted.
+    /// http://ADDR/metrics, for instance at 127.0.0.1:9470. What is counted stands in packaging/grafana/README.md of the
+    /// source, installed as /usr/share/bowline/grafana/README.md.
     #[arg(long, value_name = "ADDR", env = "BOWLINE_METRICS", value_parser = parse::<MetricsAddress>)]
     pub(in crate::cli) metrics: Option<MetricsAddress>,
     /// Take the place of a running bowline, with its sessions
