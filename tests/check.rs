@@ -109,6 +109,12 @@ fn all_well_is_told_with_times_mtu_banner_and_limits() {
         account.verdict(&format!("quic {}:443", rig.sshd.address().ip())),
         "nobody-listens"
     );
+    let hints = account.document["paths"].as_array().expect("paths").iter();
+    assert!(
+        hints.clone().count() > 2 && hints.clone().all(|path| path["hint"].is_null()),
+        "{:#}",
+        account.document
+    );
     assert_eq!(account.document["sshd_known"], true);
     assert_eq!(account.document["survives_s"], 7 * 86_400);
     // What is probed is no session and no login.
@@ -116,7 +122,7 @@ fn all_well_is_told_with_times_mtu_banner_and_limits() {
     let table = run(&mut rig.ssh.check(&[]), AT_MOST).expect_code(0).out();
     assert!(table.starts_with("PATH "), "{table}");
     assert!(table.contains("works: SSH-2.0-"), "{table}");
-    assert!(table.contains("survives an outage of 604800 s"), "{table}");
+    assert!(table.contains("survives an outage of 7 days"), "{table}");
 }
 
 #[test]
@@ -327,6 +333,21 @@ fn a_path_by_a_relay_is_checked_to_the_end() {
     assert_eq!(account.outcome.code, Some(0), "{:#}", account.document);
     assert_eq!(account.verdict("relay "), "works");
     assert_eq!(account.verdict("quic "), "host-silent");
+}
+
+#[test]
+fn a_relay_whose_name_leads_nowhere_is_told() {
+    let rig = loopback(|options| options, |setup| setup);
+    let arguments = ["--tls-port", &tls_port(&rig), "--relay", "relay.invalid"];
+    let account = Account::of(&rig.ssh, &arguments);
+    assert_eq!(account.outcome.code, Some(0), "{:#}", account.document);
+    let said = account.document["unlocated"][0].as_str().unwrap_or_default();
+    assert!(said.contains("relay.invalid"), "{:#}", account.document);
+    let table = run(&mut rig.ssh.check(&arguments), AT_MOST).expect_code(0).out();
+    assert!(
+        table.contains("\nno relay: ") && table.contains("relay.invalid"),
+        "{table}"
+    );
 }
 
 /// Over loopback, with TLS too.

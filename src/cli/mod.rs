@@ -23,6 +23,7 @@ mod ssh;
 mod sshd;
 mod status;
 mod values;
+mod wrap;
 
 use std::future::Future;
 use std::process::ExitCode;

@@ -97,13 +97,15 @@ struct Known {
     relays: Vec<RelayAddress>,
     /// What led to the server half last.
     winner: Option<Path>,
+    /// Relays whose names led nowhere at the first look, and why.
+    unlocated: Vec<String>,
 }
 
 impl Paths {
     /// Looks the place and its relays up.
     pub(super) async fn resolve(place: Place, knowledge: Knowledge) -> Result<Paths, ResolveError> {
         let relays = find_relays(&place.relays, knowledge.state_dir.as_deref(), &knowledge.host_keys);
-        let (found, relays) = tokio::join!(lookup(&place), relays);
+        let (found, (relays, unlocated)) = tokio::join!(lookup(&place), relays);
         let addresses = match found {
             // A name that leads nowhere is no matter where a relay knows the host by its key.
             Err(error) if !relays.is_empty() || !place.detours.is_empty() => {
@@ -115,7 +117,9 @@ impl Paths {
                 source,
             })?,
         };
-        Ok(Paths::new(place, knowledge, addresses, relays))
+        let paths = Paths::new(place, knowledge, addresses, relays);
+        paths.known().unlocated = unlocated;
+        Ok(paths)
     }
 
     fn new(place: Place, knowledge: Knowledge, addresses: Vec<IpAddr>, relays: Vec<RelayAddress>) -> Paths {
@@ -124,6 +128,7 @@ impl Paths {
             addresses,
             relays,
             winner: None,
+            unlocated: Vec::new(),
         };
         // An address that the host had once may be anybody's by now: only what is among the paths counts.
         let hint = knowledge
@@ -150,6 +155,11 @@ impl Paths {
             paths.insert(0, winner.clone());
         }
         paths
+    }
+
+    /// Relays whose names led nowhere when the place was looked up, each with the reason.
+    pub(super) fn unlocated(&self) -> Vec<String> {
+        self.known().unlocated.clone()
     }
 
     /// All paths for a race, and how many of them begin at once: where the last winner is not of the best kind, the
@@ -202,7 +212,11 @@ impl Paths {
     /// is down must not end a session.
     pub(super) async fn refresh(&self) {
         let host_keys = self.known().host_keys.clone();
-        let relays = find_relays(&self.place.relays, self.state_dir.as_deref(), &host_keys);
+        let relays = async {
+            find_relays(&self.place.relays, self.state_dir.as_deref(), &host_keys)
+                .await
+                .0
+        };
         let (found, relays) = tokio::join!(lookup(&self.place), relays);
         let mut known = self.known();
         match found {
@@ -252,14 +266,14 @@ fn add_new<T: PartialEq>(known: &mut Vec<T>, found: Vec<T>) {
     }
 }
 
-/// The relays that the host's keys choose, at each of their addresses.
+/// The relays that the host's keys choose, at each of their addresses; and what came of names that lead nowhere.
 async fn find_relays(
     names: &[RelayName],
     state_dir: Option<&std::path::Path>,
     host_keys: &[Fingerprint],
-) -> Vec<RelayAddress> {
+) -> (Vec<RelayAddress>, Vec<String>) {
     if names.is_empty() {
-        return Vec::new();
+        return (Vec::new(), Vec::new());
     }
     let resolver = RelayResolver::new(state_dir);
     let found = resolver.resolve(names, host_keys, DEFAULT_RELAYS).await;
@@ -268,7 +282,7 @@ async fn find_relays(
     }
     let mut addresses: Vec<_> = found.relays.iter().flat_map(Located::each).collect();
     addresses.truncate(MOST_ADDRESSES);
-    addresses
+    (addresses, found.failures.iter().map(ToString::to_string).collect())
 }
 
 async fn lookup(place: &Place) -> io::Result<Vec<IpAddr>> {

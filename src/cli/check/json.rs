@@ -7,6 +7,7 @@
 //! problem      null, or why there are no paths: {verdict, words}
 //! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, verdict, words, detail, hint,
 //!                banner, banner_age_ms, server, known_host}], as they would be dialed
+//! unlocated    relays whose names lead nowhere: why, in words
 //! limits       [{side, what, survives_s, after_login, mend, file}], the soonest first
 //! sshd_known   whether sshd's settings are among the limits
 //! survives_s   the outage that a session survives as far as is known, or null
@@ -29,13 +30,15 @@ pub(super) fn write(account: &Account<'_>) -> String {
         .paths
         .err()
         .map(|error| json!({ "verdict": "name-unresolved", "words": format!("{error}: {}", error.source) }));
+    let is_there = words::answers_quic(paths);
     let document = json!({
         "version": 1,
         "host": account.host,
         "user": account.ssh.user,
         "works": paths.iter().any(|path| path.verdict == Verdict::Works),
         "problem": problem,
-        "paths": paths.iter().map(path).collect::<Vec<_>>(),
+        "paths": paths.iter().map(|checked| path(checked, is_there)).collect::<Vec<_>>(),
+        "unlocated": account.unlocated,
         "limits": account.limits.iter().map(limit).collect::<Vec<_>>(),
         "sshd_known": answer(paths).is_some_and(|answer| answer.limits.is_some()),
         "survives_s": survival(&account.limits).map(|time| time.as_secs()),
@@ -43,7 +46,7 @@ pub(super) fn write(account: &Account<'_>) -> String {
     format!("{document:#}\n")
 }
 
-fn path(checked: &Checked) -> Value {
+fn path(checked: &Checked, is_there: bool) -> Value {
     let (kind, address, relay) = match &checked.path {
         Path::Quic(address) => ("quic", address.to_string(), None),
         Path::Tls(address) => ("tls", address.to_string(), None),
@@ -66,7 +69,7 @@ fn path(checked: &Checked) -> Value {
         "verdict": checked.verdict.name(),
         "words": words::meaning(checked.verdict),
         "detail": checked.detail,
-        "hint": words::advice(checked),
+        "hint": words::advice(checked, is_there),
         "banner": answer.map(|answer| &answer.banner),
         "banner_age_ms": answer.map(|answer| answer.banner_age),
         "server": answer.map(|answer| &answer.software),

@@ -19,6 +19,7 @@ use super::proxy::{self, Detours, ProxySettings};
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError};
 use super::values::Fallback;
+use super::wrap::width;
 
 /// How long each path is given: longer than any round trip with a few losses, and somebody waits.
 const TIME: Duration = Duration::from_secs(5);
@@ -51,6 +52,8 @@ struct Account<'a> {
     host: &'a str,
     ssh: &'a SshConfig,
     paths: Result<&'a [Checked], &'a ResolveError>,
+    /// Relays that are no paths, and why.
+    unlocated: &'a [String],
     limits: Vec<Limit>,
 }
 
@@ -68,24 +71,25 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
     };
     let host = &settings.proxy.destination.host;
     let checked = check(config).await;
-    let answer = checked.as_ref().ok().and_then(|paths| answer(paths));
+    let answer = checked.as_ref().ok().and_then(|checked| answer(&checked.paths));
     let account = Account {
         host,
         ssh: &ssh,
-        paths: checked.as_deref(),
+        paths: checked.as_ref().map(|checked| &*checked.paths),
+        unlocated: checked.as_ref().map_or(&[], |checked| &*checked.unlocated),
         limits: limits::all(&ssh, answer, settings.proxy.patience),
     };
     let said = if settings.json {
         json::write(&account)
     } else {
-        table::write(&account)
+        table::write(&account, width())
     };
     // A reader who has seen enough is no error.
     let _ = io::stdout().write_all(said.as_bytes());
     match checked {
         Err(error) if !settings.json => Err(report::cannot_open(host, OpenError::Resolve(error))),
         Err(_) => Err(Failure::silent(Exit::Unavailable as i32)),
-        Ok(paths) => exit(&paths),
+        Ok(checked) => exit(&checked.paths),
     }
 }
 

@@ -7,35 +7,38 @@ use crate::client::check::{Checked, Verdict};
 
 use super::limits::{Limit, UNKNOWN, survival};
 use super::{Account, answer, words};
+use crate::cli::wrap::hung;
 
-/// The table, and what stands below it. Nothing where the name leads nowhere: that is told as an error.
-pub(super) fn write(account: &Account<'_>) -> String {
+/// The table, and what stands below it, for a terminal so wide or whatever there is. Nothing where the name leads nowhere:
+/// that is told as an error.
+pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
     let Ok(paths) = account.paths else { return String::new() };
     let mut text = String::new();
-    table(&mut text, paths);
-    advice(&mut text, paths);
+    table(&mut text, paths, width);
+    for relay in account.unlocated {
+        line(&mut text, &hung("no relay: ", relay, width));
+    }
+    advice(&mut text, paths, width);
     if paths
         .iter()
         .any(|path| path.verdict == Verdict::Works && path.is_unknown_host)
     {
         line(&mut text, "\nNo key of this host is known yet: ssh will ask.");
     }
-    limits(&mut text, account, paths);
+    limits(&mut text, account, paths, width);
     text
 }
 
-fn table(text: &mut String, paths: &[Checked]) {
+fn table(text: &mut String, paths: &[Checked], width: Option<usize>) {
     let names: Vec<String> = paths.iter().map(|checked| checked.path.to_string()).collect();
-    let width = names.iter().map(String::len).max().unwrap_or(0).max(4);
-    line(text, &format!("{:<width$}  HANDSHAKE    BANNER   MTU  VERDICT", "PATH"));
+    let longest = names.iter().map(String::len).max().unwrap_or(0).max(4);
+    let heading = format!("{:<longest$}  HANDSHAKE    BANNER   MTU  ", "PATH");
+    line(text, &hung(&heading, "VERDICT", width));
     for (name, checked) in names.iter().zip(paths) {
         let (handshake, banner) = (milliseconds(checked.handshake), milliseconds(checked.banner));
         let mtu = checked.mtu.map_or("-".to_owned(), |mtu| mtu.to_string());
-        let verdict = verdict(checked);
-        line(
-            text,
-            &format!("{name:<width$}  {handshake:>9} {banner:>9}  {mtu:>4}  {verdict}"),
-        );
+        let head = format!("{name:<longest$}  {handshake:>9} {banner:>9}  {mtu:>4}  ");
+        line(text, &hung(&head, &verdict(checked), width));
     }
 }
 
@@ -51,10 +54,11 @@ fn verdict(checked: &Checked) -> String {
 }
 
 /// Each piece of advice once.
-fn advice(text: &mut String, paths: &[Checked]) {
+fn advice(text: &mut String, paths: &[Checked], width: Option<usize>) {
+    let is_there = words::answers_quic(paths);
     let mut told: Vec<String> = Vec::new();
     for checked in paths {
-        if let Some(advice) = words::advice(checked).filter(|advice| !told.contains(advice)) {
+        if let Some(advice) = words::advice(checked, is_there).filter(|advice| !told.contains(advice)) {
             told.push(advice);
         }
     }
@@ -62,14 +66,14 @@ fn advice(text: &mut String, paths: &[Checked]) {
         line(text, "");
     }
     for advice in told {
-        line(text, &format!("hint: {advice}"));
+        line(text, &hung("hint: ", &advice, width));
     }
 }
 
-fn limits(text: &mut String, account: &Account<'_>, paths: &[Checked]) {
+fn limits(text: &mut String, account: &Account<'_>, paths: &[Checked], width: Option<usize>) {
     line(text, "\nWhat ends a session in an outage:");
     for limit in &account.limits {
-        line(text, &format!("  {:>10}  {}", time(limit), limit.what));
+        line(text, &hung(&head(&time(limit)), &limit.what, width));
         if let Some(mend) = &limit.mend {
             let place = limit
                 .file
@@ -80,31 +84,45 @@ fn limits(text: &mut String, account: &Account<'_>, paths: &[Checked]) {
         }
     }
     match answer(paths) {
-        None => line(
-            text,
-            "   not known  what sshd and the server half would do: no path works",
-        ),
+        None => unknown(text, "what sshd and the server half would do: no path works", width),
         Some(answer) if answer.limits.is_none() => {
-            line(
-                text,
-                "   not known  sshd's own settings: this server half cannot ask for them",
-            );
+            unknown(text, "sshd's own settings: this server half cannot ask for them", width);
         }
         Some(_) => {}
     }
-    line(text, &format!("   not known  {UNKNOWN}"));
+    unknown(text, UNKNOWN, width);
     if let Some(survives) = survival(&account.limits) {
-        let seconds = survives.as_secs();
+        let survives = rough(survives);
         line(
             text,
-            &format!("As far as is known, a session survives an outage of {seconds} s."),
+            &format!("As far as is known, a session survives an outage of {survives}."),
         );
     }
 }
 
+fn unknown(text: &mut String, what: &str, width: Option<usize>) {
+    line(text, &hung(&head("not known"), what, width));
+}
+
+/// What stands before a limit.
+fn head(time: &str) -> String {
+    format!("  {time:>10}  ")
+}
+
 fn time(limit: &Limit) -> String {
-    let seconds = |time: Duration| format!("{} s", time.as_secs());
-    limit.survives.map_or("-".to_owned(), seconds)
+    limit.survives.map_or("-".to_owned(), rough)
+}
+
+/// `45 s`, `12 h`, `7 days`: in the largest unit that it is a multiple of, minutes apart, in which nobody writes settings of
+/// sshd.
+fn rough(time: Duration) -> String {
+    match time.as_secs() {
+        0 => "0 s".to_owned(),
+        86_400 => "1 day".to_owned(),
+        seconds if seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
+        seconds if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
+        seconds => format!("{seconds} s"),
+    }
 }
 
 fn milliseconds(time: Option<Duration>) -> String {
@@ -122,4 +140,15 @@ fn line(text: &mut String, line: &str) {
         }
     }
     text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_a_unit_that_fits() {
+        let told = [0, 45, 120, 3600, 5400, 86_400, 604_800].map(|seconds| rough(Duration::from_secs(seconds)));
+        assert_eq!(told, ["0 s", "45 s", "120 s", "1 h", "5400 s", "1 day", "7 days"]);
+    }
 }

@@ -36,8 +36,14 @@ pub(super) fn meaning(verdict: Verdict) -> &'static str {
     }
 }
 
-/// What to do about it, where there is something to do.
-pub(super) fn advice(checked: &Checked) -> Option<String> {
+/// Whether a server half answers at one of the host's UDP ports, whatever it says.
+pub(super) fn answers_quic(paths: &[Checked]) -> bool {
+    let answers = |path: &Checked| matches!(path.path, Path::Quic(_)) && path.handshake.is_some();
+    paths.iter().any(answers)
+}
+
+/// What to do about it, where there is something to do. `is_there`: [`answers_quic`].
+pub(super) fn advice(checked: &Checked, is_there: bool) -> Option<String> {
     let by_udp = matches!(checked.path, Path::Quic(_));
     let text = match checked.verdict {
         Verdict::UdpBlocked => "sessions go over TLS; for QUIC let this UDP port through every firewall on the way",
@@ -45,6 +51,8 @@ pub(super) fn advice(checked: &Checked) -> Option<String> {
             "is `bowline serve` running there? Then let this UDP port through every firewall on the way, or have it serve \
              TLS too (serve --listen-tls)"
         }
+        // Where clients look beside the port that answers: nothing needs to be there.
+        Verdict::NobodyListens if by_udp && is_there => return None,
         Verdict::NobodyListens if by_udp => "start `bowline serve` there; --port names another port",
         Verdict::NobodyListens => {
             "without UDP, sessions need a server half with --listen-tls; --tls-port names another port"

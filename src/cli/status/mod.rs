@@ -10,13 +10,12 @@ mod watch;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use rustix::termios::tcgetwinsize;
-
 pub(super) use self::gather::{Overview, ask_all, overview};
 pub(super) use self::human::who;
 use super::args::StatusArgs;
 use super::report::Failure;
 use super::settings::{Context, SettingsError};
+use super::wrap::width;
 
 /// What `bowline status` works by.
 #[derive(Debug, Clone)]
@@ -58,10 +57,4 @@ pub(super) async fn run(settings: StatusSettings) -> Result<(), Failure> {
     // A closed stdout is not an error: `bowline status | head -1`.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(())
-}
-
-/// Of the terminal, if it is one.
-fn width() -> Option<usize> {
-    let size = tcgetwinsize(io::stdout()).ok()?;
-    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }

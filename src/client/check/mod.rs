@@ -54,25 +54,38 @@ pub struct Checked {
     pub is_unknown_host: bool,
 }
 
+/// Every path, and what did not even become one.
+#[derive(Debug)]
+pub struct CheckedAll {
+    /// In the order in which they would be dialed.
+    pub paths: Vec<Checked>,
+    /// Relays whose names lead nowhere, each with the reason.
+    pub unlocated: Vec<String>,
+}
+
 /// Probes every path to a host.
 ///
 /// Ends within `connect_timeout`, but for what the user takes to unlock a key.
 ///
 /// # Errors
 /// The name leads nowhere.
-pub async fn check(config: CheckConfig) -> Result<Vec<Checked>, ResolveError> {
+pub async fn check(config: CheckConfig) -> Result<CheckedAll, ResolveError> {
     let CheckConfig { client, ssh_port } = config;
     let knowledge = Knowledge {
         state_dir: client.state_dir.clone(),
         host_keys: client.trust.known_keys(),
     };
     let is_unknown_host = knowledge.host_keys.is_empty();
-    let paths = Paths::resolve(client.place.clone(), knowledge.clone()).await?.all();
+    let resolved = Paths::resolve(client.place.clone(), knowledge.clone()).await?;
+    let (paths, unlocated) = (resolved.all(), resolved.unlocated());
     let (findings, witnesses) = probe_all(&Arc::new(client), &paths, knowledge, ssh_port).await;
     let verdicts = verdict::judge(&findings, &witnesses);
     let checked = findings.into_iter().zip(verdicts);
     let checked = checked.map(|(finding, verdict)| finding.checked(verdict, is_unknown_host));
-    Ok(checked.collect())
+    Ok(CheckedAll {
+        paths: checked.collect(),
+        unlocated,
+    })
 }
 
 /// All at once. Halfway a second look is taken at the addresses where some path did not come through by then.
