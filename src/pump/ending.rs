@@ -16,7 +16,7 @@ pub(super) struct Ending {
 
 impl Ending {
     pub(super) fn handle_hang_up(&mut self, now: Instant) {
-        self.begin(now, "the client half was told to end".to_owned());
+        self.begin(now, "ssh has ended".to_owned());
         self.linger_until.get_or_insert(now + DRAIN + LINGER);
     }
 

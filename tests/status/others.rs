@@ -75,6 +75,11 @@ fn another_user_is_told_nothing_and_ends_nothing_even_where_permissions_are_lax(
         // It is there all the same, for its own user.
         assert_eq!(text(&in_state(folder, "connected"), "id"), id);
     }
+    // What is closed to them is said, with who may look.
+    permit(&server, 0o700);
+    let told = other.run(&server, &["status"]).expect_code(0).out();
+    let note = format!("not open to you: {} (sudo bowline status", server.display());
+    assert!(told.starts_with("no sessions here\n") && told.contains(&note), "{told}");
     // They did get as far as the doors, and were shown out.
     let told = other.run(&client, &["status"]).expect_code(0).out();
     assert!(told.contains("tells nothing: it went away"), "{told}");

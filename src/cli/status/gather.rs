@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::Access;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::human;
-use crate::observe::{self, Answer, AskError, Found, Half, RelayReport, Request, SessionReport};
+use crate::observe::{self, Answer, AskError, Found, Half, RelayReport, Request, SessionReport, State};
 use crate::server::keeper::{Neighbour, Neighbours, neighbours};
 
 /// Whoever lives answers within this: half a second for its sessions, and its turn behind somebody who asks slowly.
@@ -25,6 +26,9 @@ pub(crate) struct Overview {
     pub(crate) servers: Vec<ServerReport>,
     pub(crate) relays: Vec<RelayReport>,
     pub(crate) silent: Vec<Silent>,
+    /// Folders that are there and not open to this user, who may have sessions in what is behind them all the same.
+    #[serde(skip)]
+    pub(crate) closed: Vec<PathBuf>,
 }
 
 /// A server half.
@@ -120,7 +124,10 @@ pub(crate) async fn overview(folders: &[PathBuf]) -> Overview {
         }
     }
     overview.sessions.sort_by(|one, other| {
-        let key = |session: &SessionReport| (session.half == Half::Server, session.host.clone(), session.id.clone());
+        let key = |session: &SessionReport| {
+            let (is_server, is_gone) = (session.half == Half::Server, session.state == State::Gone);
+            (is_server, is_gone, session.host.clone(), session.id.clone())
+        };
         key(one).cmp(&key(other))
     });
     overview
@@ -148,9 +155,14 @@ async fn ask_everybody(folders: &[PathBuf], request: &Request) -> (Vec<Told>, Ov
     let overview = Overview {
         servers: askable.servers,
         silent: askable.silent,
+        closed: folders.iter().filter(|folder| is_closed(folder)).cloned().collect(),
         ..Overview::default()
     };
     (asking.join_all().await, overview)
+}
+
+fn is_closed(folder: &Path) -> bool {
+    folder.is_dir() && rustix::fs::access(folder, Access::READ_OK | Access::EXEC_OK).is_err()
 }
 
 impl Overview {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::columns::{self, Column};
 use super::gather::{Overview, ServerReport, Silent};
@@ -178,7 +179,15 @@ pub(super) fn footer(overview: &Overview) -> Vec<String> {
     servers
         .chain(relays)
         .chain(overview.silent.iter().map(silent))
+        .chain(overview.closed.iter().map(|folder| closed(folder)))
         .collect()
+}
+
+fn closed(folder: &Path) -> String {
+    format!(
+        "not open to you: {} (sudo bowline status shows what is there)",
+        folder.display()
+    )
 }
 
 fn server(server: &ServerReport) -> String {

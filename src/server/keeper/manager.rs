@@ -131,7 +131,7 @@ impl Manager {
     /// The worker serves.
     pub(super) fn ready(&self, kept: usize) {
         self.say(
-            &format!("READY=1\nSTATUS=serving, {kept} things kept for the next start"),
+            &format!("READY=1\nSTATUS=serving; {kept} descriptors are kept for the next start"),
             &[],
         );
     }
