@@ -188,6 +188,18 @@ fn the_image_of_the_relay_is_no_root_and_sets_what_the_relay_reads() {
     assert_eq!(set.len(), 4, "{set:?}");
 }
 
+/// `bowline setup --server` shows them as a diff before it asks.
+#[test]
+fn what_is_installed_fits_into_80_columns_with_the_mark_of_a_diff() {
+    for folder in ["systemd", "sysusers.d", "sshd_config.d"] {
+        for file in fs::read_dir(packaged(folder)).expect("packaged").flatten() {
+            for line in fs::read_to_string(file.path()).expect("packaged").lines() {
+                assert!(line.chars().count() < 79, "{}: {line}", file.path().display());
+            }
+        }
+    }
+}
+
 #[test]
 fn everything_packaged_is_in_its_readme() {
     let readme = fs::read_to_string(packaged("README.md")).expect("packaged");

@@ -119,7 +119,19 @@ fn a_service_that_runs_without_being_enabled_is_not_pulled_away() {
         return;
     };
     add_systemd(&mut private, &etc);
-    private.run("bowline", &["setup", "--server", "--yes"]).expect_code(0);
+    let setup = || {
+        private
+            .run("bowline", &["setup", "--server", "--yes"])
+            .expect_code(0)
+            .out()
+    };
+    assert!(setup().contains("    systemctl enable --now bowline\n"));
+    fs::write(etc.join("state"), "active").expect("the scratch folder");
+    let told = setup();
+    assert!(
+        told.contains("It runs already.") && !told.contains("enable --now"),
+        "{told}"
+    );
     let unit = etc.join("systemd/system/bowline.service");
     let undo = || private.run("bowline", &["setup", "--server", "--undo", "--yes"]);
     for state in ["active", "activating", "reloading", "deactivating"] {
@@ -134,6 +146,10 @@ fn a_service_that_runs_without_being_enabled_is_not_pulled_away() {
     }
     fs::write(etc.join("state"), "failed\n").expect("the scratch folder");
     let told = undo().expect_code(0).out();
+    assert!(
+        told.contains("\nThat is:\n  removed  /etc/systemd/system/bowline.service\n"),
+        "{told}"
+    );
     assert!(told.contains("done: what setup installed is gone\n"), "{told}");
     assert!(!unit.exists());
     let told = fs::read_to_string(etc.join("told")).expect("systemd was told");

@@ -153,11 +153,15 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
         tell_next(settings, sshd.as_ref());
         return Ok(());
     }
+    let lines = changes.iter().map(|change| {
+        let what = if change.original.exists() { "changed" } else { "new" };
+        (what, &change.original)
+    });
     let then = match settings.has_systemd() {
-        true => "then: systemd-sysusers makes the user bowline, and systemctl daemon-reload reads the unit\n",
+        true => "  then     the user bowline (systemd-sysusers), and systemctl daemon-reload\n",
         false => "",
     };
-    if !settings.consent.to(&format!("{diffs}{then}"))? {
+    if !settings.consent.to(&format!("{diffs}{}{then}", summary(lines)))? {
         return Ok(());
     }
     // What it says before is not about our files.
@@ -178,6 +182,12 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
     say("done: everything is in place; nothing was enabled, started or opened\n");
     tell_next(settings, sshd.as_ref());
     Ok(())
+}
+
+/// What the diffs come to: their beginning may be out of sight.
+fn summary<'a>(files: impl Iterator<Item = (&'static str, &'a Original)>) -> String {
+    let lines = files.map(|(what, original)| format!("  {what:<8} {}\n", original.path().display()));
+    std::iter::once("\nThat is:\n".to_owned()).chain(lines).collect()
 }
 
 /// What has to be changed, and how it is shown.
@@ -332,7 +342,8 @@ fn remove(settings: &ServerSettings) -> Result<(), Failure> {
             return Err(report::cannot_undo_running());
         }
     }
-    if !settings.consent.to(&format!("{diffs}{kept}"))? {
+    let lines = ours.iter().map(|(_, original)| ("removed", original));
+    if !settings.consent.to(&format!("{diffs}{}{kept}", summary(lines)))? {
         return Ok(());
     }
     for (_, original) in &ours {

@@ -1,6 +1,7 @@
 //! What remains to be done by hand, as lines to copy.
 
 use super::ServerSettings;
+use super::systemd::is_running;
 use crate::cli::serve::ServeSettings;
 use crate::cli::setup::say;
 use crate::server::keeper::Protocol;
@@ -23,7 +24,13 @@ fn ports(serve: &ServeSettings, sshd: u16) -> Vec<Port> {
 /// After an installation beside an sshd, or where it would be.
 pub(super) fn tell(settings: &ServerSettings, has_sshd: bool, port: u16) {
     let mut text = String::from("\n");
-    if settings.has_systemd() {
+    if settings.has_systemd() && is_running("bowline.service") {
+        text += "It runs already. To have settings read anew, which ends no session:\n";
+        if has_sshd {
+            text += &reload_sshd(settings);
+        }
+        text += "    systemctl reload bowline\n";
+    } else if settings.has_systemd() {
         text += "Have it run, now and at every boot:\n";
         if has_sshd {
             text += &reload_sshd(settings);
@@ -46,7 +53,10 @@ pub(super) fn tell_after_removal(settings: &ServerSettings, from_sshd: bool) {
         say("sshd goes on with the settings until it is told:\n");
         say(&reload_sshd(settings));
     }
-    say("The user bowline stays where there is one; userdel bowline removes it.\n");
+    say(
+        "What is in /etc/bowline and /var/lib/bowline stays. The user bowline stays where there\n\
+         is one; userdel bowline removes it.\n",
+    );
 }
 
 /// With commands for this machine's own, where it is the one that is prepared.
