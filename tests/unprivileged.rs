@@ -49,11 +49,11 @@ fn a_server_half_without_sshd_s_host_keys_is_pinned_once_and_known_from_then_on(
 
     // By the line that the server half gives.
     let log = serve.log();
-    let (_, key) = log.split_once("NAME ").expect("the line for known_hosts");
+    let (_, key) = log.split_once("key=\"").expect("the key itself");
     let line = format!(
         "[127.0.0.1]:{} {}",
         sshd.address().port(),
-        key.lines().next().unwrap_or_default()
+        key.split('"').next().unwrap_or_default()
     );
     let told = setup().write();
     fs::create_dir_all(told.state()).expect("the scratch folder");

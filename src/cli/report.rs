@@ -144,15 +144,25 @@ impl Failure {
 
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", Harmless(&self.what))?;
+        writeln!(f, "error: {}", Harmless(&without_number(&self.what)))?;
         for fact in &self.facts {
-            writeln!(f, "  {}", Harmless(fact))?;
+            writeln!(f, "  {}", Harmless(&without_number(fact)))?;
         }
         match &self.hint {
             Some(hint) => writeln!(f, "hint: {}", Harmless(hint)),
             None => Ok(()),
         }
     }
+}
+
+/// Without the number that Rust puts behind what the system said: people read the words, and logs have it.
+fn without_number(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |told, part| match part.split_once(')') {
+        Some((number, rest)) if number.bytes().all(|digit| digit.is_ascii_digit()) => told + rest,
+        _ => told + " (os error " + part,
+    })
 }
 
 /// Text that may quote a stranger: control characters are shown, not obeyed by the terminal.
@@ -210,10 +220,11 @@ pub(crate) fn cannot_listen(option: &'static str, endpoint: Endpoint, error: &io
         io::ErrorKind::PermissionDenied if endpoint.address.port() < 1024 => failure.hint(format_args!(
             "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another with {option}, and name it on the \
              other side with {}",
-            if option == "--listen-tls" {
-                "--tls-port"
-            } else {
-                "--port"
+            match (option, endpoint.protocol) {
+                ("--listen-tls", _) => "--tls-port",
+                (_, Protocol::Udp) => "--port",
+                // The built-in SSH server.
+                (_, Protocol::Tcp) => "ssh's -p",
             }
         )),
         io::ErrorKind::AddrNotAvailable => failure.hint("no interface of this machine has that address"),
@@ -307,6 +318,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_system_says_is_told_without_its_number() {
+        let refused = io::Error::from_raw_os_error(111);
+        let failure = Failure::new(Exit::Unavailable, &refused).fact(format_args!("{refused}: twice, {refused}"));
+        assert_eq!(
+            failure.to_string(),
+            "error: Connection refused\n  Connection refused: twice, Connection refused\n"
+        );
+        assert_eq!(without_number("x (os error of ours) y"), "x (os error of ours) y");
+    }
+
+    #[test]
     fn a_port_in_use_and_a_privileged_port_get_advice() {
         let address = "0.0.0.0:22".parse().expect("an address");
         let in_use = cannot_listen("--listen", Endpoint::udp(address), &io::ErrorKind::AddrInUse.into());
@@ -325,6 +347,15 @@ mod tests {
         assert!(denied_text.contains("hint: ports below 1024 need root"), "{denied}");
         assert!(denied_text.ends_with("on the other side with --tls-port\n"), "{denied}");
         assert_eq!(denied.exit, Exit::Unavailable);
+        let sshd = cannot_listen(
+            "--listen",
+            Endpoint::tcp(address),
+            &io::ErrorKind::PermissionDenied.into(),
+        );
+        assert!(
+            sshd.to_string().ends_with("on the other side with ssh's -p\n"),
+            "{sshd}"
+        );
     }
 
     #[test]

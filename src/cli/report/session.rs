@@ -69,8 +69,9 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                 false => tried.iter().fold(Failure::new(Exit::Refused, what), Failure::fact),
             };
             failure.hint(
-                "a key given to `ssh -i` is not visible to a ProxyCommand: name it with IdentityFile in ssh's \
-                 configuration, put it into the agent with ssh-add, or give it to `bowline proxy -i`",
+                "is the right one among these, and in authorized_keys there? A key given to `ssh -i` is not visible to a \
+                 ProxyCommand: name it with IdentityFile in ssh's configuration, put it into the agent with ssh-add, or \
+                 use `bowline ssh -i`",
             )
         }
         OpenError::Refused(refusal) => refused(host, refusal.code, &refusal.message),
@@ -217,8 +218,7 @@ fn list(fingerprints: &[Fingerprint]) -> String {
     }
 }
 
-/// An error and its causes, without those that it quotes already.
-/// An error and its sources in one line.
+/// An error and its causes in one line, without those that it quotes already.
 pub(crate) fn chain(error: &dyn Error) -> impl Display {
     let mut text = error.to_string();
     let mut source = error.source();

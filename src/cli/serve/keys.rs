@@ -75,12 +75,11 @@ fn tell(key: &HostKey, files: &[PathBuf]) {
     let public = key.key.public_key();
     let fingerprint = public.fingerprint(HashAlg::Sha256);
     warn!(
-        unreadable = ?files,
-        "sshd's host keys cannot be read, so this server half proves a key of its own, {fingerprint}. A client learns it \
-         by one run of `bowline proxy --pin {fingerprint}`, or by this line in known_hosts in bowline's state folder \
-         (~/.local/state/bowline), with the host's name as in ssh's known_hosts: NAME {}",
-        public.to_openssh().unwrap_or_default()
+        key = public.to_openssh().unwrap_or_default(),
+        "sshd's host keys cannot be read, so this server half proves a key of its own. A client learns it by one \
+         `bowline ssh --pin {fingerprint}`"
     );
+    debug!(unreadable = ?files, "host keys of sshd");
 }
 
 /// What each host key says of the TLS key, and the fingerprint that stands for all.
