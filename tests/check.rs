@@ -331,7 +331,17 @@ fn a_path_by_a_relay_is_checked_to_the_end() {
     let rig = Rig::relayed_in(&lab, std::slice::from_ref(&relay));
     let account = Account::of(&rig.ssh, &[]);
     assert_eq!(account.outcome.code, Some(0), "{:#}", account.document);
-    assert_eq!(account.verdict("relay "), "works");
+    let relayed = account.document["paths"].as_array().expect("paths").iter();
+    let relayed: Vec<_> = relayed
+        .filter(|path| !path["relay"].is_null())
+        .map(|path| &path["verdict"])
+        .collect();
+    assert_eq!(
+        relayed,
+        ["works", "works"],
+        "by QUIC and by TLS: {:#}",
+        account.document
+    );
     assert_eq!(account.verdict("quic "), "host-silent");
 }
 

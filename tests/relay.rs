@@ -217,6 +217,8 @@ async fn a_client_is_joined_to_whoever_proved_the_key_by_either_transport_on_eit
             .expect("an end in time")
             .unwrap();
         assert_eq!(rest, b"last");
+        // TLS in the stream does so at its end.
+        stream.shutdown().await.unwrap();
     }
 }
 

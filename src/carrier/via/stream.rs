@@ -38,6 +38,8 @@ struct QuicLeg {
     send: quinn::SendStream,
     recv: quinn::RecvStream,
     ending: Option<Ending>,
+    /// How that came out: who shuts down a second time, as TLS in the stream does, is told the same.
+    ended: Option<Result<(), io::ErrorKind>>,
 }
 
 type Ending = Pin<Box<dyn Future<Output = Result<Option<quinn::VarInt>, quinn::StoppedError>> + Send + Sync>>;
@@ -69,6 +71,7 @@ impl ViaStream {
             send,
             recv,
             ending: None,
+            ended: None,
         };
         ViaStream {
             leg: Leg::Quic(Box::new(leg)),
@@ -162,16 +165,23 @@ impl AsyncWrite for ViaStream {
 
 impl QuicLeg {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let QuicLeg { send, ending, .. } = self;
+        let QuicLeg {
+            send, ending, ended, ..
+        } = self;
+        if let Some(ended) = *ended {
+            return Poll::Ready(ended.map_err(io::Error::from));
+        }
         let ending = ending.get_or_insert_with(|| {
             // Fails for a stream that has ended: waiting for that gives the same.
             let _ = send.finish();
             Box::pin(send.stopped())
         });
-        match ready!(ending.as_mut().poll(cx)) {
-            Ok(None) => Poll::Ready(Ok(())),
-            Ok(Some(_)) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            Err(error) => Poll::Ready(Err(error.into())),
-        }
+        let came = match ready!(ending.as_mut().poll(cx)) {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(io::ErrorKind::BrokenPipe),
+            Err(error) => Err(io::Error::from(error).kind()),
+        };
+        *ended = Some(came);
+        Poll::Ready(came.map_err(io::Error::from))
     }
 }

@@ -124,11 +124,18 @@ async fn probe_all(
         keep(&mut findings, ended);
     }
     let witnesses = looks.join_all().await.into_iter().collect();
-    (findings.into_iter().flatten().collect(), witnesses)
+    (all_of(paths, findings), witnesses)
+}
+
+/// One for each path: of a probe that panicked that is all that is known.
+fn all_of(paths: &[Path], findings: Vec<Option<Finding>>) -> Vec<Finding> {
+    let each = paths.iter().zip(findings);
+    each.map(|(path, finding)| finding.unwrap_or_else(|| Finding::fault(path.clone())))
+        .collect()
 }
 
 fn keep(findings: &mut [Option<Finding>], ended: Result<(usize, Finding), tokio::task::JoinError>) {
-    // Nobody aborts a probe, and one that panicked has nothing to tell.
+    // Nobody aborts a probe, and one that panicked is told by its absence.
     if let Ok((place, finding)) = ended {
         findings[place] = Some(finding);
     }
@@ -151,5 +158,21 @@ fn straight_to(path: &Path) -> Option<IpAddr> {
     match path {
         Path::Quic(address) | Path::Tls(address) => Some(address.ip()),
         Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_panicked_is_told_and_no_path_is_left_out() {
+        let paths = [1, 2].map(|port| Path::Quic(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
+        let findings = all_of(&paths, vec![None, Some(Finding::fault(paths[1].clone()))]);
+        assert_eq!(verdict::judge(&findings, &HashMap::new()), [Verdict::Broken; 2]);
+        let first = findings.into_iter().next().expect("one a path");
+        let told = first.checked(Verdict::Broken, false);
+        assert_eq!(told.path, paths[0]);
+        assert!(told.detail.is_some_and(|detail| detail.contains("fault of bowline")));
     }
 }

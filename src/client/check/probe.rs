@@ -64,6 +64,8 @@ pub(super) enum Failure {
     Refused(Refusal),
     /// The answer is none.
     Protocol(DecodeError),
+    /// The probe itself panicked.
+    Fault,
 }
 
 impl Probing {
@@ -187,6 +189,18 @@ async fn search_mtu(carrier: &mut Carrier, deadline: Instant) -> Option<u16> {
 }
 
 impl Finding {
+    /// What is known when the probe did not live to tell.
+    pub(super) fn fault(path: Path) -> Finding {
+        Finding {
+            path,
+            handshake: None,
+            banner: None,
+            mtu: None,
+            outcome: Err(Failure::Fault),
+            unacked: None,
+        }
+    }
+
     pub(super) fn checked(self, verdict: Verdict, is_unknown_host: bool) -> Checked {
         let (answer, detail) = match self.outcome {
             Ok(probed) => (Some(probed), None),
@@ -210,6 +224,7 @@ impl Failure {
     fn detail(&self) -> Option<String> {
         let error: &(dyn Error + 'static) = match self {
             Failure::Silent => return None,
+            Failure::Fault => return Some("a fault of bowline itself: -v tells more, please report it".to_owned()),
             Failure::Dial(error) => error,
             Failure::Lost(error) => error,
             Failure::Untrusted(error) => &**error,

@@ -117,7 +117,7 @@ impl Case<'_> {
             Err(Failure::Silent) if finding.handshake.is_some() => self.stalled(finding),
             Err(Failure::Silent) => self.silent(finding),
             Err(Failure::Dial(error)) => self.dial(finding, error),
-            Err(Failure::Lost(_)) => Verdict::Broken,
+            Err(Failure::Lost(_) | Failure::Fault) => Verdict::Broken,
             Err(Failure::Untrusted(_)) => Verdict::WrongKey,
             Err(Failure::NotAuthorized(_)) => Verdict::KeyRefused,
             Err(Failure::Refused(refusal)) => match refusal.code {
