@@ -16,47 +16,74 @@ const LONGEST: Duration = Duration::from_secs(150);
 const REST: Duration = Duration::from_secs(5);
 /// What says nothing for so long after a change is taken for lost: autossh notices after 15 s.
 const LOST: Duration = Duration::from_secs(45);
-/// The outage that is drawn, and the seconds around its beginning that are.
+/// The outage that is drawn, and the seconds around its beginning that are: up to the next.
 const DRAWN: u64 = 10;
-const AROUND: Range<f64> = -2.0..25.0;
+const AROUND: Range<f64> = -2.0..20.0;
 /// Numbers a second.
 const COUNTED: f64 = 50.0;
 
-/// After a path that took in everything and brought nothing: once each, the second time for minutes.
-pub(crate) fn blackholes(table: &mut Table, _rounds: usize) {
-    for seconds in [DRAWN, 120] {
+/// After a path that took in everything and brought nothing; once only where that was for minutes.
+pub(crate) fn blackholes(table: &mut Table, rounds: usize) {
+    for (seconds, rounds) in [(DRAWN, rounds), (120, 1)] {
         let lab = Lab::up(&[("client", "delay=25"), ("server", "")]);
         let sides = Sides::start_in(&lab, &Peer::ALL);
         let counters: Vec<Counter> = sides.all().map(Counter::start).collect();
-        thread::sleep(REST);
-        let cut = now();
-        lab.cut("client");
-        thread::sleep(Duration::from_secs(seconds));
-        lab.restore("client");
-        let restored = now();
-        wait_for(LONGEST, || {
-            let settled = |counter: &Counter| counter.next_after(restored).is_some() || counter.ended();
-            counters.iter().all(settled).then_some(())
+        let mut cuts = vec![];
+        let outage = || {
+            cuts.push(now());
+            lab.cut("client");
+            thread::sleep(Duration::from_secs(seconds));
+            lab.restore("client");
+            now()
+        };
+        let seen = repeat(&counters, rounds, LONGEST, outage, |counter, restored| {
+            counter.next_after(restored).expect("numbers come") - restored
         });
-        let seen = counters.iter().map(|counter| after(counter, restored)).collect();
         let name = format!("output after a blackhole of {seconds} s");
-        table.add(Row::new(&name, "s", sides.named::<Seen>(seen)));
+        table.add(Row::new(&name, "s", sides.named(seen)));
         if seconds == DRAWN {
-            draw(&counters, cut);
+            draw(&counters, cuts[0]);
         }
         insist(&counters);
     }
 }
 
-fn after(counter: &Counter, restored: Instant) -> Seen {
-    match counter.next_after(restored) {
-        Some(next) => Seen::Figures(vec![(next - restored).as_secs_f64()]),
-        None => lost(counter),
+/// Has a fault meet all so many times, with rest before it and after; what is measured of each after each, in s, for as long
+/// as output comes again. The fault says from when on that counts.
+fn repeat(
+    counters: &[Counter],
+    rounds: usize,
+    limit: Duration,
+    mut fault: impl FnMut() -> Instant,
+    measure: impl Fn(&Counter, Instant) -> Duration,
+) -> Vec<Seen> {
+    let mut seen: Vec<Seen> = counters.iter().map(|_| Seen::Figures(vec![])).collect();
+    for _ in 0..rounds {
+        thread::sleep(REST);
+        let moment = fault();
+        thread::sleep(REST);
+        let present = || {
+            counters
+                .iter()
+                .zip(&seen)
+                .filter(|(_, seen)| matches!(seen, Seen::Figures(_)))
+        };
+        wait_for(limit, || {
+            present()
+                .all(|(counter, _)| counter.flows() || counter.ended())
+                .then_some(())
+        });
+        for (counter, seen) in counters.iter().zip(&mut seen) {
+            let Seen::Figures(figures) = seen else { continue };
+            if counter.flows() {
+                figures.push(measure(counter, moment).as_secs_f64());
+            } else {
+                let end = if counter.ended() { "ends" } else { "stays silent" };
+                *seen = Seen::Nothing(format!("{end} (time {})", figures.len() + 1));
+            }
+        }
     }
-}
-
-fn lost(counter: &Counter) -> Seen {
-    Seen::Nothing(if counter.ended() { "ends" } else { "stays silent" })
+    seen
 }
 
 /// bowline promises every byte.
@@ -68,8 +95,6 @@ fn insist(counters: &[Counter]) {
 
 /// The newest number over time.
 fn draw(counters: &[Counter], cut: Instant) {
-    let until = cut + Duration::from_secs_f64(AROUND.end);
-    thread::sleep(until.saturating_duration_since(now()));
     let panels = counters.iter().map(|counter| Panel {
         title: counter.peer.name().into(),
         lines: vec![newest(counter, cut)],
@@ -81,7 +106,7 @@ fn draw(counters: &[Counter], cut: Instant) {
             name: "s since the path was cut",
             scale: |seconds| seconds,
             range: (AROUND.start, AROUND.end),
-            ticks: [0, 5, 10, 15, 20, 25]
+            ticks: [0, 5, 10, 15, 20]
                 .map(|second: u32| (second.into(), second.to_string()))
                 .into(),
         },
@@ -138,33 +163,12 @@ pub(crate) fn changes(table: &mut Table, rounds: usize) {
 
 fn silence(table: &mut Table, what: &str, rounds: usize, sides: &Sides, change: impl Fn()) {
     let counters: Vec<Counter> = sides.all().map(Counter::start).collect();
-    let mut seen: Vec<Seen> = counters.iter().map(|_| Seen::Figures(vec![])).collect();
-    for _ in 0..rounds {
-        thread::sleep(REST);
-        let changed = now();
+    let changed = || {
+        let start = now();
         change();
-        thread::sleep(REST);
-        let present = counters
-            .iter()
-            .zip(&seen)
-            .filter(|(_, seen)| matches!(seen, Seen::Figures(_)));
-        let present: Vec<&Counter> = present.map(|(counter, _)| counter).collect();
-        wait_for(LOST - REST, || {
-            present
-                .iter()
-                .all(|counter| counter.flows() || counter.ended())
-                .then_some(())
-        });
-        for (counter, seen) in counters.iter().zip(&mut seen) {
-            match seen {
-                Seen::Figures(silences) if counter.flows() => {
-                    silences.push(counter.longest_silence_since(changed).as_secs_f64());
-                }
-                Seen::Figures(_) => *seen = lost(counter),
-                Seen::Nothing(_) => {}
-            }
-        }
-    }
+        start
+    };
+    let seen = repeat(&counters, rounds, LOST, changed, Counter::longest_silence_since);
     table.add(Row::new(&format!("silence, {what}"), "s", sides.named(seen)));
     insist(&counters);
 }

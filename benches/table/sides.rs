@@ -191,7 +191,7 @@ impl Sides {
         let missing = self
             .missing
             .iter()
-            .map(|peer| (*peer, Seen::Nothing("is not installed")));
+            .map(|peer| (*peer, Seen::Nothing("is not installed".into())));
         present.zip(seen.into_iter().map(Into::into)).chain(missing).collect()
     }
 }

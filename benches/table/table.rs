@@ -11,7 +11,7 @@ const PERCENTILES: [usize; 4] = [50, 90, 95, 99];
 pub(crate) enum Seen {
     Figures(Vec<f64>),
     /// Why there are none.
-    Nothing(&'static str),
+    Nothing(String),
 }
 
 impl From<Vec<f64>> for Seen {
@@ -63,7 +63,7 @@ impl Table {
         print!("{:<42}", format!("{} [{}]", row.name, row.unit));
         for (peer, seen) in &row.seen {
             let shown = match seen {
-                Seen::Nothing(why) => (*why).into(),
+                Seen::Nothing(why) => why.clone(),
                 Seen::Figures(figures) if row.many => percentiles(figures),
                 Seen::Figures(figures) => spread(figures, ssh.filter(|_| *peer != Peer::Ssh)),
             };

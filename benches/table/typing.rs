@@ -125,7 +125,7 @@ impl Typist {
             let start = now();
             if self.terminal.press(&[*key]).is_err() || !self.sees(*key) {
                 assert!(self.peer != Peer::Bowline, "a key is lost: {}", self.last_words());
-                return Seen::Nothing("has lost a key");
+                return Seen::Nothing(format!("loses key {}", figures.len() + 1));
             }
             figures.push(start.elapsed().as_secs_f64() * 1e3);
         }
