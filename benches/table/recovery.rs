@@ -168,7 +168,7 @@ fn silence(table: &mut Table, what: &str, rounds: usize, sides: &Sides, change: 
         change();
         start
     };
-    let seen = repeat(&counters, rounds, LOST, changed, Counter::longest_silence_since);
+    let seen = repeat(&counters, rounds, LOST - REST, changed, Counter::longest_silence_since);
     table.add(Row::new(&format!("silence, {what}"), "s", sides.named(seen)));
     insist(&counters);
 }
