@@ -1,8 +1,10 @@
 //! Programs of others, where they are installed, and their server sides.
 
 use crate::support::place::Place;
-use crate::support::process::{Running, kill_tree};
+use crate::support::process::{Running, pid_of};
 use crate::support::wait_for;
+use rustix::fd::OwnedFd;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -88,7 +90,7 @@ fn run_quicssh(place: &Place, listen: SocketAddr, target: SocketAddr) -> Running
 
 /// A server side of mosh, for one session; ends with its owner.
 pub(crate) struct MoshServer {
-    id: u32,
+    process: OwnedFd,
     pub(crate) port: String,
     pub(crate) key: String,
 }
@@ -112,7 +114,7 @@ impl MoshServer {
             id.and_then(|id| id.parse().ok()),
         ) {
             (Some((port, key)), Some(id)) => MoshServer {
-                id,
+                process: pidfd_open(pid_of(id), PidfdFlags::empty()).expect("it runs"),
                 port: port.into(),
                 key: key.trim().into(),
             },
@@ -123,6 +125,7 @@ impl MoshServer {
 
 impl Drop for MoshServer {
     fn drop(&mut self) {
-        kill_tree(self.id);
+        // Its program is hung up with it.
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
     }
 }
