@@ -6,7 +6,7 @@ use crate::support::lab::Lab;
 use crate::support::lab::wire::Wire;
 use crate::support::now;
 use crate::support::place::Place;
-use crate::support::process::Running;
+use crate::support::process::{Running, read_within};
 use crate::support::rig::Rig;
 use crate::support::ssh::HOST;
 use crate::table::{Row, Table};
@@ -20,6 +20,8 @@ const HEAD: usize = 1 << 20;
 const CHUNK: usize = 1 << 20;
 /// More than anybody waits for.
 const ENDLESS: usize = 1 << 40;
+/// A transfer that takes longer is measured by what it has moved until then.
+const LONGEST: Duration = Duration::from_secs(20);
 /// The time that counts where two share a link.
 const SHARED: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(12);
 
@@ -68,34 +70,28 @@ impl Way {
 /// Over the cable: rates, and the processor time of all processes.
 pub(crate) fn over_a_cable(table: &mut Table, rounds: usize) {
     let wire = Wire::lay();
-    without_delay(table, rounds, "a cable", |peer| {
-        peer.between(wire.client(), wire.server())
-    });
+    without_delay(table, rounds, "a cable", &wire.client(), &wire.server());
 }
 
 /// The same within one machine.
 pub(crate) fn over_loopback(table: &mut Table, rounds: usize) {
-    without_delay(table, rounds, "loopback", |peer| {
-        peer.between(Place::here(), Place::here())
-    });
+    without_delay(table, rounds, "loopback", &Place::here(), &Place::here());
 }
 
 /// The same over a link of the lab that does nothing.
 pub(crate) fn over_the_lab(table: &mut Table, rounds: usize) {
     let lab = Lab::up(&[("client", ""), ("server", "")]);
-    without_delay(table, rounds, "the lab", |peer| {
-        peer.between(lab.place("client"), lab.place("server"))
-    });
+    without_delay(table, rounds, "the lab", &lab.place("client"), &lab.place("server"));
 }
 
-fn without_delay(table: &mut Table, rounds: usize, over: &str, rig: impl Fn(Peer) -> Rig) {
-    let sides = Sides::start(rig);
+fn without_delay(table: &mut Table, rounds: usize, over: &str, client: &Place, server: &Place) {
+    let mut sides = Sides::start(&Peer::PROXIES, client, server);
     for way in [Way::Down, Way::Up] {
         let (mut rates, mut costs) = (sides.figures(), sides.figures());
         sides.take_turns(rounds, |at, side| {
-            let (rate, cpu) = side.transfer(way, UNDELAYED << 20);
+            let (rate, cost) = side.transfer(way, UNDELAYED << 20);
             rates[at].push(rate);
-            costs[at].push(cpu.as_secs_f64() * 1e9 / (UNDELAYED << 20) as f64);
+            costs[at].push(cost);
         });
         let name = way.name();
         table.add(Row::new(
@@ -116,7 +112,7 @@ pub(crate) fn over_links(table: &mut Table, rounds: usize) {
     for path in PATHS {
         let lab = Lab::up(&[("client", path.client), ("server", "")]);
         sides::use_tcp_control(&lab, "bbr");
-        let sides = Sides::start(|peer| peer.between(lab.place("client"), lab.place("server")));
+        let mut sides = Sides::start_in(&lab, &Peer::PROXIES);
         for way in [Way::Down, Way::Up] {
             let mut rates = sides.figures();
             sides.take_turns(rounds, |at, side| rates[at].push(side.transfer(way, path.mib << 20).0));
@@ -134,7 +130,7 @@ pub(crate) fn side_by_side(table: &mut Table, rounds: usize) {
     for control in ["reno", "bbr"] {
         let lab = Lab::up(&[("client", "delay=25,rate=100"), ("server", "")]);
         sides::use_tcp_control(&lab, control);
-        let sides = Sides::start(|peer| peer.between(lab.place("client"), lab.place("server")));
+        let sides = Sides::start_in(&lab, &[Peer::Bowline, Peer::Ssh]);
         let mut rates = sides.figures();
         for _ in 0..rounds {
             let running = sides.all().map(|side| Transfer::start(&side.rig, Way::Down, ENDLESS));
@@ -151,19 +147,20 @@ pub(crate) fn side_by_side(table: &mut Table, rounds: usize) {
 }
 
 impl Side {
-    /// Mbit/s of one transfer, and the processor time of all its processes.
-    fn transfer(&self, way: Way, bytes: usize) -> (f64, Duration) {
+    /// Mbit/s of one transfer, and the processor time of all its processes in s for each GB.
+    fn transfer(&self, way: Way, bytes: usize) -> (f64, f64) {
         let before = self.cgroup.cpu();
-        let took = self.cgroup.start(|| Transfer::start(&self.rig, way, bytes)).finish();
-        let rate = (bytes - HEAD) as f64 * 8.0 / 1e6 / took.as_secs_f64();
-        (rate, self.cgroup.cpu() - before)
+        let (moved, took) = self.cgroup.start(|| Transfer::start(&self.rig, way, bytes)).finish();
+        let rate = moved as f64 * 8.0 / 1e6 / took.as_secs_f64();
+        let cpu = self.cgroup.cpu() - before;
+        (rate, cpu.as_secs_f64() * 1e9 / (moved + HEAD) as f64)
     }
 }
 
 /// A transfer whose processes have just been started.
 struct Transfer {
     running: Running,
-    stdin: std::process::ChildStdin,
+    stdin: Option<std::process::ChildStdin>,
     stdout: std::process::ChildStdout,
     way: Way,
     bytes: usize,
@@ -178,36 +175,37 @@ impl Transfer {
         let (running, stdin, stdout) = Running::start_piped(&mut rig.ssh.ssh(&[HOST, &command]));
         Transfer {
             running,
-            stdin,
+            stdin: Some(stdin),
             stdout,
             way,
             bytes,
         }
     }
 
-    /// The time that all after the head took.
-    fn finish(mut self) -> Duration {
-        let took = match self.way {
+    /// How much moved after the head, and how long that took.
+    fn finish(mut self) -> (usize, Duration) {
+        let (moved, took) = match self.way {
             Way::Down => self.take(),
             Way::Up => self.give(),
         };
-        drop(self.stdin);
-        self.running.finish(LIMIT).expect_code(0);
-        took
+        self.stdin = None;
+        if moved == self.bytes - HEAD {
+            self.running.finish(LIMIT).expect_code(0);
+        }
+        (moved, took)
     }
 
-    fn take(&mut self) -> Duration {
+    fn take(&mut self) -> (usize, Duration) {
         let mut buffer = vec![0; CHUNK];
-        self.stdout.read_exact(&mut buffer[..HEAD]).expect("a transfer");
-        let start = now();
-        let mut rest = self.bytes - HEAD;
-        while rest > 0 {
+        read_within(&mut self.stdout, &mut buffer[..HEAD], LIMIT).expect("a transfer");
+        let (start, all, mut moved) = (now(), self.bytes - HEAD, 0);
+        while moved < all && start.elapsed() < LONGEST {
             match self.stdout.read(&mut buffer).expect("our own pipe") {
-                0 => panic!("{rest} bytes are missing: {}", self.running.err_so_far()),
-                read => rest -= read,
+                0 => panic!("{moved} bytes of {all}: {}", self.running.err_so_far()),
+                read => moved += read,
             }
         }
-        start.elapsed()
+        (moved, start.elapsed())
     }
 
     /// Mbit/s between the second and the twelfth second; then it is broken off.
@@ -222,30 +220,30 @@ impl Transfer {
         taken as f64 * 8.0 / 1e6 / (SHARED.end - SHARED.start).as_secs_f64()
     }
 
-    fn give(&mut self) -> Duration {
+    fn give(&mut self) -> (usize, Duration) {
         let zeros = vec![0; CHUNK];
-        self.stdin.write_all(&zeros[..HEAD]).expect("ssh runs");
-        self.expect(HEAD);
-        let start = now();
-        let mut rest = self.bytes - HEAD;
-        while rest > 0 {
+        let mut stdin = self.stdin.take().expect("it is given once");
+        stdin.write_all(&zeros[..HEAD]).expect("ssh runs");
+        self.taken();
+        let (start, mut rest) = (now(), self.bytes - HEAD);
+        while rest > 0 && start.elapsed() < LONGEST {
             let part = rest.min(CHUNK);
-            self.stdin.write_all(&zeros[..part]).expect("ssh runs");
+            stdin.write_all(&zeros[..part]).expect("ssh runs");
             rest -= part;
         }
-        self.expect(self.bytes - HEAD);
-        start.elapsed()
+        drop(stdin);
+        (self.taken(), start.elapsed())
     }
 
-    /// Waits for a line with that number.
-    fn expect(&mut self, number: usize) {
+    /// Waits for the far end to say how much it has.
+    fn taken(&mut self) -> usize {
         let mut line = String::new();
         let mut byte = [0];
         while !line.ends_with('\n') {
-            let read = self.stdout.read_exact(&mut byte);
+            let read = read_within(&mut self.stdout, &mut byte, LIMIT);
             assert!(read.is_ok(), "no answer: {}", self.running.err_so_far());
             line.push(byte[0].into());
         }
-        assert_eq!(line.trim(), number.to_string());
+        line.trim().parse().expect("wc says a number")
     }
 }

@@ -1,13 +1,18 @@
 //! bowline beside plain ssh and its peers, row by row, in one run: taking turns, medians and spread.
 //!
-//! `cargo bench --bench table [-- ROW..]`, as root; half an hour for all. `BOWLINE_BENCH_ROUNDS` changes how often each is measured (5).
-//! All figures go to `target/bench/table.json` too. The echo of keys is measured by a bench of its own, `keys`.
+//! `cargo bench --bench table [-- ROW..]`, as root; an hour and more for all. `BOWLINE_BENCH_ROUNDS` changes how often each is
+//! measured (5), `BOWLINE_BENCH_KEYS` how many keys are typed (500). Peers are taken from the folder `BOWLINE_BENCH_PEERS` and
+//! `PATH`: mosh-client with mosh-server, autossh, quicssh-rs; who is missing is named in its rows. All figures go to
+//! `target/bench/table.json` too, and curves to `echo.svg` and `outage.svg` beside it.
 
 #![allow(clippy::print_stdout, reason = "a bench reports")]
 
 mod bulk;
 mod cgroup;
+mod counter;
 mod login;
+mod picture;
+mod programs;
 mod recovery;
 mod resting;
 #[path = "../../tests/scenarios/mod.rs"]
@@ -16,15 +21,17 @@ mod sides;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 mod table;
+mod terminal;
+mod typing;
 
-use std::path::Path;
 use support::lab::Lab;
 use table::Table;
 
 type Measure = fn(&mut Table, usize);
 
 /// What can be measured, by name.
-const ROWS: [(&str, Measure); 10] = [
+const ROWS: [(&str, Measure); 11] = [
+    ("echo", typing::echo),
     ("login", login::login),
     ("blackholes", recovery::blackholes),
     ("changes", recovery::changes),
@@ -53,7 +60,5 @@ fn main() {
             measure(&mut table, rounds);
         }
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    std::fs::create_dir_all(&folder).expect("the target folder");
-    std::fs::write(folder.join("table.json"), format!("{:#}\n", table.json())).expect("the target folder");
+    table::keep("table.json", &format!("{:#}\n", table.json()));
 }

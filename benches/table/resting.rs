@@ -36,12 +36,12 @@ pub(crate) fn memory(table: &mut Table, _rounds: usize) {
     table.add(Row::new(
         "memory of a client half",
         "KiB",
-        vec![(Peer::Bowline, clients)],
+        vec![(Peer::Bowline, clients.into())],
     ));
     table.add(Row::new(
         "memory of the server half, a session",
         "KiB",
-        vec![(Peer::Bowline, vec![of_session])],
+        vec![(Peer::Bowline, vec![of_session].into())],
     ));
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn packets(table: &mut Table, _rounds: usize) {
     table.add(Row::new(
         "packets a minute of an idle session",
         "",
-        vec![(Peer::Bowline, vec![a_minute])],
+        vec![(Peer::Bowline, vec![a_minute].into())],
     ));
 }
 

@@ -77,9 +77,14 @@ impl Rig {
 
     /// Plain ssh from one place to another.
     pub fn plain_between(client: Place, server: Place) -> Rig {
+        Rig::plain_with(client, server, |setup| setup)
+    }
+
+    /// ssh without bowline from one place to another, with everything adjustable.
+    pub fn plain_with(client: Place, server: Place, adjust: impl FnOnce(SshSetup) -> SshSetup) -> Rig {
         let sshd = TestSshd::start_at(server, "");
         Rig {
-            ssh: SshSetup::plain(&sshd).at(client).write(),
+            ssh: adjust(SshSetup::plain(&sshd).at(client)).write(),
             serve: None,
             gate: None,
             sshd,
