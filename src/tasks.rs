@@ -51,8 +51,10 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let kill = self.kill.clone();
+        // Each wrapper would have room for it twice: as what it is given, and as what it waits for.
+        let future = log_panic(name, Box::pin(future));
         self.tracker.spawn(async move {
-            kill.run_until_cancelled(log_panic(name, future)).await;
+            kill.run_until_cancelled(future).await;
         });
     }
 

@@ -4,7 +4,7 @@
 
 use bowline::carrier::Path;
 use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits, bind};
-use bowline::client::{self, Boxed, ClientConfig, Credentials, HostTrust, OpenError, Place, Port};
+use bowline::client::{self, Boxed, ClientConfig, Credentials, FirstWords, HostTrust, OpenError, Place, Port};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::ProvenKey;
 use bowline::pump::Outcome;
@@ -130,6 +130,33 @@ async fn a_stream_carries_megabytes_both_ways_and_ends_in_good_order() {
         let stream = reader.unsplit(writing.await.unwrap());
         assert_eq!(stream.finish().await, Outcome::Finished);
         assert_eq!(control.facts().snapshot().outages, 0);
+        stop.cancel();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_said_before_goes_along_with_the_open_and_arrives_once() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (server, stop) = serve(listener.local_addr().unwrap());
+        let (mut program, ours) = tokio::io::duplex(4096);
+        program.write_all(b"SSH-2.0-first\r\n").await.unwrap();
+        let (input, output) = tokio::io::split(ours);
+        let mut input = FirstWords::new(input);
+        let session = client::open_with(config(server), &mut input).await.unwrap();
+        let (mut upstream, _) = listener.accept().await.unwrap();
+        let mut first = [0; 15];
+        upstream.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"SSH-2.0-first\r\n", "though the session does not run yet");
+        let running = tokio::task::spawn_local(session.run(input, output));
+        program.write_all(b"then").await.unwrap();
+        program.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        upstream.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"then");
+        drop(upstream);
+        assert_eq!(running.await.unwrap(), Outcome::Finished);
         stop.cancel();
     })
     .await;

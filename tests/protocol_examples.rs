@@ -87,6 +87,7 @@ fn hellos() -> [(&'static str, Hello); 5] {
         }],
         window: 8 << 20,
         reap_hash: [0xab; 32],
+        first: Bytes::from_static(b"SSH-2.0-x\r\n"),
     };
     let resume = Resume {
         session: ID,

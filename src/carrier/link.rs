@@ -13,6 +13,9 @@ use tokio_util::io::poll_read_buf;
 /// Most bytes taken from the transport in one read.
 const READ_SIZE: usize = 32 * 1024;
 
+/// Most packets whose bytes are taken from QUIC in one read.
+const PACKETS: usize = 32;
+
 /// A write of this size is part of a transfer.
 const BULK: usize = 4 * 1024;
 /// Bounds of what the transport takes in beyond what the peer has.
@@ -142,6 +145,17 @@ impl QuicLink {
 }
 
 impl QuicLink {
+    /// Takes over what the connection holds, as far as it has come in order. Gives how many bytes.
+    fn poll_read(&mut self, cx: &mut Context<'_>, inbox: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let mut packets = [const { Bytes::new() }; PACKETS];
+        let read = ready!(pin!(self.recv.read_chunks(&mut packets)).poll(cx))?;
+        let packets = &packets[..read.unwrap_or(0)];
+        let len = packets.iter().map(Bytes::len).sum();
+        inbox.reserve(len);
+        packets.iter().for_each(|bytes| inbox.extend_from_slice(bytes));
+        Poll::Ready(Ok(len))
+    }
+
     fn close(&self, reason: CloseReason) {
         let (code, text): (u64, &[u8]) = match reason {
             CloseReason::Done => (DONE, b"done"),
@@ -212,12 +226,18 @@ impl Link {
         }
     }
 
-    /// Appends at least one byte to `inbox`.
+    /// Appends at least one byte to `inbox`. While there is none, an empty one holds no memory.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, inbox: &mut BytesMut) -> Poll<Result<(), CarrierError>> {
-        inbox.reserve(READ_SIZE);
         let read = match self {
-            Link::Quic(quic) => ready!(poll_read_buf(Pin::new(&mut quic.recv), cx, inbox)),
+            Link::Quic(quic) => {
+                let read = quic.poll_read(cx, inbox);
+                if read.is_pending() && inbox.is_empty() {
+                    *inbox = BytesMut::new();
+                }
+                ready!(read)
+            }
             Link::Stream(stream) => {
+                inbox.reserve(READ_SIZE);
                 let read = ready!(poll_read_buf(Pin::new(&mut stream.stream), cx, inbox));
                 stream.reads += 1;
                 read

@@ -22,7 +22,7 @@ pub use path::{NotAPath, Path, Proxied, Rank};
 
 use crate::clock;
 use crate::fault;
-use crate::wire::{DecodeError, Frame, next_message};
+use crate::wire::{DecodeError, Frame, FrameReader, next_message};
 use bytes::{Bytes, BytesMut};
 use link::Link;
 use std::fmt;
@@ -157,11 +157,16 @@ pub struct Heard {
     pub is_copy: bool,
 }
 
-/// One carrier.
+/// One carrier. Small: channels reserve room for dozens of what they carry.
 pub struct Carrier {
+    parts: Box<Parts>,
+}
+
+struct Parts {
     info: CarrierInfo,
     link: Link,
     inbox: BytesMut,
+    reader: FrameReader,
     outbox: BytesMut,
     /// Taken from the outbox, not yet taken by the link.
     leaving: Bytes,
@@ -197,47 +202,50 @@ impl Echo {
 impl Carrier {
     fn new(info: CarrierInfo, link: Link) -> Carrier {
         Carrier {
-            info,
-            link,
-            inbox: BytesMut::new(),
-            outbox: BytesMut::new(),
-            leaving: Bytes::new(),
-            echo: Echo::default(),
+            parts: Box::new(Parts {
+                info,
+                link,
+                inbox: BytesMut::new(),
+                reader: FrameReader::default(),
+                outbox: BytesMut::new(),
+                leaving: Bytes::new(),
+                echo: Echo::default(),
+            }),
         }
     }
 
     /// The same, where something joins the halves.
     pub(crate) fn via(mut self, what: Arc<str>, rank: Rank) -> Carrier {
-        self.info.via = Some(what);
-        self.info.rank = rank;
+        self.parts.info.via = Some(what);
+        self.parts.info.rank = rank;
         self
     }
 
     /// What both ends proved.
     pub fn info(&self) -> &CarrierInfo {
-        &self.info
+        &self.parts.info
     }
 
     /// Smoothed round trip; `None` while nothing tells it.
     pub fn rtt(&self) -> Option<Duration> {
-        self.link.rtt().or(self.echo.rtt)
+        self.parts.link.rtt().or(self.parts.echo.rtt)
     }
 
     /// Count of packets received, of whatever content: when it moves, the path lives.
     pub fn heard(&self) -> u64 {
-        self.link.heard()
+        self.parts.link.heard()
     }
 
     /// Whether [`Carrier::heard`] moves when the peer's transport acknowledges what is sent. By way of a relay, a proxy or a
     /// program it does not: only what the peer itself says arrives from end to end.
     pub fn hears_transport(&self) -> bool {
-        self.link.hears_transport()
+        self.parts.link.hears_transport()
     }
 
     /// A number that changes when the peer's transport acknowledges something new: what is sent arrives. `None` where
     /// the kind cannot tell.
     pub fn ack_mark(&self) -> Option<u64> {
-        self.link.ack_mark()
+        self.parts.link.ack_mark()
     }
 
     /// A number that changes when the peer shows that it hears us, as far as the kind can tell: [`Carrier::ack_mark`],
@@ -248,12 +256,12 @@ impl Carrier {
 
     /// Counts of packets sent, and of those among them that were lost; `None` where the kind cannot tell.
     pub fn losses(&self) -> Option<(u64, u64)> {
-        self.link.losses()
+        self.parts.link.losses()
     }
 
     /// Most bytes of UDP payload that the path is known to take by now; `None` where the kind cannot tell.
     pub fn mtu(&self) -> Option<u16> {
-        self.link.mtu()
+        self.parts.link.mtu()
     }
 
     // Hello messages.
@@ -263,7 +271,7 @@ impl Carrier {
     /// # Errors
     /// The carrier is lost.
     pub async fn send_message(&mut self, message: Bytes) -> Result<(), CarrierError> {
-        self.outbox.extend_from_slice(&message);
+        self.parts.outbox.extend_from_slice(&message);
         std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }
 
@@ -274,10 +282,10 @@ impl Carrier {
     pub async fn read_message(&mut self) -> Result<Bytes, CarrierError> {
         std::future::poll_fn(|cx| {
             loop {
-                if let Some(message) = next_message(&mut self.inbox)? {
+                if let Some(message) = next_message(&mut self.parts.inbox)? {
                     return Poll::Ready(Ok(message));
                 }
-                ready!(self.link.poll_read(cx, &mut self.inbox))?;
+                ready!(self.parts.link.poll_read(cx, &mut self.parts.inbox))?;
             }
         })
         .await
@@ -287,7 +295,7 @@ impl Carrier {
 
     /// Gives the peer as much room on the carrier as a session may use; until then it gets very little.
     pub fn trust(&self) {
-        self.link.trust();
+        self.parts.link.trust();
     }
 
     /// The next frame from the peer: in order, but for probes, their answers and copies, which may overtake.
@@ -296,29 +304,37 @@ impl Carrier {
     /// The carrier is lost, or the peer sent what is no frame.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Heard, CarrierError>> {
         loop {
-            if let Some(frame) = Frame::decode(&mut self.inbox)? {
-                self.echo.handle_received(&frame);
+            if let Some(frame) = self.parts.reader.next(&mut self.parts.inbox)? {
+                self.parts.echo.handle_received(&frame);
                 return Poll::Ready(Ok(Heard { frame, is_copy: false }));
             }
             // One frame a datagram; what else is in it is for later versions. A lost connection is told by the stream,
             // once everything that had arrived on it was read.
-            if let Poll::Ready(Ok(datagram)) = self.link.poll_datagram(cx)
+            if let Poll::Ready(Ok(datagram)) = self.parts.link.poll_datagram(cx)
                 && let Some(frame) = Frame::decode(&mut BytesMut::from(datagram))?
             {
                 return Poll::Ready(Ok(Heard { frame, is_copy: true }));
             }
-            ready!(self.link.poll_read(cx, &mut self.inbox))?;
+            ready!(self.parts.link.poll_read(cx, &mut self.parts.inbox))?;
         }
+    }
+
+    /// Has this frame come before all that the peer sends from now on.
+    pub fn put_first(&mut self, frame: &Frame) {
+        let mut inbox = BytesMut::new();
+        frame.encode(&mut inbox);
+        inbox.extend_from_slice(&self.parts.inbox);
+        self.parts.inbox = inbox;
     }
 
     /// Sends a small frame ahead of everything queued where the kind allows; it may get lost.
     pub fn send_now(&mut self, frame: &Frame) {
-        self.echo.handle_sent(frame);
+        self.parts.echo.handle_sent(frame);
         let mut encoded = BytesMut::new();
         frame.encode(&mut encoded);
         // A peer that asks without end and reads nothing gets no more answers than fit.
-        if !self.link.send_datagram(encoded.clone().freeze()) && self.outbox.len() < MOST_UNREAD {
-            self.outbox.extend_from_slice(&encoded);
+        if !self.parts.link.send_datagram(encoded.clone().freeze()) && self.parts.outbox.len() < MOST_UNREAD {
+            self.parts.outbox.extend_from_slice(&encoded);
         }
     }
 
@@ -328,19 +344,19 @@ impl Carrier {
         if fault::loses_copies() {
             return;
         }
-        if !self.link.send_datagram(copy.clone()) && self.is_flushed() {
-            self.outbox.extend_from_slice(&copy);
+        if !self.parts.link.send_datagram(copy.clone()) && self.is_flushed() {
+            self.parts.outbox.extend_from_slice(&copy);
         }
     }
 
     /// Where frames for the peer are appended. Bounded by the one who fills it.
     pub fn outbox(&mut self) -> &mut BytesMut {
-        &mut self.outbox
+        &mut self.parts.outbox
     }
 
     /// Whether everything appended was taken by the transport.
     pub fn is_flushed(&self) -> bool {
-        self.outbox.is_empty() && self.leaving.is_empty()
+        self.parts.outbox.is_empty() && self.parts.leaving.is_empty()
     }
 
     /// Hands the outbox to the transport; ready when it took everything.
@@ -349,25 +365,26 @@ impl Carrier {
     /// The carrier is lost.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierError>> {
         while !self.is_flushed() {
-            if self.leaving.is_empty() {
-                self.leaving = self.outbox.split().freeze();
+            if self.parts.leaving.is_empty() {
+                // What is left of its memory would keep all of it.
+                self.parts.leaving = std::mem::take(&mut self.parts.outbox).freeze();
             }
-            ready!(self.link.poll_write(cx, &mut self.leaving))?;
+            ready!(self.parts.link.poll_write(cx, &mut self.parts.leaving))?;
         }
-        self.link.poll_flush(cx)
+        self.parts.link.poll_flush(cx)
     }
 
     /// Closes at once; what was not sent yet is lost.
     pub fn close(&mut self, reason: CloseReason) {
-        self.link.close(reason);
+        self.parts.link.close(reason);
     }
 
     /// Sends what is queued, waits (2 s at most) until the peer has it, and closes. Whether the peer has it.
     pub async fn finish(mut self, reason: CloseReason) -> bool {
         let last_words =
-            async { std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() && self.link.finish().await };
+            async { std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() && self.parts.link.finish().await };
         let delivered = tokio::time::timeout(LAST_WORDS, last_words).await;
-        self.link.close(reason);
+        self.parts.link.close(reason);
         let_go().await;
         delivered.unwrap_or(false)
     }

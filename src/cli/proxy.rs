@@ -14,8 +14,8 @@ use crate::carrier::stream::ProxyRules;
 use crate::client::journal::{Entry, Journal};
 use crate::client::stdio::{Stdin, Stdout};
 use crate::client::{
-    self, ClientConfig, Family, Notice, Observed, OpenError, OpenSession, Place, Port, SshCredentials, SshTrust,
-    fallback,
+    self, ClientConfig, Family, FirstWords, Notice, Observed, OpenError, OpenSession, Place, Port, SshCredentials,
+    SshTrust, fallback,
 };
 use crate::identity::known_hosts::Pin;
 use crate::identity::ssh_config::{AddressFamily, SshConfig, SshQuery};
@@ -32,6 +32,9 @@ use super::settings::{Context, SettingsError, list, one};
 use super::signals::Signals;
 use super::values::{Destination, Fallback, PathCommand, Transport};
 pub(super) use detours::Detours;
+
+/// Where ssh is.
+type Pipe = (FirstWords<Stdin>, Stdout);
 
 /// What `bowline proxy` works by.
 #[derive(Debug, Clone)]
@@ -117,16 +120,19 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     let config = client_config(&settings, &ssh, &detours).await?;
     let connect_timeout = config.connect_timeout;
     let mut signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
+    let (stdin, stdout) = (Stdin::take(), Stdout::take());
+    let mut stdin = FirstWords::new(stdin.map_err(|error| report::cannot_start(&error))?);
+    let stdout = stdout.map_err(|error| report::cannot_start(&error))?;
     let opened = tokio::select! {
-        opened = client::open(config) => opened,
+        opened = client::open_with(config, &mut stdin) => opened,
         // ssh has given up, and waits for us to end.
         () = signals.recv() => return Ok(()),
     };
     match opened {
-        Ok(session) => carry(session, &settings, signals).await,
+        Ok(session) => carry(session, (stdin, stdout), &settings, signals).await,
         Err(error) if settings.fallback == Fallback::Tcp && is_no_path(&error) => {
             tokio::select! {
-                ended = fall_back(&ssh, connect_timeout, &error) => ended.map_err(|failure| detours.explain(failure)),
+                ended = fall_back(&ssh, (stdin, stdout), connect_timeout, &error) => ended.map_err(|failure| detours.explain(failure)),
                 () = signals.recv() => Ok(()),
             }
         }
@@ -224,7 +230,12 @@ fn connect_timeout(ssh: &SshConfig) -> Duration {
 }
 
 /// Runs an open session, with an entry in the journal for as long as it lives.
-async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Signals) -> Result<(), Failure> {
+async fn carry(
+    session: OpenSession,
+    (stdin, stdout): Pipe,
+    settings: &ProxySettings,
+    mut signals: Signals,
+) -> Result<(), Failure> {
     #[cfg(debug_assertions)]
     crate::fault::panic_if_asked();
     let entry = Entry {
@@ -244,11 +255,6 @@ async fn carry(session: OpenSession, settings: &ProxySettings, mut signals: Sign
     let control = session.control();
     let tasks = Tasks::new();
     open_desk(&session, settings, &tasks);
-    let (stdin, stdout) = (Stdin::take(), Stdout::take());
-    let (stdin, stdout) = (
-        stdin.map_err(|e| report::cannot_start(&e))?,
-        stdout.map_err(|e| report::cannot_start(&e))?,
-    );
     let outcome = {
         let running = session.run(stdin, stdout);
         let reaping = reap_orphans(journal.ok(), settings.destination.host.clone());
@@ -311,18 +317,13 @@ fn is_no_path(error: &OpenError) -> bool {
     matches!(error, OpenError::NoPath { .. })
 }
 
-async fn fall_back(ssh: &SshConfig, limit: Duration, why: &OpenError) -> Result<(), Failure> {
+async fn fall_back(ssh: &SshConfig, (stdin, stdout): Pipe, limit: Duration, why: &OpenError) -> Result<(), Failure> {
     let connected = fallback::connect(&ssh.hostname, ssh.port, limit).await;
     let (stream, address) =
         connected.map_err(|error| report::cannot_fall_back(&ssh.hostname, ssh.port, &error, why))?;
     report::notice(&format!(
         "no bowline server half answers at {address}: plain TCP, this session will not survive its path"
     ));
-    let (stdin, stdout) = (Stdin::take(), Stdout::take());
-    let (stdin, stdout) = (
-        stdin.map_err(|e| report::cannot_start(&e))?,
-        stdout.map_err(|e| report::cannot_start(&e))?,
-    );
     fallback::splice(stream, stdin, stdout)
         .await
         .map_err(|error| Failure::from_error(Exit::Lost, &error))

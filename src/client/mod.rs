@@ -1,12 +1,13 @@
 //! The client half: produces carriers, and joins a local pipe to a session.
 //!
-//! [`open`] makes a session; [`OpenSession::run`] carries it between any reader and writer until it ends, and
+//! [`open`] makes a session, [`open_with`] a round trip sooner; [`OpenSession::run`] carries it between any reader and writer until it ends, and
 //! [`OpenSession::into_stream`] gives it as one stream instead.
 
 pub mod check;
 mod dialer;
 mod failures;
 pub mod fallback;
+mod first_words;
 mod improvement;
 pub mod journal;
 pub mod network_watch;
@@ -23,6 +24,7 @@ mod stream;
 mod unreachable;
 
 pub use failures::{AttemptError, Failed};
+pub use first_words::FirstWords;
 pub(crate) use observed::Observed;
 pub use opening::OpenError;
 pub use paths::{Family, Place, Port, ResolveError};
@@ -164,7 +166,18 @@ impl Control {
 /// # Errors
 /// See [`OpenError`].
 pub async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
-    opening::open(config).await
+    opening::open(config, &mut FirstWords::new(tokio::io::empty())).await
+}
+
+/// The same, and what the local program has said by then goes along. Its input is to be that of [`OpenSession::run`].
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open_with<R>(config: ClientConfig, input: &mut FirstWords<R>) -> Result<OpenSession, OpenError>
+where
+    R: AsyncRead + Unpin,
+{
+    opening::open(config, input).await
 }
 
 impl OpenSession {
@@ -194,7 +207,7 @@ impl OpenSession {
     }
 
     /// Carries the session between `input` and `output` until it ends, over whatever carriers it takes.
-    pub async fn run<R, W>(self, input: R, output: W) -> Outcome
+    pub async fn run<R, W>(self, input: FirstWords<R>, output: W) -> Outcome
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -203,7 +216,7 @@ impl OpenSession {
         self.pump(input, output).instrument(span).await
     }
 
-    async fn pump<R, W>(self, input: R, output: W) -> Outcome
+    async fn pump<R, W>(self, input: FirstWords<R>, output: W) -> Outcome
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -238,8 +251,11 @@ impl OpenSession {
             standbys: standing,
         };
         tasks.spawn("standby", standby.run().in_current_span());
+        let (first, input) = input.into_parts();
+        let mut session = Session::new(session_memory(&self.config.session));
+        session.begin(&first);
         let pump = Pump::new(PumpParts {
-            session: Session::new(session_memory(&self.config.session)),
+            session,
             input,
             output,
             pipe_closed: CloseCode::PipeClosed,

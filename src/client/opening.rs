@@ -3,7 +3,7 @@
 use super::dialer::{Dialer, race};
 use super::failures::{AttemptError, Failed, Failures};
 use super::paths::{Knowledge, Paths, ResolveError};
-use super::{ClientConfig, Control, OpenSession};
+use super::{ClientConfig, Control, FirstWords, OpenSession};
 use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
@@ -12,10 +12,12 @@ use crate::pump::{Arrival, Facts, ORDERS};
 use crate::wire::{
     Accepted, Answer, Authorization, DecodeError, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, VERSION,
 };
+use bytes::Bytes;
 use russh::keys::ssh_key::HashAlg;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, field, info, warn};
@@ -61,7 +63,10 @@ pub enum OpenError {
     Protocol(#[source] DecodeError),
 }
 
-pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
+pub(super) async fn open<R>(config: ClientConfig, input: &mut FirstWords<R>) -> Result<OpenSession, OpenError>
+where
+    R: AsyncRead + Unpin,
+{
     let knowledge = Knowledge {
         state_dir: config.state_dir.clone(),
         host_keys: config.trust.known_keys(),
@@ -77,6 +82,7 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
         dialer,
         key,
         reap_token: random(),
+        first: Bytes::new(),
         epoch: Epoch::default(),
         deadline: begun + config.connect_timeout,
         astray: Vec::new(),
@@ -87,7 +93,7 @@ pub(super) async fn open(config: ClientConfig) -> Result<OpenSession, OpenError>
     // An attempt that the deadline cut short says nothing against a path that has answered before.
     let mut refused = None;
     loop {
-        match opening.attempt().await {
+        match opening.attempt(input).await {
             Ok((carrier, accepted)) => return Ok(opening.opened(carrier, accepted)),
             Err(Setback::Final(error)) => return Err(error),
             Err(Setback::Again { failed, pause }) => {
@@ -120,6 +126,8 @@ struct Opening {
     key: Arc<TlsKey>,
     dialer: Dialer,
     reap_token: [u8; 32],
+    /// What the local program has said so far.
+    first: Bytes,
     epoch: Epoch,
     deadline: Instant,
     /// Paths by way of others, relays and programs, that led to somebody else. They may lie about whom they lead to: that is
@@ -146,8 +154,15 @@ impl From<OpenError> for Setback {
 }
 
 impl Opening {
-    async fn attempt(&mut self) -> Result<(Carrier, Accepted), Setback> {
-        let (dialed, path) = self.race().await?;
+    async fn attempt<R>(&mut self, input: &mut FirstWords<R>) -> Result<(Carrier, Accepted), Setback>
+    where
+        R: AsyncRead + Unpin,
+    {
+        let (dialed, path) = tokio::select! {
+            won = self.race() => won?,
+            never = input.listen() => never,
+        };
+        self.first = input.so_far();
         let (mut carrier, proven) = match self.meet(dialed, &path).await {
             Err(Setback::Final(error)) if path.rank() >= Rank::Relayed => {
                 warn!(%path, %error, "this path leads to somebody else");
@@ -283,6 +298,7 @@ impl Opening {
             authorizations,
             window: self.config.session.receive_window as u64,
             reap_hash: hash.as_ref().try_into().expect("SHA-256 has 32 bytes"),
+            first: self.first.clone(),
         };
         let asked = async {
             carrier.send_message(Hello::Open(open).encode()).await?;

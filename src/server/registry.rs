@@ -17,7 +17,7 @@ use crate::fault;
 use crate::pump::{ARRIVALS, Arrival, Budget, Epochs, Facts, ORDERS, Order, STANDBYS};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
-use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
+use crate::wire::{Accepted, Answer, Frame, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
 use bytes::Bytes;
 use counts::Counts;
 use entry::{Claim, Entry};
@@ -176,6 +176,7 @@ impl Registry {
                     received: Offset::ZERO,
                     window: open.window,
                     key,
+                    first: open.first.clone(),
                 };
                 self.attach(carrier, &entry, claim).await
             }
@@ -201,6 +202,7 @@ impl Registry {
                         received,
                         window,
                         key: None,
+                        first: Bytes::new(),
                     },
                 )
                 .await
@@ -260,6 +262,7 @@ impl Registry {
             received,
             window,
             key,
+            first,
         } = claim;
         if !entry.epochs.take(epoch) {
             return refuse(
@@ -277,6 +280,10 @@ impl Registry {
         };
         if carrier.send_message(Answer::Accepted(accepted).encode()).await.is_ok() {
             fault::pass("accepted");
+            if !first.is_empty() {
+                let offset = Offset::ZERO;
+                carrier.put_first(&Frame::Data { offset, bytes: first });
+            }
             let arrival = Arrival {
                 carrier,
                 epoch,

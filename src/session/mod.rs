@@ -282,6 +282,14 @@ impl Session {
         self.incoming.release_idle_memory();
     }
 
+    /// The pipe's first bytes, which the peer may have got already, beside any carrier that led.
+    ///
+    /// # Panics
+    /// The session has begun, or has no room for them.
+    pub fn begin(&mut self, first: &[u8]) {
+        self.outgoing.begin(first);
+    }
+
     // From and to carriers.
 
     /// A carrier of this epoch leads from now on; the peer has everything before `peer_received`, and room for

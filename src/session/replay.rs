@@ -88,6 +88,14 @@ impl ReplayBuffer {
         self.written = self.written.saturating_add(len as u64);
     }
 
+    /// The first bytes of all, which count as sent.
+    pub(super) fn begin(&mut self, first: &[u8]) {
+        assert_eq!(self.written, Offset::ZERO, "it has begun");
+        self.ring.spare()[..first.len()].copy_from_slice(first);
+        self.commit(first.len());
+        self.sent = self.written;
+    }
+
     /// The pipe ended.
     pub(super) fn finish(&mut self) {
         self.fin |= !self.is_ended();

@@ -2,7 +2,7 @@
 
 use super::codec::{DecodeError, MAX_VARINT, Reader, peek_varint, put_bytes, put_varint};
 use super::ids::{Epoch, Offset};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Most bytes in one `DATA` frame.
 pub const MAX_DATA: usize = 64 * 1024;
@@ -223,6 +223,48 @@ impl Frame {
     }
 }
 
+/// Takes frames from what arrives. A `DATA` frame is given in as many pieces as it arrives in, each a frame of its own: its
+/// first bytes need not wait for the last ones, on a slow path for long.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    /// Where the rest of a frame begins, and how much of it is still to come.
+    rest: Option<(Offset, usize)>,
+}
+
+impl FrameReader {
+    /// Takes the frame, or what is there of it, at the front of `input`; gives `None` while that is nothing.
+    ///
+    /// # Errors
+    /// As [`Frame::decode`].
+    pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+        if self.rest.is_none() {
+            if let Some(frame) = Frame::decode(input)? {
+                return Ok(Some(frame));
+            }
+            let Some((head, offset, len)) = data_head(input) else {
+                return Ok(None);
+            };
+            input.advance(head);
+            self.rest = Some((offset, len));
+        }
+        let Some((offset, len)) = self.rest.filter(|_| !input.is_empty()) else {
+            return Ok(None);
+        };
+        let bytes = input.split_to(len.min(input.len())).freeze();
+        let left = len - bytes.len();
+        self.rest = Some((offset.saturating_add(bytes.len() as u64), left)).filter(|_| left > 0);
+        Ok(Some(Frame::Data { offset, bytes }))
+    }
+}
+
+/// Length of the head of the `DATA` frame at the front of `input`, its offset, and how many bytes it carries.
+fn data_head(input: &[u8]) -> Option<(usize, Offset, usize)> {
+    let (DATA, at) = peek_varint(input)? else { return None };
+    let (offset, len) = peek_varint(input.get(at..)?)?;
+    let (carried, more) = peek_varint(input.get(at + len..)?)?;
+    Some((at + len + more, Offset::new(offset)?, usize::try_from(carried).ok()?))
+}
+
 /// Length of the frame at the front of `input`, as soon as it can be told.
 fn frame_len(input: &[u8]) -> Result<Option<usize>, DecodeError> {
     let Some((kind, type_len)) = peek_varint(input) else {
@@ -294,6 +336,22 @@ mod tests {
         ]
     }
 
+    /// Adds `frame`, to the last one if that ends where it begins.
+    fn join(frames: &mut Vec<Frame>, frame: Frame) {
+        match (frames.last_mut(), &frame) {
+            (
+                Some(Frame::Data { offset, bytes }),
+                Frame::Data {
+                    offset: next,
+                    bytes: more,
+                },
+            ) if offset.saturating_add(bytes.len() as u64) == *next => {
+                *bytes = [&bytes[..], more].concat().into();
+            }
+            _ => frames.push(frame),
+        }
+    }
+
     proptest! {
         #[test]
         fn frames_read_back_however_they_are_cut(frames in proptest::collection::vec(any_frame(), 1..8), cut in 1usize..700) {
@@ -307,6 +365,23 @@ mod tests {
                 }
             }
             prop_assert_eq!(seen, frames);
+        }
+
+        #[test]
+        fn frames_are_read_piece_by_piece_and_lack_nothing(frames in proptest::collection::vec(any_frame(), 1..8), cut in 1usize..700) {
+            let mut wire = Vec::new();
+            frames.iter().for_each(|frame| frame.encode(&mut wire));
+            let (mut input, mut reader, mut seen) = (BytesMut::new(), FrameReader::default(), Vec::new());
+            for piece in wire.chunks(cut) {
+                input.extend_from_slice(piece);
+                while let Some(frame) = reader.next(&mut input).unwrap() {
+                    join(&mut seen, frame);
+                }
+                prop_assert!(input.len() <= MAX_CLOSE_MESSAGE + DATA_HEAD, "bytes of the stream wait for nothing");
+            }
+            let mut joined = Vec::new();
+            frames.into_iter().for_each(|frame| join(&mut joined, frame));
+            prop_assert_eq!(seen, joined);
         }
 
         #[test]

@@ -11,6 +11,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub const MAX_HELLO: usize = 16 * 1024;
 /// Most statements in a [`Host`].
 pub const MAX_STATEMENTS: usize = 16;
+/// Most bytes of the stream in an [`Open`].
+pub const MAX_FIRST: usize = 1024;
+
 /// Most authorizations in an [`Open`].
 pub const MAX_AUTHORIZATIONS: usize = 8;
 
@@ -85,6 +88,8 @@ pub struct Open {
     pub window: u64,
     /// SHA-256 of the token that can end this session (never attach to it).
     pub reap_hash: [u8; 32],
+    /// The first bytes of the stream, as if they came in a `DATA` frame right after the answer. At most [`MAX_FIRST`].
+    pub first: Bytes,
 }
 
 /// Makes a carrier the lead of an open session.
@@ -260,6 +265,7 @@ impl Open {
         put_authorizations(out, &self.authorizations);
         put_varint(out, self.window);
         out.put_slice(&self.reap_hash);
+        put_bytes(out, &self.first);
     }
 
     fn read(reader: &mut Reader) -> Result<Open, DecodeError> {
@@ -270,6 +276,7 @@ impl Open {
         let authorizations = read_authorizations(reader)?;
         let window = reader.varint("window", Offset::MAX.get())?;
         let reap_hash = reader.array("reap hash")?;
+        let first = reader.bytes("first bytes", MAX_FIRST)?;
         Ok(Open {
             version,
             session,
@@ -278,6 +285,7 @@ impl Open {
             authorizations,
             window,
             reap_hash,
+            first,
         })
     }
 }
@@ -320,6 +328,7 @@ mod tests {
             ],
             window: 1 << 23,
             reap_hash: [9; 32],
+            first: vec![4; MAX_FIRST].into(),
         }
     }
 

@@ -12,10 +12,10 @@ mod relay;
 
 pub use answer::{Accepted, Answer, Refusal, RefusalCode};
 pub use codec::DecodeError;
-pub use frame::{CloseCode, DATA_HEAD, Frame, MAX_DATA};
+pub use frame::{CloseCode, DATA_HEAD, Frame, FrameReader, MAX_DATA};
 pub use hello::{
-    Authorization, Hello, Host, MAX_AUTHORIZATIONS, MAX_HELLO, MAX_STATEMENTS, Open, Reap, Resume, Statement,
-    next_message,
+    Authorization, Hello, Host, MAX_AUTHORIZATIONS, MAX_FIRST, MAX_HELLO, MAX_STATEMENTS, Open, Reap, Resume,
+    Statement, next_message,
 };
 pub use ids::{Epoch, Offset, SessionId};
 pub use probe::{MAX_LIMITS, Probe, Probed, SshdLimit};

@@ -196,6 +196,7 @@ pub(crate) fn open(session: SessionId, epoch: u32) -> Hello {
         authorizations: Vec::new(),
         window: 8 << 20,
         reap_hash: reap_hash(),
+        first: Bytes::new(),
     })
 }
 

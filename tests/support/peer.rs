@@ -124,6 +124,7 @@ pub fn open(session: SessionId, epoch: u32) -> Hello {
         authorizations: vec![],
         window: 1 << 20,
         reap_hash: [0; 32],
+        first: Bytes::new(),
     })
 }
 

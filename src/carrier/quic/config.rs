@@ -7,6 +7,7 @@ use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerCo
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +25,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// a spurious repeat on a slow path does no harm.
 const INITIAL_RTT: Duration = Duration::from_millis(150);
 
-/// What fits Ethernet with IPv6.
-const MOST_MTU: u16 = 1452;
+/// What fits Ethernet: 1500 bytes less the headers of IPv4 and UDP, or of IPv6 and UDP.
+const MOST_MTU: u16 = 1472;
+const MOST_MTU_V6: u16 = 1452;
 
 /// Probes are a dozen bytes each, copies some hundred; what does not fit in here is old news.
 const DATAGRAM_BUFFER: usize = 16 << 10;
@@ -52,6 +54,14 @@ impl MtuCap {
             Err(MtuCapError { cap: bytes })
         } else {
             Ok(MtuCap(bytes))
+        }
+    }
+
+    /// The same for a socket at, or a peer at, `address`: the default is another for IPv6.
+    pub(super) fn at(self, address: SocketAddr) -> MtuCap {
+        match self {
+            MtuCap(MOST_MTU) if address.is_ipv6() => MtuCap(MOST_MTU_V6),
+            cap => cap,
         }
     }
 }

@@ -5,7 +5,6 @@
 
 pub(super) mod config;
 mod congestion;
-mod hearing;
 pub(super) mod socket;
 
 pub use config::{EndpointSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};
@@ -17,9 +16,8 @@ use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
 use bytes::Bytes;
-use hearing::Hearing;
-use quinn::Runtime;
 use rustls::pki_types::CertificateDer;
+use socket::{Hearing, Polled};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -41,7 +39,7 @@ impl QuicDialer {
     /// The system gives no socket.
     pub fn new(remote: SocketAddr, mtu_cap: MtuCap) -> io::Result<QuicDialer> {
         let socket = bind(socket::any_local(remote))?;
-        let endpoint = quinn::Endpoint::new(config::client_endpoint(), None, socket, Arc::new(quinn::TokioRuntime))?;
+        let endpoint = socket::endpoint(socket, config::client_endpoint(), None)?;
         Ok(QuicDialer { endpoint, mtu_cap })
     }
 
@@ -50,7 +48,7 @@ impl QuicDialer {
     /// # Errors
     /// [`DialError`]: no answer, the wrong server key, or no bowline there.
     pub async fn dial(&self, remote: SocketAddr, key: &TlsKey, accept: ServerKey) -> Result<Dialed, DialError> {
-        let config = config::client(key, accept, self.mtu_cap)?;
+        let config = config::client(key, accept, self.mtu_cap.at(remote))?;
         let connection = self.endpoint.connect_with(config, remote, NO_NAME)?.await?;
         let streams = connection.open_bi().await?;
         let info = describe(&connection)?;
@@ -80,12 +78,14 @@ impl QuicListener {
         limits: &QuicLimits,
     ) -> Result<QuicListener, QuicConfigError> {
         socket.set_nonblocking(true)?;
-        let server = config::server(key, secrets, limits)?;
+        let limits = QuicLimits {
+            mtu_cap: limits.mtu_cap.at(socket.local_addr()?),
+            ..*limits
+        };
+        let server = config::server(key, secrets, &limits)?;
         let endpoint = config::server_endpoint(secrets);
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let hearing = Hearing::new(runtime.wrap_udp_socket(socket)?);
-        let socket = Arc::clone(&hearing) as Arc<dyn quinn::AsyncUdpSocket>;
-        let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(server), socket, runtime)?;
+        let hearing = Hearing::new(Polled::new(socket)?);
+        let endpoint = socket::endpoint_over(hearing.clone(), endpoint, Some(server))?;
         Ok(QuicListener { endpoint, hearing })
     }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
@@ -11,7 +10,7 @@ use super::config::{self, RelayWindow, ViaConfigError};
 use super::stream::ViaStream;
 use crate::carrier::Duplex;
 use crate::carrier::quic::config::client_endpoint;
-use crate::carrier::quic::socket::any_local;
+use crate::carrier::quic::socket::{any_local, endpoint};
 use crate::carrier::quic::{NO_NAME, QuicLimits, bind};
 use crate::identity::raw_key::{ServerKey, TlsKey};
 
@@ -57,8 +56,7 @@ pub(super) async fn dial_quic(caller: Caller<'_>, address: SocketAddr) -> Result
         caller.streams,
     )?;
     let socket = bind(any_local(address)).map_err(DialRelayError::Socket)?;
-    let endpoint = quinn::Endpoint::new(client_endpoint(), None, socket, Arc::new(quinn::TokioRuntime))
-        .map_err(DialRelayError::Socket)?;
+    let endpoint = endpoint(socket, client_endpoint(), None).map_err(DialRelayError::Socket)?;
     let connection = endpoint.connect_with(config, address, NO_NAME)?.await?;
     let streams = connection.open_bi().await?;
     Ok(ViaStream::of_quic(connection, streams))

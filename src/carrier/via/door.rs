@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
@@ -13,6 +12,7 @@ use super::config::{self, RelayWindow, ViaConfigError};
 use super::stream::ViaStream;
 use super::talk::TalkError;
 use crate::carrier::quic::config::server_endpoint;
+use crate::carrier::quic::socket::endpoint;
 use crate::carrier::quic::{EndpointSecrets, QuicLimits, unmapped};
 use crate::carrier::{Duplex, tls};
 use crate::identity::raw_key::TlsKey;
@@ -42,8 +42,7 @@ impl QuicDoor {
     ) -> Result<QuicDoor, OpenDoorError> {
         socket.set_nonblocking(true)?;
         let server = config::quic_server(key, secrets, limits, window)?;
-        let endpoint = server_endpoint(secrets);
-        let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
+        let endpoint = endpoint(socket, server_endpoint(secrets), Some(server))?;
         Ok(QuicDoor { endpoint })
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Claim {
     pub(super) received: Offset,
     pub(super) window: u64,
     pub(super) key: Option<u8>,
+    /// What came along with it, from the first byte of the stream on.
+    pub(super) first: Bytes,
 }
 
 impl Entry {

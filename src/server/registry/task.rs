@@ -75,14 +75,16 @@ impl SessionTask {
         };
         let id = self.id;
         // A panic is the end of its own session and of no other.
-        let afterwards = catch_panic(self.live(&registry)).await.unwrap_or_else(|panic| {
-            error!(
-                event = "closed",
-                panic = panic_text(&*panic),
-                "a fault of bowline ended the session"
-            );
-            Afterwards::Bury("a fault in the server half ended it".to_owned())
-        });
+        let afterwards = catch_panic(Box::pin(self.live(&registry)))
+            .await
+            .unwrap_or_else(|panic| {
+                error!(
+                    event = "closed",
+                    panic = panic_text(&*panic),
+                    "a fault of bowline ended the session"
+                );
+                Afterwards::Bury("a fault in the server half ended it".to_owned())
+            });
         match afterwards {
             Afterwards::Bury(why) => registry.bury(id, &why),
             Afterwards::Forget => registry.forget(id),

@@ -1,8 +1,20 @@
 //! UDP sockets as QUIC wants them.
 
+mod hearing;
+mod joining;
+mod polled;
+#[cfg(test)]
+mod tests;
+
+pub(super) use hearing::Hearing;
+pub(super) use polled::Polled;
+
+use joining::Joining;
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 
 /// Asked of the kernel, which grants what `net.core.rmem_max` allows. At 64 KiB bulk loses thousands of packets to
 /// an overflowing socket; at this, none (measured).
@@ -23,6 +35,27 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// An endpoint on a bound socket, which listens if it is given a configuration for that. To be called in a tokio runtime.
+///
+/// # Errors
+/// The socket cannot be used.
+pub(in crate::carrier) fn endpoint(
+    socket: UdpSocket,
+    config: EndpointConfig,
+    server: Option<ServerConfig>,
+) -> io::Result<Endpoint> {
+    endpoint_over(Polled::new(socket)?, config, server)
+}
+
+/// The same, on a socket that is watched already.
+pub(super) fn endpoint_over(
+    socket: Arc<dyn AsyncUdpSocket>,
+    config: EndpointConfig,
+    server: Option<ServerConfig>,
+) -> io::Result<Endpoint> {
+    Endpoint::new_with_abstract_socket(config, server, Joining::new(socket), Arc::new(TokioRuntime))
 }
 
 /// The wildcard address of the family of `remote`: the kernel picks the source anew as routes change.

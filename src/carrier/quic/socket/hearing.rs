@@ -14,13 +14,13 @@ use std::task::{Context, Poll};
 
 /// A socket that hears until [`Hearing::end`].
 #[derive(Debug)]
-pub(super) struct Hearing {
+pub(in crate::carrier::quic) struct Hearing {
     socket: Arc<dyn AsyncUdpSocket>,
     ended: AtomicBool,
 }
 
 impl Hearing {
-    pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>) -> Arc<Hearing> {
+    pub(in crate::carrier::quic) fn new(socket: Arc<dyn AsyncUdpSocket>) -> Arc<Hearing> {
         Arc::new(Hearing {
             socket,
             ended: AtomicBool::new(false),
@@ -28,7 +28,7 @@ impl Hearing {
     }
 
     /// Reads nothing more, from the next read on.
-    pub(super) fn end(&self) {
+    pub(in crate::carrier::quic) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 }
