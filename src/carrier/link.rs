@@ -13,7 +13,7 @@ use tokio_util::io::poll_read_buf;
 /// Most bytes taken from the transport in one read.
 const READ_SIZE: usize = 32 * 1024;
 
-/// Most packets whose bytes are taken from QUIC in one read.
+/// Most pieces that are taken from QUIC in one read: what one packet brought each, as a rule.
 const PACKETS: usize = 32;
 
 /// A write of this size is part of a transfer.

@@ -319,14 +319,6 @@ impl Carrier {
         }
     }
 
-    /// Has this frame come before all that the peer sends from now on.
-    pub fn put_first(&mut self, frame: &Frame) {
-        let mut inbox = BytesMut::new();
-        frame.encode(&mut inbox);
-        inbox.extend_from_slice(&self.parts.inbox);
-        self.parts.inbox = inbox;
-    }
-
     /// Sends a small frame ahead of everything queued where the kind allows; it may get lost.
     pub fn send_now(&mut self, frame: &Frame) {
         self.parts.echo.handle_sent(frame);

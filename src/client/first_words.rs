@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-/// An input, of which the first bytes may have been read already. Gives all of them.
+/// An input, of which the first bytes may have been read already. Gives them too, but for those that went with an open.
 #[derive(Debug)]
 pub struct FirstWords<R> {
     said: BytesMut,
@@ -30,9 +30,9 @@ impl<R> FirstWords<R> {
         Bytes::copy_from_slice(&self.said)
     }
 
-    /// What was read, and where the rest comes from.
-    pub(super) fn into_parts(self) -> (Bytes, R) {
-        (self.said.freeze(), self.input)
+    /// Takes what was read: it has been told, and is not given any more.
+    pub(super) fn take(&mut self) -> Bytes {
+        self.said.split().freeze()
     }
 }
 

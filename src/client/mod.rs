@@ -43,6 +43,7 @@ use crate::pump::{
 use crate::session::{Session, SessionConfig};
 use crate::tasks::Tasks;
 use crate::wire::{Authorization, CloseCode, Epoch, SessionId};
+use bytes::Bytes;
 use dialer::Dialer;
 use improvement::Improvement;
 use network_watch::NetworkWatch;
@@ -131,6 +132,8 @@ pub struct OpenSession {
     epoch: Epoch,
     first: Arrival,
     ttl: Duration,
+    /// What the local program had said when it was opened, and the server half was told.
+    said: Bytes,
     control: Control,
     orders: mpsc::Receiver<Order>,
 }
@@ -169,7 +172,8 @@ pub async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
     opening::open(config, &mut FirstWords::new(tokio::io::empty())).await
 }
 
-/// The same, and what the local program has said by then goes along. Its input is to be that of [`OpenSession::run`].
+/// The same, and what the local program has said by then goes along; the rest of `input` is for [`OpenSession::run`]. Without a
+/// session all of it is still there.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -207,7 +211,7 @@ impl OpenSession {
     }
 
     /// Carries the session between `input` and `output` until it ends, over whatever carriers it takes.
-    pub async fn run<R, W>(self, input: FirstWords<R>, output: W) -> Outcome
+    pub async fn run<R, W>(self, input: R, output: W) -> Outcome
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -216,7 +220,7 @@ impl OpenSession {
         self.pump(input, output).instrument(span).await
     }
 
-    async fn pump<R, W>(self, input: FirstWords<R>, output: W) -> Outcome
+    async fn pump<R, W>(self, input: R, output: W) -> Outcome
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -251,9 +255,8 @@ impl OpenSession {
             standbys: standing,
         };
         tasks.spawn("standby", standby.run().in_current_span());
-        let (first, input) = input.into_parts();
         let mut session = Session::new(session_memory(&self.config.session));
-        session.begin(&first);
+        session.begin(&self.said);
         let pump = Pump::new(PumpParts {
             session,
             input,

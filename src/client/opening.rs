@@ -10,7 +10,8 @@ use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host};
 use crate::pump::{Arrival, Facts, ORDERS};
 use crate::wire::{
-    Accepted, Answer, Authorization, DecodeError, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, VERSION,
+    Accepted, Answer, Authorization, DecodeError, Epoch, Hello, MAX_HELLO, Open, Refusal, RefusalCode, SessionId,
+    VERSION,
 };
 use bytes::Bytes;
 use russh::keys::ssh_key::HashAlg;
@@ -94,7 +95,7 @@ where
     let mut refused = None;
     loop {
         match opening.attempt(input).await {
-            Ok((carrier, accepted)) => return Ok(opening.opened(carrier, accepted)),
+            Ok((carrier, accepted)) => return Ok(opening.opened(carrier, accepted, input.take())),
             Err(Setback::Final(error)) => return Err(error),
             Err(Setback::Again { failed, pause }) => {
                 opening.failures.handle(failed);
@@ -300,8 +301,14 @@ impl Opening {
             reap_hash: hash.as_ref().try_into().expect("SHA-256 has 32 bytes"),
             first: self.first.clone(),
         };
+        let mut encoded = Hello::Open(open.clone()).encode();
+        if encoded.len() > MAX_HELLO {
+            // Many large keys: the bytes come behind the answer, as any others.
+            let first = Bytes::new();
+            encoded = Hello::Open(Open { first, ..open }).encode();
+        }
         let asked = async {
-            carrier.send_message(Hello::Open(open).encode()).await?;
+            carrier.send_message(encoded).await?;
             carrier.read_message().await
         };
         let message = match timeout(self.left().min(ANSWER_TIMEOUT), asked).await {
@@ -330,7 +337,7 @@ impl Opening {
         }
     }
 
-    fn opened(self, carrier: Carrier, accepted: Accepted) -> OpenSession {
+    fn opened(self, carrier: Carrier, accepted: Accepted, said: Bytes) -> OpenSession {
         let info = carrier.info().clone();
         info!(event = "opened", session = %self.id, remote = info.remote.map(field::display), carrier = %info.kind,
             via = info.via.as_deref(),
@@ -349,8 +356,10 @@ impl Opening {
                 epoch: self.epoch,
                 peer_received: accepted.received,
                 peer_window: accepted.window,
+                first: Bytes::new(),
             },
             ttl: Duration::from_secs(accepted.ttl),
+            said,
             control: Control { orders, facts },
             orders: ordered,
             config: self.config,

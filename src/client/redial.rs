@@ -16,6 +16,7 @@ use crate::identity::raw_key::ServerKey;
 use crate::pump::{Arrival, Epochs, Facts, Need, Order};
 use crate::session::RedialPacer;
 use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, Resume, SessionId};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -314,6 +315,7 @@ impl<'a> Outage<'a> {
             epoch,
             peer_received: accepted.received,
             peer_window: accepted.window,
+            first: Bytes::new(),
         };
         self.redialer.arrivals.send(arrival).await.ok()
     }

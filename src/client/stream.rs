@@ -1,6 +1,6 @@
 //! A session as one stream, for programs that speak SSH themselves.
 
-use super::{Control, FirstWords, OpenSession};
+use super::{Control, OpenSession};
 use crate::pump::Outcome;
 use crate::tasks::Tasks;
 use std::future::Future;
@@ -38,7 +38,6 @@ impl OpenSession {
         let control = self.control();
         let tasks = Tasks::new();
         tasks.spawn("session", async move {
-            let input = FirstWords::new(input);
             told.send_replace(Some(self.run(input, output).await));
         });
         let tasks = Some(tasks);

@@ -24,6 +24,12 @@ impl<R, W> Pump<R, W> {
             arrival.carrier.close(CloseReason::Replaced);
             return Ok(true);
         };
+        if !arrival.first.is_empty() {
+            // Said before the carrier led: no sign that the peer knows of the session, or hears anything.
+            let (offset, bytes) = (Offset::ZERO, std::mem::take(&mut arrival.first));
+            let first = self.session.handle_frame(Frame::Data { offset, bytes });
+            first.map_err(Outcome::Desync)?;
+        }
         arrival.carrier.trust();
         let epoch = arrival.epoch;
         self.carriers.add(arrival, now);

@@ -4,6 +4,7 @@ use super::{Budget, Epochs, Facts, Ledger, Vigil};
 use crate::carrier::Carrier;
 use crate::session::{Session, SessionError};
 use crate::wire::{CloseCode, Epoch, Offset};
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -25,6 +26,8 @@ pub struct Arrival {
     pub peer_received: Offset,
     /// Bytes beyond it that the peer has room for.
     pub peer_window: u64,
+    /// The first bytes of the stream, where the peer's hello brought some.
+    pub first: Bytes,
 }
 
 /// What others may ask of a running pump.

@@ -112,6 +112,7 @@ impl Stand {
             epoch: Epoch::new(7),
             peer_received: Offset::ZERO,
             peer_window: 1 << 20,
+            first: Bytes::new(),
         };
         assert!(arrivals.try_send(arrival).is_ok());
         let budget = Budget::new(usize::MAX);

@@ -17,7 +17,7 @@ use crate::fault;
 use crate::pump::{ARRIVALS, Arrival, Budget, Epochs, Facts, ORDERS, Order, STANDBYS};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
-use crate::wire::{Accepted, Answer, Frame, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
+use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
 use bytes::Bytes;
 use counts::Counts;
 use entry::{Claim, Entry};
@@ -280,15 +280,12 @@ impl Registry {
         };
         if carrier.send_message(Answer::Accepted(accepted).encode()).await.is_ok() {
             fault::pass("accepted");
-            if !first.is_empty() {
-                let offset = Offset::ZERO;
-                carrier.put_first(&Frame::Data { offset, bytes: first });
-            }
             let arrival = Arrival {
                 carrier,
                 epoch,
                 peer_received: received,
                 peer_window: window,
+                first,
             };
             // A session that ended in this moment closes its channel; the client asks again and learns of it.
             let _ = entry.arrivals.send(arrival).await;

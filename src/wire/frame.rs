@@ -241,7 +241,7 @@ impl FrameReader {
             if let Some(frame) = Frame::decode(input)? {
                 return Ok(Some(frame));
             }
-            let Some((head, offset, len)) = data_head(input) else {
+            let Some((head, offset, len)) = data_head(input)? else {
                 return Ok(None);
             };
             input.advance(head);
@@ -258,11 +258,25 @@ impl FrameReader {
 }
 
 /// Length of the head of the `DATA` frame at the front of `input`, its offset, and how many bytes it carries.
-fn data_head(input: &[u8]) -> Option<(usize, Offset, usize)> {
-    let (DATA, at) = peek_varint(input)? else { return None };
-    let (offset, len) = peek_varint(input.get(at..)?)?;
-    let (carried, more) = peek_varint(input.get(at + len..)?)?;
-    Some((at + len + more, Offset::new(offset)?, usize::try_from(carried).ok()?))
+fn data_head(input: &[u8]) -> Result<Option<(usize, Offset, usize)>, DecodeError> {
+    let Some((DATA, at)) = peek_varint(input) else {
+        return Ok(None);
+    };
+    let Some((offset, len)) = peek_varint(&input[at..]) else {
+        return Ok(None);
+    };
+    let Some((carried, more)) = peek_varint(&input[at + len..]) else {
+        return Ok(None);
+    };
+    if carried > MAX_DATA as u64 {
+        return Err(DecodeError::TooLarge {
+            field: "data length",
+            value: carried,
+            limit: MAX_DATA as u64,
+        });
+    }
+    let offset = Offset::new(offset).expect("a varint is at most Offset::MAX");
+    Ok(Some((at + len + more, offset, carried as usize)))
 }
 
 /// Length of the frame at the front of `input`, as soon as it can be told.
@@ -401,5 +415,11 @@ mod tests {
         put_varint(&mut input, 0);
         put_varint(&mut input, 1 << 40);
         assert!(matches!(Frame::decode(&mut input), Err(DecodeError::TooLarge { .. })));
+        let mut input = BytesMut::new();
+        put_varint(&mut input, DATA);
+        put_varint(&mut input, 0);
+        put_varint(&mut input, MAX_DATA as u64 + 1);
+        let read = FrameReader::default().next(&mut input);
+        assert!(matches!(read, Err(DecodeError::TooLarge { .. })));
     }
 }

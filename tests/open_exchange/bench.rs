@@ -115,6 +115,7 @@ impl Bench {
             epoch: Epoch::new(epoch),
             peer_received: accepted.received,
             peer_window: accepted.window,
+            first: Bytes::new(),
         };
         assert!(arrivals.try_send(arrival).is_ok());
         let (input, output) = split(pipe);

@@ -247,6 +247,7 @@ fn a_fresh_lead_leaves_standing_carriers_alone() {
         epoch: Epoch::new(8),
         peer_received: Offset::ZERO,
         peer_window: 1 << 20,
+        first: Bytes::new(),
     };
     assert!(stand.arrivals.try_send(arrival).is_ok());
     stand.run_at(Duration::ZERO);
@@ -254,6 +255,27 @@ fn a_fresh_lead_leaves_standing_carriers_alone() {
     stand.run_at(Duration::ZERO);
     let roster = stand.pump.facts.roster().borrow().clone();
     assert_eq!(roster.standing.len(), 1);
+}
+
+#[test]
+fn words_of_a_hello_are_taken_once_and_do_not_show_that_the_peer_heard_anything() {
+    let mut stand = Stand::new(session());
+    let (mut peer, lead) = duplex(1 << 20);
+    let arrival = Arrival {
+        carrier: memory::carrier(lead, Bytes::new(), [0; 32]),
+        epoch: Epoch::new(8),
+        peer_received: Offset::ZERO,
+        peer_window: 1 << 20,
+        first: Bytes::from_static(b"SSH-2.0-first"),
+    };
+    assert!(stand.arrivals.try_send(arrival).is_ok());
+    stand.run_at(Duration::ZERO);
+    let taken = |stand: &Stand| stand.pump.session.received().get();
+    assert_eq!((taken(&stand), stand.pump.confirmed), (13, false));
+    let (offset, bytes) = (Offset::ZERO, Bytes::from_static(b"SSH-2.0-first, then"));
+    say(&mut peer, &[Frame::Data { offset, bytes }]);
+    stand.run_at(Duration::ZERO);
+    assert_eq!((taken(&stand), stand.pump.confirmed), (19, true));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! quinn hands over ten packets at most at a time (`MAX_TRANSMIT_SEGMENTS` in its connection.rs), the kernel takes 64 KiB at once. Each
 //! call goes through the whole network stack and wakes whoever receives, so a full piece is held back for the next one. Nothing
-//! waits for time to pass: whatever is no full piece goes out at once, with all that is held; and what is held goes out when the
-//! endpoint's task comes around, which is woken right then.
+//! waits for time to pass: whatever is no full piece goes out at once, with all that is held, if the kernel has room; and what is held
+//! goes out when the endpoint's task comes around, which is woken right then.
 
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -31,7 +31,7 @@ struct Held {
     bytes: Vec<u8>,
     /// What the packets in `bytes` have in common.
     like: Option<Alike>,
-    /// Turns of the endpoint's task that are waited for: after one, the connection may be in the middle of it.
+    /// How often the endpoint's task is to look for arrivals first: after once, the connection may be in the middle of it.
     turns: u8,
     /// The endpoint's task. Without one nothing is held.
     endpoint: Option<Waker>,
@@ -82,11 +82,13 @@ impl Held {
                 packet,
                 source: transmit.src_ip,
             };
+        // Behind a shorter one there is no place: the kernel cuts at every so many bytes.
+        let ends_whole = self.bytes.len().is_multiple_of(like.packet);
         let fits_in = transmit
             .segment_size
             .map_or(packet <= like.packet, |packet| packet == like.packet);
         let most = (most_packets * like.packet).min(MOST);
-        is_alike && fits_in && self.bytes.len() + transmit.contents.len() <= most
+        is_alike && fits_in && ends_whole && self.bytes.len() + transmit.contents.len() <= most
     }
 
     fn send(&mut self, socket: &dyn AsyncUdpSocket) -> io::Result<()> {
@@ -96,6 +98,7 @@ impl Held {
             sent => {
                 self.bytes.clear();
                 self.like = None;
+                self.room = None;
                 sent
             }
         }
@@ -135,8 +138,10 @@ impl Joining {
             let room = held
                 .room
                 .get_or_insert_with(|| Arc::clone(&self.socket).create_io_poller());
-            if room.as_mut().poll_writable(cx).is_pending() {
-                break;
+            match room.as_mut().poll_writable(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return cx.waker().wake_by_ref(),
+                Poll::Pending => return,
             }
         }
     }
@@ -174,8 +179,11 @@ impl AsyncUdpSocket for Joining {
             return Ok(());
         }
         match held.send(&*self.socket) {
-            // It was taken, and goes out with the next, or at the endpoint's next turn.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            // It was taken, and goes out with the next, or when the endpoint's task comes around.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                held.endpoint.iter().for_each(Waker::wake_by_ref);
+                Ok(())
+            }
             sent => sent,
         }
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
+use tracing::debug;
 
 /// One socket.
 #[derive(Debug)]
@@ -32,6 +33,10 @@ impl Polled {
             socket: Pollable::new(socket.into(), Interest::READABLE)?,
             is_full: AtomicBool::new(false),
         }))
+    }
+
+    fn watch_room(&self) -> io::Result<Pollable> {
+        Pollable::new(self.socket.as_fd().try_clone_to_owned()?, Interest::WRITABLE)
     }
 
     #[cfg(test)]
@@ -66,11 +71,21 @@ impl AsyncUdpSocket for Polled {
             let Ok(received) = ready.try_io(|_| self.state.recv((&self.socket).into(), buffers, meta)) else {
                 continue;
             };
-            if matches!(received, Ok(count) if count < buffers.len()) {
-                // That was all: no need to ask once more. What has come since is told anew.
-                ready.clear_ready();
+            match received {
+                Ok(count) => {
+                    if count < buffers.len() {
+                        // That was all: no need to ask once more. What has come since is told anew.
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+                // For quinn it would be the end of every connection here.
+                Err(error) => {
+                    debug!(%error, "a UDP socket could not be read");
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
-            return Poll::Ready(received);
         }
     }
 
@@ -107,8 +122,15 @@ impl UdpPoller for Room {
             return Poll::Ready(Ok(()));
         }
         if self.watched.is_none() {
-            let again = self.socket.socket.as_fd().try_clone_to_owned()?;
-            self.watched = Some(Pollable::new(again, Interest::WRITABLE)?);
+            match self.socket.watch_room() {
+                Ok(watched) => self.watched = Some(watched),
+                // No descriptor is left, for the moment. For quinn an error would be the end of the connection.
+                Err(error) => {
+                    debug!(%error, "a UDP socket that is full cannot be watched");
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
         }
         if let Some(watched) = &self.watched {
             let _room = ready!(watched.poll_write_ready(cx))?;

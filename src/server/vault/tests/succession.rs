@@ -141,6 +141,7 @@ async fn worker(client: &Client, kept: Kept, vault: &Vault, epoch: u32) -> Optio
         epoch: Epoch::new(epoch),
         peer_received,
         peer_window,
+        first: Bytes::new(),
     };
     let _ = client.arrivals.try_send(arrival(theirs, facts.room()));
     let _ = arrivals.try_send(arrival(ours, client.facts.room()));
