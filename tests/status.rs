@@ -264,6 +264,11 @@ fn a_process_that_is_stopped_or_dead_holds_nobody_up() {
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
         kill_process(stopped, Signal::CONT).expect("our own process");
         let silent = told["silent"].as_array().expect("a list");
+        if silent.is_empty() && stopped != proxy {
+            // A keeper ends a worker that hangs, in about the time that is waited for its answer.
+            assert_ne!(pid_of(rig.serve().half().worker()), stopped, "{told:#}");
+            continue;
+        }
         assert_eq!(silent.len(), 1, "{told:#}");
         assert_eq!(silent[0]["pid"], stopped.as_raw_nonzero().get(), "{told:#}");
     }

@@ -25,6 +25,8 @@ const SELDOM: u32 = 20;
 
 /// A write takes several pieces at once.
 const PIECES_PER_WRITE: u32 = 4;
+/// Of any kind there are several on the way of a piece.
+const POINTS_PER_PIECE: u32 = 2;
 /// Server halves at once.
 const AT_ONCE: usize = 4;
 const SELDOM_POINTS: [&str; 4] = ["shutdown", "end", "store", "accepted"];
@@ -111,6 +113,7 @@ fn play(fault: Option<&str>, passing: u32) -> usize {
     let volume = volume(match () {
         () if is_any_of(&SELDOM_POINTS) => SELDOM,
         () if is_any_of(&["write"]) => passing * PIECES_PER_WRITE,
+        () if is_any_of(&["any"]) => passing / POINTS_PER_PIECE,
         () => passing,
     });
     let upstream = Upstream::start();
