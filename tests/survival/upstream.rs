@@ -170,6 +170,8 @@ impl Talk {
                     scope.spawn(|| self.drain_until(stream, &goes));
                     self.send(stream, self.volume.bytes);
                     let _ = stream.shutdown(Shutdown::Write);
+                    // What is still on this side goes with it, and nobody could bring it.
+                    wait_until_taken(stream);
                     sleep(self.volume.longest_pause);
                     goes.store(true, SeqCst);
                 });
