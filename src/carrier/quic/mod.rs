@@ -17,7 +17,7 @@ use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
 use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
-use socket::{Hearing, Polled};
+use socket::Polled;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl QuicDialer {
 /// The server half's end of a UDP socket.
 pub struct QuicListener {
     endpoint: quinn::Endpoint,
-    hearing: Arc<Hearing>,
+    socket: Arc<Polled>,
 }
 
 impl QuicListener {
@@ -84,9 +84,9 @@ impl QuicListener {
         };
         let server = config::server(key, secrets, &limits)?;
         let endpoint = config::server_endpoint(secrets);
-        let hearing = Hearing::new(Polled::new(socket)?);
-        let endpoint = socket::endpoint_over(hearing.clone(), endpoint, Some(server))?;
-        Ok(QuicListener { endpoint, hearing })
+        let socket = Polled::new(socket)?;
+        let endpoint = socket::endpoint_over(Arc::clone(&socket), endpoint, Some(server))?;
+        Ok(QuicListener { endpoint, socket })
     }
 
     /// The address that it listens on.
@@ -104,7 +104,7 @@ impl QuicListener {
 
     /// Leaves what arrives from now on to whoever else has the socket. What is sent still goes out.
     pub fn end_hearing(&self) {
-        self.hearing.end();
+        self.socket.end_hearing();
     }
 
     /// Tells all peers that this half goes away, and takes no more.

@@ -1,16 +1,14 @@
 //! UDP sockets as QUIC wants them.
 
-mod hearing;
 mod joining;
 mod polled;
 #[cfg(test)]
 mod tests;
 
-pub(super) use hearing::Hearing;
 pub(super) use polled::Polled;
 
 use joining::Joining;
-use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -51,7 +49,7 @@ pub(in crate::carrier) fn endpoint(
 
 /// The same, on a socket that is watched already.
 pub(super) fn endpoint_over(
-    socket: Arc<dyn AsyncUdpSocket>,
+    socket: Arc<Polled>,
     config: EndpointConfig,
     server: Option<ServerConfig>,
 ) -> io::Result<Endpoint> {

@@ -23,6 +23,8 @@ pub(in crate::carrier::quic) struct Polled {
     state: UdpSocketState,
     /// The kernel had no room for what was to be sent last.
     is_full: AtomicBool,
+    /// Nothing more is read.
+    is_deaf: AtomicBool,
 }
 
 impl Polled {
@@ -32,7 +34,16 @@ impl Polled {
             state: UdpSocketState::new((&socket).into())?,
             socket: Pollable::new(socket.into(), Interest::READABLE)?,
             is_full: AtomicBool::new(false),
+            is_deaf: AtomicBool::new(false),
         }))
+    }
+
+    /// Reads nothing more, from the next read on. What is sent still goes out.
+    ///
+    /// A server half that another follows shares its socket with that one. What it read while it leaves would be lost: the
+    /// first attempts of its clients, which are left to the next one in the kernel's buffer instead.
+    pub(in crate::carrier::quic) fn end_hearing(&self) {
+        self.is_deaf.store(true, Ordering::Relaxed);
     }
 
     fn watch_room(&self) -> io::Result<Pollable> {
@@ -66,6 +77,9 @@ impl AsyncUdpSocket for Polled {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        if self.is_deaf.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
         loop {
             let mut ready = ready!(self.socket.poll_read_ready(cx))?;
             let Ok(received) = ready.try_io(|_| self.state.recv((&self.socket).into(), buffers, meta)) else {
