@@ -80,6 +80,8 @@ const HALF_LIFE: Duration = Duration::from_secs(20);
 const RECENT: f64 = 0.25;
 /// So many packets at least are behind what is taken for a rate of loss.
 const LEAST_SAMPLE: f64 = 30.0;
+/// So many packets without a loss lately, and a path is known for losing none.
+const KNOWN_CLEAN: f64 = 100.0;
 /// How often a byte may have to wait for a repair by QUIC.
 const LEFT_TO_REPAIR: f64 = 2e-4;
 /// Most copies of the same bytes on the lead.
@@ -110,12 +112,13 @@ impl LossGauge {
         self.lost = self.lost * kept + lost.saturating_sub(before.lost) as f64;
     }
 
-    /// Copies of the same bytes that this loss demands: none without any.
+    /// Copies of the same bytes that this loss demands: none where a path has just shown that it loses none. Of one that has
+    /// shown too little, the next packet counts as lost: the first key after a pause would pay for what is learnt from it.
     pub fn copies(&self) -> u32 {
-        if self.lost < RECENT {
+        if self.lost < RECENT && self.sent >= KNOWN_CLEAN {
             return 0;
         }
-        let rate = self.lost / self.sent.max(LEAST_SAMPLE);
+        let rate = self.lost.max(1.0) / self.sent.max(LEAST_SAMPLE);
         let enough = (1..MOST_COPIES).find(|copies| rate.powi(copies + 1) <= LEFT_TO_REPAIR);
         enough.unwrap_or(MOST_COPIES).unsigned_abs()
     }
@@ -190,7 +193,21 @@ mod tests {
         };
         assert_eq!([0, 5, 10, 50, 200].map(|loss| copies(loss).0), [0, 1, 1, 2, 3]);
         let (_, mut gauge) = copies(50);
-        gauge.observe(6000, 295, start + after(300_000));
+        gauge.observe(6100, 295, start + after(300_000));
         assert_eq!(gauge.copies(), 0, "none for minutes");
+    }
+
+    #[test]
+    fn a_path_of_which_too_little_is_known_has_copies() {
+        let start = clock::now();
+        let mut gauge = LossGauge::default();
+        assert_eq!(gauge.copies(), 2, "the first key");
+        let mut learn = |sent: u64, seconds: u64| {
+            gauge.observe(sent, 0, start + after(1000 * seconds));
+            gauge.copies()
+        };
+        let learnt = [(0, 0), (40, 1), (90, 2), (150, 3)].map(|(sent, seconds)| learn(sent, seconds));
+        assert_eq!(learnt, [2, 2, 1, 0]);
+        assert_eq!(learn(151, 63), 2, "a minute's pause, and it may be another path");
     }
 }
