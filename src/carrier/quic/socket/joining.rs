@@ -1,9 +1,9 @@
 //! A UDP socket that sends what quinn gives it in pieces by fewer system calls.
 //!
-//! quinn hands over ten packets at most at a time (`MAX_TRANSMIT_SEGMENTS` in its connection.rs), the kernel takes 64 KiB at once. Each
-//! call goes through the whole network stack and wakes whoever receives, so a full piece is held back for the next one. Nothing
-//! waits for time to pass: whatever is no full piece goes out at once, with all that is held, if the kernel has room; and what is held
-//! goes out when the endpoint's task comes around, which is woken right then.
+//! quinn hands over a few packets at a time, the kernel takes 64 KiB at once. Each call goes through the whole network stack and wakes
+//! whoever receives, so a full piece is held back for the next one. Nothing waits for time to pass: whatever is no full piece goes out
+//! at once, with all that is held, if the kernel has room; and what is held goes out when the endpoint's task comes around, which is
+//! woken right then.
 
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -13,8 +13,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Packets in a full piece.
-const PIECE: usize = 10;
+/// Packets in a full piece. quinn would join ten at most by itself, and each connection keeps memory for as many as it may.
+pub(super) const PIECE: usize = 4;
 
 /// Most bytes in one call: a UDP datagram's own limit holds for all packets of it together, IPv6 headers and all.
 const MOST: usize = 65_000;
@@ -158,7 +158,7 @@ impl AsyncUdpSocket for Joining {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let mut held = self.held();
-        let most_packets = self.max_transmit_segments();
+        let most_packets = self.socket.max_transmit_segments();
         if !held.fits(transmit, most_packets) {
             held.send(&*self.socket)?;
         }
@@ -203,7 +203,7 @@ impl AsyncUdpSocket for Joining {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.socket.max_transmit_segments()
+        self.socket.max_transmit_segments().min(PIECE)
     }
 
     fn max_receive_segments(&self) -> usize {

@@ -1,4 +1,4 @@
-use super::joining::Joining;
+use super::joining::{Joining, PIECE};
 use super::{Polled, bind};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -140,7 +140,7 @@ impl Stand {
 #[test]
 fn full_pieces_leave_together_and_in_order() {
     let stand = Stand::new();
-    let pieces = [1, 2, 3].map(|fill| stand.send(9, fill, 10 * PACKET));
+    let pieces = [1, 2, 3].map(|fill| stand.send(9, fill, PIECE * PACKET));
     assert_eq!(stand.notebook.sent(), [], "more may follow");
     let last = stand.send(9, 4, 3 * PACKET + 7);
     let all = [&pieces.concat()[..], &last].concat();
@@ -152,7 +152,7 @@ fn what_is_no_full_piece_leaves_at_once() {
     let stand = Stand::new();
     let key = stand.send(9, 1, 60);
     assert_eq!(stand.notebook.sent(), [(9, key)]);
-    let piece = stand.send(9, 2, 10 * PACKET);
+    let piece = stand.send(9, 2, PIECE * PACKET);
     let key = stand.send(9, 3, 60);
     assert_eq!(stand.notebook.sent(), [(9, [piece, key].concat())]);
 }
@@ -160,7 +160,7 @@ fn what_is_no_full_piece_leaves_at_once() {
 #[test]
 fn the_endpoint_is_woken_for_what_is_held_and_sends_it_at_its_second_turn() {
     let stand = Stand::new();
-    let piece = stand.send(9, 1, 10 * PACKET);
+    let piece = stand.send(9, 1, PIECE * PACKET);
     assert!(stand.is_woken());
     stand.endpoint_turn();
     assert!(stand.is_woken() && stand.notebook.sent().is_empty());
@@ -173,18 +173,18 @@ fn the_endpoint_is_woken_for_what_is_held_and_sends_it_at_its_second_turn() {
 #[test]
 fn only_what_is_alike_leaves_together_and_no_more_than_fits_one_call() {
     let stand = Stand::new();
-    let first = stand.send(9, 1, 10 * PACKET);
-    let other = stand.send(8, 2, 10 * PACKET);
+    let first = stand.send(9, 1, PIECE * PACKET);
+    let other = stand.send(8, 2, PIECE * PACKET);
     assert_eq!(stand.notebook.sent(), [(9, first)]);
     let longer = stand.send(8, 3, PACKET + 1);
     // Two packets, of which the last is short: they may follow. A single longer one may not.
     assert_eq!(stand.notebook.sent(), [(8, [other, longer].concat())]);
-    for fill in 0..7 {
-        stand.send(9, fill, 10 * PACKET);
+    for fill in 0..17 {
+        stand.send(9, fill, PIECE * PACKET);
     }
     let sent = stand.notebook.sent();
     assert_eq!(sent.len(), 1);
-    assert_eq!(sent[0].1.len(), 60 * PACKET);
+    assert_eq!(sent[0].1.len(), 64 * PACKET);
 }
 
 #[test]
@@ -195,14 +195,14 @@ fn without_an_endpoint_nothing_is_held() {
         notebook,
         woken: Arc::default(),
     };
-    let piece = stand.send(9, 1, 10 * PACKET);
+    let piece = stand.send(9, 1, PIECE * PACKET);
     assert_eq!(stand.notebook.sent(), [(9, piece)]);
 }
 
 #[test]
 fn what_the_kernel_has_no_room_for_leaves_later_and_whole() {
     let stand = Stand::new();
-    let piece = stand.send(9, 1, 10 * PACKET);
+    let piece = stand.send(9, 1, PIECE * PACKET);
     stand.notebook.is_full.store(true, Ordering::Relaxed);
     let key = stand.send(9, 2, 60);
     stand.endpoint_turn();
@@ -210,7 +210,7 @@ fn what_the_kernel_has_no_room_for_leaves_later_and_whole() {
     assert_eq!(stand.notebook.sent(), []);
     assert!(!stand.takes(8, 60));
     // Nor may anything follow a short one: whoever cuts it up counts bytes.
-    assert!(!stand.takes(9, 60) && !stand.takes(9, 10 * PACKET));
+    assert!(!stand.takes(9, 60) && !stand.takes(9, PIECE * PACKET));
     stand.notebook.is_full.store(false, Ordering::Relaxed);
     stand.endpoint_turn();
     assert_eq!(stand.notebook.sent(), [(9, [piece, key].concat())]);
