@@ -80,7 +80,8 @@ impl Ring {
     /// Gives memory back that no byte needs.
     pub(super) fn release_idle_memory(&mut self) {
         if self.is_memory_idle() {
-            self.memory.release(0..self.touched);
+            // Only whole pages can be given back, and the last one that was touched seldom ends where the touching did.
+            self.memory.release(0..self.capacity);
             self.touched = 0;
         }
     }
