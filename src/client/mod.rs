@@ -231,7 +231,7 @@ impl OpenSession {
         let (standing, standbys) = mpsc::channel(STANDBYS);
         let epochs = Arc::new(Epochs::after(self.epoch));
         // The channel is new and has room for the first.
-        let _ = arrivals.try_send(self.first);
+        let _ = arrivals.try_send(Box::new(self.first));
         let tasks = Tasks::new();
         tasks.spawn("network watch", watch_network(hint));
         let redialer = Redialer {

@@ -45,7 +45,7 @@ pub(super) struct Redialer {
     pub(super) improvement: Improvement,
     pub(super) epochs: Arc<Epochs>,
     pub(super) facts: Arc<Facts>,
-    pub(super) arrivals: mpsc::Sender<Arrival>,
+    pub(super) arrivals: mpsc::Sender<Box<Arrival>>,
     pub(super) orders: mpsc::Sender<Order>,
 }
 
@@ -317,7 +317,7 @@ impl<'a> Outage<'a> {
             peer_window: accepted.window,
             first: Bytes::new(),
         };
-        self.redialer.arrivals.send(arrival).await.ok()
+        self.redialer.arrivals.send(Box::new(arrival)).await.ok()
     }
 }
 

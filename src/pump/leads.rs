@@ -32,7 +32,7 @@ impl<R, W> Pump<R, W> {
         }
         arrival.carrier.trust();
         let epoch = arrival.epoch;
-        self.carriers.add(arrival, now);
+        self.carriers.add(*arrival, now);
         self.hearing.handle_word(now);
         self.tell_of_lead(epoch, replayed, now);
         if let Some(vigil) = &mut self.vigil {

@@ -63,7 +63,7 @@ pub struct Pump<R, W> {
     input: Option<R>,
     output: Option<W>,
     pipe_closed: CloseCode,
-    arrivals: mpsc::Receiver<Arrival>,
+    arrivals: mpsc::Receiver<Box<Arrival>>,
     standbys: mpsc::Receiver<Carrier>,
     epochs: Arc<Epochs>,
     orders: mpsc::Receiver<Order>,
@@ -130,7 +130,12 @@ where
     }
 
     /// Runs the session to its end, and says goodbye to the peer.
-    pub async fn run(mut self) -> Outcome {
+    pub fn run(self) -> impl Future<Output = Outcome> {
+        // A future keeps room for its arguments twice, and so does each that waits for it.
+        Box::new(self).drive()
+    }
+
+    async fn drive(mut self: Box<Self>) -> Outcome {
         let outcome = poll_fn(|cx| self.poll(cx)).await;
         if outcome == Outcome::HandedOver {
             self.leave().await;
@@ -168,13 +173,13 @@ where
     }
 
     /// Says goodbye to the peer, not to the session.
-    async fn leave(mut self) {
+    async fn leave(&mut self) {
         if let Some(lead) = self.carriers.lead() {
             Frame::Drain.encode(lead.outbox());
         }
         // What finds no room on the lead now is said by the close of it as well.
         poll_fn(|cx| Poll::Ready(self.carriers.poll_flush(cx))).await;
-        self.carriers.close(CloseReason::ShuttingDown);
+        std::mem::take(&mut self.carriers).close(CloseReason::ShuttingDown);
         carrier::let_go().await;
     }
 

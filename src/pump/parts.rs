@@ -74,8 +74,8 @@ pub struct PumpParts<R, W> {
     pub output: W,
     /// What to tell the peer when the pipe breaks.
     pub pipe_closed: CloseCode,
-    /// Where carriers come from.
-    pub arrivals: mpsc::Receiver<Arrival>,
+    /// Where carriers come from; in boxes, since a channel keeps room for 32 of what it carries.
+    pub arrivals: mpsc::Receiver<Box<Arrival>>,
     /// Where carriers come from that are to stand by; closed where there are none.
     pub standbys: mpsc::Receiver<Carrier>,
     /// Shared with all that make leads of the session.

@@ -94,7 +94,7 @@ struct Stand {
     budget: Arc<Budget>,
     peer: DuplexStream,
     now: Instant,
-    arrivals: mpsc::Sender<Arrival>,
+    arrivals: mpsc::Sender<Box<Arrival>>,
     standbys: mpsc::Sender<Carrier>,
     _orders: mpsc::Sender<Order>,
 }
@@ -114,7 +114,7 @@ impl Stand {
             peer_window: 1 << 20,
             first: Bytes::new(),
         };
-        assert!(arrivals.try_send(arrival).is_ok());
+        assert!(arrivals.try_send(Box::new(arrival)).is_ok());
         let budget = Budget::new(usize::MAX);
         let pump = Pump::new(PumpParts {
             facts: Arc::new(Facts::of_restored(&session, now)),

@@ -288,7 +288,7 @@ impl Registry {
                 first,
             };
             // A session that ended in this moment closes its channel; the client asks again and learns of it.
-            let _ = entry.arrivals.send(arrival).await;
+            let _ = entry.arrivals.send(Box::new(arrival)).await;
         }
     }
 

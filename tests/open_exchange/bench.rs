@@ -117,7 +117,7 @@ impl Bench {
             peer_window: accepted.window,
             first: Bytes::new(),
         };
-        assert!(arrivals.try_send(arrival).is_ok());
+        assert!(arrivals.try_send(Box::new(arrival)).is_ok());
         let (input, output) = split(pipe);
         let session = SessionConfig::default();
         let pump = Pump::new(PumpParts {

@@ -249,7 +249,7 @@ fn a_fresh_lead_leaves_standing_carriers_alone() {
         peer_window: 1 << 20,
         first: Bytes::new(),
     };
-    assert!(stand.arrivals.try_send(arrival).is_ok());
+    assert!(stand.arrivals.try_send(Box::new(arrival)).is_ok());
     stand.run_at(Duration::ZERO);
     say(&mut peer, &[ack(0)]);
     stand.run_at(Duration::ZERO);
@@ -268,7 +268,7 @@ fn words_of_a_hello_are_taken_once_and_do_not_show_that_the_peer_heard_anything(
         peer_window: 1 << 20,
         first: Bytes::from_static(b"SSH-2.0-first"),
     };
-    assert!(stand.arrivals.try_send(arrival).is_ok());
+    assert!(stand.arrivals.try_send(Box::new(arrival)).is_ok());
     stand.run_at(Duration::ZERO);
     let taken = |stand: &Stand| stand.pump.session.received().get();
     assert_eq!((taken(&stand), stand.pump.confirmed), (13, false));

@@ -20,7 +20,7 @@ pub(super) struct Entry {
     /// What sshd sees in place of it, once that is connected.
     pub(super) upstream_from: OnceLock<SocketAddr>,
     pub(super) reap_hash: [u8; 32],
-    pub(super) arrivals: mpsc::Sender<Arrival>,
+    pub(super) arrivals: mpsc::Sender<Box<Arrival>>,
     pub(super) standbys: mpsc::Sender<Carrier>,
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) facts: Arc<Facts>,

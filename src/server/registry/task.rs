@@ -26,7 +26,7 @@ pub(super) struct SessionTask {
     pub(super) registry: Weak<Registry>,
     pub(super) entry: Arc<Entry>,
     pub(super) id: SessionId,
-    pub(super) arrivals: mpsc::Receiver<Arrival>,
+    pub(super) arrivals: mpsc::Receiver<Box<Arrival>>,
     pub(super) standbys: mpsc::Receiver<Carrier>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) beginning: Beginning,
@@ -122,27 +122,10 @@ impl SessionTask {
                 }
             }
         };
-        let pump = Pump::new(PumpParts {
-            session: ends.session,
-            input: ends.input,
-            output: ends.output,
-            pipe_closed: CloseCode::UpstreamClosed,
-            arrivals: self.arrivals,
-            standbys: self.standbys,
-            epochs: Arc::clone(&self.entry.epochs),
-            orders: self.orders,
-            facts: Arc::clone(&self.entry.facts),
-            vigil: None,
-            ledger: ends.ledger,
-            detached_since: ends.detached_since,
-            confirmed: ends.confirmed,
-            patience: registry.limits.ttl,
-            unconfirmed_patience: UNCONFIRMED,
-            budget: Arc::clone(&registry.budget),
-        });
-        drop(ends.held);
+        let carriers = (self.arrivals, self.standbys);
+        let running = ends.join(carriers, self.orders, &self.entry, registry);
         let outcome = tokio::select! {
-            outcome = pump.run() => outcome,
+            outcome = running => outcome,
             () = fault::panic_in_session() => return Afterwards::Leave,
         };
         if outcome == Outcome::HandedOver {
@@ -181,6 +164,36 @@ impl Opened {
 }
 
 impl Ends {
+    /// Runs the pump between them.
+    fn join(
+        self,
+        (arrivals, standbys): (mpsc::Receiver<Box<Arrival>>, mpsc::Receiver<Carrier>),
+        orders: mpsc::Receiver<Order>,
+        entry: &Entry,
+        registry: &Registry,
+    ) -> impl Future<Output = Outcome> + use<> {
+        let pump = Pump::new(PumpParts {
+            session: self.session,
+            input: self.input,
+            output: self.output,
+            pipe_closed: CloseCode::UpstreamClosed,
+            arrivals,
+            standbys,
+            epochs: Arc::clone(&entry.epochs),
+            orders,
+            facts: Arc::clone(&entry.facts),
+            vigil: None,
+            ledger: self.ledger,
+            detached_since: self.detached_since,
+            confirmed: self.confirmed,
+            patience: registry.limits.ttl,
+            unconfirmed_patience: UNCONFIRMED,
+            budget: Arc::clone(&registry.budget),
+        });
+        drop(self.held);
+        pump.run()
+    }
+
     fn without_vault(config: &SessionConfig, stream: TcpStream) -> Ends {
         let (input, output) = stream.into_split();
         Ends {

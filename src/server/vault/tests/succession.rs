@@ -75,7 +75,7 @@ async fn sshd(stream: TcpStream, scene: &Scene) -> Vec<u8> {
 
 struct Client {
     facts: Arc<Facts>,
-    arrivals: mpsc::Sender<Arrival>,
+    arrivals: mpsc::Sender<Box<Arrival>>,
     orders: mpsc::Sender<Order>,
 }
 
@@ -103,7 +103,7 @@ impl Client {
 fn parts<R, W>(
     session: Session,
     (input, output): (R, W),
-    (arrivals, orders): (mpsc::Receiver<Arrival>, mpsc::Receiver<Order>),
+    (arrivals, orders): (mpsc::Receiver<Box<Arrival>>, mpsc::Receiver<Order>),
     facts: Arc<Facts>,
 ) -> PumpParts<R, W>
 where
@@ -143,8 +143,8 @@ async fn worker(client: &Client, kept: Kept, vault: &Vault, epoch: u32) -> Optio
         peer_window,
         first: Bytes::new(),
     };
-    let _ = client.arrivals.try_send(arrival(theirs, facts.room()));
-    let _ = arrivals.try_send(arrival(ours, client.facts.room()));
+    let _ = client.arrivals.try_send(Box::new(arrival(theirs, facts.room())));
+    let _ = arrivals.try_send(Box::new(arrival(ours, client.facts.room())));
     let Kept {
         session,
         input,
