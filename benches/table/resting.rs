@@ -14,19 +14,21 @@ use std::time::Duration;
 
 /// Sessions that the server half's memory is divided by: fewer than one key may have (100).
 const SESSIONS: usize = 30;
+/// What an opened session needs no more is given back within this.
+const REST: Duration = Duration::from_secs(20);
 /// Quiet before packets are counted, and for how long they are.
 const QUIET: Duration = Duration::from_secs(310);
 const COUNTED: Duration = Duration::from_secs(240);
 
-/// Memory that nobody else has, in KiB: of one client half, and of the server half for each session.
+/// Memory of their own, in KiB: of one client half, and of the server half for each session.
 pub(crate) fn memory(table: &mut Table, _rounds: usize) {
     let rig = Rig::bowline();
-    // The first makes what all share.
+    // The first makes what all share. Memory of an opened session is given back once it rests.
     let first = idle(&rig);
+    thread::sleep(REST);
     let before = of_server(&rig);
     let sessions: Vec<Running> = (0..SESSIONS).map(|_| idle(&rig)).collect();
-    // Memory of an opened session is given back once it rests.
-    thread::sleep(Duration::from_secs(30));
+    thread::sleep(REST);
     let of_session = (of_server(&rig) - before) / SESSIONS as f64;
     let clients = sessions
         .iter()
@@ -86,10 +88,11 @@ fn is_bowline(id: u32) -> bool {
     fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.starts_with("bowline"))
 }
 
-/// proc_pid_smaps(5): pages that no other process maps.
+/// proc_pid_smaps(5): pages that were written to and that no other process maps. Of the program's file there are others, which
+/// count as private for as long as nobody else happens to run it.
 fn private_kib(id: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
-    let private = text.lines().filter(|line| line.starts_with("Private_"));
+    let private = text.lines().filter(|line| line.starts_with("Private_Dirty:"));
     private
         .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
         .sum()
