@@ -34,7 +34,7 @@ pub(crate) fn memory(table: &mut Table, _rounds: usize) {
         .iter()
         .chain([&first])
         .flat_map(|session| crate::support::process::tree(session.id()));
-    let clients: Vec<f64> = clients.filter(|id| is_bowline(*id)).map(private_kib).collect();
+    let clients: Vec<f64> = clients.filter(|id| is_bowline(*id)).map(own_kib).collect();
     table.add(Row::new(
         "memory of a client half",
         "KiB",
@@ -81,19 +81,20 @@ fn idle(rig: &Rig) -> Running {
 
 fn of_server(rig: &Rig) -> f64 {
     let processes = rig.serve().half().processes();
-    processes.iter().map(|(id, _)| private_kib(*id)).sum()
+    processes.iter().map(|(id, _)| own_kib(*id)).sum()
 }
 
 fn is_bowline(id: u32) -> bool {
     fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.starts_with("bowline"))
 }
 
-/// proc_pid_smaps(5): pages that were written to and that no other process maps. Of the program's file there are others, which
-/// count as private for as long as nobody else happens to run it.
-fn private_kib(id: u32) -> f64 {
+/// proc_pid_smaps(5): what it has written to, and its share of memory that has a descriptor. Pages of the program's file are left
+/// out: they count as private for as long as nobody else happens to run it.
+fn own_kib(id: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
-    let private = text.lines().filter(|line| line.starts_with("Private_Dirty:"));
-    private
-        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
+    let own = text
+        .lines()
+        .filter(|line| ["Pss_Anon:", "Pss_Shmem:"].iter().any(|kind| line.starts_with(kind)));
+    own.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
         .sum()
 }
