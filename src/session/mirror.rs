@@ -113,7 +113,7 @@ impl LossGauge {
     }
 
     /// Copies of the same bytes that this loss demands: none where a path has just shown that it loses none. Of one that has
-    /// shown too little, the next packet counts as lost: the first key after a pause would pay for what is learnt from it.
+    /// shown too little, a packet counts as lost at least: the first key after a pause would pay for what is learnt from it.
     pub fn copies(&self) -> u32 {
         if self.lost < RECENT && self.sent >= KNOWN_CLEAN {
             return 0;

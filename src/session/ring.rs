@@ -163,6 +163,12 @@ mod tests {
         assert_eq!(shelf.releases(), 1);
         ring.extend(b"d");
         assert_eq!(ring.peek(0), b"d");
+        drop(ring);
+        let page = shelf.lend();
+        assert!(
+            !page.bytes()[1..].contains(&0),
+            "all of the page went back, not what was touched of it"
+        );
     }
 
     #[test]

@@ -140,6 +140,7 @@ impl Stand {
 #[test]
 fn full_pieces_leave_together_and_in_order() {
     let stand = Stand::new();
+    assert_eq!(stand.joining.max_transmit_segments(), PIECE, "quinn's pieces are ours");
     let pieces = [1, 2, 3].map(|fill| stand.send(9, fill, PIECE * PACKET));
     assert_eq!(stand.notebook.sent(), [], "more may follow");
     let last = stand.send(9, 4, 3 * PACKET + 7);
