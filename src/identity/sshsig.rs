@@ -264,7 +264,7 @@ mod tests {
     use ssh_key::public::{Ed25519PublicKey, SkEcdsaSha2NistP256, SkEd25519};
 
     use super::*;
-    use crate::identity::test_tools::{on_a_small_stack, tower_of_certificates};
+    use crate::identity::test_tools::{on_a_small_stack, read_key, tower_of_certificates};
 
     const KINDS: [(&str, &str); 6] = [
         ("ed25519", "256"),
@@ -279,7 +279,7 @@ mod tests {
     fn ssh_keygen_verifies_what_we_sign_with_every_kind_of_key() {
         let folder = tempfile::tempdir().unwrap();
         for (kind, bits) in KINDS {
-            let key = PrivateKey::read_openssh_file(keygen(folder.path(), kind, bits)).unwrap();
+            let key = read_key(&keygen(folder.path(), kind, bits));
             let blob = sign(&key, "bowline-test", b"message").unwrap();
             assert!(openssh_accepts(folder.path(), key.public_key(), &blob), "{kind} {bits}");
             let signer = verify(&blob, "bowline-test", b"message").unwrap();
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn sha1_and_short_rsa_keys_do_not_count() {
         let folder = tempfile::tempdir().unwrap();
-        let key = PrivateKey::read_openssh_file(keygen(folder.path(), "rsa", "2048")).unwrap();
+        let key = read_key(&keygen(folder.path(), "rsa", "2048"));
         let sha1 = Signature::new(Algorithm::Rsa { hash: None }, vec![0; 256]).unwrap();
         let public = key.public_key().key_data();
         assert!(matches!(

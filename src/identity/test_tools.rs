@@ -4,6 +4,10 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use russh::keys::ssh_key::PrivateKey;
+
+use super::private_key;
+
 /// Writes an executable shell script.
 pub(crate) fn write_script(path: &Path, body: &str) {
     // Written by a process of its own: a descriptor open for writing here could leak into another test's child,
@@ -34,6 +38,11 @@ pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<I
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// The private key, without a passphrase, in a file.
+pub(crate) fn read_key(path: &Path) -> PrivateKey {
+    private_key::decode(&std::fs::read_to_string(path).unwrap(), None).unwrap()
 }
 
 /// Makes a key pair `folder/name` with ssh-keygen. `kind` is such as `ed25519`, `ecdsa-384`, `rsa-2048`.

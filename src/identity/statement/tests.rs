@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::*;
-use crate::identity::test_tools::{on_a_small_stack, tower_of_certificates};
+use crate::identity::test_tools::{on_a_small_stack, read_key, tower_of_certificates};
 use ssh_key::PublicKey;
 
 const SPKI: &[u8] = b"a TLS key, to whom it is opaque";
@@ -11,7 +11,7 @@ const SPKI: &[u8] = b"a TLS key, to whom it is opaque";
 #[test]
 fn a_host_key_speaks_for_one_tls_key_only() {
     let folder = tempfile::tempdir().unwrap();
-    let host_key = private(&keygen(folder.path(), "host", "ed25519"));
+    let host_key = read_key(&keygen(folder.path(), "host", "ed25519"));
     let statement = sign_host(&host_key, None, SPKI).unwrap();
     let proven = verify_host(&statement, SPKI).unwrap();
     assert_eq!(&proven.key, host_key.public_key().key_data());
@@ -26,8 +26,8 @@ fn a_host_key_speaks_for_one_tls_key_only() {
 #[test]
 fn a_statement_shown_with_another_key_proves_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let honest = sign_host(&private(&keygen(folder.path(), "honest", "ed25519")), None, SPKI).unwrap();
-    let thief = sign_host(&private(&keygen(folder.path(), "thief", "ed25519")), None, SPKI).unwrap();
+    let honest = sign_host(&read_key(&keygen(folder.path(), "honest", "ed25519")), None, SPKI).unwrap();
+    let thief = sign_host(&read_key(&keygen(folder.path(), "thief", "ed25519")), None, SPKI).unwrap();
     let mixed = Statement {
         key: honest.key,
         signature: thief.signature,
@@ -43,16 +43,16 @@ fn a_certificate_statement_is_signed_by_the_certified_key() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, host, other) = three_keys(folder.path());
     let certificate = certify(&ca, &host, &["-h", "-n", "build.example.org"]);
-    let statement = sign_host(&private(&host), Some(&certificate), SPKI).unwrap();
+    let statement = sign_host(&read_key(&host), Some(&certificate), SPKI).unwrap();
     let proven = verify_host(&statement, SPKI).unwrap();
-    assert_eq!(&proven.key, private(&host).public_key().key_data());
+    assert_eq!(&proven.key, read_key(&host).public_key().key_data());
     assert_eq!(
         proven.certificate.as_deref().unwrap().to_bytes().unwrap(),
         certificate.to_bytes().unwrap()
     );
 
     let stolen = Statement {
-        signature: sign_host(&private(&other), None, SPKI).unwrap().signature,
+        signature: sign_host(&read_key(&other), None, SPKI).unwrap().signature,
         ..statement
     };
     assert!(matches!(
@@ -60,7 +60,7 @@ fn a_certificate_statement_is_signed_by_the_certified_key() {
         Err(StatementError::OtherSigner { .. })
     ));
     assert!(matches!(
-        sign_host(&private(&other), Some(&certificate), SPKI),
+        sign_host(&read_key(&other), Some(&certificate), SPKI),
         Err(StatementError::CertificateOfAnotherKey)
     ));
 }
@@ -70,14 +70,14 @@ fn certificates_of_the_wrong_type_or_with_a_forged_field_prove_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, host, _) = three_keys(folder.path());
     let for_users = certify(&ca, &host, &["-n", "root"]);
-    let statement = sign_host(&private(&host), Some(&for_users), SPKI).unwrap();
+    let statement = sign_host(&read_key(&host), Some(&for_users), SPKI).unwrap();
     assert!(matches!(
         verify_host(&statement, SPKI),
         Err(StatementError::CertificateType { .. })
     ));
 
     let good = sign_host(
-        &private(&host),
+        &read_key(&host),
         Some(&certify(&ca, &host, &["-h", "-n", "good.example"])),
         SPKI,
     )
@@ -102,7 +102,7 @@ fn certificates_of_the_wrong_type_or_with_a_forged_field_prove_nothing() {
 #[test]
 fn an_authorization_holds_for_exactly_these_facts() {
     let folder = tempfile::tempdir().unwrap();
-    let user_key = private(&keygen(folder.path(), "user", "ecdsa"));
+    let user_key = read_key(&keygen(folder.path(), "user", "ecdsa"));
     let facts = OpenFacts {
         exporter: &[1; 32],
         server_spki: b"server",
@@ -148,7 +148,7 @@ fn an_authorization_holds_for_exactly_these_facts() {
 #[test]
 fn a_host_statement_is_no_authorization() {
     let folder = tempfile::tempdir().unwrap();
-    let key = private(&keygen(folder.path(), "key", "ed25519"));
+    let key = read_key(&keygen(folder.path(), "key", "ed25519"));
     let Statement { key, signature } = sign_host(&key, None, SPKI).unwrap();
     let authorization = Authorization { key, signature };
     assert!(matches!(
@@ -160,7 +160,7 @@ fn a_host_statement_is_no_authorization() {
 #[test]
 fn key_blobs_are_bounded_and_have_one_encoding() {
     let folder = tempfile::tempdir().unwrap();
-    let key = private(&keygen(folder.path(), "key", "ed25519"));
+    let key = read_key(&keygen(folder.path(), "key", "ed25519"));
     let mut blob = key.public_key().to_bytes().unwrap();
     assert!(parse_key(&blob).is_ok());
     blob.push(0);
@@ -277,10 +277,6 @@ fn host_keys_that_cannot_be_used_are_left_out_with_a_reason() {
 fn three_keys(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
     let make = |name| keygen(folder, name, "ed25519");
     (make("ca"), make("host"), make("other"))
-}
-
-fn private(path: &Path) -> PrivateKey {
-    PrivateKey::read_openssh_file(path).unwrap()
 }
 
 fn keygen(folder: &Path, name: &str, kind: &str) -> PathBuf {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use russh::keys::ssh_key::PrivateKey;
+use russh::keys::ssh_key::PublicKey;
 use tempfile::TempDir;
 
 use crate::identity::statement::{ProvenKey, parse_key};
@@ -75,8 +75,8 @@ pub(in crate::server) fn strange_key(kind: &str) -> ProvenKey {
 
 /// The public half of the private key at `path`, as if it had signed.
 pub(in crate::server) fn proven(path: &Path) -> ProvenKey {
-    let key = PrivateKey::read_openssh_file(path).unwrap();
-    proven_blob(key.public_key().to_bytes().unwrap())
+    let key = PublicKey::read_openssh_file(path.with_extension("pub")).unwrap();
+    proven_blob(key.to_bytes().unwrap())
 }
 
 pub(in crate::server) fn proven_blob(blob: Vec<u8>) -> ProvenKey {
