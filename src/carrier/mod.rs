@@ -330,6 +330,15 @@ impl Carrier {
         }
     }
 
+    /// Has the peer show that it hears us, so that [`Carrier::answer_mark`] moves, and asks no more of it than that takes.
+    pub fn touch(&mut self, token: u64) {
+        self.send_now(&match self.ack_mark() {
+            // An answer to nothing: its transport acknowledges it, and nobody answers.
+            Some(_) => Frame::Pong { token },
+            None => Frame::Ping { token },
+        });
+    }
+
     /// Sends a copy of what another carrier brings, or this one's ordered stream; it may get lost. Where the kind has no
     /// datagrams it follows what is queued, unless that does not move.
     pub fn send_copy(&mut self, copy: Bytes) {

@@ -201,7 +201,7 @@ impl Carriers {
                 Standing::Wait => {}
                 Standing::Probe => {
                     self.pings += 1;
-                    other.carrier.send_now(&Frame::Ping { token: self.pings });
+                    other.carrier.touch(self.pings);
                 }
                 Standing::Dead => {
                     info!(

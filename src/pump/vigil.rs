@@ -161,6 +161,7 @@ impl Vigil {
     ) -> Advice {
         self.liveness.set_standby(has_standby);
         let Some(lead) = lead else { return Advice::Keep };
+        self.liveness.set_hears_acks(lead.ack_mark().is_some());
         let rtt = lead.rtt().unwrap_or(UNKNOWN_RTT);
         if self.liveness.poll_timeout(now, rtt) > now {
             return Advice::Keep;
@@ -179,9 +180,12 @@ impl Vigil {
         match self.liveness.poll(now, rtt) {
             Verdict::Wait => {}
             Verdict::Probe => {
-                self.pings += 1;
                 self.heard = lead.heard();
-                lead.send_now(&Frame::Ping { token: self.pings });
+                lead.send_now(&Frame::Ping { token: self.token() });
+            }
+            Verdict::Touch => {
+                self.heard = lead.heard();
+                lead.touch(self.token());
             }
             Verdict::Suspect if has_standby => {
                 info!(
@@ -211,6 +215,11 @@ impl Vigil {
     /// Since when nothing was heard from a lead under suspicion.
     pub(super) fn suspected_since(&self) -> Option<Instant> {
         self.liveness.is_suspect().then(|| self.liveness.heard())
+    }
+
+    fn token(&mut self) -> u64 {
+        self.pings += 1;
+        self.pings
     }
 
     fn want_carrier(&mut self, by_peer: bool, now: Instant, outstanding: bool) {

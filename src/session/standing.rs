@@ -16,7 +16,7 @@ const MOST_ASKED: u32 = 3;
 pub enum Standing {
     /// Nothing.
     Wait,
-    /// Send a `PING` on it.
+    /// Have the peer show that it hears us on it.
     Probe,
     /// Let it go: it does not answer.
     Dead,

@@ -194,6 +194,7 @@ impl Life<'_> {
             match self.client.liveness.poll(now, rtt) {
                 Verdict::Wait => return,
                 Verdict::Probe => self.probe(id, reads),
+                Verdict::Touch => unreachable!("these carriers hear frames and nothing else"),
                 Verdict::Suspect => {
                     self.check_suspicion(id);
                     let outstanding = self.ends[CLIENT].session.is_outstanding();

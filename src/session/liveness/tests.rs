@@ -74,6 +74,29 @@ fn an_answered_silence_is_probed_ever_more_rarely() {
 }
 
 #[test]
+fn after_long_quiet_an_acknowledgement_is_answer_enough_and_its_want_is_suspected() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    liveness.set_hears_acks(true);
+    let quiet = watch(&mut liveness, start, QUIET, true);
+    assert!(quiet.iter().all(|(_, verdict)| *verdict == Verdict::Probe), "{quiet:?}");
+
+    let touched = liveness.poll_timeout(start, RTT);
+    assert_eq!(liveness.poll(touched, RTT), Verdict::Touch);
+    liveness.handle_heard(touched + RTT);
+    assert_eq!(
+        liveness.poll_timeout(touched, RTT),
+        touched + RARE_KEEPALIVE,
+        "no more is due"
+    );
+
+    let again = touched + RARE_KEEPALIVE;
+    assert_eq!(liveness.poll(again, RTT), Verdict::Touch);
+    let said = watch(&mut liveness, again, Duration::from_secs(1), false);
+    assert_eq!(said, [(300, Verdict::Suspect)]);
+}
+
+#[test]
 fn a_keystroke_into_a_dead_link_is_suspected_after_the_allowance() {
     let start = clock::now();
     let mut liveness = Liveness::new(start);

@@ -64,7 +64,8 @@ impl Host {
         for step in [
             "link set lo up".to_owned(),
             format!("addr add {}/32 dev {DEVICE}", Ipv4Addr::from(own_address(index, 0))),
-            format!("link set {DEVICE} mtu 1500 txqueuelen 4000 up"),
+            // Without an address of IPv6 it looks for no router on its own, and every packet counted is a host's.
+            format!("link set {DEVICE} addrgenmode none mtu 1500 txqueuelen 4000 up"),
             format!("route add default dev {DEVICE}"),
         ] {
             sys::ip(&format!("-n {namespace} {step}"));
