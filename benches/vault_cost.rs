@@ -10,10 +10,10 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
+use support::process::cpu_seconds;
 use support::serve::{Serve, ServeOptions};
 use support::sshd::TestSshd;
 use support::{BOWLINE, Scratch, now};
@@ -134,20 +134,8 @@ impl Side {
         let keeper = self.serve.id();
         let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
         let children = children.split_whitespace().filter_map(|id| id.parse().ok());
-        std::iter::once(keeper).chain(children).map(process_cpu).sum()
+        std::iter::once(keeper).chain(children).map(cpu_seconds).sum()
     }
-}
-
-/// proc_pid_stat(5): fields 14 and 15, in clock ticks of 10 ms. The name before may hold spaces.
-fn process_cpu(id: u32) -> f64 {
-    let stat = std::fs::read_to_string(PathBuf::from(format!("/proc/{id}/stat"))).unwrap_or_default();
-    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = rest
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() / 100.0
 }
 
 fn ratio(on: &[Cost], off: &[Cost], of: impl Fn(&Cost) -> f64) -> String {

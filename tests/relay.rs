@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "relay/crowd.rs"]
+mod crowd;
 #[path = "relay/status.rs"]
 mod status;
 mod support;
@@ -21,9 +23,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use support::place::Place;
-use support::process::{raise_descriptor_limit, run};
+use support::process::run;
 use support::relay::Relay;
-use support::{BOWLINE, Scratch, measured, measured_time, now};
+use support::{BOWLINE, Scratch, measured_time, now};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -354,44 +356,6 @@ async fn a_relay_that_died_is_registered_at_again_when_it_is_back() {
     measured_time("registered again after a relay came back", now() - back);
 }
 
-#[tokio::test]
-async fn garbage_silence_and_floods_of_one_source_leave_others_served() {
-    let (relay, scratch) = (Relay::start(Place::here()), Scratch::new());
-    let server = Server::new(scratch.path(), "host");
-    let mut listed = Listed::at(relay.address(), &server);
-    listed.is_listed().await;
-    let mut stream = ask(relay.address(), RelayTransport::Quic, server.digest).await.unwrap();
-    let before = relay.usage();
-    let mut held = vec![];
-    for round in 0..2_000 {
-        // All of them from 127.0.0.2; we are 127.0.0.1.
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        if let Ok(Ok(mut stranger)) = timeout(Duration::from_secs(1), socket.connect(relay.address())).await {
-            if round % 2 == 0 {
-                let _ = stranger.write_all(&[0x16, 3, 1, 0, 200, 1, 2, 3, 4, 5]).await;
-            }
-            held.push(stranger);
-            if held.len() > 400 {
-                held.remove(0);
-            }
-        }
-    }
-    echoes(&mut stream, 100_000).await;
-    let mut another = ask(relay.address(), RelayTransport::Tls, server.digest).await.unwrap();
-    echoes(&mut another, 100_000).await;
-    let after = relay.usage();
-    measured(
-        "a relay before and after 2000 strangers",
-        format_args!("{before:?}\n        {after:?}"),
-    );
-    assert!(
-        after.resident.saturating_sub(before.resident) < 32 * 1024,
-        "{before:?} {after:?}"
-    );
-    assert!(!relay.log().contains("panicked"), "{}", relay.log());
-}
-
 #[test]
 fn a_relay_for_a_host_whose_key_nobody_knows_is_answered_with_what_to_do() {
     let scratch = Scratch::new();
@@ -426,66 +390,4 @@ fn a_relay_for_a_host_whose_key_nobody_knows_is_answered_with_what_to_do() {
     ] {
         assert!(refused.err().contains(fact), "no {fact:?} in {}", refused.err());
     }
-}
-
-/// Processes of this many server halves and clients would be the machine's, not the relay's, measure: they are all here.
-const SERVERS: usize = 200;
-const STREAMS: usize = 2_000;
-
-#[tokio::test]
-async fn two_hundred_server_halves_and_two_thousand_streams_fit_one_relay() {
-    // Each client has a socket of its own in this process.
-    raise_descriptor_limit();
-    let limits = [
-        "--open",
-        "--max-servers-per-source",
-        "1000",
-        "--max-splices-per-source",
-        "5000",
-    ];
-    let relay = Relay::with(
-        Place::here(),
-        &[&limits[..], &["--max-connections-per-second", "100000"]].concat(),
-    );
-    let (scratch, idle) = (Scratch::new(), relay.usage().resident);
-    let servers: Vec<Server> = (0..SERVERS)
-        .map(|at| Server::new(scratch.path(), &format!("host{at}")))
-        .collect();
-    let mut listed: Vec<Listed> = servers
-        .iter()
-        .map(|server| Listed::at(relay.address(), server))
-        .collect();
-    for one in &mut listed {
-        one.is_listed().await;
-    }
-    let with_servers = relay.usage().resident;
-    let (mut streams, start, cpu) = (Vec::with_capacity(STREAMS), now(), relay.cpu());
-    for at in 0..STREAMS {
-        let stream = ask(relay.address(), RelayTransport::Quic, servers[at % SERVERS].digest).await;
-        streams.push(stream.unwrap_or_else(|error| panic!("stream {at}: {error}")));
-    }
-    let (took, opening) = (now() - start, relay.cpu() - cpu);
-    for stream in &mut streams {
-        echoes(stream, 1_000).await;
-    }
-    let cpu = relay.cpu();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let resting = relay.cpu() - cpu;
-    let full = relay.usage().resident;
-    measured("memory of an idle relay, KiB", idle);
-    measured("with 200 server halves, KiB", with_servers);
-    measured("with 2000 streams beside, KiB", full);
-    measured(
-        "to open 2000 streams, s",
-        format_args!("{:.1}, {opening:.2} of the relay's processor", took.as_secs_f64()),
-    );
-    measured(
-        "processor for 2000 resting streams, of one core",
-        format_args!("{:.1} %", resting / 3.0 * 100.0),
-    );
-    assert!(
-        full - idle < (STREAMS as u64) * 128,
-        "128 KiB a stream are plenty: {} KiB",
-        full - idle
-    );
 }

@@ -25,7 +25,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-/// Dials under way at once. At 150 ms between attempts, two each, twelve cover a round trip of 900 ms.
+/// Dials under way at once. At 150 ms between attempts, two each, twelve cover dials that take 900 ms: a round trip of as
+/// much on a direct path, a third of it by way of a relay.
 const IN_FLIGHT: usize = 12;
 /// Of these the oldest are left alone, so that even the slowest path gets one through.
 const PATIENT: usize = 4;

@@ -49,6 +49,27 @@ fn relays_named_by_srv_records_serve_also_when_dns_is_gone() {
     ticker.finish_in_order();
 }
 
+#[test]
+fn a_relay_of_the_hosts_file_serves_while_the_name_server_is_silent() {
+    let hosts = [("server", "nat"), ("r1", ""), ("dns", "")];
+    let Some((_turn, lab)) = shared_lab("a relay of the hosts file", &hosts) else {
+        return;
+    };
+    lab.resolve_at("dns");
+    lab.cut("dns");
+    let relay = Relay::start(lab.place("r1"));
+    let (_, key) = relay
+        .name()
+        .split_once('#')
+        .map(|(at, key)| (at.to_owned(), key.to_owned()))
+        .unwrap();
+    let name = format!("r1:{}#{key}", relay.address().port());
+    let options = ServeOptions::here().argument("--relay").argument(&name);
+    let rig = Rig::with_in(&lab, options, |setup| setup.proxy_arguments(&["--relay", &name]));
+    let outcome = rig.ssh.remote("exit 7", LIMIT).expect_code(7);
+    measured_time("ssh from start to end by a relay of the hosts file", outcome.took);
+}
+
 /// Answers for the fleet, at the lab's host `dns`, which all others ask from now on.
 fn dnsmasq(lab: &Lab, relays: &[&str]) -> Running {
     let place = lab.place("dns");

@@ -3,10 +3,11 @@
 use super::cache::Member;
 use super::resolver::{LATEST_REFRESH, LookupError};
 use super::{DnsName, Endpoint};
-use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
-use hickory_resolver::proto::rr::RData;
+use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{Hosts, TokioResolver};
 use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -103,6 +104,21 @@ pub(super) async fn look_up_host(dns: TokioResolver, name: DnsName, asks_system:
         return Err(LookupError::Unknown { name });
     }
     Ok((ips, lifetime(ttls)))
+}
+
+/// The addresses that the system's `hosts` file has for the name. What it has, no name server is asked about.
+pub(super) fn find_in_hosts_file(hosts: &Hosts, name: &DnsName) -> Vec<IpAddr> {
+    let Ok(name) = Name::from_ascii(name.as_str()) else {
+        return Vec::new();
+    };
+    let lines = [RecordType::AAAA, RecordType::A]
+        .into_iter()
+        .filter_map(|kind| hosts.lookup_static_host(&Query::query(name.clone(), kind)));
+    let found = lines.flat_map(|lines| {
+        let ips = lines.answers().iter().filter_map(|record| record.data.ip_addr());
+        ips.collect::<Vec<_>>()
+    });
+    in_turn(found.collect())
 }
 
 fn fault(name: DnsName, error: NetError) -> LookupError {

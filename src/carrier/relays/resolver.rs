@@ -7,15 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{Hosts, TokioResolver};
 use russh::keys::ssh_key::Fingerprint;
 use tracing::debug;
 
 use super::cache::{Cache, Member};
-use super::lookup::{ask_all, look_up_host, look_up_service};
+use super::lookup::{ask_all, find_in_hosts_file, look_up_host, look_up_service};
 use super::{DnsName, Endpoint, Host, Relay, RelayAddress, RelayName, choose};
 
 /// A name server that takes longer is of no help to an open.
@@ -247,6 +247,7 @@ impl Run<'_> {
     }
 
     async fn addresses(&mut self, hosts: Vec<DnsName>) -> Vec<(DnsName, Vec<IpAddr>)> {
+        let (mut found, hosts) = self.of_hosts_file(hosts);
         let dns = self.dns(&hosts);
         let (cache, now) = (&self.cache, self.now);
         let patience = |name: &DnsName| patience(cache.host(name, now).is_some());
@@ -254,7 +255,6 @@ impl Run<'_> {
         let asks_system = self.resolver.name_servers.is_empty();
         let ask = move |dns, name| look_up_host(dns, name, asks_system);
         let answers = ask_all(dns, hosts, patience, ask).await;
-        let mut found = Vec::new();
         for (name, answer) in answers {
             match answer {
                 Some(Ok((ips, ttl))) => {
@@ -274,6 +274,19 @@ impl Run<'_> {
             }
         }
         found
+    }
+
+    /// What the system's `hosts` file knows, and the names that it does not.
+    fn of_hosts_file(&self, names: Vec<DnsName>) -> (Vec<(DnsName, Vec<IpAddr>)>, Vec<DnsName>) {
+        let is_of_system = self.resolver.name_servers.is_empty() && !names.is_empty();
+        let file = is_of_system.then(Hosts::from_system).and_then(Result::ok);
+        let file = file.unwrap_or_default();
+        let found = names.into_iter().map(|name| {
+            let ips = find_in_hosts_file(&file, &name);
+            (name, ips)
+        });
+        let (found, unknown): (Vec<_>, Vec<_>) = found.partition(|(_, ips)| !ips.is_empty());
+        (found, unknown.into_iter().map(|(name, _)| name).collect())
     }
 
     /// Notes a failure; without an error it is that of [`RelayResolver::dns`], which is noted already.

@@ -52,7 +52,7 @@ pub fn make_namespace(namespace: &str, hosts_file: &str) {
 
 /// Programs that start in the namespace from now on ask this name server.
 pub fn set_name_server(namespace: &str, address: Ipv4Addr) {
-    let settings = format!("nameserver {address}\noptions timeout:1 attempts:1\n");
+    let settings = format!("nameserver {address}\n");
     fs::write(format!("/etc/netns/{namespace}/resolv.conf"), settings).expect("root's /etc");
 }
 
