@@ -61,7 +61,7 @@ impl Tally {
             self.several,
             self.copies,
         ];
-        schedules < 10_000 || (few.iter().all(|n| *n > schedules / 100) && many.iter().all(|n| *n > schedules / 3))
+        schedules < 1000 || (few.iter().all(|n| *n > schedules / 100) && many.iter().all(|n| *n > schedules / 3))
     }
 }
 

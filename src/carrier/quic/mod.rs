@@ -193,7 +193,8 @@ pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Host;
+    use crate::wire::{Frame, Hello, Host, SessionId};
+    use std::future::poll_fn;
     use std::net::Ipv4Addr;
     use std::time::Duration;
     use tokio::task::JoinSet;
@@ -250,6 +251,43 @@ mod tests {
             dialed.host().await.unwrap().1
         };
         assert_eq!(timeout(Duration::from_secs(3), client).await.expect("in time"), host);
+    }
+
+    #[tokio::test]
+    async fn a_touch_is_acknowledged_by_the_transport_and_asks_for_no_more() {
+        let key = TlsKey::generate();
+        let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let secrets = EndpointSecrets::new([1; 32]);
+        let listener = QuicListener::new(socket, &key, &secrets, &QuicLimits::default()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let dialer = QuicDialer::new(address, MtuCap::default()).unwrap();
+        let near = async {
+            let dialed = dialer.dial(address, &key, ServerKey::Any).await.unwrap();
+            let mut near = dialed.host().await.unwrap().0;
+            let session = SessionId::new([1; 16]);
+            near.send_message(Hello::Standby { session }.encode()).await.unwrap();
+            near
+        };
+        let far = async {
+            let host = Host { statements: Vec::new() };
+            let met = shake_hands(listener.accept().await.unwrap(), host.encode()).await;
+            let mut far = met.unwrap().carrier().await.unwrap();
+            far.read_message().await.unwrap();
+            far
+        };
+        let (mut near, mut far) = tokio::join!(near, far);
+        // Whatever was said before is acknowledged by then.
+        sleep(APART).await;
+        let mark = near.answer_mark();
+        near.touch(7);
+        let heard = poll_fn(|cx| far.poll_frame(cx)).await.unwrap();
+        assert_eq!(heard.frame, Frame::Pong { token: 7 }, "which nobody answers");
+        let moved = async {
+            while near.answer_mark() == mark {
+                sleep(APART / 20).await;
+            }
+        };
+        timeout(APART * 10, moved).await.expect("an acknowledgement");
     }
 
     /// A path on which each of the first datagrams has been dealt with when the next arrives.

@@ -111,14 +111,10 @@ pub(super) fn find_in_hosts_file(hosts: &Hosts, name: &DnsName) -> Vec<IpAddr> {
     let Ok(name) = Name::from_ascii(name.as_str()) else {
         return Vec::new();
     };
-    let lines = [RecordType::AAAA, RecordType::A]
-        .into_iter()
-        .filter_map(|kind| hosts.lookup_static_host(&Query::query(name.clone(), kind)));
-    let found = lines.flat_map(|lines| {
-        let ips = lines.answers().iter().filter_map(|record| record.data.ip_addr());
-        ips.collect::<Vec<_>>()
-    });
-    in_turn(found.collect())
+    let of_family = |family| hosts.lookup_static_host(&Query::query(name.clone(), family));
+    let found = [RecordType::AAAA, RecordType::A].into_iter().filter_map(of_family);
+    let records = found.flat_map(|found| found.answers().to_vec());
+    in_turn(records.filter_map(|record| record.data.ip_addr()).collect())
 }
 
 fn fault(name: DnsName, error: NetError) -> LookupError {

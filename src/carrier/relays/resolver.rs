@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Hosts, TokioResolver};
@@ -112,8 +112,9 @@ impl RelayResolver {
             let config = ResolverConfig::from_name_servers(servers);
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
-        // One run asks for each name once.
+        // One run asks for each name once, and only for what the file does not have.
         builder.options_mut().cache_size = 0;
+        builder.options_mut().use_hosts_file = ResolveHosts::Never;
         builder.build()
     }
 }
@@ -281,12 +282,14 @@ impl Run<'_> {
         let is_of_system = self.resolver.name_servers.is_empty() && !names.is_empty();
         let file = is_of_system.then(Hosts::from_system).and_then(Result::ok);
         let file = file.unwrap_or_default();
-        let found = names.into_iter().map(|name| {
-            let ips = find_in_hosts_file(&file, &name);
-            (name, ips)
-        });
-        let (found, unknown): (Vec<_>, Vec<_>) = found.partition(|(_, ips)| !ips.is_empty());
-        (found, unknown.into_iter().map(|(name, _)| name).collect())
+        let (mut found, mut unknown) = (Vec::new(), Vec::new());
+        for name in names {
+            match find_in_hosts_file(&file, &name) {
+                ips if ips.is_empty() => unknown.push(name),
+                ips => found.push((name, ips)),
+            }
+        }
+        (found, unknown)
     }
 
     /// Notes a failure; without an error it is that of [`RelayResolver::dns`], which is noted already.

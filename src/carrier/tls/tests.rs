@@ -56,6 +56,14 @@ async fn both(key: &TlsKey) -> (Carrier, Carrier) {
 }
 
 #[tokio::test]
+async fn a_touch_asks_the_peer_where_no_acknowledgement_of_it_is_heard() {
+    let (mut near, mut far) = both(&TlsKey::generate()).await;
+    near.touch(7);
+    poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
+    assert_eq!(next(&mut far).await.unwrap(), Frame::Ping { token: 7 });
+}
+
+#[tokio::test]
 async fn both_ends_know_each_other_and_share_an_exporter() {
     let key = TlsKey::generate();
     let (near, far) = pair(&key, ServerKey::Exactly(key.spki().to_vec())).await;
