@@ -14,12 +14,14 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bowline::carrier::quic::{EndpointSecrets, QuicLimits, bind};
 use bowline::identity::authorized_keys::{AuthorizedKeys, Verdict};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{ProvenKey, load_host_keys};
+use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, KeyList, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::SessionConfig;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +66,7 @@ fn config(
         tls_key,
         // Kept over restarts, it would tell clients of one within a packet.
         secrets: EndpointSecrets::new(rand_seed()?),
-        target,
+        sshd: Arc::new(FromLoopback::new(target)),
         sshd_view: None,
         authority: Authority::Keys(Box::new(Keys(keys))),
         session: SessionConfig::default(),

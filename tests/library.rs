@@ -8,7 +8,7 @@ use bowline::client::{self, Boxed, ClientConfig, Credentials, FirstWords, HostTr
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::ProvenKey;
 use bowline::pump::Outcome;
-use bowline::server::ask_sshd::{AskLimits, AskSshd};
+use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::SessionConfig;
 use bowline::wire::Authorization;
@@ -67,11 +67,9 @@ fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
         tls_key: TlsKey::generate(),
         statements: Vec::new(),
         secrets: EndpointSecrets::new([1; 32]),
-        target,
+        sshd: Arc::new(FromLoopback::new(target).with_session_aliases()),
         sshd_view: None,
-        authority: Authority::Anyone {
-            aliases: AskSshd::new(target, AskLimits::default()),
-        },
+        authority: Authority::Anyone,
         session: SessionConfig::default(),
         limits: RegistryLimits::default(),
         max_half_open: 256,

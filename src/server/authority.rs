@@ -1,6 +1,7 @@
 //! Who may open a session: sshd's verdict, a file's, or nobody's.
 
 use super::ask_sshd::{AskError, AskSshd};
+use super::connect_sshd::Client;
 use crate::carrier::gate;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{Refusal, RefusalCode};
@@ -32,10 +33,7 @@ pub enum Authority {
     /// A file in the form of `authorized_keys` decides, for every user.
     Keys(Box<dyn KeyList>),
     /// The inner login decides alone.
-    Anyone {
-        /// Names the loopback addresses that sshd sees in place of clients.
-        aliases: AskSshd,
-    },
+    Anyone,
 }
 
 /// A list of keys that is looked up at each open.
@@ -59,10 +57,11 @@ impl Authority {
         &self,
         user: &str,
         keys: &[ProvenKey],
-        remote: SocketAddr,
+        client: Client,
     ) -> Result<(Account, Option<usize>), Refusal> {
+        let remote = client.remote;
         let accepted = match self {
-            Authority::Anyone { .. } => {
+            Authority::Anyone => {
                 // Keys that nobody checks can be made by the thousand; addresses cannot.
                 let account = format!("anyone from {}", gate::network(remote.ip()));
                 return Ok((Account(account), None));
@@ -70,7 +69,7 @@ impl Authority {
             // Whoever proved no key is nobody's, and not worth a question.
             Authority::Keys(_) | Authority::Sshd { .. } if keys.is_empty() => None,
             Authority::Keys(list) => list.permitted(user, keys, remote.ip()).await,
-            Authority::Sshd { ask, .. } => ask_sshd(ask, user, keys, remote).await?,
+            Authority::Sshd { ask, .. } => ask_sshd(ask, user, keys, client).await?,
         };
         let Some((index, key)) = accepted.and_then(|index| Some((index, keys.get(index)?))) else {
             let tried: Vec<String> = keys.iter().map(ProvenKey::fingerprint).collect();
@@ -83,15 +82,6 @@ impl Authority {
         };
         self.compare_rules(user, remote).await?;
         Ok((Account(key.fingerprint()), Some(index)))
-    }
-
-    /// The address that sshd is to see a session come from; `None` for the usual one.
-    pub(super) fn session_alias(&self, remote: IpAddr) -> Option<IpAddr> {
-        match self {
-            // Strangers may guess passwords: sshd's penalties must meet them and nobody else.
-            Authority::Anyone { aliases } => Some(aliases.alias(remote).into()),
-            Authority::Sshd { .. } | Authority::Keys(_) => None,
-        }
     }
 
     async fn compare_rules(&self, user: &str, remote: SocketAddr) -> Result<(), Refusal> {
@@ -108,15 +98,15 @@ impl Authority {
     }
 }
 
-async fn ask_sshd(ask: &AskSshd, user: &str, keys: &[ProvenKey], remote: SocketAddr) -> Result<Option<usize>, Refusal> {
-    match ask.would_accept_any(user, keys, remote.ip()).await {
+async fn ask_sshd(ask: &AskSshd, user: &str, keys: &[ProvenKey], client: Client) -> Result<Option<usize>, Refusal> {
+    match ask.would_accept_any(user, keys, client).await {
         Ok(verdict) => Ok(verdict.accepted),
         Err(error) => {
             let code = match &error {
                 AskError::UpstreamDown { .. } | AskError::NotSsh { .. } => RefusalCode::UpstreamDown,
                 _ => RefusalCode::RetryLater,
             };
-            warn!(event = "refused", user, %remote, error = %chain(&error), "sshd gave no verdict");
+            warn!(event = "refused", user, remote = %client.remote, error = %chain(&error), "sshd gave no verdict");
             Err(refusal(code, error.to_string()))
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod ask_sshd;
 mod authority;
+pub mod connect_sshd;
 pub mod keeper;
 mod prober;
 mod registry;
@@ -30,6 +31,7 @@ use crate::observe::{Metrics, Source};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
+use connect_sshd::{Client, ConnectSshd};
 use prober::Prober;
 use registry::Registry;
 use relays::Relays;
@@ -74,8 +76,8 @@ pub struct ServerConfig {
     pub statements: Vec<Statement>,
     /// What lets clients notice a restart within a packet.
     pub secrets: EndpointSecrets,
-    /// What sessions are joined to.
-    pub target: SocketAddr,
+    /// Opens connections to the sshd that sessions are joined to.
+    pub sshd: Arc<dyn ConnectSshd>,
     /// Who may open sessions.
     pub authority: Authority,
     /// Tells those who probe what sshd's settings mean for sessions. Default: none, nobody is told.
@@ -117,8 +119,8 @@ impl Reception {
     /// Hears the hello on `carrier`, answers it, and hands the carrier to its session. The peer is taken to have proved
     /// the key that [`Carrier::info`] names, and to know already who we are: no host message is sent.
     pub async fn receive(&self, carrier: Carrier) {
-        let source = carrier.info().remote.unwrap_or(IN_PROCESS);
-        self.half.hear(source, std::future::ready(Ok(carrier))).await;
+        let client = Client::new(carrier.info().remote.unwrap_or(IN_PROCESS), None);
+        self.half.hear(client, std::future::ready(Ok(carrier))).await;
     }
 }
 
@@ -163,12 +165,12 @@ impl Server {
         let tls_addresses: io::Result<Vec<_>> = tls_listeners.iter().map(TcpListener::local_addr).collect();
         let tls_listeners: io::Result<Vec<_>> = tls_listeners.into_iter().map(in_tokio).collect();
         let authority = Arc::new(config.authority);
-        let upstream = Upstream::new(config.target, Arc::clone(&authority));
+        let upstream = Upstream::new(Arc::clone(&config.sshd));
         let (kept, recovered) = match vault {
             Some((vault, Recovery { tombs, sessions, .. })) => (Some((vault, tombs)), sessions),
             None => (None, Vec::new()),
         };
-        let prober = Prober::new(config.target, config.limits.ttl, config.sshd_view);
+        let prober = Prober::new(config.sshd, config.limits.ttl, config.sshd_view);
         let registry = Registry::new(config.limits, config.session, upstream, kept);
         registry.restore(recovered);
         let half = Welcome {

@@ -2,11 +2,12 @@
 
 use super::ask_sshd::{AskError, read_banner};
 use super::authority::{chain, refusal};
+use super::connect_sshd::ConnectSshd;
 use crate::clock;
 use crate::wire::{Probed, Refusal, RefusalCode, SshdLimit};
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -29,7 +30,7 @@ pub trait SshdView: Send + Sync {
 
 /// Looks at sshd for those who probe.
 pub(super) struct Prober {
-    target: SocketAddr,
+    sshd: Arc<dyn ConnectSshd>,
     ttl: Duration,
     view: Option<Box<dyn SshdView>>,
     /// Held while sshd is asked: those who come meanwhile get the same answer.
@@ -62,9 +63,9 @@ impl<T> Seen<T> {
 }
 
 impl Prober {
-    pub(super) fn new(target: SocketAddr, ttl: Duration, view: Option<Box<dyn SshdView>>) -> Prober {
+    pub(super) fn new(sshd: Arc<dyn ConnectSshd>, ttl: Duration, view: Option<Box<dyn SshdView>>) -> Prober {
         Prober {
-            target,
+            sshd,
             ttl,
             view,
             banner: Mutex::default(),
@@ -91,7 +92,7 @@ impl Prober {
         match &*last {
             Some(seen) if seen.age() < FRESH => seen.clone(),
             _ => {
-                let read = read_banner(self.target, BANNER_TIME).await;
+                let read = read_banner(&*self.sshd, BANNER_TIME).await;
                 last.insert(Seen::now(read.map_err(|error| no_banner(&error)))).clone()
             }
         }
@@ -129,8 +130,8 @@ fn no_banner(error: &AskError) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::connect_sshd::FromLoopback;
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
@@ -147,8 +148,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let asked = Arc::new(AtomicUsize::new(0));
         let view = Counting(Arc::clone(&asked));
-        let target = listener.local_addr().unwrap();
-        let prober = Prober::new(target, Duration::from_secs(60), Some(Box::new(view)));
+        let sshd = Arc::new(FromLoopback::new(listener.local_addr().unwrap()));
+        let prober = Prober::new(sshd, Duration::from_secs(60), Some(Box::new(view)));
         let greeted = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
@@ -171,9 +172,9 @@ mod tests {
     #[tokio::test]
     async fn without_sshd_the_probe_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = listener.local_addr().unwrap();
+        let sshd = Arc::new(FromLoopback::new(listener.local_addr().unwrap()));
         drop(listener);
-        let prober = Prober::new(target, Duration::ZERO, None);
+        let prober = Prober::new(sshd, Duration::ZERO, None);
         assert_eq!(
             prober.look("ada", None).await.unwrap_err().code,
             RefusalCode::UpstreamDown

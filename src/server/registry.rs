@@ -9,6 +9,7 @@ mod task;
 mod tombstones;
 
 use super::authority::{Account, refusal};
+use super::connect_sshd::Client;
 use super::upstream::Upstream;
 use super::vault::{Identity, Tombs, Vault};
 use crate::carrier::{Carrier, CloseReason};
@@ -22,7 +23,6 @@ use bytes::Bytes;
 use counts::Counts;
 use entry::{Claim, Entry};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use task::{Beginning, Opened, SessionTask};
@@ -116,7 +116,7 @@ impl Registry {
     }
 
     /// Makes a session. If the same owner made it a moment ago, that one is it.
-    pub(super) fn open(&self, open: &Open, owner: &Bytes, remote: SocketAddr, account: Account) -> Result<(), Refusal> {
+    pub(super) fn open(&self, open: &Open, owner: &Bytes, client: Client, account: Account) -> Result<(), Refusal> {
         let known = self.known();
         if let Some(entry) = known.sessions.get(&open.session) {
             // Public ids can be copied; under another key this one names nothing.
@@ -133,12 +133,13 @@ impl Registry {
             account,
             user: open.user.clone(),
             reap_hash: open.reap_hash,
-            remote,
+            remote: client.remote,
             opened: clock::to_boot_millis(clock::now()),
         };
         let facts = Facts::new(self.session.receive_window as u64);
         let beginning = Beginning::Opened(Opened {
             identity: identity.clone(),
+            client,
             ready,
         });
         let (entry, task) = self.prepare(&identity, facts, is_ready, beginning);

@@ -1,6 +1,7 @@
 //! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
 
 use super::authority::{Account, Authority, refusal};
+use super::connect_sshd::Client;
 use super::prober::Prober;
 use super::registry::Registry;
 use crate::carrier::gate::{Admission, Gate, Place};
@@ -43,12 +44,12 @@ pub(super) struct Welcome {
 impl Welcome {
     /// Brings one incoming connection to its session.
     pub(super) async fn receive(&self, incoming: quinn::Incoming, place: Place) {
-        let source = incoming.remote_address();
+        let (source, local) = (incoming.remote_address(), incoming.local_ip());
         match timeout(HANDSHAKE, quic::shake_hands(incoming, self.host.clone())).await {
             Ok(Ok(client)) => {
                 // Whoever takes time to think does so in another place than those who shake hands.
                 drop(place);
-                self.hear(client.remote(), client.carrier()).await;
+                self.hear(Client::new(client.remote(), local), client.carrier()).await;
             }
             Ok(Err(error)) => debug!(%source, %error, "lost in the handshake"),
             Err(_) => debug!(%source, "no handshake in time"),
@@ -60,10 +61,12 @@ impl Welcome {
         if let Err(error) = carrier::tls::tune(&stream) {
             return debug!(%source, %error, "lost before the handshake");
         }
+        let local = stream.local_addr().ok().map(|local| local.ip());
         match timeout(HANDSHAKE, tls.shake_hands(Box::new(stream), source, self.host.clone())).await {
             Ok(Ok(carrier)) => {
                 drop(place);
-                self.hear(source, std::future::ready(Ok(carrier))).await;
+                self.hear(Client::new(source, local), std::future::ready(Ok(carrier)))
+                    .await;
             }
             Ok(Err(error)) => debug!(%source, %error, "lost in the handshake"),
             Err(_) => debug!(%source, "no handshake in time"),
@@ -79,8 +82,11 @@ impl Welcome {
         match timeout(HANDSHAKE, tls.shake_hands(Box::new(stream), at, self.host.clone())).await {
             Ok(Ok(carrier)) => {
                 drop(place);
-                self.hear(at, std::future::ready(Ok(carrier.via(relay, Rank::Relayed))))
-                    .await;
+                self.hear(
+                    Client::new(at, None),
+                    std::future::ready(Ok(carrier.via(relay, Rank::Relayed))),
+                )
+                .await;
             }
             Ok(Err(error)) => debug!(%relay, %source, %error, "lost in the handshake"),
             Err(_) => debug!(%relay, %source, "no handshake in time"),
@@ -88,7 +94,8 @@ impl Welcome {
     }
 
     /// Waits for the first hello on what is to be a carrier.
-    pub(super) async fn hear(&self, source: SocketAddr, carrier: impl Future<Output = Result<Carrier, CarrierError>>) {
+    pub(super) async fn hear(&self, client: Client, carrier: impl Future<Output = Result<Carrier, CarrierError>>) {
+        let source = client.remote;
         let Admission::Enter(place) = self.undecided.admit(source.ip(), true) else {
             return debug!(%source, "too many carriers without a session");
         };
@@ -98,24 +105,24 @@ impl Welcome {
             Ok::<_, CarrierError>((carrier, hello))
         });
         match heard.await {
-            Ok(Ok((carrier, hello))) => self.converse(carrier, hello, source, place).await,
+            Ok(Ok((carrier, hello))) => self.converse(carrier, hello, client, place).await,
             Ok(Err(error)) => debug!(%source, %error, "lost before its hello"),
             Err(_) => debug!(%source, "no hello in time"),
         }
     }
 
     /// Answers hellos until one is accepted or no more may come.
-    async fn converse(&self, mut carrier: Carrier, mut message: Bytes, source: SocketAddr, place: Place) {
+    async fn converse(&self, mut carrier: Carrier, mut message: Bytes, client: Client, place: Place) {
         let _place = place;
         for _ in 0..MOST_HELLOS {
             let refused = match Hello::decode(message) {
-                Ok(Hello::Open(open)) => match self.admit(&carrier.info().clone(), &open, source).await {
+                Ok(Hello::Open(open)) => match self.admit(&carrier.info().clone(), &open, client).await {
                     Ok(key) => return self.registry.attach_open(carrier, &open, key).await,
                     Err(refused) => refused,
                 },
                 Ok(Hello::Resume(resume)) => return self.registry.attach_resume(carrier, &resume).await,
                 Ok(Hello::Standby { session }) => return self.registry.attach_standby(carrier, session).await,
-                Ok(Hello::Probe(probe)) => match self.probe(&carrier.info().clone(), &probe, source).await {
+                Ok(Hello::Probe(probe)) => match self.probe(&carrier.info().clone(), &probe, client).await {
                     Ok(probed) => {
                         let answered = carrier.send_message(Answer::Probed(Box::new(probed)).encode()).await;
                         debug!(user = probe.user, sent = answered.is_ok(), "probe answered");
@@ -149,21 +156,21 @@ impl Welcome {
     }
 
     /// Makes the session of `open`, unless it is there already. Gives which of its authorizations counted.
-    async fn admit(&self, info: &CarrierInfo, open: &Open, source: SocketAddr) -> Result<Option<u8>, Refusal> {
+    async fn admit(&self, info: &CarrierInfo, open: &Open, client: Client) -> Result<Option<u8>, Refusal> {
         if self.registry.is_owner(open.session, &info.peer_key) {
             return Ok(None);
         }
         let (account, key) = self
-            .judge(info, open.session, &open.user, &open.authorizations, source)
+            .judge(info, open.session, &open.user, &open.authorizations, client)
             .await?;
-        self.registry.open(open, &info.peer_key, source, account)?;
+        self.registry.open(open, &info.peer_key, client, account)?;
         Ok(key)
     }
 
     /// What an open by the same user would find.
-    async fn probe(&self, info: &CarrierInfo, probe: &Probe, source: SocketAddr) -> Result<Probed, Refusal> {
+    async fn probe(&self, info: &CarrierInfo, probe: &Probe, client: Client) -> Result<Probed, Refusal> {
         let (_, key) = self
-            .judge(info, probe.session, &probe.user, &probe.authorizations, source)
+            .judge(info, probe.session, &probe.user, &probe.authorizations, client)
             .await?;
         self.prober.look(&probe.user, key).await
     }
@@ -175,7 +182,7 @@ impl Welcome {
         session: SessionId,
         user: &str,
         authorizations: &[Authorization],
-        source: SocketAddr,
+        client: Client,
     ) -> Result<(Account, Option<u8>), Refusal> {
         let message = open_message(OpenFacts {
             exporter: &info.exporter,
@@ -186,7 +193,7 @@ impl Welcome {
             version: VERSION,
         });
         let keys = proven(authorizations, &message);
-        let (account, accepted) = self.authority.judge(user, &keys, source).await?;
+        let (account, accepted) = self.authority.judge(user, &keys, client).await?;
         // Keys that proved nothing were left out: the index is to be that of the authorization.
         let blob = accepted.map(|index| &keys[index].blob);
         let position = blob.and_then(|blob| authorizations.iter().position(|offered| offered.key == *blob));

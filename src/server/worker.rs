@@ -6,6 +6,7 @@ mod key_file;
 
 use super::ask_sshd::{AskLimits, AskSshd};
 use super::authority::{Authority, LoopbackRules};
+use super::connect_sshd::{ConnectSshd, FromLoopback};
 use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
 use super::prober::SshdView;
 use super::vault::{Recovery, Vault, VaultError};
@@ -135,7 +136,8 @@ pub async fn serve(
     keeper: KeeperClient,
     ready: impl FnOnce(&Server, &str),
 ) -> Result<(), WorkerError> {
-    let authority = authority(&setup, &keeper).await;
+    let sshd = connect_sshd(&setup);
+    let authority = authority(&setup, &sshd, &keeper).await;
     let vault = match setup.vault {
         true => Some(open_vault(&keeper, stored).await?),
         false => None,
@@ -148,7 +150,7 @@ pub async fn serve(
         let view = AskKeeper::new(&keeper, setup.target);
         Box::new(view) as Box<dyn SshdView>
     });
-    let config = server_config(setup, listeners, authority, view)?;
+    let config = server_config(setup, listeners, sshd, authority, view)?;
     let server = Server::going_on(config, vault)?;
     let (udp, tls) = (server.local_addrs(), server.tls_addrs());
     info!(event = "ready", ?udp, ?tls, %target, "serving");
@@ -186,6 +188,7 @@ async fn attend_all(mut visitors: mpsc::Receiver<OwnedFd>, source: Arc<dyn Sourc
 fn server_config(
     setup: WorkerSetup,
     listeners: Vec<Listener>,
+    sshd: Arc<dyn ConnectSshd>,
     authority: Authority,
     sshd_view: Option<Box<dyn SshdView>>,
 ) -> Result<ServerConfig, WorkerError> {
@@ -215,7 +218,7 @@ fn server_config(
             })
             .collect(),
         secrets: EndpointSecrets::new(setup.secrets),
-        target: setup.target,
+        sshd,
         authority,
         sshd_view,
         session: SessionConfig {
@@ -247,15 +250,22 @@ async fn open_vault(
     }
 }
 
-async fn authority(setup: &WorkerSetup, keeper: &KeeperClient) -> Authority {
-    let ask = AskSshd::new(setup.target, AskLimits::default());
+fn connect_sshd(setup: &WorkerSetup) -> Arc<dyn ConnectSshd> {
+    let sshd = FromLoopback::new(setup.target);
     match &setup.authority {
-        AuthoritySetup::Anyone => Authority::Anyone { aliases: ask },
+        AuthoritySetup::Anyone => Arc::new(sshd.with_session_aliases()),
+        AuthoritySetup::Sshd { .. } | AuthoritySetup::Keys(_) => Arc::new(sshd),
+    }
+}
+
+async fn authority(setup: &WorkerSetup, sshd: &Arc<dyn ConnectSshd>, keeper: &KeeperClient) -> Authority {
+    match &setup.authority {
+        AuthoritySetup::Anyone => Authority::Anyone,
         AuthoritySetup::Keys(path) => Authority::Keys(Box::new(KeyFile::read(path, keeper).await)),
         AuthoritySetup::Sshd { compare_rules } => {
             let rules = AskKeeper::new(keeper, setup.target);
             Authority::Sshd {
-                ask,
+                ask: AskSshd::new(Arc::clone(sshd), AskLimits::default()),
                 rules: compare_rules.then(|| Box::new(rules) as Box<dyn LoopbackRules>),
             }
         }

@@ -5,7 +5,7 @@ use bowline::carrier::quic::{EndpointSecrets, QuicLimits};
 use bowline::carrier::{Carrier, memory};
 use bowline::identity::raw_key::TlsKey;
 use bowline::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Outcome, Pump, PumpParts};
-use bowline::server::ask_sshd::{AskLimits, AskSshd};
+use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, Reception, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::{Session, SessionConfig, SessionMemory};
 use bowline::wire::{Accepted, Answer, CloseCode, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, VERSION};
@@ -44,11 +44,9 @@ impl Bench {
             tls_key: TlsKey::generate(),
             statements: Vec::new(),
             secrets: EndpointSecrets::new([1; 32]),
-            target,
+            sshd: Arc::new(FromLoopback::new(target).with_session_aliases()),
             sshd_view: None,
-            authority: Authority::Anyone {
-                aliases: AskSshd::new(target, AskLimits::default()),
-            },
+            authority: Authority::Anyone,
             session: SessionConfig::default(),
             limits,
             max_half_open: 256,

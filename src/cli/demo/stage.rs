@@ -19,6 +19,7 @@ use crate::cli::logging::LogSettings;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::sign_host;
 use crate::server::ask_sshd::{AskLimits, AskSshd};
+use crate::server::connect_sshd::{ConnectSshd, FromLoopback};
 use crate::server::{Authority, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use crate::session::SessionConfig;
 use crate::sshd::{Sshd, SshdConfig};
@@ -142,6 +143,7 @@ fn start_server_half(
     tls_key: TlsKey,
     secrets: EndpointSecrets,
 ) -> Result<SocketAddr, DemoError> {
+    let sshd: Arc<dyn ConnectSshd> = Arc::new(FromLoopback::new(sshd));
     let statement = sign_host(host_key, None, tls_key.spki())?;
     let server = Server::new(ServerConfig {
         sockets: vec![loopback_socket()?],
@@ -150,7 +152,7 @@ fn start_server_half(
         tls_key,
         statements: vec![statement],
         secrets,
-        target: sshd,
+        sshd: Arc::clone(&sshd),
         sshd_view: None,
         authority: Authority::Sshd {
             ask: AskSshd::new(sshd, AskLimits::default()),

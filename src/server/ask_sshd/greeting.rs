@@ -1,11 +1,11 @@
 //! A connection to the SSH server up to its identification line (RFC 4253 section 4.2).
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
+use super::super::connect_sshd::{ConnectSshd, Purpose};
 use super::AskError;
 
 /// Most bytes that an SSH server may say up to the end of its identification; others may come before it.
@@ -21,9 +21,11 @@ pub(super) struct Greeted {
     pub(super) beyond: Vec<u8>,
 }
 
-/// Connects to `target`, from the loopback address `from` where that can be done, and reads the greeting.
-pub(super) async fn greet(target: SocketAddr, from: Ipv4Addr) -> Result<Greeted, AskError> {
-    let mut stream = connect(target, from)
+/// Connects, and reads the greeting.
+pub(super) async fn greet(sshd: &dyn ConnectSshd, purpose: Purpose) -> Result<Greeted, AskError> {
+    let target = sshd.target();
+    let mut stream = sshd
+        .connect(purpose)
         .await
         .map_err(|source| AskError::UpstreamDown { target, source })?;
     let mut said = Vec::with_capacity(256);
@@ -47,21 +49,6 @@ pub(super) async fn greet(target: SocketAddr, from: Ipv4Addr) -> Result<Greeted,
             Ok(_) => {}
         }
     }
-}
-
-/// Connects, leaving from an alias when the target is on loopback.
-async fn connect(target: SocketAddr, from: Ipv4Addr) -> io::Result<TcpStream> {
-    let stream = match target {
-        SocketAddr::V4(v4) if v4.ip().is_loopback() => {
-            let socket = TcpSocket::new_v4()?;
-            // Systems whose loopback is 127.0.0.1 alone refuse this; sshd then sees that address.
-            let _ = socket.bind((from, 0).into());
-            socket.connect(target).await?
-        }
-        _ => TcpStream::connect(target).await?,
-    };
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 /// The identification line and where the bytes after it start.

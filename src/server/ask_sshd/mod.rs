@@ -8,19 +8,21 @@ mod query;
 mod sources;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use russh::keys::ssh_key::PublicKey;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use crate::clock;
 use crate::identity::statement::ProvenKey;
 use query::{Answer, MAX_QUERIES, Query};
 use sources::{FailureBudget, Refused, Sources};
 
-pub use sources::OWN_ALIAS;
+pub(in crate::server) use sources::Source;
 
 /// How much sshd may be asked.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +44,7 @@ pub struct AskLimits {
 /// Asks one sshd, for many clients at once.
 #[derive(Debug)]
 pub struct AskSshd {
-    target: SocketAddr,
+    sshd: Arc<dyn ConnectSshd>,
     limits: AskLimits,
     sources: Sources,
     /// Fair: tokio's semaphore serves in order, and a source waits here with one ask only.
@@ -57,8 +59,8 @@ pub struct Verdict {
     pub accepted: Option<usize>,
     /// Who said so.
     pub upstream: Upstream,
-    /// The loopback address that it was asked from, as it stands in sshd's log.
-    pub asked_from: Ipv4Addr,
+    /// The address that it was asked from, as it stands in sshd's log.
+    pub asked_from: SocketAddr,
 }
 
 /// Who answers at the target.
@@ -138,15 +140,15 @@ impl Default for AskLimits {
 }
 
 impl AskSshd {
-    /// Asks the SSH server at `target`, within `limits`.
+    /// Asks the SSH server that `sshd` connects to, within `limits`.
     #[must_use]
-    pub fn new(target: SocketAddr, limits: AskLimits) -> Self {
+    pub fn new(sshd: Arc<dyn ConnectSshd>, limits: AskLimits) -> Self {
         let budget = FailureBudget {
             burst: limits.failures,
             refill: limits.failure_refill,
         };
         Self {
-            target,
+            sshd,
             limits,
             sources: Sources::new(budget),
             running: Semaphore::new(limits.at_once),
@@ -156,13 +158,13 @@ impl AskSshd {
 
     /// Whether sshd would accept one of `keys`, in this order, for a login as `user`.
     ///
-    /// Keys come as [`ProvenKey`]s: nobody is asked about a key whose signature was not verified. `source` is the
-    /// client's real address: sshd sees a loopback alias that stands for it, so that its penalties meet nobody else.
-    /// When all keys are refused, that counts as one failure of the source.
+    /// Keys come as [`ProvenKey`]s: nobody is asked about a key whose signature was not verified. When all
+    /// keys are refused, that counts as one failure of the client's address.
     ///
     /// # Errors
     /// `AskError`, and the client is to be told nothing but that it may try again.
-    pub async fn would_accept_any(&self, user: &str, keys: &[ProvenKey], source: IpAddr) -> Result<Verdict, AskError> {
+    pub async fn would_accept_any(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
+        let source = client.remote.ip();
         let _place = self.queue.try_acquire().map_err(|_| AskError::Busy)?;
         let turnstile = self.sources.admit(source, clock::now())?;
         let waiting = async { (turnstile.turn().await, self.running.acquire().await) };
@@ -170,31 +172,24 @@ impl AskSshd {
         self.sources.check_failures(source, clock::now())?;
 
         let limit = self.limits.time;
-        let asked = timeout(limit, self.ask(user, keys, source)).await;
+        let asked = timeout(limit, self.ask(user, keys, client)).await;
         let verdict = asked.map_err(|_| AskError::TimedOut {
-            target: self.target,
+            target: self.sshd.target(),
             limit,
         })??;
         match verdict.accepted {
-            Some(_) => self.sources.accepted(source, clock::now()),
+            Some(_) => self.sshd.handle_accepted(client),
             None => self.sources.refused(source, clock::now()),
         }
         Ok(verdict)
     }
 
-    /// The loopback address that stands for `source` now. For sessions under `--auth none` too, where strangers
-    /// may guess passwords.
-    pub fn alias(&self, source: IpAddr) -> Ipv4Addr {
-        self.sources.alias(source, clock::now())
-    }
-
-    async fn ask(&self, user: &str, keys: &[ProvenKey], source: IpAddr) -> Result<Verdict, AskError> {
-        let asked_from = self.alias(source);
+    async fn ask(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
         let mut next = 0;
         loop {
-            let mut query = Query::open(self.target, asked_from, self.limits.time).await?;
+            let mut query = Query::open(&*self.sshd, client, self.limits.time).await?;
             let accepted = ask_some(&mut query, user, keys, &mut next).await?;
-            let upstream = query.upstream();
+            let (upstream, asked_from) = (query.upstream(), query.asked_from());
             query.close().await;
             if accepted.is_some() || next == keys.len() {
                 return Ok(Verdict {
@@ -216,14 +211,14 @@ impl From<Refused> for AskError {
     }
 }
 
-/// Reads the greeting of the SSH server at `target`, such as `SSH-2.0-OpenSSH_9.2p1`, within `limit`.
-///
-/// Comes from [`OWN_ALIAS`] on loopback: sshd may count it as a connection without login.
+/// Reads the greeting of the SSH server, such as `SSH-2.0-OpenSSH_9.2p1`, within `limit`. sshd may count it as a
+/// connection without login.
 ///
 /// # Errors
 /// `AskError`: down, dropped, not SSH or timed out.
-pub async fn read_banner(target: SocketAddr, limit: Duration) -> Result<String, AskError> {
-    let greeted = timeout(limit, greeting::greet(target, OWN_ALIAS)).await;
+pub async fn read_banner(sshd: &dyn ConnectSshd, limit: Duration) -> Result<String, AskError> {
+    let target = sshd.target();
+    let greeted = timeout(limit, greeting::greet(sshd, Purpose::Banner)).await;
     let greeted = greeted.map_err(|_| AskError::TimedOut { target, limit })??;
     Ok(greeted.identification)
 }

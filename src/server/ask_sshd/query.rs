@@ -1,6 +1,6 @@
 //! `publickey` queries without a signature (RFC 4252 section 7) over one connection to sshd.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use russh::keys::ssh_key::{Algorithm, HashAlg, PublicKey};
 use russh::{Disconnect, Signer, SshId};
 use tokio::io::AsyncReadExt as _;
 
+use super::super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::greeting::{Greeted, greet};
 use super::{AskError, Upstream};
 use crate::identity::statement::ProvenKey;
@@ -35,6 +36,7 @@ pub(super) enum Answer {
 /// A connection on which sshd can be asked about keys of one user.
 pub(super) struct Query {
     target: SocketAddr,
+    asked_from: SocketAddr,
     handle: Handle<Listener>,
     heard: Arc<Mutex<Heard>>,
     identification: String,
@@ -48,14 +50,17 @@ struct Heard {
 }
 
 impl Query {
-    /// Connects from the loopback address `from` and exchanges keys. Whoever drops this future leaves a connection
-    /// behind that ends by itself once it is silent for `idle`.
-    pub(super) async fn open(target: SocketAddr, from: Ipv4Addr, idle: Duration) -> Result<Self, AskError> {
+    /// Connects for `client` and exchanges keys. Whoever drops this future leaves a connection behind that ends by
+    /// itself once it is silent for `idle`.
+    pub(super) async fn open(sshd: &dyn ConnectSshd, client: Client, idle: Duration) -> Result<Self, AskError> {
+        let target = sshd.target();
         let Greeted {
             stream,
             identification,
             beyond,
-        } = greet(target, from).await?;
+        } = greet(sshd, Purpose::Query(client)).await?;
+        let asked_from = stream.local_addr();
+        let asked_from = asked_from.map_err(|source| AskError::UpstreamDown { target, source })?;
         let (read, write) = stream.into_split();
         let said = [identification.as_bytes(), b"\r\n", &beyond].concat();
         let stream = tokio::io::join(std::io::Cursor::new(said).chain(read), write);
@@ -69,6 +74,7 @@ impl Query {
         let handle = connected.map_err(|source| AskError::Ssh { target, source })?;
         Ok(Self {
             target,
+            asked_from,
             handle,
             heard,
             identification,
@@ -106,6 +112,11 @@ impl Query {
             identification: self.identification.clone(),
             host_key: self.heard().host_key.clone(),
         }
+    }
+
+    /// Where sshd sees the question come from.
+    pub(super) fn asked_from(&self) -> SocketAddr {
+        self.asked_from
     }
 
     /// Ends the connection as a client does that has no more keys.

@@ -1,4 +1,4 @@
-//! Whom the asks are for: one loopback alias, one ask at a time and a budget of failures per client source.
+//! Whom the asks are for: one ask at a time and a budget of failures per client source.
 //!
 //! Pure bookkeeping behind a lock; time is an argument.
 
@@ -14,19 +14,6 @@ const MAX_SOURCES: usize = 16 * 1024;
 
 /// Most asks that may wait for one source's turn, beside the one that runs.
 const MAX_WAITING_PER_SOURCE: usize = 8;
-
-/// First address of 127.64.0.0/10, where nothing else is likely to live.
-const FIRST_ALIAS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
-
-/// Addresses in 127.64.0.0/10. Handed out in turn: one is used again only after four million others.
-const ALIASES: u32 = 1 << 22;
-
-/// Aliases kept for bowline's own connections.
-const RESERVED: u32 = 256;
-
-/// Where bowline's own connections to sshd come from, such as reading its greeting: sshd penalises addresses that
-/// connect without logging in, and that must not fall on 127.0.0.1.
-pub const OWN_ALIAS: Ipv4Addr = Ipv4Addr::new(127, 64, 0, 1);
 
 /// The failures that one source may cause: `burst` at once, one more every `refill`.
 #[derive(Clone, Copy, Debug)]
@@ -66,19 +53,17 @@ struct Known {
     sources: HashMap<Source, State>,
     /// Oldest first.
     order: VecDeque<Source>,
-    aliases_given: u32,
 }
 
 /// Who counts as one client: an IPv4 address, or the /64 that a single IPv6 host commonly has for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Source {
+pub(in crate::server) enum Source {
     V4(Ipv4Addr),
     V6([u8; 8]),
 }
 
 #[derive(Debug)]
 struct State {
-    alias: Ipv4Addr,
     turnstile: Arc<Semaphore>,
     failures: u32,
     /// Since when `failures` counts; every `refill` after it takes one back.
@@ -117,26 +102,12 @@ impl Sources {
         Err(Refused::Failures(next.saturating_duration_since(now)))
     }
 
-    /// The loopback alias of `source`, the same until [`accepted`](Self::accepted).
-    pub(super) fn alias(&self, source: IpAddr, now: Instant) -> Ipv4Addr {
-        self.lock().state(source, now).alias
-    }
-
     /// An ask for `source` was refused by sshd.
     pub(super) fn refused(&self, source: IpAddr, now: Instant) {
         let mut known = self.lock();
         let state = known.state(source, now);
         state.forgive(self.budget, now);
         state.failures += 1;
-    }
-
-    /// An ask for `source` was accepted: it gets a new alias. An ask ends without a login, which sshd's
-    /// PerSourcePenalties hold against the address (`noauth`), so that somebody who opens many sessions in a row
-    /// would be locked out.
-    pub(super) fn accepted(&self, source: IpAddr, now: Instant) {
-        let mut known = self.lock();
-        let alias = known.next_alias();
-        known.state(source, now).alias = alias;
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -150,7 +121,6 @@ impl Known {
         if !self.sources.contains_key(&source) {
             self.make_room();
             let state = State {
-                alias: self.next_alias(),
                 turnstile: Arc::new(Semaphore::new(1)),
                 failures: 0,
                 since: now,
@@ -173,12 +143,6 @@ impl Known {
                 self.order.push_back(oldest);
             }
         }
-    }
-
-    fn next_alias(&mut self) -> Ipv4Addr {
-        let number = RESERVED + self.aliases_given;
-        self.aliases_given = (self.aliases_given + 1) % (ALIASES - RESERVED);
-        Ipv4Addr::from(FIRST_ALIAS + number)
     }
 }
 
@@ -221,24 +185,6 @@ mod tests {
     }
 
     #[test]
-    fn each_source_keeps_an_alias_of_its_own_until_it_is_accepted() {
-        let (sources, now) = (Sources::new(BUDGET), clock::now());
-        let alias = |text| sources.alias(address(text), now);
-        let first = alias("192.0.2.1");
-        assert_eq!(first, Ipv4Addr::new(127, 64, 1, 0));
-        assert_eq!(alias("192.0.2.1"), first);
-        assert_eq!(alias("::ffff:192.0.2.1"), first);
-        assert_ne!(alias("192.0.2.2"), first);
-        assert_eq!(alias("2001:db8::1"), alias("2001:db8::ffff:2"));
-        assert_ne!(alias("2001:db8::1"), alias("2001:db8:0:1::1"));
-
-        sources.refused(address("192.0.2.1"), now);
-        assert_eq!(alias("192.0.2.1"), first);
-        sources.accepted(address("192.0.2.1"), now);
-        assert_ne!(alias("192.0.2.1"), first);
-    }
-
-    #[test]
     fn failures_are_limited_and_forgiven_one_at_a_time() {
         let (sources, start) = (Sources::new(BUDGET), clock::now());
         let (stranger, other) = (address("192.0.2.1"), address("192.0.2.2"));
@@ -275,23 +221,14 @@ mod tests {
     fn memory_is_bounded_and_those_who_are_asking_are_kept() {
         let (sources, now) = (Sources::new(BUDGET), clock::now());
         let asking = sources.admit(address("192.0.2.1"), now).unwrap();
-        let alias = sources.alias(address("192.0.2.1"), now);
         for number in 0..2 * u32::try_from(MAX_SOURCES).unwrap() {
-            sources.alias(Ipv4Addr::from(0x0a00_0000 + number).into(), now);
+            sources
+                .check_failures(Ipv4Addr::from(0x0a00_0000 + number).into(), now)
+                .unwrap();
         }
-        assert_eq!(sources.alias(address("192.0.2.1"), now), alias);
         let known = sources.lock();
+        assert!(known.sources.contains_key(&Source::from(address("192.0.2.1"))));
         assert_eq!((known.sources.len(), known.order.len()), (MAX_SOURCES, MAX_SOURCES));
         drop(asking);
-    }
-
-    #[test]
-    fn aliases_stay_in_their_block_when_they_start_again() {
-        let mut known = Known {
-            aliases_given: ALIASES - RESERVED - 1,
-            ..Known::default()
-        };
-        assert_eq!(known.next_alias(), Ipv4Addr::new(127, 127, 255, 255));
-        assert_eq!(known.next_alias(), Ipv4Addr::new(127, 64, 1, 0));
     }
 }

@@ -1,15 +1,31 @@
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use super::super::connect_sshd::FromLoopback;
 use super::testing::{TestSshd, keygen, proven, proven_blob, ssh_keygen, strange_key, this_user};
 use super::*;
 
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const CLIENT: Client = client(1);
+const OTHER: Client = client(2);
+
+/// The client at this address of 192.0.2.0/24.
+const fn client(number: u8) -> Client {
+    let ip = Ipv4Addr::new(192, 0, 2, number);
+    Client {
+        remote: SocketAddr::new(IpAddr::V4(ip), 40_000),
+        local: None,
+    }
+}
+
+fn at(target: SocketAddr) -> Arc<FromLoopback> {
+    Arc::new(FromLoopback::new(target))
+}
 
 fn asking(target: SocketAddr) -> AskSshd {
-    AskSshd::new(target, AskLimits::default())
+    AskSshd::new(at(target), AskLimits::default())
 }
 
 async fn accepted(sshd: &TestSshd, user: &str, keys: &[ProvenKey]) -> Option<usize> {
@@ -103,22 +119,16 @@ async fn sshd_sees_each_source_under_an_alias_and_a_from_option_is_its_own_verdi
         .unwrap();
     assert_eq!(verdict.accepted, Some(1));
     assert!(
-        sshd.log().contains(&format!("from {} port", verdict.asked_from)),
+        sshd.log().contains(&format!("from {} port", verdict.asked_from.ip())),
         "{}",
         sshd.log()
     );
 
     let strange = [strange_key("ed25519")];
-    let other = ask
-        .would_accept_any(&this_user(), &strange, "192.0.2.2".parse().unwrap())
-        .await
-        .unwrap();
-    assert_ne!(other.asked_from, verdict.asked_from);
-    let again = ask
-        .would_accept_any(&this_user(), &strange, "192.0.2.2".parse().unwrap())
-        .await
-        .unwrap();
-    assert_eq!(again.asked_from, other.asked_from);
+    let other = ask.would_accept_any(&this_user(), &strange, OTHER).await.unwrap();
+    assert_ne!(other.asked_from.ip(), verdict.asked_from.ip());
+    let again = ask.would_accept_any(&this_user(), &strange, OTHER).await.unwrap();
+    assert_eq!(again.asked_from.ip(), other.asked_from.ip());
 }
 
 #[tokio::test]
@@ -132,7 +142,7 @@ async fn the_verdict_names_who_gave_it() {
     let host_key = proven(&sshd.folder.path().join("host"));
     assert_eq!(verdict.upstream.host_key.unwrap().key_data(), &host_key.key);
     assert!(verdict.upstream.identification.starts_with("SSH-2.0-OpenSSH_"));
-    let banner = read_banner(sshd.address, Duration::from_secs(5)).await.unwrap();
+    let banner = read_banner(&*at(sshd.address), Duration::from_secs(5)).await.unwrap();
     assert_eq!(banner, verdict.upstream.identification);
 }
 
@@ -144,7 +154,7 @@ async fn a_source_that_fails_too_often_is_not_asked_about_and_others_are() {
         failures: 2,
         ..AskLimits::default()
     };
-    let ask = AskSshd::new(sshd.address, limits);
+    let ask = AskSshd::new(at(sshd.address), limits);
     let strange = [strange_key("ed25519")];
     for _ in 0..2 {
         assert_eq!(
@@ -157,10 +167,7 @@ async fn a_source_that_fails_too_often_is_not_asked_about_and_others_are() {
     }
     let refused = ask.would_accept_any(&this_user(), &known, CLIENT).await;
     assert!(matches!(refused, Err(AskError::TooManyFailed { .. })), "{refused:?}");
-    let other = ask
-        .would_accept_any(&this_user(), &known, "192.0.2.2".parse().unwrap())
-        .await
-        .unwrap();
+    let other = ask.would_accept_any(&this_user(), &known, OTHER).await.unwrap();
     assert_eq!(other.accepted, Some(0));
 }
 
@@ -173,7 +180,7 @@ async fn a_stopped_sshd_is_reported_as_down() {
         .would_accept_any("me", &[strange_key("ed25519")], CLIENT)
         .await;
     assert!(matches!(verdict, Err(AskError::UpstreamDown { .. })), "{verdict:?}");
-    let banner = read_banner(target, Duration::from_secs(5)).await;
+    let banner = read_banner(&*at(target), Duration::from_secs(5)).await;
     assert!(matches!(banner, Err(AskError::UpstreamDown { .. })), "{banner:?}");
 }
 
@@ -224,11 +231,11 @@ async fn sshd_is_asked_a_few_at_a_time_and_one_source_holds_no_more_than_its_tur
         time: Duration::from_millis(600),
         ..AskLimits::default()
     };
-    let ask = Arc::new(AskSshd::new(listener.local_addr().unwrap(), limits));
+    let ask = Arc::new(AskSshd::new(at(listener.local_addr().unwrap()), limits));
     let keys = [strange_key("ed25519")];
     let from = |number: u8| {
         let (ask, keys) = (ask.clone(), keys.clone());
-        async move { ask.would_accept_any("me", &keys, [192, 0, 2, number].into()).await }
+        async move { ask.would_accept_any("me", &keys, client(number)).await }
     };
     let flood = async {
         // Ten from one source: one runs, eight wait in vain, one is turned away; then two others.
@@ -279,7 +286,7 @@ async fn count(listener: &TcpListener, time: Duration) -> usize {
 /// Asks a server that says this and no more, and then stays or hangs up.
 async fn against(said: &str, limits: AskLimits, stays: bool) -> Result<Verdict, AskError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let ask = AskSshd::new(listener.local_addr().unwrap(), limits);
+    let ask = AskSshd::new(at(listener.local_addr().unwrap()), limits);
     let keys = [strange_key("ed25519")];
     let serve = async {
         let (mut stream, _) = listener.accept().await.unwrap();

@@ -1,6 +1,7 @@
 //! The life of one session: connect to sshd or go on where a predecessor died, pump, be buried.
 
 use super::super::authority::{chain, refusal};
+use super::super::connect_sshd::Client;
 use super::super::vault::{Identity, Kept, RecoveredSession};
 use super::entry::Entry;
 use super::{Registry, lock};
@@ -43,6 +44,7 @@ pub(super) enum Beginning {
 /// What is known of a session that begins.
 pub(super) struct Opened {
     pub(super) identity: Identity,
+    pub(super) client: Client,
     /// Told once upstream is connected and a crash would not lose it any more, or why that cannot be.
     pub(super) ready: watch::Sender<Option<Result<(), Refusal>>>,
 }
@@ -143,7 +145,7 @@ impl Opened {
         let Identity {
             user, account, remote, ..
         } = &self.identity;
-        let stream = registry.upstream.connect(*remote).await?;
+        let stream = registry.upstream.connect(self.client).await?;
         let local = stream.local_addr().ok();
         info!(event = "opened", user, key = account.0, %remote,
             upstream_from = local.map(tracing::field::display), "session opened");
