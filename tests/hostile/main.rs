@@ -8,6 +8,7 @@ mod support;
 mod initials;
 mod strangers;
 
+use scenarios::echo_probe::{EchoProbe, UNDISTURBED as PROMPT};
 use scenarios::ticker::Ticker;
 use socket2::{Domain, Socket, Type};
 use std::collections::VecDeque;
@@ -119,7 +120,8 @@ fn connections_that_say_nothing_or_garbage_leave_a_session_undisturbed() {
 
 /// Runs a session while strangers send what they like; then a new one must open.
 fn disturbed_by(rig: &Rig, what: &str, send: impl Fn(&mut Rng, SocketAddr) -> Option<u64> + Sync) {
-    let ticker = Ticker::start(rig);
+    let (ticker, probe) = (Ticker::start(rig), EchoProbe::start(rig));
+    let quiet = probe.watch(Duration::from_secs(1));
     let (before, start) = (rig.serve().usage(), now());
     let (sent, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let under_flood = std::thread::scope(|scope| {
@@ -138,6 +140,9 @@ fn disturbed_by(rig: &Rig, what: &str, send: impl Fn(&mut Rng, SocketAddr) -> Op
         outcome
     });
     let (silence, after) = (ticker.longest_silence_since(start), rig.serve().usage());
+    let flooded = probe.since(start);
+    measured(&format!("echo before {what}"), quiet);
+    measured(&format!("echo under {what}"), flooded);
     measured(&format!("datagrams of {what}"), sent.load(Relaxed));
     measured_time(&format!("longest silence of a session under {what}"), silence);
     measured_time(&format!("ssh true, opened under {what}"), under_flood.took);
@@ -151,12 +156,14 @@ fn disturbed_by(rig: &Rig, what: &str, send: impl Fn(&mut Rng, SocketAddr) -> Op
         sent.load(Relaxed)
     );
     assert!(silence <= UNDISTURBED, "silent for {silence:?}");
+    flooded.expect_p99_within(PROMPT);
     assert!(
         after.resident.saturating_sub(before.resident) <= STRANGERS_SHARE,
         "{before:?} before, {after:?} after"
     );
     assert_eq!(rig.serve().logged("panicked"), 0, "{}", rig.serve().log());
     ticker.finish_in_order();
+    probe.finish();
     under_flood.expect_code(7);
     rig.ssh.remote("exit 7", Duration::from_secs(20)).expect_code(7);
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test crate uses its own part of this module")]
 #![allow(unreachable_pub, reason = "a module of test crates has no outside")]
 
+pub mod echo_probe;
 pub mod endings;
 pub mod forwarding;
 pub mod goodput;
