@@ -21,6 +21,7 @@ use bowline::client::{self, ClientConfig, Place, Port, ResumableStream, SshCrede
 use bowline::identity::known_hosts::{KnownHosts, ServerKey, Verdict};
 use bowline::identity::ssh_config::{SshConfig, SshQuery};
 use bowline::session::SessionConfig;
+use bowline::wire::UserName;
 use russh::client::Handle;
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, load_secret_key};
 use russh::{ChannelMsg, Disconnect};
@@ -81,7 +82,7 @@ async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
             detours: Vec::new(),
         },
         state_dir: None,
-        user: ssh.user.clone(),
+        user: UserName::new(&*ssh.user)?,
         trust: Arc::new(trust),
         credentials: Arc::new(credentials),
         session: SessionConfig::default(),

@@ -158,7 +158,7 @@ fn a_server_half_of_another_version_is_told_apart_from_silence() {
     let message = "this server half speaks version 9".to_owned();
     let refusal = Answer::Refused(Refusal {
         code: RefusalCode::Version,
-        message: message.clone(),
+        message: message.as_str().into(),
     });
     let fake = FakeServer::saying(&sshd, refusal.encode());
     told(

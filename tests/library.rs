@@ -11,7 +11,7 @@ use bowline::pump::Outcome;
 use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::SessionConfig;
-use bowline::wire::Authorization;
+use bowline::wire::{Authorization, UserName};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ fn config(server: SocketAddr) -> ClientConfig {
             detours: Vec::new(),
         },
         state_dir: None,
-        user: "anybody".into(),
+        user: UserName::new("anybody").expect("a user name"),
         trust: Arc::new(Anybody),
         credentials: Arc::new(Anybody),
         session: SessionConfig::default(),

@@ -3,7 +3,7 @@
 use bowline::wire::{
     ALPN, Accepted, Answer, Authorization, CloseCode, Epoch, Frame, Hello, Host, MAX_AUTHORIZATIONS, MAX_DATA,
     MAX_HELLO, MAX_LIMITS, MAX_STATEMENTS, Offset, Open, Probe, Probed, Reap, Refusal, RefusalCode, Resume, SessionId,
-    SshdLimit, Statement, VERSION, next_message,
+    SshdLimit, Statement, UserName, VERSION, next_message,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
@@ -80,7 +80,7 @@ fn hellos() -> [(&'static str, Hello); 5] {
         version: VERSION,
         session: ID,
         epoch: Epoch::new(1),
-        user: "ada".into(),
+        user: UserName::new("ada").expect("a user name"),
         authorizations: vec![Authorization {
             key: Bytes::from_static(b"key"),
             signature: Bytes::from_static(b"sig"),
@@ -98,7 +98,7 @@ fn hellos() -> [(&'static str, Hello); 5] {
     let probe = Probe {
         version: VERSION,
         session: ID,
-        user: "ada".into(),
+        user: UserName::new("ada").expect("a user name"),
         authorizations: open.authorizations.clone(),
     };
     let reap = Reap {
@@ -131,7 +131,7 @@ fn answers() -> [(&'static str, Answer); 5] {
             what: "no answer".into(),
             survives: Some(45),
             mend: "ClientAliveInterval 0".into(),
-            file: String::new(),
+            file: "".into(),
         }]),
     };
     let refused = Refusal {

@@ -5,7 +5,7 @@ use super::stream::{CommandError, ProxyError};
 use super::via::ReachError;
 use super::{Carrier, CarrierError, Rank};
 use crate::identity::raw_key::TlsConfigError;
-use crate::wire::{Answer, Hello, Host, MAX_HELLO, next_message};
+use crate::wire::{Answer, Hello, Host, MAX_HELLO, Quoting, next_message};
 use bytes::BytesMut;
 use std::io;
 use std::sync::Arc;
@@ -89,10 +89,10 @@ pub enum DialError {
     Unreachable(#[source] io::Error),
     /// No answer, or a refusal in the handshake of QUIC.
     #[error("{0}")]
-    Quic(#[from] quinn::ConnectionError),
+    Quic(Quoting<quinn::ConnectionError>),
     /// The handshake of TLS failed.
     #[error("{0}")]
-    Tls(#[source] io::Error),
+    Tls(Quoting<io::Error>),
     /// The relay cannot be reached, or does not reach the server half.
     #[error(transparent)]
     Relay(#[from] ReachError),
@@ -116,12 +116,18 @@ pub enum DialError {
     Carrier(#[from] CarrierError),
 }
 
+impl From<quinn::ConnectionError> for DialError {
+    fn from(error: quinn::ConnectionError) -> DialError {
+        DialError::Quic(Quoting(error))
+    }
+}
+
 impl DialError {
     /// Whether the network or the peer said that this will not work, rather than nothing.
     pub fn is_definite(&self) -> bool {
         match self {
             DialError::Quic(error) => !matches!(
-                error,
+                **error,
                 quinn::ConnectionError::TimedOut
                     | quinn::ConnectionError::Reset
                     | quinn::ConnectionError::LocallyClosed
@@ -140,7 +146,8 @@ impl DialError {
     pub fn is_other_protocol(&self) -> bool {
         // TLS alert no_application_protocol (RFC 7301 section 3.2) as a QUIC error (RFC 9001 section 4.8).
         const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
-        matches!(self, DialError::Quic(quinn::ConnectionError::ConnectionClosed(close))
-            if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL)
+        matches!(self, DialError::Quic(error)
+            if matches!(&**error, quinn::ConnectionError::ConnectionClosed(close)
+                if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL))
     }
 }

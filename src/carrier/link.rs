@@ -336,10 +336,10 @@ impl Link {
     fn lost(&self, error: io::Error) -> CarrierError {
         match self {
             Link::Quic(quic) => match quic.connection.close_reason() {
-                Some(reason) => CarrierError::Lost(reason),
-                None => CarrierError::Stream(error),
+                Some(reason) => reason.into(),
+                None => error.into(),
             },
-            Link::Stream(_) => CarrierError::Stream(error),
+            Link::Stream(_) => error.into(),
         }
     }
 }

@@ -22,7 +22,7 @@ pub use path::{NotAPath, Path, Proxied, Rank};
 
 use crate::clock;
 use crate::fault;
-use crate::wire::{DecodeError, Frame, FrameReader, next_message};
+use crate::wire::{DecodeError, Frame, FrameReader, Quoting, next_message};
 use bytes::{Bytes, BytesMut};
 use link::Link;
 use std::fmt;
@@ -51,10 +51,10 @@ pub(crate) async fn let_go() {
 pub enum CarrierError {
     /// The path or the peer is gone, or the peer closed the carrier.
     #[error("carrier lost: {0}")]
-    Lost(#[from] quinn::ConnectionError),
+    Lost(Quoting<quinn::ConnectionError>),
     /// The byte stream broke.
-    #[error("carrier broke")]
-    Stream(#[from] std::io::Error),
+    #[error("carrier broke: {0}")]
+    Stream(Quoting<std::io::Error>),
     /// The peer closed the byte stream in good order.
     #[error("peer closed the carrier")]
     Closed,
@@ -63,12 +63,24 @@ pub enum CarrierError {
     Protocol(#[from] DecodeError),
 }
 
+impl From<quinn::ConnectionError> for CarrierError {
+    fn from(error: quinn::ConnectionError) -> CarrierError {
+        CarrierError::Lost(Quoting(error))
+    }
+}
+
+impl From<std::io::Error> for CarrierError {
+    fn from(error: std::io::Error) -> CarrierError {
+        CarrierError::Stream(Quoting(error))
+    }
+}
+
 impl CarrierError {
     /// Whether the peer's host itself said so, and can thus be reached: also when it knows the carrier no more.
     pub fn is_word_of_peer(&self) -> bool {
         use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, Reset};
         match self {
-            CarrierError::Lost(error) => matches!(error, Reset | ApplicationClosed(_) | ConnectionClosed(_)),
+            CarrierError::Lost(error) => matches!(**error, Reset | ApplicationClosed(_) | ConnectionClosed(_)),
             CarrierError::Closed | CarrierError::Protocol(_) => true,
             // A reset of TCP may come from anything between the ends.
             CarrierError::Stream(_) => false,
@@ -78,11 +90,10 @@ impl CarrierError {
     /// Whether the peer closed it because it was done ([`CloseReason::Done`]), with all that it was for.
     pub fn is_peer_done(&self) -> bool {
         match self {
-            CarrierError::Lost(quinn::ConnectionError::ApplicationClosed(close)) => {
-                u64::from(close.error_code) == link::DONE
-            }
+            CarrierError::Lost(error) => matches!(&**error,
+                quinn::ConnectionError::ApplicationClosed(close) if u64::from(close.error_code) == link::DONE),
             CarrierError::Closed => true,
-            CarrierError::Lost(_) | CarrierError::Stream(_) | CarrierError::Protocol(_) => false,
+            CarrierError::Stream(_) | CarrierError::Protocol(_) => false,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::link::{Link, StreamLink};
 use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
-use crate::wire::ALPN;
+use crate::wire::{ALPN, Quoting};
 use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
@@ -71,7 +71,7 @@ pub async fn dial(
     let config = raw_key::client_config(key, accept, ALPN)?;
     let name = ServerName::try_from(NO_NAME).expect("a well-formed name");
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    let stream = connected.map_err(DialError::Tls)?;
+    let stream = connected.map_err(|error| DialError::Tls(Quoting(error)))?;
     Ok(Dialed::new(
         carrier(TlsStream::Client(stream), remote)?,
         Introduction::FirstMessage,

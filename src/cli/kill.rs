@@ -118,7 +118,7 @@ fn tell(chosen: &[&SessionReport], ended: &BTreeSet<String>) {
     let mut text = String::new();
     for session in chosen.iter().filter(|session| ended.contains(&session.id)) {
         let who = who(session);
-        text += &format!("ended {} ({})\n", session.id, report::Harmless(&who));
+        text += &format!("ended {} ({})\n", session.id, crate::wire::Escaped(&who));
     }
     if ended.is_empty() && chosen.is_empty() {
         text += "no such sessions here\n";

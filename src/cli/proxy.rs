@@ -23,7 +23,7 @@ use crate::observe::Desk;
 use crate::pump::Outcome;
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
-use crate::wire::SessionId;
+use crate::wire::{SessionId, UserName};
 
 use super::args::ProxyArgs;
 use super::places::Folders;
@@ -194,7 +194,7 @@ pub(super) async fn client_config(
             detours: detours.paths.clone(),
         },
         state_dir: Some(state.clone()),
-        user: ssh.user.clone(),
+        user: UserName::new(&*ssh.user).map_err(report::not_a_user_name)?,
         trust: Arc::new(trust),
         credentials: Arc::new(credentials),
         session: SessionConfig::default(),

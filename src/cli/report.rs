@@ -21,7 +21,7 @@ mod status;
 
 pub(crate) use demo::demo_failed;
 pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, option, overlaps, several_serve};
-pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, notice, session_end};
+pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, not_a_user_name, notice, session_end};
 pub(crate) use setup::{
     another_home, cannot_change, cannot_undo_enabled, cannot_undo_running, damaged_block, declined, hidden_program,
     no_home_of_ssh, no_host_is_meant, no_line_of_ssh, no_root, nobody_to_ask, not_in_effect, ssh_rejects, sshd_rejects,
@@ -31,6 +31,7 @@ pub(crate) use status::{cannot_show, no_server_half, no_such_session, not_ended,
 use super::config_file::ConfigError;
 use super::settings::SettingsError;
 use crate::server::keeper::{Endpoint, Protocol};
+use crate::wire::Escaped;
 
 /// How the program ends: sysexits(3), as far as bowline uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,12 +145,12 @@ impl Failure {
 
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", Harmless(&without_number(&self.what)))?;
+        writeln!(f, "error: {}", Escaped(&without_number(&self.what)))?;
         for fact in &self.facts {
-            writeln!(f, "  {}", Harmless(&without_number(fact)))?;
+            writeln!(f, "  {}", Escaped(&without_number(fact)))?;
         }
         match &self.hint {
-            Some(hint) => writeln!(f, "hint: {}", Harmless(hint)),
+            Some(hint) => writeln!(f, "hint: {}", Escaped(hint)),
             None => Ok(()),
         }
     }
@@ -163,22 +164,6 @@ fn without_number(text: &str) -> String {
         Some((number, rest)) if number.bytes().all(|digit| digit.is_ascii_digit()) => told + rest,
         _ => told + " (os error " + part,
     })
-}
-
-/// Text that may quote a stranger: control characters are shown, not obeyed by the terminal.
-pub(crate) struct Harmless<'a>(pub(crate) &'a str);
-
-impl Display for Harmless<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            if c.is_control() {
-                write!(f, "{}", c.escape_default())?
-            } else {
-                write!(f, "{c}")?
-            }
-        }
-        Ok(())
-    }
 }
 
 impl From<SettingsError> for Failure {

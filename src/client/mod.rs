@@ -42,7 +42,7 @@ use crate::pump::{
 };
 use crate::session::{Session, SessionConfig};
 use crate::tasks::Tasks;
-use crate::wire::{Authorization, CloseCode, Epoch, SessionId};
+use crate::wire::{Authorization, CloseCode, Epoch, SessionId, UserName};
 use bytes::Bytes;
 use dialer::Dialer;
 use improvement::Improvement;
@@ -106,7 +106,7 @@ pub struct ClientConfig {
     /// Folder where it is remembered which path worked, for the next open. Default: none.
     pub state_dir: Option<PathBuf>,
     /// User name on the server's machine.
-    pub user: String,
+    pub user: UserName,
     /// Who the host must be.
     pub trust: Arc<dyn HostTrust>,
     /// Who the user is.

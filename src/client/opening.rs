@@ -11,7 +11,7 @@ use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host
 use crate::pump::{Arrival, Facts, ORDERS};
 use crate::wire::{
     Accepted, Answer, Authorization, DecodeError, Epoch, Hello, MAX_HELLO, Open, Refusal, RefusalCode, SessionId,
-    VERSION,
+    UserName, VERSION,
 };
 use bytes::Bytes;
 use russh::keys::ssh_key::HashAlg;
@@ -50,7 +50,7 @@ pub enum OpenError {
     #[error("{refusal}")]
     NotAuthorized {
         /// Whom to be there.
-        user: String,
+        user: UserName,
         /// The server half's words.
         refusal: Refusal,
         /// Keys that were offered, and those that could not be.

@@ -3,12 +3,16 @@
 //! What is signed and by whom is the caller's business. Here is what counts as a signature at all: one
 //! encoding of it, no SHA-1, no RSA key below 2048 bits, and never another namespace's.
 
-use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RsaPublicKeyComponents};
 use russh::keys::ssh_key;
 use ssh_key::public::{KeyData, RsaPublicKey};
 use ssh_key::{Algorithm, HashAlg, PrivateKey, PublicKey, Signature, SshSig, encoding};
 
+use crate::wire::{PeerText, Quoting};
 use encoding::{Decode, Encode};
+
+mod verifying;
+
+use verifying::is_by;
 
 /// Longest signature blob in bytes. RSA with 8192 bits, the largest key that is verified, needs about 2.2 KiB.
 pub const MAX_BLOB_LEN: usize = 4096;
@@ -34,9 +38,12 @@ pub enum SshsigError {
         /// Length of the blob in bytes.
         length: usize,
     },
-    /// Not an SSHSIG blob, or with an unknown hash or key algorithm.
+    /// Not an SSHSIG blob.
     #[error("not an SSHSIG signature")]
-    Malformed(#[source] ssh_key::Error),
+    Malformed(#[source] Quoting<ssh_key::Error>),
+    /// Perhaps an SSHSIG blob, with a hash or a key algorithm that we do not know.
+    #[error("the SSHSIG signature has an unknown algorithm")]
+    UnknownAlgorithm(#[source] Quoting<ssh_key::Error>),
     /// The same content has another, shorter or ordered, encoding: OpenSSH never makes this one.
     #[error("the SSHSIG signature is not in its only valid encoding")]
     NotCanonical,
@@ -59,15 +66,15 @@ pub enum SshsigError {
     #[error("signatures by {algorithm} keys are not supported")]
     UnsupportedKey {
         /// The key's algorithm name.
-        algorithm: Algorithm,
+        algorithm: PeerText,
     },
     /// SHA-1 RSA (`ssh-rsa`), or a signature algorithm that is not the key's.
     #[error("a {key} key signed with {signature}")]
     UnfitAlgorithm {
         /// The key's algorithm.
-        key: Algorithm,
+        key: PeerText,
         /// The algorithm that the signature names.
-        signature: Algorithm,
+        signature: PeerText,
     },
     /// Outside of 2048 to 8192 bits.
     #[error("the RSA key has {bits} bits, {MIN_RSA_BITS} to {MAX_RSA_BITS} are allowed")]
@@ -80,7 +87,36 @@ pub enum SshsigError {
     BadSignature,
     /// The private key could not sign: it is encrypted, a security key, or of an unsupported kind.
     #[error("the key cannot sign")]
-    Sign(#[source] ssh_key::Error),
+    Sign(#[source] Quoting<ssh_key::Error>),
+}
+
+impl SshsigError {
+    /// Whether it may be a good signature of a kind that is not verified here: nothing was computed to tell.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self,
+            SshsigError::UnknownAlgorithm(_)
+                | SshsigError::UnsupportedKey { .. }
+                | SshsigError::UnfitAlgorithm { .. }
+                | SshsigError::RsaKeySize { .. }
+        )
+    }
+
+    fn malformed(error: impl Into<ssh_key::Error>) -> SshsigError {
+        match error.into() {
+            error @ (ssh_key::Error::AlgorithmUnknown | ssh_key::Error::AlgorithmUnsupported { .. }) => {
+                SshsigError::UnknownAlgorithm(Quoting(error))
+            }
+            error => SshsigError::Malformed(Quoting(error)),
+        }
+    }
+
+    fn unfit(key: &Algorithm, signature: &Algorithm) -> SshsigError {
+        SshsigError::UnfitAlgorithm {
+            key: PeerText::new(key),
+            signature: PeerText::new(signature),
+        }
+    }
 }
 
 /// The bytes that an agent is to sign for `message` in `namespace`.
@@ -88,7 +124,7 @@ pub enum SshsigError {
 /// # Errors
 /// `Malformed` for an empty namespace.
 pub fn signed_data(namespace: &str, message: &[u8]) -> Result<Vec<u8>, SshsigError> {
-    SshSig::signed_data(namespace, HASH, message).map_err(SshsigError::Malformed)
+    SshSig::signed_data(namespace, HASH, message).map_err(SshsigError::malformed)
 }
 
 /// The blob for a signature that `public` (never a certificate: its own key) made over [`signed_data`].
@@ -99,7 +135,7 @@ pub fn signed_data(namespace: &str, message: &[u8]) -> Result<Vec<u8>, SshsigErr
 /// `UnfitAlgorithm` if an agent answered with SHA-1 RSA, or what [`verify`] says of such a key.
 pub fn assemble(public: &KeyData, namespace: &str, signature: Signature) -> Result<Vec<u8>, SshsigError> {
     check_signer(public, &signature)?;
-    let sshsig = SshSig::new(public.clone(), namespace, HASH, signature).map_err(SshsigError::Malformed)?;
+    let sshsig = SshSig::new(public.clone(), namespace, HASH, signature).map_err(SshsigError::malformed)?;
     encode(&sshsig)
 }
 
@@ -108,7 +144,8 @@ pub fn assemble(public: &KeyData, namespace: &str, signature: Signature) -> Resu
 /// # Errors
 /// `Sign` for a key that is encrypted or lives in a token, and what [`verify`] would say of the key.
 pub fn sign(key: &PrivateKey, namespace: &str, message: &[u8]) -> Result<Vec<u8>, SshsigError> {
-    let sshsig = key.sign(namespace, HASH, message).map_err(SshsigError::Sign)?;
+    let signed = key.sign(namespace, HASH, message);
+    let sshsig = signed.map_err(|error| SshsigError::Sign(Quoting(error)))?;
     check_signer(sshsig.public_key(), sshsig.signature())?;
     encode(&sshsig)
 }
@@ -126,15 +163,26 @@ pub fn verify(blob: &[u8], namespace: &str, message: &[u8]) -> Result<PublicKey,
             expected: namespace.to_owned(),
         });
     }
-    check_signer(sshsig.public_key(), sshsig.signature())?;
-    let signer = PublicKey::from(sshsig.public_key().clone());
-    match sshsig.public_key() {
-        KeyData::Rsa(key) => verify_rsa(key, &sshsig, message)?,
-        _ => signer
-            .verify(namespace, message, &sshsig)
-            .map_err(|_| SshsigError::BadSignature)?,
+    let signed = SshSig::signed_data(namespace, sshsig.hash_alg(), message).map_err(SshsigError::malformed)?;
+    verify_raw(sshsig.public_key(), sshsig.signature(), &signed)?;
+    Ok(PublicKey::from(sshsig.public_key().clone()))
+}
+
+/// The key that a blob says it is by; nothing is verified. `None` for what is no such blob.
+pub fn alleged_signer(blob: &[u8]) -> Option<&[u8]> {
+    blob.get(SIGNER_AT..).and_then(string)
+}
+
+/// Whether `key` made this signature over these bytes, outside of any SSHSIG.
+///
+/// # Errors
+/// As [`check_signer`], and `BadSignature`.
+pub fn verify_raw(key: &KeyData, signature: &Signature, signed: &[u8]) -> Result<(), SshsigError> {
+    check_signer(key, signature)?;
+    match is_by(key, signature, signed) {
+        true => Ok(()),
+        false => Err(SshsigError::BadSignature),
     }
-    Ok(signer)
 }
 
 /// Whether a signature by `key` can count, before its bytes are looked at: its kind, size and algorithm.
@@ -154,17 +202,14 @@ pub fn check_signer(key: &KeyData, signature: &Signature) -> Result<(), SshsigEr
         }
         _ => {
             return Err(SshsigError::UnsupportedKey {
-                algorithm: key.algorithm(),
+                algorithm: PeerText::new(key.algorithm()),
             });
         }
     };
     if fits {
         Ok(())
     } else {
-        Err(SshsigError::UnfitAlgorithm {
-            key: key.algorithm(),
-            signature: algorithm,
-        })
+        Err(SshsigError::unfit(&key.algorithm(), &algorithm))
     }
 }
 
@@ -180,29 +225,6 @@ fn check_rsa_size(key: &RsaPublicKey) -> Result<(), SshsigError> {
     }
 }
 
-/// RSA by aws-lc: ssh-key verifies no key above 4096 bits, and OpenSSH makes such keys.
-fn verify_rsa(key: &RsaPublicKey, sshsig: &SshSig, message: &[u8]) -> Result<(), SshsigError> {
-    let parameters = match sshsig.algorithm() {
-        Algorithm::Rsa {
-            hash: Some(HashAlg::Sha256),
-        } => &RSA_PKCS1_2048_8192_SHA256,
-        Algorithm::Rsa {
-            hash: Some(HashAlg::Sha512),
-        } => &RSA_PKCS1_2048_8192_SHA512,
-        signature => {
-            let key = Algorithm::Rsa { hash: None };
-            return Err(SshsigError::UnfitAlgorithm { key, signature });
-        }
-    };
-    let signed = SshSig::signed_data(sshsig.namespace(), sshsig.hash_alg(), message).map_err(SshsigError::Malformed)?;
-    let components = RsaPublicKeyComponents {
-        n: key.n().as_positive_bytes().unwrap_or_default(),
-        e: key.e().as_positive_bytes().unwrap_or_default(),
-    };
-    let verified = components.verify(parameters, &signed, sshsig.signature_bytes());
-    verified.map_err(|_| SshsigError::BadSignature)
-}
-
 fn decode(mut blob: &[u8]) -> Result<SshSig, SshsigError> {
     if blob.len() > MAX_BLOB_LEN {
         return Err(SshsigError::TooLong { length: blob.len() });
@@ -210,26 +232,21 @@ fn decode(mut blob: &[u8]) -> Result<SshSig, SshsigError> {
     let whole = blob;
     // Before anything decodes it: a certificate may be signed by another, that by yet another, and ssh-key follows
     // them for as deep as a stranger likes.
-    if is_certificate(signer_field(blob)) {
+    if is_certificate(alleged_signer(blob).unwrap_or_default()) {
         return Err(SshsigError::SignedByCertificate);
     }
-    let sshsig = SshSig::decode(&mut blob).map_err(SshsigError::Malformed)?;
+    let sshsig = SshSig::decode(&mut blob).map_err(SshsigError::malformed)?;
     if sshsig.version() != SshSig::VERSION {
         return Err(SshsigError::Version {
             found: sshsig.version(),
         });
     }
     // ssh-key passes over bytes left in its inner strings, and ours are never to have a second form.
-    // Nothing is ever put in `reserved`, and it would be left out of what verify_rsa hashes.
+    // Nothing is ever put in `reserved`, and it would be left out of what is hashed.
     if encode(&sshsig)? != whole || !sshsig.reserved().is_empty() {
         return Err(SshsigError::NotCanonical);
     }
     Ok(sshsig)
-}
-
-/// The signer's key in its wire form: it follows the magic bytes and the version. Empty where the blob is too short.
-fn signer_field(blob: &[u8]) -> &[u8] {
-    blob.get(SIGNER_AT..).and_then(string).unwrap_or_default()
 }
 
 /// As ssh-key tells certificates from keys: by the name at the front.
@@ -245,9 +262,7 @@ fn string(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 fn encode(sshsig: &SshSig) -> Result<Vec<u8>, SshsigError> {
-    sshsig
-        .encode_vec()
-        .map_err(|error| SshsigError::Malformed(error.into()))
+    sshsig.encode_vec().map_err(SshsigError::malformed)
 }
 
 #[cfg(test)]

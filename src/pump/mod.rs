@@ -187,7 +187,7 @@ where
         if let Some(lead) = self.carriers.lead() {
             Frame::Close {
                 code,
-                message: message.to_owned(),
+                message: message.into(),
             }
             .encode(lead.outbox());
         }
@@ -316,7 +316,7 @@ where
     fn check_end(&mut self, now: Instant) -> Result<(), Outcome> {
         if self.session.is_finished() && self.carriers.is_lead_flushed() {
             return Err(match self.session.peer_close() {
-                Some((code, message)) => Outcome::ClosedByPeer(code, message.to_owned()),
+                Some((code, message)) => Outcome::ClosedByPeer(code, message.clone()),
                 None => Outcome::Finished,
             });
         }

@@ -3,7 +3,7 @@
 use super::{Budget, Epochs, Facts, Ledger, Vigil};
 use crate::carrier::Carrier;
 use crate::session::{Session, SessionError};
-use crate::wire::{CloseCode, Epoch, Offset};
+use crate::wire::{CloseCode, Epoch, Offset, PeerText};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ pub enum Outcome {
     /// Both directions ended and were delivered.
     Finished,
     /// The peer closed the session; everything it had said before was delivered.
-    ClosedByPeer(CloseCode, String),
+    ClosedByPeer(CloseCode, PeerText),
     /// The pipe's owner left, or everything was delivered, and the peer may not have our last words.
     Unfinished,
     /// Ended by [`Order::End`].

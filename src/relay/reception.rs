@@ -129,7 +129,7 @@ pub(super) async fn refuse(house: &House, mut stream: ViaStream, code: RelayRefu
     house.counters.count_refusal(code);
     let refusal = RelayRefusal {
         code,
-        message: message.to_owned(),
+        message: message.into(),
     };
     let said = async {
         send_word(&mut stream, &RelayWord::Refused(refusal)).await?;

@@ -4,7 +4,7 @@ use super::ask_sshd::{AskError, AskSshd};
 use super::connect_sshd::Client;
 use crate::carrier::gate;
 use crate::identity::statement::ProvenKey;
-use crate::wire::{Refusal, RefusalCode};
+use crate::wire::{PeerText, Refusal, RefusalCode};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -112,7 +112,7 @@ async fn ask_sshd(ask: &AskSshd, user: &str, keys: &[ProvenKey], client: Client)
     }
 }
 
-pub(super) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {
+pub(super) fn refusal(code: RefusalCode, message: impl Into<PeerText>) -> Refusal {
     Refusal {
         code,
         message: message.into(),

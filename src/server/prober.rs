@@ -4,7 +4,7 @@ use super::ask_sshd::{AskError, read_banner};
 use super::authority::{chain, refusal};
 use super::connect_sshd::ConnectSshd;
 use crate::clock;
-use crate::wire::{Probed, Refusal, RefusalCode, SshdLimit};
+use crate::wire::{PeerText, Probed, Refusal, RefusalCode, SshdLimit};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(super) struct Prober {
     ttl: Duration,
     view: Option<Box<dyn SshdView>>,
     /// Held while sshd is asked: those who come meanwhile get the same answer.
-    banner: Mutex<Option<Seen<Result<String, Refusal>>>>,
+    banner: Mutex<Option<Seen<Result<PeerText, Refusal>>>>,
     limits: Mutex<Option<Seen<Limits>>>,
 }
 
@@ -78,7 +78,7 @@ impl Prober {
         let (banner, limits) = tokio::join!(self.banner(), self.limits(user));
         let age = banner.age();
         Ok(Probed {
-            software: concat!("bowline ", env!("CARGO_PKG_VERSION")).to_owned(),
+            software: concat!("bowline ", env!("CARGO_PKG_VERSION")).into(),
             key,
             banner: banner.what?,
             banner_age: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
@@ -87,7 +87,7 @@ impl Prober {
         })
     }
 
-    async fn banner(&self) -> Seen<Result<String, Refusal>> {
+    async fn banner(&self) -> Seen<Result<PeerText, Refusal>> {
         let mut last = self.banner.lock().await;
         match &*last {
             Some(seen) if seen.age() < FRESH => seen.clone(),

@@ -131,7 +131,7 @@ impl Registry {
             session: open.session,
             owner: owner.clone(),
             account,
-            user: open.user.clone(),
+            user: open.user.to_string(),
             reap_hash: open.reap_hash,
             remote: client.remote,
             opened: clock::to_boot_millis(clock::now()),

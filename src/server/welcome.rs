@@ -125,7 +125,7 @@ impl Welcome {
                 Ok(Hello::Probe(probe)) => match self.probe(&carrier.info().clone(), &probe, client).await {
                     Ok(probed) => {
                         let answered = carrier.send_message(Answer::Probed(Box::new(probed)).encode()).await;
-                        debug!(user = probe.user, sent = answered.is_ok(), "probe answered");
+                        debug!(user = probe.user.as_str(), sent = answered.is_ok(), "probe answered");
                         carrier.finish(CloseReason::Done).await;
                         return;
                     }

@@ -25,7 +25,7 @@ pub use redial::RedialPacer;
 pub use snapshot::{PipeCounts, RestoreError, Snapshot};
 pub use standing::{Standing, StandingWatch};
 
-use crate::wire::{CloseCode, Epoch, Frame, Offset};
+use crate::wire::{CloseCode, Epoch, Frame, Offset, PeerText};
 use acks::AckTimer;
 use bytes::BytesMut;
 use receive::ReceiveBuffer;
@@ -110,7 +110,7 @@ pub struct Session {
     /// Epoch of the carrier that leads now, or led last.
     epoch: Epoch,
     attached: bool,
-    peer_close: Option<(CloseCode, String)>,
+    peer_close: Option<(CloseCode, PeerText)>,
 }
 
 impl Session {
@@ -219,10 +219,8 @@ impl Session {
     }
 
     /// Why the peer closed the session, once it did.
-    pub fn peer_close(&self) -> Option<(CloseCode, &str)> {
-        self.peer_close
-            .as_ref()
-            .map(|(code, message)| (*code, message.as_str()))
+    pub fn peer_close(&self) -> Option<(CloseCode, &PeerText)> {
+        self.peer_close.as_ref().map(|(code, message)| (*code, message))
     }
 
     // From and to the pipe.

@@ -190,7 +190,7 @@ impl ReplayBuffer {
                 Some((code, message)) if !self.fin || self.next > self.written => {
                     Frame::Close {
                         code: *code,
-                        message: message.clone(),
+                        message: message.as_str().into(),
                     }
                     .encode(out);
                 }

@@ -126,7 +126,7 @@ impl Session {
             return Err(RestoreError::PeerCloseWithoutEnd);
         }
         let acks = AckTimer::new(memory.receive.bytes().len());
-        let close = snapshot.close.map(|code| (code, FORGOTTEN.to_owned()));
+        let close = snapshot.close.map(|code| (code, FORGOTTEN.into()));
         let outgoing = ReplayBuffer::restore(memory.replay, snapshot, close, counts.read)?;
         let incoming = ReceiveBuffer::restore(memory.receive, snapshot, counts)?;
         // A CLOSE counts only after all that was said before it. Where some of that is lost it is not acknowledged
@@ -139,7 +139,7 @@ impl Session {
             acks,
             epoch: snapshot.epoch,
             attached: false,
-            peer_close: peer_close.map(|code| (code, FORGOTTEN.to_owned())),
+            peer_close: peer_close.map(|code| (code, FORGOTTEN.into())),
         };
         if peer_close.is_some() {
             session.outgoing.abandon();

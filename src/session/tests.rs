@@ -195,7 +195,10 @@ fn a_close_delivers_the_last_bytes_before_it_and_takes_nothing_more() {
         client.handle_frame(frame).unwrap();
     }
     assert_eq!(client.output(), b"last words");
-    assert_eq!(client.peer_close(), Some((CloseCode::UpstreamClosed, "sshd ended")));
+    assert_eq!(
+        client.peer_close(),
+        Some((CloseCode::UpstreamClosed, &"sshd ended".into()))
+    );
     assert!(client.input().is_empty() && client.is_input_done());
     client.output_written(10, now);
     client.output_ended();

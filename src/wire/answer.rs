@@ -4,6 +4,7 @@ use super::codec::{DecodeError, Reader, put_bytes, put_varint};
 use super::hello::{MAX_AUTHORIZATIONS, framed};
 use super::ids::Offset;
 use super::probe::Probed;
+use super::text::PeerText;
 use bytes::Bytes;
 
 const MAX_REASON: usize = 1024;
@@ -49,7 +50,7 @@ pub struct Refusal {
     /// What programs act on.
     pub code: RefusalCode,
     /// What people read, at most 1 KiB.
-    pub message: String,
+    pub message: PeerText,
 }
 
 /// Kinds of refusal.

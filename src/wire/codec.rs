@@ -1,6 +1,7 @@
 //! Reading and writing the primitive forms: varints, fixed arrays, strings with a length.
 
 use super::ids::Offset;
+use super::text::{MAX_USER, NotAUserName, PeerText, UserName};
 use bytes::{Buf, BufMut, Bytes};
 
 /// Bytes that are not what the protocol allows.
@@ -42,6 +43,9 @@ pub enum DecodeError {
         /// The field's name in `PROTOCOL.md`.
         field: &'static str,
     },
+    /// A user name that no program should be given.
+    #[error(transparent)]
+    UserName(#[from] NotAUserName),
     /// A message with bytes after its last field.
     #[error("{extra} bytes after the end of the message")]
     Trailing {
@@ -122,9 +126,18 @@ impl Reader {
         Ok(self.rest.split_to(len))
     }
 
-    pub(super) fn text(&mut self, field: &'static str, limit: usize) -> Result<String, DecodeError> {
+    fn utf8(&mut self, field: &'static str, limit: usize) -> Result<String, DecodeError> {
         let bytes = self.bytes(field, limit)?;
         String::from_utf8(bytes.into()).map_err(|_| DecodeError::NotUtf8 { field })
+    }
+
+    /// Text for people.
+    pub(super) fn text(&mut self, field: &'static str, limit: usize) -> Result<PeerText, DecodeError> {
+        self.utf8(field, limit).map(PeerText::new)
+    }
+
+    pub(super) fn user_name(&mut self) -> Result<UserName, DecodeError> {
+        Ok(UserName::new(self.utf8("user", MAX_USER)?)?)
     }
 
     pub(super) fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {

@@ -2,6 +2,7 @@
 
 use super::codec::{DecodeError, MAX_VARINT, Reader, peek_varint, put_bytes, put_varint};
 use super::ids::{Epoch, Offset};
+use super::text::PeerText;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Most bytes in one `DATA` frame.
@@ -61,7 +62,7 @@ pub enum Frame {
         /// Why.
         code: CloseCode,
         /// For people, at most 1 KiB.
-        message: String,
+        message: PeerText,
     },
     /// The carrier that brings it leads from now on. Said by the half that dials, on a carrier that stands by.
     Resume {
@@ -345,7 +346,7 @@ mod tests {
             }),
             (0usize..4, ".{0,40}").prop_map(|(n, message)| Frame::Close {
                 code: CloseCode::ALL[n].0,
-                message
+                message: PeerText::new(message)
             }),
         ]
     }

@@ -5,6 +5,7 @@
 use super::codec::{DecodeError, Reader, peek_varint, put_bytes, put_varint};
 use super::ids::{Epoch, Offset, SessionId};
 use super::probe::Probe;
+use super::text::UserName;
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// Most bytes of one hello message, in either direction.
@@ -19,7 +20,6 @@ pub const MAX_AUTHORIZATIONS: usize = 8;
 
 const MAX_KEY: usize = 8 * 1024;
 const MAX_SIGNATURE: usize = 4 * 1024;
-const MAX_USER: usize = 256;
 
 const HOST: u64 = 0x10;
 const OPEN: u64 = 0x20;
@@ -81,7 +81,7 @@ pub struct Open {
     /// Epoch of this carrier as lead.
     pub epoch: Epoch,
     /// User name on the server's machine.
-    pub user: String,
+    pub user: UserName,
     /// At most [`MAX_AUTHORIZATIONS`].
     pub authorizations: Vec<Authorization>,
     /// Bytes that the server half may send before the first `ACK`.
@@ -178,10 +178,6 @@ pub(super) fn put_authorizations(out: &mut BytesMut, authorizations: &[Authoriza
     put_signed(out, authorizations.iter().map(|a| (&a.key, &a.signature)));
 }
 
-pub(super) fn read_user(reader: &mut Reader) -> Result<String, DecodeError> {
-    reader.text("user", MAX_USER)
-}
-
 fn read_u32(reader: &mut Reader, field: &'static str) -> Result<u32, DecodeError> {
     Ok(reader.varint(field, u32::MAX.into())? as u32)
 }
@@ -272,7 +268,7 @@ impl Open {
         let version = reader.version()?;
         let session = SessionId::new(reader.array("session")?);
         let epoch = Epoch::new(read_u32(reader, "epoch")?);
-        let user = read_user(reader)?;
+        let user = reader.user_name()?;
         let authorizations = read_authorizations(reader)?;
         let window = reader.varint("window", Offset::MAX.get())?;
         let reap_hash = reader.array("reap hash")?;
@@ -318,7 +314,7 @@ mod tests {
             version: 1,
             session: SessionId::new([7; 16]),
             epoch: Epoch::new(300),
-            user: "ada".into(),
+            user: UserName::new("ada").unwrap(),
             authorizations: vec![
                 Authorization {
                     key: vec![1; 300].into(),

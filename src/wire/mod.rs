@@ -9,6 +9,7 @@ mod hello;
 mod ids;
 mod probe;
 mod relay;
+mod text;
 
 pub use answer::{Accepted, Answer, Refusal, RefusalCode};
 pub use codec::DecodeError;
@@ -22,6 +23,7 @@ pub use probe::{MAX_LIMITS, Probe, Probed, SshdLimit};
 pub use relay::{
     DialToken, KeyDigest, MAX_FINGERPRINTS, RELAY_ALPN, RelayRefusal, RelayRefusalCode, RelayWord, missing_bytes,
 };
+pub use text::{Escaped, MAX_USER, NotAUserName, PeerText, Quoting, UserName, is_active};
 
 /// The protocol version that this crate speaks.
 pub const VERSION: u32 = 1;

@@ -1,8 +1,9 @@
 //! `Probe` and its answer: is this path good for a session, and what behind it would end one?
 
 use super::codec::{DecodeError, Reader, put_bytes, put_varint};
-use super::hello::{Authorization, MAX_AUTHORIZATIONS, put_authorizations, read_authorizations, read_user};
+use super::hello::{Authorization, MAX_AUTHORIZATIONS, put_authorizations, read_authorizations};
 use super::ids::{Offset, SessionId};
+use super::text::{PeerText, UserName};
 use bytes::{BufMut, BytesMut};
 
 /// Most limits in a [`Probed`].
@@ -21,7 +22,7 @@ pub struct Probe {
     /// A random id, for the signatures only.
     pub session: SessionId,
     /// User name on the server's machine.
-    pub user: String,
+    pub user: UserName,
     /// At most [`MAX_AUTHORIZATIONS`].
     pub authorizations: Vec<Authorization>,
 }
@@ -30,11 +31,11 @@ pub struct Probe {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
     /// What answers, for people: `bowline 0.1.0`. At most 64 bytes.
-    pub software: String,
+    pub software: PeerText,
     /// Which of the authorizations was accepted, from 0; `None` where none counted.
     pub key: Option<u8>,
     /// sshd's identification line. At most 255 bytes.
-    pub banner: String,
+    pub banner: PeerText,
     /// Milliseconds since that line was read.
     pub banner_age: u64,
     /// Seconds for which a session without a carrier is kept.
@@ -47,13 +48,13 @@ pub struct Probed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshdLimit {
     /// What sshd does, and which setting says so. At most 512 bytes, as the other two.
-    pub what: String,
+    pub what: PeerText,
     /// Seconds of outage that a session survives; `None` where it is no matter of time.
     pub survives: Option<u64>,
     /// The line for sshd_config that mends it; empty where nothing needs to be mended.
-    pub mend: String,
+    pub mend: PeerText,
     /// The file that has this line in bowline's packages; empty where none has.
-    pub file: String,
+    pub file: PeerText,
 }
 
 impl Probe {
@@ -69,7 +70,7 @@ impl Probe {
         Ok(Probe {
             version,
             session: SessionId::new(reader.array("session")?),
-            user: read_user(reader)?,
+            user: reader.user_name()?,
             authorizations: read_authorizations(reader)?,
         })
     }
@@ -153,7 +154,7 @@ mod tests {
         let probe = Hello::Probe(Probe {
             version: 1,
             session: SessionId::new([7; 16]),
-            user: "ada".into(),
+            user: UserName::new("ada").unwrap(),
             authorizations: vec![Authorization {
                 key: vec![1; 30].into(),
                 signature: vec![2; 50].into(),
@@ -165,7 +166,7 @@ mod tests {
             what: "w".into(),
             survives,
             mend: "m".into(),
-            file: String::new(),
+            file: PeerText::default(),
         };
         for limits in [
             None,
@@ -181,10 +182,10 @@ mod tests {
     #[test]
     fn what_is_too_long_is_cut_and_not_refused() {
         let limit = SshdLimit {
-            what: "ä".repeat(600),
+            what: "ä".repeat(600).into(),
             survives: None,
-            mend: String::new(),
-            file: String::new(),
+            mend: PeerText::default(),
+            file: PeerText::default(),
         };
         let answer = Answer::Probed(Box::new(probed(Some(vec![limit; 40]))));
         let encoded = BytesMut::from(&answer.encode()[..]);

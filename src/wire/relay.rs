@@ -4,6 +4,7 @@
 
 use super::codec::{DecodeError, Reader, peek_varint, put_bytes, put_varint};
 use super::hello::{MAX_HELLO, MAX_STATEMENTS, Statement, framed, put_signed, read_signed};
+use super::text::PeerText;
 use bytes::{BufMut, Bytes, BytesMut};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::fmt;
@@ -142,7 +143,7 @@ pub struct RelayRefusal {
     /// What programs act on.
     pub code: RelayRefusalCode,
     /// What people read, at most 1 KiB.
-    pub message: String,
+    pub message: PeerText,
 }
 
 /// Kinds of refusal by a relay. None is final: a relay is asked again, or another one.

@@ -8,7 +8,9 @@ use bowline::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Outcome, Pump, Pum
 use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, Reception, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::{Session, SessionConfig, SessionMemory};
-use bowline::wire::{Accepted, Answer, CloseCode, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, VERSION};
+use bowline::wire::{
+    Accepted, Answer, CloseCode, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, UserName, VERSION,
+};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -191,7 +193,7 @@ pub(crate) fn open(session: SessionId, epoch: u32) -> Hello {
         version: VERSION,
         session,
         epoch: Epoch::new(epoch),
-        user: "ada".into(),
+        user: UserName::new("ada").expect("a user name"),
         authorizations: Vec::new(),
         window: 8 << 20,
         reap_hash: reap_hash(),
@@ -209,7 +211,7 @@ pub(crate) fn refused(answer: Answer) -> Option<RefusalCode> {
 pub(crate) fn gone(why: &str) -> Answer {
     Answer::Refused(Refusal {
         code: RefusalCode::Gone,
-        message: why.to_owned(),
+        message: why.into(),
     })
 }
 

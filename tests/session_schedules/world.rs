@@ -403,7 +403,7 @@ impl World {
         let answer = match refused {
             Some(code) => Answer::Refused(Refusal {
                 code,
-                message: String::new(),
+                message: "".into(),
             }),
             None => Answer::Accepted(Accepted {
                 key: None,

@@ -5,7 +5,7 @@ use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, Qu
 use bowline::carrier::{Carrier, CarrierError};
 use bowline::identity::raw_key::{ServerKey, TlsKey, server_config};
 use bowline::identity::statement::load_host_keys;
-use bowline::wire::{Answer, Epoch, Frame, Hello, Host, Offset, Open, SessionId, VERSION};
+use bowline::wire::{Answer, Epoch, Frame, Hello, Host, Offset, Open, SessionId, UserName, VERSION};
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
 use std::future::poll_fn;
@@ -120,7 +120,7 @@ pub fn open(session: SessionId, epoch: u32) -> Hello {
         version: VERSION,
         session,
         epoch: Epoch::new(epoch),
-        user: "anyone".into(),
+        user: UserName::new("anyone").expect("a user name"),
         authorizations: vec![],
         window: 1 << 20,
         reap_hash: [0; 32],

@@ -121,7 +121,10 @@ fn fault(name: DnsName, error: NetError) -> LookupError {
     if error.is_no_records_found() {
         LookupError::Unknown { name }
     } else {
-        LookupError::Failed { name, source: error }
+        LookupError::Failed {
+            name,
+            source: error.into(),
+        }
     }
 }
 

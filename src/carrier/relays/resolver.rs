@@ -14,6 +14,8 @@ use hickory_resolver::{Hosts, TokioResolver};
 use russh::keys::ssh_key::Fingerprint;
 use tracing::debug;
 
+use crate::wire::Quoting;
+
 use super::cache::{Cache, Member};
 use super::lookup::{ask_all, find_in_hosts_file, look_up_host, look_up_service};
 use super::{DnsName, Endpoint, Host, Relay, RelayAddress, RelayName, choose};
@@ -72,7 +74,7 @@ pub enum LookupError {
         /// The name.
         name: DnsName,
         /// What came of it.
-        source: NetError,
+        source: Quoting<NetError>,
     },
 }
 

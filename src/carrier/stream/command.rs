@@ -3,6 +3,7 @@
 use super::command_line::CommandLine;
 use crate::carrier::Duplex;
 use crate::tasks::Tasks;
+use crate::wire::{PeerText, Quoting};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 /// What is kept of what a program said on standard error: its last words.
-const LAST_WORDS: usize = 4096;
+const LAST_WORDS: usize = 512;
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 /// For the last words to be read after the program has closed its output.
@@ -40,10 +41,9 @@ pub enum CommandError {
         /// Its name.
         program: String,
         /// What the program said last on standard error, in brackets; empty where it said nothing.
-        said: String,
+        said: PeerText,
         /// What became of TLS.
-        #[source]
-        source: io::Error,
+        source: Quoting<io::Error>,
     },
 }
 
@@ -172,14 +172,14 @@ impl CommandStream {
 
 impl LastWords {
     /// What was said so far, in brackets, safe to be shown; empty where nothing was.
-    pub async fn quoted(&self) -> String {
+    pub async fn quoted(&self) -> PeerText {
         tokio::time::sleep(TO_SPEAK).await;
         let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&words);
         let text = text.trim();
         match text.is_empty() {
-            true => String::new(),
-            false => format!(" (it said: {})", text.escape_debug()),
+            true => PeerText::default(),
+            false => PeerText::new(format_args!(" (it said: {text})")),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::carrier::quic::config::client_endpoint;
 use crate::carrier::quic::socket::{any_local, endpoint};
 use crate::carrier::quic::{NO_NAME, QuicLimits, bind};
 use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::wire::Quoting;
 
 /// A relay cannot be dialled.
 #[derive(Debug, thiserror::Error)]
@@ -25,13 +26,19 @@ pub enum DialRelayError {
     Connect(#[from] quinn::ConnectError),
     /// No answer over QUIC, a refusal, or another key than the pinned one.
     #[error("{0}")]
-    Quic(#[from] quinn::ConnectionError),
+    Quic(Quoting<quinn::ConnectionError>),
     /// The same over TLS.
     #[error("TLS failed: {0}")]
-    Tls(#[source] io::Error),
+    Tls(Quoting<io::Error>),
     /// TLS could not be set up.
     #[error(transparent)]
     Config(#[from] ViaConfigError),
+}
+
+impl From<quinn::ConnectionError> for DialRelayError {
+    fn from(error: quinn::ConnectionError) -> DialRelayError {
+        DialRelayError::Quic(Quoting(error))
+    }
 }
 
 /// What a half dials with.
@@ -71,6 +78,6 @@ pub(super) async fn dial_tls(
     let config = config::tls_client(caller.key, caller.accept.clone())?;
     let name = ServerName::try_from(NO_NAME).expect("a plain word is a name");
     let stream = TlsConnector::from(config).connect(name, stream).await;
-    let stream = stream.map_err(DialRelayError::Tls)?;
+    let stream = stream.map_err(|error| DialRelayError::Tls(Quoting(error)))?;
     Ok(ViaStream::of_tls(stream.into(), address))
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::wire::{DecodeError, RelayWord, missing_bytes, next_message};
+use crate::wire::{DecodeError, Quoting, RelayWord, missing_bytes, next_message};
 
 /// Most bytes taken in one read.
 const READ_SIZE: usize = 2048;
@@ -17,10 +17,16 @@ const READ_SIZE: usize = 2048;
 pub enum TalkError {
     /// The stream ended or broke.
     #[error("connection lost: {0}")]
-    Lost(#[from] io::Error),
+    Lost(Quoting<io::Error>),
     /// What came is no word of the protocol.
     #[error("the other end broke the protocol: {0}")]
     Protocol(#[from] DecodeError),
+}
+
+impl From<io::Error> for TalkError {
+    fn from(error: io::Error) -> TalkError {
+        TalkError::Lost(Quoting(error))
+    }
 }
 
 /// Reads one word. What was read of it stays in `inbox` where the future is dropped: it goes on there.

@@ -68,11 +68,11 @@ fn path(checked: &Checked, is_there: bool) -> Value {
         "mtu": checked.mtu,
         "verdict": checked.verdict.name(),
         "words": words::meaning(checked.verdict),
-        "detail": checked.detail,
+        "detail": checked.detail.as_deref(),
         "hint": words::advice(checked, is_there),
-        "banner": answer.map(|answer| &answer.banner),
+        "banner": answer.map(|answer| answer.banner.as_str()),
         "banner_age_ms": answer.map(|answer| answer.banner_age),
-        "server": answer.map(|answer| &answer.software),
+        "server": answer.map(|answer| answer.software.as_str()),
         "known_host": !checked.is_unknown_host,
     })
 }

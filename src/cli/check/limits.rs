@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::identity::ssh_config::SshConfig;
-use crate::wire::Probed;
+use crate::wire::{PeerText, Probed};
 
 /// One thing that ends a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,10 +78,10 @@ fn channel_timeout(ssh: &SshConfig) -> Option<Limit> {
 }
 
 fn of_server(answer: &Probed) -> Vec<Limit> {
-    let some = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let some = |text: &PeerText| (!text.is_empty()).then(|| text.to_string());
     let of_sshd = answer.limits.iter().flatten().map(|limit| Limit {
         side: Side::Sshd,
-        what: limit.what.clone(),
+        what: limit.what.to_string(),
         survives: limit.survives.map(Duration::from_secs),
         mend: some(&limit.mend),
         file: some(&limit.file),

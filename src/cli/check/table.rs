@@ -8,6 +8,7 @@ use crate::client::check::{Checked, Verdict};
 use super::limits::{Limit, UNKNOWN, survival};
 use super::{Account, answer, words};
 use crate::cli::wrap::hung;
+use crate::wire::Escaped;
 
 /// The table, and what stands below it, for a terminal so wide or whatever there is. Nothing where the name leads nowhere:
 /// that is told as an error.
@@ -131,15 +132,10 @@ fn milliseconds(time: Option<Duration>) -> String {
 
 /// One line. What strangers say in it is shown, and not obeyed by the terminal.
 fn line(text: &mut String, line: &str) {
-    for c in line.chars() {
-        match c {
-            '\n' => text.push('\n'),
-            // A failed write to a String does not exist.
-            c if c.is_control() => drop(write!(text, "{}", c.escape_default())),
-            c => text.push(c),
-        }
+    for line in line.split('\n') {
+        // A failed write to a String does not exist.
+        let _ = writeln!(text, "{}", Escaped(line));
     }
-    text.push('\n');
 }
 
 #[cfg(test)]

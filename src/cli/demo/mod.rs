@@ -38,6 +38,7 @@ use crate::client::OpenError;
 use crate::identity::statement::StatementError;
 use crate::server::ServerError;
 use crate::sshd::SshdError;
+use crate::wire::NotAUserName;
 
 pub(crate) use self::counter::OutOfOrder;
 
@@ -105,6 +106,9 @@ pub(crate) enum DemoError {
     /// The session's pipes broke.
     #[error("the session's pipe broke")]
     Stream(#[source] io::Error),
+    /// The user of this machine has a name that no server half takes.
+    #[error(transparent)]
+    UserName(#[from] NotAUserName),
     /// No temporary folder.
     #[error("cannot make a folder in {}", parent.display())]
     Folder {

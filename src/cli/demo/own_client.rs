@@ -22,7 +22,7 @@ use crate::identity::sshsig;
 use crate::identity::statement::{OPEN_NAMESPACE, ProvenKey};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
-use crate::wire::Authorization;
+use crate::wire::{Authorization, UserName};
 
 /// Bytes of a program's output that wait for whoever reads them.
 const BUFFER: usize = 64 * 1024;
@@ -88,7 +88,7 @@ async fn log_in(stage: &Stage) -> Result<(Handle<Known>, Channel<Msg>), DemoErro
             detours: Vec::new(),
         },
         state_dir: None,
-        user: stage.user.clone(),
+        user: UserName::new(&*stage.user)?,
         trust: keys.clone(),
         credentials: keys,
         session: SessionConfig::default(),

@@ -6,7 +6,7 @@ use crate::carrier::{DialError, Path};
 use crate::client::{AttemptError, Failed, OpenError, TrustError};
 use crate::identity::ssh_config::SshConfigError;
 use crate::pump::Outcome;
-use crate::wire::{CloseCode, RefusalCode};
+use crate::wire::{CloseCode, Escaped, NotAUserName, RefusalCode};
 use russh::keys::ssh_key::Fingerprint;
 use std::error::Error;
 use std::fmt::Display;
@@ -14,7 +14,12 @@ use std::io::{self, Write};
 
 /// One line that the user must see although all is well.
 pub(crate) fn notice(line: &str) {
-    let _ = writeln!(io::stderr(), "bowline: {line}");
+    let _ = writeln!(io::stderr(), "bowline: {}", Escaped(line));
+}
+
+/// ssh would log in as somebody whom no sshd can be asked about.
+pub(crate) fn not_a_user_name(error: NotAUserName) -> Failure {
+    Failure::new(Exit::Usage, error).hint("name another with USER@HOST, or with User in ssh's configuration")
 }
 
 /// `ssh -G` did not say what the host is.
@@ -189,9 +194,8 @@ pub(crate) fn session_end(outcome: Outcome) -> Result<(), Failure> {
         // A client half has no successor to hand over to.
         Outcome::Finished | Outcome::Unfinished | Outcome::HandedOver => Ok(()),
         Outcome::ClosedByPeer(CloseCode::UpstreamClosed | CloseCode::PipeClosed, _) => Ok(()),
-        Outcome::ClosedByPeer(CloseCode::Ended, why) | Outcome::Ended(why) | Outcome::Lost(why) => {
-            Err(Failure::new(Exit::Lost, format_args!("the session was ended: {why}")))
-        }
+        Outcome::ClosedByPeer(CloseCode::Ended, why) => Err(ended(&why)),
+        Outcome::Ended(why) | Outcome::Lost(why) => Err(ended(&why)),
         Outcome::ClosedByPeer(CloseCode::Desync, why) => Err(Failure::new(
             Exit::Protocol,
             format_args!("the server half found a protocol error: {why}"),
@@ -203,6 +207,10 @@ pub(crate) fn session_end(outcome: Outcome) -> Result<(), Failure> {
         ),
         Outcome::Desync(error) => Err(Failure::from_error(Exit::Protocol, &error).hint(REPORT_DESYNC)),
     }
+}
+
+fn ended(why: &str) -> Failure {
+    Failure::new(Exit::Lost, format_args!("the session was ended: {why}"))
 }
 
 /// Neither path nor user can cause it.

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use similar::TextDiff;
 use tempfile::NamedTempFile;
 
-use crate::cli::report::Harmless;
+use crate::wire::Escaped;
 
 /// As many as the kernel follows.
 const MOST_LINKS: usize = 40;
@@ -251,7 +251,7 @@ pub(super) fn diff(path: &Path, old: Option<&[u8]>, new: Option<&[u8]>) -> Strin
     let unified = lines.unified_diff().header(&name(old), &name(new)).to_string();
     let mut shown = String::new();
     for line in unified.split_terminator('\n') {
-        let parts: Vec<_> = line.split('\t').map(|part| Harmless(part).to_string()).collect();
+        let parts: Vec<_> = line.split('\t').map(|part| Escaped(part).to_string()).collect();
         writeln!(shown, "{}", parts.join("\t")).expect("a String takes every byte");
     }
     shown

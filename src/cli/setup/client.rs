@@ -305,8 +305,8 @@ fn is_bowline(program: &str) -> bool {
 
 fn shown(way: &Way) -> String {
     match way {
-        Way::Command(text) => format!("ProxyCommand {}", report::Harmless(text)),
-        Way::Jump(text) => format!("ProxyJump {}", report::Harmless(text)),
+        Way::Command(text) => format!("ProxyCommand {}", crate::wire::Escaped(text)),
+        Way::Jump(text) => format!("ProxyJump {}", crate::wire::Escaped(text)),
         Way::Straight => "no ProxyCommand".to_owned(),
     }
 }

@@ -1,6 +1,6 @@
 //! Tables. Columns that a narrow terminal has no room for are left out, the least telling first.
 
-use crate::cli::report::Harmless;
+use crate::wire::Escaped;
 
 /// Between columns.
 const GAP: &str = "  ";
@@ -29,7 +29,7 @@ pub(super) fn lines<T>(columns: &[Column<T>], all: &[T], width: Option<usize>) -
 
 fn row<T>(columns: &[Column<T>], one: &T) -> Vec<String> {
     // Names and reasons may be a stranger's words.
-    let cells = columns.iter().map(|column| Harmless(&(column.cell)(one)).to_string());
+    let cells = columns.iter().map(|column| Escaped(&(column.cell)(one)).to_string());
     cells.collect()
 }
 

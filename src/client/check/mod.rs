@@ -14,7 +14,7 @@ use super::ClientConfig;
 use super::paths::{Knowledge, Paths, ResolveError};
 use crate::carrier::Path;
 use crate::clock;
-use crate::wire::Probed;
+use crate::wire::{PeerText, Probed};
 use ask::Asker;
 use probe::{Finding, Probing};
 use std::collections::HashMap;
@@ -47,7 +47,7 @@ pub struct Checked {
     /// Whether it works, and if not the likely cause.
     pub verdict: Verdict,
     /// What was seen, in the words of the one who saw it.
-    pub detail: Option<String>,
+    pub detail: Option<PeerText>,
     /// The server half's answer.
     pub answer: Option<Probed>,
     /// Whether no key of the host was known before: ssh will ask.

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{ProvenKey, verify_host};
 use crate::tcp_info::TcpInfo;
-use crate::wire::{DecodeError, Host, Probed, Refusal};
+use crate::wire::{DecodeError, Host, PeerText, Probed, Refusal};
 use russh::keys::ssh_key::Fingerprint;
 use std::error::Error;
 use std::net::SocketAddr;
@@ -221,20 +221,16 @@ impl Finding {
 
 impl Failure {
     /// In the words of the one who saw it.
-    fn detail(&self) -> Option<String> {
+    fn detail(&self) -> Option<PeerText> {
         let error: &(dyn Error + 'static) = match self {
             Failure::Silent => return None,
-            Failure::Fault => return Some("a fault of bowline itself: -v tells more, please report it".to_owned()),
+            Failure::Fault => return Some("a fault of bowline itself: -v tells more, please report it".into()),
             Failure::Dial(error) => error,
             Failure::Lost(error) => error,
             Failure::Untrusted(error) => &**error,
             Failure::NotAuthorized(refusal) | Failure::Refused(refusal) => return Some(refusal.message.clone()),
             Failure::Protocol(error) => error,
         };
-        let causes = std::iter::successors(Some(error), |&error| error.source());
-        let mut words: Vec<String> = causes.map(ToString::to_string).collect();
-        // Many errors quote their source.
-        words.dedup_by(|cause, error| error.contains(cause.as_str()));
-        Some(words.join(": "))
+        Some(PeerText::of_error(error))
     }
 }

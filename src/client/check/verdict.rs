@@ -139,7 +139,7 @@ impl Case<'_> {
             DialError::Command(_) => Verdict::CommandFailed,
             DialError::Tls(error) if error.kind() == ErrorKind::InvalidData => Verdict::OtherProtocol,
             error if error.is_other_protocol() => Verdict::OtherProtocol,
-            DialError::Quic(quinn::ConnectionError::TimedOut) => self.silent(finding),
+            DialError::Quic(error) if matches!(**error, quinn::ConnectionError::TimedOut) => self.silent(finding),
             _ => Verdict::Broken,
         }
     }
@@ -160,7 +160,9 @@ impl Case<'_> {
                 _ => Verdict::RelayRefused,
             },
             ReachError::Dial(DialRelayError::Socket(error)) => self.io(finding, error),
-            ReachError::Dial(DialRelayError::Quic(quinn::ConnectionError::TimedOut)) => self.silent(finding),
+            ReachError::Dial(DialRelayError::Quic(error)) if matches!(**error, quinn::ConnectionError::TimedOut) => {
+                self.silent(finding)
+            }
             ReachError::Dial(_) | ReachError::Talk(_) | ReachError::OffTopic => Verdict::Broken,
         }
     }
@@ -293,7 +295,10 @@ mod tests {
 
     fn refusal(code: RefusalCode) -> Failure {
         let message = String::new();
-        Failure::Refused(Refusal { code, message })
+        Failure::Refused(Refusal {
+            code,
+            message: message.into(),
+        })
     }
 
     fn judged(findings: &[Finding], seen: Option<Tcp>) -> Vec<&'static str> {
@@ -366,7 +371,10 @@ mod tests {
         };
         let says = |code| {
             let message = String::new();
-            Failure::Dial(DialError::Relay(ReachError::Refused(RelayRefusal { code, message })))
+            Failure::Dial(DialError::Relay(ReachError::Refused(RelayRefusal {
+                code,
+                message: message.into(),
+            })))
         };
         let (udp, tcp) = (RelayTransport::Quic, RelayTransport::Tls);
         let findings = [by(udp, Failure::Silent), by(tcp, says(RelayRefusalCode::NotRegistered))];

@@ -187,7 +187,7 @@ mod tests {
         assert!(!claims.are_settled());
         let refused = Answer::Refused(Refusal {
             code: RefusalCode::RetryLater,
-            message: String::new(),
+            message: "".into(),
         });
         claims.handle_answered(Epoch::new(3), Some(&refused));
         assert!(claims.are_settled());

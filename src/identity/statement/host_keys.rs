@@ -146,7 +146,7 @@ fn load_key(path: &Path) -> Result<HostKey, HostKeyWarning> {
 
 fn add_certificate(keys: &mut [HostKey], path: PathBuf) -> Result<(), HostKeyWarning> {
     let text = read(&path, false)?;
-    let parsed = Certificate::from_openssh(text.trim()).map_err(StatementError::Key);
+    let parsed = Certificate::from_openssh(text.trim()).map_err(StatementError::key);
     let checked = parsed.and_then(|certificate| {
         check_certificate(&certificate, ssh_key::certificate::CertType::Host)?;
         Ok(certificate)

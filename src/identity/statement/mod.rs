@@ -9,11 +9,12 @@ use bytes::{BufMut, Bytes};
 use russh::keys::key::parse_public_key;
 use russh::keys::ssh_key;
 use ssh_key::certificate::CertType;
+use ssh_key::encoding::Encode as _;
 use ssh_key::public::KeyData;
-use ssh_key::{Certificate, HashAlg, PrivateKey};
+use ssh_key::{Certificate, HashAlg, PrivateKey, PublicKey};
 
 use super::sshsig::{self, SshsigError};
-use crate::wire::{Authorization, SessionId, Statement};
+use crate::wire::{Authorization, Quoting, SessionId, Statement};
 
 pub use host_keys::{HostKey, HostKeyWarning, load_host_keys};
 
@@ -60,7 +61,10 @@ pub enum StatementError {
     },
     /// The key blob is neither an SSH public key nor a certificate, or not in its only encoding.
     #[error("not an SSH public key or certificate")]
-    Key(#[source] ssh_key::Error),
+    Key(#[source] Quoting<ssh_key::Error>),
+    /// A key or certificate of a kind that we do not know.
+    #[error("an SSH key of an unknown kind")]
+    UnknownKey(#[source] Quoting<ssh_key::Error>),
     /// A user certificate where a host certificate is needed, or the other way round.
     #[error("a {found:?} certificate, expected {expected:?}")]
     CertificateType {
@@ -71,7 +75,7 @@ pub enum StatementError {
     },
     /// The certificate is not signed by the CA key it names, or in a way that does not count.
     #[error("the certificate is not validly signed by its own CA")]
-    CertificateSignature(#[source] Option<SshsigError>),
+    CertificateSignature(#[source] SshsigError),
     /// The certificate is for another key than the one that signs.
     #[error("the certificate is for another key")]
     CertificateOfAnotherKey,
@@ -89,6 +93,28 @@ pub enum StatementError {
         /// Fingerprint of the key shown.
         shown: String,
     },
+}
+
+impl StatementError {
+    /// Whether it may be good, but of a kind that is not verified here. Nothing was computed to tell. Anything else is a fault
+    /// of whoever made it.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        match self {
+            StatementError::UnknownKey(_) => true,
+            StatementError::Signature(error) | StatementError::CertificateSignature(error) => error.is_unsupported(),
+            _ => false,
+        }
+    }
+
+    fn key(error: impl Into<ssh_key::Error>) -> StatementError {
+        match error.into() {
+            error @ (ssh_key::Error::AlgorithmUnknown | ssh_key::Error::AlgorithmUnsupported { .. }) => {
+                StatementError::UnknownKey(Quoting(error))
+            }
+            error => StatementError::Key(Quoting(error)),
+        }
+    }
 }
 
 /// What a user's key signs at an open: everything that makes this open this one and no other.
@@ -128,7 +154,7 @@ pub fn sign_host(
     };
     let signature = sshsig::sign(host_key, HOST_NAMESPACE, &host_message(tls_spki))?;
     Ok(Statement {
-        key: key.map_err(StatementError::Key)?.into(),
+        key: key.map_err(StatementError::key)?.into(),
         signature: signature.into(),
     })
 }
@@ -182,11 +208,11 @@ pub fn parse_key(blob: &[u8]) -> Result<(KeyData, Option<Box<Certificate>>), Sta
     // Not ssh-key's own decoder: a certificate may name another certificate as its signer, and that one another, and
     // ssh-key follows them for as deep as a stranger likes. This one counts them first.
     let parsed = parse_public_key(blob).map_err(|error| match error {
-        russh::keys::Error::SshKey(error) => StatementError::Key(error),
-        _ => StatementError::Key(ssh_key::Error::FormatEncoding),
+        russh::keys::Error::SshKey(error) => StatementError::key(error),
+        _ => StatementError::key(ssh_key::Error::FormatEncoding),
     })?;
-    if parsed.to_bytes().map_err(StatementError::Key)? != blob {
-        return Err(StatementError::Key(ssh_key::Error::FormatEncoding));
+    if parsed.to_bytes().map_err(StatementError::key)? != blob {
+        return Err(StatementError::key(ssh_key::Error::FormatEncoding));
     }
     Ok(match parsed.key_data() {
         KeyData::Certificate(certificate) if matches!(certificate.signature_key(), KeyData::Certificate(_)) => {
@@ -205,15 +231,16 @@ fn verify(
     certificate_type: CertType,
 ) -> Result<ProvenKey, StatementError> {
     let (shown, certificate) = parse_key(key)?;
+    check_alleged_signer(signature, &shown)?;
+    if let Some(certificate) = &certificate {
+        check_certificate_type(certificate, certificate_type)?;
+    }
     let signer = sshsig::verify(signature, namespace, message)?;
     if signer.key_data() != &shown {
-        return Err(StatementError::OtherSigner {
-            signer: signer.fingerprint(HashAlg::Sha256).to_string(),
-            shown: shown.fingerprint(HashAlg::Sha256).to_string(),
-        });
+        return Err(other_signer(signer.key_data(), &shown));
     }
     if let Some(certificate) = &certificate {
-        check_certificate(certificate, certificate_type)?;
+        check_certificate_signature(certificate)?;
     }
     Ok(ProvenKey {
         blob: key.clone(),
@@ -222,18 +249,54 @@ fn verify(
     })
 }
 
+/// Before anything is computed: a signature has one encoding only, and so has the key in it.
+fn check_alleged_signer(signature: &[u8], shown: &KeyData) -> Result<(), StatementError> {
+    let Some(signer) = sshsig::alleged_signer(signature) else {
+        return Ok(());
+    };
+    let expected = PublicKey::from(shown.clone());
+    if expected.to_bytes().map_err(StatementError::key)? == signer {
+        return Ok(());
+    }
+    match parse_key(signer) {
+        Ok((signer, None)) => Err(other_signer(&signer, shown)),
+        // What is no key at all is told by the verification.
+        _ => Ok(()),
+    }
+}
+
+fn other_signer(signer: &KeyData, shown: &KeyData) -> StatementError {
+    StatementError::OtherSigner {
+        signer: signer.fingerprint(HashAlg::Sha256).to_string(),
+        shown: shown.fingerprint(HashAlg::Sha256).to_string(),
+    }
+}
+
 fn check_certificate(certificate: &Certificate, expected: CertType) -> Result<(), StatementError> {
+    check_certificate_type(certificate, expected)?;
+    check_certificate_signature(certificate)
+}
+
+fn check_certificate_type(certificate: &Certificate, expected: CertType) -> Result<(), StatementError> {
     if certificate.cert_type() != expected {
         return Err(StatementError::CertificateType {
             found: certificate.cert_type(),
             expected,
         });
     }
-    sshsig::check_signer(certificate.signature_key(), certificate.signature())
-        .map_err(|error| StatementError::CertificateSignature(Some(error)))?;
-    certificate
-        .verify_signature()
-        .map_err(|_| StatementError::CertificateSignature(None))
+    Ok(())
+}
+
+fn check_certificate_signature(certificate: &Certificate) -> Result<(), StatementError> {
+    let mut signed = certificate.to_bytes().map_err(StatementError::key)?;
+    // The last field, behind its length, is the signature over all before it (PROTOCOL.certkeys).
+    let signature = certificate
+        .signature()
+        .encoded_len_prefixed()
+        .map_err(StatementError::key)?;
+    signed.truncate(signed.len().saturating_sub(signature));
+    sshsig::verify_raw(certificate.signature_key(), certificate.signature(), &signed)
+        .map_err(StatementError::CertificateSignature)
 }
 
 fn host_message(tls_spki: &[u8]) -> Vec<u8> {

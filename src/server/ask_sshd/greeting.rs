@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::super::connect_sshd::{ConnectSshd, Purpose};
 use super::AskError;
+use crate::wire::PeerText;
 
 /// Most bytes that an SSH server may say up to the end of its identification; others may come before it.
 const MAX_GREETING: usize = 4 * 1024;
@@ -16,7 +17,7 @@ const MAX_GREETING: usize = 4 * 1024;
 pub(super) struct Greeted {
     pub(super) stream: TcpStream,
     /// The identification line without its end, such as `SSH-2.0-OpenSSH_9.2p1`.
-    pub(super) identification: String,
+    pub(super) identification: PeerText,
     /// Bytes read beyond that line.
     pub(super) beyond: Vec<u8>,
 }
@@ -31,6 +32,7 @@ pub(super) async fn greet(sshd: &dyn ConnectSshd, purpose: Purpose) -> Result<Gr
     let mut said = Vec::with_capacity(256);
     loop {
         if let Some((identification, end)) = find_identification(&said) {
+            let identification = first_line(identification);
             let beyond = said.split_off(end);
             return Ok(Greeted {
                 stream,
@@ -41,7 +43,7 @@ pub(super) async fn greet(sshd: &dyn ConnectSshd, purpose: Purpose) -> Result<Gr
         if said.len() >= MAX_GREETING {
             return Err(AskError::NotSsh {
                 target,
-                said: printable(&said),
+                said: first_line(&said),
             });
         }
         match stream.read_buf(&mut said).await {
@@ -52,13 +54,13 @@ pub(super) async fn greet(sshd: &dyn ConnectSshd, purpose: Purpose) -> Result<Gr
 }
 
 /// The identification line and where the bytes after it start.
-fn find_identification(said: &[u8]) -> Option<(String, usize)> {
+fn find_identification(said: &[u8]) -> Option<(&[u8], usize)> {
     let mut start = 0;
     while let Some(length) = said[start..].iter().position(|&byte| byte == b'\n') {
         let line = &said[start..start + length];
         start += length + 1;
         if line.starts_with(b"SSH-2.0-") || line.starts_with(b"SSH-1.99-") {
-            return Some((printable(line), start));
+            return Some((line, start));
         }
     }
     None
@@ -69,28 +71,19 @@ fn find_identification(said: &[u8]) -> Option<(String, usize)> {
 fn ended(target: SocketAddr, said: &[u8]) -> AskError {
     let known = [&b"Exceeded MaxStartups"[..], b"Not allowed at this time"];
     if said.is_empty() || known.iter().any(|reason| said.starts_with(reason)) {
-        let said = printable(said);
+        let said = first_line(said);
         AskError::Dropped { target, said }
     } else {
-        let said = printable(said);
+        let said = first_line(said);
         AskError::NotSsh { target, said }
     }
 }
 
-/// What a server said, fit for a log: one line, ASCII, 255 characters at most (as RFC 4253 allows).
-fn printable(said: &[u8]) -> String {
+/// What a server said up to the end of its first line, at most 255 bytes of it (as RFC 4253 allows).
+fn first_line(said: &[u8]) -> PeerText {
     let line = said.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    line.iter()
-        .take(255)
-        .map(|&byte| {
-            if byte.is_ascii_graphic() || byte == b' ' {
-                byte as char
-            } else {
-                '?'
-            }
-        })
-        .collect()
+    PeerText::from_bytes(&line[..line.len().min(255)])
 }
 
 #[cfg(test)]
@@ -104,13 +97,13 @@ mod tests {
             assert_eq!(find_identification(&said[..end]), None, "{end}");
         }
         let (line, end) = find_identification(said).unwrap();
-        assert_eq!(line, "SSH-2.0-OpenSSH_9.2p1 Debian");
+        assert_eq!(first_line(line), "SSH-2.0-OpenSSH_9.2p1 Debian");
         assert_eq!(&said[end..], b"\0\0\x01");
     }
 
     #[test]
     fn what_others_say_cannot_disturb_a_log() {
-        assert_eq!(printable(b"a\x1b[2Jb\xff\r\nmore"), "a?[2Jb?");
-        assert_eq!(printable(&[b'x'; 5000]).len(), 255);
+        assert_eq!(first_line(b"a\x1b[2Jb\xff\r\nmore"), "a\\u{1b}[2Jb\u{fffd}");
+        assert_eq!(first_line(&[b'x'; 5000]).len(), 255);
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use crate::clock;
 use crate::identity::statement::ProvenKey;
+use crate::wire::{PeerText, Quoting};
 use query::{Answer, MAX_QUERIES, Query};
 use sources::{FailureBudget, Refused, Sources};
 
@@ -66,8 +67,8 @@ pub struct Verdict {
 /// Who answers at the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Its identification line, such as `SSH-2.0-OpenSSH_9.2p1`; printable ASCII.
-    pub identification: String,
+    /// Its identification line, such as `SSH-2.0-OpenSSH_9.2p1`.
+    pub identification: PeerText,
     /// The host key that it proved.
     pub host_key: Option<PublicKey>,
 }
@@ -89,7 +90,7 @@ pub enum AskError {
         /// Where sshd is.
         target: SocketAddr,
         /// What it said before, if anything.
-        said: String,
+        said: PeerText,
     },
     /// Something else answers there.
     #[error("what answers at {target} does not speak SSH: {said:?}")]
@@ -97,7 +98,7 @@ pub enum AskError {
         /// Where sshd should be.
         target: SocketAddr,
         /// Its first line.
-        said: String,
+        said: PeerText,
     },
     /// The SSH protocol failed under way.
     #[error("asking the SSH server at {target} failed")]
@@ -105,7 +106,7 @@ pub enum AskError {
         /// Where sshd is.
         target: SocketAddr,
         /// What went wrong.
-        source: russh::Error,
+        source: Quoting<russh::Error>,
     },
     /// It did not answer in time.
     #[error("the SSH server at {target} gave no answer within {limit:?}")]
@@ -216,7 +217,7 @@ impl From<Refused> for AskError {
 ///
 /// # Errors
 /// `AskError`: down, dropped, not SSH or timed out.
-pub async fn read_banner(sshd: &dyn ConnectSshd, limit: Duration) -> Result<String, AskError> {
+pub async fn read_banner(sshd: &dyn ConnectSshd, limit: Duration) -> Result<PeerText, AskError> {
     let target = sshd.target();
     let greeted = timeout(limit, greeting::greet(sshd, Purpose::Banner)).await;
     let greeted = greeted.map_err(|_| AskError::TimedOut { target, limit })??;

@@ -15,6 +15,7 @@ use super::super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::greeting::{Greeted, greet};
 use super::{AskError, Upstream};
 use crate::identity::statement::ProvenKey;
+use crate::wire::{PeerText, Quoting};
 
 /// Most keys asked about over one connection: sshd's default MaxAuthTries is 6, and it hangs up with the last.
 pub(super) const MAX_QUERIES: usize = 5;
@@ -39,7 +40,7 @@ pub(super) struct Query {
     asked_from: SocketAddr,
     handle: Handle<Listener>,
     heard: Arc<Mutex<Heard>>,
-    identification: String,
+    identification: PeerText,
 }
 
 /// What russh tells about the connection.
@@ -71,7 +72,10 @@ impl Query {
         };
         let heard = Arc::new(Mutex::new(Heard::default()));
         let connected = client::connect_stream(Arc::new(config), stream, Listener(heard.clone())).await;
-        let handle = connected.map_err(|source| AskError::Ssh { target, source })?;
+        let handle = connected.map_err(|source| AskError::Ssh {
+            target,
+            source: Quoting(source),
+        })?;
         Ok(Self {
             target,
             asked_from,
@@ -131,7 +135,7 @@ impl Query {
         }
         let source_error = |source| AskError::Ssh {
             target: self.target,
-            source,
+            source: Quoting(source),
         };
         let best = self.handle.best_supported_rsa_hash().await.map_err(source_error)?;
         Ok(Some(best.flatten().unwrap_or(HashAlg::Sha512)))
@@ -142,7 +146,7 @@ impl Query {
         match goodbye {
             Some(goodbye) if goodbye.message.starts_with(TOO_MANY) => Ok(Answer::RefusedAndClosed),
             _ => {
-                let source = russh::Error::Disconnect;
+                let source = Quoting(russh::Error::Disconnect);
                 Err(AskError::Ssh {
                     target: self.target,
                     source,

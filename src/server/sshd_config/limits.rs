@@ -2,7 +2,7 @@
 
 use super::SshdWarning;
 use super::settings::SHORT_GRACE;
-use crate::wire::SshdLimit;
+use crate::wire::{PeerText, SshdLimit};
 
 impl From<&SshdWarning> for SshdLimit {
     fn from(warning: &SshdWarning) -> SshdLimit {
@@ -21,10 +21,10 @@ impl From<&SshdWarning> for SshdLimit {
             warning => warning.mending_line(),
         };
         SshdLimit {
-            what: warning.to_string(),
+            what: PeerText::new(warning),
             survives,
-            mend,
-            file: warning.drop_in().unwrap_or_default().to_owned(),
+            mend: mend.into(),
+            file: warning.drop_in().unwrap_or_default().into(),
         }
     }
 }

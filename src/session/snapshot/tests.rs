@@ -66,7 +66,7 @@ fn ack(delivered: u64, window: u64) -> Frame {
 fn close() -> Frame {
     Frame::Close {
         code: CloseCode::PipeClosed,
-        message: String::new(),
+        message: "".into(),
     }
 }
 

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::ProxyFault;
 use super::url::Credentials;
+use crate::wire::PeerText;
 
 /// Most bytes of an answer's header: what servers themselves take.
 const LONGEST_HEADER: usize = 16 * 1024;
@@ -37,7 +38,7 @@ pub(super) async fn connect(
         200..=299 => Ok(()),
         _ => Err(ProxyFault::Status {
             status,
-            reason: printable(answer.reason.unwrap_or_default()),
+            reason: shortened(answer.reason.unwrap_or_default()),
         }),
     }
 }
@@ -102,10 +103,8 @@ fn end_of_header(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// It is shown on a terminal.
-fn printable(reason: &str) -> String {
-    let shown = reason.chars().filter(|c| !c.is_control());
-    shown.take(LONGEST_REASON).collect()
+fn shortened(reason: &str) -> PeerText {
+    reason.chars().take(LONGEST_REASON).collect::<String>().into()
 }
 
 #[cfg(test)]
@@ -186,6 +185,6 @@ mod tests {
         assert!(text.starts_with("CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n"));
         // The example of RFC 7617.
         assert!(text.ends_with("Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n\r\n"));
-        assert_eq!(printable("no\x1b[2Jno"), "no[2Jno");
+        assert_eq!(shortened("no\x1b[2Jno"), "no\\u{1b}[2Jno");
     }
 }

@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Kind;
 
+use crate::wire::PeerText;
+
 /// A proxy that takes longer, its own connection to the target included, leads nowhere.
 const LONGEST_EXCHANGE: Duration = Duration::from_secs(20);
 
@@ -49,8 +51,8 @@ pub enum ProxyFault {
     Status {
         /// The status code, 100 to 999, not 2xx.
         status: u16,
-        /// The words after it: printable, at most 80 characters.
-        reason: String,
+        /// The words after it, at most 80 characters.
+        reason: PeerText,
     },
     /// A SOCKS proxy said no.
     #[error("it answered: {0}")]

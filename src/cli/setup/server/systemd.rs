@@ -2,8 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use crate::cli::report::Harmless;
 use crate::cli::setup::say;
+use crate::wire::Escaped;
 
 /// Of a unit that has no process and gets none by itself, in the words of `systemctl is-active`.
 const AT_REST: [&str; 3] = ["inactive", "failed", "unknown"];
@@ -50,6 +50,6 @@ fn tell_failure(program: &str, arguments: &[&str], said: &str) {
     say(&format!(
         "note: {program} {} failed: {}\n",
         arguments.join(" "),
-        Harmless(said)
+        Escaped(said)
     ));
 }
