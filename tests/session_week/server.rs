@@ -73,7 +73,7 @@ impl Life<'_> {
         if resume.epoch <= self.server.taken {
             let refusal = Refusal {
                 code: RefusalCode::Stale,
-                message: String::new(),
+                message: "".into(),
             };
             return self.send(id, SERVER, Answer::Refused(refusal).encode());
         }
