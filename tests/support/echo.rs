@@ -1,59 +1,39 @@
 //! A TCP service that sends everything back, for forwardings and for sessions without ssh.
 
+use super::upstream::Service;
 use super::wait_for;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 /// The service; it stops accepting with its owner.
 pub struct TcpEcho {
-    address: SocketAddr,
+    service: Service,
     accepted: Arc<AtomicUsize>,
-    stop: Arc<AtomicBool>,
 }
 
 impl TcpEcho {
     /// On a free port of loopback.
     pub fn start() -> TcpEcho {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a TCP port on loopback");
-        let address = listener.local_addr().expect("a bound socket has an address");
         let accepted = Arc::new(AtomicUsize::new(0));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (count, end) = (accepted.clone(), stop.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if end.load(SeqCst) {
-                    return;
-                }
-                count.fetch_add(1, SeqCst);
-                std::thread::spawn(move || echo(stream));
-            }
+        let count = accepted.clone();
+        let service = Service::start(move |stream| {
+            count.fetch_add(1, SeqCst);
+            std::thread::spawn(move || echo(stream));
         });
-        TcpEcho {
-            address,
-            accepted,
-            stop,
-        }
+        TcpEcho { service, accepted }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.service.address()
     }
 
-    /// How many connections it has had.
+    /// How many connections have come.
     pub fn accepted(&self) -> usize {
         self.accepted.load(SeqCst)
-    }
-}
-
-impl Drop for TcpEcho {
-    fn drop(&mut self) {
-        self.stop.store(true, SeqCst);
-        // Wakes the thread out of its accept.
-        let _ = TcpStream::connect(self.address);
     }
 }
 

@@ -4,11 +4,12 @@
 //! does. Each direction has a link (delay, loss, rate and queue) and a blackhole switch. Not for TCP.
 
 use super::link::{Counters, Link, configure, nanos};
+use super::place::Place;
 use socket2::SockRef;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -319,7 +320,7 @@ impl PartialEq for Due {
 impl Eq for Due {}
 
 fn open_socket() -> UdpSocket {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a UDP port on loopback");
+    let socket = UdpSocket::bind((Place::here().address, 0)).expect("a UDP port on loopback");
     socket.set_read_timeout(Some(LOOK)).expect("a socket of our own");
     // Bursts of whole windows must not be lost here: only the links lose. The kernel caps it at rmem_max.
     SockRef::from(&socket)

@@ -23,6 +23,7 @@ pub mod serve;
 pub mod server_half;
 pub mod ssh;
 pub mod sshd;
+pub mod upstream;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -1,5 +1,6 @@
-//! Where a program runs: on this machine's loopback, or on a host of the lab.
+//! Where a program runs: on this machine's loopback, on a host of the lab, or on one of a pair of machines.
 
+use super::lab::pair;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -9,35 +10,55 @@ use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 /// A machine to run programs on.
 #[derive(Clone, Debug)]
 pub struct Place {
-    namespace: Option<String>,
+    /// The program, with its arguments, that runs another one there.
+    enter: Vec<String>,
     /// The address at which others reach it.
     pub address: IpAddr,
 }
 
 impl Place {
-    /// This machine, reached over loopback.
+    /// Where sshd and the server half are, unless a test has a lab for them: this machine, reached over loopback; or
+    /// the server of [`pair`], where the calling thread then is.
     pub fn here() -> Place {
-        Place {
-            namespace: None,
-            address: Ipv4Addr::LOCALHOST.into(),
+        if pair::is_wanted() {
+            return pair::server();
         }
+        Place::on_this_machine(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Where ssh and the client half are, unless a test has a lab for them: this machine, or the client of [`pair`].
+    pub fn of_clients() -> Place {
+        if pair::is_wanted() {
+            return pair::client();
+        }
+        Place::here()
+    }
+
+    /// Wherever the calling thread is, reached at `address`.
+    pub fn on_this_machine(address: IpAddr) -> Place {
+        Place { enter: vec![], address }
     }
 
     /// A network namespace, reached at `address`.
     pub fn in_namespace(namespace: &str, address: IpAddr) -> Place {
+        Place::entered_by(&["ip", "netns", "exec", namespace], address)
+    }
+
+    /// Wherever a program runs that is given to this one, which must become it; reached at `address`.
+    pub fn entered_by(enter: &[&str], address: IpAddr) -> Place {
         Place {
-            namespace: Some(namespace.into()),
+            enter: enter.iter().map(|word| (*word).to_owned()).collect(),
             address,
         }
     }
 
     /// A command that will run there. The child's process id is the program's own.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        match &self.namespace {
-            None => Command::new(program),
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(program);
+        match &self.enter[..] {
+            [] => Command::new(program),
+            [enter, arguments @ ..] => {
+                let mut command = Command::new(enter);
+                command.args(arguments).arg(program);
                 command
             }
         }
@@ -63,7 +84,7 @@ impl Place {
 
 /// The kernel's name for the TCP socket that listens at an IPv4 address of this machine, as `/proc/PID/fd` shows it.
 pub fn socket_at(address: SocketAddr) -> Option<String> {
-    let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").expect("Linux");
     let port = format!(":{:04X}", address.port());
     table.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

@@ -1,5 +1,6 @@
 //! The server half as its own program: `bowline serve` in front of a `TestSshd`.
 
+use super::lab::pair;
 use super::place::Place;
 use super::process::{Outcome, Running, Usage, usage};
 use super::server_half::{MARK, ServerHalf, signal};
@@ -233,6 +234,8 @@ fn command(scratch: &Scratch, listen: SocketAddr, target: SocketAddr, options: &
     command
         .args(&options.arguments)
         .env(MARK, scratch.path())
+        // An argument of the test's own wins. Whatever it is, the network of this machine is left alone.
+        .env("BOWLINE_CLIENT_ADDRESS", pair::word())
         .env_remove(super::SEED)
         .envs(options.environment.iter().map(|(key, value)| (key, value)));
     command

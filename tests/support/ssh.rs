@@ -46,7 +46,7 @@ impl SshSetup {
             .expect("a String");
         }
         SshSetup {
-            place: Place::here(),
+            place: Place::of_clients(),
             user: sshd.user(),
             address,
             identity: Some(sshd.user_key()),

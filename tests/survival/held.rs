@@ -2,35 +2,41 @@
 
 use crate::client::Client;
 use crate::support::data::Pattern;
-use crate::support::wait_for;
+use crate::support::upstream::Service;
 use crate::upstream::wait_until_taken;
 use crate::{LIMIT, OpenHouse};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+/// Sessions that have come and that no test has asked for yet: at most one, as each is opened and taken.
+const MAX_WAITING: usize = 1;
 
 /// Where sessions arrive.
-pub(crate) struct Door(TcpListener);
+pub(crate) struct Door {
+    service: Service,
+    arrived: Receiver<TcpStream>,
+}
 
 impl Door {
     /// On a free port of loopback.
     pub(crate) fn open() -> Door {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a TCP port on loopback");
-        listener.set_nonblocking(true).expect("a socket of our own");
-        Door(listener)
+        let (arrives, arrived) = sync_channel(MAX_WAITING);
+        let service = Service::start(move |stream| drop(arrives.try_send(stream)));
+        Door { service, arrived }
     }
 
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.0.local_addr().expect("a bound socket has an address")
+        self.service.address()
     }
 
     /// A new session of this house, open to both ends.
     #[track_caller]
     pub(crate) fn session(&self, house: &OpenHouse, seed: u64) -> Held {
         let client = Client::start(house.ssh.proxy(), seed);
-        let stream = wait_for(LIMIT, || self.0.accept().ok());
-        let (stream, _) = stream.unwrap_or_else(|| panic!("no session: {}\n{}", client.said(), house.logs()));
-        stream.set_nonblocking(false).expect("a connected socket");
+        let stream = self.arrived.recv_timeout(LIMIT);
+        let stream = stream.unwrap_or_else(|_| panic!("no session: {}\n{}", client.said(), house.logs()));
         stream.set_read_timeout(Some(LIMIT)).expect("a connected socket");
         Held {
             client,

@@ -1,5 +1,8 @@
 //! The server half dies, hangs, is replaced and damaged, under real sessions. Loopback only; no root needed.
 //!
+//! With `BOWLINE_TEST_CLIENT_ADDRESS=real`, which needs root, clients are on a machine of their own and sshd sees their
+//! address ([`support::lab::pair`]): the connections that workers leave to one another are then sockets of another kind.
+//!
 //! Every test kills only the processes of its own server half, found by [`support::server_half`]. Random ones print
 //! their seed; `BOWLINE_SEED` repeats them. `SURVIVAL_QUICK` makes the gibibyte a hundred mebibytes.
 

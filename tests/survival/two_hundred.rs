@@ -7,10 +7,11 @@ use crate::support::flow::Flow;
 use crate::support::serve::ServeOptions;
 use crate::support::ssh::HOST;
 use crate::support::sshd::TestSshd;
+use crate::support::upstream::Service;
 use crate::support::{heavy, measured, now};
 use crate::{LIMIT, OpenHouse, percentile};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -45,7 +46,7 @@ fn two_hundred_sessions_live_through_an_upgrade_and_a_crash() {
     let echo = TcpEcho::start();
     let fork = fork(sshd.address(), echo.address());
     let options = ServeOptions::here().argument("--max-sessions-per-key").argument("1000");
-    let house = OpenHouse::of(sshd, fork, options);
+    let house = OpenHouse::of(sshd, fork.address(), options);
     let mut crowd = Crowd::gather(&house);
     crowd.is_well(&house);
 
@@ -230,24 +231,19 @@ fn command(house: &OpenHouse, number: usize) -> Command {
     }
 }
 
-/// One service for both: who speaks SSH gets sshd, whoever else the echo. Ends with the process.
-fn fork(sshd: SocketAddr, echo: SocketAddr) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a TCP port on loopback");
-    let address = listener.local_addr().expect("a bound socket has an address");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || -> io::Result<()> {
-                let mut first = [0; 4];
-                stream.peek(&mut first)?;
-                let there = TcpStream::connect(if &first == b"SSH-" { sshd } else { echo })?;
-                let (back, forth) = (stream.try_clone()?, there.try_clone()?);
-                std::thread::spawn(move || copy(&there, &back));
-                copy(&stream, &forth);
-                Ok(())
-            });
-        }
-    });
-    address
+/// One service for both: who speaks SSH gets sshd, whoever else the echo.
+fn fork(sshd: SocketAddr, echo: SocketAddr) -> Service {
+    Service::start(move |stream| {
+        std::thread::spawn(move || -> io::Result<()> {
+            let mut first = [0; 4];
+            stream.peek(&mut first)?;
+            let there = TcpStream::connect(if &first == b"SSH-" { sshd } else { echo })?;
+            let (back, forth) = (stream.try_clone()?, there.try_clone()?);
+            std::thread::spawn(move || copy(&there, &back));
+            copy(&stream, &forth);
+            Ok(())
+        });
+    })
 }
 
 fn copy(mut from: &TcpStream, mut to: &TcpStream) {

@@ -4,11 +4,12 @@
 
 use crate::support::flow::Flow;
 use crate::support::link::Rng;
+use crate::support::upstream::Service;
 use crate::support::wait_for;
 use socket2::SockRef;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,36 +75,25 @@ pub(crate) fn down_seed(number: u64) -> u64 {
 
 /// The service; it stops accepting with its owner.
 pub(crate) struct Upstream {
-    address: SocketAddr,
+    service: Service,
     talks: Arc<Mutex<HashMap<u64, Arc<Talk>>>>,
-    stop: Arc<AtomicBool>,
 }
 
 impl Upstream {
     /// On a free port of loopback.
     pub(crate) fn start() -> Upstream {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a TCP port on loopback");
-        let upstream = Upstream {
-            address: listener.local_addr().expect("a bound socket has an address"),
-            talks: Arc::default(),
-            stop: Arc::default(),
-        };
-        let (talks, stop) = (upstream.talks.clone(), upstream.stop.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if stop.load(SeqCst) {
-                    return;
-                }
-                let talks = talks.clone();
-                std::thread::spawn(move || serve(stream, &talks));
-            }
+        let talks = Arc::<Mutex<HashMap<u64, Arc<Talk>>>>::default();
+        let known = talks.clone();
+        let service = Service::start(move |stream| {
+            let talks = known.clone();
+            std::thread::spawn(move || serve(stream, &talks));
         });
-        upstream
+        Upstream { service, talks }
     }
 
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.service.address()
     }
 
     /// What it will do in the session of this number.
@@ -117,14 +107,6 @@ impl Upstream {
         let mut talks = self.talks.lock().unwrap_or_else(PoisonError::into_inner);
         talks.insert(number, talk.clone());
         talk
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        self.stop.store(true, SeqCst);
-        // Wakes the thread out of its accept.
-        let _ = TcpStream::connect(self.address);
     }
 }
 

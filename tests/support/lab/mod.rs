@@ -12,6 +12,7 @@
 
 mod host;
 mod nat;
+pub mod pair;
 mod sys;
 pub mod wire;
 

@@ -98,13 +98,30 @@ pub fn inside<T: Send + 'static>(
     namespace: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let namespace = File::open(format!("/var/run/netns/{namespace}"))?;
+    let namespace = open_namespace(namespace)?;
     // Only the calling thread moves, so a thread made for it, and then ended, keeps us where we are.
     let thread = std::thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        move_to(&namespace)?;
         work()
     });
     thread.join().expect("the thread only makes system calls")
+}
+
+/// A namespace by its name.
+///
+/// # Errors
+/// Those of opening its file.
+pub fn open_namespace(name: &str) -> io::Result<File> {
+    File::open(format!("/var/run/netns/{name}"))
+}
+
+/// Moves the calling thread into a namespace, and with it the processes and threads that it starts from now on.
+///
+/// # Errors
+/// Those of the system call: not root, or no namespace.
+pub fn move_to(namespace: &File) -> io::Result<()> {
+    let kind = Some(LinkNameSpaceType::Network);
+    Ok(move_into_link_name_space(namespace.as_fd(), kind)?)
 }
 
 /// Makes a TUN device, where the calling thread is.
