@@ -6,6 +6,7 @@ mod scenarios;
 mod support;
 
 mod initials;
+mod resets;
 mod strangers;
 
 use scenarios::echo_probe::{EchoProbe, UNDISTURBED as PROMPT};

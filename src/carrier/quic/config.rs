@@ -7,7 +7,7 @@ use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerCo
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,7 +86,8 @@ pub enum QuicConfigError {
     Socket(#[from] io::Error),
 }
 
-/// What must outlive a restart of the server half, so that clients notice it within a packet.
+/// What must outlive a restart of the server half, so that clients notice it within a packet: the seed of the keys of
+/// each of its listeners.
 #[derive(Clone)]
 pub struct EndpointSecrets([u8; 32]);
 
@@ -96,13 +97,46 @@ impl EndpointSecrets {
         EndpointSecrets(seed)
     }
 
-    fn derive<const N: usize>(&self, purpose: &[u8]) -> [u8; N] {
-        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &self.0);
-        let tag = aws_lc_rs::hmac::sign(&key, purpose);
-        let mut derived = [0; N];
-        derived.copy_from_slice(&tag.as_ref()[..N]);
-        derived
+    /// The keys of the listener that is bound to `address`, as `getsockname(2)` says it.
+    ///
+    /// They depend on nothing else, so they stay the same over restarts, whatever else listens. No two listeners have
+    /// the same: one that did not make a connection answers its packets with a stateless reset, and with the same keys
+    /// that would be the reset which ends it (RFC 9000 section 21.11).
+    pub fn of_listener(&self, address: SocketAddr) -> ListenerSecrets {
+        let (family, scope) = match address {
+            SocketAddr::V4(_) => (4, 0),
+            SocketAddr::V6(v6) => (6, v6.scope_id()),
+        };
+        let mut place = b"listener".to_vec();
+        place.push(family);
+        // IPv4 in its IPv6 form: one length for all.
+        let bits = match address.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        place.extend(bits);
+        place.extend(address.port().to_be_bytes());
+        place.extend(scope.to_be_bytes());
+        ListenerSecrets(derive(&self.0, &place))
     }
+}
+
+/// The keys of one listener: of its stateless resets, connection ids and address tokens.
+#[derive(Clone)]
+pub struct ListenerSecrets([u8; 32]);
+
+impl ListenerSecrets {
+    fn derive<const N: usize>(&self, purpose: &[u8]) -> [u8; N] {
+        derive(&self.0, purpose)
+    }
+}
+
+fn derive<const N: usize>(key: &[u8; 32], purpose: &[u8]) -> [u8; N] {
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key);
+    let tag = aws_lc_rs::hmac::sign(&key, purpose);
+    let mut derived = [0; N];
+    derived.copy_from_slice(&tag.as_ref()[..N]);
+    derived
 }
 
 /// What strangers may cost the server half.
@@ -127,7 +161,7 @@ pub(in crate::carrier) fn client_endpoint() -> EndpointConfig {
     EndpointConfig::default()
 }
 
-pub(in crate::carrier) fn server_endpoint(secrets: &EndpointSecrets) -> EndpointConfig {
+pub(in crate::carrier) fn server_endpoint(secrets: &ListenerSecrets) -> EndpointConfig {
     let reset_key: [u8; 32] = secrets.derive(b"stateless reset");
     let id_key = u64::from_be_bytes(secrets.derive(b"connection id"));
     let mut config = EndpointConfig::new(Arc::new(aws_lc_rs::hmac::Key::new(
@@ -155,7 +189,7 @@ pub(super) fn client(key: &TlsKey, accept: ServerKey, mtu_cap: MtuCap) -> Result
 
 pub(super) fn server(
     key: &TlsKey,
-    secrets: &EndpointSecrets,
+    secrets: &ListenerSecrets,
     limits: &QuicLimits,
 ) -> Result<quinn::ServerConfig, QuicConfigError> {
     let crypto = QuicServerConfig::try_from(raw_key::server_config(key, ALPN)?)?;
@@ -171,7 +205,7 @@ pub(super) fn server(
 pub(in crate::carrier) fn listening(
     crypto: QuicServerConfig,
     transport: TransportConfig,
-    secrets: &EndpointSecrets,
+    secrets: &ListenerSecrets,
     max_incoming: usize,
 ) -> quinn::ServerConfig {
     let token_seed: [u8; 32] = secrets.derive(b"retry token");
@@ -206,4 +240,33 @@ pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
         // 1 % of loss costs cubic and newreno 95 % of their rate at 50 ms, quinn's BBR 16 %, this one 2 % (measured).
         .congestion_controller_factory(Arc::new(Modelled));
     transport
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_listener_has_keys_of_its_own_which_stay_the_same() {
+        let addresses = [
+            "0.0.0.0:22",
+            "[::]:22",
+            "[::ffff:0.0.0.0]:22",
+            "127.0.0.1:22",
+            "[::1]:22",
+            "127.0.0.1:443",
+            "[fe80::1%2]:22",
+            "[fe80::1%3]:22",
+        ];
+        let all = |seed| {
+            let secrets = EndpointSecrets::new([seed; 32]);
+            let keys = addresses.map(|address| secrets.of_listener(address.parse().unwrap()).0);
+            keys.to_vec()
+        };
+        assert_eq!(all(1), all(1));
+        let mut different = [all(1), all(2)].concat();
+        different.sort_unstable();
+        different.dedup();
+        assert_eq!(different.len(), 2 * addresses.len());
+    }
 }

@@ -7,7 +7,7 @@ pub(super) mod config;
 mod congestion;
 pub(super) mod socket;
 
-pub use config::{EndpointSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};
+pub use config::{EndpointSecrets, ListenerSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};
 pub use socket::bind;
 
 use super::dialed::{DialError, Dialed, Introduction};
@@ -67,7 +67,7 @@ pub struct QuicListener {
 }
 
 impl QuicListener {
-    /// Listens on a bound socket.
+    /// Listens on a bound socket, with the keys that `secrets` give a listener there.
     ///
     /// # Errors
     /// The socket cannot be used, or TLS cannot be set up.
@@ -75,6 +75,21 @@ impl QuicListener {
         socket: UdpSocket,
         key: &TlsKey,
         secrets: &EndpointSecrets,
+        limits: &QuicLimits,
+    ) -> Result<QuicListener, QuicConfigError> {
+        let secrets = secrets.of_listener(socket.local_addr()?);
+        QuicListener::with_secrets(socket, key, &secrets, limits)
+    }
+
+    /// The same with the keys of a listener elsewhere, which it answers for: it resets the connections of that one, which
+    /// must be gone for good.
+    ///
+    /// # Errors
+    /// As [`QuicListener::new`].
+    pub fn with_secrets(
+        socket: UdpSocket,
+        key: &TlsKey,
+        secrets: &ListenerSecrets,
         limits: &QuicLimits,
     ) -> Result<QuicListener, QuicConfigError> {
         socket.set_nonblocking(true)?;

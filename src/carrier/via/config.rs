@@ -8,7 +8,7 @@ use quinn::{TransportConfig, VarInt};
 use rustls::{ClientConfig, ServerConfig};
 
 use crate::carrier::quic::config::{STRANGER_WINDOW, listening, transport};
-use crate::carrier::quic::{EndpointSecrets, QuicLimits};
+use crate::carrier::quic::{ListenerSecrets, QuicLimits};
 use crate::identity::raw_key::{ServerKey, TlsConfigError, TlsKey, client_config, server_config};
 use crate::wire::{KeyDigest, RELAY_ALPN};
 
@@ -88,7 +88,7 @@ pub(super) fn quic_client(
 /// The relay's end, for a peer that has said nothing yet.
 pub(super) fn quic_server(
     key: &TlsKey,
-    secrets: &EndpointSecrets,
+    secrets: &ListenerSecrets,
     limits: &QuicLimits,
     window: RelayWindow,
 ) -> Result<quinn::ServerConfig, ViaConfigError> {

@@ -41,8 +41,9 @@ impl QuicDoor {
         window: RelayWindow,
     ) -> Result<QuicDoor, OpenDoorError> {
         socket.set_nonblocking(true)?;
-        let server = config::quic_server(key, secrets, limits, window)?;
-        let endpoint = endpoint(socket, server_endpoint(secrets), Some(server))?;
+        let secrets = secrets.of_listener(socket.local_addr()?);
+        let server = config::quic_server(key, &secrets, limits, window)?;
+        let endpoint = endpoint(socket, server_endpoint(&secrets), Some(server))?;
         Ok(QuicDoor { endpoint })
     }
 

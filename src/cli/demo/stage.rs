@@ -62,8 +62,9 @@ impl Stage {
         let (sshd, user) = start_sshd(&tasks, &host_key, user_key.public_key().clone()).await?;
         let tls_key = TlsKey::generate();
         let secrets = EndpointSecrets::new(random());
-        let amnesiac = QuicListener::new(loopback_socket()?, &tls_key, &secrets, &QuicLimits::default())?;
-        let server = start_server_half(&tasks, sshd, &host_key, tls_key, secrets)?;
+        let server = start_server_half(&tasks, sshd, &host_key, tls_key.clone(), secrets.clone())?;
+        let secrets = secrets.of_listener(server);
+        let amnesiac = QuicListener::with_secrets(loopback_socket()?, &tls_key, &secrets, &QuicLimits::default())?;
         let resets_from = amnesiac.local_addr().map_err(DemoError::Socket)?;
         let stage = Stage {
             folder,
