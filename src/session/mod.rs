@@ -39,13 +39,17 @@ pub struct SessionConfig {
     ///
     /// Throughput over one path is at most this per round trip.
     pub replay_buffer: usize,
-    /// Most bytes received and not yet written to the pipe. Default 8 MiB; at least 64 KiB.
+    /// Most bytes received and not yet written to the pipe. Default 8 MiB; at least 64 KiB, and for a server half at most
+    /// 16 MiB.
     pub receive_window: usize,
 }
 
 impl SessionConfig {
     /// The least of either buffer: one full frame must always fit.
     pub const MIN_BUFFER: usize = crate::wire::MAX_DATA;
+
+    /// The most that a receive window may be: twice the default.
+    pub const MAX_RECEIVE_WINDOW: usize = 16 << 20;
 }
 
 impl Default for SessionConfig {

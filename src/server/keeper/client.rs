@@ -18,7 +18,7 @@ use super::{
     Reply, Request, Stop, Store, StoreError,
     estate::Estate,
     link::{self, Link},
-    notice::{Notice, is_name},
+    notice::{Notice, is_workers_name},
     packet::MOST_DESCRIPTORS,
     wire::WireError,
 };
@@ -116,7 +116,7 @@ impl KeeperClient {
     }
 
     async fn store(&self, name: &str, descriptors: Vec<Arc<OwnedFd>>) -> Result<(), StoreError> {
-        if !is_name(name) || descriptors.len() > MOST_DESCRIPTORS {
+        if !is_workers_name(name) || descriptors.len() > MOST_DESCRIPTORS {
             return Err(StoreError::Send(io::ErrorKind::InvalidInput.into()));
         }
         self.0.keep(name, descriptors)?;

@@ -15,7 +15,7 @@ use super::{
     limits::{KEPT_BESIDE, KEPT_PER_SESSION},
     listener::Listener,
     manager::{Manager, ManagerTerms, TRIAL_NAME},
-    notice::{MOST_NAME, is_name},
+    notice::{MOST_NAME, is_name, is_workers_name},
 };
 use crate::clock;
 
@@ -106,6 +106,11 @@ impl ServiceManager {
     fn sort_in(&mut self, name: &str, descriptor: Option<OwnedFd>) {
         let Some(descriptor) = descriptor else { return };
         match Listener::of(descriptor) {
+            // A worker had it kept as a connection, and has made something else of it.
+            Ok(_) if is_workers_name(name) => {
+                warn!(name, "a socket that listens is kept under a name of sessions: dropped");
+                self.leftovers.push(name.to_owned());
+            }
             Ok(listener) => self.listeners.push(listener),
             Err(_) if name.starts_with(TRIAL_NAME) => self.leftovers.push(name.to_owned()),
             Err(descriptor) if is_name(name) && may_be_kept(descriptor.as_fd()) => {

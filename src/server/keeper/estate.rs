@@ -13,10 +13,12 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::{
     control::Stop,
     environment,
+    holdings::may_be_kept,
     listener::Listener,
     lobby::Door,
     manager::ManagerTerms,
@@ -235,6 +237,10 @@ impl Estate {
                 Role::Listener => {
                     let listener = Listener::of(descriptor);
                     listeners.push(listener.map_err(|_| EstateError::Incomplete { what: "listeners" })?);
+                }
+                // Whoever shares a connection can make something else of it.
+                Role::Stored(name) if !may_be_kept(descriptor.as_fd()) => {
+                    warn!(name, "what was kept is no connection any more: dropped");
                 }
                 Role::Stored(name) => stored.push((name, Arc::new(descriptor))),
                 Role::CompanionInput => companion_input = Some(descriptor),

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
@@ -12,14 +12,17 @@ use super::{
     Keeper, Reply,
     companion::Companion,
     control::{self, FromKeeper, ToKeeper},
-    holdings::may_be_kept,
+    holdings::{may_be_kept, may_be_tried},
     manager::TRIAL_NAME,
-    notice::Notice,
+    notice::{Notice, is_workers_name},
 };
 use crate::clock;
 
 /// Requests answered before signals are looked at again.
 const REQUESTS_PER_TURN: usize = 16;
+
+/// Trials of a service manager that may run at once: one for each session that is being opened.
+const MAX_TRIALS: usize = 256;
 
 impl Keeper {
     /// Heeds what the worker has to say, up to a number of notices.
@@ -30,25 +33,13 @@ impl Keeper {
             };
             self.worker.is_alive();
             match notice {
-                // It only shows the worker whether there was room for what came before.
-                Notice::Store { name } if name.starts_with(TRIAL_NAME) => {
-                    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-                    self.pass_on(&Notice::Store { name }, &descriptors);
+                Notice::Store { name } | Notice::Remove { name } if !is_workers_name(&name) => {
+                    warn!(name, "the worker means what is the keeper's");
                 }
-                Notice::Store { name } => {
-                    let all = descriptors.len();
-                    let kept = descriptors
-                        .into_iter()
-                        .filter(|descriptor| may_be_kept(descriptor.as_fd()));
-                    let kept: Vec<_> = kept.map(Arc::new).collect();
-                    if kept.len() < all || self.holdings.put(&name, kept.clone()).is_err() {
-                        warn!(name, "the worker wants more kept than it may");
-                        continue;
-                    }
-                    let kept: Vec<_> = kept.iter().map(|descriptor| descriptor.as_fd()).collect();
-                    self.pass_on(&Notice::Store { name }, &kept);
-                }
+                Notice::Store { name } if name.starts_with(TRIAL_NAME) => self.try_out(name, &descriptors),
+                Notice::Store { name } => self.store(name, descriptors),
                 Notice::Remove { name } => {
+                    self.trials.remove(&name);
                     self.holdings.remove(&name);
                     self.pass_on(&Notice::Remove { name }, &[]);
                 }
@@ -74,6 +65,36 @@ impl Keeper {
                 Notice::Stopping => warn!("the worker stops, and nobody has told it to"),
             }
         }
+    }
+
+    /// Keeps it, here and above.
+    fn store(&mut self, name: String, descriptors: Vec<OwnedFd>) {
+        let may_be = descriptors.iter().all(|descriptor| may_be_kept(descriptor.as_fd()));
+        let kept: Vec<_> = descriptors.into_iter().map(Arc::new).collect();
+        if !may_be || self.holdings.put(&name, kept.clone()).is_err() {
+            return warn!(name, "the worker wants more kept than it may");
+        }
+        let kept: Vec<_> = kept.iter().map(|descriptor| descriptor.as_fd()).collect();
+        self.pass_on(&Notice::Store { name }, &kept);
+    }
+
+    /// It only shows the worker whether there was room above for what came before.
+    fn try_out(&mut self, name: String, descriptors: &[OwnedFd]) {
+        let [descriptor] = descriptors else {
+            return warn!(name, "the worker tries out more than one thing at once");
+        };
+        let is_new = self.trials.len() < MAX_TRIALS && !self.trials.contains(&name);
+        if !is_new || !may_be_tried(descriptor.as_fd()) {
+            return warn!(name, "the worker wants more kept than it may");
+        }
+        self.trials.insert(name.clone());
+        self.pass_on(&Notice::Store { name }, &[descriptor.as_fd()]);
+    }
+
+    /// What a dead worker tried out is of no use to the next.
+    pub(super) fn end_trials(&mut self) {
+        let names: Vec<_> = std::mem::take(&mut self.trials).into_iter().collect();
+        self.manager.iter().for_each(|manager| manager.clear(&names));
     }
 
     fn pass_on(&self, notice: &Notice, descriptors: &[BorrowedFd<'_>]) {

@@ -34,6 +34,7 @@ mod wire;
 mod worker;
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, OwnedFd},
     time::Instant,
@@ -99,6 +100,8 @@ pub struct Keeper {
     settings: OwnedFd,
     listeners: Vec<Listener>,
     holdings: Holdings,
+    /// Names under which the worker tries out the manager now.
+    trials: BTreeSet<String>,
     worker: Worker,
     /// Whether a worker has served.
     served: bool,
@@ -188,6 +191,7 @@ impl Keeper {
         }
         Ok(Self {
             holdings: Holdings::of(settled.stored, settled.terms.store_limit),
+            trials: BTreeSet::new(),
             manager,
             terms: settled.terms,
             settings: settled.settings,
@@ -244,6 +248,7 @@ impl Keeper {
         if self.worker.has_ended() {
             // What it wanted kept is for the next one.
             self.heed_notices(usize::MAX);
+            self.end_trials();
         }
         let code = self.worker.reap(now).flatten();
         let gave_up = code.filter(|code| FINAL_EXIT_CODES.contains(code) && !self.served);

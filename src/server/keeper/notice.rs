@@ -6,6 +6,9 @@
 /// Most characters in a name: they all stand in one environment variable when a service manager gives them back.
 pub(super) const MOST_NAME: usize = 8;
 
+/// What the keeper calls its listening sockets before a manager: as [`Protocol`](super::Protocol) is written.
+const KEEPERS_NAMES: [&str; 2] = ["udp", "tcp"];
+
 /// A message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Notice {
@@ -63,6 +66,11 @@ pub(super) fn is_name(name: &str) -> bool {
     (1..=MOST_NAME).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'z'))
 }
 
+/// Whether a worker may keep something under this name: those of listening sockets are the keeper's.
+pub(super) fn is_workers_name(name: &str) -> bool {
+    is_name(name) && !KEEPERS_NAMES.contains(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +98,16 @@ mod tests {
             assert_eq!(Notice::of(format!("FDSTORE=1\nFDNAME={name}").as_bytes()), None);
         }
         assert!(is_name("tombs") && is_name("zzzzzzzz"));
+    }
+
+    #[test]
+    fn names_of_listening_sockets_are_not_for_workers() {
+        for protocol in [super::super::Protocol::Udp, super::super::Protocol::Tcp] {
+            assert!(!is_workers_name(&protocol.to_string()), "{protocol}");
+        }
+        for name in ["tombs", "lock", "0", "trial01a"] {
+            assert!(is_workers_name(name), "{name}");
+        }
     }
 
     #[test]

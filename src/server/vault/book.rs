@@ -102,7 +102,8 @@ impl Book {
         let mut next = page.latest;
         change(&mut next);
         if next != page.latest {
-            page.number += 1;
+            // Only its parity and order beside the one before count; a predecessor may have left any.
+            page.number = page.number.wrapping_add(1);
             page.latest = next;
             next.publish(&mut page.header, page.number);
         }

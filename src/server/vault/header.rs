@@ -8,7 +8,7 @@ use super::checksum::checksum;
 use super::fields::{Reader, Writer};
 use crate::fault;
 use crate::server::authority::Account;
-use crate::session::Snapshot;
+use crate::session::{SessionConfig, Snapshot};
 use crate::wire::{CloseCode, Epoch, Offset, SessionId};
 use bytes::Bytes;
 use std::fmt;
@@ -103,6 +103,15 @@ pub(crate) enum HeaderError {
         /// How many there are.
         bytes: usize,
     },
+    /// More would be mapped, and filled at the client's wish, than any worker promises.
+    #[error(
+        "a receive window of {found} bytes, at most {} are promised",
+        SessionConfig::MAX_RECEIVE_WINDOW
+    )]
+    Window {
+        /// What the header says.
+        found: u64,
+    },
     /// The memory is of another size.
     #[error("{found} bytes of memory, the header says {expected}")]
     Size {
@@ -175,7 +184,12 @@ impl Fixed {
         if sum != checksum(body).to_le_bytes() {
             return Err(HeaderError::Damaged { which });
         }
-        Fixed::parse(&body[BODY_AT..]).ok_or(HeaderError::Nonsense { which })
+        let fixed = Fixed::parse(&body[BODY_AT..]).ok_or(HeaderError::Nonsense { which })?;
+        // A checksum keeps out accidents, not whoever wrote it: a worker may have been somebody else's.
+        match fixed.window {
+            found if found > SessionConfig::MAX_RECEIVE_WINDOW as u64 => Err(HeaderError::Window { found }),
+            _ => Ok(fixed),
+        }
     }
 
     fn parse(body: &[u8]) -> Option<Fixed> {
@@ -456,6 +470,20 @@ mod tests {
         let mut empty = Page([0; USED]);
         let mark = HeaderError::Damaged { which: Part::Mark };
         assert_eq!(read(&mut empty), (Err(HeaderError::Magic), Err(mark)));
+    }
+
+    #[test]
+    fn a_window_that_no_worker_promises_is_refused() {
+        let read = |window| {
+            let mut page = Page([0; USED]);
+            Fixed { window, ..fixed() }.write(&mut page.0).unwrap();
+            Fixed::read(&page.0).map(|fixed| fixed.window)
+        };
+        let most = SessionConfig::MAX_RECEIVE_WINDOW as u64;
+        assert_eq!(read(most), Ok(most));
+        for found in [most + 1, 100 << 30, u64::MAX] {
+            assert_eq!(read(found), Err(HeaderError::Window { found }));
+        }
     }
 
     #[test]

@@ -130,7 +130,9 @@ impl Vault {
     ) -> Result<Kept, VaultError> {
         let fixed = Fixed {
             replay: config.replay_buffer.max(SessionConfig::MIN_BUFFER) as u64,
-            window: config.receive_window.max(SessionConfig::MIN_BUFFER) as u64,
+            window: config
+                .receive_window
+                .clamp(SessionConfig::MIN_BUFFER, SessionConfig::MAX_RECEIVE_WINDOW) as u64,
             identity,
         };
         let socket = fresh(upstream)?;

@@ -80,7 +80,7 @@ impl Tombs {
         let end = stone.why.floor_char_boundary(MOST_WHY);
         writer.bytes(&stone.why.as_bytes()[..end]);
         sum.copy_from_slice(&checksum(body).to_le_bytes());
-        self.next += 1;
+        self.next = self.next.wrapping_add(1);
     }
 }
 
@@ -149,6 +149,16 @@ mod tests {
         drop(tombs);
         let all = told(&Tombs::adopt(&file).unwrap());
         assert_eq!((all.len(), all[0].0), (PLACES, stone(2, "").session));
+    }
+
+    #[test]
+    fn a_number_at_the_end_of_all_numbers_stops_nobody() {
+        let (mut tombs, file) = Tombs::create().unwrap();
+        tombs.next = u64::MAX - 1;
+        tombs.add(&stone(1, "ended"));
+        let mut tombs = Tombs::adopt(&file).unwrap();
+        (2..5).for_each(|number| tombs.add(&stone(number, "ended")));
+        assert_eq!(tombs.all().len(), 4);
     }
 
     #[test]

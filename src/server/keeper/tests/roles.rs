@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Seek, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -226,14 +226,18 @@ fn describe_listeners(listeners: &[Listener]) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// `NAME CONTENT`: memory with that content; `NAME socket`: something that is not kept; `NAME *COUNT`: many.
+/// `NAME CONTENT`: memory with that content; `NAME socket`, `NAME fresh`: something that is not kept; `NAME *COUNT`: many;
+/// `NAME connection`: one; `NAME turned`: one that is made to listen afterwards.
 async fn store(keeper: &KeeperClient, what: &str) -> String {
     let (name, content) = what.split_once(' ').unwrap();
+    let connected = Arc::new(OwnedFd::from(connection()));
     let memory = |content: &str| Arc::new(parcel::sealed_memory("test", content.as_bytes()).unwrap());
     let descriptors = match (content, content.strip_prefix('*')) {
         ("socket", _) => vec![vec![Arc::new(
             UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().into(),
         )]],
+        ("fresh", _) => vec![vec![Arc::new(fresh_stream())]],
+        ("connection" | "turned", _) => vec![vec![Arc::clone(&connected)]],
         (_, Some(count)) => vec![vec![memory("many"); MOST_AT_ONCE]; count.parse::<usize>().unwrap() / MOST_AT_ONCE],
         _ => vec![vec![memory(content)]],
     };
@@ -242,7 +246,24 @@ async fn store(keeper: &KeeperClient, what: &str) -> String {
             return format!("{error:?}");
         }
     }
+    if content == "turned" {
+        super::super::holdings::disconnect(&*connected);
+        rustix::net::listen(&connected, 1).unwrap();
+    }
     "stored".to_owned()
+}
+
+/// The other end stays open for as long as this process.
+fn connection() -> TcpStream {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    std::mem::forget(listener.accept().unwrap());
+    connection
+}
+
+fn fresh_stream() -> OwnedFd {
+    let kind = rustix::net::SocketType::STREAM;
+    rustix::net::socket(rustix::net::AddressFamily::INET, kind, None).unwrap()
 }
 
 const MOST_AT_ONCE: usize = 100;
@@ -250,8 +271,11 @@ const MOST_AT_ONCE: usize = 100;
 /// `NAME=CONTENT ..`, those of the same name and content counted.
 fn describe(kept: &[(String, Arc<OwnedFd>)]) -> String {
     let mut counts = std::collections::BTreeMap::<String, usize>::new();
-    for (name, memory) in kept {
-        let content = parcel::read_sealed(memory.as_fd(), 100).unwrap();
+    for (name, kept) in kept {
+        let content = match rustix::net::getpeername(kept) {
+            Ok(_) => b"connection".to_vec(),
+            Err(_) => parcel::read_sealed(kept.as_fd(), 100).unwrap().to_vec(),
+        };
         *counts
             .entry(format!("{name}={}", String::from_utf8_lossy(&content)))
             .or_default() += 1;

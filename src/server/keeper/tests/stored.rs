@@ -46,3 +46,25 @@ fn names_that_are_none_more_than_fits_and_strange_descriptors_are_not_kept() {
     keeper.next_worker();
     assert_eq!(keeper.ask("kept"), format!("many=many x{}", STORE_LIMIT - 100));
 }
+
+#[test]
+fn connections_are_kept_and_sockets_that_listen_or_could_be_made_to_are_not() {
+    let mut keeper = KeeperProcess::start("plain");
+    for order in ["store 1 connection", "store 2 fresh", "store 3 turned"] {
+        keeper.ask(order);
+    }
+    keeper.kill_worker();
+    keeper.next_worker();
+    assert_eq!(keeper.ask("kept"), "1=connection");
+}
+
+#[test]
+fn names_of_listening_sockets_are_not_the_worker_s_to_use() {
+    let keeper = KeeperProcess::start("plain");
+    for name in ["udp", "tcp"] {
+        assert!(
+            keeper.ask(&format!("store {name} x")).contains("InvalidInput"),
+            "{name}"
+        );
+    }
+}
