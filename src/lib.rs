@@ -20,6 +20,7 @@ mod memory;
 mod observe;
 pub mod pump;
 pub mod relay;
+mod safe_path;
 pub mod server;
 pub mod session;
 pub mod sshd;

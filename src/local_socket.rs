@@ -13,6 +13,7 @@ use std::{
     path::Path,
 };
 
+use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 /// Listens there, for the file's owner only. What has that name is replaced. Askers beyond `waiting` are refused at once.
@@ -23,8 +24,10 @@ pub(crate) fn listen(file: &Path, kind: SocketType, waiting: i32) -> io::Result<
     let early = file.with_extension(format!("{}", std::process::id()));
     let _ = fs::remove_file(&early);
     let socket = unconnected(kind)?;
+    // Linux makes the file with the mode that the socket has, so it is never reached by its name.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     with_address(&early, |address| Ok(rustix::net::bind(&socket, address)?))?;
-    let opened = fs::set_permissions(&early, Permissions::from_mode(0o600))
+    let opened = protect(&early)
         .and_then(|()| Ok(rustix::net::listen(&socket, waiting)?))
         .and_then(|()| fs::rename(&early, file));
     match opened {
@@ -44,6 +47,14 @@ pub(crate) fn connect(file: &Path, kind: SocketType) -> io::Result<OwnedFd> {
     let socket = unconnected(kind)?;
     with_address(file, |address| Ok(rustix::net::connect(&socket, address)?))?;
     Ok(socket)
+}
+
+/// Others reach a socket's file by its mode only.
+fn protect(file: &Path) -> io::Result<()> {
+    match cfg!(target_os = "linux") {
+        true => Ok(()),
+        false => fs::set_permissions(file, Permissions::from_mode(0o600)),
+    }
 }
 
 fn unconnected(kind: SocketType) -> io::Result<OwnedFd> {

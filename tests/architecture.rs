@@ -24,7 +24,7 @@ struct Room {
 }
 
 /// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `tcp_info`, `hints`,
-/// `local_socket`, `fault`.
+/// `local_socket`, `safe_path`, `fault`.
 const ROOMS: &[Room] = &[
     // Floor 0
     Room {
@@ -63,6 +63,11 @@ const ROOMS: &[Room] = &[
         name: "local_socket",
         rooms: &[],
         crates: Crates::Only(&["rustix"]),
+    },
+    Room {
+        name: "safe_path",
+        rooms: &[],
+        crates: Crates::Only(&["rustix", "thiserror"]),
     },
     Room {
         name: "hints",
@@ -196,6 +201,7 @@ const ROOMS: &[Room] = &[
             "tasks",
             "descriptor",
             "memory",
+            "safe_path",
             "fault",
         ],
         crates: Crates::AllBut(&["quinn"]),

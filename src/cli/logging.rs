@@ -6,9 +6,8 @@
 mod journal;
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,6 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::CommonArgs;
 use super::values::LogFormat;
+use crate::safe_path;
 
 /// Replaces the filter that [`Verbosity`] gives, in the syntax of tracing's `EnvFilter`: `bowline=debug,quinn=info`.
 pub(super) const FILTER_VARIABLE: &str = "BOWLINE_LOG";
@@ -89,8 +89,7 @@ impl LogSettings {
     /// Makes the log file, if there is one, this process's stderr and so that of its children.
     pub(super) fn take_stderr(&self) {
         let Some(path) = &self.file else { return };
-        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-        if let Ok(file) = opened {
+        if let Ok(file) = safe_path::append(path) {
             // Without it the worker's lines go where ours went.
             let _ = rustix::stdio::dup2_stderr(&file);
         }
@@ -145,14 +144,7 @@ impl Sink {
             failed: AtomicBool::new(false),
         };
         if let Some(path) = path {
-            // O_NONBLOCK: a FIFO that nobody reads fails instead of holding up the session.
-            let opened = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
-                .open(path);
-            match opened {
+            match safe_path::append(path) {
                 Ok(file) => output.file = Some(Mutex::new(file)),
                 Err(error) => output.say_once(&error),
             }

@@ -2,12 +2,13 @@
 //!
 //! Only names them: whoever writes there creates the folder ([`make_folder`]), readable by its owner alone.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use directories::{BaseDirs, ProjectDirs};
+
+use super::report::{self, Failure};
+use crate::safe_path::{self, UnsafePath};
 
 /// The folders a command uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +21,25 @@ pub(crate) struct Folders {
     pub(crate) runtime: PathBuf,
 }
 
-/// Makes a folder and those above it, for its owner only.
+/// Makes a folder and those above it, for its owner only, unless there is one.
 ///
 /// # Errors
-/// As `mkdir(2)`; a folder that is there already is none.
+/// Others decide what is in it ([`safe_path`]); as `mkdir(2)`.
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    safe_path::make_folder(path)
+}
+
+/// The same for memories that a client half does without.
+///
+/// # Errors
+/// What root would write there could land anywhere.
+pub(super) fn make_folder_of_memories(path: &Path) -> Result<(), Failure> {
+    match make_folder(path) {
+        Err(error) if UnsafePath::of(&error).is_some() && rustix::process::geteuid().is_root() => {
+            Err(report::cannot_use_file(path, &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whose folders.

@@ -114,8 +114,7 @@ impl ProxySettings {
 /// The session could not be opened, or was lost.
 pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     let ssh = resolve(&settings).await?;
-    // Only memories are kept there: a session does without them.
-    let _ = super::places::make_folder(&settings.folders.state);
+    super::places::make_folder_of_memories(&settings.folders.state)?;
     let detours = Detours::to(&ssh.hostname, &settings)?;
     let config = client_config(&settings, &ssh, &detours).await?;
     let connect_timeout = config.connect_timeout;
@@ -281,9 +280,13 @@ async fn carry(
 /// Where `bowline status` asks. The session does without as well.
 fn open_desk(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks) {
     let folder = &settings.folders.runtime;
-    // What is wrong with the folder shows when it is used.
-    let _ = super::places::make_folder(folder);
-    match Desk::open(folder, &format!("client-{:#}", session.id())) {
+    let unmade = super::places::make_folder(folder);
+    let opened = match unmade {
+        Ok(()) => Desk::open(folder, &format!("client-{:#}", session.id()))
+            .map_err(|error| Failure::from_error(Exit::Unavailable, &error)),
+        Err(error) => Err(report::cannot_use_file(folder, &error)),
+    };
+    match opened {
         Ok(desk) => {
             let observed = Observed {
                 id: session.id(),
@@ -294,7 +297,7 @@ fn open_desk(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks) {
             tasks.spawn("desk", desk.run(Arc::new(observed)));
         }
         Err(error) => {
-            let error = Failure::from_error(Exit::Unavailable, &error).one_line();
+            let error = error.one_line();
             tracing::warn!(error, "`bowline status` will not show this session");
         }
     }

@@ -19,7 +19,7 @@ use super::values::{Count, ListenAddress};
 use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::{TlsKey, spki_digest};
-use crate::observe::{self, Desk, OpenDeskError, serve_metrics};
+use crate::observe::{self, Desk, serve_metrics};
 use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, Rules, become_user};
 use crate::server::keeper::{Endpoint, choose_worker_user, raise_descriptor_limit};
 use crate::tasks::Tasks;
@@ -227,16 +227,20 @@ fn bind<S>(
 /// Where `bowline status` asks. The relay does without as well.
 fn open_desk(settings: &RelaySettings) -> Option<Desk> {
     let folder = &settings.folders.runtime;
-    // What is wrong with the folder shows when it is used.
-    let _ = places::make_folder(folder);
-    // As root: relays before this one could not remove their sockets from a folder of root's.
-    observe::sweep(folder);
-    let desk = Desk::open(folder, &format!("relay-{}", std::process::id()));
-    let told = |error: &OpenDeskError| {
-        let error = Failure::from_error(Exit::Unavailable, error).one_line();
+    let opened = match places::make_folder(folder) {
+        Ok(()) => {
+            // As root: relays before this one could not remove their sockets from a folder of root's.
+            observe::sweep(folder);
+            Desk::open(folder, &format!("relay-{}", std::process::id()))
+                .map_err(|error| Failure::from_error(Exit::Unavailable, &error))
+        }
+        Err(error) => Err(report::cannot_use_file(folder, &error)),
+    };
+    let told = |error: &Failure| {
+        let error = error.one_line();
         warn!(error, "`bowline status` will not show this relay");
     };
-    desk.inspect_err(told).ok()
+    opened.inspect_err(told).ok()
 }
 
 /// What parses the network is never root.

@@ -30,6 +30,7 @@ pub(crate) use status::{cannot_show, no_server_half, no_such_session, not_ended,
 
 use super::config_file::ConfigError;
 use super::settings::SettingsError;
+use crate::safe_path::UnsafePath;
 use crate::server::keeper::{Endpoint, Protocol};
 use crate::wire::Escaped;
 
@@ -224,6 +225,10 @@ pub(crate) fn cannot_use_file(path: &std::path::Path, error: &io::Error) -> Fail
         format_args!("cannot use {}: {error}", path.display()),
     );
     match error.kind() {
+        _ if UnsafePath::of(error).is_some() => failure.hint(
+            "what root writes there could land in any file of the machine; name another folder, or make this one and all \
+             above it root's own (chown root, chmod go-w)",
+        ),
         io::ErrorKind::PermissionDenied => failure.hint("run as the user the file belongs to"),
         _ => failure,
     }

@@ -15,7 +15,7 @@ mod state;
 mod words;
 
 pub(crate) use ask::{AskError, Found, ask, desks, sweep};
-pub(crate) use desk::{Desk, OpenDeskError, Source, attend};
+pub(crate) use desk::{Desk, Source, attend};
 pub(crate) use http::{serve_metrics, serve_metrics_at};
 pub(crate) use metrics::{Metrics, Page};
 pub(crate) use report::{Half, PathReport, RelayReport, Report, SessionReport, milliseconds};

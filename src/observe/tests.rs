@@ -177,5 +177,8 @@ fn there_is_no_desk_where_others_may_write() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let refused = Desk::open(folder.path(), "client-1").unwrap_err();
-    assert!(matches!(refused, OpenDeskError::NotOurs { .. }), "{refused}");
+    assert!(
+        matches!(refused, super::desk::OpenDeskError::NotOurs { .. }),
+        "{refused}"
+    );
 }

@@ -18,6 +18,8 @@ const NOBODY: u32 = 65534;
 /// A user's folders: `.ssh` with the key `user`, which may log in, the state and the log.
 pub struct Home {
     scratch: Scratch,
+    /// Of whoever runs the tests, who is root perhaps and keeps nothing in another's folder.
+    client: Scratch,
     is_nobody: bool,
 }
 
@@ -35,6 +37,7 @@ impl Home {
     fn of(is_nobody: bool) -> Home {
         let home = Home {
             scratch: Scratch::new(),
+            client: Scratch::new(),
             is_nobody,
         };
         fs::create_dir(home.path(".ssh")).expect("the scratch folder");
@@ -109,7 +112,7 @@ impl Home {
             true => format!(
                 "ProxyCommand {BOWLINE} proxy -F {} --state-dir {} %r@%n %p",
                 config.display(),
-                self.path("client").display()
+                self.client.join("state").display()
             ),
             false => String::new(),
         };

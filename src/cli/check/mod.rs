@@ -63,7 +63,7 @@ struct Account<'a> {
 /// No path works; then everything was told already.
 pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
     let ssh = proxy::resolve(&settings.proxy).await?;
-    let _ = super::places::make_folder(&settings.proxy.folders.state);
+    super::places::make_folder_of_memories(&settings.proxy.folders.state)?;
     let detours = Detours::to(&ssh.hostname, &settings.proxy)?;
     let config = CheckConfig {
         client: proxy::client_config(&settings.proxy, &ssh, &detours).await?,

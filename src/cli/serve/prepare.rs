@@ -1,11 +1,9 @@
 //! What the keeper does before its first worker: keys, statements, ports, and a look at sshd's configuration.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,8 +17,10 @@ use super::{Authorizer, ServeSettings};
 use crate::cli::places;
 use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::Target;
+use crate::identity::known_hosts::ServerKey;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::HostKey;
+use crate::safe_path;
 use crate::server::keeper::{
     Answer, CompanionPlan, Door, Endpoint, Estate, Listener, Protocol, WorkerPlan, WorkerUser, choose_worker_user,
     most_sessions, store_limit,
@@ -30,6 +30,9 @@ use crate::server::worker::{AuthoritySetup, WorkerSetup};
 
 /// How long a worker may take to say goodbye to its clients.
 const GRACE: Duration = Duration::from_secs(8);
+
+/// A folder in the state folder.
+const RELAY_CACHE: &str = "relays";
 
 /// Says that there is something to go on with, on standard input.
 const TAKE_OVER: &str = "--take-over";
@@ -276,6 +279,9 @@ fn setup(
 ) -> Result<WorkerSetup, Failure> {
     let tls_key = TlsKey::load_or_create(&settings.folders.state.join("tls_key"));
     let tls_key = tls_key.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+    // For whoever has to revoke it one day.
+    let revocable = ServerKey::of_tls_key(tls_key.spki()).and_then(|key| key.to_openssh().ok());
+    info!(tls_key = revocable, "the host keys vouch for this TLS key");
     let (statements, fingerprint) = statements(host_keys, &tls_key)?;
     Ok(WorkerSetup {
         tls_key: tls_key.to_pkcs8().to_vec(),
@@ -308,16 +314,9 @@ fn setup(
 /// A folder where the worker remembers what names of relays led to: it starts again when DNS may be down. Where it
 /// cannot be had, that is not remembered.
 fn relay_cache(settings: &ServeSettings, user: Option<&WorkerUser>) -> PathBuf {
-    let (state, folder) = (&settings.folders.state, settings.folders.state.join("relays"));
-    let made = || {
-        places::make_folder(&folder)?;
-        let Some(user) = user else { return Ok(()) };
-        chown(&folder, Some(user.uid()), Some(user.gid()))?;
-        // Its user may pass through here, and see nothing.
-        fs::set_permissions(state, fs::Permissions::from_mode(0o711))
-    };
+    let (state, folder) = (&settings.folders.state, settings.folders.state.join(RELAY_CACHE));
     if !settings.relays.is_empty()
-        && let Err(error) = made()
+        && let Err(error) = safe_path::make_folder_in(state, RELAY_CACHE, user.map(|user| (user.uid(), user.gid())))
     {
         info!(folder = %folder.display(), %error, "what relays' names lead to will not be remembered");
     }
