@@ -88,6 +88,28 @@ fn a_revoked_host_key_is_told_as_revoked() {
 }
 
 #[test]
+fn a_revoked_tls_key_is_told_as_revoked_although_the_host_keys_vouch_for_it() {
+    let rig = Rig::bowline();
+    let log = rig.serve().log();
+    let (_, key) = log
+        .split_once("tls_key=\"")
+        .expect("the key, for whoever has to revoke it");
+    let key = key.split('"').next().expect("the rest of the line");
+    let keys = rig.sshd.host_keys();
+    let known: String = keys
+        .iter()
+        .map(|key| format!("KEY_NAME {}\n", public_key(key)))
+        .collect();
+    for whose in ["KEY_NAME", "*"] {
+        let ssh = SshSetup::bowline(&rig.sshd, rig.serve().udp().port())
+            .known_hosts(&format!("{known}@revoked {whose} {key}\n"))
+            .write();
+        told(&proxy(&ssh), REFUSED, &["revoked", "SHA256:"]);
+    }
+    assert_eq!(rig.sshd.logins(), 0);
+}
+
+#[test]
 fn a_refused_key_is_listed_with_the_user() {
     let scratch = Scratch::new();
     let stranger = scratch.join("stranger");

@@ -105,23 +105,18 @@ impl SshTrust {
             return self.check_pins(&offered, tls_key);
         }
         let name = || self.name.as_str().to_owned();
-        if let Some(revoked) = check_revoked_files(&self.revoked, &offered, Path::new("ssh-keygen")).await? {
+        // The keys that vouch, and the one that they vouch for: a TLS key that was stolen is revoked as a host key would be.
+        let mut shown = offered.clone();
+        shown.extend(ServerKey::of_tls_key(tls_key));
+        if let Some(revoked) = check_revoked_files(&self.revoked, &shown, Path::new("ssh-keygen")).await? {
             return Err(TrustError::InRevokedFile {
                 name: name(),
                 file: revoked.file,
                 fingerprint: revoked.fingerprint,
             });
         }
-        let own = self.verdict(std::slice::from_ref(&self.own_known_hosts), &offered);
-        let verdict = match own {
-            Verdict::Known { .. } | Verdict::Revoked { .. } => own,
-            Verdict::Unknown => self.verdict(&self.known_hosts, &offered),
-            // A key that was recorded here is not forgotten because ssh knows none.
-            Verdict::Changed { .. } => match self.verdict(&self.known_hosts, &offered) {
-                Verdict::Unknown => own,
-                verdict => verdict,
-            },
-        };
+        let verdict = self.revoked_line(tls_key);
+        let verdict = verdict.unwrap_or_else(|| self.verdict_on(&offered));
         match verdict {
             Verdict::Known { place, .. } => {
                 debug!(file = %place.file.display(), line = place.line, "host key is known");
@@ -179,6 +174,27 @@ impl SshTrust {
             Ok(()) => debug!(file = %self.own_known_hosts.display(), "kept the key that was pinned"),
             Err(error) => warn!(%error, "cannot keep the key that was pinned"),
         }
+    }
+
+    fn verdict_on(&self, offered: &[ServerKey]) -> Verdict {
+        let own = self.verdict(std::slice::from_ref(&self.own_known_hosts), offered);
+        match own {
+            Verdict::Known { .. } | Verdict::Revoked { .. } => own,
+            Verdict::Unknown => self.verdict(&self.known_hosts, offered),
+            // A key that was recorded here is not forgotten because ssh knows none.
+            Verdict::Changed { .. } => match self.verdict(&self.known_hosts, offered) {
+                Verdict::Unknown => own,
+                verdict => verdict,
+            },
+        }
+    }
+
+    /// The line of a file that revokes the TLS key.
+    fn revoked_line(&self, tls_key: &[u8]) -> Option<Verdict> {
+        let key = ServerKey::of_tls_key(tls_key)?;
+        let files = std::iter::once(&self.own_known_hosts).chain(&self.known_hosts);
+        let files: Vec<_> = files.cloned().collect();
+        KnownHosts::read(&files, &self.name).revoked(&[key])
     }
 
     fn verdict(&self, files: &[PathBuf], offered: &[ServerKey]) -> Verdict {

@@ -215,7 +215,8 @@ impl KnownHosts {
         find_known(&self.fallback, offered, principal, now).unwrap_or(Verdict::Unknown)
     }
 
-    fn revoked(&self, offered: &[ServerKey]) -> Option<Verdict> {
+    /// [`Verdict::Revoked`], if one of these keys is, or an authority that signed one.
+    pub fn revoked(&self, offered: &[ServerKey]) -> Option<Verdict> {
         let keys = offered
             .iter()
             .flat_map(|key| std::iter::once(key.key_data()).chain(key.authority()));

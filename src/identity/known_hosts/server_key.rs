@@ -68,6 +68,15 @@ impl ServerKey {
         }
     }
 
+    /// A TLS key (SPKI DER) as the SSH key that it is too; only Ed25519 keys are.
+    pub fn of_tls_key(spki: &[u8]) -> Option<Self> {
+        let key = spki.strip_prefix(&ED25519_SPKI_PREFIX)?;
+        Some(Self {
+            key: KeyData::Ed25519(Ed25519PublicKey(key.try_into().ok()?)),
+            certificate: None,
+        })
+    }
+
     /// SHA-256 fingerprint of the key; a certificate has that of the key in it, as ssh shows it.
     pub fn fingerprint(&self) -> Fingerprint {
         self.key.fingerprint(HashAlg::Sha256)
@@ -84,7 +93,7 @@ impl ServerKey {
     }
 
     /// `TYPE BASE64`, of the certificate where there is one.
-    pub(super) fn to_openssh(&self) -> russh::keys::ssh_key::Result<String> {
+    pub(crate) fn to_openssh(&self) -> russh::keys::ssh_key::Result<String> {
         match &self.certificate {
             Some(certificate) => certificate.to_openssh(),
             None => PublicKey::new(self.key.clone(), "").to_openssh(),
@@ -158,7 +167,5 @@ pub fn pin_matches(pin: &Pin, offered: &[ServerKey], tls_spki: &[u8]) -> bool {
 
 /// The fingerprint that `ssh-keygen -l` would give a TLS key (SPKI DER) as an SSH key; only Ed25519 keys have one.
 pub fn tls_key_fingerprint(spki: &[u8]) -> Option<Fingerprint> {
-    let key = spki.strip_prefix(&ED25519_SPKI_PREFIX)?;
-    let key = KeyData::Ed25519(Ed25519PublicKey(key.try_into().ok()?));
-    Some(key.fingerprint(HashAlg::Sha256))
+    ServerKey::of_tls_key(spki).map(|key| key.fingerprint())
 }
