@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 use support::daemon::{Daemon, Home};
 use support::process::{pid_of, run, tree};
-use support::sshd::public_key;
+use support::sshd::{make_key, public_key};
 use support::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -53,6 +53,21 @@ fn an_edit_of_the_file_of_keys_counts_at_the_next_login() {
     fs::remove_file(home.authorized_keys()).expect("the scratch folder");
     login(255);
     assert!(sshd.log().contains("Restricted"), "{}", sshd.log());
+}
+
+#[test]
+fn an_rsa_key_logs_in_and_is_no_host_key() {
+    let home = Home::mine();
+    let (user, host) = (home.path("rsa"), home.path("rsa_host"));
+    make_key(&user, "rsa");
+    make_key(&host, "rsa");
+    fs::write(home.authorized_keys(), public_key(&user)).expect("the scratch folder");
+    let only_rsa = [&ALONE[..], &["--host-key", host.to_str().expect("a name of ours")]].concat();
+    let outcome = run(&mut home.bowline(&only_rsa), LIMIT).expect_code(64);
+    assert!(outcome.err().contains("RSA host keys"), "{}", outcome.err());
+    assert!(outcome.err().contains("\nhint: "), "{}", outcome.err());
+    let sshd = Daemon::start(&home, &ALONE);
+    run(&mut home.ssh(sshd.port("tcp"), "rsa", false, &["exit 7"]), LIMIT).expect_code(7);
 }
 
 #[test]

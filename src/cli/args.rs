@@ -245,7 +245,7 @@ pub(super) struct SshdArgs {
     pub(super) listen: Vec<ListenAddress>,
     /// Use this SSH host key; repeatable
     ///
-    /// Default: a key in the state folder, made at first use.
+    /// No RSA key. Default: a key in the state folder, made at first use.
     #[arg(long = "host-key", value_name = "FILE")]
     pub(super) host_keys: Vec<PathBuf>,
     /// Keys that may log in [default: ~/.ssh/authorized_keys]

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::args::SshdArgs;
 use super::places::{self, Folders};
 use super::report::{self, Exit, Failure};
-use super::serve::keys::{fingerprint, named_or_own};
+use super::serve::keys::{fingerprint, for_builtin, named_or_own};
 use super::settings::{Context, SettingsError, list, one};
 use super::values::ListenAddress;
 use crate::identity::authorized_keys::{AuthorizedKeys, Verdict};
@@ -87,7 +87,7 @@ pub(super) async fn run(settings: SshdSettings) -> Result<(), Failure> {
     };
     let state = &settings.folders.state;
     places::make_folder(state).map_err(|error| report::cannot_use_file(state, &error))?;
-    let keys = named_or_own(&settings.host_keys, state)?;
+    let keys = for_builtin(named_or_own(&settings.host_keys, state)?)?;
     let fingerprint = fingerprint(&keys);
     let sshd = Sshd::on(
         listeners,

@@ -4,6 +4,7 @@ pub mod authorized_keys;
 pub mod known_hosts;
 mod private_key;
 pub mod raw_key;
+mod rsa_signer;
 pub mod ssh_config;
 pub mod sshsig;
 pub mod statement;

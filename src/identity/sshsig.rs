@@ -4,9 +4,11 @@
 //! encoding of it, no SHA-1, no RSA key below 2048 bits, and never another namespace's.
 
 use russh::keys::ssh_key;
+use ssh_key::private::KeypairData;
 use ssh_key::public::{KeyData, RsaPublicKey};
 use ssh_key::{Algorithm, HashAlg, PrivateKey, PublicKey, Signature, SshSig, encoding};
 
+use super::rsa_signer;
 use crate::wire::{PeerText, Quoting};
 use encoding::{Decode, Encode};
 
@@ -144,8 +146,14 @@ pub fn assemble(public: &KeyData, namespace: &str, signature: Signature) -> Resu
 /// # Errors
 /// `Sign` for a key that is encrypted or lives in a token, and what [`verify`] would say of the key.
 pub fn sign(key: &PrivateKey, namespace: &str, message: &[u8]) -> Result<Vec<u8>, SshsigError> {
-    let signed = key.sign(namespace, HASH, message);
-    let sshsig = signed.map_err(|error| SshsigError::Sign(Quoting(error)))?;
+    let failed = |error| SshsigError::Sign(Quoting(error));
+    if let KeypairData::Rsa(pair) = key.key_data() {
+        check_rsa_size(pair.public())?;
+        let signature = rsa_signer::sign(pair, &signed_data(namespace, message)?).map_err(failed)?;
+        return assemble(&pair.public().clone().into(), namespace, signature);
+    }
+    #[allow(clippy::disallowed_methods, reason = "it is no RSA key")]
+    let sshsig = key.sign(namespace, HASH, message).map_err(failed)?;
     check_signer(sshsig.public_key(), sshsig.signature())?;
     encode(&sshsig)
 }

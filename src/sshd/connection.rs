@@ -9,7 +9,6 @@ use russh::keys::{Algorithm, PrivateKey};
 use russh::server::{Config, RunningSession};
 use russh::{Disconnect, Limits, MethodKind, MethodSet, Preferred, SshId};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
@@ -17,6 +16,7 @@ use super::Shared;
 use super::cut::CutStream;
 use super::handler::{ConnectionError, Handler};
 use super::inbox;
+use super::startups::Startup;
 
 /// Time to log in, as sshd's LoginGraceTime.
 const LOGIN_GRACE: Duration = Duration::from_secs(120);
@@ -74,7 +74,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     shared: Arc<Shared>,
-    startup: OwnedSemaphorePermit,
+    startup: Startup,
     stop: CancellationToken,
 ) {
     let span = info_span!("sshd", %peer);
@@ -93,30 +93,33 @@ async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
     shared: Arc<Shared>,
-    startup: OwnedSemaphorePermit,
+    startup: Startup,
     stop: &CancellationToken,
     cut: &CancellationToken,
 ) -> Result<(), ConnectionError> {
     stream.set_nodelay(true).map_err(russh::Error::from)?;
     let local = stream.local_addr().map_err(russh::Error::from)?;
     let russh = shared.russh.clone();
+    let gives_way = startup.gives_way();
     let handler = Handler::new(shared, peer, local, cut.clone(), startup);
     let (logged_in, tasks) = (handler.logged_in(), handler.tasks());
     let grace = async {
         tokio::select! {
+            biased;
             () = logged_in.cancelled() => std::future::pending().await,
-            () = tokio::time::sleep(LOGIN_GRACE) => {}
+            () = gives_way.cancelled() => ConnectionError::GivesWay,
+            () = tokio::time::sleep(LOGIN_GRACE) => ConnectionError::LoginGrace,
         }
     };
     tokio::pin!(grace);
     let mut session = tokio::select! {
         greeted = russh::server::run_stream(russh, CutStream::new(stream, cut), handler) => greeted?,
-        () = &mut grace => return Err(ConnectionError::LoginGrace),
+        too_late = &mut grace => return Err(too_late),
         () = stop.cancelled() => return Ok(()),
     };
     let outcome = tokio::select! {
         outcome = &mut session => outcome,
-        () = &mut grace => { cut.cancel(); (&mut session).await.and(Err(ConnectionError::LoginGrace)) }
+        too_late = &mut grace => { cut.cancel(); (&mut session).await.and(Err(too_late)) }
         () = stop.cancelled() => farewell(&mut session, cut).await,
     };
     cut.cancel();

@@ -8,7 +8,6 @@ use russh::keys::{Certificate, PublicKey};
 use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 use thiserror::Error;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -16,6 +15,7 @@ use tracing::info;
 use super::agent::AgentSocket;
 use super::channel::Channels;
 use super::session::{Program, SessionChannel};
+use super::startups::Startup;
 use super::{Shared, auth, forward, inbox, pty};
 
 /// Most ports one connection may have forwarded to its client.
@@ -28,6 +28,8 @@ pub(super) enum ConnectionError {
     Ssh(#[from] russh::Error),
     #[error("the client did not log in in time")]
     LoginGrace,
+    #[error("it made way for another that wants to log in")]
+    GivesWay,
     #[error("the client ignored its window on {channel:?}: {held} bytes are waiting")]
     WindowIgnored { channel: ChannelId, held: usize },
 }
@@ -39,7 +41,7 @@ pub(super) struct Handler {
     cut: CancellationToken,
     logged_in: CancellationToken,
     /// Held until the login.
-    startup: Option<OwnedSemaphorePermit>,
+    startup: Option<Startup>,
     tasks: TaskTracker,
     channels: Channels,
     /// By the address and port the client named, with what stops each.
@@ -53,7 +55,7 @@ impl Handler {
         peer: SocketAddr,
         local: SocketAddr,
         cut: CancellationToken,
-        startup: OwnedSemaphorePermit,
+        startup: Startup,
     ) -> Handler {
         Handler {
             shared,

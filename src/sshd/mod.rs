@@ -17,34 +17,30 @@ mod process;
 mod pty;
 mod session;
 mod sftp;
+mod startups;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use russh::keys::{PrivateKey, PublicKey};
+use russh::keys::{Algorithm, PrivateKey, PublicKey};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use account::Account;
 pub use account::AccountError;
+use startups::Startups;
 
 /// Decides whether `user` may log in with this key from this address.
 ///
 /// Called for every offered key, signed or not, on a thread where blocking is allowed. Names other than the calling
 /// user's are refused whatever it says.
 pub type Authorize = Arc<dyn Fn(&str, &PublicKey, IpAddr) -> bool + Send + Sync>;
-
-/// Connections that have not logged in yet, over all sources. One more is closed at once.
-///
-/// sshd's MaxStartups stops at 100 too.
-const MAX_UNAUTHENTICATED: usize = 100;
 
 /// Wait after `accept` ran out of descriptors or memory: both come back only when somebody else lets go.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -53,7 +49,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct SshdConfig {
     /// Addresses to listen on; port 0 takes a free one. At least one.
     pub listen: Vec<SocketAddr>,
-    /// The keys the server proves itself with, one per algorithm. At least one.
+    /// The keys the server proves itself with, one per algorithm; each of them [may sign](may_sign). At least one.
     pub host_keys: Vec<PrivateKey>,
     /// Who may log in.
     pub authorize: Authorize,
@@ -66,6 +62,14 @@ pub struct SshdConfig {
 /// Environment variables that clients may always set: language, colours, and git's protocol version.
 pub const DEFAULT_ACCEPT_ENV: [&str; 4] = ["LANG", "LC_*", "COLORTERM", "GIT_PROTOCOL"];
 
+/// Whether the server may prove itself by this key: no RSA key.
+///
+/// russh signs with those by the crate `rsa`, whose time tells of the key (RUSTSEC-2023-0071), as often as a stranger connects.
+#[must_use]
+pub fn may_sign(host_key: &PrivateKey) -> bool {
+    !matches!(host_key.algorithm(), Algorithm::Rsa { .. })
+}
+
 /// The server cannot start, or cannot go on.
 #[derive(Debug, Error)]
 pub enum SshdError {
@@ -75,6 +79,9 @@ pub enum SshdError {
     /// No host key was given.
     #[error("no host key")]
     NoHostKey,
+    /// See [`may_sign`].
+    #[error("the built-in SSH server has no RSA host keys")]
+    RsaHostKey,
     /// An address is taken or not ours.
     #[error("cannot listen on {address}")]
     Listen {
@@ -111,14 +118,14 @@ struct Shared {
     authorize: Authorize,
     accept_env: Vec<String>,
     russh: Arc<russh::server::Config>,
-    startups: Arc<Semaphore>,
+    startups: Arc<Startups>,
 }
 
 impl Sshd {
     /// Looks up the calling user and binds every address.
     ///
     /// # Errors
-    /// No address, no host key, an address that cannot be bound, or a user without a passwd entry.
+    /// No address, no host key or one that may not sign, an address that cannot be bound, or a user without a passwd entry.
     pub async fn bind(config: SshdConfig) -> Result<Sshd, SshdError> {
         let mut listeners = Vec::with_capacity(config.listen.len());
         for &address in &config.listen {
@@ -135,7 +142,7 @@ impl Sshd {
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// No socket, one that does not listen, no host key, or a user without a passwd entry.
+    /// No socket, one that does not listen, no host key or one that may not sign, or a user without a passwd entry.
     pub fn on(listeners: Vec<std::net::TcpListener>, config: SshdConfig) -> Result<Sshd, SshdError> {
         let taken: io::Result<Vec<_>> = listeners.into_iter().map(take).collect();
         Sshd::new(config, taken.map_err(SshdError::Inherit)?)
@@ -148,6 +155,9 @@ impl Sshd {
         if config.host_keys.is_empty() {
             return Err(SshdError::NoHostKey);
         }
+        if !config.host_keys.iter().all(may_sign) {
+            return Err(SshdError::RsaHostKey);
+        }
         let account = Account::of_calling_user()?;
         let accept_env = DEFAULT_ACCEPT_ENV
             .iter()
@@ -159,7 +169,7 @@ impl Sshd {
             authorize: config.authorize,
             accept_env,
             russh: Arc::new(connection::russh_config(config.host_keys)),
-            startups: Arc::new(Semaphore::new(MAX_UNAUTHENTICATED)),
+            startups: Arc::default(),
         };
         Ok(Sshd {
             listeners,
@@ -248,10 +258,7 @@ fn welcome(
     connections: &TaskTracker,
     stop: &CancellationToken,
 ) {
-    let Ok(startup) = shared.startups.clone().try_acquire_owned() else {
-        debug!(%peer, "refused: too many connections that have not logged in");
-        return;
-    };
+    let startup = shared.startups.enter(peer.ip());
     connections.spawn(connection::serve(stream, peer, shared.clone(), startup, stop.clone()));
 }
 

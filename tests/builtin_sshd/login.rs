@@ -1,6 +1,9 @@
 //! Who gets in.
 
 use crate::harness::{Server, assert_success, text};
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 #[test]
 fn the_users_key_is_accepted_at_the_unsigned_query_and_logs_in() {
@@ -25,6 +28,35 @@ fn a_strangers_key_is_refused_at_the_unsigned_query() {
         said.contains("Offering public key") && !said.contains("Server accepts key"),
         "{said}"
     );
+}
+
+#[test]
+fn strangers_who_connect_and_say_nothing_keep_nobody_out() {
+    let server = Server::start();
+    let mut held: Vec<_> = (0..150).map(|_| connect_from(2, server.address)).collect();
+    assert_success(&server.run(&[], "true", b""));
+    // Those who came first made way; the last are waited for.
+    assert!(is_closed(&mut held[0]));
+    assert!(!is_closed(held.last_mut().unwrap()));
+}
+
+/// From another address of loopback: to the server, another machine.
+fn connect_from(host: u8, server: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0));
+    socket.bind(&from.into()).unwrap();
+    socket.connect(&server.into()).unwrap();
+    socket.into()
+}
+
+/// Whether the server has closed it, all that it said before read.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut said = Vec::new();
+    match stream.read_to_end(&mut said) {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
 }
 
 #[test]

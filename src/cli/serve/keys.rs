@@ -1,11 +1,10 @@
 //! The keys of a server half: those it proves, and those it makes for itself.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
+use tempfile::NamedTempFile;
 use tracing::{debug, warn};
 
 use super::ServeSettings;
@@ -13,7 +12,9 @@ use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::Target;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::{HostKey, load_host_keys};
+use crate::safe_path;
 use crate::server::sshd_config::Settings;
+use crate::sshd::may_sign;
 
 /// Key and signature, as they go over the wire.
 type Statements = Vec<(Vec<u8>, Vec<u8>)>;
@@ -30,9 +31,31 @@ pub(in crate::cli) fn named_or_own(named: &[PathBuf], state: &Path) -> Result<Ve
     }
 }
 
+/// Those of them that the built-in SSH server can prove itself by.
+///
+/// # Errors
+/// There are none.
+pub(in crate::cli) fn for_builtin(keys: Vec<HostKey>) -> Result<Vec<HostKey>, Failure> {
+    let (fit, unfit): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| may_sign(&key.key));
+    for key in &unfit {
+        warn!(key = %key.path.display(), "left out: the built-in SSH server has no RSA host keys");
+    }
+    if fit.is_empty() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "the built-in SSH server has no RSA host keys, and no other is named",
+        )
+        .hint("name an Ed25519 or ECDSA key with --host-key, or none for one of bowline's own"));
+    }
+    Ok(fit)
+}
+
 /// The keys named, else those that the target uses, else one of bowline's own.
 pub(super) fn host_keys(settings: &ServeSettings, sshd: Option<&Settings>) -> Result<Vec<HostKey>, Failure> {
-    if !settings.host_keys.is_empty() || settings.target == Target::Builtin {
+    if settings.target == Target::Builtin {
+        return for_builtin(named_or_own(&settings.host_keys, &settings.folders.state)?);
+    }
+    if !settings.host_keys.is_empty() {
         return named_or_own(&settings.host_keys, &settings.folders.state);
     }
     let files = sshd.map_or_else(Vec::new, Settings::host_key_files);
@@ -109,7 +132,11 @@ pub(in crate::cli) fn fingerprint(keys: &[HostKey]) -> String {
 /// 32 random bytes that outlive restarts; made at first use.
 pub(in crate::cli) fn secret(path: &Path) -> Result<[u8; 32], Failure> {
     let mut secret = [0; 32];
-    match std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut secret)) {
+    let read = safe_path::read(path).and_then(|file| match file {
+        Some(mut file) => file.read_exact(&mut secret),
+        None => Err(io::ErrorKind::NotFound.into()),
+    });
+    match read {
         Ok(()) => return Ok(secret),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {}
         Err(error) => return Err(report::cannot_use_file(path, &error)),
@@ -120,13 +147,14 @@ pub(in crate::cli) fn secret(path: &Path) -> Result<[u8; 32], Failure> {
     Ok(secret)
 }
 
+/// Puts a file for its owner only in place of whatever has that name: a link is replaced, not followed.
 fn write_secret(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let opened = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path);
-    let written = opened.and_then(|mut file| file.write_all(content));
-    written.map_err(|error| report::cannot_use_file(path, &error))
+    let write = || {
+        let mut file = NamedTempFile::with_prefix_in(".new-", path.parent().unwrap_or(Path::new(".")))?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|error: io::Error| report::cannot_use_file(path, &error))
 }
