@@ -93,6 +93,17 @@ impl Drop for Tasks {
     }
 }
 
+/// Runs what computes for long on a thread beside those of the runtime. `None` after a panic in it, which is logged, or where the
+/// runtime ends. It goes on by itself if the future is dropped.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.inspect_err(|error| error!(task = name, %error, "computation ended early"))
+        .ok()
+}
+
 async fn log_panic(name: &'static str, future: impl Future<Output = ()>) {
     if let Err(panic) = catch_panic(future).await {
         error!(task = name, panic = panic_text(&*panic), "task panicked");

@@ -4,6 +4,7 @@
 //! others rely on carry their stable name in the field `event`: `opened`, `suspected`, `resumed`, `closed`, `refused`.
 
 mod journal;
+mod refusals;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,12 +15,15 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::CommonArgs;
 use super::values::LogFormat;
 use crate::safe_path;
+use crate::wire::is_active;
+use refusals::RefusalLimit;
+pub(crate) use refusals::{tell_suppressed, tell_suppressed_each_minute};
 
 /// Replaces the filter that [`Verbosity`] gives, in the syntax of tracing's `EnvFilter`: `bowline=debug,quinn=info`.
 pub(super) const FILTER_VARIABLE: &str = "BOWLINE_LOG";
@@ -102,31 +106,71 @@ pub(crate) fn start(settings: &LogSettings) {
         Ok(directives) => EnvFilter::builder().parse_lossy(directives),
         Err(_) => EnvFilter::new(settings.verbosity.directives()),
     };
+    // Whoever wants to see more wants to see all.
+    let limit = (settings.verbosity <= Verbosity::Info).then_some(RefusalLimit);
     if let (None, None) = (&settings.file, settings.format)
         && let Some(journal) = journal::layer()
     {
         // As below: the first one stays.
-        let _ = tracing_subscriber::registry().with(filter).with(journal).try_init();
+        let _ = tracing_subscriber::registry()
+            .with(filter)
+            .with(limit)
+            .with(journal)
+            .try_init();
         return;
     }
-    let sink = Sink::open(settings.file.as_deref());
+    let format = settings.format.unwrap_or(LogFormat::Human);
     let ansi = settings.file.is_none() && io::IsTerminal::is_terminal(&io::stderr());
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let sink = Sink {
+        // Colours are control characters too; there the errors' own escapes have to do.
+        escapes: (!ansi).then_some(format),
+        ..Sink::open(settings.file.as_deref())
+    };
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(sink)
         .with_ansi(ansi)
         .with_target(false);
-    // The only failure is a subscriber that is already there: the first one stays.
-    let _ = match settings.format.unwrap_or(LogFormat::Human) {
-        LogFormat::Human => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    let lines = match format {
+        LogFormat::Human => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let log = tracing_subscriber::registry().with(filter).with(limit).with(lines);
+    // The only failure is a subscriber that is already there: the first one stays.
+    let _ = log.try_init();
+}
+
+/// A line as it is to be written: one line, in which nothing is obeyed by whoever shows it. Errors escape what they quote; this is
+/// for what none of them has thought of.
+fn escaped(line: &[u8], format: LogFormat) -> Option<String> {
+    let text = String::from_utf8_lossy(line);
+    let (text, end) = match text.strip_suffix('\n') {
+        Some(text) => (text, "\n"),
+        None => (&*text, ""),
+    };
+    if !text.contains(is_active) {
+        return None;
+    }
+    let mut escaped = String::with_capacity(text.len() + 32);
+    for c in text.chars() {
+        match format {
+            _ if !is_active(c) => escaped.push(c),
+            LogFormat::Human => escaped.extend(c.escape_default()),
+            LogFormat::Json => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    escaped += &format!("\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    Some(escaped + end)
 }
 
 /// Takes log lines and never fails.
 #[derive(Clone)]
 struct Sink {
     output: Arc<Output>,
+    /// The form in which control characters are escaped.
+    escapes: Option<LogFormat>,
 }
 
 struct Output {
@@ -151,6 +195,7 @@ impl Sink {
         }
         Sink {
             output: Arc::new(output),
+            escapes: None,
         }
     }
 }
@@ -184,7 +229,8 @@ impl Output {
 
 impl Write for Sink {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Err(error) = self.output.write_line(line) {
+        let escaped = self.escapes.and_then(|format| escaped(line, format));
+        if let Err(error) = self.output.write_line(escaped.as_ref().map_or(line, String::as_bytes)) {
             self.output.say_once(&error);
         }
         Ok(line.len())
@@ -213,6 +259,19 @@ mod tests {
         assert_eq!(Verbosity::Silent.raised_by(1), Verbosity::Info);
         assert_eq!(Verbosity::Info.raised_by(1), Verbosity::Debug);
         assert_eq!(Verbosity::Info.raised_by(200), Verbosity::Trace);
+    }
+
+    #[test]
+    fn a_line_stays_one_line_whatever_it_quotes() {
+        let line = "said \u{1b}[2J\r\nERROR forged \u{202e} \u{9b}\n".as_bytes();
+        let human = escaped(line, LogFormat::Human).expect("it needs escapes");
+        assert_eq!(human, "said \\u{1b}[2J\\r\\nERROR forged \\u{202e} \\u{9b}\n");
+        let json = format!("{{\"said\":\"{}\"}}\n", "\u{9b}\u{e0001}");
+        let json = escaped(json.as_bytes(), LogFormat::Json).expect("it needs escapes");
+        assert_eq!(json, "{\"said\":\"\\u009b\\udb40\\udc01\"}\n");
+        let value: serde_json::Value = serde_json::from_str(&json).expect("still JSON");
+        assert_eq!(value["said"], "\u{9b}\u{e0001}");
+        assert_eq!(escaped("plain ü\n".as_bytes(), LogFormat::Human), None);
     }
 
     #[test]

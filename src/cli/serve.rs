@@ -190,6 +190,7 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
     builder.worker_threads(worker_threads());
     super::block_on(builder, async {
         let tasks = Tasks::new();
+        tasks.spawn("count refusals", logging::tell_suppressed_each_minute());
         let keeper = inherited
             .control
             .connect(&tasks)
@@ -200,6 +201,7 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
             serving.ready();
         };
         let served = worker::serve(setup, inherited.listeners, inherited.stored, keeper.clone(), ready).await;
+        logging::tell_suppressed();
         if keeper.how_to_stop() == Some(Stop::HandOver) {
             keeper.hand_over().await;
         }

@@ -20,6 +20,8 @@ use thiserror::Error;
 pub use self::passphrase::Prompter;
 use super::ssh_config::SshConfig;
 use super::sshsig as signature;
+use super::statement::{StatementError, verify_open};
+use crate::wire::Authorization;
 
 /// Namespace of the signatures that open sessions.
 pub const NAMESPACE: &str = "bowline-open";
@@ -170,6 +172,28 @@ pub enum SkipReason {
     /// The signature does not verify.
     #[error("the signature is not valid")]
     BadSignature,
+    /// A server half would end the connection over it.
+    #[error("the certificate is not valid")]
+    BadCertificate(#[source] StatementError),
+}
+
+impl SignedRound {
+    fn add(&mut self, key: &UserKey, signature: &[u8], message: &[u8]) {
+        for signed in key.authorizations(signature) {
+            let authorization = Authorization {
+                key: signed.key.clone().into(),
+                signature: signed.signature.clone().into(),
+            };
+            match verify_open(&authorization, message) {
+                // The signature was verified before.
+                Err(error) if !error.is_unsupported() => self.skipped.push(Skipped {
+                    description: signed.description,
+                    reason: SkipReason::BadCertificate(error),
+                }),
+                _ => self.authorizations.push(signed),
+            }
+        }
+    }
 }
 
 impl UserKeys {
@@ -235,7 +259,7 @@ impl UserKeys {
                 signing::sign(self, key, message).await
             };
             match signature {
-                Ok(signature) => signed.authorizations.extend(key.authorizations(&signature)),
+                Ok(signature) => signed.add(key, &signature, message),
                 Err(reason) => {
                     // A hung agent would hold up each of its keys as long again.
                     agent_is_silent |= matches!(reason, SkipReason::AgentSilent);

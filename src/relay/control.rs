@@ -8,6 +8,7 @@ use crate::carrier::via::{Guest, TalkError, ViaStream, read_word, send_word};
 use crate::clock;
 use crate::identity::known_hosts::tls_key_fingerprint;
 use crate::identity::statement::verify_host;
+use crate::tasks::off_thread;
 use crate::wire::{KeyDigest, RelayRefusalCode, RelayWord, Statement};
 use bytes::BytesMut;
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
@@ -32,7 +33,10 @@ pub(super) async fn register(house: &Arc<House>, guest: Guest, statements: Vec<S
         peer_key,
         remote,
     } = guest;
-    let keys = proven(&statements, &peer_key);
+    let tls_key = peer_key.clone();
+    // Beside the threads that join streams: sixteen signatures take some milliseconds.
+    let keys = off_thread("verify statements", move || proven(&statements, &tls_key)).await;
+    let keys = keys.unwrap_or_default();
     let refusal = match house.quotas.register(remote.ip(), clock::now()) {
         _ if keys.is_empty() => (
             RelayRefusalCode::NotProven,
@@ -73,12 +77,19 @@ pub(super) async fn register(house: &Arc<House>, guest: Guest, statements: Vec<S
     refuse(house, stream, refusal.0, refusal.1).await;
 }
 
-/// Fingerprints of the host keys that vouch for this TLS key, and that of the key itself, which may be pinned too.
+/// Fingerprints of the host keys that vouch for this TLS key, and that of the key itself, which may be pinned too; none if one
+/// of the statements is not valid.
 fn proven(statements: &[Statement], tls_key: &[u8]) -> Vec<KeyDigest> {
     let mut keys = Vec::new();
     for statement in statements {
-        if let Ok(proven) = verify_host(statement, tls_key) {
-            keys.extend(digest(proven.key.fingerprint(HashAlg::Sha256)));
+        match verify_host(statement, tls_key) {
+            Ok(proven) => keys.extend(digest(proven.key.fingerprint(HashAlg::Sha256))),
+            Err(error) if error.is_unsupported() => debug!(%error, "a statement is left out"),
+            // No server half makes such statements: nothing more is computed for this one.
+            Err(error) => {
+                debug!(%error, "a statement is not valid");
+                return Vec::new();
+            }
         }
     }
     if !keys.is_empty() {

@@ -1,13 +1,15 @@
 //! Who may open a session: sshd's verdict, a file's, or nobody's.
 
-use super::ask_sshd::{AskError, AskSshd};
+use super::ask_sshd::{AskError, AskLimits, AskSshd};
 use super::connect_sshd::Client;
+use super::failures::Failures;
 use crate::carrier::gate;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Refusal, RefusalCode};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// Asks whether sshd's rules for a user differ between the client's real address and loopback. Gives the difference
@@ -52,6 +54,22 @@ pub trait KeyList: Send + Sync {
 pub(crate) struct Account(pub(crate) String);
 
 impl Authority {
+    /// Whether keys decide: if not, nobody needs to prove any.
+    pub(super) fn is_about_keys(&self) -> bool {
+        match self {
+            Authority::Sshd { .. } | Authority::Keys(_) => true,
+            Authority::Anyone => false,
+        }
+    }
+
+    /// What counts opens that fail, by network.
+    pub(super) fn failures(&self) -> Arc<Failures> {
+        match self {
+            Authority::Sshd { ask, .. } => ask.failures(),
+            Authority::Keys(_) | Authority::Anyone => Arc::new(Failures::new(AskLimits::default().budget())),
+        }
+    }
+
     /// Decides for keys whose signatures were verified.
     pub(super) async fn judge(
         &self,

@@ -3,6 +3,7 @@
 pub mod ask_sshd;
 mod authority;
 pub mod connect_sshd;
+mod failures;
 pub mod keeper;
 mod prober;
 mod registry;
@@ -10,6 +11,7 @@ mod relays;
 pub mod sshd_config;
 mod upstream;
 mod vault;
+mod verifier;
 mod welcome;
 pub mod worker;
 
@@ -45,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use upstream::Upstream;
 use vault::{Recovery, Vault};
+use verifier::Verifier;
 use welcome::Welcome;
 
 /// How long sessions have to tell their clients that the server half stops.
@@ -179,6 +182,7 @@ impl Server {
             }
             .encode(),
             server_key: tls_key.spki().to_vec(),
+            verifier: Verifier::new(authority.failures()),
             authority,
             registry,
             prober,

@@ -1,14 +1,15 @@
 //! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
 
-use super::authority::{Account, Authority, refusal};
+use super::authority::{Account, Authority, chain, refusal};
 use super::connect_sshd::Client;
 use super::prober::Prober;
 use super::registry::Registry;
+use super::verifier::{Unproven, Verifier};
 use crate::carrier::gate::{Admission, Gate, Place};
 use crate::carrier::tls::TlsServer;
 use crate::carrier::via::IncomingStream;
 use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, Rank, quic};
-use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_open};
+use crate::identity::statement::{OpenFacts, ProvenKey, open_message};
 use crate::wire::{
     Answer, Authorization, DecodeError, Hello, Open, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION,
 };
@@ -35,6 +36,7 @@ pub(super) struct Welcome {
     /// Our TLS key, SPKI DER.
     pub(super) server_key: Vec<u8>,
     pub(super) authority: Arc<Authority>,
+    pub(super) verifier: Verifier,
     pub(super) registry: Arc<Registry>,
     pub(super) prober: Prober,
     /// Carriers that are not a session's yet.
@@ -192,28 +194,38 @@ impl Welcome {
             user,
             version: VERSION,
         });
-        let keys = proven(authorizations, &message);
+        let keys = match self.authority.is_about_keys() {
+            true => self.prove(user, authorizations, message, client).await?,
+            false => Vec::new(),
+        };
         let (account, accepted) = self.authority.judge(user, &keys, client).await?;
-        // Keys that proved nothing were left out: the index is to be that of the authorization.
+        // Keys of unknown kinds were left out: the index is to be that of the authorization.
         let blob = accepted.map(|index| &keys[index].blob);
         let position = blob.and_then(|blob| authorizations.iter().position(|offered| offered.key == *blob));
         let key = position.and_then(|position| u8::try_from(position).ok());
         Ok((account, key))
     }
-}
 
-/// The keys that really signed; the others do not count, and sshd never hears of them.
-fn proven(authorizations: &[Authorization], message: &[u8]) -> Vec<ProvenKey> {
-    let verified = authorizations
-        .iter()
-        .filter_map(|authorization| match verify_open(authorization, message) {
-            Ok(key) => Some(key),
-            Err(error) => {
-                info!(event = "refused", %error, "an authorization proves nothing");
-                None
-            }
-        });
-    verified.collect()
+    /// The keys that signed; sshd never hears of others.
+    async fn prove(
+        &self,
+        user: &str,
+        authorizations: &[Authorization],
+        message: Vec<u8>,
+        client: Client,
+    ) -> Result<Vec<ProvenKey>, Refusal> {
+        let remote = client.remote;
+        let proven = self.verifier.prove(authorizations, message, remote.ip()).await;
+        proven.map_err(|error| {
+            info!(event = "refused", user, %remote, error = %chain(&error), "the keys are not proved");
+            // What is not valid can only become so by another client half: nothing more is heard on this carrier.
+            let code = match &error {
+                Unproven::Invalid(_) => RefusalCode::Desync,
+                Unproven::TooManyFailed(_) | Unproven::Fault => RefusalCode::RetryLater,
+            };
+            refusal(code, chain(&error))
+        })
+    }
 }
 
 fn malformed(error: &DecodeError) -> Refusal {

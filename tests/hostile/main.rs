@@ -6,8 +6,11 @@ mod scenarios;
 mod support;
 
 mod initials;
+mod queries;
 mod resets;
+mod signatures;
 mod strangers;
+mod words;
 
 use scenarios::echo_probe::{EchoProbe, UNDISTURBED as PROMPT};
 use scenarios::ticker::Ticker;

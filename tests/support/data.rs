@@ -149,3 +149,21 @@ impl Hash {
         Hash(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
+
+/// The bytes with one part of them replaced, wherever it stands, by another of the same length.
+///
+/// # Panics
+/// When it does not stand there, or the lengths differ.
+pub fn replaced(bytes: &[u8], part: &[u8], by: &[u8]) -> bytes::Bytes {
+    assert_eq!(part.len(), by.len(), "lengths stand in front of texts");
+    let mut bytes = bytes.to_vec();
+    let mut found = 0;
+    for at in 0..bytes.len().saturating_sub(part.len() - 1) {
+        if bytes[at..].starts_with(part) {
+            bytes[at..at + by.len()].copy_from_slice(by);
+            found += 1;
+        }
+    }
+    assert!(found > 0, "nothing to replace");
+    bytes.into()
+}

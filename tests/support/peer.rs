@@ -4,15 +4,16 @@ use super::sshd::TestSshd;
 use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, QuicListener, shake_hands};
 use bowline::carrier::{Carrier, CarrierError};
 use bowline::identity::raw_key::{ServerKey, TlsKey, server_config};
-use bowline::identity::statement::load_host_keys;
-use bowline::wire::{Answer, Epoch, Frame, Hello, Host, Offset, Open, SessionId, UserName, VERSION};
+use bowline::identity::statement::{OpenFacts, load_host_keys, open_message};
+use bowline::wire::{Answer, Authorization, Epoch, Frame, Hello, Host, Offset, Open, SessionId, UserName, VERSION};
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// How long a peer waits for the other end to say or do something.
@@ -70,6 +71,27 @@ impl RawClient {
         self.runtime.block_on(poll_fn(|cx| self.carrier.poll_flush(cx)))
     }
 
+    /// Sends bytes in place of a frame.
+    ///
+    /// # Errors
+    /// The server half has closed the carrier.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<(), CarrierError> {
+        self.carrier.outbox().extend_from_slice(bytes);
+        self.runtime.block_on(poll_fn(|cx| self.carrier.poll_flush(cx)))
+    }
+
+    /// What a user key has to sign for an open on this carrier.
+    pub fn open_message(&self, key: &TlsKey, session: SessionId, user: &str) -> Vec<u8> {
+        open_message(OpenFacts {
+            exporter: &self.carrier.info().exporter,
+            server_spki: &self.carrier.info().peer_key,
+            client_spki: key.spki(),
+            session,
+            user,
+            version: VERSION,
+        })
+    }
+
     /// The next frame.
     ///
     /// # Errors
@@ -116,12 +138,21 @@ impl RawClient {
 
 /// An `Open` without authorizations, for a server half that wants none.
 pub fn open(session: SessionId, epoch: u32) -> Hello {
+    open_with("anyone", session, epoch, vec![])
+}
+
+/// An `Open` with authorizations.
+pub fn open_by(user: &str, session: SessionId, authorizations: Vec<Authorization>) -> Hello {
+    open_with(user, session, 1, authorizations)
+}
+
+fn open_with(user: &str, session: SessionId, epoch: u32, authorizations: Vec<Authorization>) -> Hello {
     Hello::Open(Open {
         version: VERSION,
         session,
         epoch: Epoch::new(epoch),
-        user: UserName::new("anyone").expect("a user name"),
-        authorizations: vec![],
+        user: UserName::new(user).expect("a user name"),
+        authorizations,
         window: 1 << 20,
         reap_hash: [0; 32],
         first: Bytes::new(),
@@ -137,6 +168,15 @@ pub struct FakeServer {
 impl FakeServer {
     /// Says `words` after the first hello of every carrier, and keeps the carrier open.
     pub fn saying(sshd: &TestSshd, words: Bytes) -> FakeServer {
+        FakeServer::answering(sshd, words, 1)
+    }
+
+    /// Says them after every hello.
+    pub fn repeating(sshd: &TestSshd, words: Bytes) -> FakeServer {
+        FakeServer::answering(sshd, words, usize::MAX)
+    }
+
+    fn answering(sshd: &TestSshd, words: Bytes, times: usize) -> FakeServer {
         let key = TlsKey::generate();
         let (host_keys, _) = load_host_keys(&sshd.host_keys(), &[]);
         let statements = host_keys
@@ -154,17 +194,18 @@ impl FakeServer {
         let listener = QuicListener::new(socket, &key, &secrets, &QuicLimits::default()).expect("a listener");
         drop(guard);
         runtime.spawn(async move {
-            let mut carriers = vec![];
+            let mut clients = JoinSet::new();
             while let Some(incoming) = listener.accept().await {
-                let Ok(client) = shake_hands(incoming, host.clone()).await else {
-                    continue;
-                };
-                let Ok(mut carrier) = client.carrier().await else {
-                    continue;
-                };
-                if carrier.read_message().await.is_ok() && carrier.send_message(words.clone()).await.is_ok() {
-                    carriers.push(carrier);
-                }
+                let (host, words) = (host.clone(), words.clone());
+                clients.spawn(async move {
+                    let client = shake_hands(incoming, host).await?;
+                    let mut carrier = client.carrier().await?;
+                    for _ in 0..times {
+                        carrier.read_message().await?;
+                        carrier.send_message(words.clone()).await?;
+                    }
+                    pending::<Result<(), CarrierError>>().await
+                });
             }
         });
         FakeServer {
@@ -173,9 +214,20 @@ impl FakeServer {
         }
     }
 
+    /// Closes every connection with this reason.
+    pub fn closing_with(reason: &'static str) -> FakeServer {
+        FakeServer::of_quic(b"bowline/1", move |connection| {
+            connection.close(quinn::VarInt::from_u32(9), reason.as_bytes());
+        })
+    }
+
     /// Speaks only a protocol of another name.
     pub fn of_another_protocol() -> FakeServer {
-        let tls = server_config(&TlsKey::generate(), b"bowline/9").expect("a TLS configuration");
+        FakeServer::of_quic(b"bowline/9", |_| {})
+    }
+
+    fn of_quic(protocol: &[u8], act: impl Fn(&quinn::Connection) + Send + 'static) -> FakeServer {
+        let tls = server_config(&TlsKey::generate(), protocol).expect("a TLS configuration");
         let config = QuicServerConfig::try_from(tls).expect("a suite for QUIC");
         let config = quinn::ServerConfig::with_crypto(Arc::new(config));
         let runtime = runtime();
@@ -185,7 +237,9 @@ impl FakeServer {
         let address = endpoint.local_addr().expect("a bound socket has an address");
         runtime.spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
-                let _ = incoming.await;
+                if let Ok(connection) = incoming.await {
+                    act(&connection);
+                }
             }
         });
         FakeServer {

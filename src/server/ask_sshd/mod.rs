@@ -8,35 +8,38 @@ mod query;
 mod sources;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use russh::keys::ssh_key::PublicKey;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
+use super::failures::{FailureBudget, Failures, TooManyFailed};
 use crate::clock;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Quoting};
 use query::{Answer, MAX_QUERIES, Query};
-use sources::{FailureBudget, Refused, Sources};
+use sources::{Crowded, Sources};
 
 pub(in crate::server) use sources::Source;
 
 /// How much sshd may be asked.
 #[derive(Clone, Copy, Debug)]
 pub struct AskLimits {
-    /// Asks that run at once, over all sources. Default 4: sshd's MaxStartups drops logins from 10 on.
+    /// Asks that run at once, over all sources. Default 4: sshd's MaxStartups drops logins from 10 on. A quarter, but at least
+    /// one if there is more than one, is for sources that sshd has accepted a key of in the last seven days.
     pub at_once: usize,
-    /// Asks that run or wait, over all sources. Default 256.
+    /// Asks that run or wait, over all sources. Default 256; a quarter for the same sources.
     pub queued: usize,
     /// How long one ask may wait for its turn. Default 5 s.
     pub wait: Duration,
     /// How long one ask may take once it is its turn. Default 5 s.
     pub time: Duration,
-    /// Failed asks that one source may cause at once. Default 10.
+    /// Failed opens that one source may cause at once: asks that are not accepted, for whatever reason, and signatures that are
+    /// not valid. Default 10; four times as many for an IPv6 /56, sixteen times for a /48.
     pub failures: u32,
     /// After this time one more failure is allowed. Default 6 s, so 10 a minute.
     pub failure_refill: Duration,
@@ -48,9 +51,35 @@ pub struct AskSshd {
     sshd: Arc<dyn ConnectSshd>,
     limits: AskLimits,
     sources: Sources,
+    failures: Arc<Failures>,
+    all: Places,
+    /// Those of sources that are not known also take one of these, of which there are fewer.
+    strangers: Places,
+}
+
+/// How many may ask.
+#[derive(Debug)]
+struct Places {
+    queue: Semaphore,
     /// Fair: tokio's semaphore serves in order, and a source waits here with one ask only.
     running: Semaphore,
-    queue: Semaphore,
+}
+
+impl Places {
+    fn new(queued: usize, at_once: usize) -> Places {
+        Places {
+            queue: Semaphore::new(queued),
+            running: Semaphore::new(at_once),
+        }
+    }
+
+    fn queue(&self) -> Result<SemaphorePermit<'_>, AskError> {
+        self.queue.try_acquire().map_err(|_| AskError::Busy)
+    }
+
+    async fn turn(&self) -> SemaphorePermit<'_> {
+        self.running.acquire().await.expect("the semaphore is never closed")
+    }
 }
 
 /// What sshd said about the keys of one open.
@@ -140,49 +169,114 @@ impl Default for AskLimits {
     }
 }
 
+impl AskLimits {
+    pub(super) fn budget(&self) -> FailureBudget {
+        FailureBudget {
+            burst: self.failures,
+            refill: self.failure_refill,
+        }
+    }
+}
+
+impl AskError {
+    /// Whether a client may be able to bring it about. If sshd is down nobody is to pay for it.
+    fn is_brought_about(&self) -> bool {
+        match self {
+            AskError::Dropped { .. } | AskError::Ssh { .. } | AskError::TimedOut { .. } => true,
+            AskError::UpstreamDown { .. }
+            | AskError::NotSsh { .. }
+            | AskError::TooManyFailed { .. }
+            | AskError::Busy => false,
+        }
+    }
+}
+
+/// Counts a query against its source, also if nobody waits for the answer any more.
+struct Charge<'a> {
+    failures: &'a Failures,
+    source: IpAddr,
+}
+
+impl Charge<'_> {
+    fn waive(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.failures.count(self.source, clock::now());
+    }
+}
+
 impl AskSshd {
     /// Asks the SSH server that `sshd` connects to, within `limits`.
     #[must_use]
     pub fn new(sshd: Arc<dyn ConnectSshd>, limits: AskLimits) -> Self {
-        let budget = FailureBudget {
-            burst: limits.failures,
-            refill: limits.failure_refill,
-        };
+        // What is left is for those who are known.
+        let most = |all: usize| all - (all / 4).max(1).min(all.saturating_sub(1));
         Self {
             sshd,
             limits,
-            sources: Sources::new(budget),
-            running: Semaphore::new(limits.at_once),
-            queue: Semaphore::new(limits.queued),
+            sources: Sources::default(),
+            failures: Arc::new(Failures::new(limits.budget())),
+            all: Places::new(limits.queued, limits.at_once),
+            strangers: Places::new(most(limits.queued), most(limits.at_once)),
         }
+    }
+
+    /// What counts the failures.
+    pub(super) fn failures(&self) -> Arc<Failures> {
+        Arc::clone(&self.failures)
     }
 
     /// Whether sshd would accept one of `keys`, in this order, for a login as `user`.
     ///
-    /// Keys come as [`ProvenKey`]s: nobody is asked about a key whose signature was not verified. When all
-    /// keys are refused, that counts as one failure of the client's address.
+    /// Keys come as [`ProvenKey`]s: nobody is asked about a key whose signature was not verified. Unless a key is
+    /// accepted, or sshd is down, that counts as one failure of the client's network.
     ///
     /// # Errors
     /// `AskError`, and the client is to be told nothing but that it may try again.
     pub async fn would_accept_any(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
         let source = client.remote.ip();
-        let _place = self.queue.try_acquire().map_err(|_| AskError::Busy)?;
-        let turnstile = self.sources.admit(source, clock::now())?;
-        let waiting = async { (turnstile.turn().await, self.running.acquire().await) };
+        let strangers = (!self.sources.is_known(source, clock::now())).then_some(&self.strangers);
+        let _place = (strangers.map(Places::queue).transpose()?, self.all.queue()?);
+        self.failures.check(source, clock::now())?;
+        let turnstile = self.sources.admit(source)?;
+        let waiting = async {
+            let own = turnstile.turn().await;
+            let stranger = match strangers {
+                Some(strangers) => Some(strangers.turn().await),
+                None => None,
+            };
+            (own, stranger, self.all.turn().await)
+        };
         let _turns = timeout(self.limits.wait, waiting).await.map_err(|_| AskError::Busy)?;
-        self.sources.check_failures(source, clock::now())?;
+        // Those before it may have used them up.
+        self.failures.check(source, clock::now())?;
+        self.ask_charged(user, keys, client).await
+    }
 
-        let limit = self.limits.time;
+    /// Asks, and counts it unless a key is accepted.
+    async fn ask_charged(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
+        let (source, limit) = (client.remote.ip(), self.limits.time);
+        let charge = Charge {
+            failures: &self.failures,
+            source,
+        };
         let asked = timeout(limit, self.ask(user, keys, client)).await;
-        let verdict = asked.map_err(|_| AskError::TimedOut {
-            target: self.sshd.target(),
-            limit,
-        })??;
-        match verdict.accepted {
-            Some(_) => self.sshd.handle_accepted(client),
-            None => self.sources.refused(source, clock::now()),
+        let target = self.sshd.target();
+        let asked = asked.unwrap_or(Err(AskError::TimedOut { target, limit }));
+        match &asked {
+            Ok(verdict) if verdict.accepted.is_some() => {
+                charge.waive();
+                self.sources.handle_accepted(source, clock::now());
+                self.sshd.handle_accepted(client);
+            }
+            Err(error) if !error.is_brought_about() => charge.waive(),
+            Ok(_) | Err(_) => drop(charge),
         }
-        Ok(verdict)
+        asked
     }
 
     async fn ask(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
@@ -203,12 +297,17 @@ impl AskSshd {
     }
 }
 
-impl From<Refused> for AskError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Failures(retry_after) => Self::TooManyFailed { retry_after },
-            Refused::Waiting => Self::Busy,
+impl From<TooManyFailed> for AskError {
+    fn from(error: TooManyFailed) -> Self {
+        Self::TooManyFailed {
+            retry_after: error.retry_after,
         }
+    }
+}
+
+impl From<Crowded> for AskError {
+    fn from(_: Crowded) -> Self {
+        Self::Busy
     }
 }
 

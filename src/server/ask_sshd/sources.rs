@@ -1,35 +1,26 @@
-//! Whom the asks are for: one ask at a time and a budget of failures per client source.
+//! Whom the asks are for: one ask at a time per client source, and which sources sshd has accepted a key of.
 //!
 //! Pure bookkeeping behind a lock; time is an argument.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-/// Most sources remembered, about 200 bytes each. Beyond it the longest known idle one is forgotten.
-const MAX_SOURCES: usize = 16 * 1024;
+/// Most sources remembered that were accepted, about 100 bytes each. Beyond it the one that was accepted first is forgotten.
+const MAX_ACCEPTED: usize = 4 * 1024;
+
+/// For so long a source is known after it was accepted.
+const ACCEPTED_FOR: Duration = Duration::from_secs(7 * 86_400);
 
 /// Most asks that may wait for one source's turn, beside the one that runs.
 const MAX_WAITING_PER_SOURCE: usize = 8;
 
-/// The failures that one source may cause: `burst` at once, one more every `refill`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FailureBudget {
-    pub(super) burst: u32,
-    pub(super) refill: Duration,
-}
-
-/// A source is not served now.
+/// A source has too many asks waiting.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// Its failures are used up; one is allowed again after this time.
-    Failures(Duration),
-    /// It has too many asks waiting.
-    Waiting,
-}
+pub(super) struct Crowded;
 
 /// The turnstile of one source: hold it while waiting and asking.
 #[derive(Debug)]
@@ -42,15 +33,16 @@ impl Turnstile {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sources {
-    budget: FailureBudget,
-    known: Mutex<Known>,
+    /// Of those that ask now: each holds a place in the bounded queue.
+    asking: Mutex<HashMap<Source, Weak<Semaphore>>>,
+    accepted: Mutex<Accepted>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    sources: HashMap<Source, State>,
+struct Accepted {
+    last: HashMap<Source, Instant>,
     /// Oldest first.
     order: VecDeque<Source>,
 }
@@ -62,100 +54,49 @@ pub(in crate::server) enum Source {
     V6([u8; 8]),
 }
 
-#[derive(Debug)]
-struct State {
-    turnstile: Arc<Semaphore>,
-    failures: u32,
-    /// Since when `failures` counts; every `refill` after it takes one back.
-    since: Instant,
-}
-
 impl Sources {
-    pub(super) fn new(budget: FailureBudget) -> Self {
-        Self {
-            budget,
-            known: Mutex::default(),
-        }
-    }
-
-    /// Whether `source` may ask now, and its turnstile.
-    pub(super) fn admit(&self, source: IpAddr, now: Instant) -> Result<Turnstile, Refused> {
-        self.check_failures(source, now)?;
-        let mut known = self.lock();
-        let state = known.state(source, now);
+    /// The turnstile of `source`.
+    pub(super) fn admit(&self, source: IpAddr) -> Result<Turnstile, Crowded> {
+        let mut asking = lock(&self.asking);
+        let known = asking.get(&Source::from(source)).and_then(Weak::upgrade);
+        let turnstile = known.unwrap_or_else(|| {
+            asking.retain(|_, turnstile| turnstile.strong_count() > 0);
+            let turnstile = Arc::new(Semaphore::new(1));
+            asking.insert(source.into(), Arc::downgrade(&turnstile));
+            turnstile
+        });
         // One count is ours.
-        if Arc::strong_count(&state.turnstile) > 1 + MAX_WAITING_PER_SOURCE {
-            return Err(Refused::Waiting);
+        if Arc::strong_count(&turnstile) > 1 + MAX_WAITING_PER_SOURCE {
+            return Err(Crowded);
         }
-        Ok(Turnstile(state.turnstile.clone()))
+        Ok(Turnstile(turnstile))
     }
 
-    /// Whether `source` has failures left. To be asked again after waiting: those before it may have used them.
-    pub(super) fn check_failures(&self, source: IpAddr, now: Instant) -> Result<(), Refused> {
-        let mut known = self.lock();
-        let state = known.state(source, now);
-        state.forgive(self.budget, now);
-        if state.failures < self.budget.burst {
-            return Ok(());
-        }
-        let next = state.since + self.budget.refill;
-        Err(Refused::Failures(next.saturating_duration_since(now)))
-    }
-
-    /// An ask for `source` was refused by sshd.
-    pub(super) fn refused(&self, source: IpAddr, now: Instant) {
-        let mut known = self.lock();
-        let state = known.state(source, now);
-        state.forgive(self.budget, now);
-        state.failures += 1;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    fn state(&mut self, source: IpAddr, now: Instant) -> &mut State {
+    /// sshd has accepted a key of this source.
+    pub(super) fn handle_accepted(&self, source: IpAddr, now: Instant) {
+        let mut accepted = lock(&self.accepted);
         let source = Source::from(source);
-        if !self.sources.contains_key(&source) {
-            self.make_room();
-            let state = State {
-                turnstile: Arc::new(Semaphore::new(1)),
-                failures: 0,
-                since: now,
-            };
-            self.sources.insert(source, state);
-            self.order.push_back(source);
+        if accepted.last.insert(source, now).is_some() {
+            return;
         }
-        self.sources.get_mut(&source).expect("inserted above")
+        accepted.order.push_back(source);
+        if accepted.order.len() > MAX_ACCEPTED
+            && let Some(oldest) = accepted.order.pop_front()
+        {
+            accepted.last.remove(&oldest);
+        }
     }
 
-    /// Forgets the oldest source that is not asking. The sources that are asking are few: each holds a place in
-    /// the bounded queue.
-    fn make_room(&mut self) {
-        while self.sources.len() >= MAX_SOURCES {
-            let Some(oldest) = self.order.pop_front() else { return };
-            let idle = |state: &State| Arc::strong_count(&state.turnstile) == 1;
-            if self.sources.get(&oldest).is_some_and(idle) {
-                self.sources.remove(&oldest);
-            } else {
-                self.order.push_back(oldest);
-            }
-        }
+    /// Whether sshd has accepted a key of this source recently.
+    pub(super) fn is_known(&self, source: IpAddr, now: Instant) -> bool {
+        let last = lock(&self.accepted).last.get(&source.into()).copied();
+        last.is_some_and(|last| now.saturating_duration_since(last) < ACCEPTED_FOR)
     }
 }
 
-impl State {
-    fn forgive(&mut self, budget: FailureBudget, now: Instant) {
-        if self.failures == 0 {
-            self.since = now;
-        }
-        while self.failures > 0 && now.saturating_duration_since(self.since) >= budget.refill {
-            self.failures -= 1;
-            self.since += budget.refill;
-        }
-    }
+/// Plain values behind short locks: a panic elsewhere cannot have left them half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl From<IpAddr> for Source {
@@ -175,60 +116,48 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    const BUDGET: FailureBudget = FailureBudget {
-        burst: 3,
-        refill: Duration::from_secs(6),
-    };
-
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
     #[test]
-    fn failures_are_limited_and_forgiven_one_at_a_time() {
-        let (sources, start) = (Sources::new(BUDGET), clock::now());
-        let (stranger, other) = (address("192.0.2.1"), address("192.0.2.2"));
-        for _ in 0..3 {
-            assert!(sources.admit(stranger, start).is_ok());
-            sources.refused(stranger, start);
-        }
-        let later = start + Duration::from_secs(2);
-        let refused = sources.admit(stranger, later).unwrap_err();
-        assert_eq!(refused, Refused::Failures(Duration::from_secs(4)));
-        assert!(sources.admit(other, later).is_ok());
-
-        let later = start + BUDGET.refill;
-        assert!(sources.admit(stranger, later).is_ok());
-        sources.refused(stranger, later);
-        assert!(sources.admit(stranger, later).is_err());
-        assert!(sources.admit(stranger, start + BUDGET.refill * 100).is_ok());
-    }
-
-    #[test]
     fn one_source_cannot_fill_the_queue() {
-        let (sources, now) = (Sources::new(BUDGET), clock::now());
-        let waiting: Vec<_> = (0..20).map(|_| sources.admit(address("192.0.2.1"), now)).collect();
+        let sources = Sources::default();
+        let waiting: Vec<_> = (0..20).map(|_| sources.admit(address("192.0.2.1"))).collect();
         assert_eq!(
             waiting.iter().filter(|admitted| admitted.is_ok()).count(),
             1 + MAX_WAITING_PER_SOURCE
         );
-        assert!(sources.admit(address("192.0.2.2"), now).is_ok());
+        assert!(sources.admit(address("192.0.2.2")).is_ok());
         drop(waiting);
-        assert!(sources.admit(address("192.0.2.1"), now).is_ok());
+        assert!(sources.admit(address("192.0.2.1")).is_ok());
     }
 
     #[test]
-    fn memory_is_bounded_and_those_who_are_asking_are_kept() {
-        let (sources, now) = (Sources::new(BUDGET), clock::now());
-        let asking = sources.admit(address("192.0.2.1"), now).unwrap();
-        for number in 0..2 * u32::try_from(MAX_SOURCES).unwrap() {
-            sources
-                .check_failures(Ipv4Addr::from(0x0a00_0000 + number).into(), now)
-                .unwrap();
+    fn a_source_is_known_for_some_days_after_it_was_accepted() {
+        let (sources, now) = (Sources::default(), clock::now());
+        assert!(!sources.is_known(address("2001:db8::1"), now));
+        sources.handle_accepted(address("2001:db8::1"), now);
+        assert!(sources.is_known(address("2001:db8::ffff:2"), now + ACCEPTED_FOR / 2));
+        assert!(!sources.is_known(address("2001:db8:0:1::1"), now));
+        assert!(!sources.is_known(address("2001:db8::1"), now + ACCEPTED_FOR));
+    }
+
+    #[test]
+    fn memory_is_bounded_by_who_asks_and_who_was_accepted() {
+        let (sources, now) = (Sources::default(), clock::now());
+        let asking = sources.admit(address("192.0.2.1")).unwrap();
+        for number in 0..2 * u32::try_from(MAX_ACCEPTED).unwrap() {
+            let source = Ipv4Addr::from(0x0a00_0000 + number).into();
+            drop(sources.admit(source));
+            sources.handle_accepted(source, now);
         }
-        let known = sources.lock();
-        assert!(known.sources.contains_key(&Source::from(address("192.0.2.1"))));
-        assert_eq!((known.sources.len(), known.order.len()), (MAX_SOURCES, MAX_SOURCES));
+        assert!(lock(&sources.asking).len() <= 2);
+        let accepted = lock(&sources.accepted);
+        assert_eq!(
+            (accepted.last.len(), accepted.order.len()),
+            (MAX_ACCEPTED, MAX_ACCEPTED)
+        );
         drop(asking);
     }
 }

@@ -225,8 +225,9 @@ async fn sshd_is_asked_a_few_at_a_time_and_one_source_holds_no_more_than_its_tur
     // Whoever connects waits for ever, so that the asks that run stay counted.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let limits = AskLimits {
-        at_once: 2,
-        queued: 12,
+        // One of them, and four of those in the queue, are for others.
+        at_once: 3,
+        queued: 16,
         wait: Duration::from_millis(200),
         time: Duration::from_millis(600),
         ..AskLimits::default()
@@ -269,6 +270,84 @@ async fn sshd_is_asked_a_few_at_a_time_and_one_source_holds_no_more_than_its_tur
     );
     assert!(matches!(other, Err(AskError::TimedOut { .. })), "{other:?}");
     assert!(matches!((third, fourth), (Err(AskError::Busy), Err(AskError::Busy))));
+}
+
+#[tokio::test]
+async fn strangers_from_many_networks_leave_room_for_who_was_accepted_before() {
+    let sshd = TestSshd::start("MaxStartups 100");
+    let known = [sshd.authorize("known", "ed25519", "")];
+    let limits = AskLimits {
+        queued: 16,
+        ..AskLimits::default()
+    };
+    let ask = Arc::new(AskSshd::new(at(sshd.address), limits));
+    let user = this_user();
+    ask.would_accept_any(&user, &known, OTHER).await.unwrap();
+    let strange = Arc::new([strange_key("ed25519")]);
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 10..200 {
+        let (ask, strange, user) = (ask.clone(), strange.clone(), user.clone());
+        flood.spawn(async move { ask.would_accept_any(&user, &*strange, client(number)).await });
+    }
+    // All of them have come to the queue.
+    tokio::task::yield_now().await;
+    let newcomer = ask.would_accept_any(&user, &known, CLIENT).await;
+    assert!(matches!(newcomer, Err(AskError::Busy)), "{newcomer:?}");
+    let verdict = ask.would_accept_any(&user, &known, OTHER).await.unwrap();
+    assert_eq!(verdict.accepted, Some(0));
+    assert!(!flood.is_empty());
+    flood.shutdown().await;
+}
+
+#[tokio::test]
+async fn queries_that_end_in_an_error_or_are_given_up_count_as_failures() {
+    let limits = AskLimits {
+        failures: 2,
+        time: Duration::from_millis(200),
+        ..AskLimits::default()
+    };
+    let keys = [strange_key("ed25519")];
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    for said in ["SSH-2.0-Cut\r\n", "Not allowed at this time\r\n"] {
+        let ask = AskSshd::new(at(listener.local_addr().unwrap()), limits);
+        for _ in 0..2 {
+            let hang_up = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.write_all(said.as_bytes()).await;
+            };
+            let (verdict, ()) = tokio::join!(ask.would_accept_any("me", &keys, CLIENT), hang_up);
+            assert!(
+                matches!(verdict, Err(AskError::Ssh { .. } | AskError::Dropped { .. })),
+                "{verdict:?}"
+            );
+        }
+        let verdict = ask.would_accept_any("me", &keys, CLIENT).await;
+        assert!(matches!(verdict, Err(AskError::TooManyFailed { .. })), "{verdict:?}");
+    }
+    // Nobody answers, and nobody waits for the answer.
+    let ask = AskSshd::new(at(listener.local_addr().unwrap()), limits);
+    let timed_out = ask.would_accept_any("me", &keys, CLIENT).await;
+    assert!(matches!(timed_out, Err(AskError::TimedOut { .. })), "{timed_out:?}");
+    let given_up = timeout(Duration::from_millis(50), ask.would_accept_any("me", &keys, CLIENT)).await;
+    assert!(given_up.is_err());
+    let verdict = ask.would_accept_any("me", &keys, CLIENT).await;
+    assert!(matches!(verdict, Err(AskError::TooManyFailed { .. })), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn an_sshd_that_is_down_counts_against_nobody() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let target = listener.local_addr().unwrap();
+    drop(listener);
+    let limits = AskLimits {
+        failures: 1,
+        ..AskLimits::default()
+    };
+    let ask = AskSshd::new(at(target), limits);
+    for _ in 0..3 {
+        let verdict = ask.would_accept_any("me", &[strange_key("ed25519")], CLIENT).await;
+        assert!(matches!(verdict, Err(AskError::UpstreamDown { .. })), "{verdict:?}");
+    }
 }
 
 /// How many connect within this time. They are kept open.

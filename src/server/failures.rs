@@ -1,0 +1,207 @@
+//! How many opens each network may fail before it has to wait.
+//!
+//! Pure bookkeeping behind a lock; time is an argument.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+/// Most networks remembered, about 100 bytes each. Beyond it the longest known one is forgotten.
+const MAX_NETWORKS: usize = 16 * 1024;
+
+/// The failures that one address, or one IPv6 /64, may cause: `burst` at once, one more every `refill`. A /56 may cause four
+/// times as many, a /48 sixteen times.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FailureBudget {
+    pub(super) burst: u32,
+    pub(super) refill: Duration,
+}
+
+/// The failures of a network are used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many failed opens from this network; the next one is allowed in {} s", retry_after.as_secs() + 1)]
+pub(super) struct TooManyFailed {
+    /// When one is allowed again.
+    pub(super) retry_after: Duration,
+}
+
+/// Who has failed how often.
+#[derive(Debug)]
+pub(super) struct Failures {
+    budget: FailureBudget,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    networks: HashMap<IpNet, Count>,
+    /// Oldest first.
+    order: VecDeque<IpNet>,
+}
+
+#[derive(Debug)]
+struct Count {
+    failures: u32,
+    /// Since when `failures` counts; every `refill` after it takes one back.
+    since: Instant,
+}
+
+impl Failures {
+    pub(super) fn new(budget: FailureBudget) -> Failures {
+        Failures {
+            budget,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Whether `source` may fail once more.
+    ///
+    /// # Errors
+    /// `TooManyFailed`.
+    pub(super) fn check(&self, source: IpAddr, now: Instant) -> Result<(), TooManyFailed> {
+        let mut known = self.lock();
+        let waits = networks(source).into_iter().filter_map(|(network, factor)| {
+            let budget = self.budget.times(factor);
+            let count = known.networks.get_mut(&network)?;
+            count.forgive(budget, now);
+            let next = count.since + budget.refill;
+            (count.failures >= budget.burst).then(|| next.saturating_duration_since(now))
+        });
+        match waits.max() {
+            None => Ok(()),
+            Some(retry_after) => Err(TooManyFailed { retry_after }),
+        }
+    }
+
+    /// `source` has failed.
+    pub(super) fn count(&self, source: IpAddr, now: Instant) {
+        let mut known = self.lock();
+        for (network, factor) in networks(source) {
+            let count = known.count(network, now);
+            count.forgive(self.budget.times(factor), now);
+            count.failures += 1;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FailureBudget {
+    fn times(self, factor: u32) -> FailureBudget {
+        FailureBudget {
+            burst: self.burst * factor,
+            refill: self.refill / factor,
+        }
+    }
+}
+
+impl Known {
+    fn count(&mut self, network: IpNet, now: Instant) -> &mut Count {
+        if !self.networks.contains_key(&network) {
+            while self.networks.len() >= MAX_NETWORKS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.networks.remove(&oldest);
+            }
+            self.order.push_back(network);
+        }
+        self.networks.entry(network).or_insert(Count {
+            failures: 0,
+            since: now,
+        })
+    }
+}
+
+impl Count {
+    fn forgive(&mut self, budget: FailureBudget, now: Instant) {
+        while self.failures > 0 && now.saturating_duration_since(self.since) >= budget.refill {
+            self.failures -= 1;
+            self.since += budget.refill;
+        }
+        if self.failures == 0 {
+            self.since = now;
+        }
+    }
+}
+
+/// The networks that one customer may hold (RFC 6177), and how many times the budget of the least of them each has.
+fn networks(source: IpAddr) -> Vec<(IpNet, u32)> {
+    let source = source.to_canonical();
+    let lengths: &[(u8, u32)] = match source {
+        IpAddr::V4(_) => &[(32, 1)],
+        IpAddr::V6(_) => &[(64, 1), (56, 4), (48, 16)],
+    };
+    let network = |length| IpNet::new(source, length).expect("the length fits the family").trunc();
+    lengths
+        .iter()
+        .map(|&(length, factor)| (network(length), factor))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const BUDGET: FailureBudget = FailureBudget {
+        burst: 3,
+        refill: Duration::from_secs(6),
+    };
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn failures_are_limited_and_forgiven_one_at_a_time() {
+        let (failures, start) = (Failures::new(BUDGET), clock::now());
+        let (stranger, other) = (address("192.0.2.1"), address("192.0.2.2"));
+        for _ in 0..3 {
+            assert!(failures.check(stranger, start).is_ok());
+            failures.count(stranger, start);
+        }
+        let later = start + Duration::from_secs(2);
+        let refused = failures.check(address("::ffff:192.0.2.1"), later).unwrap_err();
+        assert_eq!(refused.retry_after, Duration::from_secs(4));
+        assert!(failures.check(other, later).is_ok());
+
+        let later = start + BUDGET.refill;
+        assert!(failures.check(stranger, later).is_ok());
+        failures.count(stranger, later);
+        assert!(failures.check(stranger, later).is_err());
+        assert!(failures.check(stranger, start + BUDGET.refill * 100).is_ok());
+    }
+
+    #[test]
+    fn a_site_that_changes_its_address_has_little_more() {
+        let (failures, now) = (Failures::new(BUDGET), clock::now());
+        let fail = |address: IpAddr| {
+            failures
+                .check(address, now)
+                .map(|()| failures.count(address, now))
+                .is_ok()
+        };
+        let host = |number: u16| address(&format!("2001:db8:1:1::{number:x}"));
+        assert_eq!((0..100).filter(|number| fail(host(*number))).count(), 3);
+        let subnet = |number: u16| address(&format!("2001:db8:2:1{number:02x}::1"));
+        assert_eq!((0..256).filter(|number| fail(subnet(*number))).count(), 12);
+        let site = |number: u16| address(&format!("2001:db8:3:{number:x}::1"));
+        assert_eq!((0..=u16::MAX).filter(|number| fail(site(*number))).count(), 48);
+        assert!(fail(address("2001:db8:4::1")));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let (failures, now) = (Failures::new(BUDGET), clock::now());
+        for number in 0..2 * u32::try_from(MAX_NETWORKS).unwrap() {
+            failures.count(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), now);
+        }
+        let known = failures.lock();
+        assert_eq!((known.networks.len(), known.order.len()), (MAX_NETWORKS, MAX_NETWORKS));
+    }
+}

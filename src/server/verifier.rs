@@ -1,0 +1,182 @@
+//! Verifies the signatures of opens: beside the threads that carry sessions, one open at a time, and none for a network that has
+//! failed too often.
+
+use super::failures::{Failures, TooManyFailed};
+use crate::clock;
+use crate::identity::statement::{ProvenKey, StatementError, verify_open};
+use crate::tasks::off_thread;
+use crate::wire::Authorization;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+/// Opens that are verified at once. Up to eight signatures take a millisecond; in this order no source is verified beyond its
+/// budget, however many carriers it has.
+const AT_ONCE: usize = 1;
+
+pub(super) struct Verifier {
+    failures: Arc<Failures>,
+    turns: Arc<Semaphore>,
+}
+
+/// The keys of an open are not known, and it is not to be answered with a question for others.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unproven {
+    /// Not even looked at.
+    #[error(transparent)]
+    TooManyFailed(#[from] TooManyFailed),
+    /// Counted against the source.
+    #[error("an authorization is not valid")]
+    Invalid(#[source] StatementError),
+    /// The thread ended.
+    #[error("the signatures could not be verified")]
+    Fault,
+}
+
+impl Verifier {
+    pub(super) fn new(failures: Arc<Failures>) -> Verifier {
+        Verifier {
+            failures,
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    /// The keys that signed `message`, each with the place of its authorization. Kinds of keys that are not supported are left
+    /// out.
+    ///
+    /// # Errors
+    /// `Unproven`; the first signature that is not valid ends it, and counts against `source`.
+    pub(super) async fn prove(
+        &self,
+        authorizations: &[Authorization],
+        message: Vec<u8>,
+        source: IpAddr,
+    ) -> Result<Vec<ProvenKey>, Unproven> {
+        if authorizations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        self.failures.check(source, clock::now())?;
+        let (failures, authorizations) = (Arc::clone(&self.failures), authorizations.to_vec());
+        let verified = off_thread("verify signatures", move || {
+            let verified = verify_all(&authorizations, &message);
+            // Here, since nobody may be waiting for the result any more.
+            if verified.is_err() {
+                failures.count(source, clock::now());
+            }
+            drop(turn);
+            verified
+        });
+        let verified = verified.await.ok_or(Unproven::Fault)?;
+        verified.map_err(Unproven::Invalid)
+    }
+}
+
+fn verify_all(authorizations: &[Authorization], message: &[u8]) -> Result<Vec<ProvenKey>, StatementError> {
+    let mut keys = Vec::with_capacity(authorizations.len());
+    for authorization in authorizations {
+        match verify_open(authorization, message) {
+            Ok(key) => keys.push(key),
+            Err(error) if error.is_unsupported() => debug!(%error, "an authorization is left out"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ask_sshd::testing::keygen;
+    use super::super::failures::FailureBudget;
+    use super::*;
+    use crate::identity::sshsig;
+    use crate::identity::statement::OPEN_NAMESPACE;
+    use russh::keys::ssh_key::PrivateKey;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    const MESSAGE: &[u8] = b"message";
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+
+    fn verifier(burst: u32) -> Verifier {
+        let refill = Duration::from_secs(3600);
+        Verifier::new(Arc::new(Failures::new(FailureBudget { burst, refill })))
+    }
+
+    fn signed(message: &[u8]) -> Authorization {
+        let folder = tempfile::tempdir().unwrap();
+        let key = PrivateKey::read_openssh_file(&keygen(folder.path(), "user", "ed25519")).unwrap();
+        Authorization {
+            key: key.public_key().to_bytes().unwrap().into(),
+            signature: sshsig::sign(&key, OPEN_NAMESPACE, message).unwrap().into(),
+        }
+    }
+
+    /// A kind of key that nobody has thought of yet.
+    fn of_the_future() -> Authorization {
+        let name = b"ssh-future@example.org";
+        let key = [&[0, 0, 0, name.len() as u8], &name[..], &[0, 0, 0, 1, 7]].concat();
+        Authorization {
+            key: key.into(),
+            signature: signed(MESSAGE).signature,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_invalid_signature_ends_it_and_counts_against_the_source_alone() {
+        let verifier = verifier(2);
+        let (good, bad) = (signed(MESSAGE), signed(b"other message"));
+        let prove = async |authorizations: &[Authorization], source| {
+            verifier.prove(authorizations, MESSAGE.to_vec(), source).await
+        };
+        assert_eq!(prove(&[good.clone(), good.clone()], CLIENT).await.unwrap().len(), 2);
+        for _ in 0..2 {
+            let verdict = prove(&[good.clone(), bad.clone()], CLIENT).await;
+            assert!(matches!(verdict, Err(Unproven::Invalid(_))), "{verdict:?}");
+        }
+        let verdict = prove(&[good.clone()], CLIENT).await;
+        assert!(matches!(verdict, Err(Unproven::TooManyFailed(_))), "{verdict:?}");
+        assert_eq!(prove(&[good], OTHER).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn keys_of_kinds_that_are_not_known_are_left_out_and_count_against_nobody() {
+        let verifier = verifier(1);
+        for _ in 0..3 {
+            let offered = [of_the_future(), signed(MESSAGE)];
+            let keys = verifier.prove(&offered, MESSAGE.to_vec(), CLIENT).await.unwrap();
+            assert_eq!((keys.len(), &keys[0].blob), (1, &offered[1].key));
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_while_it_is_verified_is_counted_too() {
+        let verifier = verifier(1);
+        let bad = [signed(b"other message")];
+        // Polled once: until the work is on its thread.
+        let prove = verifier.prove(&bad, MESSAGE.to_vec(), CLIENT);
+        let gone = tokio::time::timeout(Duration::ZERO, prove).await;
+        assert!(gone.is_err());
+        // Behind it, in order.
+        let verdict = verifier.prove(&bad, MESSAGE.to_vec(), CLIENT).await;
+        assert!(matches!(verdict, Err(Unproven::TooManyFailed(_))), "{verdict:?}");
+    }
+
+    #[tokio::test]
+    async fn many_carriers_of_one_source_have_no_more_verified_than_its_budget() {
+        let verifier = Arc::new(verifier(3));
+        let bad = Arc::new(vec![signed(b"other message")]);
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let (verifier, bad) = (Arc::clone(&verifier), Arc::clone(&bad));
+            asked.spawn(async move { verifier.prove(&bad, MESSAGE.to_vec(), CLIENT).await });
+        }
+        let verdicts = asked.join_all().await;
+        let verified = verdicts
+            .iter()
+            .filter(|verdict| matches!(verdict, Err(Unproven::Invalid(_))));
+        assert_eq!(verified.count(), 3);
+    }
+}

@@ -1,0 +1,99 @@
+//! Strangers who would have sshd work for nothing: user names that end a query in an error, and queries without end.
+
+use crate::support::peer::{RawClient, open_by};
+use crate::support::rig::Rig;
+use crate::support::{Scratch, heavy, measured, now};
+use bowline::identity::raw_key::TlsKey;
+use bowline::identity::sshsig;
+use bowline::identity::statement::OPEN_NAMESPACE;
+use bowline::wire::{Answer, Authorization, Hello, Refusal, RefusalCode, SessionId};
+use bytes::Bytes;
+use russh::keys::ssh_key::PrivateKey;
+use std::process::Command;
+use std::time::Duration;
+
+const SESSION: SessionId = SessionId::new([0x44; 16]);
+/// Stands in for what no `UserName` holds.
+const PLACEHOLDER: &str = "placeholder-for-a-name";
+
+#[test]
+fn a_user_name_that_no_program_should_be_given_is_refused_before_anybody_is_asked() {
+    let rig = Rig::bowline();
+    let stranger = Stranger::new();
+    for name in [
+        "root\0comment",
+        "-oProxyC=ls",
+        "\u{1b}[2Jcleared",
+        "line\nbreak\n",
+        "\u{202e}turned",
+        "\u{85}control",
+    ] {
+        let refusal = stranger.open_as(&rig, name);
+        assert_eq!(refusal.code, RefusalCode::Desync, "{name:?}: {refusal}");
+        assert!(refusal.message.contains("user name"), "{refusal}");
+    }
+    assert_eq!(rig.sshd.connections_from(""), 0, "{}", rig.sshd.log());
+    // The same question with a name that may be asked about does reach sshd.
+    let refusal = stranger.open_as(&rig, "nosuchuser1");
+    assert_eq!(refusal.code, RefusalCode::NotAuthorized, "{refusal}");
+    assert_eq!(rig.sshd.connections_from(""), 1, "{}", rig.sshd.log());
+}
+
+#[test]
+fn one_source_has_sshd_asked_no_more_often_than_it_may_fail() {
+    let _turn = heavy();
+    let rig = Rig::bowline();
+    let stranger = Stranger::new();
+    let start = now();
+    let mut refused = 0;
+    while now().saturating_duration_since(start) < Duration::from_secs(3) {
+        let refusal = stranger.open_as(&rig, "nosuchuser1");
+        refused += u64::from(refusal.code == RefusalCode::RetryLater);
+    }
+    let asked = rig.sshd.connections_from("");
+    measured("queries that one source caused at sshd in 3 s", asked);
+    assert!(refused > 10, "no flood: {refused}");
+    assert!((10..=12).contains(&asked), "{asked} queries: {}", rig.sshd.log());
+}
+
+/// Somebody with a key of his own, which nobody knows.
+struct Stranger {
+    key: PrivateKey,
+}
+
+impl Stranger {
+    fn new() -> Stranger {
+        let scratch = Scratch::new();
+        let path = scratch.join("stranger");
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&path);
+        assert!(keygen.status().expect("ssh-keygen").success());
+        let key = PrivateKey::read_openssh_file(&path).expect("a key");
+        Stranger { key }
+    }
+
+    /// What an open under that name, properly signed, is answered.
+    fn open_as(&self, rig: &Rig, name: &str) -> Refusal {
+        let tls_key = TlsKey::generate();
+        let mut carrier = RawClient::dial(rig.serve().udp(), &tls_key);
+        let message = carrier.open_message(&tls_key, SESSION, name);
+        let authorization = Authorization {
+            key: self.key.public_key().to_bytes().expect("a public key").into(),
+            signature: sshsig::sign(&self.key, OPEN_NAMESPACE, &message)
+                .expect("a signature")
+                .into(),
+        };
+        let open = open_by(PLACEHOLDER, SESSION, vec![authorization]);
+        match carrier.ask_raw(with_name(&open, name)) {
+            Some(Answer::Refused(refusal)) => refusal,
+            other => panic!("{name:?}: {other:?}"),
+        }
+    }
+}
+
+/// The hello with a name of the same length in place of the placeholder.
+fn with_name(hello: &Hello, name: &str) -> Bytes {
+    let mut name = name.to_owned();
+    name.extend(std::iter::repeat_n('x', PLACEHOLDER.len().saturating_sub(name.len())));
+    crate::support::data::replaced(&hello.encode(), PLACEHOLDER.as_bytes(), name.as_bytes())
+}
