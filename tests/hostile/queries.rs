@@ -2,18 +2,17 @@
 
 use crate::support::peer::{RawClient, open_by};
 use crate::support::rig::Rig;
-use crate::support::{Scratch, heavy, measured, now};
+use crate::support::{Scratch, data, heavy, measured, now};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::sshsig;
 use bowline::identity::statement::OPEN_NAMESPACE;
-use bowline::wire::{Answer, Authorization, Hello, Refusal, RefusalCode, SessionId};
-use bytes::Bytes;
+use bowline::wire::{Answer, Authorization, Refusal, RefusalCode, SessionId};
 use russh::keys::ssh_key::PrivateKey;
 use std::process::Command;
 use std::time::Duration;
 
 const SESSION: SessionId = SessionId::new([0x44; 16]);
-/// Stands in for what no `UserName` holds.
+/// Stands in for what no `UserName` holds; shorter names are made as long.
 const PLACEHOLDER: &str = "placeholder-for-a-name";
 
 #[test]
@@ -74,6 +73,8 @@ impl Stranger {
 
     /// What an open under that name, properly signed, is answered.
     fn open_as(&self, rig: &Rig, name: &str) -> Refusal {
+        let padding = "x".repeat(PLACEHOLDER.len() - name.len());
+        let name = &format!("{name}{padding}");
         let tls_key = TlsKey::generate();
         let mut carrier = RawClient::dial(rig.serve().udp(), &tls_key);
         let message = carrier.open_message(&tls_key, SESSION, name);
@@ -84,16 +85,10 @@ impl Stranger {
                 .into(),
         };
         let open = open_by(PLACEHOLDER, SESSION, vec![authorization]);
-        match carrier.ask_raw(with_name(&open, name)) {
+        let hello = data::replaced(&open.encode(), PLACEHOLDER.as_bytes(), name.as_bytes());
+        match carrier.ask_raw(hello) {
             Some(Answer::Refused(refusal)) => refusal,
             other => panic!("{name:?}: {other:?}"),
         }
     }
-}
-
-/// The hello with a name of the same length in place of the placeholder.
-fn with_name(hello: &Hello, name: &str) -> Bytes {
-    let mut name = name.to_owned();
-    name.extend(std::iter::repeat_n('x', PLACEHOLDER.len().saturating_sub(name.len())));
-    crate::support::data::replaced(&hello.encode(), PLACEHOLDER.as_bytes(), name.as_bytes())
 }
