@@ -63,18 +63,6 @@ pub enum CarrierError {
     Protocol(#[from] DecodeError),
 }
 
-impl From<quinn::ConnectionError> for CarrierError {
-    fn from(error: quinn::ConnectionError) -> CarrierError {
-        CarrierError::Lost(Quoting(error))
-    }
-}
-
-impl From<std::io::Error> for CarrierError {
-    fn from(error: std::io::Error) -> CarrierError {
-        CarrierError::Stream(Quoting(error))
-    }
-}
-
 impl CarrierError {
     /// Whether the peer's host itself said so, and can thus be reached: also when it knows the carrier no more.
     pub fn is_word_of_peer(&self) -> bool {

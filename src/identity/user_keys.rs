@@ -20,8 +20,6 @@ use thiserror::Error;
 pub use self::passphrase::Prompter;
 use super::ssh_config::SshConfig;
 use super::sshsig as signature;
-use super::statement::{StatementError, verify_open};
-use crate::wire::Authorization;
 
 /// Namespace of the signatures that open sessions.
 pub const NAMESPACE: &str = "bowline-open";
@@ -169,31 +167,9 @@ pub enum SkipReason {
     /// `ssh-keygen`, which signs with security keys in files, did not.
     #[error("ssh-keygen did not sign")]
     KeygenFailed,
-    /// The signature does not verify.
-    #[error("the signature is not valid")]
+    /// The signature, or the certificate, does not verify.
+    #[error("the signature or the certificate is not valid")]
     BadSignature,
-    /// A server half would end the connection over it.
-    #[error("the certificate is not valid")]
-    BadCertificate(#[source] StatementError),
-}
-
-impl SignedRound {
-    fn add(&mut self, key: &UserKey, signature: &[u8], message: &[u8]) {
-        for signed in key.authorizations(signature) {
-            let authorization = Authorization {
-                key: signed.key.clone().into(),
-                signature: signed.signature.clone().into(),
-            };
-            match verify_open(&authorization, message) {
-                // The signature was verified before.
-                Err(error) if !error.is_unsupported() => self.skipped.push(Skipped {
-                    description: signed.description,
-                    reason: SkipReason::BadCertificate(error),
-                }),
-                _ => self.authorizations.push(signed),
-            }
-        }
-    }
 }
 
 impl UserKeys {

@@ -77,8 +77,8 @@ pub(super) async fn register(house: &Arc<House>, guest: Guest, statements: Vec<S
     refuse(house, stream, refusal.0, refusal.1).await;
 }
 
-/// Fingerprints of the host keys that vouch for this TLS key, and that of the key itself, which may be pinned too; none if one
-/// of the statements is not valid.
+/// Fingerprints of the host keys that vouch for this TLS key, up to the first statement that is not valid, and that of the key
+/// itself, which may be pinned too.
 fn proven(statements: &[Statement], tls_key: &[u8]) -> Vec<KeyDigest> {
     let mut keys = Vec::new();
     for statement in statements {
@@ -88,7 +88,7 @@ fn proven(statements: &[Statement], tls_key: &[u8]) -> Vec<KeyDigest> {
             // No server half makes such statements: nothing more is computed for this one.
             Err(error) => {
                 debug!(%error, "a statement is not valid");
-                return Vec::new();
+                break;
             }
         }
     }

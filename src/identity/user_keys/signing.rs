@@ -10,7 +10,9 @@ use tokio::process::Command;
 use zeroize::Zeroizing;
 
 use super::agent::Agent;
-use super::{KeySource, NAMESPACE, SkipReason, UserKey, UserKeys, key_file, signature};
+use super::{KeySource, NAMESPACE, SignedRound, SkipReason, Skipped, UserKey, UserKeys, key_file, signature};
+use crate::identity::statement::verify_open;
+use crate::wire::Authorization;
 
 /// The SSHSIG blob of `key` over `message`, verified: a bad one is the agent's fault, and is not sent.
 pub(super) async fn sign(keys: &UserKeys, key: &UserKey, message: &[u8]) -> Result<Vec<u8>, SkipReason> {
@@ -30,6 +32,26 @@ pub(super) async fn sign(keys: &UserKeys, key: &UserKey, message: &[u8]) -> Resu
         Ok(signer) if signer.key_data() == key.public.key_data() => Ok(blob),
         Ok(_) => Err(SkipReason::OtherKey),
         Err(_) => Err(SkipReason::BadSignature),
+    }
+}
+
+impl SignedRound {
+    /// Adds the key and its certificates, with what is wrong with any of them.
+    pub(super) fn add(&mut self, key: &UserKey, signature: &[u8], message: &[u8]) {
+        for signed in key.authorizations(signature) {
+            let authorization = Authorization {
+                key: signed.key.clone().into(),
+                signature: signed.signature.clone().into(),
+            };
+            match verify_open(&authorization, message) {
+                // A server half would end the connection over the certificate; the signature was verified before.
+                Err(error) if !error.is_unsupported() => self.skipped.push(Skipped {
+                    description: signed.description,
+                    reason: SkipReason::BadSignature,
+                }),
+                _ => self.authorizations.push(signed),
+            }
+        }
     }
 }
 
