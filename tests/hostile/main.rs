@@ -6,6 +6,7 @@ mod scenarios;
 mod support;
 
 mod initials;
+mod relay_memory;
 mod resets;
 mod strangers;
 
