@@ -5,7 +5,7 @@
 mod support;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 use support::lab::Lab;
 use support::place::Place;
@@ -16,7 +16,7 @@ use support::serve::{Serve, ServeOptions};
 use support::server_half::signal;
 use support::ssh::{SshFiles, SshSetup};
 use support::sshd::{TestSshd, make_key, public_key};
-use support::{Turn, heavy, measured_time};
+use support::{Turn, heavy, measured, measured_time};
 
 /// `bowline check` gives each path 5 s.
 const AT_MOST: Duration = Duration::from_secs(9);
@@ -132,8 +132,12 @@ fn blocked_udp_is_told_from_a_server_half_that_is_gone() {
     };
     let mut rig = Rig::tls_in(&lab);
     lab.drop_udp("client", true);
+    let before = rig.sshd.connections_from("");
     let account = Account::of(&rig.ssh, &[]);
     account.expect(&rig, 0, "udp-blocked", "works");
+    // sshd counts connections without a login against the client: it saw the server half's question about the key, once.
+    assert_eq!(account.document["asked_sshd"], json!([]));
+    assert_eq!(rig.sshd.connections_from("") - before, 1, "{}", rig.sshd.log());
     lab.drop_tcp("client", true);
     Account::of(&rig.ssh, &[]).expect(&rig, 69, "host-silent", "host-silent");
     lab.drop_tcp("client", false);
@@ -155,12 +159,21 @@ fn a_path_that_takes_no_long_packets_is_called_a_black_hole() {
     };
     let rig = Rig::tls_in(&lab);
     lab.set("client", "mtu=1000");
-    Account::of(&rig.ssh, &[]).expect(&rig, 69, "mtu-black-hole", "mtu-black-hole");
+    let account = Account::of(&rig.ssh, &[]);
+    account.expect(&rig, 69, "mtu-black-hole", "mtu-black-hole");
+    assert_eq!(account.document["asked_sshd"], json!([]), "TLS has told enough");
     // QUIC alone needs no TLS beside it to be told.
     let account = Account::of(&rig.ssh, &["--transport", "quic"]);
     assert_eq!(
         account.verdict(&format!("quic {}", rig.serve().udp())),
         "mtu-black-hole"
+    );
+    assert_eq!(account.document["asked_sshd"], json!([rig.sshd.address().to_string()]));
+    let table = run(&mut rig.ssh.check(&["--transport", "quic"]), AT_MOST).expect_code(69);
+    assert!(
+        table.out().contains("note: no path works, so sshd itself"),
+        "{}",
+        table.out()
     );
     // Enough for QUIC, which starts small and finds out; too little for TCP, which believes its interface.
     lab.set("client", "mtu=1300");
@@ -175,6 +188,57 @@ fn sshd_that_is_down_is_told_from_a_server_half_that_is_down() {
     let mut rig = loopback(|options| options, |setup| setup);
     rig.sshd.stop_listening();
     Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig)]).expect_all(69, "sshd-down");
+}
+
+#[test]
+fn sshd_that_dies_between_two_checks_is_down_to_the_second() {
+    for auth in ["sshd", "none"] {
+        let mut rig = loopback(|options| options.argument("--auth").argument(auth), |setup| setup);
+        let port = tls_port(&rig);
+        Account::of(&rig.ssh, &["--tls-port", &port]).expect_all(0, "works");
+        rig.sshd.stop_listening();
+        Account::of(&rig.ssh, &["--tls-port", &port]).expect_all(69, "sshd-down");
+    }
+}
+
+/// As many as a fleet's monitoring starts at once.
+const CHECKS: usize = 20;
+
+#[test]
+fn twenty_checks_at_once_work_and_cost_sshd_a_few_connections() {
+    let _turn = heavy();
+    for auth in ["sshd", "none"] {
+        let rig = loopback(|options| options.argument("--auth").argument(auth), |setup| setup);
+        let (port, before) = (tls_port(&rig), rig.sshd.connections_from(""));
+        let check = || {
+            let arguments = ["--tls-port", &port, "--connect-timeout", "20s", "--json"];
+            run(&mut rig.ssh.check(&arguments), Duration::from_secs(40))
+        };
+        let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+            let checks: Vec<_> = (0..CHECKS).map(|_| scope.spawn(check)).collect();
+            checks.into_iter().map(|check| check.join().expect("a check")).collect()
+        });
+        let longest = outcomes.iter().map(|outcome| outcome.took).max().expect("some");
+        measured_time(&format!("longest of {CHECKS} checks at once, --auth {auth}"), longest);
+        for outcome in outcomes {
+            let document: Value = serde_json::from_slice(&outcome.stdout).expect("a document");
+            for name in ["quic", "tls"] {
+                let works = |path: &Value| path["kind"] == name && path["verdict"] == "works";
+                let paths = document["paths"].as_array().expect("paths");
+                assert!(
+                    paths.iter().any(works),
+                    "{name}, --auth {auth}: {document:#}\n{}",
+                    rig.serve().log()
+                );
+            }
+        }
+        let connections = rig.sshd.connections_from("") - before;
+        measured(
+            &format!("connections to sshd for {CHECKS} checks, --auth {auth}"),
+            connections,
+        );
+        assert!(connections < CHECKS, "{connections} connections for {CHECKS} checks");
+    }
 }
 
 #[test]

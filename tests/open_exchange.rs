@@ -7,7 +7,11 @@ mod bench;
 use bench::{Bench, OWNER, STRANGER, gone, refused, session, settle};
 use bowline::server::RegistryLimits;
 use bowline::wire::{Answer, Epoch, Hello, MAX_HELLO, Offset, Reap, Refusal, RefusalCode, Resume};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Minutes, for a user.
+const ABANDONED_AFTER: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn an_open_cut_after_each_of_its_bytes_makes_at_most_one_connection() {
@@ -133,31 +137,38 @@ async fn another_version_and_an_oversized_hello_are_refused_without_a_connection
 }
 
 #[tokio::test]
-async fn at_the_limit_of_a_key_its_oldest_detached_session_ends() {
-    let bench = Bench::start(RegistryLimits {
-        sessions_per_key: 2,
-        ..RegistryLimits::default()
-    })
-    .await;
-    let [oldest, older, new] = [session(1), session(2), session(3)];
-    let (kept_by_oldest, _) = bench.opened(OWNER, oldest, 1).await;
-    let (kept_by_older, _) = bench.opened(OWNER, older, 1).await;
-    let full = bench.ask(OWNER, &bench::open(new, 1)).await;
-    assert_eq!(refused(full), Some(RefusalCode::Busy), "nothing is detached");
+async fn at_either_limit_the_key_s_own_session_that_was_without_a_client_for_longest_ends() {
+    for (sessions, sessions_per_key) in [(1000, 2), (2, 1000)] {
+        let bench = Bench::start(RegistryLimits {
+            sessions,
+            sessions_per_key,
+            abandoned_after: ABANDONED_AFTER,
+            ..RegistryLimits::default()
+        })
+        .await;
+        let [oldest, older, new] = [session(1), session(2), session(3)];
+        let (kept_by_oldest, _) = bench.opened(OWNER, oldest, 1).await;
+        let (kept_by_older, _) = bench.opened(OWNER, older, 1).await;
+        let message = bench.busy(new).await;
+        assert!(message.contains("2 with a client"), "nothing is detached: {message}");
 
-    drop(kept_by_oldest);
-    settle().await;
-    drop(kept_by_older);
-    settle().await;
-    let (carrier, accepted) = bench.opened(OWNER, new, 2).await;
-    bench.until_gone(oldest).await;
-    let Answer::Refused(Refusal { code, message }) = bench.ask(OWNER, &resume(oldest, 2)).await else {
-        panic!("the oldest has ended")
-    };
-    assert_eq!(code, RefusalCode::Gone);
-    assert!(message.contains("too many sessions"), "{message}");
-    assert!(matches!(bench.ask(OWNER, &resume(older, 2)).await, Answer::Accepted(_)));
-    bench.echo(carrier, &accepted, 2).await;
+        drop(kept_by_oldest);
+        settle().await;
+        let message = bench.busy(new).await;
+        let told = ["1 with a client, 1 without one for less than 1 s", "gives way in 1 s"];
+        assert!(told.iter().all(|told| message.contains(told)), "{message}");
+        drop(kept_by_older);
+        tokio::time::sleep(ABANDONED_AFTER).await;
+        let (carrier, accepted) = bench.opened(OWNER, new, 9).await;
+        bench.until_gone(oldest).await;
+        let Answer::Refused(Refusal { code, message }) = bench.ask(OWNER, &resume(oldest, 2)).await else {
+            panic!("the oldest has ended")
+        };
+        assert_eq!(code, RefusalCode::Gone);
+        assert!(message.contains("too many sessions"), "{message}");
+        assert!(matches!(bench.ask(OWNER, &resume(older, 2)).await, Answer::Accepted(_)));
+        bench.echo(carrier, &accepted, 9).await;
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod demo;
 mod generate;
 mod kill;
 mod logging;
+mod machine_memory;
 mod panics;
 mod places;
 mod proxy;

@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::args::RelayArgs;
+use super::machine_memory;
 use super::places::{self, Folders};
 use super::report::{self, Exit, Failure};
 use super::serve::keys::secret;
 use super::settings::{Context, SettingsError, list, one};
-use super::values::{Count, ListenAddress};
+use super::values::{ByteSize, Count, ListenAddress};
 use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::{TlsKey, spki_digest};
@@ -28,6 +29,9 @@ use crate::wire::KeyDigest;
 /// Where neither UDP nor TCP looks odd to a firewall.
 const USUAL_PORT: u16 = 443;
 
+/// For some dozen sessions.
+const LEAST_MEMORY: u64 = 4 << 20;
+
 /// What `bowline relay` works by.
 #[derive(Debug, Clone)]
 pub(crate) struct RelaySettings {
@@ -39,6 +43,8 @@ pub(crate) struct RelaySettings {
     pub(crate) allow_servers: Option<PathBuf>,
     /// Most of everything. Default: see [`RelayLimits`].
     pub(crate) limits: RelayLimits,
+    /// Bytes for all that waits in the relay, at least 4 MiB. Default: see [`machine_memory::relay_budget`].
+    pub(crate) memory_budget: u64,
     /// How long sessions go on after SIGTERM. Default: 30 s.
     pub(crate) drain: Duration,
     /// Whom to become when started by root. Default: as for the worker of `serve`.
@@ -63,20 +69,7 @@ impl RelaySettings {
             false => listen,
         };
         let allow_servers = args.allow_servers.or(one(&table.allow_servers));
-        match (&allow_servers, args.open || one(&table.open).unwrap_or(false)) {
-            (Some(_), false) | (None, true) => {}
-            (Some(_), true) => {
-                return Err(SettingsError::Conflict {
-                    one: "--allow-servers",
-                    other: "--open",
-                });
-            }
-            (None, false) => {
-                return Err(SettingsError::Missing {
-                    options: "--allow-servers FILE, or --open to list every server half",
-                });
-            }
-        }
+        check_who_is_listed(&allow_servers, args.open || one(&table.open).unwrap_or(false))?;
         let defaults = RelayLimits::default();
         let count = |flag: Option<Count>, written: &Option<super::values::Written<Count>>, default: usize| {
             flag.or(one(written)).map_or(default, |count| count.0 as usize)
@@ -109,12 +102,37 @@ impl RelaySettings {
                     .or(one(&table.max_connections_per_second))
                     .map_or(defaults.connections_per_second, |count| count.0),
             },
+            memory_budget: memory_budget(args.memory_budget.or(one(&table.memory_budget)))?,
             drain: args.drain.or(one(&table.drain)).unwrap_or(Duration::from_secs(30)),
             worker_user: args.worker_user.or(one(&table.worker_user)),
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
             metrics: args.metrics.or(one(&table.metrics)).map(|address| address.0),
             folders: context.folders()?,
         })
+    }
+}
+
+fn check_who_is_listed(allow_servers: &Option<PathBuf>, open: bool) -> Result<(), SettingsError> {
+    match (allow_servers, open) {
+        (Some(_), false) | (None, true) => Ok(()),
+        (Some(_), true) => Err(SettingsError::Conflict {
+            one: "--allow-servers",
+            other: "--open",
+        }),
+        (None, false) => Err(SettingsError::Missing {
+            options: "--allow-servers FILE, or --open to list every server half",
+        }),
+    }
+}
+
+fn memory_budget(said: Option<ByteSize>) -> Result<u64, SettingsError> {
+    match said {
+        None => Ok(machine_memory::relay_budget()),
+        Some(ByteSize(bytes)) if bytes >= LEAST_MEMORY => Ok(bytes),
+        Some(_) => Err(SettingsError::TooSmall {
+            option: "--memory-budget",
+            least: "4MiB",
+        }),
     }
 }
 
@@ -183,6 +201,7 @@ fn prepare(settings: &RelaySettings) -> Result<(RelayConfig, String), Failure> {
         allow: allow_list(settings)?,
         limits: settings.limits,
         window: RelayWindow::default(),
+        memory: settings.memory_budget,
         quic: QuicLimits {
             mtu_cap: mtu_cap.map_err(|error| Failure::from_error(Exit::Usage, &error))?,
             ..QuicLimits::default()

@@ -70,6 +70,8 @@ pub(crate) struct ServeSettings {
     pub(crate) max_sessions: u32,
     /// Most sessions of one user key. Default: 100.
     pub(crate) max_sessions_per_key: u32,
+    /// At a limit of sessions, how long one of the same key must have been without a client to make room. Default: 5 min.
+    pub(crate) abandoned_after: Duration,
     /// Most handshakes under way at once. Default: 256.
     pub(crate) max_half_open: u32,
     /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
@@ -137,6 +139,10 @@ impl ServeSettings {
             memory_budget: size(args.memory_budget.or(one(&table.memory_budget)), 1 << 30),
             max_sessions: count(args.max_sessions.or(one(&table.max_sessions)), 1000),
             max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 100),
+            abandoned_after: args
+                .abandoned_after
+                .or(one(&table.abandoned_after))
+                .unwrap_or(Duration::from_secs(5 * 60)),
             max_half_open: count(args.max_half_open.or(one(&table.max_half_open)), 256),
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
             metrics: args.metrics.or(one(&table.metrics)).map(|address| address.0),

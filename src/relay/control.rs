@@ -3,14 +3,17 @@
 use super::House;
 use super::counters::count;
 use super::listings::{Listing, ORDERS, Order};
+use super::memory::{Part, TLS_LEG};
+use super::quota::RegistrationPlace;
 use super::reception::refuse;
+use super::windows::Windows;
 use crate::carrier::via::{Guest, TalkError, ViaStream, read_word, send_word};
 use crate::clock;
 use crate::identity::known_hosts::tls_key_fingerprint;
 use crate::identity::statement::verify_host;
 use crate::tasks::off_thread;
 use crate::wire::{KeyDigest, RelayRefusalCode, RelayWord, Statement};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,12 +27,14 @@ use tracing::{debug, info};
 const PROMPT: Duration = Duration::from_secs(5);
 /// Without a word for so long a server half is gone: it asks each 15 s at least.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Most bytes that wait for one server half, all its streams together.
-const MOST_WAITING: u64 = 256 << 20;
+/// What may wait for one server half, and as much from it, all its streams together: to begin with, and if it keeps moving.
+/// 2.7 Gbit/s at 50 ms. What stands still for a client that does not take it is beside that.
+const LEAST_WINDOW: u64 = 64 << 10;
+const MOST_WINDOW: u64 = 16 << 20;
 
 pub(super) async fn register(house: &Arc<House>, guest: Guest, statements: Vec<Statement>) {
     let Guest {
-        mut stream,
+        stream,
         peer_key,
         remote,
     } = guest;
@@ -48,33 +53,64 @@ pub(super) async fn register(house: &Arc<House>, guest: Guest, statements: Vec<S
         ),
         Err(code @ RelayRefusalCode::Quota) => (code, "too many server halves from this address"),
         Err(code) => (code, "too many server halves"),
-        Ok(place) => {
-            let connection = stream.connection().cloned();
-            if let Some(connection) = &connection {
-                let streams = house.quotas.limits().splices_per_server as u32;
-                connection.set_receive_window(house.window.times(streams));
-                connection.set_send_window(house.window.times(streams).into_inner().min(MOST_WAITING));
-            }
-            let (orders, ordered) = mpsc::channel(ORDERS);
-            let listing = Arc::new(Listing {
-                server: peer_key,
-                keys,
-                connection,
-                orders,
-                dismissed: CancellationToken::new(),
-                _place: place,
-            });
-            let registered = RelayWord::Registered {
-                keys: listing.keys.len() as u64,
-            };
-            if said(&mut stream, &registered).await.is_ok() {
-                stay(house, &listing, stream, ordered).await;
-            }
-            return;
-        }
+        Ok(place) => match Leg::of(house, &stream) {
+            Some(leg) => return list(house, stream, (peer_key, keys), leg, place).await,
+            None => (RelayRefusalCode::Busy, "the relay has no memory left"),
+        },
     };
     debug!(%remote, code = %refusal.0, "a server half is refused");
     refuse(house, stream, refusal.0, refusal.1).await;
+}
+
+/// How a server half is connected.
+struct Leg {
+    connection: Option<quinn::Connection>,
+    windows: Option<Arc<Windows>>,
+    memory: Option<Part>,
+}
+
+impl Leg {
+    /// With its part of the memory; `None` where there is no more.
+    fn of(house: &House, stream: &ViaStream) -> Option<Leg> {
+        let Some(connection) = stream.connection().cloned() else {
+            return Some(Leg {
+                connection: None,
+                windows: None,
+                memory: Some(house.memory.take(TLS_LEG)?),
+            });
+        };
+        Some(Leg {
+            windows: Some(house.windows(&connection, LEAST_WINDOW, MOST_WINDOW)?),
+            connection: Some(connection),
+            memory: None,
+        })
+    }
+}
+
+async fn list(
+    house: &Arc<House>,
+    mut stream: ViaStream,
+    (server, keys): (Bytes, Vec<KeyDigest>),
+    leg: Leg,
+    place: RegistrationPlace,
+) {
+    let (orders, ordered) = mpsc::channel(ORDERS);
+    let listing = Arc::new(Listing {
+        server,
+        keys,
+        connection: leg.connection,
+        windows: leg.windows,
+        _memory: leg.memory,
+        orders,
+        dismissed: CancellationToken::new(),
+        _place: place,
+    });
+    let registered = RelayWord::Registered {
+        keys: listing.keys.len() as u64,
+    };
+    if said(&mut stream, &registered).await.is_ok() {
+        stay(house, &listing, stream, ordered).await;
+    }
 }
 
 /// Fingerprints of the host keys that vouch for this TLS key, up to the first statement that is not valid, and that of the key

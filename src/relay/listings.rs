@@ -1,6 +1,8 @@
 //! Which server halves are here, and under which host keys.
 
+use super::memory::Part;
 use super::quota::RegistrationPlace;
+use super::windows::Windows;
 use crate::fault;
 use crate::wire::{DialToken, KeyDigest};
 use bytes::Bytes;
@@ -40,6 +42,10 @@ pub(super) struct Listing {
     pub(super) keys: Vec<KeyDigest>,
     /// What can be given streams; `None` over TCP.
     pub(super) connection: Option<quinn::Connection>,
+    /// Of that connection.
+    pub(super) windows: Option<Arc<Windows>>,
+    /// What a connection over TCP needs.
+    pub(super) _memory: Option<Part>,
     pub(super) orders: mpsc::Sender<Order>,
     /// It may not be listed any more.
     pub(super) dismissed: CancellationToken,

@@ -26,6 +26,11 @@ impl House {
             "Paths of sessions that go through the relay",
             *self.quotas.splices().borrow() as f64,
         );
+        page.gauge(
+            "bowline_relay_memory_bytes",
+            "Memory that is set aside for what waits in the relay",
+            self.memory.used() as f64,
+        );
     }
 
     fn add_counts(&self, page: &Page) {

@@ -9,6 +9,7 @@ mod allow;
 mod control;
 mod counters;
 mod listings;
+mod memory;
 mod metrics;
 mod observed;
 mod privilege;
@@ -19,6 +20,7 @@ mod rules;
 mod splice;
 mod splices;
 mod tokens;
+mod windows;
 
 pub use allow::{AllowList, AllowListError};
 pub use counters::Counters;
@@ -32,6 +34,7 @@ use crate::carrier::via::{OpenDoorError, QuicDoor, RelayWindow, TlsDoor};
 use crate::identity::raw_key::TlsKey;
 use crate::tasks::Tasks;
 use listings::Listings;
+use memory::MemoryBudget;
 use quota::Quotas;
 use splices::Splices;
 use std::io;
@@ -39,8 +42,10 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokens::Tokens;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use windows::{AllWindows, TICK, Windows};
 
 /// For the last words of connections.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -59,8 +64,10 @@ pub struct RelayConfig {
     pub allow: AllowList,
     /// Most of everything.
     pub limits: RelayLimits,
-    /// What waits in one direction of a leg.
+    /// Most that waits in one direction of a leg.
     pub window: RelayWindow,
+    /// Most that waits in all of the relay, in bytes.
+    pub memory: u64,
     /// Settings of QUIC.
     pub quic: QuicLimits,
     /// How long splices may go on after the relay was told to stop. Default 30 s.
@@ -87,6 +94,8 @@ struct House {
     quotas: Arc<Quotas>,
     allow: RwLock<AllowList>,
     window: RelayWindow,
+    memory: Arc<MemoryBudget>,
+    windows: AllWindows,
     counters: Counters,
 }
 
@@ -127,6 +136,8 @@ impl Relay {
                 quotas: Quotas::new(config.limits),
                 allow: RwLock::new(config.allow),
                 window,
+                memory: MemoryBudget::new(config.memory),
+                windows: AllWindows::default(),
                 counters: Counters::default(),
             }),
         })
@@ -164,6 +175,10 @@ impl Relay {
                     .await;
             });
         }
+        let house = Arc::clone(&self.house);
+        // For as long as anything runs.
+        let ticking = Tasks::new();
+        ticking.spawn("windows", async move { house.tick().await });
         shutdown.cancelled().await;
         accepting.shutdown(Duration::ZERO).await;
         self.doors.iter().for_each(|door| door.shut());
@@ -171,6 +186,26 @@ impl Relay {
         drop(guests);
         for door in &self.doors {
             let _ = tokio::time::timeout(GOODBYE, door.close()).await;
+        }
+    }
+}
+
+impl House {
+    /// Windows of a connection, with their part of the memory; `None` where there is no more.
+    fn windows(&self, connection: &quinn::Connection, least: u64, most: u64) -> Option<Arc<Windows>> {
+        let windows = Windows::new(connection.clone(), &self.memory, least, most)?;
+        self.windows.add(&windows);
+        Some(windows)
+    }
+
+    /// Has memory given back that nobody needs, for ever.
+    async fn tick(&self) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.windows.tick();
+            self.splices.tick();
         }
     }
 }

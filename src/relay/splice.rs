@@ -1,6 +1,6 @@
 //! Two byte streams made one.
 //!
-//! Per direction at most 64 KiB wait, and only while the taking end is slow: idle and flowing splices hold no buffer,
+//! Per direction at most 16 KiB wait, and only while the taking end is slow: idle and flowing splices hold no buffer,
 //! and no timer. A half-close is passed on. Nothing is looked at.
 
 use std::cell::RefCell;
@@ -13,27 +13,66 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::windows::{Stalled, Windows};
 use crate::fault;
 
 /// Most bytes taken from one end at once, and so most that wait for the other.
-const BUFFER: usize = 64 * 1024;
+pub(super) const BUFFER: usize = 16 * 1024;
 
 /// After so many buffers in a row it is another splice's turn.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 32;
 
 thread_local! {
     /// For what is read and taken on in the same breath: one for all splices of a thread.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
 
-/// What counts the bytes of one direction: the relay's own count, and that of this splice.
-pub(super) type Counts<'a> = [&'a AtomicU64; 2];
+/// What is told of the bytes of one direction.
+#[derive(Clone, Copy)]
+pub(super) struct Meter<'a> {
+    /// What counts them: the relay's own count, and that of this splice.
+    pub(super) counts: [&'a AtomicU64; 2],
+    /// Windows of the connections that they come from and go to, where these are QUIC's.
+    pub(super) from: Option<&'a Windows>,
+    pub(super) to: Option<&'a Windows>,
+    /// Where others use the connection that they come from as well.
+    pub(super) stalled: Option<&'a Stalled>,
+}
 
-/// Carries bytes both ways until both directions have ended. `up` and `down` count those from `near` and from `far`.
+impl Meter<'_> {
+    fn handle_read(&self, bytes: usize) {
+        for count in self.counts {
+            count.fetch_add(bytes as u64, Relaxed);
+        }
+        if let Some(windows) = self.from {
+            windows.handle_read(bytes as u64);
+        }
+    }
+
+    fn handle_written(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        if let Some(windows) = self.to {
+            windows.handle_written(bytes as u64);
+        }
+        if let Some(stalled) = self.stalled {
+            stalled.handle_moved();
+        }
+    }
+
+    fn handle_blocked(&self) {
+        if let Some(stalled) = self.stalled {
+            stalled.handle_blocked();
+        }
+    }
+}
+
+/// Carries bytes both ways until both directions have ended. `up` and `down` are told of those from `near` and from `far`.
 ///
 /// # Errors
 /// Either end broke.
-pub(super) async fn splice<A, B>(near: &mut A, far: &mut B, up: Counts<'_>, down: Counts<'_>) -> io::Result<()>
+pub(super) async fn splice<A, B>(near: &mut A, far: &mut B, up: Meter<'_>, down: Meter<'_>) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -67,14 +106,14 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        counts: Counts<'_>,
+        meter: Meter<'_>,
     ) -> Result<Poll<()>, io::Error>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         for _ in 0..ROUNDS {
-            match self.poll_step(cx, from, to, counts) {
+            match self.poll_step(cx, from, to, meter) {
                 Poll::Ready(Ok(true)) => return Ok(Poll::Ready(())),
                 Poll::Ready(Ok(false)) => {}
                 Poll::Ready(Err(error)) => return Err(error),
@@ -91,7 +130,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        counts: Counts<'_>,
+        meter: Meter<'_>,
     ) -> Poll<io::Result<bool>>
     where
         R: AsyncRead + Unpin,
@@ -101,7 +140,12 @@ impl Direction {
             return Poll::Ready(Ok(true));
         }
         while !self.waiting.is_empty() {
-            let taken = written(ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting)))?;
+            let Poll::Ready(taken) = Pin::new(&mut *to).poll_write(cx, &self.waiting) else {
+                meter.handle_blocked();
+                return Poll::Pending;
+            };
+            let taken = written(taken)?;
+            meter.handle_written(taken);
             self.waiting.advance(taken);
         }
         // Given back, not kept for the next time: most splices are idle.
@@ -111,7 +155,7 @@ impl Direction {
             self.is_shut = true;
             return Poll::Ready(Ok(true));
         }
-        match self.poll_pass_on(cx, from, to, counts) {
+        match self.poll_pass_on(cx, from, to, meter) {
             Poll::Pending if self.is_unflushed => {
                 ready!(Pin::new(to).poll_flush(cx))?;
                 self.is_unflushed = false;
@@ -126,7 +170,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        counts: Counts<'_>,
+        meter: Meter<'_>,
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -140,9 +184,7 @@ impl Direction {
                 self.has_ended = true;
                 return Poll::Ready(Ok(()));
             }
-            for count in counts {
-                count.fetch_add(read.len() as u64, Relaxed);
-            }
+            meter.handle_read(read.len());
             self.is_unflushed = true;
             if let Some(tampered) = fault::tamper(read) {
                 self.waiting.extend_from_slice(&tampered);
@@ -152,6 +194,7 @@ impl Direction {
                 Poll::Ready(result) => written(result)?,
                 Poll::Pending => 0,
             };
+            meter.handle_written(taken);
             self.waiting.extend_from_slice(&read[taken..]);
             Poll::Ready(Ok(()))
         })
@@ -182,7 +225,13 @@ mod tests {
         task.spawn(async move {
             let counts = [const { AtomicU64::new(0) }; 4];
             let [up, all_up, down, all_down] = &counts;
-            let ended = splice(&mut one, &mut two, [up, all_up], [down, all_down]).await;
+            let meter = |one, other| Meter {
+                counts: [one, other],
+                from: None,
+                to: None,
+                stalled: None,
+            };
+            let ended = splice(&mut one, &mut two, meter(up, all_up), meter(down, all_down)).await;
             let [up, all_up, down, all_down] = counts.map(AtomicU64::into_inner);
             assert_eq!((up, down), (all_up, all_down));
             (ended, up, down)

@@ -2,6 +2,7 @@
 //!
 //! There are never more than the quotas let in, so nothing here has a bound of its own but [`MOST_TOLD`].
 
+use super::windows::Stalled;
 use crate::carrier::via::RelayTransport;
 use crate::observe::{PathReport, milliseconds};
 use crate::wire::KeyDigest;
@@ -32,6 +33,8 @@ pub(super) struct Splice {
     /// The host key that it asked for.
     host_key: KeyDigest,
     since: Instant,
+    /// What waits for the client on a connection that others use as well.
+    stalled: Option<Stalled>,
     /// Bytes from the client.
     pub(super) up: AtomicU64,
     /// Bytes from the server half.
@@ -47,12 +50,20 @@ pub(super) struct Entry<'a> {
 
 impl Splices {
     /// A client is joined to the server half with this host key.
-    pub(super) fn enter(&self, client: SocketAddr, by: RelayTransport, host_key: KeyDigest, now: Instant) -> Entry<'_> {
+    pub(super) fn enter(
+        &self,
+        client: SocketAddr,
+        by: RelayTransport,
+        host_key: KeyDigest,
+        stalled: Option<Stalled>,
+        now: Instant,
+    ) -> Entry<'_> {
         let splice = Arc::new(Splice {
             client,
             by,
             host_key,
             since: now,
+            stalled,
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
         });
@@ -65,6 +76,13 @@ impl Splices {
             number,
             splice,
         }
+    }
+
+    /// Time has passed: see [`Stalled::tick`].
+    pub(super) fn tick(&self) {
+        // Without the lock, as below.
+        let all: Vec<_> = self.joined().now.values().cloned().collect();
+        all.iter().filter_map(|splice| splice.stalled()).for_each(Stalled::tick);
     }
 
     /// The newest, and they first.
@@ -81,6 +99,11 @@ impl Splices {
 }
 
 impl Splice {
+    /// What to tell where nothing is taken from the server half.
+    pub(super) fn stalled(&self) -> Option<&Stalled> {
+        self.stalled.as_ref()
+    }
+
     fn report(&self, now: Instant) -> PathReport {
         PathReport {
             peer: self.client,
@@ -120,8 +143,8 @@ mod tests {
     #[test]
     fn a_splice_is_told_of_with_its_own_bytes_while_it_lasts() {
         let (splices, now) = (Splices::default(), clock::now());
-        let first = splices.enter(client(1), RelayTransport::Quic, KEY, now);
-        let second = splices.enter(client(2), RelayTransport::Tls, KEY, now + Duration::from_secs(1));
+        let first = splices.enter(client(1), RelayTransport::Quic, KEY, None, now);
+        let second = splices.enter(client(2), RelayTransport::Tls, KEY, None, now + Duration::from_secs(1));
         first.splice().up.store(5, Relaxed);
         first.splice().down.store(6, Relaxed);
         let told = splices.report(now + Duration::from_secs(3));
@@ -144,7 +167,7 @@ mod tests {
     #[test]
     fn of_thousands_the_newest_are_told_of() {
         let (splices, now) = (Splices::default(), clock::now());
-        let enter = |port| splices.enter(client(port), RelayTransport::Quic, KEY, now);
+        let enter = |port| splices.enter(client(port), RelayTransport::Quic, KEY, None, now);
         let _all: Vec<_> = (0..2500).map(enter).collect();
         let told = splices.report(now);
         assert_eq!(told.len(), MOST_TOLD);

@@ -1,6 +1,6 @@
 //! Who may open a session: sshd's verdict, a file's, or nobody's.
 
-use super::ask_sshd::{AskError, AskLimits, AskSshd};
+use super::ask_sshd::{AskError, AskLimits, AskSshd, Verdict};
 use super::connect_sshd::Client;
 use super::failures::Failures;
 use crate::carrier::gate;
@@ -10,6 +10,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 use tracing::{info, warn};
 
 /// Asks whether sshd's rules for a user differ between the client's real address and loopback. Gives the difference
@@ -49,6 +50,23 @@ pub trait KeyList: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Option<usize>> + Send + 'a>>;
 }
 
+/// An `Open` or `Probe` that may be.
+pub(super) struct Judged {
+    pub(super) account: Account,
+    /// Which of the keys counted.
+    pub(super) key: Option<usize>,
+    /// What sshd said of itself meanwhile, where it was asked.
+    pub(super) greeting: Option<Greeting>,
+}
+
+/// sshd's identification line.
+#[derive(Clone, Debug)]
+pub(super) struct Greeting {
+    pub(super) line: PeerText,
+    /// When it was read.
+    pub(super) at: Instant,
+}
+
 /// Whose session it is: what limits count by, and logs name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Account(pub(crate) String);
@@ -71,23 +89,29 @@ impl Authority {
     }
 
     /// Decides for keys whose signatures were verified.
-    pub(super) async fn judge(
-        &self,
-        user: &str,
-        keys: &[ProvenKey],
-        client: Client,
-    ) -> Result<(Account, Option<usize>), Refusal> {
-        let remote = client.remote;
+    pub(super) async fn judge(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Judged, Refusal> {
+        let (remote, mut greeting) = (client.remote, None);
         let accepted = match self {
             Authority::Anyone => {
                 // Keys that nobody checks can be made by the thousand; addresses cannot.
                 let account = format!("anyone from {}", gate::network(remote.ip()));
-                return Ok((Account(account), None));
+                return Ok(Judged {
+                    account: Account(account),
+                    key: None,
+                    greeting,
+                });
             }
             // Whoever proved no key is nobody's, and not worth a question.
             Authority::Keys(_) | Authority::Sshd { .. } if keys.is_empty() => None,
             Authority::Keys(list) => list.permitted(user, keys, remote.ip()).await,
-            Authority::Sshd { ask, .. } => ask_sshd(ask, user, keys, client).await?,
+            Authority::Sshd { ask, .. } => {
+                let verdict = ask_sshd(ask, user, keys, client).await?;
+                greeting = Some(Greeting {
+                    line: verdict.upstream.identification,
+                    at: verdict.greeted,
+                });
+                verdict.accepted
+            }
         };
         let Some((index, key)) = accepted.and_then(|index| Some((index, keys.get(index)?))) else {
             let tried: Vec<String> = keys.iter().map(ProvenKey::fingerprint).collect();
@@ -99,7 +123,11 @@ impl Authority {
             ));
         };
         self.compare_rules(user, remote).await?;
-        Ok((Account(key.fingerprint()), Some(index)))
+        Ok(Judged {
+            account: Account(key.fingerprint()),
+            key: Some(index),
+            greeting,
+        })
     }
 
     async fn compare_rules(&self, user: &str, remote: SocketAddr) -> Result<(), Refusal> {
@@ -116,9 +144,9 @@ impl Authority {
     }
 }
 
-async fn ask_sshd(ask: &AskSshd, user: &str, keys: &[ProvenKey], client: Client) -> Result<Option<usize>, Refusal> {
+async fn ask_sshd(ask: &AskSshd, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, Refusal> {
     match ask.would_accept_any(user, keys, client).await {
-        Ok(verdict) => Ok(verdict.accepted),
+        Ok(verdict) => Ok(verdict),
         Err(error) => {
             let code = match &error {
                 AskError::UpstreamDown { .. } | AskError::NotSsh { .. } => RefusalCode::UpstreamDown,

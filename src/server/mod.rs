@@ -8,6 +8,7 @@ pub mod keeper;
 mod prober;
 mod registry;
 mod relays;
+mod shared_read;
 pub mod sshd_config;
 mod upstream;
 mod vault;

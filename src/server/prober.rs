@@ -1,10 +1,12 @@
 //! What a probe is answered with: sshd's banner, read here and now, and what in its settings would end a session.
 
 use super::ask_sshd::{AskError, read_banner};
-use super::authority::{chain, refusal};
+use super::authority::{Greeting, chain, refusal};
 use super::connect_sshd::ConnectSshd;
+use super::shared_read::SharedRead;
 use crate::clock;
 use crate::wire::{PeerText, Probed, Refusal, RefusalCode, SshdLimit};
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +15,11 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-/// Whoever asks, and however often: sshd is bothered no more than this.
+/// Whoever asks, and however often: a greeting without a login is read no more often than this, since sshd may hold each
+/// against the address that it comes from.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Settings change rarely, and a verdict does not rest on them.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Longest wait for the banner. On loopback it takes a millisecond; a client that checks waits some seconds only.
@@ -33,9 +39,9 @@ pub(super) struct Prober {
     sshd: Arc<dyn ConnectSshd>,
     ttl: Duration,
     view: Option<Box<dyn SshdView>>,
-    /// Held while sshd is asked: those who come meanwhile get the same answer.
-    banner: Mutex<Option<Seen<Result<PeerText, Refusal>>>>,
-    limits: Mutex<Option<Seen<Limits>>>,
+    banner: SharedRead<Result<PeerText, Refusal>>,
+    /// Held while they are read.
+    limits: Mutex<Option<(Instant, Limits)>>,
 }
 
 /// What was said of one user's sessions.
@@ -45,77 +51,76 @@ struct Limits {
     limits: Option<Vec<SshdLimit>>,
 }
 
-/// What was seen, and when.
-#[derive(Clone)]
-struct Seen<T> {
-    at: Instant,
-    what: T,
-}
-
-impl<T> Seen<T> {
-    fn now(what: T) -> Seen<T> {
-        Seen { at: clock::now(), what }
-    }
-
-    fn age(&self) -> Duration {
-        clock::now().saturating_duration_since(self.at)
-    }
-}
-
 impl Prober {
     pub(super) fn new(sshd: Arc<dyn ConnectSshd>, ttl: Duration, view: Option<Box<dyn SshdView>>) -> Prober {
         Prober {
             sshd,
             ttl,
             view,
-            banner: Mutex::default(),
+            banner: SharedRead::new(INTERVAL),
             limits: Mutex::default(),
         }
     }
 
-    /// The answer for an authorised user, whose key was number `key`.
-    pub(super) async fn look(&self, user: &str, key: Option<u8>) -> Result<Probed, Refusal> {
-        let (banner, limits) = tokio::join!(self.banner(), self.limits(user));
-        let age = banner.age();
+    /// The answer for an authorised user, whose key was number `key`. `greeting` is what sshd said when it was asked about
+    /// that; without it sshd is asked for one here.
+    pub(super) async fn look(
+        &self,
+        user: &str,
+        key: Option<u8>,
+        greeting: Option<Greeting>,
+    ) -> Result<Probed, Refusal> {
+        let (greeting, limits) = tokio::join!(self.greeting(greeting), self.limits(user));
+        let Greeting { line, at } = greeting?;
+        let age = clock::now().saturating_duration_since(at);
         Ok(Probed {
             software: concat!("bowline ", env!("CARGO_PKG_VERSION")).into(),
             key,
-            banner: banner.what?,
+            banner: line,
             banner_age: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
             ttl: self.ttl.as_secs(),
             limits,
         })
     }
 
-    async fn banner(&self) -> Seen<Result<PeerText, Refusal>> {
-        let mut last = self.banner.lock().await;
-        match &*last {
-            Some(seen) if seen.age() < FRESH => seen.clone(),
-            _ => {
-                let read = read_banner(&*self.sshd, BANNER_TIME).await;
-                last.insert(Seen::now(read.map_err(|error| no_banner(&error)))).clone()
-            }
+    /// One that was read after the question came.
+    async fn greeting(&self, heard: Option<Greeting>) -> Result<Greeting, Refusal> {
+        if let Some(heard) = heard {
+            return Ok(heard);
         }
+        let read = async {
+            let read = read_banner(&*self.sshd, BANNER_TIME).await;
+            Ok::<_, Infallible>(read.map_err(|error| no_banner(&error)))
+        };
+        let Ok(reading) = self.banner.get(read).await;
+        let at = reading.at;
+        reading.what.map(|line| Greeting { line, at })
     }
 
     async fn limits(&self, user: &str) -> Option<Vec<SshdLimit>> {
         let view = self.view.as_ref()?;
-        let mut last = self.limits.lock().await;
-        if let Some(seen) = last
-            .as_ref()
-            .filter(|seen| seen.age() < FRESH && seen.what.user == user)
-        {
-            return seen.what.limits.clone();
-        }
-        let limits = timeout(VIEW_TIME, view.limits(user)).await.unwrap_or_else(|_| {
+        let read = async {
+            let mut last = self.limits.lock().await;
+            let is_fresh = |at: Instant| clock::now().saturating_duration_since(at) < FRESH;
+            if let Some((at, seen)) = &*last
+                && is_fresh(*at)
+                && seen.user == user
+            {
+                return seen.limits.clone();
+            }
+            let limits = view.limits(user).await;
+            let seen = Limits {
+                user: user.to_owned(),
+                limits: limits.clone(),
+            };
+            *last = Some((clock::now(), seen));
+            limits
+        };
+        // Those who wait for others included: the answer is one without them too.
+        timeout(VIEW_TIME, read).await.unwrap_or_else(|_| {
             debug!("sshd's settings do not come in time");
             None
-        });
-        *last = Some(Seen::now(Limits {
-            user: user.to_owned(),
-            limits: limits.clone(),
-        }));
-        limits
+        })
     }
 }
 
@@ -132,12 +137,13 @@ fn no_banner(error: &AskError) -> Refusal {
 mod tests {
     use super::super::connect_sshd::FromLoopback;
     use super::*;
+    use std::cell::Cell;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     #[tokio::test]
-    async fn many_probes_at_once_read_one_banner_and_ask_once_for_the_settings() {
+    async fn probes_at_once_share_a_banner_that_was_read_after_they_came() {
         struct Counting(Arc<AtomicUsize>);
         impl SshdView for Counting {
             fn limits<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Option<Vec<SshdLimit>>> + Send + 'a>> {
@@ -150,23 +156,79 @@ mod tests {
         let view = Counting(Arc::clone(&asked));
         let sshd = Arc::new(FromLoopback::new(listener.local_addr().unwrap()));
         let prober = Prober::new(sshd, Duration::from_secs(60), Some(Box::new(view)));
-        let greeted = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
-            listener.accept().await.unwrap()
+        let greeted = Cell::new(0);
+        let sshd = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                greeted.set(greeted.get() + 1);
+                stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
+            }
         };
-        let probes = async { tokio::join!(prober.look("ada", None), prober.look("ada", Some(1))) };
-        let (one, other) = tokio::select! {
-            both = probes => both,
-            _ = greeted => panic!("sshd was asked twice"),
+        let look = |key| prober.look("ada", key, None);
+        let probes = async { tokio::join!(look(None), look(Some(1)), look(Some(2)), look(Some(3))) };
+        let (one, other, third, fourth) = tokio::select! {
+            all = probes => all,
+            () = sshd => unreachable!("it greets for ever"),
         };
-        let (one, other) = (one.unwrap(), other.unwrap());
+        let one = one.unwrap();
         assert_eq!(
             (one.banner.as_str(), one.ttl, one.limits),
             ("SSH-2.0-here", 60, Some(vec![]))
         );
-        assert_eq!((other.banner.as_str(), other.key), ("SSH-2.0-here", Some(1)));
-        assert_eq!(asked.load(Relaxed), 1);
+        for (at, probed) in [other, third, fourth].into_iter().enumerate() {
+            let probed = probed.unwrap();
+            assert_eq!(
+                (probed.banner.as_str(), probed.key),
+                ("SSH-2.0-here", Some(at as u8 + 1))
+            );
+        }
+        assert_eq!(
+            greeted.get(),
+            2,
+            "one for the first, one for all who came while it was read"
+        );
+        assert!(
+            asked.load(Relaxed) <= 2,
+            "the settings once more at most, after a second"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_sshd_said_to_another_probe_before_is_no_sign_of_life() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let prober = Prober::new(
+            Arc::new(FromLoopback::new(listener.local_addr().unwrap())),
+            Duration::ZERO,
+            None,
+        );
+        let greeting = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
+        };
+        let (first, ()) = tokio::join!(prober.look("ada", None, None), greeting);
+        first.unwrap();
+        drop(listener);
+        let second = prober.look("ada", None, None).await;
+        assert_eq!(second.unwrap_err().code, RefusalCode::UpstreamDown);
+    }
+
+    #[tokio::test]
+    async fn what_sshd_said_when_it_was_asked_about_the_key_is_not_asked_for_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let prober = Prober::new(
+            Arc::new(FromLoopback::new(listener.local_addr().unwrap())),
+            Duration::ZERO,
+            None,
+        );
+        let greeting = Greeting {
+            line: "SSH-2.0-there".into(),
+            at: clock::now() - Duration::from_millis(70),
+        };
+        let probed = prober.look("ada", Some(0), Some(greeting)).await.unwrap();
+        assert_eq!(probed.banner.as_str(), "SSH-2.0-there");
+        assert!(probed.banner_age >= 70, "{} ms", probed.banner_age);
+        let asked = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(asked.is_err(), "sshd was asked for a greeting all the same");
     }
 
     #[tokio::test]
@@ -176,7 +238,7 @@ mod tests {
         drop(listener);
         let prober = Prober::new(sshd, Duration::ZERO, None);
         assert_eq!(
-            prober.look("ada", None).await.unwrap_err().code,
+            prober.look("ada", None, None).await.unwrap_err().code,
             RefusalCode::UpstreamDown
         );
     }

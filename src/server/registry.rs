@@ -23,6 +23,7 @@ use bytes::Bytes;
 use counts::Counts;
 use entry::{Claim, Entry};
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use task::{Beginning, Opened, SessionTask};
@@ -35,8 +36,11 @@ use tracing::{Instrument, info_span};
 pub struct RegistryLimits {
     /// Most sessions in all. Default 1000.
     pub sessions: usize,
-    /// Most sessions of one user key; at the limit the oldest detached one ends. Default 100.
+    /// Most sessions of one user key. Default 100.
     pub sessions_per_key: usize,
+    /// At either limit, the session of the same key that has been without a client for longest ends if that is so long.
+    /// Default 5 minutes.
+    pub abandoned_after: Duration,
     /// How long a session without a carrier is kept. Default 7 days.
     pub ttl: Duration,
     /// Bytes that all sessions together may hold. Default 1 GiB.
@@ -48,6 +52,7 @@ impl Default for RegistryLimits {
         RegistryLimits {
             sessions: 1000,
             sessions_per_key: 100,
+            abandoned_after: Duration::from_secs(5 * 60),
             ttl: Duration::from_secs(7 * 86_400),
             memory: 1 << 30,
         }
@@ -332,6 +337,7 @@ impl Registry {
             facts: Arc::clone(&facts),
             epochs: Arc::new(Epochs::default()),
             ready,
+            is_told_to_end: AtomicBool::new(false),
             slot: Mutex::default(),
         });
         let task = SessionTask {

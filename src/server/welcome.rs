@@ -1,6 +1,6 @@
 //! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
 
-use super::authority::{Account, Authority, chain, refusal};
+use super::authority::{Account, Authority, Greeting, chain, refusal};
 use super::connect_sshd::Client;
 use super::prober::Prober;
 use super::registry::Registry;
@@ -41,6 +41,15 @@ pub(super) struct Welcome {
     pub(super) prober: Prober,
     /// Carriers that are not a session's yet.
     pub(super) undecided: Gate,
+}
+
+/// Somebody who may open a session.
+struct Permitted {
+    account: Account,
+    /// Which of the authorizations counted.
+    key: Option<u8>,
+    /// What sshd said of itself when it was asked about the key.
+    greeting: Option<Greeting>,
 }
 
 impl Welcome {
@@ -162,19 +171,19 @@ impl Welcome {
         if self.registry.is_owner(open.session, &info.peer_key) {
             return Ok(None);
         }
-        let (account, key) = self
+        let permitted = self
             .judge(info, open.session, &open.user, &open.authorizations, client)
             .await?;
-        self.registry.open(open, &info.peer_key, client, account)?;
-        Ok(key)
+        self.registry.open(open, &info.peer_key, client, permitted.account)?;
+        Ok(permitted.key)
     }
 
     /// What an open by the same user would find.
     async fn probe(&self, info: &CarrierInfo, probe: &Probe, client: Client) -> Result<Probed, Refusal> {
-        let (_, key) = self
+        let permitted = self
             .judge(info, probe.session, &probe.user, &probe.authorizations, client)
             .await?;
-        self.prober.look(&probe.user, key).await
+        self.prober.look(&probe.user, permitted.key, permitted.greeting).await
     }
 
     /// Whose session it would be, and which of the authorizations counted.
@@ -185,7 +194,7 @@ impl Welcome {
         user: &str,
         authorizations: &[Authorization],
         client: Client,
-    ) -> Result<(Account, Option<u8>), Refusal> {
+    ) -> Result<Permitted, Refusal> {
         let message = open_message(OpenFacts {
             exporter: &info.exporter,
             server_spki: &self.server_key,
@@ -198,12 +207,15 @@ impl Welcome {
             true => self.prove(user, authorizations, message, client).await?,
             false => Vec::new(),
         };
-        let (account, accepted) = self.authority.judge(user, &keys, client).await?;
+        let judged = self.authority.judge(user, &keys, client).await?;
         // Keys of unknown kinds were left out: the index is to be that of the authorization.
-        let blob = accepted.map(|index| &keys[index].blob);
+        let blob = judged.key.map(|index| &keys[index].blob);
         let position = blob.and_then(|blob| authorizations.iter().position(|offered| offered.key == *blob));
-        let key = position.and_then(|position| u8::try_from(position).ok());
-        Ok((account, key))
+        Ok(Permitted {
+            account: judged.account,
+            key: position.and_then(|position| u8::try_from(position).ok()),
+            greeting: judged.greeting,
+        })
     }
 
     /// The keys that signed; sshd never hears of others.

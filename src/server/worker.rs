@@ -55,6 +55,8 @@ pub struct WorkerSetup {
     /// See [`RegistryLimits`].
     pub max_sessions_per_key: usize,
     /// See [`RegistryLimits`].
+    pub abandoned_after: Duration,
+    /// See [`RegistryLimits`].
     pub session_ttl: Duration,
     /// See [`RegistryLimits`].
     pub memory_budget: usize,
@@ -228,6 +230,7 @@ fn server_config(
         limits: RegistryLimits {
             sessions: setup.max_sessions,
             sessions_per_key: setup.max_sessions_per_key,
+            abandoned_after: setup.abandoned_after,
             ttl: setup.session_ttl,
             memory: setup.memory_budget,
         },

@@ -7,6 +7,7 @@ mod support;
 
 mod initials;
 mod queries;
+mod relay_memory;
 mod resets;
 mod signatures;
 mod strangers;

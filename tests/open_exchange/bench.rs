@@ -99,6 +99,17 @@ impl Bench {
         }
     }
 
+    /// Asks for a session that there is no room for; gives what is said to that.
+    pub(crate) async fn busy(&self, id: SessionId) -> String {
+        match self.ask(OWNER, &open(id, 1)).await {
+            Answer::Refused(Refusal {
+                code: RefusalCode::Busy,
+                message,
+            }) => message.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Length of the answer to an open on the wire.
     pub(crate) async fn answer_length(&self, id: SessionId) -> usize {
         let (_, accepted) = self.opened(OWNER, id, 1).await;

@@ -18,6 +18,7 @@ mod endings;
 mod gibibyte;
 mod held;
 mod keeper;
+mod killed_clients;
 mod memory;
 mod panics;
 mod replacement;

@@ -18,16 +18,23 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What one end of a leg lets the other send beyond what was taken on, per stream and direction. Default 1 MiB.
 ///
-/// A stream through a relay carries at most this per round trip of the longer leg: 168 Mbit/s at 50 ms. A relay holds
-/// at most four of them per splice (two legs, each with what it received and what it sent), and a server half one per
-/// stream.
+/// A stream through a relay carries at most this per round trip of the longer leg: 168 Mbit/s at 50 ms. A server half
+/// holds at most one per stream; a relay begins with less, and goes so far where its memory allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayWindow(u32);
 
 impl RelayWindow {
+    /// What a relay lets a peer send, and has on its way to it, before it knows what that wants.
+    pub(crate) const FIRST: u64 = STRANGER_WINDOW.into_inner();
+
     /// A window of `bytes`, at least 16 KiB: one message of TLS, or one hello, must fit. Less is taken for that.
     pub fn new(bytes: u32) -> RelayWindow {
         RelayWindow(bytes.max(16 << 10))
+    }
+
+    /// Its size.
+    pub(crate) fn bytes(self) -> u64 {
+        self.0.into()
     }
 
     /// Room for all of `streams` at once: one that nobody reads must not stop the others.
@@ -97,7 +104,7 @@ pub(super) fn quic_server(
     transport
         .max_concurrent_bidi_streams(1u32.into())
         .receive_window(STRANGER_WINDOW)
-        .send_window(u64::from(window.0));
+        .send_window(RelayWindow::FIRST);
     Ok(listening(crypto, transport, secrets, limits.max_incoming))
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::FalseyValueParser;
 
 use super::parse;
-use crate::cli::values::{Count, ListenAddress, MetricsAddress, MtuCap};
+use crate::cli::values::{ByteSize, Count, ListenAddress, MetricsAddress, MtuCap};
 
 /// What `bowline relay --help` says first.
 pub(super) const ABOUT: &str = "Join clients to server halves that nothing reaches from outside. A relay sees ciphertext only, and keeps \
@@ -53,6 +53,13 @@ pub(in crate::cli) struct RelayArgs {
     /// Most handshakes under way at once [default: 512]
     #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_HALF_OPEN", value_parser = parse::<Count>)]
     pub(in crate::cli) max_half_open: Option<Count>,
+    /// Memory for what waits in the relay [default: a quarter of the machine's, or half of its control group's limit]
+    ///
+    /// QUIC's windows towards both ends of every session are counted, and what waits between them. A session begins with
+    /// little and gets more while it moves; one that stands still is not read from, and nothing is dropped. Without memory
+    /// for another session, clients are told that the relay is busy.
+    #[arg(long, value_name = "SIZE", env = "BOWLINE_MEMORY_BUDGET", value_parser = parse::<ByteSize>)]
+    pub(in crate::cli) memory_budget: Option<ByteSize>,
     /// Let sessions go on for so long after SIGTERM [default: 30s]
     #[arg(long, value_name = "DURATION", env = "BOWLINE_DRAIN", value_parser = parse::<Duration>)]
     pub(in crate::cli) drain: Option<Duration>,

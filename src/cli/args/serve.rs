@@ -77,6 +77,13 @@ pub(in crate::cli) struct ServeArgs {
     /// Most sessions of one user key [default: 100]
     #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SESSIONS_PER_KEY", value_parser = parse::<Count>)]
     pub(in crate::cli) max_sessions_per_key: Option<Count>,
+    /// At a limit, end a session of the same key without a client for this long [default: 5m]
+    ///
+    /// A client that was killed leaves its session behind, which looks like one in an outage. Once a key has as many
+    /// sessions as it may have, or the server half as many as it takes, a new one takes the place of the key's own session
+    /// that has been without a client for longest, if that is so long. Nobody takes the place of another key's session.
+    #[arg(long, value_name = "DURATION", env = "BOWLINE_ABANDONED_AFTER", value_parser = parse::<Duration>)]
+    pub(in crate::cli) abandoned_after: Option<Duration>,
     /// Most handshakes under way at once [default: 256]
     #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_HALF_OPEN", value_parser = parse::<Count>)]
     pub(in crate::cli) max_half_open: Option<Count>,

@@ -8,6 +8,7 @@
 //! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, verdict, words, detail, hint,
 //!                banner, banner_age_ms, server, known_host}], as they would be dialed
 //! unlocated    relays whose names lead nowhere: why, in words
+//! asked_sshd   where sshd itself was connected to, without a login, because no path works: addresses with ports
 //! limits       [{side, what, survives_s, after_login, mend, file}], the soonest first
 //! sshd_known   whether sshd's settings are among the limits
 //! survives_s   the outage that a session survives as far as is known, or null
@@ -39,6 +40,7 @@ pub(super) fn write(account: &Account<'_>) -> String {
         "problem": problem,
         "paths": paths.iter().map(|checked| path(checked, is_there)).collect::<Vec<_>>(),
         "unlocated": account.unlocated,
+        "asked_sshd": account.asked_sshd.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "limits": account.limits.iter().map(limit).collect::<Vec<_>>(),
         "sshd_known": answer(paths).is_some_and(|answer| answer.limits.is_some()),
         "survives_s": survival(&account.limits).map(|time| time.as_secs()),

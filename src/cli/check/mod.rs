@@ -6,6 +6,7 @@ mod table;
 mod words;
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::client::check::{CheckConfig, Checked, Verdict, check};
@@ -54,6 +55,8 @@ struct Account<'a> {
     paths: Result<&'a [Checked], &'a ResolveError>,
     /// Relays that are no paths, and why.
     unlocated: &'a [String],
+    /// Where sshd itself was connected to.
+    asked_sshd: &'a [SocketAddr],
     limits: Vec<Limit>,
 }
 
@@ -77,6 +80,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         ssh: &ssh,
         paths: checked.as_ref().map(|checked| &*checked.paths),
         unlocated: checked.as_ref().map_or(&[], |checked| &*checked.unlocated),
+        asked_sshd: checked.as_ref().map_or(&[], |checked| &*checked.asked_sshd),
         limits: limits::all(&ssh, answer, settings.proxy.patience),
     };
     let said = if settings.json {

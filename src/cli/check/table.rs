@@ -19,6 +19,11 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
     for relay in account.unlocated {
         line(&mut text, &hung("no relay: ", relay, width));
     }
+    for sshd in account.asked_sshd {
+        let what =
+            format!("no path works, so sshd itself was connected to at {sshd}, without a login, to find the cause");
+        line(&mut text, &hung("note: ", &what, width));
+    }
     advice(&mut text, paths, width);
     if paths
         .iter()

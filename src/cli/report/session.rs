@@ -130,8 +130,10 @@ fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
         RefusalCode::UpstreamDown => {
             told(Exit::Unavailable).hint("the server half is well, sshd behind it is not: start sshd there")
         }
-        RefusalCode::Busy => told(Exit::Refused)
-            .hint("end sessions that are not needed, or raise --max-sessions and --max-sessions-per-key there"),
+        RefusalCode::Busy => told(Exit::Refused).hint(
+            "end sessions that are not needed (bowline kill there), wait until one makes room, or raise --max-sessions \
+                 and --max-sessions-per-key there",
+        ),
         RefusalCode::RetryLater => told(Exit::Unavailable).hint("try again in a minute"),
         RefusalCode::Gone | RefusalCode::Stale | RefusalCode::NotAuthorized => told(Exit::Refused),
     }

@@ -298,6 +298,7 @@ fn setup(
         replay_buffer: bytes(settings.replay_buffer),
         max_sessions,
         max_sessions_per_key: settings.max_sessions_per_key as usize,
+        abandoned_after: settings.abandoned_after,
         session_ttl: settings.session_ttl,
         memory_budget: bytes(settings.memory_budget),
         max_half_open: settings.max_half_open as usize,

@@ -18,18 +18,18 @@ use crate::wire::{PeerText, Probed};
 use ask::Asker;
 use probe::{Finding, Probing};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
-use witness::{Tcp, look_at};
+use witness::{Tcp, knock, say_something_long};
 
 /// What is to be checked.
 pub struct CheckConfig {
     /// As for a session. `connect_timeout` bounds each path, without the time that the user takes.
     pub client: ClientConfig,
-    /// sshd's TCP port: whether the host lives is asked there, where a path fails.
+    /// sshd's TCP port: whether the host lives is seen there, where a path fails.
     pub ssh_port: u16,
 }
 
@@ -61,11 +61,13 @@ pub struct CheckedAll {
     pub paths: Vec<Checked>,
     /// Relays whose names lead nowhere, each with the reason.
     pub unlocated: Vec<String>,
+    /// Where sshd itself was connected to, without a login, because no path works and the cause was not certain.
+    pub asked_sshd: Vec<SocketAddr>,
 }
 
 /// Probes every path to a host.
 ///
-/// Ends within `connect_timeout`, but for what the user takes to unlock a key.
+/// Ends within `connect_timeout`, but for what the user takes to unlock a key, and two seconds where no path works.
 ///
 /// # Errors
 /// The name leads nowhere.
@@ -78,14 +80,29 @@ pub async fn check(config: CheckConfig) -> Result<CheckedAll, ResolveError> {
     let is_unknown_host = knowledge.host_keys.is_empty();
     let resolved = Paths::resolve(client.place.clone(), knowledge.clone()).await?;
     let (paths, unlocated) = (resolved.all(), resolved.unlocated());
-    let (findings, witnesses) = probe_all(&Arc::new(client), &paths, knowledge, ssh_port).await;
+    let (findings, mut witnesses) = probe_all(&Arc::new(client), &paths, knowledge, ssh_port).await;
+    let asked_sshd = ask_sshd(&findings, &mut witnesses, ssh_port).await;
     let verdicts = verdict::judge(&findings, &witnesses);
     let checked = findings.into_iter().zip(verdicts);
     let checked = checked.map(|(finding, verdict)| finding.checked(verdict, is_unknown_host));
     Ok(CheckedAll {
         paths: checked.collect(),
         unlocated,
+        asked_sshd,
     })
+}
+
+/// Where no path works, and one of them ended in silence though the host lives: whether it is the long packets that get
+/// lost. Gives whom it asked.
+async fn ask_sshd(findings: &[Finding], witnesses: &mut HashMap<IpAddr, Tcp>, ssh_port: u16) -> Vec<SocketAddr> {
+    let mut asked = JoinSet::new();
+    for ip in verdict::doubtful_hosts(findings, witnesses) {
+        let sshd = SocketAddr::new(ip, ssh_port);
+        asked.spawn(async move { (sshd, say_something_long(sshd).await) });
+    }
+    let answers = asked.join_all().await;
+    witnesses.extend(answers.iter().map(|(sshd, seen)| (sshd.ip(), *seen)));
+    answers.into_iter().map(|(sshd, _)| sshd).collect()
 }
 
 /// All at once. Halfway a second look is taken at the addresses where some path did not come through by then.
@@ -118,7 +135,7 @@ async fn probe_all(
     }
     let mut looks = JoinSet::new();
     for ip in doubtful(paths, &findings) {
-        looks.spawn(async move { (ip, look_at(ip, ssh_port, half).await) });
+        looks.spawn(async move { (ip, knock(SocketAddr::new(ip, ssh_port), half).await) });
     }
     while let Some(ended) = probes.join_next().await {
         keep(&mut findings, ended);

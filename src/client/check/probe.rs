@@ -11,7 +11,7 @@ use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{ProvenKey, verify_host};
 use crate::tcp_info::TcpInfo;
-use crate::wire::{DecodeError, Host, PeerText, Probed, Refusal};
+use crate::wire::{DecodeError, Host, PeerText, Probed, Refusal, RefusalCode};
 use russh::keys::ssh_key::Fingerprint;
 use std::error::Error;
 use std::net::SocketAddr;
@@ -24,6 +24,10 @@ use tokio::time::{sleep, timeout_at};
 const MTU_TIME: Duration = Duration::from_secs(1);
 /// Its steps come a round trip apart, and a little.
 const MTU_STEP: Duration = Duration::from_millis(40);
+
+/// A server half that is busy is asked again after this, and a part of it more, so that many clients do not come back
+/// together.
+const RETRY: Duration = Duration::from_millis(300);
 
 /// A path that is to be probed.
 pub(super) struct Probing {
@@ -85,15 +89,29 @@ impl Probing {
     }
 
     pub(super) async fn run(mut self) -> Finding {
-        let begun = clock::now();
         let mut deadline = Deadline {
-            at: begun + self.client.connect_timeout,
+            at: clock::now() + self.client.connect_timeout,
             user: Duration::ZERO,
         };
+        let mut finding = loop {
+            let finding = self.attempt(&mut deadline).await;
+            let pause = RETRY.mul_f64(1.0 + f64::from(super::super::opening::random::<1>()[0]) / 256.0);
+            if !finding.is_to_be_asked_again() || clock::now() + 2 * pause > deadline.at {
+                break finding;
+            }
+            sleep(pause).await;
+        };
+        let info = self.tcp.and_then(|tcp| TcpInfo::of(tcp.as_fd()).ok());
+        finding.unacked = info.map(|info| info.unacked);
+        finding
+    }
+
+    async fn attempt(&mut self, deadline: &mut Deadline) -> Finding {
+        let (begun, user) = (clock::now(), deadline.user);
         let since = |deadline: &Deadline| {
             clock::now()
                 .saturating_duration_since(begun)
-                .saturating_sub(deadline.user)
+                .saturating_sub(deadline.user.saturating_sub(user))
         };
         let mut finding = Finding {
             path: self.path.clone(),
@@ -105,10 +123,10 @@ impl Probing {
         };
         match timeout_at(deadline.at.into(), self.dial()).await {
             Ok(Ok(dialed)) => {
-                finding.handshake = Some(since(&deadline));
-                finding.outcome = match self.meet(dialed, &mut deadline).await {
+                finding.handshake = Some(since(deadline));
+                finding.outcome = match self.meet(dialed, deadline).await {
                     Ok((mut carrier, probed)) => {
-                        finding.banner = Some(since(&deadline));
+                        finding.banner = Some(since(deadline));
                         finding.mtu = search_mtu(&mut carrier, deadline.at).await;
                         carrier.finish(CloseReason::Done).await;
                         Ok(probed)
@@ -119,8 +137,6 @@ impl Probing {
             Ok(Err(error)) => finding.outcome = Err(Failure::Dial(error)),
             Err(_) => {}
         }
-        let info = self.tcp.and_then(|tcp| TcpInfo::of(tcp.as_fd()).ok());
-        finding.unacked = info.map(|info| info.unacked);
         finding
     }
 
@@ -199,6 +215,11 @@ impl Finding {
             outcome: Err(Failure::Fault),
             unacked: None,
         }
+    }
+
+    /// The server half itself says that it would answer another time.
+    fn is_to_be_asked_again(&self) -> bool {
+        matches!(&self.outcome, Err(Failure::Refused(refusal)) if refusal.code == RefusalCode::RetryLater)
     }
 
     pub(super) fn checked(self, verdict: Verdict, is_unknown_host: bool) -> Checked {

@@ -104,6 +104,23 @@ pub(super) fn judge(findings: &[Finding], witnesses: &HashMap<IpAddr, Tcp>) -> V
     findings.iter().map(|finding| case.judge(finding)).collect()
 }
 
+/// Where a long packet to sshd would tell the cause: no path works, nothing came back on one to there, and the host lives.
+pub(super) fn doubtful_hosts(findings: &[Finding], witnesses: &HashMap<IpAddr, Tcp>) -> Vec<IpAddr> {
+    if findings.iter().any(|finding| finding.outcome.is_ok()) {
+        return Vec::new();
+    }
+    let case = Case { findings, witnesses };
+    let is_silent = |finding: &&Finding| matches!(case.judge(finding), Verdict::UdpSilent | Verdict::Stalled);
+    let silent = findings
+        .iter()
+        .filter(is_silent)
+        .filter_map(|finding| straight_to(&finding.path));
+    let mut hosts: Vec<IpAddr> = silent.filter(|ip| witnesses.get(ip) == Some(&Tcp::Connects)).collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
 /// All that was seen.
 struct Case<'a> {
     findings: &'a [Finding],
@@ -258,7 +275,7 @@ fn answered(finding: &Finding) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Refusal, RelayRefusal};
+    use crate::wire::{Probed, Refusal, RelayRefusal};
     use std::time::Duration;
 
     const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -322,6 +339,37 @@ mod tests {
         assert_eq!(judged(&[quic(refused())], None), ["nobody-listens"]);
         let other_port = shaken(finding("quic 192.0.2.1:443", refusal(RefusalCode::Busy)));
         assert_eq!(judged(&[silent(), other_port], None), ["udp-port-silent", "refused"]);
+    }
+
+    #[test]
+    fn sshd_is_connected_to_only_where_no_path_works_and_the_cause_is_not_certain() {
+        let asked = |findings: &[Finding], seen| doubtful_hosts(findings, &HashMap::from([(IP, seen)]));
+        let silent = || quic(Failure::Silent);
+        assert_eq!(asked(&[silent()], Tcp::Connects), [IP]);
+        assert_eq!(asked(&[silent()], Tcp::Silent), [] as [IpAddr; 0]);
+        assert_eq!(asked(&[silent()], Tcp::Refused), [] as [IpAddr; 0]);
+        assert_eq!(asked(&[quic(refused())], Tcp::Connects), [] as [IpAddr; 0]);
+        let stuck = Finding {
+            unacked: Some(1),
+            ..tls(Failure::Silent)
+        };
+        assert_eq!(
+            asked(&[silent(), stuck], Tcp::Connects),
+            [] as [IpAddr; 0],
+            "known without"
+        );
+        let works = Finding {
+            outcome: Ok(Probed {
+                software: "".into(),
+                key: None,
+                banner: "".into(),
+                banner_age: 0,
+                ttl: 0,
+                limits: None,
+            }),
+            ..tls(Failure::Silent)
+        };
+        assert_eq!(asked(&[silent(), works], Tcp::Connects), [] as [IpAddr; 0]);
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! A second look at an address where a path failed: does the host live, and do long packets get there?
 //!
-//! By a TCP connection to sshd's own port, since that is the one that is open where any is. What is said there is what
-//! any SSH client may say, and the connection ends before a login begins.
+//! At sshd's own TCP port, since that is the one that is open where any is. Whether the host lives is seen without a
+//! connection that sshd would learn of: it counts connections without a login against the address that they come from.
+//! Only the question about long packets needs one. What is said there is what any SSH client may say, and it ends before
+//! a login begins.
 
 use crate::clock;
 use crate::tcp_info::TcpInfo;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout, timeout_at};
 
 /// What TCP to sshd's port told.
@@ -32,13 +35,37 @@ const LONG: usize = 1400;
 const ACK_TIME: Duration = Duration::from_millis(700);
 const LOOK: Duration = Duration::from_millis(30);
 
-/// Looks at the host, for `limit` at most.
-pub(super) async fn look_at(ip: IpAddr, ssh_port: u16, limit: Duration) -> Tcp {
-    let end = clock::now() + limit;
-    match timeout_at(end.into(), TcpStream::connect(SocketAddr::new(ip, ssh_port))).await {
-        Ok(Ok(stream)) => timeout_at(end.into(), talk(stream)).await.unwrap_or(Tcp::Connects),
+/// For the long packet, in all.
+const TALK_TIME: Duration = Duration::from_secs(2);
+
+/// Sees whether the host lives, for `limit` at most, by half of a TCP handshake: the answer to its first packet is
+/// answered with a reset, so that no connection comes about.
+pub(super) async fn knock(sshd: SocketAddr, limit: Duration) -> Tcp {
+    let connecting = async { half_open(sshd)?.connect(sshd).await };
+    match timeout(limit, connecting).await {
+        Ok(Ok(_reset)) => Tcp::Connects,
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Tcp::Refused,
         _ => Tcp::Silent,
+    }
+}
+
+/// A socket whose last packet of a handshake waits for data, 0.2 s at most (TCP_QUICKACK off, tcp(7)), and that is reset
+/// when it is closed.
+fn half_open(remote: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = Socket::new(Domain::for_address(remote), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_quickack(false)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// Connects to sshd, which logs it, and sees whether a long packet gets there.
+pub(super) async fn say_something_long(sshd: SocketAddr) -> Tcp {
+    let end = clock::now() + TALK_TIME;
+    match timeout_at(end.into(), TcpStream::connect(sshd)).await {
+        Ok(Ok(stream)) => timeout_at(end.into(), talk(stream)).await.unwrap_or(Tcp::Connects),
+        // It answered a moment ago.
+        Ok(Err(_)) | Err(_) => Tcp::Connects,
     }
 }
 
@@ -97,7 +124,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_lives_is_told_from_a_closed_port() {
+    async fn a_host_that_lives_is_told_from_a_closed_port_without_a_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(knock(address, ACK_TIME).await, Tcp::Connects);
+        let heard = timeout(ACK_TIME, listener.accept()).await;
+        assert!(heard.is_err(), "the listener was told of a connection");
+        drop(listener);
+        assert_eq!(knock(address, ACK_TIME).await, Tcp::Refused);
+    }
+
+    #[tokio::test]
+    async fn a_long_packet_that_arrives_is_no_black_hole() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answering = async {
@@ -105,9 +143,7 @@ mod tests {
             stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
             stream.read_to_end(&mut Vec::new()).await.unwrap()
         };
-        let (seen, heard) = tokio::join!(look_at(address.ip(), address.port(), ACK_TIME), answering);
+        let (seen, heard) = tokio::join!(say_something_long(address), answering);
         assert_eq!((seen, heard), (Tcp::Connects, long_greeting().len()));
-        drop(listener);
-        assert_eq!(look_at(address.ip(), address.port(), ACK_TIME).await, Tcp::Refused);
     }
 }

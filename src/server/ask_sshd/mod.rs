@@ -7,17 +7,20 @@ mod greeting;
 mod query;
 mod sources;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use russh::keys::ssh_key::PublicKey;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::failures::{FailureBudget, Failures, TooManyFailed};
+use super::shared_read::SharedRead;
 use crate::clock;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Quoting};
@@ -55,6 +58,8 @@ pub struct AskSshd {
     all: Places,
     /// Those of sources that are not known also take one of these, of which there are fewer.
     strangers: Places,
+    /// Questions that somebody waits for an answer to.
+    open: Mutex<HashMap<Question, Arc<SharedRead<Verdict>>>>,
 }
 
 /// How many may ask.
@@ -82,6 +87,24 @@ impl Places {
     }
 }
 
+/// All that sshd's verdict depends on. Whoever asks the same at the same time gets the same answer: a monitor that
+/// looks at every path of a host costs sshd one connection, not one a path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Question {
+    user: String,
+    keys: Vec<Bytes>,
+    /// Where the client is, and the address of this machine that it reached.
+    remote: IpAddr,
+    local: Option<IpAddr>,
+}
+
+/// A question for as long as somebody waits for its answer.
+struct Asked<'a> {
+    ask: &'a AskSshd,
+    question: Question,
+    answers: Arc<SharedRead<Verdict>>,
+}
+
 /// What sshd said about the keys of one open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -91,6 +114,8 @@ pub struct Verdict {
     pub upstream: Upstream,
     /// The address that it was asked from, as it stands in sshd's log.
     pub asked_from: SocketAddr,
+    /// When its identification line was read.
+    pub greeted: Instant,
 }
 
 /// Who answers at the target.
@@ -222,6 +247,7 @@ impl AskSshd {
             failures: Arc::new(Failures::new(limits.budget())),
             all: Places::new(limits.queued, limits.at_once),
             strangers: Places::new(most(limits.queued), most(limits.at_once)),
+            open: Mutex::default(),
         }
     }
 
@@ -235,9 +261,26 @@ impl AskSshd {
     /// Keys come as [`ProvenKey`]s: nobody is asked about a key whose signature was not verified. Unless a key is
     /// accepted, or sshd is down, that counts as one failure of the client's network.
     ///
+    /// Those who ask the same at the same time share the answer, which sshd gave after each of them asked.
+    ///
     /// # Errors
     /// `AskError`, and the client is to be told nothing but that it may try again.
     pub async fn would_accept_any(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
+        let asked = self.join(Question {
+            user: user.to_owned(),
+            keys: keys.iter().map(|key| key.blob.clone()).collect(),
+            remote: client.remote.ip(),
+            local: client.local,
+        });
+        // Boxed: those who wait for somebody else's answer need no room for it.
+        let answer = asked.answers.get(Box::pin(self.ask_once(user, keys, client)));
+        // Behind one that runs already, and then in turn.
+        let limit = 2 * (self.limits.wait + self.limits.time);
+        let reading = timeout(limit, answer).await.map_err(|_| AskError::Busy)??;
+        Ok(reading.what)
+    }
+
+    async fn ask_once(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
         let source = client.remote.ip();
         let strangers = (!self.sources.is_known(source, clock::now())).then_some(&self.strangers);
         let _place = (strangers.map(Places::queue).transpose()?, self.all.queue()?);
@@ -279,10 +322,27 @@ impl AskSshd {
         asked
     }
 
+    fn join(&self, question: Question) -> Asked<'_> {
+        let mut open = self.open();
+        let answers = open.entry(question.clone());
+        let answers = answers.or_insert_with(|| Arc::new(SharedRead::new(Duration::ZERO)));
+        Asked {
+            ask: self,
+            question,
+            answers: Arc::clone(answers),
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Question, Arc<SharedRead<Verdict>>>> {
+        // Whole entries come and go: a panic elsewhere cannot have left one half written.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn ask(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
         let mut next = 0;
         loop {
             let mut query = Query::open(&*self.sshd, client, self.limits.time).await?;
+            let greeted = clock::now();
             let accepted = ask_some(&mut query, user, keys, &mut next).await?;
             let (upstream, asked_from) = (query.upstream(), query.asked_from());
             query.close().await;
@@ -291,8 +351,19 @@ impl AskSshd {
                     accepted,
                     upstream,
                     asked_from,
+                    greeted,
                 });
             }
+        }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut open = self.ask.open();
+        // The map's and this one.
+        if Arc::strong_count(&self.answers) <= 2 {
+            open.remove(&self.question);
         }
     }
 }

@@ -234,9 +234,13 @@ async fn sshd_is_asked_a_few_at_a_time_and_one_source_holds_no_more_than_its_tur
     };
     let ask = Arc::new(AskSshd::new(at(listener.local_addr().unwrap()), limits));
     let keys = [strange_key("ed25519")];
+    // Each about another user: whoever asks the same waits for the same answer.
+    let asked = std::cell::Cell::new(0);
     let from = |number: u8| {
         let (ask, keys) = (ask.clone(), keys.clone());
-        async move { ask.would_accept_any("me", &keys, client(number)).await }
+        asked.set(asked.get() + 1);
+        let user = format!("user{}", asked.get());
+        async move { ask.would_accept_any(&user, &keys, client(number)).await }
     };
     let flood = async {
         // Ten from one source: one runs, eight wait in vain, one is turned away; then two others.
@@ -379,4 +383,29 @@ async fn against(said: &str, limits: AskLimits, stays: bool) -> Result<Verdict, 
     let asked = ask.would_accept_any("me", &keys, CLIENT);
     let (verdict, ()) = tokio::join!(asked, serve);
     verdict
+}
+
+#[tokio::test]
+async fn those_who_ask_the_same_at_the_same_time_share_what_sshd_says_after_that() {
+    let sshd = TestSshd::start("");
+    let known = sshd.authorize("known", "ed25519", "");
+    let (ask, keys, user) = (asking(sshd.address), [known], this_user());
+    let connections = || sshd.log().matches("Connection from").count();
+    let before = connections();
+    let question = || ask.would_accept_any(&user, &keys, CLIENT);
+    let answers = tokio::join!(question(), question(), question(), question(), question(), question());
+    let answers = [answers.0, answers.1, answers.2, answers.3, answers.4, answers.5];
+    let verdicts: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().accepted).collect();
+    assert_eq!(verdicts, [Some(0); 6]);
+    let asked = connections() - before;
+    assert!(asked <= 2, "one for the first, one for all who came meanwhile: {asked}");
+    assert!(ask.open().is_empty(), "nobody waits any more");
+    // An answer of before is none to who asks now.
+    assert_eq!(question().await.unwrap().accepted, Some(0));
+    let another = ask
+        .would_accept_any("there-is-no-such-user", &keys, CLIENT)
+        .await
+        .unwrap();
+    assert_eq!(another.accepted, None, "another question");
+    assert_eq!(connections() - before, asked + 2);
 }

@@ -7,7 +7,9 @@ use crate::server::vault::Slot;
 use crate::wire::{Epoch, Offset, Refusal};
 use bytes::Bytes;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// One session, as others see it.
@@ -28,6 +30,8 @@ pub(super) struct Entry {
     pub(super) epochs: Arc<Epochs>,
     /// Set once upstream is connected and a crash would not lose it any more, or why that cannot be.
     pub(super) ready: watch::Receiver<Option<Result<(), Refusal>>>,
+    /// Set by [`Entry::end`].
+    pub(super) is_told_to_end: AtomicBool,
     /// Where it is in the vault.
     pub(super) slot: Mutex<Option<Slot>>,
 }
@@ -44,19 +48,22 @@ pub(super) struct Claim {
 
 impl Entry {
     pub(super) fn end(&self, why: &str) {
+        self.is_told_to_end.store(true, Relaxed);
         self.order(Order::End(why.to_owned()));
+    }
+
+    /// Whether it counts: it has not ended, nor was it told to.
+    pub(super) fn is_running(&self) -> bool {
+        !self.facts.is_ended() && !self.is_told_to_end.load(Relaxed)
+    }
+
+    /// How long it has been without a client; `None` while it has one.
+    pub(super) fn detached_for(&self) -> Option<Duration> {
+        self.facts.snapshot().detached_for
     }
 
     pub(super) fn order(&self, order: Order) {
         // A full channel holds orders to end already.
         let _ = self.orders.try_send(order);
     }
-}
-
-/// The one without a carrier for longest.
-pub(super) fn oldest_detached<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<&'a Arc<Entry>> {
-    let detached = entries.filter_map(|entry| Some((entry.facts.snapshot().detached_for?, entry)));
-    detached
-        .max_by_key(|(detached_for, _)| *detached_for)
-        .map(|(_, entry)| entry)
 }

@@ -1,45 +1,110 @@
 //! Whether there is room for one more session, and who ends to make it.
 
 use super::super::authority::{Account, refusal};
-use super::entry::oldest_detached;
+use super::entry::Entry;
 use super::{Known, Registry};
 use crate::wire::{Refusal, RefusalCode};
+use std::sync::Arc;
+use std::time::Duration;
 use tracing::{info, warn};
 
+/// sshd has ended these: what is left are their last bytes, which a client that lives fetches as soon as it is back.
+const LEFT_AFTER: Duration = Duration::from_secs(60);
+
 impl Registry {
-    /// Counts, and ends a detached session where that makes room.
+    /// Counts, and ends a session of the same key where that makes room: one whose client was killed looks like one in an
+    /// outage, so it must have been without a client for some time. Nobody makes room with another key's sessions that
+    /// could go on.
     pub(super) fn make_room(&self, known: &Known, account: &Account) -> Result<(), Refusal> {
-        let running = || known.sessions.values().filter(|entry| !entry.facts.is_ended());
-        if running().count() >= self.limits.sessions {
-            // Only those that sshd has left already: what they still hold is a few last bytes.
-            let mut left = running().filter(|entry| entry.facts.is_input_ended());
-            let left = oldest_detached(left.clone()).or_else(|| left.next());
-            let Some(entry) = left else {
-                warn!(event = "refused", limit = self.limits.sessions, "too many sessions");
-                let message = format!("{} sessions are open, no more are allowed", self.limits.sessions);
-                return Err(refusal(RefusalCode::Busy, message));
-            };
-            entry.end("the server half was full, and sshd had ended this session already");
-        }
+        let running = || known.sessions.values().filter(|entry| entry.is_running());
         let own = || running().filter(|entry| entry.account == *account);
-        if own().count() < self.limits.sessions_per_key {
+        let is_full = running().count() >= self.limits.sessions;
+        let is_key_full = own().count() >= self.limits.sessions_per_key;
+        if !is_full && !is_key_full {
             return Ok(());
         }
-        let Some(entry) = oldest_detached(own()) else {
-            let limit = self.limits.sessions_per_key;
-            warn!(
-                event = "refused",
-                key = account.0,
-                limit,
-                "too many sessions of one key"
-            );
-            return Err(refusal(
-                RefusalCode::Busy,
-                format!("this key has {limit} sessions in use, no more are allowed"),
+        if let Some((entry, detached_for)) = self.abandoned(own()) {
+            let detached_s = detached_for.as_secs();
+            info!(key = account.0, user = entry.user, opened_from = %entry.opened_from, detached_s,
+                "at the limit of sessions: the key's own that was without a client for longest ends");
+            entry.end(&format!(
+                "there are too many sessions, and this one had been without a client for {detached_s} s"
             ));
+            return Ok(());
+        }
+        if is_key_full {
+            return Err(self.key_is_full(account, own()));
+        }
+        let left = longest_detached(running().filter(|entry| entry.facts.is_input_ended()));
+        if let Some((entry, _)) = left.filter(|(_, detached_for)| *detached_for >= self.limits.abandoned_after) {
+            info!(
+                key = entry.account.0,
+                "the server half is full: a session that sshd had ended already ends"
+            );
+            entry.end("the server half was full, and sshd had ended this session already");
+            return Ok(());
+        }
+        warn!(
+            event = "refused",
+            key = account.0,
+            limit = self.limits.sessions,
+            "too many sessions"
+        );
+        let most = self.limits.sessions;
+        let message = match own().count() {
+            0 => format!("{most} sessions are open, no more are allowed"),
+            _ => format!(
+                "{most} sessions are open, no more are allowed; of this key: {}",
+                self.occupation(own())
+            ),
         };
-        info!(key = account.0, "key at its limit: its oldest detached session ends");
-        entry.end("the key has too many sessions, and this one was detached longest");
-        Ok(())
+        Err(refusal(RefusalCode::Busy, message))
     }
+
+    fn key_is_full<'a>(&self, account: &Account, own: impl Iterator<Item = &'a Arc<Entry>> + Clone) -> Refusal {
+        let limit = self.limits.sessions_per_key;
+        warn!(
+            event = "refused",
+            key = account.0,
+            limit,
+            "too many sessions of one key"
+        );
+        let message = format!(
+            "this key has {} sessions, and {limit} are allowed: {}",
+            own.clone().count(),
+            self.occupation(own)
+        );
+        refusal(RefusalCode::Busy, message)
+    }
+
+    /// What the sessions of a key that is refused do, and when the next of them gives way.
+    fn occupation<'a>(&self, own: impl Iterator<Item = &'a Arc<Entry>> + Clone) -> String {
+        let after = self.limits.abandoned_after;
+        let detached = own.clone().filter(|entry| entry.detached_for().is_some()).count();
+        let attached = own.clone().count() - detached;
+        let next = longest_detached(own).map(|(_, detached_for)| after.saturating_sub(detached_for));
+        match next {
+            None => format!("{attached} with a client, none without"),
+            Some(next) => format!(
+                "{attached} with a client, {detached} without one for less than {} s; the next gives way in {} s",
+                after.as_secs(),
+                next.as_secs() + 1
+            ),
+        }
+    }
+
+    /// The session that may end for another of the same key, and for how long it has been without a client: one that sshd
+    /// has ended before one that could go on, of these the one without a client for longest.
+    fn abandoned<'a>(&self, own: impl Iterator<Item = &'a Arc<Entry>> + Clone) -> Option<(&'a Arc<Entry>, Duration)> {
+        let after = self.limits.abandoned_after;
+        let beyond = |(_, detached_for): &(_, Duration), limit| *detached_for >= limit;
+        let left = longest_detached(own.clone().filter(|entry| entry.facts.is_input_ended()));
+        let left = left.filter(|found| beyond(found, after.min(LEFT_AFTER)));
+        left.or_else(|| longest_detached(own).filter(|found| beyond(found, after)))
+    }
+}
+
+fn longest_detached<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<(&'a Arc<Entry>, Duration)> {
+    let detached = entries.filter_map(|entry| Some((entry, entry.detached_for()?)));
+    detached.max_by_key(|(_, detached_for)| *detached_for)
 }
