@@ -90,7 +90,11 @@ pub(super) enum Command {
     /// Run the server half beside sshd
     #[command(
         long_about = "Run the server half beside sshd.\n\nPrints one line when it serves: ready udp=ADDR:PORT \
-                  fingerprint=SHA256:.., with a tls=ADDR:PORT for each --listen-tls"
+                  fingerprint=SHA256:.., with a tls=ADDR:PORT for each --listen-tls\n\nSIGTERM ends sessions, and clients are \
+                  told. Under systemd with FileDescriptorStoreMax= it asks the service manager first: sessions go on over a \
+                  restart, and end with a stop. It must be root for that (no User=); if it gets no answer, sessions are left to \
+                  the next start. Nobody tells clients of a stop that comes while the service is not running: they wait until \
+                  their --patience ends, or the service is started again."
     )]
     Serve(Box<ServeArgs>),
     /// Join clients to server halves that nothing reaches

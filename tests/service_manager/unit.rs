@@ -3,7 +3,7 @@
 use crate::support::echo::TcpEcho;
 use crate::support::manager::{Kind, Manager, Unit};
 use crate::support::place::Place;
-use crate::support::process::pid_of;
+use crate::support::process::{pid_of, tree};
 use crate::support::rig::Rig;
 use crate::support::ssh::SshSetup;
 use crate::support::sshd::TestSshd;
@@ -12,6 +12,7 @@ use rustix::process::{Signal, kill_process};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A unit file as it is packaged.
 pub(crate) fn file(name: &str) -> PathBuf {
@@ -99,7 +100,26 @@ impl Packaged {
 
     /// SIGKILL.
     pub(crate) fn kill_keeper(&self) {
+        self.signal_keeper(Signal::KILL);
+    }
+
+    pub(crate) fn signal_keeper(&self, signal: Signal) {
         let keeper = self.manager.main_pid().expect("the unit runs");
-        kill_process(pid_of(keeper), Signal::KILL).expect("a process of our own");
+        kill_process(pid_of(keeper), signal).expect("a process of our own");
+    }
+
+    /// The keeper's only child.
+    pub(crate) fn signal_worker(&self, signal: Signal) {
+        let keeper = self.manager.main_pid().expect("the unit runs");
+        let worker = tree(keeper).into_iter().find(|pid| *pid != keeper);
+        kill_process(pid_of(worker.expect("a worker")), signal).expect("a process of our own");
+    }
+
+    /// `bowline status` of this server half.
+    pub(crate) fn status(&self) -> Command {
+        let mut command = Command::new(BOWLINE);
+        let config = self.scratch.join("bowline.toml");
+        command.arg("status").arg("--config").arg(config);
+        command
     }
 }

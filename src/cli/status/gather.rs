@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::human;
 use crate::observe::{self, Answer, AskError, Found, Half, RelayReport, Request, SessionReport, State};
-use crate::server::keeper::{Neighbour, Neighbours, neighbours};
+use crate::server::keeper::{Neighbour, Neighbours, StoreShortage, neighbours};
 
 /// Whoever lives answers within this: half a second for its sessions, and its turn behind somebody who asks slowly.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -39,6 +39,8 @@ pub(crate) struct ServerReport {
     pub(crate) version: String,
     pub(crate) udp: Vec<SocketAddr>,
     pub(crate) tls: Vec<SocketAddr>,
+    /// What its service manager does not keep of what it should.
+    pub(crate) store_shortage: Option<StoreShortage>,
 }
 
 /// Somebody who should have told and has not.
@@ -231,6 +233,7 @@ impl ServerReport {
             version: who.version.clone(),
             udp: who.addresses.clone(),
             tls: who.tls_addresses.clone(),
+            store_shortage: who.store_shortage,
         }
     }
 }

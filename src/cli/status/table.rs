@@ -197,7 +197,16 @@ fn server(server: &ServerReport) -> String {
         None => write!(line, ", no worker"),
     }
     .expect("a String takes every byte");
-    line + &listens(&server.udp, &server.tls)
+    line += &listens(&server.udp, &server.tls);
+    if let Some(store) = server.store_shortage {
+        write!(
+            line,
+            "; its service manager keeps {} of {} descriptors for the next start (FileDescriptorStoreMax={})",
+            store.kept, store.wanted, store.most
+        )
+        .expect("a String takes every byte");
+    }
+    line
 }
 
 fn relay(relay: &RelayReport) -> String {

@@ -55,6 +55,7 @@ impl Keeper {
                     if let Some(manager) = &self.manager {
                         manager.ready(self.holdings.names());
                     }
+                    self.give_up_if_ending(clock::now());
                 }
                 Notice::Stopping if self.ending.is_none() && self.worker.was_told_to_hand_over() => {
                     let next = self.worker.start(&self.terms, self.inventory());

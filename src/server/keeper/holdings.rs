@@ -68,6 +68,16 @@ impl Holdings {
             .flat_map(|(name, kept)| kept.iter().map(move |descriptor| (name.as_str(), descriptor)))
     }
 
+    /// Each name with all its descriptors.
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &[Arc<OwnedFd>])> {
+        self.kept.iter().map(|(name, kept)| (name.as_str(), kept.as_slice()))
+    }
+
+    /// How many descriptors there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
     /// How many names there are.
     pub(super) fn names(&self) -> usize {
         self.kept.len()

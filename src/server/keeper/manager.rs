@@ -28,9 +28,11 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use super::{
+    bus::BusError,
     listener::{Listener, Protocol},
     notice::Notice,
     packet::{self, MOST_DESCRIPTORS},
+    unit::{Next, Stored, Unit},
 };
 
 /// The name under which it is tried out, and what such names of a worker begin with.
@@ -42,6 +44,9 @@ const MOST_COMPARISONS: usize = 30_000;
 /// How long a manager may be too busy to take a message, and to do what it was told.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it may take to answer. Usually that is 2 ms; a watchdog waits 10 s for this process.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is known of a service manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +165,34 @@ impl Manager {
         self.say("STOPPING=1\nSTATUS=stopping", &[]);
     }
 
+    /// What follows the end of this process, which was told to end.
+    pub(super) fn next(&self) -> Result<Next, BusError> {
+        self.unit()?.next()
+    }
+
+    /// What is in the store.
+    pub(super) fn stored(&self) -> Result<Stored, BusError> {
+        self.unit()?.stored()
+    }
+
+    /// Says what that means if it cannot be asked.
+    pub(super) fn warn_if_silent(&self) {
+        if self.keeps_things()
+            && let Err(error) = self.unit()
+        {
+            warn!(
+                %error,
+                "cannot ask the service manager about this service: after a stop clients are not told that their sessions \
+                 have ended, and what it drops of its store is not noticed (systemd answers root, and a user of his own \
+                 manager)"
+            );
+        }
+    }
+
+    fn unit(&self) -> Result<Unit, BusError> {
+        Unit::of_manager_at(&self.terms.address, ANSWER_TIMEOUT)
+    }
+
     /// When the next sign of life is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.next_sign
@@ -214,7 +247,7 @@ impl Manager {
     }
 
     /// Returns once it has done all that it was told.
-    fn barrier(&self) -> io::Result<()> {
+    pub(super) fn barrier(&self) -> io::Result<()> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         self.send(&Notice::Barrier.text(), &[writer.as_fd()])?;
         drop(writer);

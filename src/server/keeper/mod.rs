@@ -4,6 +4,7 @@
 //! process and its two connections. Everything a worker needs is handed to each: settings and listening sockets, made
 //! once, and all that the worker before wanted kept. A worker may die at any moment and the next goes on.
 
+mod bus;
 mod client;
 mod companion;
 mod control;
@@ -25,9 +26,12 @@ mod plan;
 mod process;
 mod reload;
 mod signals;
+mod stop;
 mod store;
+mod store_check;
 #[cfg(test)]
 mod tests;
+mod unit;
 mod user;
 mod watchdog;
 mod wire;
@@ -57,6 +61,7 @@ pub use self::{
     lobby::{Door, Neighbour, Neighbours, Offer, Refusal, TakeOverError, Who, neighbours},
     plan::{Answer, CompanionPlan, KeeperError, MOST_HANDOVER, MOST_LISTENERS, WorkerPlan},
     store::{Store, StoreError},
+    store_check::StoreShortage,
     user::{WorkerUser, WorkerUserError, choose_worker_user},
 };
 use self::{
@@ -68,6 +73,7 @@ use self::{
     plan::Settled,
     process::OwnProgram,
     signals::{Signal, Signals},
+    store_check::StoreCheck,
     worker::Worker,
 };
 use crate::clock;
@@ -112,6 +118,9 @@ pub struct Keeper {
     signals: Signals,
     program: OwnProgram,
     ending: Option<KeeperEnd>,
+    /// When sessions end, unless a start overtakes the stop.
+    give_up_at: Option<Instant>,
+    store_check: StoreCheck,
 }
 
 impl Keeper {
@@ -185,9 +194,12 @@ impl Keeper {
         let companion = settled.companion.map(|plan| Companion::start(plan, now)).transpose()?;
         let manager = settled.terms.manager.as_ref();
         let manager = manager.and_then(|terms| Manager::of(terms, now));
+        let mut store_check = StoreCheck::new(now);
         if let Some(manager) = &manager {
             manager.clear(&settled.leftovers);
+            store_check.post_sentinel(manager);
             manager.keep_listeners(&settled.listeners);
+            manager.warn_if_silent();
         }
         Ok(Self {
             holdings: Holdings::of(settled.stored, settled.terms.store_limit),
@@ -204,6 +216,8 @@ impl Keeper {
             signals,
             program: program()?,
             ending: None,
+            give_up_at: None,
+            store_check,
         })
     }
 
@@ -232,6 +246,8 @@ impl Keeper {
             }
             self.heed_notices(NOTICES_PER_TURN);
             self.answer_requests();
+            self.give_up_if_due(clock::now());
+            self.check_store_if_due(clock::now());
             self.kill_what_hangs(clock::now());
             if self.attend_lobby(clock::now()) {
                 self.ending = Some(KeeperEnd::Replaced);
@@ -250,7 +266,11 @@ impl Keeper {
             self.heed_notices(usize::MAX);
             self.end_trials();
         }
-        let code = self.worker.reap(now).flatten();
+        let ended = self.worker.reap(now);
+        if ended.is_some() {
+            self.look_once_more(now);
+        }
+        let code = ended.flatten();
         let gave_up = code.filter(|code| FINAL_EXIT_CODES.contains(code) && !self.served);
         if let Some(code) = gave_up.filter(|_| self.ending.is_none()) {
             warn!(code, "the worker cannot work, not starting another");
@@ -327,7 +347,14 @@ impl Keeper {
         let companion = self.companion.as_ref().and_then(Companion::deadline);
         let lobby = self.lobby.as_ref().and_then(Lobby::deadline);
         let manager = self.manager.as_ref().and_then(Manager::deadline);
-        let deadlines = [worker, companion, lobby, manager];
+        let deadlines = [
+            worker,
+            companion,
+            lobby,
+            manager,
+            self.give_up_at,
+            self.store_check_deadline(),
+        ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             let wait = deadline.saturating_duration_since(now);
             Timespec {
@@ -346,6 +373,7 @@ impl Keeper {
         let mut fds: Vec<_> = sources
             .flatten()
             .chain(self.lobby.iter().flat_map(Lobby::sources))
+            .chain(self.store_check.source())
             .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
             .collect();
         match poll(&mut fds, timeout.as_ref()) {
@@ -355,19 +383,11 @@ impl Keeper {
     }
 
     fn handle_signal(&mut self, signal: Signal) {
-        let (now, grace) = (clock::now(), self.terms.grace);
+        let now = clock::now();
         match signal {
             Signal::Reload if self.ending.is_some() => {}
             Signal::Reload => self.reload(now),
-            Signal::Stop if self.ending.is_none() => {
-                info!("stopping");
-                self.ending = Some(KeeperEnd::Stopped);
-                // Perhaps this program is only started anew: what the manager keeps goes on then.
-                let is_kept = self.manager.as_ref().is_some_and(Manager::keeps_things);
-                let stop = if is_kept { Stop::HandOver } else { Stop::End };
-                self.manager.iter().for_each(Manager::stopping);
-                self.worker.stop(stop, grace, now);
-            }
+            Signal::Stop if self.ending.is_none() => self.begin_to_stop(now),
             Signal::Stop => {
                 warn!("told to stop again: killing what is left");
                 self.worker.kill();

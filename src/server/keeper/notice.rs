@@ -6,8 +6,12 @@
 /// Most characters in a name: they all stand in one environment variable when a service manager gives them back.
 pub(super) const MOST_NAME: usize = 8;
 
-/// What the keeper calls its listening sockets before a manager: as [`Protocol`](super::Protocol) is written.
-const KEEPERS_NAMES: [&str; 2] = ["udp", "tcp"];
+/// What the keeper has a manager keep only to notice when it goes: to the next keeper a trial, and so nothing.
+pub(super) const SENTINEL_NAME: &str = "trialend";
+
+/// What the keeper calls its listening sockets before a manager, as [`Protocol`](super::Protocol) is written; and its
+/// sentinel.
+const KEEPERS_NAMES: [&str; 3] = ["udp", "tcp", SENTINEL_NAME];
 
 /// A message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +70,7 @@ pub(super) fn is_name(name: &str) -> bool {
     (1..=MOST_NAME).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'z'))
 }
 
-/// Whether a worker may keep something under this name: those of listening sockets are the keeper's.
+/// Whether a worker may keep something under this name: some are the keeper's.
 pub(super) fn is_workers_name(name: &str) -> bool {
     is_name(name) && !KEEPERS_NAMES.contains(&name)
 }
@@ -101,10 +105,11 @@ mod tests {
     }
 
     #[test]
-    fn names_of_listening_sockets_are_not_for_workers() {
+    fn names_of_listening_sockets_and_the_sentinel_are_not_for_workers() {
         for protocol in [super::super::Protocol::Udp, super::super::Protocol::Tcp] {
             assert!(!is_workers_name(&protocol.to_string()), "{protocol}");
         }
+        assert!(!is_workers_name(SENTINEL_NAME));
         for name in ["tombs", "lock", "0", "trial01a"] {
             assert!(is_workers_name(name), "{name}");
         }

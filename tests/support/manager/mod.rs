@@ -5,6 +5,7 @@
 #![allow(unused_imports, reason = "each test crate uses its own part of this module")]
 
 mod launch;
+mod private;
 mod stand_in;
 mod store;
 mod systemd;
@@ -39,6 +40,27 @@ pub trait Manager: Send {
     /// As `start`.
     fn restart(&self) -> Result<(), String>;
 
+    /// Ends all units, as on the way to a power-off.
+    ///
+    /// # Errors
+    /// The manager's own message.
+    fn shut_down(&self) -> Result<(), String>;
+
+    /// A stop that a start overtakes before the unit has ended.
+    ///
+    /// # Errors
+    /// As `start`.
+    fn stop_and_start_at_once(&self) -> Result<(), String>;
+
+    /// A restart that a stop overtakes before the unit has ended.
+    ///
+    /// # Errors
+    /// As `stop`.
+    fn restart_and_stop_at_once(&self) -> Result<(), String>;
+
+    /// Reads the unit anew (`daemon-reload`), which has changed.
+    fn change_unit(&self, change: UnitChange);
+
     /// SIGHUP for the main process; does not wait for what follows from it.
     ///
     /// # Errors
@@ -59,6 +81,17 @@ pub trait Manager: Send {
 
     /// What the unit has written to its standard output and error.
     fn log(&self) -> String;
+}
+
+/// What becomes of a unit's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitChange {
+    /// Another `FileDescriptorStoreMax=`.
+    StoreMax(usize),
+    /// There is none any more.
+    Gone,
+    /// It is there again, as it was at first.
+    Back,
 }
 
 /// Which one.

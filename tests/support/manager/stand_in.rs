@@ -3,9 +3,10 @@
 //! One thread owns the unit, as systemd's one thread owns all; the test gives it orders and looks at what it shows.
 
 use super::launch::{LISTEN_FDS_START, Run};
+use super::private::PrivateSocket;
 use super::store::{Notice, NotifySocket, Store};
 use super::unit::{KillMode, Unit};
-use super::{Manager, ORDER};
+use super::{Manager, ORDER, UnitChange};
 use crate::support::{Scratch, now, process};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::Signal;
@@ -26,13 +27,21 @@ pub struct StandIn {
     seen: Arc<Mutex<Seen>>,
     scratch: Scratch,
     thread: Option<JoinHandle<()>>,
+    _private: Option<PrivateSocket>,
 }
 
 /// What can be asked for at any time.
 #[derive(Clone, Default)]
-struct Seen {
+pub struct Seen {
     main_pid: Option<u32>,
-    stored: usize,
+    pub stored: usize,
+    pub store_max: usize,
+    pub preserves: bool,
+    /// The type of the unit's job.
+    pub job: Option<&'static str>,
+    /// What takes the place of the job once somebody has asked about it.
+    pub overtaken_by: Option<&'static str>,
+    pub questions_about_job: u32,
     status: String,
     restarts: u32,
     refused: u32,
@@ -43,7 +52,10 @@ enum Order {
     Start,
     Stop,
     Restart,
+    StopAndStart,
+    RestartAndStop,
     Reload,
+    ChangeUnit(UnitChange),
     /// Kill everything, and end.
     Quit,
 }
@@ -55,7 +67,15 @@ impl StandIn {
         let scratch = Scratch::new();
         let (orders, ordered) = channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd"));
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(Seen {
+            preserves: unit.preserves_store,
+            store_max: unit.store_max,
+            ..Seen::default()
+        }));
+        let private = unit.private_socket.then(|| {
+            let socket = PrivateSocket::at(&scratch.join("private"), seen.clone());
+            socket.expect("a socket in the scratch folder")
+        });
         let notify = NotifySocket::at(&scratch.join("notify")).expect("a socket in the scratch folder");
         let mut service = Service {
             store: Store::new(unit.store_max),
@@ -76,6 +96,7 @@ impl StandIn {
             seen,
             scratch,
             thread: Some(thread),
+            _private: private,
         }
     }
 
@@ -109,6 +130,22 @@ impl Manager for StandIn {
 
     fn restart(&self) -> Result<(), String> {
         self.order(Order::Restart)
+    }
+
+    fn shut_down(&self) -> Result<(), String> {
+        self.order(Order::Stop)
+    }
+
+    fn stop_and_start_at_once(&self) -> Result<(), String> {
+        self.order(Order::StopAndStart)
+    }
+
+    fn restart_and_stop_at_once(&self) -> Result<(), String> {
+        self.order(Order::RestartAndStop)
+    }
+
+    fn change_unit(&self, change: UnitChange) {
+        self.order(Order::ChangeUnit(change)).expect("nothing can hinder it");
     }
 
     fn reload(&self) -> Result<(), String> {
@@ -238,7 +275,7 @@ impl Service {
             return;
         }
         let main = self.run.as_ref().map(|run| run.main().as_raw_nonzero().get() as u32);
-        if main.is_none() || notice.sender != main {
+        if main.is_none() || notice.sender != main || self.store.most() == 0 && self.unit.store_max > 0 {
             self.seen.lock().expect("no reader panics").refused += 1;
             return;
         }
@@ -301,9 +338,11 @@ impl Service {
             return;
         }
         self.run = None;
-        match then {
+        match self.what_overtook().unwrap_or(then) {
             Then::Rest => {
-                self.store.clear();
+                if !self.unit.preserves_store {
+                    self.store.clear();
+                }
                 self.phase = Phase::Dead;
                 self.answer(Ok(()));
             }
@@ -328,11 +367,31 @@ impl Service {
                     .map(|run| run.signal_main(Signal::HUP));
                 let _ = done.send(told.ok_or_else(|| "it is not running".into()));
             }
+            Order::ChangeUnit(change) => {
+                self.store.limit(match change {
+                    UnitChange::StoreMax(most) => most,
+                    UnitChange::Gone => 0,
+                    UnitChange::Back => self.unit.store_max,
+                });
+                self.show();
+                let _ = done.send(Ok(()));
+            }
             Order::Start if self.phase == Phase::Running => drop(done.send(Ok(()))),
             Order::Stop if self.phase == Phase::Dead => drop(done.send(Ok(()))),
             _ => {
                 self.waiting.push(done);
-                let then = if order == Order::Stop { Then::Rest } else { Then::Start };
+                let then = match order {
+                    Order::Stop | Order::StopAndStart => Then::Rest,
+                    _ => Then::Start,
+                };
+                let mut seen = self.seen.lock().expect("no reader panics");
+                seen.questions_about_job = 0;
+                seen.overtaken_by = match order {
+                    Order::StopAndStart => Some("start"),
+                    Order::RestartAndStop => Some("stop"),
+                    _ => None,
+                };
+                drop(seen);
                 match &mut self.phase {
                     Phase::Starting { .. } if order == Order::Start => {}
                     Phase::Ending { then: next, .. } => *next = then,
@@ -372,6 +431,12 @@ impl Service {
 
     /// Signals whoever the unit says; the rest follows in `handle_ending`.
     fn end(&mut self, then: Then, signal: Option<Signal>) {
+        self.phase = Phase::Ending {
+            until: now() + self.unit.timeout_stop,
+            then,
+        };
+        // Whoever gets the signal may ask at once.
+        self.show();
         let all = self.unit.kill_mode == KillMode::ControlGroup || signal == Some(Signal::KILL);
         if let Some(run) = &mut self.run {
             match signal {
@@ -381,10 +446,14 @@ impl Service {
                 _ => drop(run.signal_all(Some(signal.unwrap_or(Signal::TERM)))),
             }
         }
-        self.phase = Phase::Ending {
-            until: now() + self.unit.timeout_stop,
-            then,
-        };
+    }
+
+    /// What is to follow by the job that somebody was told of last.
+    fn what_overtook(&self) -> Option<Then> {
+        let mut seen = self.seen.lock().expect("no reader panics");
+        let job = seen.overtaken_by.take()?;
+        let was_asked = seen.questions_about_job > 0;
+        was_asked.then_some(if job == "stop" { Then::Rest } else { Then::Start })
     }
 
     fn feed_watchdog(&mut self) {
@@ -402,6 +471,15 @@ impl Service {
         let mut seen = self.seen.lock().expect("no reader panics");
         seen.main_pid = self.run.as_ref().map(|run| run.main().as_raw_nonzero().get() as u32);
         seen.stored = self.store.len();
+        seen.store_max = self.store.most();
+        if seen.overtaken_by.is_none() || seen.questions_about_job == 0 {
+            seen.job = match self.phase {
+                Phase::Ending { then: Then::Rest, .. } => Some("stop"),
+                Phase::Ending { then: Then::Start, .. } => Some("restart"),
+                Phase::Starting { .. } => Some("start"),
+                _ => None,
+            };
+        }
     }
 
     fn kill_all(&mut self) {

@@ -113,6 +113,16 @@ impl Store {
         self.held.len()
     }
 
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Lets go of what is too many, without a word; the newest stay.
+    pub fn limit(&mut self, most: usize) {
+        self.most = most;
+        self.held.truncate(most);
+    }
+
     pub fn clear(&mut self) {
         self.held.clear();
     }

@@ -1,7 +1,7 @@
 //! The machine's own systemd program, run as the init of namespaces of its own. Never the machine's systemd.
 
 use super::unit::{KillMode, Unit};
-use super::{Manager, ORDER};
+use super::{Manager, ORDER, UnitChange};
 use crate::support::process::{Running, run, tree};
 use crate::support::{Scratch, measured, wait_for};
 use std::ffi::OsString;
@@ -117,6 +117,21 @@ impl Systemd {
         }
     }
 
+    /// Both orders before anything can have come of the first.
+    fn order_at_once(&self, verbs: &[&str; 2]) -> Result<(), String> {
+        let script = format!(
+            "systemctl --no-block {0} {NAME} && systemctl {1} {NAME}",
+            verbs[0], verbs[1]
+        );
+        let mut command = Command::new("nsenter");
+        command.args(["--all", "--target", &self.init.to_string(), "sh", "-c", &script]);
+        let outcome = run(&mut command, ORDER);
+        match outcome.code {
+            Some(0) => Ok(()),
+            _ => Err(format!("{}{}", outcome.err(), self.boot_log())),
+        }
+    }
+
     fn property(&self, name: &str) -> String {
         let outcome = run(
             &mut self.systemctl(&["show", "--value", "--property", name, NAME]),
@@ -137,6 +152,45 @@ impl Manager for Systemd {
 
     fn restart(&self) -> Result<(), String> {
         self.order("restart")
+    }
+
+    fn shut_down(&self) -> Result<(), String> {
+        let outcome = run(&mut self.systemctl(&["isolate", "poweroff.target"]), ORDER);
+        match outcome.code {
+            Some(0) => Ok(()),
+            _ => Err(format!("{}{}", outcome.err(), self.boot_log())),
+        }
+    }
+
+    fn stop_and_start_at_once(&self) -> Result<(), String> {
+        self.order_at_once(&["stop", "start"])
+    }
+
+    fn restart_and_stop_at_once(&self) -> Result<(), String> {
+        self.order_at_once(&["restart", "stop"])
+    }
+
+    fn change_unit(&self, change: UnitChange) {
+        let units = self.scratch.join("units");
+        let (file, aside) = (units.join(NAME), units.join("aside"));
+        let more = units.join(format!("{NAME}.d"));
+        let (drop_ins, drop_ins_aside) = (more.clone(), units.join("aside.d"));
+        let done = match change {
+            UnitChange::StoreMax(most) => fs::write(
+                more.join("zz-store.conf"),
+                format!("[Service]\nFileDescriptorStoreMax={most}\n"),
+            ),
+            UnitChange::Gone => fs::rename(file, aside).and_then(|()| fs::rename(drop_ins, drop_ins_aside)),
+            UnitChange::Back => {
+                let _ = fs::remove_file(more.join("zz-store.conf"));
+                match aside.exists() {
+                    true => fs::rename(aside, file).and_then(|()| fs::rename(drop_ins_aside, drop_ins)),
+                    false => Ok(()),
+                }
+            }
+        };
+        done.expect("the scratch folder");
+        run(&mut self.systemctl(&["daemon-reload"]), ORDER).expect_code(0);
     }
 
     fn reload(&self) -> Result<(), String> {
@@ -233,6 +287,8 @@ fn write_units(scratch: &Scratch, unit: &Unit) {
     for target in TARGETS {
         write(&format!("units/{target}.target"), "[Unit]\nDefaultDependencies=no\n");
     }
+    let end = "[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\nRequires=shutdown.target\nAfter=shutdown.target\n";
+    write("units/poweroff.target", end);
     write(&format!("units/{NAME}"), &unit.text);
     write(&format!("units/{NAME}.d/test.conf"), &drop_in(scratch, unit));
 }

@@ -24,6 +24,10 @@ pub struct Unit {
     pub command: Vec<OsString>,
     pub environment: Vec<(String, String)>,
     pub store_max: usize,
+    /// Whether a stop leaves the store as it is, since systemd 254.
+    pub preserves_store: bool,
+    /// Whether the manager's private socket is there; the real one's is.
+    pub private_socket: bool,
     pub restart_after: Duration,
     pub timeout_start: Duration,
     pub timeout_stop: Duration,
@@ -61,6 +65,8 @@ impl Unit {
                 .map_or_else(Vec::new, |line| line.split_whitespace().map(OsString::from).collect()),
             environment: vec![],
             store_max: value(text, "FileDescriptorStoreMax").map_or(0, number) as usize,
+            preserves_store: value(text, "FileDescriptorStorePreserve") == Some("yes"),
+            private_socket: true,
             restart_after: value(text, "RestartSec").map_or(Duration::from_millis(100), duration),
             timeout_start: time("TimeoutStartSec", 90),
             timeout_stop: time("TimeoutStopSec", 90),

@@ -78,6 +78,7 @@ impl Keeper {
             tls_addresses: addresses(&self.listeners, Protocol::Tcp),
             age: age.unwrap_or_default(),
             managed: self.terms.manager.is_some(),
+            store_shortage: self.store_shortage(),
             network: super::door::network(),
         }
     }

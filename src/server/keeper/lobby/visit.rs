@@ -345,6 +345,7 @@ mod tests {
                 tls_addresses: Vec::new(),
                 age: Duration::ZERO,
                 managed: false,
+                store_shortage: None,
                 network: 0,
             },
             owner: rustix::process::geteuid().as_raw(),

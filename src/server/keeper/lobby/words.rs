@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::super::listener::Endpoint;
+use super::super::{listener::Endpoint, store_check::StoreShortage};
 
 /// What somebody asks of a keeper.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +55,9 @@ pub struct Who {
     pub age: Duration,
     /// Whether a service manager runs it.
     pub managed: bool,
+    /// What the service manager does not keep of what it should.
+    #[serde(default)]
+    pub store_shortage: Option<StoreShortage>,
     /// The network namespace of the addresses.
     pub(super) network: u64,
 }
