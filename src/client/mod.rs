@@ -262,6 +262,7 @@ impl OpenSession {
             input,
             output,
             pipe_closed: CloseCode::PipeClosed,
+            input_ends_itself: false,
             arrivals: incoming,
             standbys,
             epochs,

@@ -7,25 +7,34 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long the peer has to confirm them.
 const LINGER: Duration = Duration::from_secs(2);
 
-#[derive(Default)]
 pub(super) struct Ending {
+    input_ends_itself: bool,
     drain_until: Option<Instant>,
     linger_until: Option<Instant>,
     why_no_output: Option<String>,
 }
 
 impl Ending {
+    /// `input_ends_itself`: see [`super::PumpParts`].
+    pub(super) fn new(input_ends_itself: bool) -> Ending {
+        Ending {
+            input_ends_itself,
+            drain_until: None,
+            linger_until: None,
+            why_no_output: None,
+        }
+    }
+
     pub(super) fn handle_hang_up(&mut self, now: Instant) {
-        self.begin(now, "ssh has ended".to_owned());
+        self.drain_until.get_or_insert(now + DRAIN);
+        self.why_no_output.get_or_insert("ssh has ended".to_owned());
         self.linger_until.get_or_insert(now + DRAIN + LINGER);
     }
 
     pub(super) fn handle_broken_pipe(&mut self, why: String, now: Instant) {
-        self.begin(now, why);
-    }
-
-    fn begin(&mut self, now: Instant, why: String) {
-        self.drain_until.get_or_insert(now + DRAIN);
+        if !self.input_ends_itself {
+            self.drain_until.get_or_insert(now + DRAIN);
+        }
         self.why_no_output.get_or_insert(why);
     }
 

@@ -120,7 +120,7 @@ where
             share,
             carriers: Carriers::default(),
             copies: Copies::new(clock::now()),
-            ending: Ending::default(),
+            ending: Ending::new(parts.input_ends_itself),
             alone_since: parts.detached_since,
             ledger: parts.ledger,
             carried: 0,

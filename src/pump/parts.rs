@@ -74,6 +74,9 @@ pub struct PumpParts<R, W> {
     pub output: W,
     /// What to tell the peer when the pipe breaks.
     pub pipe_closed: CloseCode,
+    /// Whether the input comes to its end by itself once the output is broken, as that of a TCP connection does. It is then
+    /// read to that end, however long the peer takes to make room for it. Any other has a second for its last words.
+    pub input_ends_itself: bool,
     /// Where carriers come from; in boxes, since a channel keeps room for 32 of what it carries.
     pub arrivals: mpsc::Receiver<Box<Arrival>>,
     /// Where carriers come from that are to stand by; closed where there are none.

@@ -101,6 +101,11 @@ struct Stand {
 
 impl Stand {
     fn new(session: Session) -> Stand {
+        Stand::before(session, false)
+    }
+
+    /// The same, and whether the pipe's input ends by itself if its output is broken.
+    fn before(session: Session, input_ends_itself: bool) -> Stand {
         let (book, pipe, now) = (Book::default(), Pipe::default(), clock::now());
         pipe.state().book = book.clone();
         let (arrivals, incoming) = mpsc::channel(ARRIVALS);
@@ -122,6 +127,7 @@ impl Stand {
             input: pipe.clone(),
             output: pipe.clone(),
             pipe_closed: CloseCode::UpstreamClosed,
+            input_ends_itself,
             arrivals: incoming,
             standbys: standing,
             epochs: Arc::default(),
@@ -256,6 +262,35 @@ fn a_broken_pipe_that_said_its_last_is_reported_at_once() {
     stand.run_at(Duration::from_secs(1));
     assert!(matches!(stand.heard().last(), Some(Frame::Close { .. })));
     assert_eq!(stand.book.last().session.close, Some(CloseCode::UpstreamClosed));
+}
+
+#[test]
+fn what_sshd_said_before_its_connection_broke_is_read_however_long_the_peer_makes_no_room() {
+    let config = SessionConfig {
+        replay_buffer: 1 << 16,
+        ..SessionConfig::default()
+    };
+    let mut stand = Stand::before(Session::new(SessionMemory::heap(&config)), true);
+    stand.pipe.state().is_broken = true;
+    let said = [Bytes::from(vec![1; 1 << 16]), Bytes::from_static(b"last words")];
+    stand.pipe.state().gives = said.iter().rev().cloned().collect();
+    stand.run_at(Duration::ZERO);
+    stand.say(&[Frame::Data {
+        offset: at(0),
+        bytes: Bytes::from_static(b"x"),
+    }]);
+    stand.run_at(Duration::ZERO);
+    // The connection takes no more, and what fits is on its way; the peer is away for a minute.
+    stand.run_at(Duration::from_secs(60));
+    stand.heard();
+    stand.pipe.state().ends = true;
+    stand.say(&[ack(1 << 16)]);
+    stand.run_at(Duration::from_secs(61));
+    let heard = stand.heard();
+    let is_last = |frame: &Frame| matches!(frame, Frame::Data { bytes, .. } if *bytes == said[1]);
+    let last = heard.iter().position(is_last);
+    let close = heard.iter().position(|frame| matches!(frame, Frame::Close { .. }));
+    assert!(last.is_some() && last < close, "{heard:?}");
 }
 
 /// Memory that writes down what the book said when it was given back.

@@ -136,6 +136,7 @@ impl Bench {
             input,
             output,
             pipe_closed: CloseCode::PipeClosed,
+            input_ends_itself: true,
             arrivals: incoming,
             standbys: mpsc::channel(1).1,
             epochs: Arc::default(),

@@ -29,11 +29,20 @@ pub(crate) struct Client {
 
 impl Client {
     /// Starts it; what comes out is checked against the pattern of this seed.
-    pub(crate) fn start(mut command: Command, down_seed: u64) -> Client {
+    pub(crate) fn start(command: Command, down_seed: u64) -> Client {
+        Client::start_read_slowly(command, down_seed, || {})
+    }
+
+    /// The same, and each read waits for `pause` to return.
+    pub(crate) fn start_read_slowly(
+        mut command: Command,
+        down_seed: u64,
+        pause: impl FnMut() + Send + 'static,
+    ) -> Client {
         let (running, stdin, stdout) = Running::start_piped(&mut command);
         let down = Arc::new(Flow::new(down_seed));
         let checked = down.clone();
-        std::thread::spawn(move || checked.check(stdout));
+        std::thread::spawn(move || checked.check_slowly(stdout, pause));
         Client {
             running,
             stdin: Some(stdin),

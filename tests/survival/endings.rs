@@ -1,18 +1,21 @@
 //! Sessions that end, hang or are silent while the worker is dead.
 
+use crate::client::Client;
 use crate::held::{Door, Held};
 use crate::scenarios::ticker::Ticker;
 use crate::support::process::Running;
 use crate::support::rig::Rig;
+use crate::support::serve::ServeOptions;
 use crate::support::server_half::{is_alive, signal};
 use crate::support::ssh::HOST;
-use crate::support::{heavy, measured_time, now, wait_for};
+use crate::support::{heavy, measured, measured_time, now, wait_for};
 use crate::{LIMIT, OpenHouse, last_lines};
 use rustix::process::Signal;
 use socket2::SockRef;
 use std::fs;
-use std::io::Read;
-use std::net::Shutdown;
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc::sync_channel;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -145,12 +148,64 @@ fn end_without_a_worker(mut session: Held, ending: Ending, house: &OpenHouse, un
     assert_eq!(down.bytes(), sent, "{case}");
 }
 
+#[test]
+fn an_upstream_that_resets_while_nobody_reads_loses_no_byte() {
+    let door = Door::open();
+    let options = ServeOptions::here().argument("--replay-buffer").argument("64KiB");
+    let house = OpenHouse::with(door.address(), options);
+    let (read, may_read) = sync_channel::<()>(0);
+    let client = Client::start_read_slowly(house.ssh.proxy(), 1, move || {
+        // Until the other end is dropped.
+        let _ = may_read.recv();
+    });
+    let mut session = door.session_of(client, &house, 1);
+    // The kernel holds the last of it: neither half of bowline has room.
+    while is_all_read(&session.stream) {
+        session.send(16_000);
+        session.wait_until_taken();
+    }
+    measured("bytes sent before nobody takes more", session.sent);
+    reset(&mut session);
+    assert!(session.client.write(b"what no upstream takes any more"));
+    // The server half sees that the connection is broken, and has long nobody to give the rest to.
+    sleep(Duration::from_secs(3));
+    drop(read);
+    session.expect_everything();
+    session.client.finish(LIMIT).expect_code(0);
+}
+
+/// Whether the other end has read everything, or does within half a second.
+fn is_all_read(stream: &TcpStream) -> bool {
+    let all_read = || (unread_by_peer(stream) == 0).then_some(());
+    wait_for(Duration::from_millis(500), all_read).is_some()
+}
+
+/// Bytes that lie unread at the other end of a connection within this machine (proc(5): `/proc/net/tcp`, `rx_queue`).
+fn unread_by_peer(stream: &TcpStream) -> u64 {
+    let address = |address: io::Result<SocketAddr>| match address.expect("a connected socket") {
+        SocketAddr::V4(address) => format!(
+            "{:08X}:{:04X}",
+            u32::from_ne_bytes(address.ip().octets()),
+            address.port()
+        ),
+        SocketAddr::V6(address) => panic!("no address of IPv4: {address}"),
+    };
+    let ends = format!("{} {} ", address(stream.peer_addr()), address(stream.local_addr()));
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").expect("Linux");
+    let line = table.lines().find_map(|line| line.split_once(&ends));
+    let (_, fields) = line.expect("the other end is open");
+    // st tx_queue:rx_queue ..
+    let queues = fields.split_whitespace().nth(1).and_then(|both| both.split_once(':'));
+    let (_, unread) = queues.expect("two queues");
+    u64::from_str_radix(unread, 16).expect("a number")
+}
+
 /// Puts another stream, which nobody uses, in the place of the one that is reset.
 fn reset(session: &mut Held) {
     let _ = SockRef::from(&session.stream).set_linger(Some(Duration::ZERO));
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a TCP port on loopback");
     let address = nobody.local_addr().expect("a bound socket has an address");
-    session.stream = std::net::TcpStream::connect(address).expect("our own listener");
+    session.stream = TcpStream::connect(address).expect("our own listener");
 }
 
 #[test]

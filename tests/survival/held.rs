@@ -34,7 +34,12 @@ impl Door {
     /// A new session of this house, open to both ends.
     #[track_caller]
     pub(crate) fn session(&self, house: &OpenHouse, seed: u64) -> Held {
-        let client = Client::start(house.ssh.proxy(), seed);
+        self.session_of(Client::start(house.ssh.proxy(), seed), house, seed)
+    }
+
+    /// The session of a client that has just been started.
+    #[track_caller]
+    pub(crate) fn session_of(&self, client: Client, house: &OpenHouse, seed: u64) -> Held {
         let stream = self.arrived.recv_timeout(LIMIT);
         let stream = stream.unwrap_or_else(|_| panic!("no session: {}\n{}", client.said(), house.logs()));
         stream.set_read_timeout(Some(LIMIT)).expect("a connected socket");

@@ -179,6 +179,7 @@ impl Ends {
             input: self.input,
             output: self.output,
             pipe_closed: CloseCode::UpstreamClosed,
+            input_ends_itself: true,
             arrivals,
             standbys,
             epochs: Arc::clone(&entry.epochs),

@@ -42,9 +42,10 @@ pub fn is_wanted() -> bool {
     }
 }
 
-/// What a server half is to be told of clients' addresses: `--client-address`, as [`CLIENT_ADDRESS`] says.
+/// What a server half is to be told of clients' addresses: `--client-address`. A keeper that its worker has raised may
+/// not show sshd addresses of others any more, and goes on as well as it can.
 pub fn word() -> &'static str {
-    if is_wanted() { "real" } else { "loopback" }
+    if is_wanted() { "auto" } else { "loopback" }
 }
 
 /// Whether somebody has this address: loopback, or a machine of the pair.

@@ -115,6 +115,7 @@ where
         input,
         output,
         pipe_closed: CloseCode::UpstreamClosed,
+        input_ends_itself: true,
         arrivals,
         standbys: mpsc::channel(1).1,
         epochs: Arc::default(),
