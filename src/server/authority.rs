@@ -2,7 +2,7 @@
 
 use super::ask_sshd::{AskError, AskSshd};
 use super::connect_sshd::Client;
-use crate::carrier::gate;
+use crate::carrier::handshake_limiter;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Refusal, RefusalCode};
 use std::future::Future;
@@ -63,7 +63,7 @@ impl Authority {
         let accepted = match self {
             Authority::Anyone => {
                 // Keys that nobody checks can be made by the thousand; addresses cannot.
-                let account = format!("anyone from {}", gate::network(remote.ip()));
+                let account = format!("anyone from {}", handshake_limiter::network(remote.ip()));
                 return Ok((Account(account), None));
             }
             // Whoever proved no key is nobody's, and not worth a question.

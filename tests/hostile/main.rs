@@ -7,6 +7,7 @@ mod support;
 
 mod initials;
 mod resets;
+mod silent;
 mod strangers;
 
 use scenarios::echo_probe::{EchoProbe, UNDISTURBED as PROMPT};
