@@ -173,14 +173,17 @@ impl Welcome {
                     Ok(key) => return self.registry.attach_open(carrier, &open, key).await,
                     Err(refused) => refused,
                 },
-                Ok(Hello::Resume(resume)) => return self.registry.attach_resume(carrier, &resume).await,
-                Ok(Hello::Standby { session }) => return self.registry.attach_standby(carrier, session).await,
+                Ok(Hello::Resume(resume)) => {
+                    return unless_revoked(&mut permit, self.registry.attach_resume(carrier, &resume)).await;
+                }
+                Ok(Hello::Standby { session }) => {
+                    return unless_revoked(&mut permit, self.registry.attach_standby(carrier, session)).await;
+                }
                 Ok(Hello::Probe(probe)) => match self.probe(&carrier.info().clone(), &probe, client).await {
                     Ok(probed) => {
                         let answered = carrier.send_message(Answer::Probed(Box::new(probed)).encode()).await;
                         debug!(user = probe.user.as_str(), sent = answered.is_ok(), "probe answered");
-                        carrier.finish(CloseReason::Done).await;
-                        return;
+                        return unless_revoked(&mut permit, finish(carrier, CloseReason::Done)).await;
                     }
                     Err(refused) => refused,
                 },
@@ -188,8 +191,7 @@ impl Welcome {
                     self.registry.reap(&reap);
                     let answered = carrier.send_message(Answer::Reaped.encode()).await;
                     debug!(session = %reap.session, sent = answered.is_ok(), "reap answered");
-                    carrier.finish(CloseReason::Done).await;
-                    return;
+                    return unless_revoked(&mut permit, finish(carrier, CloseReason::Done)).await;
                 }
                 Ok(Hello::Wait) => refusal(RefusalCode::Desync, "Wait comes once, before the first hello"),
                 Err(error) => malformed(&error),
@@ -204,7 +206,7 @@ impl Welcome {
             permit.handle_answered(clock::now());
             heard = hear_next(&mut carrier, &permit, sleep(HELLO)).await;
         }
-        carrier.finish(CloseReason::Refused).await;
+        unless_revoked(&mut permit, finish(carrier, CloseReason::Refused)).await;
     }
 
     /// Makes the session of `open`, unless it is there already. Gives which of its authorizations counted.
@@ -270,6 +272,19 @@ async fn hear_next(carrier: &mut Carrier, permit: &Permit, time_is_up: impl Futu
         () = permit.revoked() => Heard::Revoked,
         () = time_is_up => Heard::Nothing,
     }
+}
+
+/// Does what waits for the client's own doing, and stops if another carrier needs the permit.
+async fn unless_revoked(permit: &mut Permit, work: impl Future<Output = ()>) {
+    permit.handle_answered(clock::now());
+    tokio::select! {
+        () = work => {}
+        () = permit.revoked() => {}
+    }
+}
+
+async fn finish(carrier: Carrier, reason: CloseReason) {
+    carrier.finish(reason).await;
 }
 
 /// Has a client come back later.
