@@ -2,19 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use bowline::carrier::Path;
-use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits, bind};
+use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, bind};
+use bowline::carrier::{DialError, Path};
 use bowline::client::{self, Boxed, ClientConfig, Credentials, FirstWords, HostTrust, OpenError, Place, Port};
-use bowline::identity::raw_key::TlsKey;
+use bowline::identity::raw_key::{ServerKey, TlsKey};
 use bowline::identity::statement::ProvenKey;
 use bowline::pump::Outcome;
 use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, RegistryLimits, RelayPlaces, Server, ServerConfig};
 use bowline::session::SessionConfig;
-use bowline::wire::{Authorization, UserName};
+use bowline::wire::{Authorization, RefusalCode, UserName};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -44,6 +45,26 @@ impl Credentials for Anybody {
     }
 }
 
+/// Somebody whose agent asks at each use, and counts how often it was asked.
+#[derive(Default)]
+struct SlowAgent(AtomicUsize);
+
+impl Credentials for SlowAgent {
+    fn sign<'a>(&'a self, round: usize, message: &'a [u8]) -> Boxed<'a, Option<Vec<Authorization>>> {
+        Box::pin(async move {
+            self.0.fetch_add(1, Relaxed);
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            Anybody.sign(round, message).await
+        })
+    }
+
+    fn handle_accepted(&self, _key: &[u8]) {}
+
+    fn describe(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
 /// An upstream that sends back what it reads, and ends when its reader ends.
 async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -60,6 +81,10 @@ async fn echo() -> SocketAddr {
 }
 
 fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
+    serve_with(target, 256)
+}
+
+fn serve_with(target: SocketAddr, max_half_open: usize) -> (SocketAddr, CancellationToken) {
     let server = Server::new(ServerConfig {
         sockets: vec![bind("127.0.0.1:0".parse().unwrap()).unwrap()],
         tls_listeners: Vec::new(),
@@ -72,7 +97,7 @@ fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
         authority: Authority::Anyone,
         session: SessionConfig::default(),
         limits: RegistryLimits::default(),
-        max_half_open: 256,
+        max_half_open,
         quic: QuicLimits::default(),
     })
     .unwrap();
@@ -155,6 +180,55 @@ async fn what_was_said_before_goes_along_with_the_open_and_arrives_once() {
         assert_eq!(rest, b"then");
         drop(upstream);
         assert_eq!(running.await.unwrap(), Outcome::Finished);
+        stop.cancel();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_answers_after_eight_seconds_is_waited_for_and_asked_once() {
+    local(async {
+        let (server, stop) = serve(echo().await);
+        let agent = Arc::new(SlowAgent::default());
+        let config = ClientConfig {
+            credentials: Arc::clone(&agent) as Arc<dyn Credentials>,
+            ..config(server)
+        };
+        let mut stream = client::open(config).await.unwrap().into_stream();
+        assert_eq!(agent.0.load(Relaxed), 1, "the first carrier was still there");
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        stop.cancel();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_turned_away_is_told_so_and_gets_in_as_soon_as_a_silent_one_is_old_enough() {
+    local(async {
+        // One address gets a quarter: one handshake at a time, and eight silent carriers.
+        let (server, stop) = serve_with(echo().await, 4);
+        let mut silent = Vec::new();
+        while silent.len() < 8 {
+            let dialer = QuicDialer::new(server, MtuCap::default()).unwrap();
+            match dialer.dial(server, &TlsKey::generate(), ServerKey::Any).await {
+                Ok(dialed) => silent.push((dialer, dialed.host().await.unwrap())),
+                Err(DialError::Busy) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let in_a_hurry = ClientConfig {
+            connect_timeout: Duration::from_millis(700),
+            ..config(server)
+        };
+        let error = client::open(in_a_hurry).await.err().expect("nothing is free");
+        assert!(
+            matches!(&error, OpenError::Refused(refusal) if refusal.code == RefusalCode::RetryLater),
+            "{error}"
+        );
+        let mut stream = client::open(config(server)).await.unwrap().into_stream();
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
         stop.cancel();
     })
     .await;

@@ -75,7 +75,7 @@ fn limits_and_names_on_the_page_are_those_of_the_code() {
     }
 }
 
-fn hellos() -> [(&'static str, Hello); 5] {
+fn hellos() -> [(&'static str, Hello); 6] {
     let open = Open {
         version: VERSION,
         session: ID,
@@ -111,6 +111,7 @@ fn hellos() -> [(&'static str, Hello); 5] {
         ("Standby", Hello::Standby { session: ID }),
         ("Probe", Hello::Probe(probe)),
         ("Reap", Hello::Reap(reap)),
+        ("Wait", Hello::Wait),
     ]
 }
 

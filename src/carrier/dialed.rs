@@ -7,6 +7,8 @@ use super::{Carrier, CarrierError, Rank};
 use crate::identity::raw_key::TlsConfigError;
 use crate::wire::{Answer, Hello, Host, MAX_HELLO, Quoting, next_message};
 use bytes::BytesMut;
+use quinn_proto::TransportErrorCode;
+use rustls::AlertDescription;
 use std::io;
 use std::sync::Arc;
 
@@ -93,6 +95,9 @@ pub enum DialError {
     /// The handshake of TLS failed.
     #[error("{0}")]
     Tls(Quoting<io::Error>),
+    /// Something answers there, and takes no connection for now.
+    #[error("it takes no more connections for now")]
+    Busy,
     /// The relay cannot be reached, or does not reach the server half.
     #[error(transparent)]
     Relay(#[from] ReachError),
@@ -118,11 +123,47 @@ pub enum DialError {
 
 impl From<quinn::ConnectionError> for DialError {
     fn from(error: quinn::ConnectionError) -> DialError {
-        DialError::Quic(Quoting(error))
+        if is_busy(&error) {
+            DialError::Busy
+        } else {
+            DialError::Quic(Quoting(error))
+        }
     }
 }
 
+/// Whether a peer ended the handshake because it has too many connections, or gave this one up for another: in the first
+/// packets QUIC has no code of the application's own (RFC 9000 section 10.2.3).
+pub(in crate::carrier) fn is_busy(error: &quinn::ConnectionError) -> bool {
+    match error {
+        quinn::ConnectionError::ConnectionClosed(close) => [
+            TransportErrorCode::CONNECTION_REFUSED,
+            TransportErrorCode::APPLICATION_ERROR,
+        ]
+        .contains(&close.error_code),
+        quinn::ConnectionError::ApplicationClosed(_) => true,
+        _ => false,
+    }
+}
+
+/// The same for TLS: its alert for what is nobody's fault (RFC 8446 section 6.2).
+pub(in crate::carrier) fn is_busy_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(
+        inner,
+        Some(rustls::Error::AlertReceived(AlertDescription::InternalError))
+    )
+}
+
 impl DialError {
+    /// A handshake of TLS that failed.
+    pub(super) fn tls(error: io::Error) -> DialError {
+        if is_busy_tls(&error) {
+            DialError::Busy
+        } else {
+            DialError::Tls(Quoting(error))
+        }
+    }
+
     /// Whether the network or the peer said that this will not work, rather than nothing.
     pub fn is_definite(&self) -> bool {
         match self {
@@ -137,8 +178,12 @@ impl DialError {
             DialError::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
             DialError::Socket(_) | DialError::Connect(_) | DialError::NoHostKey => true,
             DialError::Config(_) | DialError::QuicConfig(_) => true,
-            // A server half may be about to be listed.
-            DialError::Carrier(_) | DialError::Relay(_) | DialError::Proxy(_) | DialError::Command(_) => false,
+            // A server half may be about to be listed, or to have room.
+            DialError::Busy
+            | DialError::Carrier(_)
+            | DialError::Relay(_)
+            | DialError::Proxy(_)
+            | DialError::Command(_) => false,
         }
     }
 

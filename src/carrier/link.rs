@@ -28,6 +28,8 @@ const COUNTED: u64 = 500;
 
 /// QUIC's error code of [`CloseReason::Done`].
 pub(super) const DONE: u64 = 0;
+/// QUIC's error code of [`CloseReason::Busy`].
+pub(super) const BUSY: u64 = 5;
 
 pub(super) enum Link {
     Quic(QuicLink),
@@ -156,18 +158,20 @@ impl QuicLink {
         packets.iter().for_each(|bytes| inbox.extend_from_slice(bytes));
         Poll::Ready(Ok(len))
     }
+}
 
-    fn close(&self, reason: CloseReason) {
-        let (code, text): (u64, &[u8]) = match reason {
-            CloseReason::Done => (DONE, b"done"),
-            CloseReason::Replaced => (1, b"replaced"),
-            CloseReason::Protocol => (2, b"protocol error"),
-            CloseReason::ShuttingDown => (3, b"shutting down"),
-            CloseReason::Refused => (4, b"refused"),
-        };
-        let code = quinn::VarInt::from_u64(code).expect("small");
-        self.connection.close(code, text);
-    }
+/// Closes a QUIC connection for this reason.
+pub(in crate::carrier) fn close_quic(connection: &quinn::Connection, reason: CloseReason) {
+    let (code, text): (u64, &[u8]) = match reason {
+        CloseReason::Done => (DONE, b"done"),
+        CloseReason::Replaced => (1, b"replaced"),
+        CloseReason::Protocol => (2, b"protocol error"),
+        CloseReason::ShuttingDown => (3, b"shutting down"),
+        CloseReason::Refused => (4, b"refused"),
+        CloseReason::Busy => (BUSY, b"too many connections, try again later"),
+    };
+    let code = quinn::VarInt::from_u64(code).expect("small");
+    connection.close(code, text);
 }
 
 impl Link {
@@ -299,7 +303,7 @@ impl Link {
 
     pub(super) fn close(&mut self, reason: CloseReason) {
         match self {
-            Link::Quic(quic) => quic.close(reason),
+            Link::Quic(quic) => close_quic(&quic.connection, reason),
             Link::Stream(stream) if reason == CloseReason::Done => stream.say_done(),
             // Dropped without a word: an end of the path, as far as the peer can tell.
             Link::Stream(_) => {}

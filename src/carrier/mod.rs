@@ -6,7 +6,8 @@
 
 mod dialed;
 mod duplex;
-pub(crate) mod gate;
+mod error;
+pub(crate) mod handshake_limiter;
 mod link;
 pub mod memory;
 mod path;
@@ -18,17 +19,18 @@ pub mod via;
 
 pub use dialed::{DialError, Dialed};
 pub use duplex::{Duplex, Opaque, Reading};
+pub use error::CarrierError;
 pub use path::{NotAPath, Path, Proxied, Rank};
 
 use crate::clock;
 use crate::fault;
-use crate::wire::{DecodeError, Frame, FrameReader, Quoting, next_message};
+use crate::wire::{Frame, FrameReader, next_message};
 use bytes::{Bytes, BytesMut};
 use link::Link;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 /// Longest wait for the peer to take the last bytes of a carrier that is closed in good order.
@@ -43,46 +45,6 @@ const MOST_UNREAD: usize = 64 * 1024;
 pub(crate) async fn let_go() {
     for _ in 0..3 {
         tokio::task::yield_now().await;
-    }
-}
-
-/// Why a carrier is of no use any more. Never the end of a session.
-#[derive(Debug, thiserror::Error)]
-pub enum CarrierError {
-    /// The path or the peer is gone, or the peer closed the carrier.
-    #[error("carrier lost: {0}")]
-    Lost(Quoting<quinn::ConnectionError>),
-    /// The byte stream broke.
-    #[error("carrier broke: {0}")]
-    Stream(Quoting<std::io::Error>),
-    /// The peer closed the byte stream in good order.
-    #[error("peer closed the carrier")]
-    Closed,
-    /// The peer sent what the protocol does not allow.
-    #[error("peer broke the protocol")]
-    Protocol(#[from] DecodeError),
-}
-
-impl CarrierError {
-    /// Whether the peer's host itself said so, and can thus be reached: also when it knows the carrier no more.
-    pub fn is_word_of_peer(&self) -> bool {
-        use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, Reset};
-        match self {
-            CarrierError::Lost(error) => matches!(**error, Reset | ApplicationClosed(_) | ConnectionClosed(_)),
-            CarrierError::Closed | CarrierError::Protocol(_) => true,
-            // A reset of TCP may come from anything between the ends.
-            CarrierError::Stream(_) => false,
-        }
-    }
-
-    /// Whether the peer closed it because it was done ([`CloseReason::Done`]), with all that it was for.
-    pub fn is_peer_done(&self) -> bool {
-        match self {
-            CarrierError::Lost(error) => matches!(&**error,
-                quinn::ConnectionError::ApplicationClosed(close) if u64::from(close.error_code) == link::DONE),
-            CarrierError::Closed => true,
-            CarrierError::Stream(_) | CarrierError::Protocol(_) => false,
-        }
     }
 }
 
@@ -145,6 +107,8 @@ pub enum CloseReason {
     ShuttingDown,
     /// A hello was refused or did not come in time.
     Refused,
+    /// Too many carriers are not a session's yet; the peer may come back later.
+    Busy,
 }
 
 /// A frame from the peer.
@@ -372,6 +336,15 @@ impl Carrier {
             ready!(self.parts.link.poll_write(cx, &mut self.parts.leaving))?;
         }
         self.parts.link.poll_flush(cx)
+    }
+
+    /// Sends `answer` as far as that can be done at once, and closes. QUIC's close says all that matters by itself; where there
+    /// is none, the answer arrives unless the peer's own words cross it and are reset.
+    pub(crate) fn turn_away(mut self, answer: &[u8], reason: CloseReason) {
+        self.parts.outbox.extend_from_slice(answer);
+        // Nobody waits for a peer that is turned away.
+        let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()));
+        self.close(reason);
     }
 
     /// Closes at once; what was not sent yet is lost.

@@ -10,14 +10,17 @@ use super::link::{Link, StreamLink};
 use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
-use crate::wire::{ALPN, Quoting};
+use crate::wire::ALPN;
 use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -27,6 +30,9 @@ const NO_NAME: &str = "bowline";
 /// Most bytes that wait in the kernel beyond what is in flight. What lies there can no longer be overtaken: an ack, or
 /// the answer to a probe, behind megabytes of upload would be late by as long as they take.
 const NOT_SENT: u32 = 64 * 1024;
+
+/// A record (RFC 8446 section 5.1) with the fatal alert internal_error: the only one that blames neither end.
+const BUSY_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// As long as QUIC's idle timeout: a dead carrier is found by probing long before.
 const DEAD_AFTER: Duration = Duration::from_secs(45);
@@ -58,6 +64,17 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(NOT_SENT)
 }
 
+/// Tells whoever is about to begin a handshake on `stream` to come back later, as far as that can be done at once.
+pub(crate) fn turn_away(mut stream: impl Duplex) {
+    let mut cx = Context::from_waker(Waker::noop());
+    // What was received and not read would make the close a reset, which may overtake the alert.
+    let mut heard = [0; 4096];
+    let _ = Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut heard));
+    let _ = Pin::new(&mut stream).poll_write(&mut cx, &BUSY_ALERT);
+    let _ = Pin::new(&mut stream).poll_flush(&mut cx);
+    let _ = Pin::new(&mut stream).poll_shutdown(&mut cx);
+}
+
 /// Shakes hands over `stream` as the client half, and proves `key`.
 ///
 /// # Errors
@@ -71,7 +88,7 @@ pub async fn dial(
     let config = raw_key::client_config(key, accept, ALPN)?;
     let name = ServerName::try_from(NO_NAME).expect("a well-formed name");
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    let stream = connected.map_err(|error| DialError::Tls(Quoting(error)))?;
+    let stream = connected.map_err(DialError::tls)?;
     Ok(Dialed::new(
         carrier(TlsStream::Client(stream), remote)?,
         Introduction::FirstMessage,

@@ -10,6 +10,7 @@ use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::wire::KeyDigest;
 use russh::keys::ssh_key::Fingerprint;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,13 @@ use tokio::time::sleep;
 
 /// Head start of a path over the next (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
+
+/// A peer that takes no connection for now is asked again after these. A crowd that comes together gets in within them.
+const BUSY_PAUSES: [Duration; 3] = [
+    Duration::from_millis(150),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+];
 
 /// What all dials of one client process share: its keys, its settings, and UDP sockets.
 #[derive(Clone)]
@@ -73,26 +81,16 @@ impl Dialer {
         let guide = self.guide.clone();
         async move {
             let (via, rank) = (path.via(), path.rank());
-            let dialed = match path {
-                Path::Quic(address) => {
-                    let socket = socket.expect("made above").map_err(DialError::Socket)?;
-                    socket.dial(address, &key, accept).await?
+            let socket = socket.transpose().map_err(DialError::Socket)?;
+            let mut pauses = BUSY_PAUSES.iter();
+            let dialed = loop {
+                match dial_once(&path, socket.as_ref(), &guide, &key, accept.clone()).await {
+                    Err(DialError::Busy) => match pauses.next() {
+                        Some(pause) => sleep(*pause).await,
+                        None => return Err(DialError::Busy),
+                    },
+                    dialed => break dialed?,
                 }
-                Path::Tls(address) => {
-                    let stream = tls::connect(address).await.map_err(DialError::Unreachable)?;
-                    tls::dial(Box::new(stream), Some(address), &key, accept).await?
-                }
-                Path::Relayed(relay, transport) => {
-                    let stream = guide.reach(&relay, transport).await?;
-                    tls::dial(Box::new(stream), None, &key, accept).await?
-                }
-                Path::Proxied(proxied) => {
-                    let stream = stream::connect(&proxied.proxy, &proxied.host, proxied.port).await?;
-                    tls::tune(&stream).map_err(DialError::Socket)?;
-                    // What the kernel tells of it is the way to the proxy.
-                    tls::dial(Box::new(Opaque(stream)), None, &key, accept).await?
-                }
-                Path::Command(command) => dial_command(&command, &key, accept).await?,
             };
             Ok(match via {
                 Some(what) => dialed.via(what, rank),
@@ -101,12 +99,42 @@ impl Dialer {
         }
     }
 
-    fn socket_for(&mut self, address: SocketAddr) -> std::io::Result<QuicDialer> {
+    fn socket_for(&mut self, address: SocketAddr) -> io::Result<QuicDialer> {
         let slot = &mut self.sockets[usize::from(address.is_ipv6())];
         match slot {
             Some(socket) => Ok(socket.clone()),
             None => Ok(slot.insert(QuicDialer::new(address, self.mtu_cap)?).clone()),
         }
+    }
+}
+
+async fn dial_once(
+    path: &Path,
+    socket: Option<&QuicDialer>,
+    guide: &Guide,
+    key: &TlsKey,
+    accept: ServerKey,
+) -> Result<Dialed, DialError> {
+    match path {
+        Path::Quic(address) => {
+            let socket = socket.expect("every QUIC path has one");
+            socket.dial(*address, key, accept).await
+        }
+        Path::Tls(address) => {
+            let stream = tls::connect(*address).await.map_err(DialError::Unreachable)?;
+            tls::dial(Box::new(stream), Some(*address), key, accept).await
+        }
+        Path::Relayed(relay, transport) => {
+            let stream = guide.reach(relay, *transport).await?;
+            tls::dial(Box::new(stream), None, key, accept).await
+        }
+        Path::Proxied(proxied) => {
+            let stream = stream::connect(&proxied.proxy, &proxied.host, proxied.port).await?;
+            tls::tune(&stream).map_err(DialError::Socket)?;
+            // What the kernel tells of it is the way to the proxy.
+            tls::dial(Box::new(Opaque(stream)), None, key, accept).await
+        }
+        Path::Command(command) => dial_command(command, key, accept).await,
     }
 }
 

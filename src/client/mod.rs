@@ -22,6 +22,7 @@ mod standby;
 pub mod stdio;
 mod stream;
 mod unreachable;
+mod waiting;
 
 pub use failures::{AttemptError, Failed};
 pub use first_words::FirstWords;

@@ -3,6 +3,7 @@
 use super::dialer::{Dialer, race};
 use super::failures::{AttemptError, Failed, Failures};
 use super::paths::{Knowledge, Paths, ResolveError};
+use super::waiting::{refused_by_close, while_it_waits};
 use super::{ClientConfig, Control, FirstWords, OpenSession};
 use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
@@ -246,10 +247,11 @@ impl Opening {
             version: VERSION,
         });
         let credentials = Arc::clone(&self.config.credentials);
-        let mut last = None;
+        let (mut last, mut is_told) = (None, false);
         for round in 0.. {
             let asked = clock::now();
-            let Some(signed) = credentials.sign(round, &message).await else {
+            let signing = credentials.sign(round, &message);
+            let Some(signed) = while_it_waits(carrier, &mut is_told, signing).await else {
                 break;
             };
             // Time that the user took is not the path's.
@@ -257,6 +259,8 @@ impl Opening {
             if signed.is_empty() {
                 continue;
             }
+            // From the first hello on it waits long enough.
+            is_told = true;
             match self.ask(carrier, signed.clone()).await? {
                 Ok(accepted) => {
                     if let Some(key) = accepted.key.and_then(|index| signed.get(usize::from(index))) {
@@ -372,6 +376,9 @@ impl Opening {
 }
 
 fn broken(path: &Path, error: AttemptError) -> Setback {
+    if let AttemptError::Carrier(error @ CarrierError::Busy) = &error {
+        return Setback::Refused(refused_by_close(error));
+    }
     Setback::Again {
         failed: vec![Failed {
             path: path.clone(),

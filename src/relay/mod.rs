@@ -28,7 +28,7 @@ pub use privilege::become_user;
 pub use quota::RelayLimits;
 pub use rules::Rules;
 
-use crate::carrier::gate::Gate;
+use crate::carrier::handshake_limiter::HandshakeLimiter;
 use crate::carrier::quic::{EndpointSecrets, QuicLimits};
 use crate::carrier::via::{OpenDoorError, QuicDoor, RelayWindow, TlsDoor};
 use crate::identity::raw_key::TlsKey;
@@ -161,17 +161,17 @@ impl Relay {
         let accepting = Tasks::under(&shutdown);
         for door in &self.doors {
             let (door, guests, house) = (Arc::clone(door), Arc::clone(&guests), Arc::clone(&self.house));
-            let (gate, stop) = (Gate::new(self.half_open), accepting.token());
+            let (limiter, stop) = (HandshakeLimiter::new(self.half_open), accepting.token());
             accepting.spawn("accept quic", async move {
-                stop.run_until_cancelled(reception::accept_quic(&door, &gate, &house, &guests))
+                stop.run_until_cancelled(reception::accept_quic(&door, &limiter, &house, &guests))
                     .await;
             });
         }
         for listener in self.tls_listeners {
             let (tls, guests, house) = (self.tls.clone(), Arc::clone(&guests), Arc::clone(&self.house));
-            let (gate, stop) = (Gate::new(self.half_open), accepting.token());
+            let (limiter, stop) = (HandshakeLimiter::new(self.half_open), accepting.token());
             accepting.spawn("accept tls", async move {
-                stop.run_until_cancelled(reception::accept_tls(&listener, &tls, &gate, &house, &guests))
+                stop.run_until_cancelled(reception::accept_tls(&listener, &tls, &limiter, &house, &guests))
                     .await;
             });
         }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use tokio::sync::watch;
 
-use crate::carrier::gate::network;
+use crate::carrier::handshake_limiter::networks;
 use crate::wire::RelayRefusalCode;
 
 /// Most sources that are remembered. Beyond, those who hold nothing are forgotten.
@@ -20,7 +21,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// A source may save up connections for so long: an office comes back together after an outage.
 const BURST_SECONDS: f64 = 2.0;
 
-/// Most of everything. A source is an IPv4 address, or an IPv6 /64.
+/// Most of everything. A source is an IPv4 address, or an IPv6 /64. An IPv6 /56 has twice as much in all, a /48 and an IPv4
+/// /24 four times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayLimits {
     /// Handshakes and first words under way, in all; a quarter of them for one source. Default 512.
@@ -63,7 +65,7 @@ pub(super) struct Quotas {
 #[derive(Default)]
 struct Taken {
     registrations: usize,
-    sources: HashMap<IpAddr, Source>,
+    sources: HashMap<IpNet, Source>,
     /// Splices by TLS key.
     servers: HashMap<Bytes, usize>,
     swept: Option<Instant>,
@@ -101,17 +103,29 @@ impl Quotas {
 
     /// Whether `source` may make a connection now; if so, it counts.
     pub(super) fn connect(&self, source: IpAddr, now: Instant) -> bool {
-        let rate = f64::from(self.limits().connections_per_second);
+        let rate = self.limits().connections_per_second;
         let mut taken = self.taken();
-        let Some(source) = taken.source(network(source), rate, now) else {
-            return false;
-        };
-        source.refill(rate, now);
-        let may = source.credit >= 1.0;
+        let mut may = true;
+        for network in networks(source) {
+            let Some(source) = taken.source(network, rate, now) else {
+                return false;
+            };
+            may &= source.refill(network, rate, now) >= 1.0;
+        }
         if may {
-            source.credit -= 1.0;
+            taken.each(source, |source| source.credit -= 1.0);
         }
         may
+    }
+
+    /// Whether it could, without remembering anything: the address may be forged.
+    pub(super) fn may_connect(&self, source: IpAddr, now: Instant) -> bool {
+        let rate = self.limits().connections_per_second;
+        let mut taken = self.taken();
+        networks(source).all(|network| {
+            let source = taken.sources.get_mut(&network);
+            source.is_none_or(|source| source.refill(network, rate, now) >= 1.0)
+        })
     }
 
     /// A place for one more server half.
@@ -123,17 +137,14 @@ impl Quotas {
         source: IpAddr,
         now: Instant,
     ) -> Result<RegistrationPlace, RelayRefusalCode> {
-        let (source, limits) = (network(source), self.limits());
+        let limits = self.limits();
         let mut taken = self.taken();
         if taken.registrations >= limits.registrations {
             return Err(RelayRefusalCode::Busy);
         }
-        let rate = f64::from(limits.connections_per_second);
-        let own = taken.source(source, rate, now).ok_or(RelayRefusalCode::Busy)?;
-        if own.registrations >= limits.registrations_per_source {
-            return Err(RelayRefusalCode::Quota);
-        }
-        own.registrations += 1;
+        let (held, most) = (|source: &Source| source.registrations, limits.registrations_per_source);
+        taken.has_room(source, limits.connections_per_second, now, held, most)?;
+        taken.each(source, |source| source.registrations += 1);
         taken.registrations += 1;
         Ok(RegistrationPlace {
             quotas: Arc::clone(self),
@@ -151,7 +162,7 @@ impl Quotas {
         server: &Bytes,
         now: Instant,
     ) -> Result<SplicePlace, RelayRefusalCode> {
-        let (source, limits) = (network(source), self.limits());
+        let limits = self.limits();
         let mut taken = self.taken();
         if *self.splices.borrow() >= limits.splices {
             return Err(RelayRefusalCode::Busy);
@@ -159,12 +170,9 @@ impl Quotas {
         if taken.servers.get(server).copied().unwrap_or(0) >= limits.splices_per_server {
             return Err(RelayRefusalCode::Quota);
         }
-        let rate = f64::from(limits.connections_per_second);
-        let own = taken.source(source, rate, now).ok_or(RelayRefusalCode::Busy)?;
-        if own.splices >= limits.splices_per_source {
-            return Err(RelayRefusalCode::Quota);
-        }
-        own.splices += 1;
+        let (held, most) = (|source: &Source| source.splices, limits.splices_per_source);
+        taken.has_room(source, limits.connections_per_second, now, held, most)?;
+        taken.each(source, |source| source.splices += 1);
         *taken.servers.entry(server.clone()).or_default() += 1;
         self.splices.send_modify(|count| *count += 1);
         Ok(SplicePlace {
@@ -196,59 +204,98 @@ impl Quotas {
 }
 
 impl Taken {
-    /// What is known of a source; `None` where there are too many to remember one more.
-    fn source(&mut self, source: IpAddr, rate: f64, now: Instant) -> Option<&mut Source> {
-        if self.sources.len() >= MOST_SOURCES && !self.sources.contains_key(&source) {
+    /// What is known of a network; `None` where there are too many to remember one more.
+    fn source(&mut self, network: IpNet, rate: u32, now: Instant) -> Option<&mut Source> {
+        if self.sources.len() >= MOST_SOURCES && !self.sources.contains_key(&network) {
             self.sweep(rate, now);
             if self.sources.len() >= MOST_SOURCES {
                 return None;
             }
         }
-        Some(self.sources.entry(source).or_insert(Source {
+        Some(self.sources.entry(network).or_insert(Source {
             registrations: 0,
             splices: 0,
-            credit: rate * BURST_SECONDS,
+            credit: most_credit(network, rate),
             at: now,
         }))
     }
 
-    /// Forgets sources of which there is nothing to remember.
-    fn sweep(&mut self, rate: f64, now: Instant) {
+    /// Whether each network of `source` holds less than its part, `most` for the least one.
+    fn has_room(
+        &mut self,
+        source: IpAddr,
+        rate: u32,
+        now: Instant,
+        held: impl Fn(&Source) -> usize,
+        most: usize,
+    ) -> Result<(), RelayRefusalCode> {
+        for network in networks(source) {
+            let own = self.source(network, rate, now).ok_or(RelayRefusalCode::Busy)?;
+            if held(own) >= most.saturating_mul(shares(network)) {
+                return Err(RelayRefusalCode::Quota);
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes what is known of each network of `source`.
+    fn each(&mut self, source: IpAddr, change: impl Fn(&mut Source)) {
+        for network in networks(source) {
+            if let Some(source) = self.sources.get_mut(&network) {
+                change(source);
+            }
+        }
+    }
+
+    /// Forgets networks of which there is nothing to remember.
+    fn sweep(&mut self, rate: u32, now: Instant) {
         let is_due = |swept| now.saturating_duration_since(swept) >= SWEEP_EVERY;
         if self.swept.is_none_or(is_due) {
             self.swept = Some(now);
-            self.sources.retain(|_, source| {
-                source.refill(rate, now);
-                source.registrations > 0 || source.splices > 0 || source.credit < rate * BURST_SECONDS
+            self.sources.retain(|network, source| {
+                source.refill(*network, rate, now);
+                source.registrations > 0 || source.splices > 0 || source.credit < most_credit(*network, rate)
             });
         }
     }
 }
 
 impl Source {
-    fn refill(&mut self, rate: f64, now: Instant) {
-        let earned = now.saturating_duration_since(self.at).as_secs_f64() * rate;
-        self.credit = (self.credit + earned).min(rate * BURST_SECONDS);
+    /// How many connections it may make now.
+    fn refill(&mut self, network: IpNet, rate: u32, now: Instant) -> f64 {
+        let most = most_credit(network, rate);
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * most / BURST_SECONDS;
+        self.credit = (self.credit + earned).min(most);
         self.at = now;
+        self.credit
     }
+}
+
+/// How many times what one address may take: a /24 and an IPv6 /48 are of several customers, or of one with many addresses.
+fn shares(network: IpNet) -> usize {
+    match (network, network.prefix_len()) {
+        (IpNet::V4(_), 24) | (IpNet::V6(_), 48) => 4,
+        (IpNet::V6(_), 56) => 2,
+        _ => 1,
+    }
+}
+
+fn most_credit(network: IpNet, rate: u32) -> f64 {
+    f64::from(rate) * shares(network) as f64 * BURST_SECONDS
 }
 
 impl Drop for RegistrationPlace {
     fn drop(&mut self) {
         let mut taken = self.quotas.taken();
         taken.registrations -= 1;
-        if let Some(source) = taken.sources.get_mut(&self.source) {
-            source.registrations -= 1;
-        }
+        taken.each(self.source, |source| source.registrations -= 1);
     }
 }
 
 impl Drop for SplicePlace {
     fn drop(&mut self) {
         let mut taken = self.quotas.taken();
-        if let Some(source) = taken.sources.get_mut(&self.source) {
-            source.splices -= 1;
-        }
+        taken.each(self.source, |source| source.splices -= 1);
         if let Some(count) = taken.servers.get_mut(&self.server) {
             *count -= 1;
             if *count == 0 {
@@ -264,8 +311,9 @@ mod tests {
     use super::*;
     use crate::clock;
 
+    /// Each in a network of its own.
     fn source(n: u32) -> IpAddr {
-        IpAddr::from(n.to_be_bytes())
+        IpAddr::from((n << 8).to_be_bytes())
     }
 
     fn quotas() -> Arc<Quotas> {
@@ -328,15 +376,42 @@ mod tests {
     fn memory_of_sources_is_bounded_and_those_who_hold_something_are_kept() {
         let (quotas, now) = (quotas(), clock::now());
         let _held = quotas.register(source(0), now).unwrap();
-        for n in 0..MOST_SOURCES as u32 + 1_000 {
+        for n in 0..MOST_SOURCES as u32 {
             quotas.connect(source(n), now);
         }
+        let last = source(u32::MAX >> 8);
         assert_eq!(quotas.taken().sources.len(), MOST_SOURCES);
-        assert!(!quotas.connect(source(u32::MAX), now), "nobody can be forgotten yet");
+        assert!(!quotas.connect(last, now), "nobody can be forgotten yet");
         let later = now + Duration::from_secs(5);
-        assert!(quotas.connect(source(u32::MAX), later));
+        assert!(quotas.connect(last, later));
         let taken = quotas.taken();
-        assert_eq!(taken.sources.len(), 2);
-        assert_eq!(taken.sources[&source(0)].registrations, 1);
+        assert_eq!(taken.sources.len(), 4);
+        assert!(networks(source(0)).all(|network| taken.sources[&network].registrations == 1));
+    }
+
+    #[test]
+    fn all_networks_of_a_48_together_have_four_times_what_one_has() {
+        let (quotas, now) = (quotas(), clock::now());
+        let at = |subnet| IpAddr::from([0x2001, 0xdb8, 1, subnet, 0, 0, 0, 1]);
+        let connected = (0..60_000).filter(|n| quotas.connect(at(*n), now)).count();
+        assert_eq!(connected, 80);
+        assert!(quotas.connect(IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, 1]), now));
+        let spliced: Vec<_> = (0..9)
+            .map(|n| quotas.splice(at(n << 8), &Bytes::copy_from_slice(&n.to_be_bytes()), now))
+            .collect();
+        assert_eq!(
+            spliced.iter().filter(|spliced| spliced.is_ok()).count(),
+            4,
+            "as many as there are in all"
+        );
+    }
+
+    #[test]
+    fn whoever_only_says_it_is_there_is_not_charged_and_not_remembered() {
+        let (quotas, now) = (quotas(), clock::now());
+        assert!((0..1_000).all(|n| quotas.may_connect(source(n), now)));
+        assert!(quotas.taken().sources.is_empty());
+        while quotas.connect(source(1), now) {}
+        assert!(!quotas.may_connect(source(1), now));
     }
 }

@@ -2,7 +2,8 @@
 
 use super::counters::count;
 use super::{House, control, reach};
-use crate::carrier::gate::{Admission, Gate, Place};
+use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
+use crate::carrier::tls as tls_carrier;
 use crate::carrier::via::{Guest, QuicDoor, RelayTransport, TalkError, TlsDoor, ViaStream, read_word, send_word};
 use crate::clock;
 use crate::tasks::Tasks;
@@ -16,25 +17,38 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-/// For the handshake and the first word, each.
-const PROMPT: Duration = Duration::from_secs(10);
+/// For the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For the first word, which every half says at once.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 /// When connections cannot be taken.
 const PAUSE: Duration = Duration::from_millis(100);
 /// For a refusal to arrive.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
-pub(super) async fn accept_quic(door: &QuicDoor, gate: &Gate, house: &Arc<House>, guests: &Tasks) {
+pub(super) async fn accept_quic(door: &QuicDoor, limiter: &HandshakeLimiter, house: &Arc<House>, guests: &Tasks) {
     while let Some(incoming) = door.knock().await {
         let source = incoming.remote_address();
-        let ip = source.ip().to_canonical();
-        let proved = incoming.remote_address_validated();
-        match gate.admit(ip, proved) {
-            // Whoever may forge an address spends nobody else's credit.
-            Admission::Enter(place) if !proved || house.quotas.connect(ip, clock::now()) => {
+        let (ip, now) = (source.ip().to_canonical(), clock::now());
+        let is_proved = incoming.remote_address_validated();
+        // Whoever may forge an address spends nobody else's credit: it is charged once the address is proved, by Retry or by the
+        // handshake. An address without credit has to prove itself first, and is then turned away before any work.
+        if is_proved && !house.quotas.connect(ip, now) {
+            count(&house.counters.turned_away);
+            incoming.refuse();
+            continue;
+        }
+        let admission = match limiter.admit(Origin::direct(ip), is_proved, now) {
+            Admission::Admitted(_) if !is_proved && !house.quotas.may_connect(ip, now) => Admission::ProveAddress,
+            admission => admission,
+        };
+        match admission {
+            Admission::Admitted(permit) => {
                 house.counters.count_attempt(RelayTransport::Quic);
                 let house = Arc::clone(house);
                 guests.spawn("guest", async move {
-                    welcome(&house, source, place, QuicDoor::enter(incoming)).await;
+                    let charge = |ip| is_proved || house.quotas.connect(ip, clock::now());
+                    welcome(&house, source, permit, QuicDoor::enter(incoming, charge)).await;
                 });
             }
             Admission::ProveAddress => {
@@ -42,9 +56,9 @@ pub(super) async fn accept_quic(door: &QuicDoor, gate: &Gate, house: &Arc<House>
                     error.into_incoming().ignore();
                 }
             }
-            Admission::Enter(_) | Admission::Ignore => {
+            Admission::Refused => {
                 count(&house.counters.turned_away);
-                incoming.ignore();
+                incoming.refuse();
             }
         }
     }
@@ -53,7 +67,7 @@ pub(super) async fn accept_quic(door: &QuicDoor, gate: &Gate, house: &Arc<House>
 pub(super) async fn accept_tls(
     listener: &tokio::net::TcpListener,
     tls: &TlsDoor,
-    gate: &Gate,
+    limiter: &HandshakeLimiter,
     house: &Arc<House>,
     guests: &Tasks,
 ) {
@@ -67,16 +81,23 @@ pub(super) async fn accept_tls(
                 continue;
             }
         };
-        let ip = source.ip().to_canonical();
-        match gate.admit(ip, true) {
-            Admission::Enter(place) if house.quotas.connect(ip, clock::now()) => {
+        let (ip, now) = (source.ip().to_canonical(), clock::now());
+        let admission = match house.quotas.connect(ip, now) {
+            true => limiter.admit(Origin::direct(ip), true, now),
+            false => Admission::Refused,
+        };
+        match admission {
+            Admission::Admitted(permit) => {
                 house.counters.count_attempt(RelayTransport::Tls);
                 let (house, tls) = (Arc::clone(house), tls.clone());
                 guests.spawn("guest", async move {
-                    welcome(&house, source, place, tls.enter(stream, source)).await;
+                    welcome(&house, source, permit, tls.enter(stream, source)).await;
                 });
             }
-            Admission::Enter(_) | Admission::ProveAddress | Admission::Ignore => count(&house.counters.turned_away),
+            Admission::ProveAddress | Admission::Refused => {
+                count(&house.counters.turned_away);
+                tls_carrier::turn_away(stream);
+            }
         }
     }
 }
@@ -85,24 +106,31 @@ pub(super) async fn accept_tls(
 async fn welcome(
     house: &Arc<House>,
     source: SocketAddr,
-    place: Place,
+    permit: Permit,
     entering: impl Future<Output = Result<Guest, TalkError>>,
 ) {
     let first = async {
-        let mut guest = timeout(PROMPT, entering).await.map_err(|_| None)?.map_err(Some)?;
+        let mut guest = timeout(HANDSHAKE, entering).await.map_err(|_| None)?.map_err(Some)?;
         let mut inbox = BytesMut::new();
-        let word = timeout(PROMPT, read_word(&mut guest.stream, &mut inbox));
+        let word = timeout(FIRST_WORD, read_word(&mut guest.stream, &mut inbox));
         let word = word.await.map_err(|_| None)?.map_err(Some)?;
         Ok::<_, Option<TalkError>>((guest, word))
     };
-    let (guest, word) = match first.await {
+    let first = tokio::select! {
+        first = first => first,
+        () = permit.revoked() => {
+            count(&house.counters.failed);
+            return debug!(%source, "gave way to another connection");
+        }
+    };
+    let (guest, word) = match first {
         Ok(heard) => heard,
         Err(error) => {
             count(&house.counters.failed);
             return debug!(%source, error = error.map(tracing::field::display), "said nothing that counts");
         }
     };
-    drop(place);
+    drop(permit);
     match word {
         RelayWord::Register { statements } => control::register(house, guest, statements).await,
         RelayWord::Reach { fingerprints } => reach::reach(house, guest, &fingerprints).await,

@@ -3,7 +3,7 @@
 use super::ask_sshd::{AskError, AskLimits, AskSshd, Verdict};
 use super::connect_sshd::Client;
 use super::failures::Failures;
-use crate::carrier::gate;
+use crate::carrier::handshake_limiter;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Refusal, RefusalCode};
 use std::future::Future;
@@ -94,7 +94,7 @@ impl Authority {
         let accepted = match self {
             Authority::Anyone => {
                 // Keys that nobody checks can be made by the thousand; addresses cannot.
-                let account = format!("anyone from {}", gate::network(remote.ip()));
+                let account = format!("anyone from {}", handshake_limiter::network(remote.ip()));
                 return Ok(Judged {
                     account: Account(account),
                     key: None,

@@ -23,11 +23,12 @@ pub use registry::RegistryLimits;
 pub use relays::RelayPlaces;
 
 use crate::carrier::Carrier;
-use crate::carrier::gate::{Admission, Gate};
+use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin};
 use crate::carrier::memory::IN_PROCESS;
 use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};
-use crate::carrier::tls::TlsServer;
+use crate::carrier::tls::{self, TlsServer};
 use crate::carrier::via::{IncomingStream, RegistrationSettings, RelayWindow};
+use crate::clock;
 use crate::identity::raw_key::{TlsConfigError, TlsKey};
 use crate::identity::statement::verify_host;
 use crate::observe::{Metrics, Source};
@@ -124,7 +125,8 @@ impl Reception {
     /// the key that [`Carrier::info`] names, and to know already who we are: no host message is sent.
     pub async fn receive(&self, carrier: Carrier) {
         let client = Client::new(carrier.info().remote.unwrap_or(IN_PROCESS), None);
-        self.half.hear(client, std::future::ready(Ok(carrier))).await;
+        let origin = Origin::direct(client.remote.ip());
+        self.half.admit_carrier(carrier, client, origin).await;
     }
 }
 
@@ -187,7 +189,9 @@ impl Server {
             authority,
             registry,
             prober,
-            undecided: Gate::new(config.max_half_open.saturating_mul(UNDECIDED_PER_HANDSHAKE)),
+            undecided: HandshakeLimiter::new(config.max_half_open.saturating_mul(UNDECIDED_PER_HANDSHAKE)),
+            // Bounded by each owner's share.
+            owners: HandshakeLimiter::new(usize::MAX),
         };
         Ok(Server {
             listeners,
@@ -257,30 +261,30 @@ impl Server {
     }
 
     async fn serve(self, shutdown: &CancellationToken) {
-        let gate = Gate::new(self.max_half_open);
+        let limiter = HandshakeLimiter::new(self.max_half_open);
         let accepting = Tasks::under(shutdown);
         for listener in self.listeners {
-            let (half, gate, token) = (Arc::clone(&self.half), gate.clone(), accepting.token());
+            let (half, limiter, token) = (Arc::clone(&self.half), limiter.clone(), accepting.token());
             accepting.spawn("accept quic", async move {
-                token.run_until_cancelled(accept_quic(&listener, &half, &gate)).await;
+                token.run_until_cancelled(accept_quic(&listener, &half, &limiter)).await;
             });
         }
         // A connection over TCP costs a stranger less than a handshake: those who hold many take no places from QUIC.
-        let gate = Gate::new(self.max_half_open);
+        let limiter = HandshakeLimiter::new(self.max_half_open);
         for listener in self.tls_listeners {
-            let (half, gate, token) = (Arc::clone(&self.half), gate.clone(), accepting.token());
+            let (half, limiter, token) = (Arc::clone(&self.half), limiter.clone(), accepting.token());
             let tls = self.tls.clone();
             accepting.spawn("accept tls", async move {
                 token
-                    .run_until_cancelled(accept_tls(&listener, &tls, &half, &gate))
+                    .run_until_cancelled(accept_tls(&listener, &tls, &half, &limiter))
                     .await;
             });
         }
         let relays = (!self.relays.names.is_empty()).then(|| {
             let host_keys = host_keys(&self.registration);
             let (relays, arrived) = Relays::start(self.relays, host_keys, self.registration);
-            let (half, gate) = (self.half, Gate::new(self.max_half_open));
-            accepting.spawn("accept relayed", accept_relayed(arrived, self.tls, half, gate));
+            let (half, limiter) = (self.half, HandshakeLimiter::new(self.max_half_open));
+            accepting.spawn("accept relayed", accept_relayed(arrived, self.tls, half, limiter));
             relays
         });
         shutdown.cancelled().await;
@@ -305,14 +309,18 @@ fn in_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(listener)
 }
 
-async fn accept_quic(listener: &QuicListener, half: &Arc<Welcome>, gate: &Gate) {
+async fn accept_quic(listener: &QuicListener, half: &Arc<Welcome>, limiter: &HandshakeLimiter) {
     let carriers = Tasks::new();
     while let Some(incoming) = listener.accept().await {
-        let source = incoming.remote_address().ip().to_canonical();
-        match gate.admit(source, incoming.remote_address_validated()) {
-            Admission::Enter(place) => {
+        let source = incoming.remote_address().ip();
+        match limiter.admit(
+            Origin::direct(source),
+            incoming.remote_address_validated(),
+            clock::now(),
+        ) {
+            Admission::Admitted(permit) => {
                 let half = Arc::clone(half);
-                carriers.spawn("welcome", async move { half.receive(incoming, place).await });
+                carriers.spawn("welcome", async move { half.receive(incoming, permit).await });
             }
             Admission::ProveAddress => {
                 if let Err(error) = incoming.retry() {
@@ -320,15 +328,20 @@ async fn accept_quic(listener: &QuicListener, half: &Arc<Welcome>, gate: &Gate) 
                     error.into_incoming().ignore();
                 }
             }
-            Admission::Ignore => {
+            Admission::Refused => {
                 debug!(%source, "too many handshakes under way");
-                incoming.ignore();
+                incoming.refuse();
             }
         }
     }
 }
 
-async fn accept_tls(listener: &tokio::net::TcpListener, tls: &TlsServer, half: &Arc<Welcome>, gate: &Gate) {
+async fn accept_tls(
+    listener: &tokio::net::TcpListener,
+    tls: &TlsServer,
+    half: &Arc<Welcome>,
+    limiter: &HandshakeLimiter,
+) {
     let carriers = Tasks::new();
     loop {
         let (stream, source) = match listener.accept().await {
@@ -341,15 +354,15 @@ async fn accept_tls(listener: &tokio::net::TcpListener, tls: &TlsServer, half: &
             }
         };
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-        let Admission::Enter(place) = gate.admit(source.ip(), true) else {
+        let Admission::Admitted(permit) = limiter.admit(Origin::direct(source.ip()), true, clock::now()) else {
             debug!(%source, "too many handshakes under way");
+            tls::turn_away(stream);
             continue;
         };
         let (half, tls) = (Arc::clone(half), tls.clone());
-        carriers.spawn(
-            "welcome",
-            async move { half.receive_tls(stream, source, &tls, place).await },
-        );
+        carriers.spawn("welcome", async move {
+            half.receive_tls(stream, source, &tls, permit).await;
+        });
     }
 }
 
@@ -362,18 +375,24 @@ fn host_keys(registration: &RegistrationSettings) -> Vec<Fingerprint> {
     proven.map(|proven| proven.key.fingerprint(HashAlg::Sha256)).collect()
 }
 
-async fn accept_relayed(mut arrived: mpsc::Receiver<IncomingStream>, tls: TlsServer, half: Arc<Welcome>, gate: Gate) {
+async fn accept_relayed(
+    mut arrived: mpsc::Receiver<IncomingStream>,
+    tls: TlsServer,
+    half: Arc<Welcome>,
+    limiter: HandshakeLimiter,
+) {
     let carriers = Tasks::new();
     while let Some(incoming) = arrived.recv().await {
         // What the relay says of the client is good enough to keep clients of one relay apart, and for nothing else.
-        let Admission::Enter(place) = gate.admit(incoming.source.ip(), true) else {
+        let origin = Origin::relayed(&incoming.relay, incoming.source.ip());
+        let Admission::Admitted(permit) = limiter.admit(origin, true, clock::now()) else {
             debug!(relay = %incoming.relay, source = %incoming.source, "too many handshakes under way");
+            tls::turn_away(incoming.stream);
             continue;
         };
         let (half, tls) = (Arc::clone(&half), tls.clone());
-        carriers.spawn(
-            "welcome",
-            async move { half.receive_relayed(incoming, &tls, place).await },
-        );
+        carriers.spawn("welcome", async move {
+            half.receive_relayed(incoming, &tls, permit).await;
+        });
     }
 }

@@ -2,6 +2,7 @@
 
 mod counts;
 mod entry;
+mod known;
 mod report;
 mod restore;
 mod room;
@@ -22,7 +23,7 @@ use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Re
 use bytes::Bytes;
 use counts::Counts;
 use entry::{Claim, Entry};
-use std::collections::HashMap;
+use known::Known;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -73,11 +74,6 @@ pub(super) struct Registry {
     this: Weak<Registry>,
 }
 
-struct Known {
-    sessions: HashMap<SessionId, Arc<Entry>>,
-    ended: Tombstones,
-}
-
 /// How a server half leaves its sessions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Leaving {
@@ -95,10 +91,7 @@ impl Registry {
         vault: Option<(Vault, Tombs)>,
     ) -> Arc<Registry> {
         let (vault, tombs) = vault.unzip();
-        let known = Known {
-            sessions: HashMap::new(),
-            ended: tombs.map_or_else(Tombstones::default, Tombstones::kept),
-        };
+        let known = Known::new(tombs.map_or_else(Tombstones::default, Tombstones::kept));
         Arc::new_cyclic(|this| Registry {
             budget: Budget::new(limits.memory),
             counts: Counts::default(),
@@ -118,6 +111,11 @@ impl Registry {
             .sessions
             .get(&session)
             .is_some_and(|entry| entry.owner == key)
+    }
+
+    /// Whether any session was opened under this TLS key.
+    pub(super) fn owns_session(&self, key: &Bytes) -> bool {
+        self.known().is_owner(key)
     }
 
     /// Makes a session. If the same owner made it a moment ago, that one is it.
@@ -158,7 +156,7 @@ impl Registry {
             return Err(refusal(RefusalCode::RetryLater, "the server half is stopping"));
         };
         let id = task.id;
-        known.sessions.insert(id, entry);
+        known.insert(id, entry);
         drop(known);
         tasks.spawn("session", task.run().instrument(info_span!("session", %id)));
         Ok(())
@@ -355,7 +353,7 @@ impl Registry {
     /// The session is over. Its tombstone comes first: what a successor finds beside one is not a session any more.
     fn bury(&self, session: SessionId, why: &str) {
         let mut known = self.known();
-        if let Some(entry) = known.sessions.remove(&session) {
+        if let Some(entry) = known.remove(session) {
             self.counts.handle_ended(&entry);
             known.ended.add(session, &entry.owner, why.to_owned());
             self.leave_vault(&entry);
@@ -364,7 +362,7 @@ impl Registry {
 
     /// The session never began: the client may ask for it again.
     fn forget(&self, session: SessionId) {
-        if let Some(entry) = self.known().sessions.remove(&session) {
+        if let Some(entry) = self.known().remove(session) {
             self.leave_vault(&entry);
         }
     }

@@ -5,10 +5,11 @@ use super::connect_sshd::Client;
 use super::prober::Prober;
 use super::registry::Registry;
 use super::verifier::{Unproven, Verifier};
-use crate::carrier::gate::{Admission, Gate, Place};
+use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
 use crate::carrier::tls::TlsServer;
 use crate::carrier::via::IncomingStream;
-use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, Rank, quic};
+use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, Duplex, Rank, quic};
+use crate::clock;
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message};
 use crate::wire::{
     Answer, Authorization, DecodeError, Hello, Open, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION,
@@ -16,15 +17,18 @@ use crate::wire::{
 use bytes::Bytes;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 /// From the first packet to the end of the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// For each hello: the user may have to touch a key or to type a passphrase.
+/// For the first hello: the client half says it at once, or asks for more time.
+const FIRST_HELLO: Duration = Duration::from_secs(5);
+/// For each further hello: the user may have to touch a key or to type a passphrase.
 const HELLO: Duration = Duration::from_secs(60);
 /// Rounds of keys on one carrier.
 const MOST_HELLOS: usize = 8;
@@ -40,7 +44,9 @@ pub(super) struct Welcome {
     pub(super) registry: Arc<Registry>,
     pub(super) prober: Prober,
     /// Carriers that are not a session's yet.
-    pub(super) undecided: Gate,
+    pub(super) undecided: HandshakeLimiter,
+    /// Those among them that have proved the TLS key of a session: they do not compete with strangers.
+    pub(super) owners: HandshakeLimiter,
 }
 
 /// Somebody who may open a session.
@@ -54,91 +60,141 @@ struct Permitted {
 
 impl Welcome {
     /// Brings one incoming connection to its session.
-    pub(super) async fn receive(&self, incoming: quinn::Incoming, place: Place) {
+    pub(super) async fn receive(&self, incoming: quinn::Incoming, permit: Permit) {
         let (source, local) = (incoming.remote_address(), incoming.local_ip());
-        match timeout(HANDSHAKE, quic::shake_hands(incoming, self.host.clone())).await {
-            Ok(Ok(client)) => {
-                // Whoever takes time to think does so in another place than those who shake hands.
-                drop(place);
-                self.hear(Client::new(client.remote(), local), client.carrier()).await;
-            }
-            Ok(Err(error)) => debug!(%source, %error, "lost in the handshake"),
-            Err(_) => debug!(%source, "no handshake in time"),
+        let handshake = timeout(HANDSHAKE, quic::shake_hands(incoming, self.host.clone()));
+        let client = tokio::select! {
+            () = permit.revoked() => return debug!(%source, "gave way to another handshake"),
+            shaken = handshake => match shaken {
+                Ok(Ok(client)) => client,
+                Ok(Err(error)) => return debug!(%source, %error, "lost in the handshake"),
+                Err(_) => return debug!(%source, "no handshake in time"),
+            },
+        };
+        // Whoever takes time to think does so by another permit than those who shake hands.
+        drop(permit);
+        let at = Client::new(client.remote(), local);
+        let Some(permit) = self.permit(client.tls_key(), Origin::direct(at.remote.ip())) else {
+            debug!(%source, "too many carriers without a session");
+            return client.turn_away(CloseReason::Busy);
+        };
+        let mut time_is_up = pin!(sleep(FIRST_HELLO));
+        tokio::select! {
+            () = permit.revoked() => client.turn_away(CloseReason::Busy),
+            () = &mut time_is_up => client.turn_away(CloseReason::Refused),
+            carrier = client.carrier() => match carrier {
+                Ok(carrier) => self.hear(carrier, at, permit, time_is_up).await,
+                Err(error) => debug!(%source, %error, "lost before its hello"),
+            },
         }
     }
 
     /// The same over TCP.
-    pub(super) async fn receive_tls(&self, stream: TcpStream, source: SocketAddr, tls: &TlsServer, place: Place) {
+    pub(super) async fn receive_tls(&self, stream: TcpStream, source: SocketAddr, tls: &TlsServer, permit: Permit) {
         if let Err(error) = carrier::tls::tune(&stream) {
             return debug!(%source, %error, "lost before the handshake");
         }
-        let local = stream.local_addr().ok().map(|local| local.ip());
-        match timeout(HANDSHAKE, tls.shake_hands(Box::new(stream), source, self.host.clone())).await {
-            Ok(Ok(carrier)) => {
-                drop(place);
-                self.hear(Client::new(source, local), std::future::ready(Ok(carrier)))
-                    .await;
-            }
-            Ok(Err(error)) => debug!(%source, %error, "lost in the handshake"),
-            Err(_) => debug!(%source, "no handshake in time"),
+        let client = Client::new(source, stream.local_addr().ok().map(|local| local.ip()));
+        if let Some(carrier) = self.shake_hands(Box::new(stream), source, tls, permit).await {
+            self.admit_carrier(carrier, client, Origin::direct(source.ip())).await;
         }
     }
 
     /// The same by way of a relay. To sshd's rules, and to whatever counts sources, the client is where the relay is:
     /// nobody else's word is known, and no direct client has to pay for what strangers do there.
-    pub(super) async fn receive_relayed(&self, incoming: IncomingStream, tls: &TlsServer, place: Place) {
+    pub(super) async fn receive_relayed(&self, incoming: IncomingStream, tls: &TlsServer, permit: Permit) {
         let IncomingStream { stream, relay, source } = incoming;
         let at = stream.remote();
         debug!(%relay, %source, "a client comes by a relay");
-        match timeout(HANDSHAKE, tls.shake_hands(Box::new(stream), at, self.host.clone())).await {
-            Ok(Ok(carrier)) => {
-                drop(place);
-                self.hear(
-                    Client::new(at, None),
-                    std::future::ready(Ok(carrier.via(relay, Rank::Relayed))),
-                )
+        if let Some(carrier) = self.shake_hands(Box::new(stream), at, tls, permit).await {
+            let origin = Origin::relayed(&relay, source.ip());
+            let client = Client::new(at, None);
+            self.admit_carrier(carrier.via(relay, Rank::Relayed), client, origin)
                 .await;
+        }
+    }
+
+    /// A handshake of TLS on a byte stream.
+    async fn shake_hands(
+        &self,
+        stream: Box<dyn Duplex>,
+        source: SocketAddr,
+        tls: &TlsServer,
+        permit: Permit,
+    ) -> Option<Carrier> {
+        let handshake = timeout(HANDSHAKE, tls.shake_hands(stream, source, self.host.clone()));
+        tokio::select! {
+            () = permit.revoked() => debug!(%source, "gave way to another handshake"),
+            shaken = handshake => match shaken {
+                Ok(Ok(carrier)) => return Some(carrier),
+                Ok(Err(error)) => debug!(%source, %error, "lost in the handshake"),
+                Err(_) => debug!(%source, "no handshake in time"),
+            },
+        }
+        None
+    }
+
+    /// Takes a carrier whose client has proved its TLS key, and has not said whose it is.
+    pub(super) async fn admit_carrier(&self, carrier: Carrier, client: Client, origin: Origin) {
+        match self.permit(&carrier.info().peer_key, origin) {
+            Some(permit) => self.hear(carrier, client, permit, sleep(FIRST_HELLO)).await,
+            None => {
+                debug!(source = %client.remote, "too many carriers without a session");
+                turn_away(carrier);
             }
-            Ok(Err(error)) => debug!(%relay, %source, %error, "lost in the handshake"),
-            Err(_) => debug!(%relay, %source, "no handshake in time"),
+        }
+    }
+
+    fn permit(&self, tls_key: &Bytes, origin: Origin) -> Option<Permit> {
+        let admission = match self.registry.owns_session(tls_key) {
+            true => self.owners.admit(Origin::owner(tls_key), true, clock::now()),
+            false => self.undecided.admit(origin, true, clock::now()),
+        };
+        match admission {
+            Admission::Admitted(permit) => Some(permit),
+            Admission::ProveAddress | Admission::Refused => None,
         }
     }
 
     /// Waits for the first hello on what is to be a carrier.
-    pub(super) async fn hear(&self, client: Client, carrier: impl Future<Output = Result<Carrier, CarrierError>>) {
-        let source = client.remote;
-        let Admission::Enter(place) = self.undecided.admit(source.ip(), true) else {
-            return debug!(%source, "too many carriers without a session");
-        };
-        let heard = timeout(HELLO, async {
-            let mut carrier = carrier.await?;
-            let hello = carrier.read_message().await?;
-            Ok::<_, CarrierError>((carrier, hello))
-        });
-        match heard.await {
-            Ok(Ok((carrier, hello))) => self.converse(carrier, hello, client, place).await,
-            Ok(Err(error)) => debug!(%source, %error, "lost before its hello"),
-            Err(_) => debug!(%source, "no hello in time"),
+    async fn hear(&self, mut carrier: Carrier, client: Client, permit: Permit, time_is_up: impl Future<Output = ()>) {
+        let asked_to_wait = Hello::Wait.encode().slice(1..);
+        let mut heard = hear_next(&mut carrier, &permit, time_is_up).await;
+        if matches!(&heard, Heard::Message(message) if *message == asked_to_wait) {
+            heard = hear_next(&mut carrier, &permit, sleep(HELLO)).await;
         }
+        self.converse(carrier, heard, client, permit).await;
     }
 
     /// Answers hellos until one is accepted or no more may come.
-    async fn converse(&self, mut carrier: Carrier, mut message: Bytes, client: Client, place: Place) {
-        let _place = place;
+    async fn converse(&self, mut carrier: Carrier, mut heard: Heard, client: Client, mut permit: Permit) {
+        let source = client.remote;
         for _ in 0..MOST_HELLOS {
+            let message = match heard {
+                Heard::Message(message) if permit.handle_heard() => message,
+                Heard::Message(_) | Heard::Revoked => return turn_away(carrier),
+                Heard::Lost(error) => return debug!(%source, %error, "lost before its hello"),
+                Heard::Nothing => {
+                    debug!(%source, "no hello in time");
+                    return carrier.close(CloseReason::Refused);
+                }
+            };
             let refused = match Hello::decode(message) {
                 Ok(Hello::Open(open)) => match self.admit(&carrier.info().clone(), &open, client).await {
                     Ok(key) => return self.registry.attach_open(carrier, &open, key).await,
                     Err(refused) => refused,
                 },
-                Ok(Hello::Resume(resume)) => return self.registry.attach_resume(carrier, &resume).await,
-                Ok(Hello::Standby { session }) => return self.registry.attach_standby(carrier, session).await,
+                Ok(Hello::Resume(resume)) => {
+                    return unless_revoked(&mut permit, self.registry.attach_resume(carrier, &resume)).await;
+                }
+                Ok(Hello::Standby { session }) => {
+                    return unless_revoked(&mut permit, self.registry.attach_standby(carrier, session)).await;
+                }
                 Ok(Hello::Probe(probe)) => match self.probe(&carrier.info().clone(), &probe, client).await {
                     Ok(probed) => {
                         let answered = carrier.send_message(Answer::Probed(Box::new(probed)).encode()).await;
                         debug!(user = probe.user.as_str(), sent = answered.is_ok(), "probe answered");
-                        carrier.finish(CloseReason::Done).await;
-                        return;
+                        return unless_revoked(&mut permit, finish(carrier, CloseReason::Done)).await;
                     }
                     Err(refused) => refused,
                 },
@@ -146,9 +202,9 @@ impl Welcome {
                     self.registry.reap(&reap);
                     let answered = carrier.send_message(Answer::Reaped.encode()).await;
                     debug!(session = %reap.session, sent = answered.is_ok(), "reap answered");
-                    carrier.finish(CloseReason::Done).await;
-                    return;
+                    return unless_revoked(&mut permit, finish(carrier, CloseReason::Done)).await;
                 }
+                Ok(Hello::Wait) => refusal(RefusalCode::Desync, "Wait comes once, before the first hello"),
                 Err(error) => malformed(&error),
             };
             let last = refused.code != RefusalCode::NotAuthorized;
@@ -158,12 +214,10 @@ impl Welcome {
             if last {
                 break;
             }
-            match timeout(HELLO, carrier.read_message()).await {
-                Ok(Ok(next)) => message = next,
-                _ => return,
-            }
+            permit.handle_answered(clock::now());
+            heard = hear_next(&mut carrier, &permit, sleep(HELLO)).await;
         }
-        carrier.finish(CloseReason::Refused).await;
+        unless_revoked(&mut permit, finish(carrier, CloseReason::Refused)).await;
     }
 
     /// Makes the session of `open`, unless it is there already. Gives which of its authorizations counted.
@@ -238,6 +292,46 @@ impl Welcome {
             refusal(code, chain(&error))
         })
     }
+}
+
+/// What came of waiting for a hello.
+enum Heard {
+    Message(Bytes),
+    Lost(CarrierError),
+    /// Nothing came in time.
+    Nothing,
+    /// Another carrier has taken its place.
+    Revoked,
+}
+
+async fn hear_next(carrier: &mut Carrier, permit: &Permit, time_is_up: impl Future<Output = ()>) -> Heard {
+    tokio::select! {
+        message = carrier.read_message() => message.map_or_else(Heard::Lost, Heard::Message),
+        () = permit.revoked() => Heard::Revoked,
+        () = time_is_up => Heard::Nothing,
+    }
+}
+
+/// Does what waits for the client's own doing, and stops if another carrier needs the permit.
+async fn unless_revoked(permit: &mut Permit, work: impl Future<Output = ()>) {
+    permit.handle_answered(clock::now());
+    tokio::select! {
+        () = work => {}
+        () = permit.revoked() => {}
+    }
+}
+
+async fn finish(carrier: Carrier, reason: CloseReason) {
+    carrier.finish(reason).await;
+}
+
+/// Has a client come back later.
+fn turn_away(carrier: Carrier) {
+    let refused = refusal(
+        RefusalCode::RetryLater,
+        "the server half has too many connections without a session for now",
+    );
+    carrier.turn_away(&Answer::Refused(refused).encode(), CloseReason::Busy);
 }
 
 fn malformed(error: &DecodeError) -> Refusal {

@@ -27,6 +27,7 @@ const RESUME: u64 = 0x21;
 const STANDBY: u64 = 0x22;
 const PROBE: u64 = 0x23;
 const REAP: u64 = 0x24;
+const WAIT: u64 = 0x25;
 
 /// The server half's first words: who it is, in SSH host keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub enum Hello {
     Probe(Probe),
     /// End a session whose owner died.
     Reap(Reap),
+    /// Wait longer for the next hello: the user, or an agent, is being asked. It is not answered.
+    Wait,
 }
 
 /// Asks for a session. Idempotent.
@@ -222,6 +225,7 @@ impl Hello {
                 out.put_slice(reap.session.as_bytes());
                 out.put_slice(&reap.token);
             }),
+            Hello::Wait => framed(WAIT, |_| {}),
         }
     }
 
@@ -245,6 +249,7 @@ impl Hello {
                     token: reader.array("token")?,
                 })
             }
+            WAIT => Hello::Wait,
             value => return Err(DecodeError::UnknownType { what: "message", value }),
         };
         reader.finish()?;

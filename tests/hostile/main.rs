@@ -10,6 +10,7 @@ mod queries;
 mod relay_memory;
 mod resets;
 mod signatures;
+mod silent;
 mod strangers;
 mod words;
 

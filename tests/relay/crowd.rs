@@ -5,9 +5,11 @@ use crate::support::place::Place;
 use crate::support::process::raise_descriptor_limit;
 use crate::support::relay::Relay;
 use crate::support::{Scratch, measured, now};
-use bowline::carrier::via::RelayTransport;
+use bowline::carrier::via::{ReachError, RelayTransport};
+use bowline::wire::{KeyDigest, RelayRefusalCode};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 #[tokio::test]
@@ -46,6 +48,54 @@ async fn garbage_silence_and_floods_of_one_source_leave_others_served() {
         "{before:?} {after:?}"
     );
     assert!(!relay.log().contains("panicked"), "{}", relay.log());
+}
+
+/// Of one source, per second; twice as many may be saved up.
+const RATE: u64 = 5;
+const HURRY: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn one_source_is_held_to_its_rate_over_quic_and_is_told_so() {
+    let relay = Relay::with(
+        Place::here(),
+        &["--open", "--max-connections-per-second", &RATE.to_string()],
+    );
+    let (start, address) = (now(), relay.address());
+    let (mut crowd, mut answered, mut told) = (JoinSet::new(), 0, 0);
+    for _ in 0..16 {
+        crowd.spawn(async move {
+            let (mut answered, mut told) = (0, 0);
+            while start.elapsed() < HURRY {
+                match ask(address, RelayTransport::Quic, KeyDigest::new([7; 32])).await {
+                    Err(ReachError::Refused(refusal)) if refusal.code == RelayRefusalCode::NotRegistered => {
+                        answered += 1
+                    }
+                    Err(error) if error.to_string().contains("too many connections") => told += 1,
+                    Err(ReachError::Dial(error)) if error.to_string().contains("takes no more connections") => {
+                        told += 1
+                    }
+                    Err(error) => panic!("{error}"),
+                    Ok(_) => panic!("nobody is listed"),
+                }
+            }
+            (answered, told)
+        });
+    }
+    while let Some(one) = crowd.join_next().await {
+        let (one_answered, one_told) = one.unwrap();
+        answered += one_answered;
+        told += one_told;
+    }
+    let most = RATE * 2 + RATE * start.elapsed().as_secs() + RATE;
+    measured(
+        "a source's connections over QUIC",
+        format_args!("{answered} answered, {told} turned away"),
+    );
+    assert!(
+        answered >= RATE && answered <= most,
+        "{answered} answered, at most {most}"
+    );
+    assert!(told > most, "only {told} attempts were beyond the limit");
 }
 
 /// Processes of this many server halves and clients would be the machine's, not the relay's, measure: they are all here.

@@ -49,6 +49,12 @@ impl RawClient {
         self.ask_raw(hello.encode())
     }
 
+    /// Sends a hello that is not answered.
+    pub fn say(&mut self, hello: &Hello) {
+        let said = self.runtime.block_on(self.carrier.send_message(hello.encode()));
+        said.expect("an open carrier");
+    }
+
     /// Sends bytes in place of a hello.
     pub fn ask_raw(&mut self, bytes: Bytes) -> Option<Answer> {
         let answer = self.runtime.block_on(async {

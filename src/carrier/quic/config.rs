@@ -157,8 +157,13 @@ impl Default for QuicLimits {
     }
 }
 
+/// QUIC version 1 (RFC 9000). quinn takes the drafts 29 to 34 as well, which nobody needs any more.
+const VERSION_1: u32 = 1;
+
 pub(in crate::carrier) fn client_endpoint() -> EndpointConfig {
-    EndpointConfig::default()
+    let mut config = EndpointConfig::default();
+    config.supported_versions(vec![VERSION_1]);
+    config
 }
 
 pub(in crate::carrier) fn server_endpoint(secrets: &ListenerSecrets) -> EndpointConfig {
@@ -171,6 +176,7 @@ pub(in crate::carrier) fn server_endpoint(secrets: &ListenerSecrets) -> Endpoint
     // With quinn's 20 ms an endpoint tells 50 clients a second of a restart; the rest wait for their timeouts.
     config.min_reset_interval(Duration::ZERO);
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+    config.supported_versions(vec![VERSION_1]);
     config
 }
 

@@ -11,8 +11,8 @@ pub use config::{EndpointSecrets, ListenerSecrets, MtuCap, MtuCapError, QuicConf
 pub use socket::bind;
 
 use super::dialed::{DialError, Dialed, Introduction};
-use super::link::{Link, QuicLink};
-use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
+use super::link::{Link, QuicLink, close_quic};
+use super::{Carrier, CarrierError, CarrierInfo, CloseReason, Kind, Rank};
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
 use bytes::Bytes;
@@ -169,14 +169,24 @@ impl Acquaintance {
         unmapped(self.connection.remote_address())
     }
 
+    /// The TLS key that it has proved, SPKI DER.
+    pub fn tls_key(&self) -> &Bytes {
+        &self.info.peer_key
+    }
+
     /// Waits for its first word.
     ///
     /// # Errors
     /// The connection is lost.
-    pub async fn carrier(self) -> Result<Carrier, CarrierError> {
+    pub async fn carrier(&self) -> Result<Carrier, CarrierError> {
         let streams = self.connection.accept_bi().await?;
-        let link = QuicLink::new(self.connection, streams, config::SESSION_WINDOW);
-        Ok(Carrier::new(self.info, Link::Quic(link)))
+        let link = QuicLink::new(self.connection.clone(), streams, config::SESSION_WINDOW);
+        Ok(Carrier::new(self.info.clone(), Link::Quic(link)))
+    }
+
+    /// Closes the connection, and says why.
+    pub fn turn_away(self, reason: CloseReason) {
+        close_quic(&self.connection, reason);
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_rustls::TlsConnector;
 use super::config::{self, RelayWindow, ViaConfigError};
 use super::stream::ViaStream;
 use crate::carrier::Duplex;
+use crate::carrier::dialed::{is_busy, is_busy_tls};
 use crate::carrier::quic::config::client_endpoint;
 use crate::carrier::quic::socket::{any_local, endpoint};
 use crate::carrier::quic::{NO_NAME, QuicLimits, bind};
@@ -30,6 +31,9 @@ pub enum DialRelayError {
     /// The same over TLS.
     #[error("TLS failed: {0}")]
     Tls(Quoting<io::Error>),
+    /// It answers, and takes no connection from here for now.
+    #[error("it takes no more connections for now")]
+    Busy,
     /// TLS could not be set up.
     #[error(transparent)]
     Config(#[from] ViaConfigError),
@@ -37,7 +41,11 @@ pub enum DialRelayError {
 
 impl From<quinn::ConnectionError> for DialRelayError {
     fn from(error: quinn::ConnectionError) -> DialRelayError {
-        DialRelayError::Quic(Quoting(error))
+        if is_busy(&error) {
+            DialRelayError::Busy
+        } else {
+            DialRelayError::Quic(Quoting(error))
+        }
     }
 }
 
@@ -78,6 +86,12 @@ pub(super) async fn dial_tls(
     let config = config::tls_client(caller.key, caller.accept.clone())?;
     let name = ServerName::try_from(NO_NAME).expect("a plain word is a name");
     let stream = TlsConnector::from(config).connect(name, stream).await;
-    let stream = stream.map_err(|error| DialRelayError::Tls(Quoting(error)))?;
+    let stream = stream.map_err(|error| {
+        if is_busy_tls(&error) {
+            DialRelayError::Busy
+        } else {
+            DialRelayError::Tls(Quoting(error))
+        }
+    })?;
     Ok(ViaStream::of_tls(stream.into(), address))
 }

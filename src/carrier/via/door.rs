@@ -1,21 +1,27 @@
 //! The relay's end: takes connections of halves. What they want is for the relay to hear.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::config::{self, RelayWindow, ViaConfigError};
 use super::stream::ViaStream;
 use super::talk::TalkError;
+use crate::carrier::link::close_quic;
 use crate::carrier::quic::config::server_endpoint;
 use crate::carrier::quic::socket::endpoint;
 use crate::carrier::quic::{EndpointSecrets, QuicLimits, unmapped};
-use crate::carrier::{Duplex, tls};
+use crate::carrier::{CloseReason, Duplex, tls};
 use crate::identity::raw_key::TlsKey;
+
+/// For the first stream of a connection, which every half opens at once.
+const FIRST_STREAM: Duration = Duration::from_secs(5);
 
 /// Somebody who proved a TLS key and has said nothing yet.
 pub(crate) struct Guest {
@@ -56,14 +62,23 @@ impl QuicDoor {
         self.endpoint.accept().await
     }
 
-    /// Completes one handshake and waits for the stream of the first word.
+    /// Completes one handshake, which proves the guest's address, and waits for the stream of the first word if that
+    /// address `is_welcome`.
     ///
     /// # Errors
-    /// The connection is lost.
-    pub(crate) async fn enter(incoming: quinn::Incoming) -> Result<Guest, TalkError> {
+    /// The connection is lost, or the guest not welcome.
+    pub(crate) async fn enter(
+        incoming: quinn::Incoming,
+        is_welcome: impl FnOnce(IpAddr) -> bool,
+    ) -> Result<Guest, TalkError> {
         let connection = incoming.await.map_err(io::Error::from)?;
+        if !is_welcome(unmapped(connection.remote_address()).ip()) {
+            close_quic(&connection, CloseReason::Busy);
+            return Err(io::Error::other("too many connections from this address").into());
+        }
         let peer_key = peer_key(&connection)?;
-        let streams = connection.accept_bi().await.map_err(io::Error::from)?;
+        let streams = timeout(FIRST_STREAM, connection.accept_bi()).await;
+        let streams = streams.map_err(io::Error::from)?.map_err(io::Error::from)?;
         Ok(Guest {
             peer_key,
             remote: unmapped(connection.remote_address()),

@@ -199,7 +199,7 @@ impl Visit for Seen {
 
 /// One customer has a /64 at least (RFC 6177), and can use all of it.
 fn network(source: IpAddr) -> IpAddr {
-    crate::carrier::gate::network(source.to_canonical())
+    crate::carrier::handshake_limiter::network(source.to_canonical())
 }
 
 #[cfg(test)]

@@ -61,6 +61,12 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                      --pin, or put its line into known_hosts",
                 );
             }
+            if attempts.iter().any(is_busy) {
+                return failure.hint(
+                    "the server half is there and has too many connections that do not say what they want: try again in a \
+                     minute, or raise --max-half-open there",
+                );
+            }
             failure.hint(
                 "is `bowline serve` running there, and does every firewall on the way let that UDP port through? \
                  `--port` names another port, `--fallback tcp` goes on without bowline",
@@ -108,6 +114,11 @@ fn is_other_protocol(failed: &Failed) -> bool {
 /// Whether a relay could not even be asked.
 fn is_without_host_key(failed: &Failed) -> bool {
     matches!(failed.error, AttemptError::Dial(DialError::NoHostKey))
+}
+
+/// Whether the server half, or a relay, takes no more connections for now.
+fn is_busy(failed: &Failed) -> bool {
+    matches!(failed.error, AttemptError::Dial(DialError::Busy))
 }
 
 /// Something speaks QUIC there, but not our protocol or not this version of it.

@@ -4,6 +4,7 @@
 //! of a server half's verdict on them the others go by.
 
 use super::super::ClientConfig;
+use super::super::waiting::while_it_waits;
 use super::probe::Failure;
 use crate::carrier::{Carrier, CarrierError};
 use crate::clock;
@@ -66,15 +67,18 @@ impl Asker {
             user: &self.client.user,
             version: VERSION,
         });
+        let mut is_told = false;
+        let turn = timeout(self.client.connect_timeout / PATIENCE, self.tried.lock());
+        let turn = while_it_waits(carrier, &mut is_told, turn).await;
         let mut question = Question {
             asker: self,
             carrier,
+            is_told,
             session,
             message,
             deadline,
         };
-        let patience = self.client.connect_timeout / PATIENCE;
-        let Ok(mut tried) = timeout(patience, self.tried.lock()).await else {
+        let Ok(mut tried) = turn else {
             return question.try_all().await.1;
         };
         let known = tried
@@ -100,6 +104,8 @@ impl Asker {
 struct Question<'a> {
     asker: &'a Asker,
     carrier: &'a mut Carrier,
+    /// The server half waits for what the user may hold up.
+    is_told: bool,
     session: SessionId,
     message: Vec<u8>,
     deadline: &'a mut Deadline,
@@ -139,10 +145,11 @@ impl Question<'_> {
 
     async fn sign(&mut self, round: usize) -> Option<Vec<Authorization>> {
         let begun = clock::now();
-        let signed = {
+        let signing = async {
             let _turn = self.asker.signing.lock().await;
             self.asker.client.credentials.sign(round, &self.message).await
         };
+        let signed = while_it_waits(self.carrier, &mut self.is_told, signing).await;
         let took = clock::now().saturating_duration_since(begun);
         self.deadline.at += took;
         self.deadline.user += took;
@@ -156,6 +163,7 @@ impl Question<'_> {
             user: self.asker.client.user.clone(),
             authorizations,
         };
+        self.is_told = true;
         let asked = async {
             self.carrier.send_message(Hello::Probe(probe).encode()).await?;
             let message = self.carrier.read_message().await?;

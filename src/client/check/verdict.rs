@@ -4,7 +4,7 @@ use super::probe::{Failure, Finding};
 use super::straight_to;
 use super::witness::Tcp;
 use crate::carrier::via::{DialRelayError, ReachError, RelayTransport};
-use crate::carrier::{DialError, Path};
+use crate::carrier::{CarrierError, DialError, Path};
 use crate::wire::{RefusalCode, RelayRefusalCode};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -134,6 +134,7 @@ impl Case<'_> {
             Err(Failure::Silent) if finding.handshake.is_some() => self.stalled(finding),
             Err(Failure::Silent) => self.silent(finding),
             Err(Failure::Dial(error)) => self.dial(finding, error),
+            Err(Failure::Lost(CarrierError::Busy)) => Verdict::Refused,
             Err(Failure::Lost(_) | Failure::Fault) => Verdict::Broken,
             Err(Failure::Untrusted(_)) => Verdict::WrongKey,
             Err(Failure::NotAuthorized(_)) => Verdict::KeyRefused,
@@ -152,6 +153,7 @@ impl Case<'_> {
             DialError::Unreachable(error) => self.io(finding, error),
             DialError::NoHostKey => Verdict::NoHostKey,
             DialError::Relay(error) => self.relay(finding, error),
+            DialError::Busy => Verdict::Refused,
             DialError::Proxy(_) => Verdict::ProxyFailed,
             DialError::Command(_) => Verdict::CommandFailed,
             DialError::Tls(error) if error.kind() == ErrorKind::InvalidData => Verdict::OtherProtocol,
@@ -180,6 +182,7 @@ impl Case<'_> {
             ReachError::Dial(DialRelayError::Quic(error)) if matches!(**error, quinn::ConnectionError::TimedOut) => {
                 self.silent(finding)
             }
+            ReachError::Dial(DialRelayError::Busy) => Verdict::RelayRefused,
             ReachError::Dial(_) | ReachError::Talk(_) | ReachError::OffTopic => Verdict::Broken,
         }
     }
