@@ -67,6 +67,7 @@ fn config(
         // Kept over restarts, it would tell clients of one within a packet.
         secrets: EndpointSecrets::new(rand_seed()?),
         sshd: Arc::new(FromLoopback::new(target)),
+        open_check: None,
         sshd_view: None,
         authority: Authority::Keys(Box::new(Keys(keys))),
         session: SessionConfig::default(),

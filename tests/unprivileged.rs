@@ -19,6 +19,7 @@ fn a_server_half_without_sshd_s_host_keys_is_pinned_once_and_known_from_then_on(
         return support::measured("a sshd of another user", "SKIPPED, only root can run one");
     }
     let (sshd, home) = (TestSshd::start(), Home::of_nobody());
+    sshd.show_configuration();
     let (target, config) = (sshd.address().to_string(), sshd.config().display().to_string());
     let arguments = [
         "serve",

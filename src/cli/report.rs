@@ -20,7 +20,10 @@ mod setup;
 mod status;
 
 pub(crate) use demo::demo_failed;
-pub(crate) use serve::{another_serves, cannot_take_over, does_not_answer, in_use, option, overlaps, several_serve};
+pub(crate) use serve::{
+    another_serves, cannot_take_over, does_not_answer, in_use, no_host_keys, opens_refused, option, overlaps,
+    several_serve,
+};
 pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, not_a_user_name, notice, session_end};
 pub(crate) use setup::{
     another_home, cannot_change, cannot_undo_enabled, cannot_undo_running, damaged_block, declined, hidden_program,

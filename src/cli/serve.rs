@@ -50,7 +50,7 @@ pub(crate) struct ServeSettings {
     pub(crate) host_keys: Vec<PathBuf>,
     /// Who decides whether a key may open. Default: sshd.
     pub(crate) auth: Authorizer,
-    /// Open although sshd's rules for the real address differ from those for loopback. Default: false.
+    /// Open although sshd has rules by address, or may have, and sees all clients on loopback. Default: false.
     pub(crate) accept_loopback_match: bool,
     /// sshd's configuration. Default: where sshd itself looks.
     pub(crate) sshd_config: Option<PathBuf>,

@@ -7,21 +7,16 @@ use crate::carrier::handshake_limiter;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Refusal, RefusalCode};
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{info, warn};
 
-/// Asks whether sshd's rules for a user differ between the client's real address and loopback. Gives the difference
-/// in words, or why it could not be told.
-pub trait LoopbackRules: Send + Sync {
-    /// The difference, for a client at `remote`; `None` if there is none that matters.
-    fn difference<'a>(
-        &'a self,
-        user: &'a str,
-        remote: SocketAddr,
-    ) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
+/// Whether anything may be opened at all, whoever asks.
+pub trait OpenCheck: Send + Sync {
+    /// Why not, in words for the log.
+    fn obstacle(&self) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>>;
 }
 
 /// Decides an `Open`.
@@ -30,8 +25,6 @@ pub enum Authority {
     Sshd {
         /// The sshd to ask.
         ask: AskSshd,
-        /// `None`: its rules for other addresses are not compared.
-        rules: Option<Box<dyn LoopbackRules>>,
     },
     /// A file in the form of `authorized_keys` decides, for every user.
     Keys(Box<dyn KeyList>),
@@ -122,25 +115,11 @@ impl Authority {
                 "none of the keys offered is accepted for this user",
             ));
         };
-        self.compare_rules(user, remote).await?;
         Ok(Judged {
             account: Account(key.fingerprint()),
             key: Some(index),
             greeting,
         })
-    }
-
-    async fn compare_rules(&self, user: &str, remote: SocketAddr) -> Result<(), Refusal> {
-        let Authority::Sshd { rules: Some(rules), .. } = self else {
-            return Ok(());
-        };
-        match rules.difference(user, remote).await {
-            None => Ok(()),
-            Some(difference) => {
-                warn!(event = "refused", user, %remote, difference, "sshd's rules differ for loopback");
-                Err(refusal(RefusalCode::NotAuthorized, difference))
-            }
-        }
     }
 }
 

@@ -16,7 +16,7 @@ mod verifier;
 mod welcome;
 pub mod worker;
 
-pub use authority::{Authority, KeyList, LoopbackRules};
+pub use authority::{Authority, KeyList, OpenCheck};
 pub use prober::SshdView;
 pub(crate) use registry::Leaving;
 pub use registry::RegistryLimits;
@@ -85,6 +85,8 @@ pub struct ServerConfig {
     pub sshd: Arc<dyn ConnectSshd>,
     /// Who may open sessions.
     pub authority: Authority,
+    /// Whether anything may be opened now. Default: none, it may.
+    pub open_check: Option<Box<dyn OpenCheck>>,
     /// Tells those who probe what sshd's settings mean for sessions. Default: none, nobody is told.
     pub sshd_view: Option<Box<dyn SshdView>>,
     /// Buffers of each session.
@@ -187,6 +189,7 @@ impl Server {
             server_key: tls_key.spki().to_vec(),
             verifier: Verifier::new(authority.failures()),
             authority,
+            open_check: config.open_check,
             registry,
             prober,
             undecided: HandshakeLimiter::new(config.max_half_open.saturating_mul(UNDECIDED_PER_HANDSHAKE)),

@@ -1,6 +1,6 @@
 //! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
 
-use super::authority::{Account, Authority, Greeting, chain, refusal};
+use super::authority::{Account, Authority, Greeting, OpenCheck, chain, refusal};
 use super::connect_sshd::Client;
 use super::prober::Prober;
 use super::registry::Registry;
@@ -33,6 +33,10 @@ const HELLO: Duration = Duration::from_secs(60);
 /// Rounds of keys on one carrier.
 const MOST_HELLOS: usize = 8;
 
+/// What clients are told while nothing may be opened: no more than that, strangers hear it too.
+const OPENS_REFUSED: &str = "no session is opened until an administrator has seen to it: the log of bowline serve says why, \
+                             and what is to be done";
+
 /// What every carrier meets first.
 pub(super) struct Welcome {
     /// The encoded host message.
@@ -41,6 +45,7 @@ pub(super) struct Welcome {
     pub(super) server_key: Vec<u8>,
     pub(super) authority: Arc<Authority>,
     pub(super) verifier: Verifier,
+    pub(super) open_check: Option<Box<dyn OpenCheck>>,
     pub(super) registry: Arc<Registry>,
     pub(super) prober: Prober,
     /// Carriers that are not a session's yet.
@@ -261,6 +266,10 @@ impl Welcome {
             true => self.prove(user, authorizations, message, client).await?,
             false => Vec::new(),
         };
+        // Whoever has no key is refused as ever, and learns nothing else.
+        if !keys.is_empty() || !self.authority.is_about_keys() {
+            self.check_opens(user, client).await?;
+        }
         let judged = self.authority.judge(user, &keys, client).await?;
         // Keys of unknown kinds were left out: the index is to be that of the authorization.
         let blob = judged.key.map(|index| &keys[index].blob);
@@ -270,6 +279,16 @@ impl Welcome {
             key: position.and_then(|position| u8::try_from(position).ok()),
             greeting: judged.greeting,
         })
+    }
+
+    /// Asked before sshd is: some obstacles are about asking. The answer is the same for everybody.
+    async fn check_opens(&self, user: &str, client: Client) -> Result<(), Refusal> {
+        let Some(check) = &self.open_check else { return Ok(()) };
+        let Some(obstacle) = check.obstacle().await else {
+            return Ok(());
+        };
+        info!(event = "refused", user, remote = %client.remote, obstacle, "nothing is opened now");
+        Err(refusal(RefusalCode::OpensRefused, OPENS_REFUSED))
     }
 
     /// The keys that signed; sshd never hears of others.

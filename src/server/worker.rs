@@ -5,7 +5,7 @@
 mod key_file;
 
 use super::ask_sshd::{AskLimits, AskSshd};
-use super::authority::{Authority, LoopbackRules};
+use super::authority::{Authority, OpenCheck, chain};
 use super::connect_sshd::{ConnectSshd, FromLoopback};
 use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
 use super::prober::SshdView;
@@ -75,19 +75,19 @@ pub struct WorkerSetup {
     pub metrics: Option<SocketAddr>,
     /// What clients can pin.
     pub fingerprint: String,
-    /// Whether the keeper can tell sshd's settings. An earlier keeper is not asked.
+    /// Whether an sshd is the target, whose settings the keeper can tell. An earlier keeper is not asked.
     #[serde(default)]
-    pub is_sshd_known: bool,
+    pub is_sshd: bool,
+    /// Whether the keeper is asked before anything is opened: sshd sees all clients on loopback.
+    #[serde(default)]
+    pub asks_before_opens: bool,
 }
 
 /// Who may open sessions, as far as it can be handed over.
 #[derive(Serialize, Deserialize)]
 pub enum AuthoritySetup {
     /// sshd is asked.
-    Sshd {
-        /// Whether the keeper is asked to compare sshd's rules for the client's address with those for loopback.
-        compare_rules: bool,
-    },
+    Sshd,
     /// A file of keys, which the keeper opens: the worker's user often may not. The path is for messages.
     Keys(PathBuf),
     /// Nobody is asked.
@@ -147,12 +147,13 @@ pub async fn serve(
     let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.vault);
     let metrics = setup.metrics;
     // Where nobody is asked who he is, strangers neither learn sshd's settings nor set root to work.
-    let tells = setup.is_sshd_known && !matches!(setup.authority, AuthoritySetup::Anyone);
-    let view = tells.then(|| {
-        let view = AskKeeper::new(&keeper, setup.target);
-        Box::new(view) as Box<dyn SshdView>
-    });
-    let config = server_config(setup, listeners, sshd, authority, view)?;
+    let tells = setup.is_sshd && !matches!(setup.authority, AuthoritySetup::Anyone);
+    let ask = || Box::new(AskKeeper::new(&keeper, setup.target));
+    let view = tells.then(|| ask() as Box<dyn SshdView>);
+    let check = setup.asks_before_opens.then(|| ask() as Box<dyn OpenCheck>);
+    let mut config = server_config(setup, listeners, sshd, authority)?;
+    config.open_check = check;
+    config.sshd_view = view;
     let server = Server::going_on(config, vault)?;
     let (udp, tls) = (server.local_addrs(), server.tls_addrs());
     info!(event = "ready", ?udp, ?tls, %target, "serving");
@@ -192,7 +193,6 @@ fn server_config(
     listeners: Vec<Listener>,
     sshd: Arc<dyn ConnectSshd>,
     authority: Authority,
-    sshd_view: Option<Box<dyn SshdView>>,
 ) -> Result<ServerConfig, WorkerError> {
     let quic = QuicLimits {
         mtu_cap: setup
@@ -222,7 +222,8 @@ fn server_config(
         secrets: EndpointSecrets::new(setup.secrets),
         sshd,
         authority,
-        sshd_view,
+        open_check: None,
+        sshd_view: None,
         session: SessionConfig {
             replay_buffer: setup.replay_buffer,
             ..SessionConfig::default()
@@ -255,9 +256,9 @@ async fn open_vault(
 
 fn connect_sshd(setup: &WorkerSetup) -> Arc<dyn ConnectSshd> {
     let sshd = FromLoopback::new(setup.target);
-    match &setup.authority {
-        AuthoritySetup::Anyone => Arc::new(sshd.with_session_aliases()),
-        AuthoritySetup::Sshd { .. } | AuthoritySetup::Keys(_) => Arc::new(sshd),
+    match setup.asks_before_opens {
+        true => Arc::new(sshd.asking_twice()),
+        false => Arc::new(sshd),
     }
 }
 
@@ -265,13 +266,9 @@ async fn authority(setup: &WorkerSetup, sshd: &Arc<dyn ConnectSshd>, keeper: &Ke
     match &setup.authority {
         AuthoritySetup::Anyone => Authority::Anyone,
         AuthoritySetup::Keys(path) => Authority::Keys(Box::new(KeyFile::read(path, keeper).await)),
-        AuthoritySetup::Sshd { compare_rules } => {
-            let rules = AskKeeper::new(keeper, setup.target);
-            Authority::Sshd {
-                ask: AskSshd::new(Arc::clone(sshd), AskLimits::default()),
-                rules: compare_rules.then(|| Box::new(rules) as Box<dyn LoopbackRules>),
-            }
-        }
+        AuthoritySetup::Sshd => Authority::Sshd {
+            ask: AskSshd::new(Arc::clone(sshd), AskLimits::default()),
+        },
     }
 }
 
@@ -281,13 +278,15 @@ struct AskKeeper {
     target: SocketAddr,
 }
 
-impl LoopbackRules for AskKeeper {
-    fn difference<'a>(
-        &'a self,
-        user: &'a str,
-        remote: SocketAddr,
-    ) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>> {
-        Box::pin(self.ask(user, remote))
+impl OpenCheck for AskKeeper {
+    fn obstacle(&self) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>> {
+        Box::pin(async {
+            match self.keeper.request(Request::MayOpen).await.map(|reply| reply.response) {
+                Ok(Response::MayOpen { obstacle }) => obstacle,
+                Ok(_) => Some("the keeper does not know whether anything may be opened".to_owned()),
+                Err(error) => Some(chain(&error)),
+            }
+        })
     }
 }
 
@@ -312,31 +311,6 @@ impl AskKeeper {
         AskKeeper {
             keeper: keeper.clone(),
             target,
-        }
-    }
-
-    async fn ask(&self, user: &str, remote: SocketAddr) -> Option<String> {
-        if remote.ip().is_loopback() {
-            return None;
-        }
-        let request = Request::LoopbackMatch {
-            user: user.to_owned(),
-            real_address: remote.ip(),
-            local_address: self.target.ip(),
-            local_port: self.target.port(),
-        };
-        match self.keeper.request(request).await.map(|reply| reply.response) {
-            Ok(Response::LoopbackMatch { differences }) => {
-                let first = differences.first()?;
-                let line = first.match_line.as_deref().unwrap_or("a rule of sshd's configuration");
-                Some(format!(
-                    "sshd treats this address otherwise than loopback, which is all it would see ({}: {:?} there, {:?} \
-                     here), because of {line}; --accept-loopback-match allows it",
-                    first.keyword, first.real, first.loopback
-                ))
-            }
-            Ok(_) => Some("sshd's rules for this address cannot be told".to_owned()),
-            Err(error) => Some(format!("sshd's rules for this address cannot be told: {error}")),
         }
     }
 }

@@ -72,10 +72,12 @@ pub enum RefusalCode {
     RetryLater,
     /// Offsets contradict each other. Final.
     Desync,
+    /// Nothing is opened until an administrator has seen to it. Final.
+    OpensRefused,
 }
 
 impl RefusalCode {
-    const ALL: [(RefusalCode, u64, &'static str); 8] = [
+    const ALL: [(RefusalCode, u64, &'static str); 9] = [
         (RefusalCode::Gone, 1, "gone"),
         (RefusalCode::Stale, 2, "stale"),
         (RefusalCode::Busy, 3, "busy"),
@@ -84,6 +86,7 @@ impl RefusalCode {
         (RefusalCode::UpstreamDown, 6, "upstream-down"),
         (RefusalCode::RetryLater, 7, "retry-later"),
         (RefusalCode::Desync, 8, "desync"),
+        (RefusalCode::OpensRefused, 9, "opens-refused"),
     ];
 
     fn row(self) -> (RefusalCode, u64, &'static str) {
@@ -100,7 +103,10 @@ impl RefusalCode {
 
     /// Whether asking again cannot help. `not-authorized` is final only once all keys were offered.
     pub fn is_final(self) -> bool {
-        matches!(self, RefusalCode::Gone | RefusalCode::Version | RefusalCode::Desync)
+        matches!(
+            self,
+            RefusalCode::Gone | RefusalCode::Version | RefusalCode::Desync | RefusalCode::OpensRefused
+        )
     }
 }
 

@@ -4,6 +4,7 @@ use crate::support::gate::{Direction, UdpGate};
 use crate::support::process::{Running, run};
 use crate::support::rig::Rig;
 use crate::support::ssh::{HOST, SshFiles, SshSetup};
+use crate::support::sshd::SESSIONS_FROM;
 use crate::support::{heavy, measured};
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -73,7 +74,7 @@ fn an_open_exchange_cut_after_each_datagram_reaches_sshd_once() {
         for ways in WAYS {
             let gate = UdpGate::to(rig.serve().udp());
             let ssh = files(&rig, &gate);
-            let before = rig.sshd.connections_from("127.0.0.1 ");
+            let before = rig.sshd.connections_from(SESSIONS_FROM);
             for way in ways {
                 gate.cut_after(*way, packets);
             }
@@ -89,7 +90,7 @@ fn an_open_exchange_cut_after_each_datagram_reaches_sshd_once() {
             let case = format!("cut after {packets} datagrams of {ways:?}");
             assert_eq!(restorer.code, Some(7), "{case}: {}", restorer.err());
             assert_eq!(
-                rig.sshd.connections_from("127.0.0.1 ") - before,
+                rig.sshd.connections_from(SESSIONS_FROM) - before,
                 1,
                 "{case}: connections to sshd"
             );

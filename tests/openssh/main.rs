@@ -18,6 +18,7 @@ use support::process::run_with_input;
 use support::rig::Rig;
 use support::serve::ServeOptions;
 use support::ssh::HOST;
+use support::sshd::SESSIONS_FROM;
 use support::{data, heavy, measured, now};
 
 /// How often the lead is closed in the transfers under fault.
@@ -29,7 +30,7 @@ fn exit_codes_and_last_words_are_those_of_the_remote_command() {
     endings::exit_codes_are_kept(&rig);
     let logins = endings::EXIT_CODES.len();
     assert_eq!(
-        rig.sshd.connections_from("127.0.0.1 "),
+        rig.sshd.connections_from(SESSIONS_FROM),
         logins,
         "one connection to sshd per session"
     );

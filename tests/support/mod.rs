@@ -102,6 +102,14 @@ pub fn wait_for<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Opti
     }
 }
 
+/// Writes a shell script that can be run as a program.
+pub fn write_program(path: &Path, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, format!("#!/bin/sh\n{script}\n")).expect("the scratch folder");
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(path, executable).expect("the scratch folder");
+}
+
 /// A folder that goes with its owner; kept, and named, when `KEEP_TEST_FILES` is set.
 pub struct Scratch {
     dir: Option<tempfile::TempDir>,

@@ -4,7 +4,7 @@ use super::lab::pair;
 use super::place::Place;
 use super::process::{Outcome, Running, Usage, usage};
 use super::server_half::{MARK, ServerHalf, signal};
-use super::sshd::TestSshd;
+use super::sshd::{TestSshd, program};
 use super::{BOWLINE, Scratch, wait_for};
 use rustix::process::Signal;
 use std::ffi::OsString;
@@ -69,7 +69,7 @@ impl Serve {
     /// In front of a sshd, with all its host keys.
     pub fn start(sshd: &TestSshd, options: ServeOptions) -> Serve {
         let mut options = options;
-        let mut arguments: Vec<OsString> = vec!["--sshd-config".into(), sshd.config().into()];
+        let mut arguments: Vec<OsString> = sshd_arguments(sshd);
         for key in sshd.host_keys() {
             arguments.extend(["--host-key".into(), key.into()]);
         }
@@ -193,6 +193,12 @@ impl Serve {
         self.running.signal(Signal::TERM);
         self.running.finish(limit).code
     }
+}
+
+/// What every server half in front of a sshd is told of it.
+pub fn sshd_arguments(sshd: &TestSshd) -> Vec<OsString> {
+    let config = sshd.config().into();
+    vec!["--sshd-config".into(), config, "--sshd-binary".into(), program().into()]
 }
 
 /// The process, and its `ready` line.

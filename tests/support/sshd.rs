@@ -6,12 +6,19 @@ use super::{Scratch, wait_for};
 use rustix::process::Signal;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// sshd wants to be started by its absolute path.
-const SSHD: &str = "/usr/sbin/sshd";
+/// What the addresses begin with that sessions come from when the server half gives sshd loopback addresses.
+pub const SESSIONS_FROM: &str = "127.96.";
+
+/// The sshd of the tests: another one by the environment, `BOWLINE_TEST_SSHD=/opt/openssh/sbin/sshd`. It wants to be
+/// started by its absolute path.
+pub fn program() -> PathBuf {
+    std::env::var_os("BOWLINE_TEST_SSHD").map_or_else(|| "/usr/sbin/sshd".into(), PathBuf::from)
+}
 
 /// A running sshd; it and its sessions end with their owner.
 pub struct TestSshd {
@@ -85,6 +92,12 @@ impl TestSshd {
         self.scratch.join("sshd_config")
     }
 
+    /// Has every user read its `sshd_config`, as in `/etc/ssh`; keys are theirs alone who own them.
+    pub fn show_configuration(&self) {
+        let readable = fs::Permissions::from_mode(0o711);
+        fs::set_permissions(self.scratch.path(), readable).expect("the scratch folder");
+    }
+
     /// A host key's private file: `ed25519`, `ecdsa` or `rsa`.
     pub fn host_key(&self, kind: &str) -> PathBuf {
         self.scratch.join(&format!("host_{kind}"))
@@ -150,6 +163,17 @@ impl TestSshd {
         self.running.as_ref().expect("a running sshd").signal(Signal::STOP);
     }
 
+    /// Adds lines to the end of its `sshd_config`, and starts it anew if it takes them.
+    ///
+    /// # Panics
+    /// When it does not come up with them.
+    pub fn configure(&mut self, lines: &str) {
+        let text = fs::read_to_string(self.config()).expect("the scratch folder");
+        fs::write(self.config(), text + lines + "\n").expect("the scratch folder");
+        self.stop_listening();
+        self.resume_service();
+    }
+
     /// Starts the listener, again on the same port.
     ///
     /// # Panics
@@ -161,7 +185,7 @@ impl TestSshd {
             .append(true)
             .open(self.scratch.join("log"))
             .expect("the scratch folder");
-        let mut command = self.place.command(SSHD);
+        let mut command = self.place.command(program());
         command.args(["-D", "-e", "-f"]).arg(self.config());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.running = Some(Running::spawn(&mut command));

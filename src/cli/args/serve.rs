@@ -36,7 +36,7 @@ pub(in crate::cli) struct ServeArgs {
     pub(in crate::cli) target: Option<Target>,
     /// Prove this SSH host key; repeatable
     ///
-    /// Default: those sshd uses; where they cannot be read, a key of bowline's own in the state folder.
+    /// Default: those sshd uses. Not as root, a key of bowline's own in the state folder where those cannot be read.
     #[arg(long = "host-key", value_name = "FILE")]
     pub(in crate::cli) host_keys: Vec<PathBuf>,
     /// Who may open: sshd decides, or none checks [default: sshd]
@@ -47,10 +47,11 @@ pub(in crate::cli) struct ServeArgs {
     /// Let the keys of this file decide instead of sshd
     #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
     pub(in crate::cli) authorized_keys: Option<PathBuf>,
-    /// Open although sshd has Match rules that see loopback
+    /// Open although sshd has rules by address, and sees loopback
     ///
-    /// sshd sees every session come from a loopback address. Without this, an open is refused where sshd's
-    /// rules for the real address differ from those for loopback.
+    /// Where sshd sees every client on loopback, nothing is opened as long as a line of its configuration may depend on
+    /// where a client connects from or to (Match Address and its like, user@host), its configuration cannot be read, or
+    /// its penalties for one client would meet all; and a key must be good from other addresses too. This allows it.
     #[arg(long)]
     pub(in crate::cli) accept_loopback_match: bool,
     /// Read sshd's configuration here

@@ -154,10 +154,10 @@ fn start_server_half(
         statements: vec![statement],
         secrets,
         sshd: Arc::clone(&sshd),
+        open_check: None,
         sshd_view: None,
         authority: Authority::Sshd {
             ask: AskSshd::new(sshd, AskLimits::default()),
-            rules: None,
         },
         session: SessionConfig::default(),
         limits: RegistryLimits::default(),

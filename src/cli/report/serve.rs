@@ -1,5 +1,6 @@
 //! Who is there already, where `bowline serve` wants to be.
 
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use super::{Exit, Failure, cannot_listen};
 use crate::cli::serve::holders::Holder;
 use crate::server::keeper::{Endpoint, Protocol, Refusal, TakeOverError, Who};
+use crate::server::sshd_config::Obstacle;
 
 /// Another bowline serves at the address.
 pub(crate) fn another_serves(endpoint: Endpoint, who: &Who) -> Failure {
@@ -34,6 +36,43 @@ pub(crate) fn in_use(endpoint: Endpoint, error: &io::Error, holders: &[Holder], 
     holders.iter().fold(failure, |failure, holder| {
         failure.fact(format_args!("process {} ({}) has it", holder.pid, holder.name))
     })
+}
+
+/// Root can read none of sshd's host keys.
+pub(crate) fn no_host_keys(warnings: impl Iterator<Item = impl Display>) -> Failure {
+    let what = "none of sshd's host keys can be read, and any other key looks like an attack to clients";
+    warnings.fold(Failure::new(Exit::Unavailable, what), Failure::fact).hint(
+        "name the host keys that clients know with --host-key, or the configuration that names them with --sshd-config; \
+         with another SSH server, ssh-keygen makes a key for --host-key that clients then have to learn",
+    )
+}
+
+/// What an administrator does so that sessions are opened.
+pub(crate) fn opens_refused(obstacle: &Obstacle) -> String {
+    let see = "let sshd see where clients come from (--client-address real)";
+    match obstacle {
+        Obstacle::Rules { .. } => format!(
+            "{see}; or remove these lines; or say --accept-loopback-match, if everybody may have what these lines give to \
+             127.0.0.1 and what they give to no address"
+        ),
+        Obstacle::Files(_) => format!("let bowline read that file, as root for instance; or {see}"),
+        Obstacle::Sshd(_) => format!(
+            "mend what sshd says (`sshd -t` says it too); --sshd-config and --sshd-binary name another configuration and \
+             another sshd. It is tried again at the next open; or {see}"
+        ),
+        Obstacle::Elsewhere { .. } => {
+            "run bowline serve on that machine; or say --accept-loopback-match, if sshd there has \
+             no rules that depend on where a client connects from: it sees this machine's address"
+                .to_owned()
+        }
+        Obstacle::SharedPenalties {
+            instead: Some(instead), ..
+        } => format!("use --target {instead}, where the same sshd listens; systemctl reload bowline does so too"),
+        Obstacle::SharedPenalties { .. } => format!(
+            "have sshd listen on 127.0.0.1 too, with PerSourceNetBlockSize 32, and use that as --target; or {see}; or turn \
+             PerSourcePenalties off"
+        ),
+    }
 }
 
 /// With any port asked for, it is not clear whose place is meant.

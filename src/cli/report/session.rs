@@ -145,6 +145,8 @@ fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
             "end sessions that are not needed (bowline kill there), wait until one makes room, or raise --max-sessions \
                  and --max-sessions-per-key there",
         ),
+        RefusalCode::OpensRefused => told(Exit::Refused)
+            .hint("on the server: journalctl -u bowline, or wherever bowline serve logs; `opens-refused` is the event"),
         RefusalCode::RetryLater => told(Exit::Unavailable).hint("try again in a minute"),
         RefusalCode::Gone | RefusalCode::Stale | RefusalCode::NotAuthorized => told(Exit::Refused),
     }

@@ -1,19 +1,23 @@
-//! What the keeper answers its worker: what `sshd -T` says of two addresses, and the open file of keys.
+//! What the keeper answers its worker: whether anything may be opened, what `sshd -T` says, and the open file of keys.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::cli::report::{self, Failure};
+use crate::clock;
 use crate::identity::authorized_keys::open_key_file;
-use crate::server::keeper::{Answer, Difference, Reply, Request, Response};
-use crate::server::sshd_config::{Connection, SshdConfig, SshdConfigError};
+use crate::server::keeper::{Answer, Reply, Request, Response};
+use crate::server::sshd_config::{Connection, LoopbackCheck, Obstacle, SshdConfig, SshdConfigError, is_here};
+
+/// Most lines of sshd's configuration that are named one by one.
+const MAX_LINES_NAMED: usize = 20;
 
 /// What answers are made from.
 #[derive(Debug, PartialEq)]
@@ -21,9 +25,8 @@ pub(super) struct Answers {
     pub(super) sshd: SshdConfig,
     /// `--authorized-keys`.
     pub(super) key_file: Option<PathBuf>,
-    /// sshd had no rules by address when the configuration was read: what a keeper without root's rights goes by, that
-    /// cannot ask sshd.
-    pub(super) knows_no_rules: bool,
+    /// The sshd that sees all clients on loopback, if that must make no difference to it.
+    pub(super) loopback: Option<SocketAddr>,
 }
 
 /// The same in a form for another keeper; paths need not be Unicode.
@@ -32,7 +35,7 @@ struct Written {
     binary: OsString,
     config: Option<OsString>,
     key_file: Option<OsString>,
-    knows_no_rules: bool,
+    loopback: Option<SocketAddr>,
 }
 
 /// That the file of keys can be read now. What is in it is for the worker to parse.
@@ -52,7 +55,7 @@ impl Answers {
             binary: self.sshd.binary.clone().into(),
             config: self.sshd.config.clone().map(PathBuf::into),
             key_file: self.key_file.clone().map(PathBuf::into),
-            knows_no_rules: self.knows_no_rules,
+            loopback: self.loopback,
         };
         serde_json::to_vec(&written).expect("plain values can be written")
     }
@@ -66,20 +69,20 @@ impl Answers {
                 config: written.config.map(PathBuf::from),
             },
             key_file: written.key_file.map(PathBuf::from),
-            knows_no_rules: written.knows_no_rules,
+            loopback: written.loopback,
         })
     }
 
+    /// Looks at sshd's rules once, to name them before anybody is refused.
     pub(super) fn into_answer(self) -> Answer {
+        let mut guard = self.loopback.map(|target| Guard::new(&self.sshd, target));
+        if let Some(guard) = &mut guard {
+            guard.obstacle();
+        }
         Box::new(move |request| match request {
-            Request::LoopbackMatch {
-                user,
-                real_address,
-                local_address,
-                local_port,
-            } => {
-                let local = SocketAddr::new(local_address, local_port);
-                self.compare_rules(&user, real_address, local).into()
+            Request::MayOpen => {
+                let obstacle = guard.as_mut().and_then(Guard::obstacle);
+                Response::MayOpen { obstacle }.into()
             }
             Request::SshdLimits {
                 user,
@@ -91,8 +94,8 @@ impl Answers {
     }
 
     fn limits(&self, user: &str, sshd: SocketAddr) -> Response {
-        // The configuration here says nothing of an sshd elsewhere; an address can be bound where it is.
-        if UdpSocket::bind((sshd.ip(), 0)).is_err() {
+        // The configuration here says nothing of an sshd elsewhere.
+        if !is_here(sshd.ip()) {
             return Response::Unavailable;
         }
         let connection = Connection {
@@ -114,35 +117,47 @@ impl Answers {
             }
         }
     }
+}
 
-    fn compare_rules(&self, user: &str, real: IpAddr, local: SocketAddr) -> Response {
-        let from = |address| Connection { user, address, local };
-        let comparison = match self.sshd.compare(from(real), from(local.ip())) {
-            Ok(comparison) => comparison,
-            Err(_) if self.knows_no_rules && !rustix::process::geteuid().is_root() => {
-                return Response::LoopbackMatch {
-                    differences: Vec::new(),
-                };
-            }
-            Err(error) => {
-                warn!(%error, "sshd -T gives no answer");
-                return Response::Unavailable;
-            }
-        };
-        let line = comparison
-            .lines
-            .first()
-            .map(|line| format!("{} ({}:{})", line.text, line.path.display(), line.line));
-        let differences = comparison.differences.into_iter().map(|difference| Difference {
-            keyword: difference.keyword,
-            real: difference.real.join(" "),
-            loopback: difference.loopback.join(" "),
-            match_line: line.clone(),
-        });
-        Response::LoopbackMatch {
-            differences: differences.collect(),
+/// Whether anything may be opened, and what the log knows of it.
+struct Guard {
+    check: LoopbackCheck,
+    told: Option<String>,
+}
+
+impl Guard {
+    fn new(sshd: &SshdConfig, target: SocketAddr) -> Guard {
+        let check = LoopbackCheck::new(sshd.clone(), target);
+        Guard { check, told: None }
+    }
+
+    /// Why not; told in the log if it is another than before.
+    fn obstacle(&mut self) -> Option<String> {
+        let obstacle = self.check.obstacle(clock::now);
+        let text = obstacle.map(|obstacle| report::chain(obstacle).to_string());
+        if text != self.told {
+            tell(obstacle);
+            self.told.clone_from(&text);
+        }
+        text
+    }
+}
+
+fn tell(obstacle: Option<&Obstacle>) {
+    let Some(obstacle) = obstacle else {
+        return info!(
+            event = "opens-allowed",
+            "sshd's configuration allows sessions to be opened again"
+        );
+    };
+    if let Obstacle::Rules { lines } = obstacle {
+        for line in lines.iter().take(MAX_LINES_NAMED) {
+            warn!(%line, "this line of sshd's configuration may treat clients by where they connect from");
         }
     }
+    let hint = report::opens_refused(obstacle);
+    let cause = report::chain(obstacle);
+    warn!(event = "opens-refused", %cause, hint, "no session is opened: sshd sees all clients on loopback");
 }
 
 fn open(key_file: Option<&Path>) -> Reply {
@@ -174,7 +189,7 @@ mod tests {
                 config: Some("/etc/ssh/sshd_config".into()),
             },
             key_file: Some("/etc/bowline/keys".into()),
-            knows_no_rules: true,
+            loopback: Some(([127, 0, 0, 1], 22).into()),
         };
         assert_eq!(Answers::decode(&answers().encode()).expect("as written"), answers());
     }

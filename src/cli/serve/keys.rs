@@ -13,7 +13,7 @@ use crate::cli::values::Target;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::{HostKey, load_host_keys};
 use crate::safe_path;
-use crate::server::sshd_config::Settings;
+use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::sshd::may_sign;
 
 /// Key and signature, as they go over the wire.
@@ -50,27 +50,39 @@ pub(in crate::cli) fn for_builtin(keys: Vec<HostKey>) -> Result<Vec<HostKey>, Fa
     Ok(fit)
 }
 
-/// The keys named, else those that the target uses, else one of bowline's own.
-pub(super) fn host_keys(settings: &ServeSettings, sshd: Option<&Settings>) -> Result<Vec<HostKey>, Failure> {
+/// The keys named, else those that the target uses. Not as root, who could read those: one of bowline's own.
+///
+/// # Errors
+/// Root can read none of sshd's keys: clients would take any other for an attack.
+pub(super) fn host_keys(
+    settings: &ServeSettings,
+    sshd: &SshdConfig,
+    told: Option<&Settings>,
+) -> Result<Vec<HostKey>, Failure> {
     if settings.target == Target::Builtin {
         return for_builtin(named_or_own(&settings.host_keys, &settings.folders.state)?);
     }
     if !settings.host_keys.is_empty() {
         return named_or_own(&settings.host_keys, &settings.folders.state);
     }
-    let files = sshd.map_or_else(Vec::new, Settings::host_key_files);
-    let certificates = sshd.map_or_else(Vec::new, Settings::host_certificate_files);
+    // While sshd cannot be asked (a mistake in its configuration, say), running sessions need its keys all the same.
+    let (files, certificates) = match told {
+        Some(told) => (told.host_key_files(), told.host_certificate_files()),
+        None => sshd.host_key_lines(),
+    };
     let (keys, warnings) = load_host_keys(&files, &certificates);
     for warning in &warnings {
         debug!(%warning, "a host key is left out");
     }
-    if keys.is_empty() {
-        let key = own_host_key(&settings.folders.state)?;
-        tell(&key, &files);
-        Ok(vec![key])
-    } else {
-        Ok(keys)
+    if !keys.is_empty() {
+        return Ok(keys);
     }
+    if rustix::process::geteuid().is_root() {
+        return Err(report::no_host_keys(warnings.iter()));
+    }
+    let key = own_host_key(&settings.folders.state)?;
+    tell(&key, &files);
+    Ok(vec![key])
 }
 
 /// A host key of bowline's own, made at first use.

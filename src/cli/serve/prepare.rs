@@ -25,7 +25,7 @@ use crate::server::keeper::{
     Answer, CompanionPlan, Door, Endpoint, Estate, Listener, Protocol, WorkerPlan, WorkerUser, choose_worker_user,
     most_sessions, store_limit,
 };
-use crate::server::sshd_config::{Settings, SshdConfig};
+use crate::server::sshd_config::{Settings, SshdConfig, is_here, with_client_addresses};
 use crate::server::worker::{AuthoritySetup, WorkerSetup};
 
 /// How long a worker may take to say goodbye to its clients.
@@ -115,16 +115,18 @@ impl<'a> Draft<'a> {
         };
         let is_sshd = matches!(settings.target, Target::Tcp { .. });
         let sshd_settings = if is_sshd { look_at(&sshd) } else { None };
-        let host_keys = host_keys(settings, sshd_settings.as_ref())?;
+        let target = target(settings)?.map(|target| with_aliases(target, sshd_settings.as_ref()));
+        let loopback = target.filter(|_| !settings.accept_loopback_match);
+        let host_keys = host_keys(settings, &sshd, sshd_settings.as_ref())?;
         let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before);
         Ok(Draft {
-            setup: setup(settings, &host_keys, sshd_settings.is_some(), sessions, user.as_ref())?,
-            target: target(settings)?,
+            setup: setup(settings, &host_keys, loopback.is_some(), sessions, user.as_ref())?,
+            target,
             program: own_program()?,
             answers: Answers {
-                knows_no_rules: is_sshd && knows_no_rules(&sshd),
                 sshd,
                 key_file,
+                loopback,
             },
             store_limit: store_limit(sessions),
             settings,
@@ -246,11 +248,6 @@ fn sessions_that_fit(wanted: usize, before: &mut Before<'_>) -> usize {
     fit
 }
 
-/// Whether it is certain that sshd treats nobody by address: only who may read all of its configuration knows.
-fn knows_no_rules(sshd: &SshdConfig) -> bool {
-    rustix::process::geteuid().is_root() && sshd.has_no_address_rules()
-}
-
 /// sshd's settings, and what in them would end detached sessions.
 fn look_at(sshd: &SshdConfig) -> Option<Settings> {
     match sshd.settings() {
@@ -273,7 +270,7 @@ fn look_at(sshd: &SshdConfig) -> Option<Settings> {
 fn setup(
     settings: &ServeSettings,
     host_keys: &[HostKey],
-    is_sshd_known: bool,
+    asks_before_opens: bool,
     max_sessions: usize,
     user: Option<&WorkerUser>,
 ) -> Result<WorkerSetup, Failure> {
@@ -289,9 +286,7 @@ fn setup(
         statements,
         target: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         authority: match &settings.auth {
-            Authorizer::Sshd => AuthoritySetup::Sshd {
-                compare_rules: compares_rules(settings, is_sshd_known),
-            },
+            Authorizer::Sshd => AuthoritySetup::Sshd,
             Authorizer::File(path) => AuthoritySetup::Keys(path.clone()),
             Authorizer::None => AuthoritySetup::Anyone,
         },
@@ -308,7 +303,8 @@ fn setup(
         relays: settings.relays.iter().map(ToString::to_string).collect(),
         relay_cache: relay_cache(settings, user),
         fingerprint,
-        is_sshd_known,
+        is_sshd: settings.target != Target::Builtin,
+        asks_before_opens,
     })
 }
 
@@ -322,17 +318,6 @@ fn relay_cache(settings: &ServeSettings, user: Option<&WorkerUser>) -> PathBuf {
         info!(folder = %folder.display(), %error, "what relays' names lead to will not be remembered");
     }
     folder
-}
-
-/// Whether sshd's rules for a client's address are held against those for loopback.
-fn compares_rules(settings: &ServeSettings, is_known: bool) -> bool {
-    if settings.accept_loopback_match || settings.target == Target::Builtin {
-        return false;
-    }
-    if !is_known {
-        warn!("sshd -T gives no answer: rules that sshd has for other addresses than loopback are not compared");
-    }
-    is_known
 }
 
 /// Where sessions are joined to, but for the built-in server.
@@ -351,6 +336,24 @@ fn target(settings: &ServeSettings) -> Result<Option<SocketAddr>, Failure> {
     let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
     let nothing = || Failure::new(Exit::Unavailable, format_args!("the target {host} has no address"));
     Ok(Some(*first.ok_or_else(nothing)?))
+}
+
+/// The address of the same sshd at which each client can have an address of its own, if it has one: sshd's penalties for
+/// one client must not meet the others.
+fn with_aliases(target: SocketAddr, sshd: Option<&Settings>) -> SocketAddr {
+    let listens = |settings: &&Settings| {
+        let at = |address: &SocketAddr| {
+            address.port() == target.port() && (address.ip() == target.ip() || address.ip().is_unspecified())
+        };
+        settings.listen_addresses().iter().any(at)
+    };
+    let is_without = target.is_ipv6() && is_here(target.ip());
+    let settings = sshd.filter(|_| is_without).filter(listens);
+    let Some(better) = settings.and_then(|settings| with_client_addresses(settings, target)) else {
+        return target;
+    };
+    info!(%target, instead = %better, "sshd is reached over IPv4, where each client has a loopback address of its own");
+    better
 }
 
 impl Draft<'_> {

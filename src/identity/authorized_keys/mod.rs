@@ -21,7 +21,8 @@ use super::statement::ProvenKey;
 use line::{Conditions, Entry};
 
 pub use line::LineError;
-pub use pattern::{ListMatch, address_in_list, wildcard};
+use pattern::SOURCE_ADDRESS;
+pub use pattern::{ListMatch, address_in_list, is_for_address, wildcard};
 
 /// Longest file read, in bytes: some 10,000 keys.
 const MAX_FILE_LEN: u64 = 4 * 1024 * 1024;
@@ -257,7 +258,7 @@ struct Loaded {
 
 /// What changes when a file is written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     device: u64,
     inode: u64,
     length: u64,
@@ -309,7 +310,7 @@ impl Loaded {
 }
 
 impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -383,8 +384,8 @@ impl Asked<'_> {
             .critical_options()
             .iter()
             .try_for_each(|(name, value)| match name.as_str() {
-                "source-address" if address_in_list(self.address, value) == ListMatch::Yes => Ok(()),
-                "source-address" => Err(Reason::Source),
+                SOURCE_ADDRESS if address_in_list(self.address, value) == ListMatch::Yes => Ok(()),
+                SOURCE_ADDRESS => Err(Reason::Source),
                 // The inner sshd's to enforce.
                 "force-command" | "verify-required" => Ok(()),
                 _ => Err(Reason::CriticalOption),

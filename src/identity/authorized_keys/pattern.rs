@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use russh::keys::ssh_key::Certificate;
+
 /// What a comma-separated list with negations says about an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListMatch {
@@ -38,6 +40,17 @@ pub fn address_in_list(address: IpAddr, list: &str) -> ListMatch {
         }
     }
     found
+}
+
+/// The critical option that names the addresses from which a certificate may be used (PROTOCOL.certkeys of OpenSSH).
+pub(super) const SOURCE_ADDRESS: &str = "source-address";
+
+/// Whether a certificate may be used from an address.
+#[must_use]
+pub fn is_for_address(certificate: &Certificate, address: IpAddr) -> bool {
+    let options = certificate.critical_options().iter();
+    let mut lists = options.filter(|(name, _)| name.as_str() == SOURCE_ADDRESS);
+    lists.all(|(_, list)| address_in_list(address, list) == ListMatch::Yes)
 }
 
 /// Whether `text` as a whole fits `pattern`, in which `*` is any run of characters and `?` any one.

@@ -3,6 +3,7 @@
 //! sshd is asked, not imitated: the `publickey` query without a signature (RFC 4252 section 7), which it answers
 //! by its whole policy. Nothing is decided here beyond how often and for whom it may be asked.
 
+mod confirmed;
 mod greeting;
 mod query;
 mod sources;
@@ -17,13 +18,16 @@ use bytes::Bytes;
 use russh::keys::ssh_key::PublicKey;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+use tracing::info;
 
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::failures::{FailureBudget, Failures, TooManyFailed};
 use super::shared_read::SharedRead;
 use crate::clock;
+use crate::identity::authorized_keys::is_for_address;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Quoting};
+use confirmed::Confirmed;
 use query::{Answer, MAX_QUERIES, Query};
 use sources::{Crowded, Sources};
 
@@ -54,6 +58,7 @@ pub struct AskSshd {
     sshd: Arc<dyn ConnectSshd>,
     limits: AskLimits,
     sources: Sources,
+    confirmed: Confirmed,
     failures: Arc<Failures>,
     all: Places,
     /// Those of sources that are not known also take one of these, of which there are fewer.
@@ -170,6 +175,9 @@ pub enum AskError {
         /// [`AskLimits::time`].
         limit: Duration,
     },
+    /// It accepts the key from loopback; whether also from elsewhere could not be asked.
+    #[error("the SSH server cannot be asked from another address than loopback")]
+    Elsewhere(#[source] Box<AskError>),
     /// This source has caused too many refusals.
     #[error("too many failed asks; the next one is allowed in {retry_after:?}")]
     TooManyFailed {
@@ -210,6 +218,7 @@ impl AskError {
             AskError::Dropped { .. } | AskError::Ssh { .. } | AskError::TimedOut { .. } => true,
             AskError::UpstreamDown { .. }
             | AskError::NotSsh { .. }
+            | AskError::Elsewhere(_)
             | AskError::TooManyFailed { .. }
             | AskError::Busy => false,
         }
@@ -244,6 +253,7 @@ impl AskSshd {
             sshd,
             limits,
             sources: Sources::default(),
+            confirmed: Confirmed::default(),
             failures: Arc::new(Failures::new(limits.budget())),
             all: Places::new(limits.queued, limits.at_once),
             strangers: Places::new(most(limits.queued), most(limits.at_once)),
@@ -341,11 +351,17 @@ impl AskSshd {
     async fn ask(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
         let mut next = 0;
         loop {
-            let mut query = Query::open(&*self.sshd, client, self.limits.time).await?;
+            let mut query = Query::open(&*self.sshd, Purpose::Query(client), self.limits.time).await?;
             let greeted = clock::now();
-            let accepted = ask_some(&mut query, user, keys, &mut next).await?;
+            let mut accepted = ask_some(&mut query, user, keys, &mut next).await?;
             let (upstream, asked_from) = (query.upstream(), query.asked_from());
             query.close().await;
+            if let Some(key) = accepted.and_then(|index| keys.get(index))
+                && !self.accepts_elsewhere(user, key, client).await?
+            {
+                accepted = None;
+                next += 1;
+            }
             if accepted.is_some() || next == keys.len() {
                 return Ok(Verdict {
                     accepted,
@@ -365,6 +381,41 @@ impl Drop for Asked<'_> {
         if Arc::strong_count(&self.answers) <= 2 {
             open.remove(&self.question);
         }
+    }
+}
+
+impl AskSshd {
+    /// Whether sshd accepts the key from an address that is not on loopback too. One that is for this machine alone
+    /// (`from="127.0.0.0/8"`) must not open for everybody whom sshd sees there.
+    async fn accepts_elsewhere(&self, user: &str, key: &ProvenKey, client: Client) -> Result<bool, AskError> {
+        if !self.sshd.hides(client) {
+            return Ok(true);
+        }
+        let certificate = key.certificate.as_deref();
+        if certificate.is_some_and(|certificate| !is_for_address(certificate, client.remote.ip())) {
+            let key = key.fingerprint();
+            info!(event = "refused", user, key, remote = %client.remote, "the certificate is for other addresses");
+            return Ok(false);
+        }
+        if self.confirmed.contains(user, key, clock::now()) {
+            return Ok(true);
+        }
+        let asked = self.ask_elsewhere(user, key, client).await;
+        let is_accepted = asked.map_err(|source| AskError::Elsewhere(Box::new(source)))?;
+        if is_accepted {
+            self.confirmed.insert(user, key, clock::now());
+        } else {
+            let key = key.fingerprint();
+            info!(event = "refused", user, key, remote = %client.remote, "sshd accepts this key from loopback alone");
+        }
+        Ok(is_accepted)
+    }
+
+    async fn ask_elsewhere(&self, user: &str, key: &ProvenKey, client: Client) -> Result<bool, AskError> {
+        let mut query = Query::open(&*self.sshd, Purpose::SecondQuery(client), self.limits.time).await?;
+        let answer = query.ask(user, key).await?;
+        query.close().await;
+        Ok(answer == Answer::Accepted)
     }
 }
 

@@ -11,7 +11,7 @@ use russh::keys::ssh_key::{Algorithm, HashAlg, PublicKey};
 use russh::{Disconnect, Signer, SshId};
 use tokio::io::AsyncReadExt as _;
 
-use super::super::connect_sshd::{Client, ConnectSshd, Purpose};
+use super::super::connect_sshd::{ConnectSshd, Purpose};
 use super::greeting::{Greeted, greet};
 use super::{AskError, Upstream};
 use crate::identity::statement::ProvenKey;
@@ -51,15 +51,15 @@ struct Heard {
 }
 
 impl Query {
-    /// Connects for `client` and exchanges keys. Whoever drops this future leaves a connection behind that ends by
+    /// Connects for `purpose` and exchanges keys. Whoever drops this future leaves a connection behind that ends by
     /// itself once it is silent for `idle`.
-    pub(super) async fn open(sshd: &dyn ConnectSshd, client: Client, idle: Duration) -> Result<Self, AskError> {
+    pub(super) async fn open(sshd: &dyn ConnectSshd, purpose: Purpose, idle: Duration) -> Result<Self, AskError> {
         let target = sshd.target();
         let Greeted {
             stream,
             identification,
             beyond,
-        } = greet(sshd, Purpose::Query(client)).await?;
+        } = greet(sshd, purpose).await?;
         let asked_from = stream.local_addr();
         let asked_from = asked_from.map_err(|source| AskError::UpstreamDown { target, source })?;
         let (read, write) = stream.into_split();

@@ -1,27 +1,32 @@
 //! sshd sees loopback addresses in place of clients.
 //!
-//! sshd's PerSourcePenalties count failures by address. So that those of one client meet nobody else, each client is
-//! asked for from an address of its own in 127.64.0.0/10.
+//! sshd's PerSourcePenalties count failures by address. So that those of one client meet nobody else, each client has
+//! addresses of its own: one in 127.64.0.0/11 to ask from, and one in 127.96.0.0/11 for its sessions. 127.0.0.1 is not
+//! among them: what an administrator allows there, he allows to this machine.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::super::ask_sshd::Source;
+use super::super::sshd_config::is_here;
 use super::{Client, ConnectSshd, Connecting, Purpose};
 
 /// Most sources that have an alias at a time, about 100 bytes each. Beyond it the one known longest gets another when it
 /// comes again.
 const MAX_SOURCES: usize = 16 * 1024;
 
-/// First address of 127.64.0.0/10, where nothing else is likely to live.
-const FIRST_ALIAS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
+/// First address of 127.64.0.0/11, where nothing else is likely to live.
+const FIRST_FOR_QUERIES: u32 = u32::from_be_bytes([127, 64, 0, 0]);
 
-/// Addresses in 127.64.0.0/10. Handed out in turn: one is used again only after four million others.
-const ALIASES: u32 = 1 << 22;
+/// First address of 127.96.0.0/11.
+const FIRST_FOR_SESSIONS: u32 = u32::from_be_bytes([127, 96, 0, 0]);
+
+/// Addresses in each. Handed out in turn: one is used again only after two million others.
+const ALIASES: u32 = 1 << 21;
 
 /// Aliases kept for bowline's own connections.
 const RESERVED: u32 = 256;
@@ -30,55 +35,88 @@ const RESERVED: u32 = 256;
 /// connect without logging in, and that must not fall on 127.0.0.1.
 pub const OWN_ALIAS: Ipv4Addr = Ipv4Addr::new(127, 64, 0, 1);
 
+/// Documentation addresses (RFC 5737, RFC 3849): nobody is there, and nothing is sent.
+const ANYWHERE: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 9),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9),
+];
+
 /// Connects from loopback, as any program on this machine can.
 #[derive(Debug)]
 pub struct FromLoopback {
     target: SocketAddr,
-    /// Whether sessions come from the client's alias as well.
-    sessions_too: bool,
+    /// Whether clients can have addresses of their own: sshd is on this machine, and reached over IPv4.
+    has_aliases: bool,
+    asks_twice: bool,
     aliases: Mutex<Aliases>,
 }
 
 impl FromLoopback {
-    /// Connects to the sshd at `target`; sessions come from 127.0.0.1.
+    /// Connects to the sshd at `target`.
     #[must_use]
     pub fn new(target: SocketAddr) -> Self {
         Self {
             target,
-            sessions_too: false,
+            has_aliases: target.is_ipv4() && is_here(target.ip()),
+            asks_twice: false,
             aliases: Mutex::default(),
         }
     }
 
-    /// The same, but that sessions come from their client's alias: where strangers may guess passwords, sshd's penalties
-    /// must meet them and nobody else.
+    /// The same, but that a key which sshd accepts on loopback must be good elsewhere too.
     #[must_use]
-    pub fn with_session_aliases(self) -> Self {
+    pub fn asking_twice(self) -> Self {
         Self {
-            sessions_too: true,
+            asks_twice: true,
             ..self
         }
     }
 
-    fn source_address(&self, purpose: Purpose) -> Option<Ipv4Addr> {
-        match purpose {
-            Purpose::Session(_) if !self.sessions_too => None,
-            Purpose::Query(client) | Purpose::Session(client) => Some(self.aliases().of(client.remote.ip())),
-            Purpose::Banner => Some(OWN_ALIAS),
-        }
+    /// From where to connect, and where to.
+    fn ends(&self, purpose: Purpose) -> io::Result<(Option<IpAddr>, SocketAddr)> {
+        let remote = |client: Client| client.remote.ip();
+        let alias = match purpose {
+            Purpose::SecondQuery(client) => return self.ends_beyond_loopback(client),
+            Purpose::Query(client) => self.aliases().for_queries(remote(client)),
+            Purpose::Session(client) => self.aliases().for_sessions(remote(client)),
+            Purpose::Banner => OWN_ALIAS,
+        };
+        Ok((Some(alias.into()).filter(|_| self.has_aliases), self.target))
     }
 
-    async fn connect_from(&self, from: Option<Ipv4Addr>) -> io::Result<TcpStream> {
-        let socket = match self.target {
+    /// An address of this machine that is not on loopback: the one that the client reached, else whatever there is. If
+    /// it is of the other family, sshd is asked there.
+    fn ends_beyond_loopback(&self, client: Client) -> io::Result<(Option<IpAddr>, SocketAddr)> {
+        let here = |address: &IpAddr| !address.is_loopback() && !address.is_unspecified() && is_here(*address);
+        let reached = client.local.filter(here);
+        let usual = ANYWHERE.map(|anywhere| own_address_towards(anywhere).filter(here));
+        let known = [reached, usual[0], usual[1]];
+        let same_family = known
+            .iter()
+            .flatten()
+            .find(|address| address.is_ipv4() == self.target.is_ipv4());
+        if let Some(address) = same_family {
+            return Ok((Some(*address), self.target));
+        }
+        let other_family = known.iter().flatten().next();
+        let address = other_family.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok((Some(*address), SocketAddr::new(*address, self.target.port())))
+    }
+
+    async fn connect_for(&self, purpose: Purpose) -> io::Result<TcpStream> {
+        let (from, to) = self.ends(purpose)?;
+        let socket = match to {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
-        let is_loopback = self.target.is_ipv4() && self.target.ip().is_loopback();
-        if let Some(from) = from.filter(|_| is_loopback) {
-            // Systems whose loopback is 127.0.0.1 alone refuse this; sshd then sees that address.
-            let _ = socket.bind((from, 0).into());
+        if let Some(from) = from {
+            let bound = socket.bind((from, 0).into());
+            // Systems whose loopback is 127.0.0.1 alone refuse an alias; sshd then sees that address.
+            if !from.is_loopback() {
+                bound?;
+            }
         }
-        let stream = socket.connect(self.target).await?;
+        let stream = socket.connect(to).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -94,50 +132,88 @@ impl ConnectSshd for FromLoopback {
     }
 
     fn connect(&self, purpose: Purpose) -> Connecting<'_> {
-        Box::pin(self.connect_from(self.source_address(purpose)))
+        Box::pin(self.connect_for(purpose))
     }
 
-    /// The client gets a new alias: a query ends without a login, which sshd holds against the address, so that somebody
+    fn hides(&self, client: Client) -> bool {
+        self.asks_twice && !client.remote.ip().is_loopback()
+    }
+
+    /// The client is asked for from a new alias: a query ends without a login, which sshd holds against the address, so that somebody
     /// who opens many sessions in a row would be locked out.
     fn handle_accepted(&self, client: Client) {
         self.aliases().renew(client.remote.ip());
     }
 }
 
-/// One address in 127.64.0.0/10 for each source.
+/// This machine's address towards another, by the routing table.
+fn own_address_towards(address: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(address).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// Two addresses for each source, as places in their blocks.
 #[derive(Debug, Default)]
 struct Aliases {
-    of_sources: HashMap<Source, Ipv4Addr>,
+    of_sources: HashMap<Source, Places>,
     /// Oldest first.
     order: VecDeque<Source>,
     given: u32,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    /// Another after each accepted query.
+    queries: u32,
+    sessions: u32,
+}
+
 impl Aliases {
-    /// The alias of `source`, the same until it is renewed.
-    fn of(&mut self, source: IpAddr) -> Ipv4Addr {
-        match self.of_sources.get(&Source::from(source)) {
-            Some(alias) => *alias,
-            None => self.renew(source),
-        }
+    fn for_queries(&mut self, source: IpAddr) -> Ipv4Addr {
+        Ipv4Addr::from(FIRST_FOR_QUERIES + self.of(source).queries)
     }
 
-    fn renew(&mut self, source: IpAddr) -> Ipv4Addr {
-        let (source, alias) = (Source::from(source), self.next());
-        if self.of_sources.insert(source, alias).is_none() {
-            self.order.push_back(source);
+    fn for_sessions(&mut self, source: IpAddr) -> Ipv4Addr {
+        Ipv4Addr::from(FIRST_FOR_SESSIONS + self.of(source).sessions)
+    }
+
+    /// The places of `source`, the same until they are renewed or forgotten.
+    fn of(&mut self, source: IpAddr) -> Places {
+        let source = Source::from(source);
+        if let Some(places) = self.of_sources.get(&source) {
+            return *places;
         }
+        let place = self.next();
+        let places = Places {
+            queries: place,
+            sessions: place,
+        };
+        self.of_sources.insert(source, places);
+        self.order.push_back(source);
         while self.of_sources.len() > MAX_SOURCES {
             let Some(oldest) = self.order.pop_front() else { break };
             self.of_sources.remove(&oldest);
         }
-        alias
+        places
     }
 
-    fn next(&mut self) -> Ipv4Addr {
-        let number = RESERVED + self.given;
+    fn renew(&mut self, source: IpAddr) {
+        self.of(source);
+        let next = self.next();
+        if let Some(places) = self.of_sources.get_mut(&Source::from(source)) {
+            places.queries = next;
+        }
+    }
+
+    fn next(&mut self) -> u32 {
+        let place = RESERVED + self.given;
         self.given = (self.given + 1) % (ALIASES - RESERVED);
-        Ipv4Addr::from(FIRST_ALIAS + number)
+        place
     }
 }
 
@@ -152,16 +228,22 @@ mod tests {
     #[test]
     fn each_source_keeps_an_alias_of_its_own_until_it_is_renewed() {
         let mut aliases = Aliases::default();
-        let first = aliases.of(address("192.0.2.1"));
+        let first = aliases.for_queries(address("192.0.2.1"));
         assert_eq!(first, Ipv4Addr::new(127, 64, 1, 0));
-        assert_eq!(aliases.of(address("192.0.2.1")), first);
-        assert_eq!(aliases.of(address("::ffff:192.0.2.1")), first);
-        assert_ne!(aliases.of(address("192.0.2.2")), first);
-        let network = aliases.of(address("2001:db8::1"));
-        assert_eq!(aliases.of(address("2001:db8::ffff:2")), network);
-        assert_ne!(aliases.of(address("2001:db8:0:1::1")), network);
+        assert_eq!(aliases.for_queries(address("192.0.2.1")), first);
+        assert_eq!(aliases.for_queries(address("::ffff:192.0.2.1")), first);
+        assert_ne!(aliases.for_queries(address("192.0.2.2")), first);
+        let network = aliases.for_queries(address("2001:db8::1"));
+        assert_eq!(aliases.for_queries(address("2001:db8::ffff:2")), network);
+        assert_ne!(aliases.for_queries(address("2001:db8:0:1::1")), network);
         aliases.renew(address("192.0.2.1"));
-        assert_ne!(aliases.of(address("192.0.2.1")), first);
+        assert_ne!(aliases.for_queries(address("192.0.2.1")), first);
+        let session = Ipv4Addr::new(127, 96, 1, 0);
+        assert_eq!(
+            aliases.for_sessions(address("192.0.2.1")),
+            session,
+            "it has not failed to log in"
+        );
     }
 
     #[test]
@@ -182,7 +264,14 @@ mod tests {
             given: ALIASES - RESERVED - 1,
             ..Aliases::default()
         };
-        assert_eq!(aliases.next(), Ipv4Addr::new(127, 127, 255, 255));
-        assert_eq!(aliases.next(), Ipv4Addr::new(127, 64, 1, 0));
+        assert_eq!(
+            aliases.for_queries(address("192.0.2.1")),
+            Ipv4Addr::new(127, 95, 255, 255)
+        );
+        assert_eq!(
+            aliases.for_sessions(address("192.0.2.1")),
+            Ipv4Addr::new(127, 127, 255, 255)
+        );
+        assert_eq!(aliases.for_sessions(address("192.0.2.2")), Ipv4Addr::new(127, 96, 1, 0));
     }
 }

@@ -40,6 +40,8 @@ impl Client {
 pub enum Purpose {
     /// To ask whether sshd would accept a key of this client.
     Query(Client),
+    /// The same from an address that is not on loopback, of a client for whom [`ConnectSshd::hides`] holds.
+    SecondQuery(Client),
     /// To carry a session of this client.
     Session(Client),
     /// To read the banner, for nobody in particular.
@@ -56,6 +58,11 @@ pub trait ConnectSshd: fmt::Debug + Send + Sync {
 
     /// Connects. Whoever drops the future gives up.
     fn connect(&self, purpose: Purpose) -> Connecting<'_>;
+
+    /// Whether sshd sees this client on loopback, where it is not.
+    fn hides(&self, _client: Client) -> bool {
+        false
+    }
 
     /// sshd accepted a key of this client on a connection for a query, which then ended without a login.
     fn handle_accepted(&self, _client: Client) {}

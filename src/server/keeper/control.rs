@@ -17,17 +17,8 @@ use crate::server::sshd_config::SshdWarning;
 /// What a worker may ask of its keeper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Whether sshd would treat this user from the real address other than from loopback.
-    LoopbackMatch {
-        /// Who wants to log in.
-        user: String,
-        /// Where the client is.
-        real_address: IpAddr,
-        /// The address at which the client reached us.
-        local_address: IpAddr,
-        /// sshd's port.
-        local_port: u16,
-    },
+    /// Whether anything may be opened while sshd sees all clients on loopback.
+    MayOpen,
     /// What in sshd's settings ends or hinders sessions of this user.
     SshdLimits {
         /// Who.
@@ -44,10 +35,10 @@ pub enum Request {
 /// What the keeper answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
-    /// Where sshd's settings differ; empty if they do not.
-    LoopbackMatch {
-        /// In sshd's order.
-        differences: Vec<Difference>,
+    /// Whether anything may be opened.
+    MayOpen {
+        /// Why not; the keeper has logged what is to be done.
+        obstacle: Option<String>,
     },
     /// What in sshd's settings ends or hinders sessions.
     SshdLimits {
@@ -79,19 +70,6 @@ impl From<Response> for Reply {
         let descriptor = None;
         Self { response, descriptor }
     }
-}
-
-/// One setting that sshd has otherwise for the real address than for loopback.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
-    /// The keyword, in lower case as `sshd -T` prints it.
-    pub keyword: String,
-    /// Its value for the real address; empty if unset.
-    pub real: String,
-    /// Its value for loopback; empty if unset.
-    pub loopback: String,
-    /// The `Match` line that makes the difference, where it is known.
-    pub match_line: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -52,7 +52,7 @@ use tracing::{info, warn};
 
 pub use self::{
     client::{KeeperClient, RequestError},
-    control::{Difference, Reply, Request, Response, Stop},
+    control::{Reply, Request, Response, Stop},
     environment::ServiceManager,
     estate::{Estate, EstateError},
     inheritance::{Control, InheritanceError, WorkerInheritance},

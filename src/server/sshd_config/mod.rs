@@ -1,17 +1,18 @@
-//! What `sshd -T` says, for the real address and for loopback.
+//! What is known of sshd's configuration: its settings, as `sshd -T` prints them, and whether one of its rules depends on
+//! where clients connect from.
 //!
-//! Blocking: for the keeper, which has no async runtime. sshd reads its own configuration; here its answers are
-//! compared, and its files are searched only to name a line in a message.
+//! Blocking: for the keeper, which has no async runtime. What a setting means is for sshd to say.
 
+mod address_rules;
+mod files;
 mod limits;
-mod match_lines;
+mod loopback;
 mod run;
 mod settings;
 
-use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -22,10 +23,12 @@ use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::PrivateKey;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 
-use crate::identity::authorized_keys::{ListMatch, address_in_list, wildcard};
-use run::run;
+use files::ConfigFiles;
+use run::{Output, run};
 
-pub use match_lines::MatchLine;
+pub use files::{Line, Unreadable};
+pub(crate) use loopback::is_here;
+pub use loopback::{LoopbackCheck, Obstacle, with_client_addresses};
 pub use settings::{Settings, SshdWarning};
 
 /// How long `sshd -T` may take. It takes 8 ms.
@@ -34,18 +37,19 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// Where sshd's configuration is unless `--sshd-config` says otherwise.
 const DEFAULT_CONFIG: &str = "/etc/ssh/sshd_config";
 
-/// Keywords that a `Match` may set and that let nobody do more or less: they are not compared.
-const COSMETIC: [&str; 9] = [
-    "banner",
-    "channeltimeout",
-    "clientalivecountmax",
-    "clientaliveinterval",
-    "ipqos",
-    "loglevel",
-    "rekeylimit",
-    "unusedconnectiontimeout",
-    "x11displayoffset",
+/// Where sshd looks for host keys if no line names one, of every version.
+const DEFAULT_HOST_KEYS: [&str; 4] = [
+    "/etc/ssh/ssh_host_ed25519_key",
+    "/etc/ssh/ssh_host_ecdsa_key",
+    "/etc/ssh/ssh_host_rsa_key",
+    "/etc/ssh/ssh_host_mldsa44_ed25519_key",
 ];
+
+/// sshd's port unless it is told otherwise.
+const SSH_PORT: u16 = 22;
+
+/// A user that no `Match` names, for settings that are nobody's.
+const NOBODY: &str = "bowline-asks";
 
 /// An sshd and its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,26 +69,6 @@ pub struct Connection<'a> {
     pub address: IpAddr,
     /// The address and port that it connected to.
     pub local: SocketAddr,
-}
-
-/// What sshd would do differently over loopback. Empty where it makes no difference that matters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Comparison {
-    /// Settings that differ, by keyword.
-    pub differences: Vec<Difference>,
-    /// Lines of the configuration that look at addresses; empty if there are no differences.
-    pub lines: Vec<MatchLine>,
-}
-
-/// A setting that sshd applies to the real connection but not to the one over loopback, or the other way round.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// Its keyword in lower case.
-    pub keyword: String,
-    /// Its values for the real address; for `match host` under `UseDNS yes` empty, because it cannot be known.
-    pub real: Vec<String>,
-    /// Its values over loopback.
-    pub loopback: Vec<String>,
 }
 
 /// sshd did not tell its settings.
@@ -126,15 +110,20 @@ impl Default for SshdConfig {
 }
 
 impl SshdConfig {
-    /// The settings outside of all `Match` blocks.
+    /// The settings for nobody in particular: those outside of `Match` blocks, and of blocks that match everybody.
     ///
-    /// As root, sshd wants its folder `/run/sshd` and one readable host key. Not as root it is given a throw-away key,
-    /// because it may read none; its configuration it must be able to read.
+    /// Before OpenSSH 9.3, sshd wants as root its folder `/run/sshd` and one readable host key. Not as root it is given
+    /// a throw-away key, because it may read none; its configuration it must be able to read.
     ///
     /// # Errors
     /// `SshdConfigError`.
     pub fn settings(&self) -> Result<Settings, SshdConfigError> {
-        self.dump(None)
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, SSH_PORT));
+        self.dump(Connection {
+            user: NOBODY,
+            address: local.ip(),
+            local,
+        })
     }
 
     /// The settings that sshd applies to one connection.
@@ -142,87 +131,56 @@ impl SshdConfig {
     /// # Errors
     /// As [`SshdConfig::settings`]; `UserName` for a name that sshd cannot be asked about.
     pub fn settings_for(&self, connection: Connection<'_>) -> Result<Settings, SshdConfigError> {
-        self.dump(Some((connection, &connection.address.to_string())))
+        self.dump(connection)
     }
 
-    /// Compares what sshd would apply to `real` with what it applies to `loopback`, the connection that it will see.
-    ///
-    /// Beside `sshd -T` for both, that is whether `AllowUsers` and `DenyUsers` entries with `@host` name them.
-    ///
-    /// # Errors
-    /// `SshdConfigError`.
-    pub fn compare(&self, real: Connection<'_>, loopback: Connection<'_>) -> Result<Comparison, SshdConfigError> {
-        let there = self.dump(Some((real, &real.address.to_string())))?;
-        let names = there.value("usedns") == Some("yes");
-        let host = if names {
-            "localhost".to_owned()
-        } else {
-            loopback.address.to_string()
+    /// Private host keys and host certificates as the configuration files name them, else where sshd looks by default:
+    /// for as long as sshd itself cannot be asked.
+    #[must_use]
+    pub fn host_key_lines(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let files = ConfigFiles::read(self.file());
+        let paths = |keyword: &str| -> Vec<PathBuf> {
+            let lines = files.lines.iter().filter(|line| line.keyword == keyword);
+            lines
+                .filter_map(|line| line.arguments.first())
+                .map(PathBuf::from)
+                .collect()
         };
-        let here = self.dump(Some((loopback, &host)))?;
-
-        let mut differences = differences(&there, &here);
-        for keyword in ["allowusers", "denyusers"] {
-            differences.extend(user_difference(keyword, &there, real, loopback, names));
+        let mut keys = paths("hostkey");
+        if keys.is_empty() {
+            keys = DEFAULT_HOST_KEYS.map(PathBuf::from).into();
         }
-        let lines = self.address_lines();
-        if names && lines.iter().any(MatchLine::looks_at_names) {
-            differences.push(Difference {
-                keyword: "match host".into(),
-                real: Vec::new(),
-                loopback: vec![host],
-            });
-        }
-        let lines = if differences.is_empty() { Vec::new() } else { lines };
-        Ok(Comparison { differences, lines })
-    }
-
-    /// The lines of the configuration that treat clients by their address, as far as its files can be read.
-    #[must_use]
-    pub fn address_lines(&self) -> Vec<MatchLine> {
-        match_lines::find(self.file()).lines
-    }
-
-    /// Whether it is certain that no line treats clients by their address: every file could be read.
-    #[must_use]
-    pub fn has_no_address_rules(&self) -> bool {
-        let found = match_lines::find(self.file());
-        found.is_whole && found.lines.is_empty()
+        (keys, paths("hostcertificate"))
     }
 
     fn file(&self) -> &Path {
         self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))
     }
 
-    fn dump(&self, connection: Option<(Connection<'_>, &str)>) -> Result<Settings, SshdConfigError> {
-        let mut command = Command::new(&self.binary);
-        command.arg("-T");
-        if let Some(config) = &self.config {
-            command.arg("-f").arg(config);
+    /// Prints the settings for one connection. Always with every fact that there is: sshd wants the local port as soon as
+    /// one `Match` looks at it. Since OpenSSH 9.3 `-G` needs neither sshd's folder nor its keys.
+    fn dump(&self, connection: Connection<'_>) -> Result<Settings, SshdConfigError> {
+        let specification = specification(connection)?;
+        let output = self.run(&["-G", "-T"], &specification, None)?;
+        if output.status.success() {
+            return Ok(Settings::parse(&String::from_utf8_lossy(&output.stdout)));
         }
-        if let Some((connection, host)) = connection {
-            command.arg("-C").arg(specification(connection, host)?);
+        if !is_unknown_option(&output.stderr) {
+            return Err(self.failed(&output));
         }
-        let run_error = |source| SshdConfigError::Run {
-            binary: self.binary.clone(),
-            source,
-        };
+        self.dump_as_before_9_3(&specification)
+    }
+
+    fn dump_as_before_9_3(&self, specification: &str) -> Result<Settings, SshdConfigError> {
         let stand_in = if rustix::process::geteuid().is_root() {
             None
         } else {
-            Some(StandInKey::new())
+            let key = StandInKey::new();
+            Some(key.map_err(|source| self.run_error(source))?)
         };
-        let stand_in = stand_in.transpose().map_err(run_error)?;
-        if let Some(key) = &stand_in {
-            command.arg("-h").arg(&key.path);
-        }
-        let output = run(&mut command, TIME_LIMIT).map_err(run_error)?;
+        let output = self.run(&["-T"], specification, stand_in.as_ref())?;
         if !output.status.success() {
-            return Err(SshdConfigError::Failed {
-                binary: self.binary.clone(),
-                status: output.status,
-                said: last_line(&output.stderr),
-            });
+            return Err(self.failed(&output));
         }
         let mut settings = Settings::parse(&String::from_utf8_lossy(&output.stdout));
         if let (Some(key), Some(files)) = (stand_in, settings.0.get_mut("hostkey")) {
@@ -230,61 +188,52 @@ impl SshdConfig {
         }
         Ok(settings)
     }
+
+    fn run(&self, mode: &[&str], specification: &str, key: Option<&StandInKey>) -> Result<Output, SshdConfigError> {
+        let mut command = Command::new(&self.binary);
+        command.args(mode).arg("-C").arg(specification);
+        if let Some(config) = &self.config {
+            command.arg("-f").arg(config);
+        }
+        if let Some(key) = key {
+            command.arg("-h").arg(&key.path);
+        }
+        run(&mut command, TIME_LIMIT).map_err(|source| self.run_error(source))
+    }
+
+    fn run_error(&self, source: io::Error) -> SshdConfigError {
+        let binary = self.binary.clone();
+        SshdConfigError::Run { binary, source }
+    }
+
+    fn failed(&self, output: &Output) -> SshdConfigError {
+        SshdConfigError::Failed {
+            binary: self.binary.clone(),
+            status: output.status,
+            said: last_line(&output.stderr),
+        }
+    }
+}
+
+/// An sshd before 9.3 says so of `-G`, and how it is to be used.
+fn is_unknown_option(complaint: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(complaint);
+    let first = text.lines().next().unwrap_or_default();
+    first.contains("option") && first.trim_end().ends_with('G')
 }
 
 /// The argument of `-C`: facts with commas in between, of which a later one replaces an earlier.
-fn specification(connection: Connection<'_>, host: &str) -> Result<String, SshdConfigError> {
+fn specification(connection: Connection<'_>) -> Result<String, SshdConfigError> {
     let Connection { user, address, local } = connection;
     if user.contains([',', '\0']) || user.is_empty() {
         return Err(SshdConfigError::UserName { user: user.to_owned() });
     }
     let address = address.to_canonical();
     let (local_address, local_port) = (local.ip().to_canonical(), local.port());
+    // sshd takes the address for the name too, unless it looks names up.
     Ok(format!(
-        "user={user},host={host},addr={address},laddr={local_address},lport={local_port}"
+        "user={user},host={address},addr={address},laddr={local_address},lport={local_port}"
     ))
-}
-
-fn differences(real: &Settings, loopback: &Settings) -> Vec<Difference> {
-    let keywords: BTreeSet<_> = real.0.keys().chain(loopback.0.keys()).collect();
-    let compared = keywords
-        .into_iter()
-        .filter(|keyword| !COSMETIC.contains(&keyword.as_str()));
-    let differing = compared.filter(|keyword| real.values(keyword) != loopback.values(keyword));
-    let difference = |keyword: &String| Difference {
-        keyword: keyword.clone(),
-        real: real.values(keyword).to_vec(),
-        loopback: loopback.values(keyword).to_vec(),
-    };
-    differing.map(difference).collect()
-}
-
-/// `AllowUsers bob@10.*` reads the same for every address and yet is none of `sshd -T`'s differences.
-fn user_difference(
-    keyword: &str,
-    settings: &Settings,
-    real: Connection<'_>,
-    loopback: Connection<'_>,
-    names: bool,
-) -> Option<Difference> {
-    let (mut there, mut here, mut unknown) = (Vec::new(), Vec::new(), false);
-    for pattern in settings.values(keyword) {
-        let (user, host) = pattern.split_once('@').unwrap_or((pattern, "*"));
-        if !wildcard(real.user, user) {
-            continue;
-        }
-        let named = |address| address_in_list(address, host) == ListMatch::Yes;
-        there.extend(named(real.address).then(|| pattern.clone()));
-        here.extend(named(loopback.address).then(|| pattern.clone()));
-        // The real client's name is not looked up, so a pattern over names cannot be decided.
-        unknown |= names && host.bytes().any(|byte| byte.is_ascii_alphabetic()) && !host.contains(':');
-    }
-    let differs = unknown || there.is_empty() != here.is_empty();
-    differs.then(|| Difference {
-        keyword: keyword.to_owned(),
-        real: there,
-        loopback: here,
-    })
 }
 
 fn last_line(complaint: &[u8]) -> String {

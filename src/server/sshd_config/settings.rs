@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::identity::authorized_keys::{ListMatch, address_in_list};
 
 /// Shortest LoginGraceTime that is not warned about: an outage before login may last no longer.
 pub(super) const SHORT_GRACE: Duration = Duration::from_secs(60);
@@ -141,6 +144,33 @@ impl Settings {
         self.values("hostcertificate").iter().map(PathBuf::from).collect()
     }
 
+    /// Where sshd listens.
+    #[must_use]
+    pub fn listen_addresses(&self) -> Vec<SocketAddr> {
+        let addresses = self.values("listenaddress").iter();
+        // A routing domain may follow.
+        let first = addresses.filter_map(|value| value.split_whitespace().next());
+        first.filter_map(|address| address.parse().ok()).collect()
+    }
+
+    /// Whether sshd locks out this address when logins from it fail.
+    #[must_use]
+    pub fn penalises(&self, address: IpAddr) -> bool {
+        let exempt = self.value("persourcepenaltyexemptlist").unwrap_or_default();
+        // Versions before 9.8 do not know it.
+        let is_on = self
+            .value("persourcepenalties")
+            .is_some_and(|value| !matches!(value, "no" | "none"));
+        is_on && address_in_list(address, exempt) != ListMatch::Yes
+    }
+
+    /// Whether each IPv4 address counts for itself when sshd locks out addresses.
+    #[must_use]
+    pub(super) fn penalises_single_addresses(&self) -> bool {
+        let bits = self.value("persourcenetblocksize").map(|bits| bits.split(':').next());
+        matches!(bits, None | Some(Some("32" | "none")))
+    }
+
     /// TCP ports that sshd listens on, the first one first.
     #[must_use]
     pub fn ports(&self) -> Vec<u16> {
@@ -203,11 +233,8 @@ impl Settings {
     }
 
     fn penalties(&self) -> Option<SshdWarning> {
-        self.value("persourcepenalties")
-            .filter(|value| !matches!(*value, "no" | "none"))?;
-        let exempt = self.value("persourcepenaltyexemptlist").unwrap_or_default();
-        let covered = crate::identity::authorized_keys::address_in_list([127, 0, 0, 1].into(), exempt);
-        (covered != crate::identity::authorized_keys::ListMatch::Yes).then_some(SshdWarning::PerSourcePenalties)
+        self.penalises(Ipv4Addr::LOCALHOST.into())
+            .then_some(SshdWarning::PerSourcePenalties)
     }
 
     /// A time in seconds; `None` for `none` and for 0, which mean that there is no limit.

@@ -1,6 +1,7 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::clock;
 use crate::server::ask_sshd::testing::keygen;
 
 /// A configuration file for the real sshd.
@@ -25,32 +26,23 @@ impl Fixture {
         Self { folder, sshd }
     }
 
-    /// Keywords that differ for this real client and for 127.0.0.1.
-    fn differences(&self, user: &str, address: &str) -> Vec<String> {
-        let comparison = self
-            .sshd
-            .compare(connection(user, address), connection(user, "127.0.0.1"))
-            .unwrap();
-        comparison
-            .differences
-            .into_iter()
-            .map(|difference| difference.keyword)
-            .collect()
+    fn check(&self) -> LoopbackCheck {
+        LoopbackCheck::new(self.sshd.clone(), "127.0.0.1:22".parse().unwrap())
+    }
+
+    fn append(&self, lines: &str) {
+        let config = self.sshd.config.as_ref().unwrap();
+        let text = fs::read_to_string(config).unwrap() + lines;
+        fs::write(config, text).unwrap();
     }
 }
 
-fn connection<'a>(user: &'a str, address: &str) -> Connection<'a> {
-    let address: IpAddr = address.parse().unwrap();
-    let local = if address.is_loopback() {
-        "127.0.0.1:22"
-    } else {
-        "203.0.113.1:22"
-    };
-    Connection {
-        user,
-        address,
-        local: local.parse().unwrap(),
-    }
+fn obstacle(check: &mut LoopbackCheck) -> Option<String> {
+    check.obstacle(clock::now).map(|obstacle| match obstacle {
+        Obstacle::Files(error) => format!("{obstacle}: {error}"),
+        Obstacle::Sshd(error) => format!("{obstacle}: {error}"),
+        obstacle => obstacle.to_string(),
+    })
 }
 
 #[test]
@@ -86,82 +78,128 @@ fn settings_that_kill_detached_sessions_are_warned_about_with_a_line_that_mends_
 }
 
 #[test]
-fn match_blocks_for_addresses_make_a_difference_and_their_lines_are_named() {
+fn settings_are_told_whatever_match_blocks_there_are() {
     let fixture = Fixture::new(
-        "PasswordAuthentication no\nMatch User bob\n  AllowTcpForwarding no\n\
-         Match Address 192.0.2.0/24\n  PasswordAuthentication yes\n  Banner /etc/issue",
+        "Port 2222\nMatch LocalPort 2222\n  Banner /a\nMatch Address 10.0.0.0/8\n  Banner /b\n\
+         Match LocalAddress 127.0.0.1\n  Banner /c\nMatch Host x\n  Banner /d\nMatch Group x\n  Banner /e",
     );
-    assert_eq!(fixture.differences("bob", "192.0.2.1"), ["passwordauthentication"]);
-    assert_eq!(fixture.differences("bob", "198.51.100.1"), [""; 0]);
-
-    let comparison = fixture
-        .sshd
-        .compare(connection("bob", "192.0.2.1"), connection("bob", "127.0.0.1"))
-        .unwrap();
-    assert_eq!(comparison.differences[0].real, ["yes"]);
-    assert_eq!(comparison.differences[0].loopback, ["no"]);
-    let [line] = &comparison.lines[..] else {
-        panic!("{:?}", comparison.lines)
+    assert_eq!(fixture.sshd.settings().unwrap().ports(), [2222]);
+    let from = |address: &str| Connection {
+        user: "bob",
+        address: address.parse().unwrap(),
+        local: "192.0.2.1:22".parse().unwrap(),
     };
-    assert_eq!((line.line, line.text.as_str()), (5, "Match Address 192.0.2.0/24"));
-    assert_eq!(Some(&line.path), fixture.sshd.config.as_ref());
+    let banner = |address: &str| {
+        fixture
+            .sshd
+            .settings_for(from(address))
+            .unwrap()
+            .value("banner")
+            .map(str::to_owned)
+    };
+    assert_eq!(banner("10.1.1.1").as_deref(), Some("/b"));
+    assert_eq!(banner("192.0.2.9").as_deref(), Some("none"));
 }
 
 #[test]
-fn a_match_for_loopback_is_a_difference_for_everybody_else() {
-    let fixture = Fixture::new("PermitRootLogin no\nMatch Address 127.0.0.0/8\n  PermitRootLogin yes");
-    assert_eq!(fixture.differences("root", "192.0.2.1"), ["permitrootlogin"]);
-    assert_eq!(fixture.differences("root", "127.0.0.1"), [""; 0]);
-    let fixture = Fixture::new("Match LocalAddress 127.0.0.1\n  X11Forwarding yes");
-    assert_eq!(fixture.differences("root", "2001:db8::1"), ["x11forwarding"]);
+fn nothing_is_opened_as_long_as_a_line_looks_at_addresses() {
+    let fixture = Fixture::new("PermitRootLogin no\nMatch User bob\n  X11Forwarding no");
+    let mut check = fixture.check();
+    assert_eq!(obstacle(&mut check), None);
+    fixture.append("Match User root Address 10.9.0.0/16\n  PermitRootLogin no\nMatch LocalPort 2222\n");
+    let config = fixture.sshd.config.as_ref().unwrap().display().to_string();
+    let expected = format!(
+        "sshd has rules that depend on where a client connects from: {config}:5: Match User root Address 10.9.0.0/16 (and \
+         1 more)"
+    );
+    assert_eq!(obstacle(&mut check), Some(expected));
+    fs::write(&config, format!("HostKey {}/host\n", fixture.folder.path().display())).unwrap();
+    assert_eq!(obstacle(&mut check), None);
 }
 
 #[test]
-fn cosmetic_differences_do_not_count() {
-    let lines = COSMETIC.map(|keyword| match keyword {
-        "banner" => "Banner /etc/issue",
-        "channeltimeout" => "ChannelTimeout session:*=1h",
-        "clientalivecountmax" => "ClientAliveCountMax 9",
-        "clientaliveinterval" => "ClientAliveInterval 9",
-        "ipqos" => "IPQoS none",
-        "loglevel" => "LogLevel VERBOSE",
-        "rekeylimit" => "RekeyLimit 1G",
-        "unusedconnectiontimeout" => "UnusedConnectionTimeout 9",
-        "x11displayoffset" => "X11DisplayOffset 9",
-        other => panic!("{other} is not tried"),
-    });
-    let fixture = Fixture::new(&format!("Match Address 192.0.2.1\n{}", lines.join("\n")));
-    assert_eq!(fixture.differences("bob", "192.0.2.1"), [""; 0]);
+fn a_file_that_comes_into_an_included_folder_counts_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(&format!("Include {}/*.conf", folder.path().display()));
+    let mut check = fixture.check();
+    assert_eq!(obstacle(&mut check), None);
+    fs::write(folder.path().join("a.conf"), "DenyUsers bob@corp@198.51.100.*\n").unwrap();
+    let text = obstacle(&mut check).unwrap();
+    assert!(text.ends_with("a.conf:1: DenyUsers bob@corp@198.51.100.*"), "{text}");
 }
 
 #[test]
-fn users_allowed_or_denied_by_address_are_a_difference() {
-    let denied = Fixture::new("DenyUsers eve@192.0.2.*");
-    assert_eq!(denied.differences("eve", "192.0.2.1"), ["denyusers"]);
-    assert_eq!(denied.differences("eve", "198.51.100.1"), [""; 0]);
-    assert_eq!(denied.differences("bob", "192.0.2.1"), [""; 0]);
-    let allowed = Fixture::new("AllowUsers bob@127.0.0.1 alice al*@192.0.2.0/24");
-    assert_eq!(allowed.differences("bob", "192.0.2.1"), ["allowusers"]);
-    assert_eq!(allowed.differences("alice", "192.0.2.1"), [""; 0]);
-    assert_eq!(allowed.differences("alan", "192.0.2.1"), ["allowusers"]);
+fn what_cannot_be_read_is_tried_again_and_never_taken_for_harmless() {
+    let fixture = Fixture::new("NoSuchOption yes");
+    let mut check = fixture.check();
+    let start = clock::now();
+    let text = obstacle(&mut check).unwrap();
+    assert!(
+        text.contains("not known") && text.contains("bad configuration option"),
+        "{text}"
+    );
+    fixture.append("X");
+    assert!(obstacle(&mut check).is_some());
+    let good = format!("HostKey {}/host\n", fixture.folder.path().display());
+    fs::write(fixture.sshd.config.as_ref().unwrap(), good).unwrap();
+    assert_eq!(obstacle(&mut check), None, "a changed file counts at once");
+
+    let missing = SshdConfig {
+        binary: fixture.folder.path().join("sshd"),
+        config: fixture.sshd.config.clone(),
+    };
+    let mut check = LoopbackCheck::new(missing.clone(), "127.0.0.1:22".parse().unwrap());
+    assert!(obstacle(&mut check).is_some());
+    std::os::unix::fs::symlink("/usr/sbin/sshd", &missing.binary).unwrap();
+    assert_eq!(obstacle(&mut check), None);
+    fs::remove_file(fixture.folder.path().join("host")).unwrap();
+    fixture.append("# changed\n");
+    let broken = check.obstacle(|| start).is_some();
+    let is_old = fixture.sshd.settings().is_err();
+    assert_eq!(broken, is_old, "only before -G are keys needed");
+    keygen(fixture.folder.path(), "host", "ed25519");
+    if is_old {
+        assert!(
+            check.obstacle(|| start).is_some(),
+            "no file of the configuration has changed, and it is too early"
+        );
+        assert!(check.obstacle(|| start + Duration::from_secs(2)).is_none());
+    }
 }
 
 #[test]
-fn names_of_hosts_that_sshd_would_look_up_cannot_be_compared() {
-    let by_name = "Match Host *.example.org\n  PasswordAuthentication no";
-    assert_eq!(Fixture::new(by_name).differences("bob", "192.0.2.1"), [""; 0]);
-    let with_dns = Fixture::new(&format!("UseDNS yes\n{by_name}"));
-    assert_eq!(with_dns.differences("bob", "192.0.2.1"), ["match host"]);
-    let users = Fixture::new("UseDNS yes\nDenyUsers bob@*.example.org");
-    assert_eq!(users.differences("bob", "192.0.2.1"), ["denyusers"]);
-    assert_eq!(users.differences("alice", "192.0.2.1"), [""; 0]);
+fn the_configuration_of_another_machine_is_not_known() {
+    let fixture = Fixture::new("");
+    let mut check = LoopbackCheck::new(fixture.sshd.clone(), "203.0.113.1:22".parse().unwrap());
+    assert!(matches!(check.obstacle(clock::now), Some(Obstacle::Elsewhere { .. })));
+}
+
+#[test]
+fn host_keys_are_found_while_sshd_cannot_be_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.conf"), "HostCertificate /c\nhostkey=\"/a b\"\n").unwrap();
+    let fixture = Fixture::new(&format!("NoSuchOption yes\nInclude {}/*.conf", folder.path().display()));
+    assert!(fixture.sshd.settings().is_err());
+    let expected = (
+        vec![fixture.folder.path().join("host"), "/a b".into()],
+        vec![PathBuf::from("/c")],
+    );
+    assert_eq!(fixture.sshd.host_key_lines(), expected);
+    let missing = SshdConfig {
+        config: Some("/nonexistent".into()),
+        ..SshdConfig::default()
+    };
+    assert_eq!(missing.host_key_lines().0, DEFAULT_HOST_KEYS.map(PathBuf::from));
 }
 
 #[test]
 fn a_user_name_cannot_smuggle_in_another_address() {
     let fixture = Fixture::new("");
-    let smuggled = connection("bob,addr=127.0.0.1", "192.0.2.1");
-    let result = fixture.sshd.compare(smuggled, connection("bob", "127.0.0.1"));
+    let result = fixture.sshd.settings_for(Connection {
+        user: "bob,addr=127.0.0.1",
+        address: "192.0.2.1".parse().unwrap(),
+        local: "192.0.2.1:22".parse().unwrap(),
+    });
     assert!(matches!(result, Err(SshdConfigError::UserName { .. })));
 }
 

@@ -74,10 +74,7 @@ fn second_sigterm_does_not_wait_for_the_grace_period() {
 fn requests_are_answered_by_the_keeper() {
     let keeper = KeeperProcess::start("plain");
     let answer = keeper.ask("ask ann");
-    assert!(
-        answer.contains("ann 2001:db8::7 192.0.2.1 22") && answer.contains("line 7"),
-        "{answer}"
-    );
+    assert!(answer.contains("ann 2001:db8::7 22"), "{answer}");
     assert_eq!(keeper.ask("ask unasked"), "Unavailable");
 }
 

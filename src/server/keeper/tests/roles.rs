@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::super::*;
+use crate::server::sshd_config::SshdWarning;
 use crate::tasks::Tasks;
 
 /// Tells a test process what it is, and where to report.
@@ -109,23 +110,16 @@ fn answer() -> Answer {
     Box::new(|request| {
         Reply::from(match request {
             Request::OpenKeyFile => return open_file(),
-            Request::SshdLimits { .. } => Response::Unavailable,
-            Request::LoopbackMatch { user, .. } if user == "unasked" => Response::Unavailable,
-            Request::LoopbackMatch {
+            Request::MayOpen => Response::MayOpen { obstacle: None },
+            Request::SshdLimits { user, .. } if user == "unasked" => Response::Unavailable,
+            Request::SshdLimits {
                 user,
-                real_address,
                 local_address,
                 local_port,
             } => {
-                let keyword = format!("{user} {real_address} {local_address} {local_port}");
-                let difference = Difference {
-                    keyword,
-                    real: "yes".into(),
-                    loopback: String::new(),
-                    match_line: Some("line 7".into()),
-                };
-                Response::LoopbackMatch {
-                    differences: vec![difference],
+                let value = format!("{user} {local_address} {local_port}");
+                Response::SshdLimits {
+                    limits: vec![SshdWarning::ChannelTimeout { value }],
                 }
             }
         })
@@ -304,10 +298,9 @@ fn read_all(reply: Reply) -> String {
 }
 
 fn request(user: &str) -> Request {
-    Request::LoopbackMatch {
+    Request::SshdLimits {
         user: user.to_owned(),
-        real_address: "2001:db8::7".parse().unwrap(),
-        local_address: "192.0.2.1".parse().unwrap(),
+        local_address: "2001:db8::7".parse().unwrap(),
         local_port: 22,
     }
 }
