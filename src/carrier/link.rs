@@ -1,7 +1,6 @@
 //! What a carrier stands on: a QUIC connection, or any byte stream.
 
 use super::{CarrierError, CloseReason, Duplex};
-use crate::wire::Quoting;
 use bytes::{Buf, Bytes, BytesMut};
 use std::future::Future;
 use std::io;
@@ -346,17 +345,5 @@ impl Link {
             },
             Link::Stream(_) => error.into(),
         }
-    }
-}
-
-impl From<quinn::ConnectionError> for CarrierError {
-    fn from(error: quinn::ConnectionError) -> CarrierError {
-        CarrierError::Lost(Quoting(error))
-    }
-}
-
-impl From<std::io::Error> for CarrierError {
-    fn from(error: std::io::Error) -> CarrierError {
-        CarrierError::Stream(Quoting(error))
     }
 }
