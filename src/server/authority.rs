@@ -20,6 +20,7 @@ pub trait OpenCheck: Send + Sync {
 }
 
 /// Decides an `Open`.
+#[allow(clippy::large_enum_variant, reason = "there is one of them")]
 pub enum Authority {
     /// sshd is asked whether it would accept the key.
     Sshd {
