@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
 use tempfile::NamedTempFile;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::ServeSettings;
 use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::Target;
+use crate::identity::known_hosts::ServerKey;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::{HostKey, load_host_keys};
 use crate::safe_path;
@@ -130,6 +131,13 @@ pub(super) fn statements(keys: &[HostKey], tls_key: &TlsKey) -> Result<(Statemen
         );
     }
     Ok((statements, fingerprint(keys)))
+}
+
+/// Logs a TLS key (PKCS#8) as an SSH key, for whoever has to revoke it one day.
+pub(super) fn tell_tls_key(key: &[u8]) {
+    let key = TlsKey::from_pkcs8(key).ok();
+    let key = key.and_then(|key| ServerKey::of_tls_key(key.spki())?.to_openssh().ok());
+    info!(tls_key = key, "the host keys vouch for this TLS key");
 }
 
 /// The fingerprint that stands for all.

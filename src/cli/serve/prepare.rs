@@ -11,13 +11,12 @@ use tracing::{info, warn};
 
 use super::Before;
 use super::answers::{Answers, check_key_file};
-use super::keys::{host_keys, secret, statements};
+use super::keys::{host_keys, secret, statements, tell_tls_key};
 use super::listen::{self, Bound};
 use super::{Authorizer, ServeSettings};
 use crate::cli::places;
 use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::Target;
-use crate::identity::known_hosts::ServerKey;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::HostKey;
 use crate::safe_path;
@@ -168,6 +167,7 @@ impl<'a> Draft<'a> {
 
     /// Everything is there. From here on this process is the keeper, also of the `estate`.
     pub(super) fn finish(mut self, ports: Ports, estate: Option<&Estate>) -> Prepared {
+        tell_tls_key(&self.setup.tls_key);
         let door = self.door(&ports.listeners, estate);
         self.setup.target = ports.target;
         let with = |own: &str| {
@@ -276,9 +276,6 @@ fn setup(
 ) -> Result<WorkerSetup, Failure> {
     let tls_key = TlsKey::load_or_create(&settings.folders.state.join("tls_key"));
     let tls_key = tls_key.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
-    // For whoever has to revoke it one day.
-    let revocable = ServerKey::of_tls_key(tls_key.spki()).and_then(|key| key.to_openssh().ok());
-    info!(tls_key = revocable, "the host keys vouch for this TLS key");
     let (statements, fingerprint) = statements(host_keys, &tls_key)?;
     Ok(WorkerSetup {
         tls_key: tls_key.to_pkcs8().to_vec(),
