@@ -626,7 +626,7 @@ mod self_test {
 
     #[test]
     fn a_long_file_is_found_and_its_tests_do_not_count() {
-        let lines = "const A: u8 = b'\\'';\n".repeat(400);
+        let lines = "const A: u8 = b'\\'';\n".repeat(MOST_LINES_BEFORE_TESTS);
         assert_eq!(sizes("src/a.rs", &lines), Vec::<String>::new());
         assert_eq!(sizes("src/a.rs", &format!("{lines}{lines}")).len(), 1);
         assert_eq!(

@@ -252,10 +252,7 @@ async fn unfinished(from: Ipv4Addr, server: SocketAddr, begun: Arc<AtomicU64>) {
                 }
             }
         };
-        let _ = timeout(Duration::from_secs(4), async {
-            tokio::join!(dialing, async { forward.await })
-        })
-        .await;
+        let _ = timeout(Duration::from_secs(4), async { tokio::join!(dialing, forward) }).await;
     }
 }
 

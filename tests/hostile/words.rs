@@ -134,7 +134,7 @@ fn of_an_odd_algorithm() -> Authorization {
     let name = string(b"\x1b[2J\nforged@example.org");
     let key = [name.clone(), string(b"key")].concat();
     let signature = [name, string(b"signature")].concat();
-    let fields = [&key[..], b"bowline-open", b"", b"sha512", &signature].map(|field| string(field));
+    let fields = [&key[..], b"bowline-open", b"", b"sha512", &signature].map(string);
     Authorization {
         key: key.clone().into(),
         signature: [b"SSHSIG\0\0\0\x01".to_vec(), fields.concat()].concat().into(),
