@@ -251,11 +251,10 @@ impl Opening {
         for round in 0.. {
             let asked = clock::now();
             let signing = credentials.sign(round, &message);
-            let Some(signed) = while_it_waits(carrier, &mut is_told, signing).await else {
-                break;
-            };
+            let signed = while_it_waits(carrier, &mut is_told, signing).await;
             // Time that the user took is not the path's.
             self.deadline += clock::now().saturating_duration_since(asked);
+            let Some(signed) = signed else { break };
             if signed.is_empty() {
                 continue;
             }
