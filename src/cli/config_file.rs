@@ -31,8 +31,8 @@ use toml::Spanned;
 use crate::carrier::relays::RelayName;
 
 use super::values::{
-    AuthWord, ByteSize, Count, Fallback, ListenAddress, LogFormat, MetricsAddress, MtuCap, PathCommand, Port,
-    ProxyText, Target, Transport, Written, WrittenList,
+    AuthWord, ByteSize, ClientAddressWord, Count, Fallback, ListenAddress, LogFormat, MetricsAddress, MtuCap,
+    PathCommand, Port, ProxyText, Target, Transport, Written, WrittenList,
 };
 
 /// The file's content. Without a file: empty.
@@ -82,6 +82,7 @@ pub(super) struct ServeTable {
     pub(super) host_key: Option<WrittenList<PathBuf>>,
     pub(super) auth: Option<Written<AuthWord>>,
     pub(super) authorized_keys: Option<Written<PathBuf>>,
+    pub(super) client_address: Option<Written<ClientAddressWord>>,
     pub(super) accept_loopback_match: Option<Written<bool>>,
     pub(super) sshd_config: Option<Written<PathBuf>>,
     pub(super) sshd_binary: Option<Written<PathBuf>>,

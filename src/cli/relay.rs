@@ -287,7 +287,7 @@ async fn serve(
     let mut signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
     let (udp, tls) = (relay.local_addrs(), relay.tls_addrs());
     info!(event = "ready", ?udp, ?tls, "relaying");
-    super::serve::announce(udp, tls, &fingerprint);
+    super::serve::announce(udp, tls, None, &fingerprint);
     let (rules, stop) = (relay.rules(), CancellationToken::new());
     let running = relay.run(stop.clone());
     tokio::pin!(running);

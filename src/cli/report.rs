@@ -13,12 +13,14 @@ use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+mod client_address;
 mod demo;
 mod serve;
 mod session;
 mod setup;
 mod status;
 
+pub(crate) use client_address::{client_address_hint, no_client_addresses};
 pub(crate) use demo::demo_failed;
 pub(crate) use serve::{
     another_serves, cannot_take_over, does_not_answer, in_use, no_host_keys, opens_refused, option, overlaps,

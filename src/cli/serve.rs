@@ -2,6 +2,7 @@
 
 mod answers;
 mod before;
+mod client_address;
 pub(super) mod holders;
 mod keep;
 pub(super) mod keys;
@@ -23,13 +24,13 @@ use super::settings::{Context, SettingsError, list, one};
 use crate::carrier::relays::RelayName;
 use crate::server::Server;
 use crate::server::keeper::{Endpoint, Stop, WorkerInheritance};
-use crate::server::worker::{self, WorkerError, WorkerSetup};
+use crate::server::worker::{self, ClientAddressSetup, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
 
 use self::before::Before;
 pub(super) use self::keep::{run, run_keeper, take_over};
 pub(super) use self::pause::Pause;
-use super::values::{AuthWord, ByteSize, Count, ListenAddress, Target};
+use super::values::{AuthWord, ByteSize, ClientAddressWord, Count, ListenAddress, Target};
 
 /// One full frame must always fit: 64 KiB.
 const LEAST_REPLAY_BUFFER: u64 = 64 << 10;
@@ -50,6 +51,8 @@ pub(crate) struct ServeSettings {
     pub(crate) host_keys: Vec<PathBuf>,
     /// Who decides whether a key may open. Default: sshd.
     pub(crate) auth: Authorizer,
+    /// Which address of a client sshd sees. Default: the client's own if it can be shown.
+    pub(crate) client_address: ClientAddressWord,
     /// Open although sshd has rules by address, or may have, and sees all clients on loopback. Default: false.
     pub(crate) accept_loopback_match: bool,
     /// sshd's configuration. Default: where sshd itself looks.
@@ -127,6 +130,7 @@ impl ServeSettings {
                 args.auth.or(one(&table.auth)),
                 args.authorized_keys.or(one(&table.authorized_keys)),
             )?,
+            client_address: (args.client_address.or(one(&table.client_address))).unwrap_or(ClientAddressWord::Auto),
             accept_loopback_match: args.accept_loopback_match || one(&table.accept_loopback_match).unwrap_or(false),
             sshd_config: args.sshd_config.or(one(&table.sshd_config)),
             sshd_binary: args.sshd_binary.or(one(&table.sshd_binary)),
@@ -192,6 +196,7 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
     logging::start(log);
     let setup =
         WorkerSetup::decode(&inherited.handover).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    let client_address = setup.client_address;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(worker_threads());
     super::block_on(builder, async {
@@ -203,7 +208,12 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
             .map_err(|error| report::cannot_start(&error))?;
         let serving = keeper.clone();
         let ready = |server: &Server, fingerprint: &str| {
-            announce(server.local_addrs(), server.tls_addrs(), fingerprint);
+            announce(
+                server.local_addrs(),
+                server.tls_addrs(),
+                Some(client_address),
+                fingerprint,
+            );
             serving.ready();
         };
         let served = worker::serve(setup, inherited.listeners, inherited.stored, keeper.clone(), ready).await;
@@ -224,10 +234,16 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
 }
 
 /// The line that scripts wait for.
-pub(super) fn announce(udp: &[SocketAddr], tls: &[SocketAddr], fingerprint: &str) {
+pub(super) fn announce(
+    udp: &[SocketAddr],
+    tls: &[SocketAddr],
+    client_address: Option<ClientAddressSetup>,
+    fingerprint: &str,
+) {
     let udp = udp.iter().map(|address| format!("udp={address} "));
     let tls = tls.iter().map(|address| format!("tls={address} "));
-    let addresses: String = udp.chain(tls).collect();
+    let shown = client_address.map(|shown| format!("client-address={shown} "));
+    let addresses: String = udp.chain(tls).chain(shown).collect();
     // A closed stdout is nobody waiting.
     let _ = writeln!(std::io::stdout(), "ready {addresses}fingerprint={fingerprint}");
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 
-pub(crate) use self::choice::{AuthWord, Fallback, LogFormat, Transport};
+pub(crate) use self::choice::{AuthWord, ClientAddressWord, Fallback, LogFormat, Transport};
 pub(crate) use self::detour::{PathCommand, ProxyText};
 pub(crate) use self::endpoint::{Destination, ListenAddress, Target};
 pub(crate) use self::metrics::MetricsAddress;

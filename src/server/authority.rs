@@ -99,12 +99,12 @@ impl Authority {
             Authority::Keys(_) | Authority::Sshd { .. } if keys.is_empty() => None,
             Authority::Keys(list) => list.permitted(user, keys, remote.ip()).await,
             Authority::Sshd { ask, .. } => {
-                let verdict = ask_sshd(ask, user, keys, client).await?;
-                greeting = Some(Greeting {
+                let (accepted, verdict) = ask_sshd(ask, user, keys, client).await?;
+                greeting = verdict.map(|verdict| Greeting {
                     line: verdict.upstream.identification,
                     at: verdict.greeted,
                 });
-                verdict.accepted
+                accepted
             }
         };
         let Some((index, key)) = accepted.and_then(|index| Some((index, keys.get(index)?))) else {
@@ -124,9 +124,14 @@ impl Authority {
     }
 }
 
-async fn ask_sshd(ask: &AskSshd, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, Refusal> {
-    match ask.would_accept_any(user, keys, client).await {
-        Ok(verdict) => Ok(verdict),
+async fn ask_sshd(
+    ask: &AskSshd,
+    user: &str,
+    keys: &[ProvenKey],
+    client: Client,
+) -> Result<(Option<usize>, Option<Verdict>), Refusal> {
+    match ask.accepts_any(user, keys, client).await {
+        Ok(answered) => Ok(answered),
         Err(error) => {
             let code = match &error {
                 AskError::UpstreamDown { .. } | AskError::NotSsh { .. } => RefusalCode::UpstreamDown,

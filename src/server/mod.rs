@@ -2,6 +2,7 @@
 
 pub mod ask_sshd;
 mod authority;
+pub mod client_address;
 pub mod connect_sshd;
 mod failures;
 pub mod keeper;
@@ -178,7 +179,7 @@ impl Server {
             Some((vault, Recovery { tombs, sessions, .. })) => (Some((vault, tombs)), sessions),
             None => (None, Vec::new()),
         };
-        let prober = Prober::new(config.sshd, config.limits.ttl, config.sshd_view);
+        let prober = Prober::new(Arc::clone(&config.sshd), config.limits.ttl, config.sshd_view);
         let registry = Registry::new(config.limits, config.session, upstream, kept);
         registry.restore(recovered);
         let half = Welcome {
@@ -189,6 +190,7 @@ impl Server {
             server_key: tls_key.spki().to_vec(),
             verifier: Verifier::new(authority.failures()),
             authority,
+            sshd: Arc::clone(&config.sshd),
             open_check: config.open_check,
             registry,
             prober,

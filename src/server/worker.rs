@@ -6,7 +6,8 @@ mod key_file;
 
 use super::ask_sshd::{AskLimits, AskSshd};
 use super::authority::{Authority, OpenCheck, chain};
-use super::connect_sshd::{ConnectSshd, FromLoopback};
+use super::client_address::Families;
+use super::connect_sshd::{ConnectSshd, FromClient, FromLoopback};
 use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
 use super::prober::SshdView;
 use super::vault::{Recovery, Vault, VaultError};
@@ -20,6 +21,7 @@ use crate::wire::{SshdLimit, Statement};
 use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -46,6 +48,9 @@ pub struct WorkerSetup {
     pub statements: Vec<(Vec<u8>, Vec<u8>)>,
     /// What sessions are joined to.
     pub target: SocketAddr,
+    /// Which address of a client sshd sees.
+    #[serde(default)]
+    pub client_address: ClientAddressSetup,
     /// Who may open sessions.
     pub authority: AuthoritySetup,
     /// Bytes kept for replay, per session.
@@ -81,6 +86,34 @@ pub struct WorkerSetup {
     /// Whether the keeper is asked before anything is opened: sshd sees all clients on loopback.
     #[serde(default)]
     pub asks_before_opens: bool,
+}
+
+/// Which address of a client sshd sees.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub enum ClientAddressSetup {
+    /// One of loopback.
+    #[default]
+    Loopback,
+    /// The client's own; the keeper connects.
+    Real {
+        /// For whom that can be done.
+        families: Families,
+        /// Whether others are refused.
+        insists: bool,
+    },
+}
+
+impl fmt::Display for ClientAddressSetup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ClientAddressSetup::Loopback => "loopback",
+            ClientAddressSetup::Real { families, .. } => match (families.v4, families.v6) {
+                (true, false) => "real-ipv4",
+                (false, true) => "real-ipv6",
+                _ => "real",
+            },
+        })
+    }
 }
 
 /// Who may open sessions, as far as it can be handed over.
@@ -138,7 +171,7 @@ pub async fn serve(
     keeper: KeeperClient,
     ready: impl FnOnce(&Server, &str),
 ) -> Result<(), WorkerError> {
-    let sshd = connect_sshd(&setup);
+    let sshd = connect_sshd(&setup, &keeper);
     let authority = authority(&setup, &sshd, &keeper).await;
     let vault = match setup.vault {
         true => Some(open_vault(&keeper, stored).await?),
@@ -254,11 +287,17 @@ async fn open_vault(
     }
 }
 
-fn connect_sshd(setup: &WorkerSetup) -> Arc<dyn ConnectSshd> {
+fn connect_sshd(setup: &WorkerSetup, keeper: &KeeperClient) -> Arc<dyn ConnectSshd> {
     let sshd = FromLoopback::new(setup.target);
-    match setup.asks_before_opens {
-        true => Arc::new(sshd.asking_twice()),
-        false => Arc::new(sshd),
+    let sshd = match setup.asks_before_opens {
+        true => sshd.asking_twice(),
+        false => sshd,
+    };
+    match setup.client_address {
+        ClientAddressSetup::Loopback => Arc::new(sshd),
+        ClientAddressSetup::Real { families, insists } => {
+            Arc::new(FromClient::new(keeper.clone(), families, insists, sshd))
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub struct SshSetup {
     known_hosts: String,
     options: String,
     proxy: Option<Vec<String>>,
+    proxy_user: String,
     log_file: Option<PathBuf>,
     environment: Vec<(String, String)>,
 }
@@ -53,6 +54,7 @@ impl SshSetup {
             known_hosts,
             options: String::new(),
             proxy: None,
+            proxy_user: "%r".into(),
             log_file: None,
             environment: vec![],
         }
@@ -83,6 +85,14 @@ impl SshSetup {
             proxy.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         }
         self
+    }
+
+    /// The client halves open for this user, whoever logs in.
+    pub fn proxy_user(self, user: &str) -> SshSetup {
+        SshSetup {
+            proxy_user: user.into(),
+            ..self
+        }
     }
 
     /// The client halves log there, not into the scratch folder.
@@ -150,7 +160,7 @@ impl SshFiles {
         let identity = identity.as_ref().map_or("none".into(), |key| key.display().to_string());
         let proxy = if self.setup.proxy.is_some() {
             let words = self.proxy_words(&self.proxy_log_file());
-            format!("  ProxyCommand {} %r@%n %p\n", words.join(" "))
+            format!("  ProxyCommand {} {}@%n %p\n", words.join(" "), self.setup.proxy_user)
         } else {
             String::new()
         };

@@ -39,6 +39,14 @@ impl TestSshd {
     /// # Panics
     /// When sshd does not come up within seconds, with its log.
     pub fn start_at(place: Place, more_config: &str) -> TestSshd {
+        TestSshd::start_with(place, more_config, "")
+    }
+
+    /// The same, with `Match` blocks, which stand last.
+    ///
+    /// # Panics
+    /// When sshd does not come up within seconds, with its log.
+    pub fn start_with(place: Place, more_config: &str, match_blocks: &str) -> TestSshd {
         let scratch = Scratch::new();
         for kind in ["ed25519", "ecdsa", "rsa"] {
             make_key(&scratch.join(&format!("host_{kind}")), kind);
@@ -56,7 +64,7 @@ impl TestSshd {
             scratch,
             running: None,
         };
-        fs::write(sshd.config(), sshd.config_text(more_config)).expect("the scratch folder");
+        fs::write(sshd.config(), sshd.config_text(more_config) + match_blocks).expect("the scratch folder");
         sshd.resume_service();
         sshd
     }

@@ -8,7 +8,7 @@ use clap::builder::FalseyValueParser;
 
 use super::parse;
 use crate::carrier::relays::RelayName;
-use crate::cli::values::{AuthWord, ByteSize, Count, ListenAddress, MetricsAddress, MtuCap, Target};
+use crate::cli::values::{AuthWord, ByteSize, ClientAddressWord, Count, ListenAddress, MetricsAddress, MtuCap, Target};
 
 /// `bowline serve`.
 #[derive(Debug, Clone, Default, Args)]
@@ -47,6 +47,13 @@ pub(in crate::cli) struct ServeArgs {
     /// Let the keys of this file decide instead of sshd
     #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
     pub(in crate::cli) authorized_keys: Option<PathBuf>,
+    /// The address of a client that sshd sees: real, or loopback [default: real if possible]
+    ///
+    /// `real` shows sshd the client's own address, so that its rules, penalties and log are exact; it takes CAP_NET_ADMIN,
+    /// a policy rule and net.ipv4.tcp_fwmark_accept, which are set up at start. `loopback` needs none of this. `auto`, the
+    /// default, is `real` if a test at start shows that it works, else `loopback`.
+    #[arg(long, value_name = "WHICH", env = "BOWLINE_CLIENT_ADDRESS", value_parser = parse::<ClientAddressWord>)]
+    pub(in crate::cli) client_address: Option<ClientAddressWord>,
     /// Open although sshd has rules by address, and sees loopback
     ///
     /// Where sshd sees every client on loopback, nothing is opened as long as a line of its configuration may depend on

@@ -14,7 +14,7 @@ The time beside connected and probing is how long ago the other half was heard, 
 been no path. Sessions that ended on a server half in the last five minutes are shown as gone, with the reason. Of a relay's paths the newest thousand are shown: where the client is, which host key the \
 server half has, bytes from and to the client, and for how long they have been joined.
 
-With --json the document has: sessions, servers (keeper_pid, worker_pid, version, udp, tls, store_shortage: \
+With --json the document has: sessions, servers (keeper_pid, worker_pid, version, client_address: the one that sshd sees, udp, tls, store_shortage: \
 wanted, kept and most, if a service manager keeps fewer descriptors for the next start than it should), relays (pid, udp, tls, \
 registered, splices, bytes_up, bytes_down, paths), and silent: processes that do not answer (pid, socket, reason). splices is \
 how many paths there are; each of paths has: peer, transport (quic, tls), host_key, bytes_up, bytes_down, age_ms. A session has: id, \

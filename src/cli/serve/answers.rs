@@ -73,10 +73,10 @@ impl Answers {
         })
     }
 
-    /// Looks at sshd's rules once, to name them before anybody is refused.
-    pub(super) fn into_answer(self) -> Answer {
+    /// With `looks` it looks at sshd's rules once, to name them before anybody is refused.
+    pub(super) fn into_answer(self, looks: bool) -> Answer {
         let mut guard = self.loopback.map(|target| Guard::new(&self.sshd, target));
-        if let Some(guard) = &mut guard {
+        if let Some(guard) = guard.as_mut().filter(|_| looks) {
             guard.obstacle();
         }
         Box::new(move |request| match request {
@@ -90,6 +90,11 @@ impl Answers {
                 local_port,
             } => self.limits(&user, SocketAddr::new(local_address, local_port)).into(),
             Request::OpenKeyFile => open(self.key_file.as_deref()),
+            // The keeper asks itself, where sshd is to see another address than the one that the client reached.
+            Request::ConnectToSshd { .. } => {
+                let obstacle = guard.as_mut().and_then(Guard::local_obstacle);
+                Response::MayOpen { obstacle }.into()
+            }
         })
     }
 
@@ -129,6 +134,13 @@ impl Guard {
     fn new(sshd: &SshdConfig, target: SocketAddr) -> Guard {
         let check = LoopbackCheck::new(sshd.clone(), target);
         Guard { check, told: None }
+    }
+
+    /// Why sshd may not see another address of this machine than the client reached.
+    fn local_obstacle(&mut self) -> Option<String> {
+        let obstacle = self.check.obstacle(clock::now);
+        let obstacle = obstacle.filter(|obstacle| obstacle.is_about_local_address());
+        obstacle.map(|obstacle| report::chain(obstacle).to_string())
     }
 
     /// Why not; told in the log if it is another than before.

@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use crate::server::client_address::parse_address;
 use crate::server::keeper::{Endpoint, Protocol};
 
 /// A state of TCP, as the kernel prints it.
@@ -99,7 +99,7 @@ fn links_of(Endpoint { protocol, address }: Endpoint) -> Vec<PathBuf> {
     let table = fs::read_to_string(format!("/proc/self/net/{protocol}{family}")).unwrap_or_default();
     let inodes = table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let own = parse(fields.get(1)?)?;
+        let own = parse_address(fields.get(1)?)?;
         let is_every = own.ip().is_unspecified() || address.ip().is_unspecified();
         let clashes = own.port() == address.port() && (own.ip() == address.ip() || is_every);
         // Connections from that port are in nobody's way.
@@ -116,25 +116,10 @@ fn has_any(pid: u32, links: &[PathBuf]) -> bool {
         .any(|link| links.contains(&link))
 }
 
-/// `0100007F:0016`: the kernel prints an address as words of 32 bits in the machine's own order.
-fn parse(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let words: Option<Vec<[u8; 4]>> = (0..ip.len() / 8)
-        .map(|at| Some(u32::from_str_radix(ip.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes()))
-        .collect();
-    let bytes = words?.concat();
-    let ip = match <[u8; 16]>::try_from(bytes.as_slice()) {
-        Ok(bytes) => IpAddr::V6(Ipv6Addr::from(bytes)),
-        Err(_) => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.as_slice()).ok()?)),
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
     #[test]
     fn a_socket_of_this_process_is_found_by_its_address_and_by_every_address() {
@@ -160,16 +145,5 @@ mod tests {
             }
             drop((udp, tcp));
         }
-    }
-
-    #[test]
-    fn addresses_are_read_as_the_kernel_prints_them() {
-        // As on a little-endian machine, turned for this one.
-        let word = |word: u32| format!("{:08X}", u32::from_ne_bytes(word.to_be_bytes()));
-        let v4 = format!("{}:0016", word(0x7f00_0001));
-        assert_eq!(parse(&v4), "127.0.0.1:22".parse().ok());
-        let v6 = format!("{}{}{}{}:0016", word(0), word(0), word(0), word(1));
-        assert_eq!(parse(&v6), "[::1]:22".parse().ok());
-        assert_eq!(parse("nonsense"), None);
     }
 }

@@ -46,7 +46,8 @@ fn prepare(
     manager: ServiceManager,
 ) -> Result<(Prepared, Option<Estate>), Failure> {
     let draft = Draft::new(settings, log.as_arguments(), Before::Manager(manager))?;
-    let Place { ports, estate } = replace::take_place(&draft, settings)?;
+    let mut draft = draft.with_client_address()?;
+    let Place { ports, estate } = replace::take_place(&draft, settings).inspect_err(|_| draft.abandon())?;
     Ok((draft.finish(ports, estate.as_ref()), estate))
 }
 
@@ -84,7 +85,7 @@ fn read_anew(args: ServeArgs, common: CommonArgs, estate: &mut Estate) -> Result
     let settings = ServeSettings::new(args, &context)?;
     let log = context.log(Verbosity::Info);
     logging::start(&log);
-    let draft = Draft::new(&settings, log.as_arguments(), Before::Keeper(estate))?;
+    let draft = Draft::new(&settings, log.as_arguments(), Before::Keeper(estate))?.with_client_address()?;
     let ports = draft.ports(None)?;
     log.take_stderr();
     Ok(draft.finish(ports, None))
@@ -92,7 +93,7 @@ fn read_anew(args: ServeArgs, common: CommonArgs, estate: &mut Estate) -> Result
 
 fn go_on(estate: Estate) -> Result<(), Failure> {
     let answers = Answers::decode(estate.answers()).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
-    keep(Keeper::go_on(estate, None, answers.into_answer()))
+    keep(Keeper::go_on(estate, None, answers.into_answer(false)))
 }
 
 fn keep(keeper: Result<Keeper, KeeperError>) -> Result<(), Failure> {

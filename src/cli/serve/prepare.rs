@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::Before;
 use super::answers::{Answers, check_key_file};
+use super::client_address::{self, Chosen};
 use super::keys::{host_keys, secret, statements, tell_tls_key};
 use super::listen::{self, Bound};
 use super::{Authorizer, ServeSettings};
@@ -20,12 +21,13 @@ use crate::cli::values::Target;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::HostKey;
 use crate::safe_path;
+use crate::server::client_address::ClientAddresses;
 use crate::server::keeper::{
     Answer, CompanionPlan, Door, Endpoint, Estate, Listener, Protocol, WorkerPlan, WorkerUser, choose_worker_user,
     most_sessions, store_limit,
 };
 use crate::server::sshd_config::{Settings, SshdConfig, is_here, with_client_addresses};
-use crate::server::worker::{AuthoritySetup, WorkerSetup};
+use crate::server::worker::{AuthoritySetup, ClientAddressSetup, WorkerSetup};
 
 /// How long a worker may take to say goodbye to its clients.
 const GRACE: Duration = Duration::from_secs(8);
@@ -56,6 +58,8 @@ pub(super) struct Draft<'a> {
     /// `None`: the built-in server.
     target: Option<SocketAddr>,
     store_limit: usize,
+    /// For connections to sshd from clients' addresses.
+    addresses: Option<ClientAddresses>,
 }
 
 /// What can be had once only.
@@ -133,7 +137,30 @@ impl<'a> Draft<'a> {
             worker_arguments,
             user,
             host_keys,
+            addresses: None,
         })
+    }
+
+    /// Sets up which address of a client sshd sees.
+    ///
+    /// # Errors
+    /// Clients' own were asked for and cannot be had.
+    pub(super) fn with_client_address(self) -> Result<Self, Failure> {
+        let Chosen { addresses, setup } = client_address::choose(self.settings, self.target)?;
+        let setup = WorkerSetup {
+            client_address: setup,
+            ..self.setup
+        };
+        Ok(Draft {
+            addresses,
+            setup,
+            ..self
+        })
+    }
+
+    /// There will be no keeper: takes back what nobody else needs.
+    pub(super) fn abandon(&mut self) {
+        self.addresses.iter_mut().for_each(ClientAddresses::take_back);
     }
 
     /// Where it is to listen; 0 is any port.
@@ -170,6 +197,7 @@ impl<'a> Draft<'a> {
         tell_tls_key(&self.setup.tls_key);
         let door = self.door(&ports.listeners, estate);
         self.setup.target = ports.target;
+        let is_loopback = matches!(self.setup.client_address, ClientAddressSetup::Loopback);
         let with = |own: &str| {
             let own = std::iter::once(OsString::from(own));
             own.chain(self.worker_arguments.iter().cloned()).collect()
@@ -188,10 +216,12 @@ impl<'a> Draft<'a> {
             door,
             grace: GRACE,
             manager: self.before.into_manager(),
+            shown: self.setup.client_address.to_string(),
+            addresses: self.addresses,
         };
         Prepared {
             plan,
-            answer: self.answers.into_answer(),
+            answer: self.answers.into_answer(is_loopback),
         }
     }
 
@@ -282,6 +312,7 @@ fn setup(
         secrets: secret(&settings.folders.state.join("endpoint_secret"))?,
         statements,
         target: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        client_address: ClientAddressSetup::Loopback,
         authority: match &settings.auth {
             Authorizer::Sshd => AuthoritySetup::Sshd,
             Authorizer::File(path) => AuthoritySetup::Keys(path.clone()),

@@ -37,6 +37,8 @@ pub(crate) struct ServerReport {
     pub(crate) keeper_pid: u32,
     pub(crate) worker_pid: Option<u32>,
     pub(crate) version: String,
+    /// Which address of a client sshd sees: `real`, `real-ipv4`, `real-ipv6` or `loopback`.
+    pub(crate) client_address: String,
     pub(crate) udp: Vec<SocketAddr>,
     pub(crate) tls: Vec<SocketAddr>,
     /// What its service manager does not keep of what it should.
@@ -231,6 +233,7 @@ impl ServerReport {
             keeper_pid: who.keeper,
             worker_pid: who.worker,
             version: who.version.clone(),
+            client_address: who.client_address.clone(),
             udp: who.addresses.clone(),
             tls: who.tls_addresses.clone(),
             store_shortage: who.store_shortage,

@@ -197,7 +197,7 @@ fn server(server: &ServerReport) -> String {
         None => write!(line, ", no worker"),
     }
     .expect("a String takes every byte");
-    line += &listens(&server.udp, &server.tls);
+    line = line + ", client addresses " + &server.client_address + &listens(&server.udp, &server.tls);
     if let Some(store) = server.store_shortage {
         write!(
             line,

@@ -33,6 +33,17 @@ pub(crate) enum AuthWord {
     None,
 }
 
+/// Which address of a client sshd sees, as written: `--client-address`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientAddressWord {
+    /// The client's own if it can be shown, else one of loopback.
+    Auto,
+    /// The client's own, or none at all.
+    Real,
+    /// One of loopback.
+    Loopback,
+}
+
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogFormat {
@@ -63,6 +74,19 @@ impl Value for AuthWord {
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         chosen(&[AuthWord::Sshd, AuthWord::None], text)
+    }
+}
+
+impl Value for ClientAddressWord {
+    const EXPECTED: &'static str = "auto, real or loopback";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        let all = [
+            ClientAddressWord::Auto,
+            ClientAddressWord::Real,
+            ClientAddressWord::Loopback,
+        ];
+        chosen(&all, text)
     }
 }
 
@@ -98,6 +122,16 @@ impl fmt::Display for AuthWord {
         f.write_str(match self {
             AuthWord::Sshd => "sshd",
             AuthWord::None => "none",
+        })
+    }
+}
+
+impl fmt::Display for ClientAddressWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ClientAddressWord::Auto => "auto",
+            ClientAddressWord::Real => "real",
+            ClientAddressWord::Loopback => "loopback",
         })
     }
 }

@@ -5,12 +5,14 @@
 
 mod confirmed;
 mod greeting;
+mod penalties;
 mod query;
 mod sources;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,10 +30,14 @@ use crate::identity::authorized_keys::is_for_address;
 use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Quoting};
 use confirmed::Confirmed;
+use penalties::Penalties;
 use query::{Answer, MAX_QUERIES, Query};
 use sources::{Crowded, Sources};
 
 pub(in crate::server) use sources::Source;
+
+/// How often whoever waits looks whether another was answered about the same key.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How much sshd may be asked.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +65,10 @@ pub struct AskSshd {
     limits: AskLimits,
     sources: Sources,
     confirmed: Confirmed,
+    /// For clients whose own address sshd sees.
+    penalties: Penalties,
+    /// Whether the SSH server has penalties, as far as is known.
+    has_penalties: AtomicBool,
     failures: Arc<Failures>,
     all: Places,
     /// Those of sources that are not known also take one of these, of which there are fewer.
@@ -184,6 +194,14 @@ pub enum AskError {
         /// When to come again.
         retry_after: Duration,
     },
+    /// sshd would lock this client's address out.
+    #[error(
+        "one more question now, and sshd would not let this address in for a while; the next one is due in {retry_after:?}"
+    )]
+    PenaltyDue {
+        /// When to come again.
+        retry_after: Duration,
+    },
     /// Too many asks are waiting, for this source or in all.
     #[error("too many asks are waiting")]
     Busy,
@@ -220,6 +238,7 @@ impl AskError {
             | AskError::NotSsh { .. }
             | AskError::Elsewhere(_)
             | AskError::TooManyFailed { .. }
+            | AskError::PenaltyDue { .. }
             | AskError::Busy => false,
         }
     }
@@ -258,6 +277,8 @@ impl AskSshd {
             all: Places::new(limits.queued, limits.at_once),
             strangers: Places::new(most(limits.queued), most(limits.at_once)),
             open: Mutex::default(),
+            penalties: Penalties::default(),
+            has_penalties: AtomicBool::new(true),
         }
     }
 
@@ -308,6 +329,47 @@ impl AskSshd {
         // Those before it may have used them up.
         self.failures.check(source, clock::now())?;
         self.ask_charged(user, keys, client).await
+    }
+
+    /// The same, but that a key which sshd accepted some minutes ago, for this user and client, still counts if sshd sees
+    /// the client's own address: its penalties for questions would otherwise meet whoever opens several sessions. Gives the
+    /// index, and the verdict if sshd was asked.
+    ///
+    /// # Errors
+    /// As above; `PenaltyDue` too.
+    pub async fn accepts_any(
+        &self,
+        user: &str,
+        keys: &[ProvenKey],
+        client: Client,
+    ) -> Result<(Option<usize>, Option<Verdict>), AskError> {
+        if !self.sshd.shows(client) {
+            let verdict = self.would_accept_any(user, keys, client).await?;
+            return Ok((verdict.accepted, Some(verdict)));
+        }
+        let source = client.remote.ip();
+        let end = clock::now() + self.limits.wait;
+        loop {
+            // Somebody with the same key may be answered meanwhile.
+            if let Some(index) = self.penalties.accepted(user, keys, source, clock::now()) {
+                return Ok((Some(index), None));
+            }
+            if !self.has_penalties.load(Relaxed) {
+                break;
+            }
+            match self.penalties.wait(source, clock::now()) {
+                Duration::ZERO => break,
+                wait if clock::now() + wait > end => return Err(AskError::PenaltyDue { retry_after: wait }),
+                wait => tokio::time::sleep(wait.min(RECHECK_INTERVAL)).await,
+            }
+        }
+        let verdict = self.would_accept_any(user, keys, client).await?;
+        let has_penalties = penalties::are_given_by(verdict.upstream.identification.as_str());
+        self.has_penalties.store(has_penalties, Relaxed);
+        if let Some(index) = verdict.accepted {
+            self.penalties.handle_accepted(user, &keys[index], source, clock::now());
+        }
+        Ok((verdict.accepted, Some(verdict)))
     }
 
     /// Asks, and counts it unless a key is accepted.

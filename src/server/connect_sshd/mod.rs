@@ -3,6 +3,7 @@
 //! Everything that talks to sshd gets its connections here: what asks about keys, what carries sessions, and what reads
 //! the banner. Which address sshd sees is decided here and nowhere else.
 
+mod client;
 mod loopback;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::pin::Pin;
 
 use tokio::net::TcpStream;
 
+pub(crate) use client::FromClient;
 pub use loopback::{FromLoopback, OWN_ALIAS};
 
 /// A client, as the sockets of this server half see it.
@@ -66,4 +68,10 @@ pub trait ConnectSshd: fmt::Debug + Send + Sync {
 
     /// sshd accepted a key of this client on a connection for a query, which then ended without a login.
     fn handle_accepted(&self, _client: Client) {}
+
+    /// Whether sshd sees the address of this client, so that its own rules decide. Otherwise it sees one of loopback, and
+    /// nothing may be opened if that could make a difference.
+    fn shows(&self, _client: Client) -> bool {
+        false
+    }
 }

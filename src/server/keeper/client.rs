@@ -74,6 +74,11 @@ impl KeeperClient {
         self.0.how_to_stop()
     }
 
+    /// Whether the keeper is as unprivileged as this process: it was raised from here when the one before had died.
+    pub fn lacks_rights(&self) -> bool {
+        self.0.is_raised.load(Ordering::Relaxed) && !rustix::process::geteuid().is_root()
+    }
+
     /// Those who ask about sessions, as connections: to be called once, `None` after that.
     pub(crate) fn visitors(&self) -> Option<mpsc::Receiver<OwnedFd>> {
         self.0.visitors()

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -30,6 +30,13 @@ pub enum Request {
     },
     /// The file of keys that decides who may open, opened anew.
     OpenKeyFile,
+    /// A connection to sshd that comes from a client's address.
+    ConnectToSshd {
+        /// Where the client is; with port 0 from any port.
+        client: SocketAddr,
+        /// The address of this machine that the client reached, if that is known.
+        reached: Option<IpAddr>,
+    },
 }
 
 /// What the keeper answers.
@@ -54,6 +61,33 @@ pub enum Response {
     },
     /// sshd could not be asked, or there is no such file. The keeper has logged why.
     Unavailable,
+    /// The connection is being made; its descriptor comes with the answer.
+    Connecting {
+        /// Whether it goes to the address that the client reached.
+        is_reached: bool,
+    },
+    /// There is no such connection.
+    NotConnected(NotConnected),
+}
+
+/// Why the keeper makes no connection from a client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NotConnected {
+    /// The address is this machine's own: the worker may connect from it by itself.
+    OwnAddress,
+    /// No client can be there.
+    NoClient,
+    /// sshd does not listen where such a client could be connected to.
+    NotListening,
+    /// sshd does not listen where the client came to, and has rules for which that may matter.
+    OtherAddress,
+    /// The keeper may not, or not any more.
+    NotAllowed,
+    /// The kernel refused.
+    Failed {
+        /// What it said.
+        errno: i32,
+    },
 }
 
 /// An answer, and what comes with it.
@@ -61,7 +95,7 @@ pub enum Response {
 pub struct Reply {
     /// The answer.
     pub response: Response,
-    /// Of [`Response::KeyFile`].
+    /// Of [`Response::KeyFile`] and [`Response::Connecting`].
     pub descriptor: Option<OwnedFd>,
 }
 

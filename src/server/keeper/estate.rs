@@ -6,6 +6,7 @@
 use std::{
     ffi::OsString,
     io,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -26,6 +27,7 @@ use super::{
     parcel::{self, ParcelError},
     user::WorkerUser,
 };
+use crate::server::client_address::Families;
 
 /// What a keeper goes by, beside descriptors.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,6 +54,12 @@ pub(super) struct Terms {
     pub(super) companion: Option<(OsString, Vec<OsString>)>,
     /// The service manager above.
     pub(super) manager: Option<ManagerTerms>,
+    /// Which address of a client sshd sees, in a word.
+    #[serde(default)]
+    pub(super) shown: String,
+    /// Where sshd is, and for whom it is connected to from clients' addresses.
+    #[serde(default)]
+    pub(super) client_address: Option<(SocketAddr, Families)>,
 }
 
 /// What a descriptor is.
@@ -287,6 +295,7 @@ impl Estate {
     /// What must not be run or ended by the word of whoever sent this, who has fewer rights.
     pub(super) fn distrust(&mut self) {
         (self.terms.companion, self.terms.manager) = (None, None);
+        self.terms.client_address = None;
         (self.companion, self.companion_input, self.door) = (None, None, None);
     }
 

@@ -2,14 +2,16 @@
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
+use rustix::io::Errno;
 use tracing::warn;
 
 use super::{
-    Keeper, Reply,
+    Answer, Keeper, NotConnected, Reply, Request, Response,
     companion::Companion,
     control::{self, FromKeeper, ToKeeper},
     holdings::{may_be_kept, may_be_tried},
@@ -17,6 +19,7 @@ use super::{
     notice::{Notice, is_workers_name},
 };
 use crate::clock;
+use crate::server::client_address::{ClientAddresses, NotOpened};
 
 /// Requests answered before signals are looked at again.
 const REQUESTS_PER_TURN: usize = 16;
@@ -117,7 +120,12 @@ impl Keeper {
             let Some(control) = self.worker.control() else { return };
             let answered = match control::receive::<ToKeeper>(control) {
                 Ok(Some(ToKeeper { id, request })) => {
-                    let Reply { response, descriptor } = (self.answer)(request);
+                    let Reply { response, descriptor } = match request {
+                        Request::ConnectToSshd { client, reached } => {
+                            connect(&mut self.addresses, &mut self.answer, client, reached)
+                        }
+                        request => (self.answer)(request),
+                    };
                     let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
                     control::send_with(control, &FromKeeper::Answer { id, response }, &descriptors)
                 }
@@ -143,6 +151,52 @@ impl Keeper {
         let message = FromKeeper::Companion { pid: process.pid() };
         if let Err(error) = control::send_with(control, &message, &[process.as_fd()]) {
             self.worker.hang_up(&error);
+        }
+    }
+}
+
+/// Connects to sshd from a client's address, if this keeper can. At another address than the client reached only if
+/// that makes no difference to sshd.
+fn connect(
+    addresses: &mut Option<ClientAddresses>,
+    answer: &mut Answer,
+    client: SocketAddr,
+    reached: Option<IpAddr>,
+) -> Reply {
+    let Some(addresses) = addresses else {
+        return Response::NotConnected(NotConnected::NotAllowed).into();
+    };
+    let opened = match addresses.connect(client, reached) {
+        Ok(opened) => opened,
+        Err(error) => return Response::NotConnected(error.into()).into(),
+    };
+    let is_reached = opened.is_reached;
+    if !is_reached
+        && let Response::MayOpen {
+            obstacle: Some(obstacle),
+        } = answer(Request::ConnectToSshd { client, reached }).response
+    {
+        warn!(%client, local = %opened.local, obstacle, "sshd does not listen where the client came to, and that may matter");
+        return Response::NotConnected(NotConnected::OtherAddress).into();
+    }
+    Reply {
+        response: Response::Connecting { is_reached },
+        descriptor: Some(opened.socket),
+    }
+}
+
+impl From<NotOpened> for NotConnected {
+    fn from(error: NotOpened) -> Self {
+        match error {
+            NotOpened::OwnAddress(_) => Self::OwnAddress,
+            NotOpened::NoClient(_) => Self::NoClient,
+            NotOpened::NotListening(..) => Self::NotListening,
+            NotOpened::Kernel(error) => match Errno::from_io_error(&error) {
+                Some(Errno::PERM | Errno::ACCESS) => Self::NotAllowed,
+                errno => Self::Failed {
+                    errno: errno.unwrap_or(Errno::IO).raw_os_error(),
+                },
+            },
         }
     }
 }

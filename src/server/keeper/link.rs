@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -53,6 +53,8 @@ pub(super) struct Link {
     visitors: mpsc::Sender<OwnedFd>,
     /// Until somebody attends to them.
     visiting: Mutex<Option<mpsc::Receiver<OwnedFd>>>,
+    /// Whether the present keeper was started from here, with the rights of this process.
+    pub(super) is_raised: AtomicBool,
     /// Cancelled when this process is to stop.
     pub(super) stop: CancellationToken,
 }
@@ -103,6 +105,7 @@ impl Link {
             present: watch::Sender::new(Some(Arc::new(wire))),
             next_id: AtomicU64::new(0),
             slots: Semaphore::new(MOST_REQUESTS),
+            is_raised: AtomicBool::new(false),
             stop: CancellationToken::new(),
         }))
     }
@@ -304,7 +307,10 @@ async fn serve(link: &Link) {
             tokio::time::sleep(pace.after_death(lived, is_good)).await;
             since = clock::now();
             match link.raise() {
-                Ok((wire, keeper)) => break (wire, Some(keeper)),
+                Ok((wire, keeper)) => {
+                    link.is_raised.store(true, Ordering::Relaxed);
+                    break (wire, Some(keeper));
+                }
                 Err(error) => warn!(%error, "cannot raise a new keeper"),
             }
             is_good = false;

@@ -52,7 +52,7 @@ use tracing::{info, warn};
 
 pub use self::{
     client::{KeeperClient, RequestError},
-    control::{Reply, Request, Response, Stop},
+    control::{NotConnected, Reply, Request, Response, Stop},
     environment::ServiceManager,
     estate::{Estate, EstateError},
     inheritance::{Control, InheritanceError, WorkerInheritance},
@@ -77,6 +77,7 @@ use self::{
     worker::Worker,
 };
 use crate::clock;
+use crate::server::client_address::ClientAddresses;
 
 /// Exit codes by which the first worker says that another start would not help either: sysexits' usage, unavailable,
 /// no permission, configuration. Any other end, and any after one has served, is answered by a new worker.
@@ -115,6 +116,8 @@ pub struct Keeper {
     lobby: Option<Lobby>,
     manager: Option<Manager>,
     answer: Answer,
+    /// Connects to sshd from clients' addresses.
+    addresses: Option<ClientAddresses>,
     signals: Signals,
     program: OwnProgram,
     ending: Option<KeeperEnd>,
@@ -162,6 +165,7 @@ impl Keeper {
             Some(plan) => plan.settle()?.after(old),
             None => old,
         };
+        settled.go_on_with_addresses();
         let companion = settled.companion.take();
         let mut keeper = Self::new(settled, answer, now)?;
         keeper.companion = companion.map(|plan| Companion::go_on(plan, heirloom.companion, has_rights, now));
@@ -213,6 +217,7 @@ impl Keeper {
             companion,
             lobby: settled.door.map(|door| Lobby::new(door, now)),
             answer,
+            addresses: settled.addresses,
             signals,
             program: program()?,
             ending: None,
@@ -236,6 +241,7 @@ impl Keeper {
             self.reap(now);
             if let Some(end) = self.ending.filter(|_| self.nothing_runs()) {
                 self.lobby.iter().for_each(Lobby::close);
+                self.leave_addresses();
                 info!("keeper ended");
                 return Ok(end);
             }
@@ -253,6 +259,14 @@ impl Keeper {
                 self.ending = Some(KeeperEnd::Replaced);
                 return Ok(KeeperEnd::Replaced);
             }
+        }
+    }
+
+    /// Sessions that go on without this keeper need what was set up for their connections to sshd.
+    fn leave_addresses(&mut self) {
+        let goes_on = self.worker.was_told_to_hand_over();
+        if let Some(addresses) = self.addresses.as_mut().filter(|_| !goes_on) {
+            addresses.take_back();
         }
     }
 
@@ -335,6 +349,9 @@ impl Keeper {
         if let Some(manager) = &mut self.manager {
             manager.give_sign(now);
         }
+        if let Some(addresses) = &mut self.addresses {
+            addresses.check(now);
+        }
     }
 
     /// Until a signal, an end, a request, a notice or the next deadline.
@@ -347,11 +364,13 @@ impl Keeper {
         let companion = self.companion.as_ref().and_then(Companion::deadline);
         let lobby = self.lobby.as_ref().and_then(Lobby::deadline);
         let manager = self.manager.as_ref().and_then(Manager::deadline);
+        let addresses = self.addresses.as_ref().map(ClientAddresses::deadline);
         let deadlines = [
             worker,
             companion,
             lobby,
             manager,
+            addresses,
             self.give_up_at,
             self.store_check_deadline(),
         ];
@@ -366,7 +385,12 @@ impl Keeper {
             self.worker.process(),
             self.companion.as_ref().and_then(Companion::process),
         ];
-        let sources = [Some(self.signals.as_fd()), self.worker.control(), self.worker.notify()];
+        let sources = [
+            Some(self.signals.as_fd()),
+            self.worker.control(),
+            self.worker.notify(),
+            self.addresses.as_ref().and_then(ClientAddresses::watch),
+        ];
         let sources = sources
             .into_iter()
             .chain(processes.map(|process| process.map(AsFd::as_fd)));

@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
+use tracing::warn;
+
 use super::{
     control::{Reply, Request},
     environment::ServiceManager,
@@ -11,6 +13,7 @@ use super::{
     parcel::sealed_memory,
     user::WorkerUser,
 };
+use crate::server::client_address::ClientAddresses;
 
 /// Most listening sockets.
 pub const MOST_LISTENERS: usize = 64;
@@ -49,6 +52,10 @@ pub struct WorkerPlan {
     pub grace: Duration,
     /// The service manager that started this program, with what it has kept.
     pub manager: ServiceManager,
+    /// Which address of a client sshd sees, in a word: for those who ask.
+    pub shown: String,
+    /// Connects to sshd from clients' addresses, or keeps for sessions what an earlier one has set up; `None`: neither.
+    pub addresses: Option<ClientAddresses>,
 }
 
 /// A program that runs beside the workers and outlives each of them.
@@ -110,6 +117,7 @@ pub(super) struct Settled {
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
     /// What the service manager is not to keep any longer.
     pub(super) leftovers: Vec<String>,
+    pub(super) addresses: Option<ClientAddresses>,
 }
 
 /// What somebody held beside it.
@@ -135,6 +143,7 @@ impl Settled {
             door: None,
             stored: estate.stored,
             leftovers: Vec::new(),
+            addresses: None,
         };
         let heirloom = Heirloom {
             companion: estate.companion,
@@ -152,6 +161,8 @@ impl Settled {
         if terms.companion.is_none() {
             terms.companion = old.terms.companion;
         }
+        // Sessions that were opened before need it still.
+        terms.client_address = terms.client_address.or(old.terms.client_address);
         // One that is replaced has none: it would not have made way.
         terms.manager = terms.manager.or(old.terms.manager);
         Self {
@@ -159,6 +170,20 @@ impl Settled {
             companion,
             stored: old.stored,
             ..self
+        }
+    }
+
+    /// What the keeper before has set up is needed for as long as there are sessions.
+    pub(super) fn go_on_with_addresses(&mut self) {
+        if self.addresses.is_some() {
+            return;
+        }
+        let Some((target, families)) = self.terms.client_address else {
+            return;
+        };
+        match ClientAddresses::go_on(target, families) {
+            Ok(addresses) => self.addresses = Some(addresses),
+            Err(error) => warn!(%error, "cannot look after the policy rules for connections to sshd"),
         }
     }
 }
@@ -192,6 +217,8 @@ impl WorkerPlan {
                 store_limit: self.store_limit,
                 companion,
                 manager: self.manager.terms,
+                shown: self.shown,
+                client_address: self.addresses.as_ref().map(|own| (own.target(), own.families())),
             },
             settings: sealed_memory("bowline-worker-settings", &self.handover).map_err(KeeperError::Prepare)?,
             listeners: self.listeners,
@@ -199,6 +226,7 @@ impl WorkerPlan {
             door: self.door,
             stored: self.manager.stored,
             leftovers: self.manager.leftovers,
+            addresses: self.addresses,
         })
     }
 }

@@ -50,6 +50,23 @@ pub enum Obstacle {
     },
 }
 
+impl Obstacle {
+    /// Whether it may be about the address that a client connects to, and not only about where it comes from. The
+    /// words decide: in doubt it is.
+    #[must_use]
+    pub fn is_about_local_address(&self) -> bool {
+        let words = ["local", "rdomain", "ssh_connection", "%c", "%d"];
+        match self {
+            Obstacle::Rules { lines } => lines.iter().any(|line| {
+                let text = line.text.to_ascii_lowercase();
+                words.iter().any(|word| text.contains(word))
+            }),
+            Obstacle::SharedPenalties { .. } => false,
+            Obstacle::Files(_) | Obstacle::Sshd(_) | Obstacle::Elsewhere { .. } => true,
+        }
+    }
+}
+
 /// The first lines, and how many more there are.
 struct Lines<'a>(&'a [Line]);
 

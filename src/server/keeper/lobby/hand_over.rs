@@ -76,6 +76,7 @@ impl Keeper {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: addresses(&self.listeners, Protocol::Udp),
             tls_addresses: addresses(&self.listeners, Protocol::Tcp),
+            client_address: self.terms.shown.clone(),
             age: age.unwrap_or_default(),
             managed: self.terms.manager.is_some(),
             store_shortage: self.store_shortage(),

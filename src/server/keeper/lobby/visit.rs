@@ -343,6 +343,7 @@ mod tests {
                 version: String::new(),
                 addresses: Vec::new(),
                 tls_addresses: Vec::new(),
+                client_address: String::new(),
                 age: Duration::ZERO,
                 managed: false,
                 store_shortage: None,

@@ -51,6 +51,9 @@ pub struct Who {
     /// Where it listens for TLS. Earlier versions do not, and do not say so.
     #[serde(default)]
     pub tls_addresses: Vec<SocketAddr>,
+    /// Which address of a client sshd sees: `real`, `real-ipv4`, `real-ipv6` or `loopback`.
+    #[serde(default)]
+    pub client_address: String,
     /// For how long this keeper has been there.
     pub age: Duration,
     /// Whether a service manager runs it.

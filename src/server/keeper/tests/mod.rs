@@ -160,6 +160,8 @@ fn plan_that_cannot_be_handed_over_is_refused() {
         door: None,
         grace: Duration::ZERO,
         manager: ServiceManager::default(),
+        shown: String::new(),
+        addresses: None,
     };
     let start = |plan| {
         Keeper::start(plan, Box::new(|_| Response::Unavailable.into()))

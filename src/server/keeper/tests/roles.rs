@@ -102,6 +102,8 @@ fn plan(listeners: Vec<Listener>, handover: Vec<u8>) -> WorkerPlan {
         companion,
         door: None,
         manager: ServiceManager::default(),
+        shown: String::new(),
+        addresses: None,
         grace: Duration::from_millis(if role.contains("impatient") { 300 } else { 30_000 }),
     }
 }
@@ -109,6 +111,7 @@ fn plan(listeners: Vec<Listener>, handover: Vec<u8>) -> WorkerPlan {
 fn answer() -> Answer {
     Box::new(|request| {
         Reply::from(match request {
+            Request::ConnectToSshd { .. } => Response::Unavailable,
             Request::OpenKeyFile => return open_file(),
             Request::MayOpen => Response::MayOpen { obstacle: None },
             Request::SshdLimits { user, .. } if user == "unasked" => Response::Unavailable,

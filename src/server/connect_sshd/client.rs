@@ -1,0 +1,197 @@
+//! sshd sees each client's own address: the keeper opens the connection, which takes a privilege, and hands it over.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use super::super::client_address::Families;
+use super::super::keeper::{KeeperClient, NotConnected, Reply, Request, Response};
+use super::{Client, ConnectSshd, Connecting, FromLoopback, Purpose};
+
+/// How long a connection from the client's own port may take. A connection of the client's with the same four numbers
+/// makes sshd's end ignore ours; from another port there is none. On this machine, an answer takes microseconds.
+const OWN_PORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long any may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Connects from the addresses of clients.
+#[derive(Debug)]
+pub(crate) struct FromClient {
+    keeper: KeeperClient,
+    families: Families,
+    /// Whether a client whose address cannot be shown is refused; it is otherwise connected for from loopback.
+    insists: bool,
+    /// For the banner, and for such clients.
+    loopback: FromLoopback,
+}
+
+/// What came of asking the keeper.
+enum Asked {
+    Connecting(OwnedFd),
+    Not(NotConnected),
+}
+
+impl FromClient {
+    pub(crate) fn new(keeper: KeeperClient, families: Families, insists: bool, loopback: FromLoopback) -> Self {
+        Self {
+            keeper,
+            families,
+            insists,
+            loopback,
+        }
+    }
+
+    async fn connect_for(&self, client: Client, port: u16, purpose: Purpose) -> io::Result<TcpStream> {
+        let address = client.remote.ip();
+        if address.is_loopback() {
+            return self.connect_here(client).await;
+        }
+        if !self.can_show(address) {
+            return match self.insists {
+                true => Err(self.cannot_show(address)),
+                false => self.loopback.connect(purpose).await,
+            };
+        }
+        let asked = self.ask(SocketAddr::new(address, port), client.local).await?;
+        let asked = match asked {
+            Asked::Connecting(socket) if port != 0 => match timeout(OWN_PORT_TIMEOUT, connected(socket)).await {
+                Ok(connected) => return connected,
+                Err(_) => self.ask(SocketAddr::new(address, 0), client.local).await?,
+            },
+            asked => asked,
+        };
+        match asked {
+            Asked::Connecting(socket) => match timeout(CONNECT_TIMEOUT, connected(socket)).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, NO_ANSWER)),
+            },
+            Asked::Not(NotConnected::OwnAddress) => self.connect_here(client).await,
+            Asked::Not(why) => Err(self.not_connected(why, address)),
+        }
+    }
+
+    async fn ask(&self, client: SocketAddr, reached: Option<IpAddr>) -> io::Result<Asked> {
+        let request = Request::ConnectToSshd { client, reached };
+        match self.keeper.request(request).await.map_err(io::Error::other)? {
+            Reply {
+                response: Response::Connecting { .. },
+                descriptor: Some(socket),
+            } => Ok(Asked::Connecting(socket)),
+            Reply {
+                response: Response::NotConnected(why),
+                ..
+            } => Ok(Asked::Not(why)),
+            _ => Err(io::Error::other("the keeper does not know how to connect to sshd")),
+        }
+    }
+
+    /// A client on this machine comes from its address as it would without bowline.
+    async fn connect_here(&self, client: Client) -> io::Result<TcpStream> {
+        let target = self.loopback.target();
+        let reached = client.local.map(|local| SocketAddr::new(local, target.port()));
+        for to in reached.into_iter().chain([target]) {
+            match connect_from(client.remote.ip(), to).await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                connected => return connected,
+            }
+        }
+        // sshd listens for the other family alone: any address of this machine is as good.
+        let stream = TcpStream::connect(target).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    fn can_show(&self, address: IpAddr) -> bool {
+        address.is_loopback() || (self.families.include(address) && !self.keeper.lacks_rights())
+    }
+
+    fn cannot_show(&self, address: IpAddr) -> io::Error {
+        let why = match self.families.include(address) {
+            true => NotConnected::NotAllowed,
+            false => NotConnected::NotListening,
+        };
+        self.not_connected(why, address)
+    }
+
+    fn not_connected(&self, why: NotConnected, address: IpAddr) -> io::Error {
+        let port = self.loopback.target().port();
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        io::Error::other(match why {
+            NotConnected::NotListening => {
+                format!("sshd cannot be connected to from {address}: it does not listen for {family} at port {port}")
+            }
+            NotConnected::OtherAddress => {
+                "sshd does not listen at the address that the client came to, and has rules that depend on \
+                                           that address"
+                    .to_owned()
+            }
+            NotConnected::NotAllowed => "the server half has lost its rights: start bowline serve anew".to_owned(),
+            NotConnected::OwnAddress | NotConnected::NoClient => format!("no client can be at {address}"),
+            NotConnected::Failed { errno } => return io::Error::from(Errno::from_raw_os_error(errno)),
+        })
+    }
+}
+
+impl ConnectSshd for FromClient {
+    fn target(&self) -> SocketAddr {
+        self.loopback.target()
+    }
+
+    fn connect(&self, purpose: Purpose) -> Connecting<'_> {
+        Box::pin(async move {
+            match purpose {
+                Purpose::Banner | Purpose::SecondQuery(_) => self.loopback.connect(purpose).await,
+                // The session is to have the client's port.
+                Purpose::Query(client) => self.connect_for(client, 0, purpose).await,
+                Purpose::Session(client) => self.connect_for(client, client.remote.port(), purpose).await,
+            }
+        })
+    }
+
+    fn hides(&self, client: Client) -> bool {
+        !self.shows(client) && self.loopback.hides(client)
+    }
+
+    fn handle_accepted(&self, client: Client) {
+        self.loopback.handle_accepted(client);
+    }
+
+    fn shows(&self, client: Client) -> bool {
+        self.insists || self.can_show(client.remote.ip())
+    }
+}
+
+const NO_ANSWER: &str = "sshd did not answer a connection from the client's address; a firewall of this machine may drop what \
+                         comes in on lo";
+
+/// Waits until a connection is there that another process began.
+async fn connected(socket: OwnedFd) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
+    }
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn connect_from(address: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    if address.is_ipv4() != to.is_ipv4() {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    let socket = if to.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.bind(SocketAddr::new(address, 0))?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

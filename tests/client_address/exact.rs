@@ -1,0 +1,280 @@
+//! sshd's own rules decide by the client's own address, for the question about a key and for the session.
+
+use crate::net::{CLIENT, CLIENT_V6, Net, SERVER, SERVER_V6};
+use crate::support::serve::{Serve, ServeOptions};
+use crate::support::ssh::SshSetup;
+use crate::support::sshd::TestSshd;
+use crate::{EVERYWHERE, LIMIT, Server, options, possible};
+use std::fs;
+
+/// What ssh ends with when its proxy is refused, or the login.
+const REFUSED: i32 = 255;
+
+#[test]
+fn sshd_logs_the_client_s_address_and_port_and_the_address_that_it_reached() {
+    if !possible("addresses in sshd's log") {
+        return;
+    }
+    for rp_filter in [0, 1, 2] {
+        let net = Net::up();
+        net.set_rp_filter(rp_filter);
+        let server = Server::start(&net, "real", EVERYWHERE);
+        assert_eq!(server.shown(), "real");
+        let said = server.ssh(&net).remote("echo $SSH_CONNECTION", LIMIT).expect_code(0);
+        let out = said.out();
+        let connection: Vec<&str> = out.split_whitespace().collect();
+        let port = server.sshd.port().to_string();
+        let [client, own_port, at, sshd_port] = connection[..] else {
+            panic!("SSH_CONNECTION is {connection:?}")
+        };
+        assert_eq!(
+            (client, at, sshd_port),
+            (CLIENT, SERVER, port.as_str()),
+            "rp_filter {rp_filter}"
+        );
+        let line = format!("Connection from {CLIENT} port {own_port} on {SERVER} port {port}");
+        assert!(server.sshd.log().contains(&line), "{}", server.sshd.log());
+        // The port is that of the client's QUIC connection.
+        let opened = format!("remote={CLIENT}:{own_port}");
+        assert!(server.serve.log().contains(&opened), "{opened}\n{}", server.serve.log());
+        // The question about the key came from there too.
+        let asked = server
+            .sshd
+            .log()
+            .matches(&format!("Connection from {CLIENT} port "))
+            .count();
+        assert_eq!(asked, 2, "{}", server.sshd.log());
+        assert!(
+            !server.sshd.log().contains("Connection from 127."),
+            "{}",
+            server.sshd.log()
+        );
+    }
+}
+
+#[test]
+fn sshd_sees_ipv6_clients_too_and_those_that_come_by_tls() {
+    if !possible("IPv6 addresses in sshd's log") {
+        return;
+    }
+    let net = Net::up();
+    let place = net.server_at(SERVER_V6);
+    let sshd = TestSshd::start_at(place.clone(), EVERYWHERE);
+    let at = format!("[{SERVER_V6}]:0");
+    let mut options = options(&net, "real").argument("--listen-tls").argument(at);
+    options.place = place;
+    let serve = Serve::start(&sshd, options);
+    let tls = serve
+        .ready_field("tls")
+        .expect("a TLS address")
+        .rsplit_once(':')
+        .expect("a port")
+        .1
+        .to_owned();
+    for proxy in [vec![], vec!["--transport", "tls", "--tls-port", &tls]] {
+        let setup = SshSetup::bowline(&sshd, serve.udp().port()).at(net.client());
+        let ssh = setup.proxy_arguments(&proxy).write();
+        let said = ssh.remote("echo $SSH_CONNECTION", LIMIT).expect_code(0);
+        assert!(
+            said.out().starts_with(&format!("{CLIENT_V6} ")),
+            "{proxy:?}: {}",
+            said.out()
+        );
+        assert!(
+            said.out().contains(&format!(" {SERVER_V6} ")),
+            "{proxy:?}: {}",
+            said.out()
+        );
+    }
+}
+
+/// A configuration of sshd and options of the key, and whether the client may log in by them.
+struct Case {
+    name: &'static str,
+    sshd: &'static str,
+    matches: &'static str,
+    key_options: &'static str,
+    is_allowed: bool,
+}
+
+/// Of sshd's configuration there are the lines that stand first and the `Match` blocks, which stand last.
+const fn case(
+    name: &'static str,
+    [sshd, matches]: [&'static str; 2],
+    key_options: &'static str,
+    is_allowed: bool,
+) -> Case {
+    Case {
+        name,
+        sshd,
+        matches,
+        key_options,
+        is_allowed,
+    }
+}
+
+const NO_ROOT: &str = "PermitRootLogin no\n";
+
+const CASES: [Case; 13] = [
+    case("a key from anywhere", ["", ""], "", true),
+    case("from= the client", ["", ""], "from=\"198.51.100.7\"", true),
+    case("from= loopback", ["", ""], "from=\"127.0.0.0/8\"", false),
+    case("from= another client", ["", ""], "from=\"198.51.100.9\"", false),
+    case(
+        "Match Address of the client",
+        [NO_ROOT, "Match Address 198.51.100.7\nPermitRootLogin yes\n"],
+        "",
+        true,
+    ),
+    case(
+        "Match Address of loopback",
+        [NO_ROOT, "Match Address 127.0.0.1\nPermitRootLogin yes\n"],
+        "",
+        false,
+    ),
+    case(
+        "Match Address against the client",
+        ["", "Match User root Address 198.51.100.0/24\nPermitRootLogin no\n"],
+        "",
+        false,
+    ),
+    case(
+        "Match LocalAddress",
+        [NO_ROOT, "Match LocalAddress 198.51.100.1\nPermitRootLogin yes\n"],
+        "",
+        true,
+    ),
+    case(
+        "Match LocalAddress of loopback",
+        [NO_ROOT, "Match LocalAddress 127.0.0.1\nPermitRootLogin yes\n"],
+        "",
+        false,
+    ),
+    case(
+        "Match LocalPort beside another rule",
+        [
+            NO_ROOT,
+            "Match LocalPort 2222\nX11Forwarding no\nMatch Address 127.0.0.1\nPermitRootLogin yes\n",
+        ],
+        "",
+        false,
+    ),
+    case(
+        "AllowUsers of the client",
+        ["AllowUsers root@198.51.100.*\n", ""],
+        "",
+        true,
+    ),
+    case("AllowUsers of loopback", ["AllowUsers root@127.*\n", ""], "", false),
+    case(
+        "DenyUsers of the client",
+        ["DenyUsers root@198.51.100.*\n", ""],
+        "",
+        false,
+    ),
+];
+
+#[test]
+fn every_rule_by_address_is_sshd_s_own_verdict() {
+    if !possible("rules by address") {
+        return;
+    }
+    let net = Net::up();
+    for Case {
+        name,
+        sshd,
+        matches,
+        key_options,
+        is_allowed,
+    } in CASES
+    {
+        let server = Server::with_rules(&net, &format!("{EVERYWHERE}{sshd}"), matches);
+        let key = fs::read_to_string(server.sshd.user_key().with_extension("pub")).expect("the user's key");
+        fs::write(server.sshd.authorized_keys(), format!("{key_options} {key}")).expect("sshd's folder");
+        let outcome = server.ssh(&net).remote("exit 7", LIMIT);
+        let expected = if is_allowed { 7 } else { REFUSED };
+        assert_eq!(
+            outcome.code,
+            Some(expected),
+            "{name}: {}\n{}",
+            outcome.err(),
+            server.sshd.log()
+        );
+        // Whether root may log in at all sshd says only once a key has signed: what it is asked about is the key.
+        let is_about_root = format!("{sshd}{matches}").contains("PermitRootLogin");
+        let opened = server.serve.log().contains("session opened");
+        assert!(
+            opened == is_allowed || is_about_root,
+            "{name}: refused before anything reaches sshd's login\n{}",
+            server.serve.log()
+        );
+    }
+}
+
+#[test]
+fn a_session_opened_for_one_account_gives_nothing_to_another() {
+    if !possible("logging in as another account") {
+        return;
+    }
+    let net = Net::up();
+    let rules = "Match User root Address 198.51.100.0/24\nPermitRootLogin no\n";
+    for who_decides in [&[][..], &["--auth", "none"], &["--authorized-keys", "KEYS"]] {
+        let sshd = TestSshd::start_with(net.server(), EVERYWHERE, rules);
+        let keys = sshd.authorized_keys().display().to_string();
+        let arguments = who_decides.iter().map(|word| word.replace("KEYS", &keys));
+        let options: ServeOptions = arguments.fold(options(&net, "real"), ServeOptions::argument);
+        let serve = Serve::start(&sshd, options);
+        // The open is for another account; inside, root logs in.
+        let ssh = SshSetup::bowline(&sshd, serve.udp().port()).at(net.client());
+        let ssh = ssh.proxy_user("daemon").write();
+        let outcome = ssh.remote("exit 7", LIMIT);
+        assert_eq!(outcome.code, Some(REFUSED), "{who_decides:?}: {}", outcome.err());
+        assert!(
+            serve.log().contains("session opened"),
+            "{who_decides:?}: {}",
+            serve.log()
+        );
+        assert!(
+            outcome.err().contains("Permission denied"),
+            "{who_decides:?}, sshd itself refuses: {}",
+            outcome.err()
+        );
+    }
+}
+
+#[test]
+fn a_client_on_the_machine_itself_is_on_loopback_for_sshd_and_nobody_else_is() {
+    if !possible("local clients") {
+        return;
+    }
+    let net = Net::up();
+    let rules = "Match Address 127.0.0.1,198.51.100.1\nPermitRootLogin yes\n";
+    let server = Server::with_rules(&net, &format!("{EVERYWHERE}{NO_ROOT}"), rules);
+    server.ssh(&net).remote("exit 7", LIMIT).expect_code(REFUSED);
+    // From its own address to its own address, as without bowline.
+    let here = server.setup(&net).at(net.server()).write();
+    let said = here.remote("echo $SSH_CONNECTION", LIMIT).expect_code(0);
+    assert!(said.out().starts_with(&format!("{SERVER} ")), "{}", said.out());
+}
+
+#[test]
+fn where_sshd_listens_on_loopback_alone_clients_are_seen_there_by_their_own_address() {
+    if !possible("sshd on loopback") {
+        return;
+    }
+    let net = Net::up();
+    let sshd = TestSshd::start_at(net.server_at("127.0.0.1"), "AllowUsers root@198.51.100.7\n");
+    let serve = Serve::start(&sshd, options(&net, "auto"));
+    assert_eq!(
+        serve.ready_field("client-address"),
+        Some("real-ipv4"),
+        "{}",
+        serve.log()
+    );
+    let ssh = SshSetup::bowline(&sshd, serve.udp().port()).at(net.client());
+    let known_as = format!("HostKeyAlias [127.0.0.1]:{}", sshd.port());
+    let ssh = ssh.option(&format!("HostName {SERVER}")).option(&known_as).write();
+    let said = ssh.remote("echo $SSH_CONNECTION", LIMIT).expect_code(0);
+    assert!(said.out().starts_with(&format!("{CLIENT} ")), "{}", said.out());
+    assert!(said.out().contains(" 127.0.0.1 "), "{}", said.out());
+}
