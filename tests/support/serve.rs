@@ -225,6 +225,13 @@ fn start(scratch: &Scratch, listen: SocketAddr, target: SocketAddr, options: &Se
         field(&ready, "udp").is_some(),
         "bowline serve says \"{ready}\", not ready udp=ADDR:PORT\n{log}"
     );
+    // A suite that runs with clients' own addresses must not pass on loopback's.
+    let shown = field(&ready, "client-address").unwrap_or_default();
+    let is_chosen = options.arguments.iter().any(|argument| argument == "--client-address");
+    assert!(
+        !pair::is_wanted() || is_chosen || shown.starts_with("real"),
+        "sshd sees {shown:?} in place of clients' own addresses\n{log}"
+    );
     (running, ready)
 }
 
