@@ -128,6 +128,7 @@ fn answers() -> [(&'static str, Answer); 5] {
         banner: "SSH-2.0-x".into(),
         banner_age: 12,
         ttl: 604_800,
+        shows_client: true,
         limits: Some(vec![SshdLimit {
             what: "no answer".into(),
             survives: Some(45),

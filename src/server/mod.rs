@@ -182,11 +182,9 @@ impl Server {
         let prober = Prober::new(Arc::clone(&config.sshd), config.limits.ttl, config.sshd_view);
         let registry = Registry::new(config.limits, config.session, upstream, kept);
         registry.restore(recovered);
+        let statements = config.statements.clone();
         let half = Welcome {
-            host: Host {
-                statements: config.statements.clone(),
-            }
-            .encode(),
+            host: Host { statements }.encode(),
             server_key: tls_key.spki().to_vec(),
             verifier: Verifier::new(authority.failures()),
             authority,

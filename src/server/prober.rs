@@ -2,7 +2,7 @@
 
 use super::ask_sshd::{AskError, read_banner};
 use super::authority::{Greeting, chain, refusal};
-use super::connect_sshd::ConnectSshd;
+use super::connect_sshd::{Client, ConnectSshd};
 use super::shared_read::SharedRead;
 use crate::clock;
 use crate::wire::{PeerText, Probed, Refusal, RefusalCode, SshdLimit};
@@ -69,6 +69,7 @@ impl Prober {
         user: &str,
         key: Option<u8>,
         greeting: Option<Greeting>,
+        client: Client,
     ) -> Result<Probed, Refusal> {
         let (greeting, limits) = tokio::join!(self.greeting(greeting), self.limits(user));
         let Greeting { line, at } = greeting?;
@@ -79,6 +80,7 @@ impl Prober {
             banner: line,
             banner_age: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
             ttl: self.ttl.as_secs(),
+            shows_client: self.sshd.shows(client),
             limits,
         })
     }
@@ -142,6 +144,10 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
+    fn client() -> Client {
+        Client::new(([192, 0, 2, 1], 40_123).into(), None)
+    }
+
     #[tokio::test]
     async fn probes_at_once_share_a_banner_that_was_read_after_they_came() {
         struct Counting(Arc<AtomicUsize>);
@@ -164,7 +170,7 @@ mod tests {
                 stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
             }
         };
-        let look = |key| prober.look("ada", key, None);
+        let look = |key| prober.look("ada", key, None, client());
         let probes = async { tokio::join!(look(None), look(Some(1)), look(Some(2)), look(Some(3))) };
         let (one, other, third, fourth) = tokio::select! {
             all = probes => all,
@@ -205,10 +211,10 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
         };
-        let (first, ()) = tokio::join!(prober.look("ada", None, None), greeting);
+        let (first, ()) = tokio::join!(prober.look("ada", None, None, client()), greeting);
         first.unwrap();
         drop(listener);
-        let second = prober.look("ada", None, None).await;
+        let second = prober.look("ada", None, None, client()).await;
         assert_eq!(second.unwrap_err().code, RefusalCode::UpstreamDown);
     }
 
@@ -224,7 +230,7 @@ mod tests {
             line: "SSH-2.0-there".into(),
             at: clock::now() - Duration::from_millis(70),
         };
-        let probed = prober.look("ada", Some(0), Some(greeting)).await.unwrap();
+        let probed = prober.look("ada", Some(0), Some(greeting), client()).await.unwrap();
         assert_eq!(probed.banner.as_str(), "SSH-2.0-there");
         assert!(probed.banner_age >= 70, "{} ms", probed.banner_age);
         let asked = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
@@ -238,7 +244,7 @@ mod tests {
         drop(listener);
         let prober = Prober::new(sshd, Duration::ZERO, None);
         assert_eq!(
-            prober.look("ada", None, None).await.unwrap_err().code,
+            prober.look("ada", None, None, client()).await.unwrap_err().code,
             RefusalCode::UpstreamDown
         );
     }

@@ -243,7 +243,8 @@ impl Welcome {
         let permitted = self
             .judge(info, probe.session, &probe.user, &probe.authorizations, client)
             .await?;
-        self.prober.look(&probe.user, permitted.key, permitted.greeting).await
+        let Permitted { key, greeting, .. } = permitted;
+        self.prober.look(&probe.user, key, greeting, client).await
     }
 
     /// Whose session it would be, and which of the authorizations counted.

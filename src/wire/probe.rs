@@ -40,6 +40,8 @@ pub struct Probed {
     pub banner_age: u64,
     /// Seconds for which a session without a carrier is kept.
     pub ttl: u64,
+    /// Whether sshd sees the address of this client; otherwise one of the server's loopback.
+    pub shows_client: bool,
     /// What in sshd's settings ends or hinders sessions, at most [`MAX_LIMITS`]; `None` where they are not known.
     pub limits: Option<Vec<SshdLimit>>,
 }
@@ -83,6 +85,7 @@ impl Probed {
         put_text(out, &self.banner, MAX_BANNER);
         put_varint(out, self.banner_age.min(Offset::MAX.get()));
         put_varint(out, self.ttl);
+        put_varint(out, self.shows_client.into());
         let limits = self
             .limits
             .as_ref()
@@ -103,6 +106,7 @@ impl Probed {
             banner: reader.text("banner", MAX_BANNER)?,
             banner_age: reader.varint("banner age", Offset::MAX.get())?,
             ttl: reader.varint("ttl", Offset::MAX.get())?,
+            shows_client: reader.varint("client address", 1)? == 1,
             limits: match reader.varint("limits", MAX_LIMITS as u64 + 1)? {
                 0 => None,
                 more => Some((1..more).map(|_| SshdLimit::read(reader)).collect::<Result<_, _>>()?),
@@ -145,6 +149,7 @@ mod tests {
             banner: "SSH-2.0-x".into(),
             banner_age: 12,
             ttl: 604_800,
+            shows_client: true,
             limits,
         }
     }

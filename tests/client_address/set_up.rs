@@ -1,11 +1,11 @@
 //! What is set up at start, kept, reported if somebody is in its way, and taken back.
 
 use crate::net::Net;
-use crate::support::process::run;
+use crate::support::process::{Outcome, run};
 use crate::support::serve::Serve;
 use crate::support::server_half::signal;
 use crate::support::sshd::TestSshd;
-use crate::support::wait_for;
+use crate::support::{BOWLINE, Scratch, wait_for};
 use crate::{EVERYWHERE, LIMIT, Server, options, possible};
 use rustix::process::Signal;
 
@@ -145,26 +145,7 @@ fn others_rules_in_the_way_are_named_and_sshd_sees_loopback_unless_told_otherwis
 
         let sshd = TestSshd::start_at(net.server(), EVERYWHERE);
         if insists_in_vain {
-            let mut command = net.server().command(crate::support::BOWLINE);
-            let scratch = crate::support::Scratch::new();
-            command.args([
-                "serve",
-                "--client-address",
-                "real",
-                "--listen",
-                "198.51.100.1:0",
-                "--target",
-            ]);
-            command
-                .arg(sshd.address().to_string())
-                .arg("--host-key")
-                .arg(sshd.host_key("ed25519"));
-            command
-                .arg("--state-dir")
-                .arg(scratch.join("state"))
-                .arg("--runtime-dir")
-                .arg(scratch.join("run"));
-            let outcome = run(&mut command, LIMIT).expect_code(UNAVAILABLE);
+            let outcome = insist_in_vain(&net, &sshd);
             assert!(outcome.err().contains("fwmark 0xb0/0xff"), "{}", outcome.err());
             assert!(outcome.err().contains("hint: "), "{}", outcome.err());
             assert_eq!(rules(&net), before);
@@ -180,4 +161,16 @@ fn others_rules_in_the_way_are_named_and_sshd_sees_loopback_unless_told_otherwis
             );
         }
     }
+}
+
+/// A server half that cannot show sshd clients' addresses and was told to.
+fn insist_in_vain(net: &Net, sshd: &TestSshd) -> Outcome {
+    let scratch = Scratch::new();
+    let mut command = net.server().command(BOWLINE);
+    command.args(["serve", "--client-address", "real", "--listen", "198.51.100.1:0"]);
+    command.arg("--target").arg(sshd.address().to_string());
+    command.arg("--host-key").arg(sshd.host_key("ed25519"));
+    command.arg("--state-dir").arg(scratch.join("state"));
+    command.arg("--runtime-dir").arg(scratch.join("run"));
+    run(&mut command, LIMIT).expect_code(UNAVAILABLE)
 }

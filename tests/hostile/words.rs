@@ -33,6 +33,7 @@ fn the_words_of_a_hostile_server_half_stay_text() {
         banner: PLACEHOLDER.into(),
         banner_age: 1,
         ttl: 60,
+        shows_client: false,
         limits: Some(vec![bowline::wire::SshdLimit {
             what: PLACEHOLDER.into(),
             survives: None,

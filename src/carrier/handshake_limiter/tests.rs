@@ -44,10 +44,9 @@ fn one_address_holds_a_quarter_and_makes_room_for_its_own_next_peer() {
 #[test]
 fn four_networks_that_hold_everything_keep_nobody_else_out() {
     let (limiter, now) = (HandshakeLimiter::new(2048), clock::now());
-    let admit_all = |network| (0..512).filter_map(move |n| Some((network, n)));
     let held: Vec<_> = (0..4)
-        .flat_map(admit_all)
-        .filter_map(|(network, _)| admit(&limiter, v4(network, 1), true, now))
+        .flat_map(|network| std::iter::repeat_n(network, 512))
+        .filter_map(|network| admit(&limiter, v4(network, 1), true, now))
         .collect();
     assert_eq!(held.len(), 2048);
     let others: Vec<_> = (10..210).filter_map(|n| admit(&limiter, v4(n, 1), true, now)).collect();

@@ -11,6 +11,7 @@
 //! asked_sshd   where sshd itself was connected to, without a login, because no path works: addresses with ports
 //! limits       [{side, what, survives_s, after_login, mend, file}], the soonest first
 //! sshd_known   whether sshd's settings are among the limits
+//! client_address  which address sshd sees: real, loopback, or null if it is not known
 //! survives_s   the outage that a session survives as far as is known, or null
 //! ```
 
@@ -43,6 +44,7 @@ pub(super) fn write(account: &Account<'_>) -> String {
         "asked_sshd": account.asked_sshd.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "limits": account.limits.iter().map(limit).collect::<Vec<_>>(),
         "sshd_known": answer(paths).is_some_and(|answer| answer.limits.is_some()),
+        "client_address": answer(paths).map(|answer| if answer.shows_client { "real" } else { "loopback" }),
         "survives_s": survival(&account.limits).map(|time| time.as_secs()),
     });
     format!("{document:#}\n")

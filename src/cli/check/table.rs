@@ -25,6 +25,13 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
         line(&mut text, &hung("note: ", &what, width));
     }
     advice(&mut text, paths, width);
+    if let Some(answer) = answer(paths) {
+        let seen = match answer.shows_client {
+            true => "sshd sees this client's own address.",
+            false => "sshd sees an address of the server's loopback in place of this client's.",
+        };
+        line(&mut text, &format!("\n{seen}"));
+    }
     if paths
         .iter()
         .any(|path| path.verdict == Verdict::Works && path.is_unknown_host)

@@ -368,6 +368,7 @@ mod tests {
                 banner: "".into(),
                 banner_age: 0,
                 ttl: 0,
+                shows_client: false,
                 limits: None,
             }),
             ..tls(Failure::Silent)

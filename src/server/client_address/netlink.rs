@@ -160,11 +160,11 @@ impl Netlink {
             Err(error) if is_nowhere(&error) => return Ok(None),
             answers => answers?,
         };
-        let routes = answers.into_iter().filter_map(|answer| match answer {
+        let mut routes = answers.into_iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewRoute(route) => Some(found(&route)),
             _ => None,
         });
-        Ok(routes.last())
+        Ok(routes.next_back())
     }
 
     /// Asks, and gives the answers. Without any that are asked for by `flags`, one answer is waited for.
