@@ -137,7 +137,9 @@ fn blocked_udp_is_told_from_a_server_half_that_is_gone() {
     account.expect(&rig, 0, "udp-blocked", "works");
     // sshd counts connections without a login against the client: it saw the server half's question about the key, once.
     assert_eq!(account.document["asked_sshd"], json!([]));
-    assert_eq!(rig.sshd.connections_from("") - before, 1, "{}", rig.sshd.log());
+    // The second time it asked from an address of its own, where a key that is for loopback alone does not count.
+    assert_eq!(rig.sshd.connections_from("127.64."), 1, "{}", rig.sshd.log());
+    assert_eq!(rig.sshd.connections_from("") - before, 2, "{}", rig.sshd.log());
     lab.drop_tcp("client", true);
     Account::of(&rig.ssh, &[]).expect(&rig, 69, "host-silent", "host-silent");
     lab.drop_tcp("client", false);
