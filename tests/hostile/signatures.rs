@@ -59,6 +59,7 @@ fn the_first_invalid_signature_ends_the_carrier_and_counts_against_the_source() 
     let _turn = heavy();
     let rig = Rig::bowline();
     let (server, invalid) = (rig.serve().udp(), invalid_open());
+    let before = rig.sshd.connections_from("");
     let start = now();
     let mut verified = 0;
     let unverified = loop {
@@ -78,15 +79,17 @@ fn the_first_invalid_signature_ends_the_carrier_and_counts_against_the_source() 
     );
     assert_eq!(
         rig.sshd.connections_from(""),
-        0,
+        before,
         "sshd hears of none of them: {}",
         rig.sshd.log()
     );
 }
 
-/// Says the same on one carrier until it is closed; the answers.
+/// Says the same on one carrier until it is closed; the answers. None from a server half that has too many strangers.
 fn ask_until_closed(server: SocketAddr, hello: &Hello) -> Vec<RefusalCode> {
-    let mut carrier = RawClient::dial(server, &TlsKey::generate());
+    let Some(mut carrier) = RawClient::try_dial(server, &TlsKey::generate()) else {
+        return Vec::new();
+    };
     let mut answers = Vec::new();
     while let Some(answer) = carrier.ask(hello) {
         match answer {

@@ -59,7 +59,7 @@ fn expect_text(sshd: &TestSshd, server: &FakeServer) {
         let ssh = SshSetup::bowline(sshd, server.port())
             .proxy_arguments(&[
                 "--connect-timeout",
-                "2s",
+                "3s",
                 "--transport",
                 "quic",
                 "-vv",

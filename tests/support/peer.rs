@@ -31,17 +31,25 @@ impl RawClient {
     /// # Panics
     /// When there is no server half that talks.
     pub fn dial(server: SocketAddr, key: &TlsKey) -> RawClient {
+        RawClient::try_dial(server, key).expect("a server half that takes it")
+    }
+
+    /// The same; `None` when it is turned away.
+    ///
+    /// # Panics
+    /// When there is no server half that talks.
+    pub fn try_dial(server: SocketAddr, key: &TlsKey) -> Option<RawClient> {
         let runtime = runtime();
         let carrier = runtime.block_on(async {
             let dialer = QuicDialer::new(server, MtuCap::default()).expect("a UDP socket");
             let dialed = timeout(PATIENCE, dialer.dial(server, key, ServerKey::Any)).await;
-            let dialed = dialed.expect("an answer in time").expect("a server half");
+            let dialed = dialed.expect("an answer in time").ok()?;
             let host = timeout(PATIENCE, dialed.host()).await.expect("a host message in time");
-            let (carrier, host) = host.expect("a host message");
+            let (carrier, host) = host.ok()?;
             assert!(!host.statements.is_empty(), "the server half says who it is");
-            carrier
+            Some(carrier)
         });
-        RawClient { carrier, runtime }
+        carrier.map(|carrier| RawClient { carrier, runtime })
     }
 
     /// Sends a hello; `None` when the server half closed the carrier instead of answering.
@@ -236,7 +244,7 @@ impl FakeServer {
         FakeServer::of_quic(b"bowline/9", |_| {})
     }
 
-    fn of_quic(protocol: &[u8], act: impl Fn(&quinn::Connection) + Send + 'static) -> FakeServer {
+    fn of_quic(protocol: &[u8], act: impl Fn(&quinn::Connection) + Send + Sync + 'static) -> FakeServer {
         let tls = server_config(&TlsKey::generate(), protocol).expect("a TLS configuration");
         let config = QuicServerConfig::try_from(tls).expect("a suite for QUIC");
         let config = quinn::ServerConfig::with_crypto(Arc::new(config));
@@ -246,10 +254,11 @@ impl FakeServer {
         drop(guard);
         let address = endpoint.local_addr().expect("a bound socket has an address");
         runtime.spawn(async move {
+            // One that is given up half-way holds up no other.
+            let (act, mut clients) = (Arc::new(act), JoinSet::new());
             while let Some(incoming) = endpoint.accept().await {
-                if let Ok(connection) = incoming.await {
-                    act(&connection);
-                }
+                let act = Arc::clone(&act);
+                clients.spawn(async move { incoming.await.map(|connection| act(&connection)) });
             }
         });
         FakeServer {
