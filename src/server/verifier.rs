@@ -109,7 +109,7 @@ mod tests {
 
     fn signed(message: &[u8]) -> Authorization {
         let folder = tempfile::tempdir().unwrap();
-        let key = PrivateKey::read_openssh_file(&keygen(folder.path(), "user", "ed25519")).unwrap();
+        let key = PrivateKey::read_openssh_file(keygen(folder.path(), "user", "ed25519")).unwrap();
         Authorization {
             key: key.public_key().to_bytes().unwrap().into(),
             signature: sshsig::sign(&key, OPEN_NAMESPACE, message).unwrap().into(),
@@ -143,7 +143,7 @@ mod tests {
             let verdict = prove(&[good.clone(), bad.clone()], CLIENT).await;
             assert!(matches!(verdict, Err(Unproven::Invalid(_))), "{verdict:?}");
         }
-        let verdict = prove(&[good.clone()], CLIENT).await;
+        let verdict = prove(std::slice::from_ref(&good), CLIENT).await;
         assert!(matches!(verdict, Err(Unproven::TooManyFailed(_))), "{verdict:?}");
         assert_eq!(prove(&[good], OTHER).await.unwrap().len(), 1);
     }
@@ -164,7 +164,7 @@ mod tests {
         let bad = [signed(b"other message")];
         // Polled once: until the work is on its thread.
         let mut prove = Box::pin(verifier.prove(&bad, MESSAGE.to_vec(), CLIENT));
-        poll_fn(|cx| Poll::Ready(drop(prove.as_mut().poll(cx)))).await;
+        let _is_pending = poll_fn(|cx| Poll::Ready(prove.as_mut().poll(cx).is_pending())).await;
         drop(prove);
         // Behind it, in order.
         let verdict = verifier.prove(&bad, MESSAGE.to_vec(), CLIENT).await;
