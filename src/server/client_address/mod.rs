@@ -24,7 +24,7 @@ use netlink_packet_route::route::RouteType;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::listening::{is_listening, listening};
 use self::netlink::{Family, Netlink, Rule, RuleWatch};
@@ -475,7 +475,7 @@ impl ClientAddresses {
     pub fn take_back(&mut self) {
         let others = self.presence.take().is_some_and(|presence| presence.others());
         if others {
-            return info!("another server half still needs the policy rules for connections to sshd: they stay");
+            return debug!("another server half still needs the policy rules for connections to sshd: they stay");
         }
         for family in Family::ALL {
             self.turned_on |= self.our_route(family).ok().flatten() == Some(PROTOCOL_WITH_SYSCTL);

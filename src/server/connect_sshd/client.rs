@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -27,6 +28,8 @@ pub(crate) struct FromClient {
     families: Families,
     /// Whether a client whose address cannot be shown is refused; it is otherwise connected for from loopback.
     insists: bool,
+    /// The keeper has said that it may not: one that a worker before this one raised has no more rights than we.
+    is_denied: AtomicBool,
     /// For the banner, and for such clients.
     loopback: FromLoopback,
 }
@@ -43,6 +46,7 @@ impl FromClient {
             keeper,
             families,
             insists,
+            is_denied: AtomicBool::new(false),
             loopback,
         }
     }
@@ -72,7 +76,11 @@ impl FromClient {
                 Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, NO_ANSWER)),
             },
             Asked::Not(NotConnected::OwnAddress) => self.connect_here(client).await,
-            Asked::Not(why) => Err(self.not_connected(why, address)),
+            Asked::Not(why) => {
+                // From now on such clients are for loopback, with its rules; this one was let in without them.
+                self.is_denied.fetch_or(why == NotConnected::NotAllowed, Relaxed);
+                Err(self.not_connected(why, address))
+            }
         }
     }
 
@@ -108,7 +116,8 @@ impl FromClient {
     }
 
     fn can_show(&self, address: IpAddr) -> bool {
-        address.is_loopback() || (self.families.include(address) && !self.keeper.lacks_rights())
+        address.is_loopback()
+            || (self.families.include(address) && !self.keeper.lacks_rights() && !self.is_denied.load(Relaxed))
     }
 
     fn cannot_show(&self, address: IpAddr) -> io::Error {
