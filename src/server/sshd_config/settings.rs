@@ -60,14 +60,14 @@ pub enum SshdWarning {
         /// The first number of `start:rate:full`.
         start: u32,
     },
-    /// sshd limits logins under way per address, and all sessions come from one.
+    /// sshd limits logins under way per address, and one client may begin several.
     #[error("sshd takes {most} logins under way from one address (PerSourceMaxStartups)")]
     PerSourceMaxStartups {
         /// The limit.
         most: u32,
     },
-    /// sshd locks out addresses whose logins fail, and all sessions come from one.
-    #[error("sshd locks out 127.0.0.1, where all sessions come from, when logins fail (PerSourcePenalties)")]
+    /// sshd locks out addresses whose logins fail, and clients on this machine share one.
+    #[error("sshd locks out 127.0.0.1, where clients on this machine come from, if logins fail (PerSourcePenalties)")]
     PerSourcePenalties,
     /// sshd accepts no public keys, so it will accept no session under `--auth sshd`.
     #[error("sshd accepts no public keys (PubkeyAuthentication no)")]
