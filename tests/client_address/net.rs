@@ -25,12 +25,12 @@ pub(crate) struct Net {
 impl Net {
     pub(crate) fn up() -> Net {
         static NETS: AtomicU32 = AtomicU32::new(0);
-        let name = |side: char| format!("bca-{}-{}{side}", std::process::id(), NETS.load(Relaxed));
+        let number = NETS.fetch_add(1, Relaxed);
+        let name = |side: char| format!("bca-{}-{number}{side}", std::process::id());
         let net = Net {
             server: name('s'),
             client: name('c'),
         };
-        NETS.fetch_add(1, Relaxed);
         let steps = [
             format!("netns add {}", net.server),
             format!("netns add {}", net.client),
