@@ -4,11 +4,8 @@ use crate::net::{CLIENT, CLIENT_V6, Net, SERVER, SERVER_V6};
 use crate::support::serve::{Serve, ServeOptions};
 use crate::support::ssh::SshSetup;
 use crate::support::sshd::TestSshd;
-use crate::{EVERYWHERE, LIMIT, Server, options, possible};
+use crate::{EVERYWHERE, LIMIT, REFUSED, Server, options, possible};
 use std::fs;
-
-/// What ssh ends with when its proxy is refused, or the login.
-const REFUSED: i32 = 255;
 
 #[test]
 fn sshd_logs_the_client_s_address_and_port_and_the_address_that_it_reached() {

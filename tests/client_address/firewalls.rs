@@ -1,6 +1,7 @@
 //! Firewalls of the server: either it works behind them, or the server half says what to change and sshd sees loopback.
 
-use crate::net::Net;
+use crate::net::{Net, SERVER};
+use crate::support::Scratch;
 use crate::support::process::run;
 use crate::{EVERYWHERE, LIMIT, Server, possible};
 use std::fs;
@@ -12,65 +13,42 @@ const DROPS: &str = "table inet filter {
         type filter hook input priority 0; policy drop
         LOOPBACK
         ct state established,related accept
-        iifname \"cable\" accept
+        iifname \"cable\" meta l4proto udp accept
     }
 }";
 
-/// As ufw 0.36 writes it by default, in the words of nft.
-const UFW: &str = "table inet ufw {
-    chain input {
-        type filter hook input priority 0; policy drop
-        jump before
-    }
-    chain before {
-        iifname \"lo\" accept
-        ct state established,related accept
-        ct state invalid drop
-        meta l4proto icmp accept
-        meta l4proto ipv6-icmp accept
-        jump not_local
-        tcp dport 22 accept
-        iifname \"cable\" accept
-    }
-    chain not_local {
-        fib daddr type local return
-        fib daddr type multicast return
-        fib daddr type broadcast return
-        drop
-    }
-    chain output {
-        type filter hook output priority 0; policy accept
-        oifname \"lo\" accept
-        ct state established,related accept
-    }
-}";
+/// ufw's own rules, as it writes them once it is enabled and bowline's port is open (here: all of UDP).
+const UFW: &str = "cp -a /etc/ufw \"$0/ufw\" && mount --bind \"$0/ufw\" /etc/ufw
+cp /etc/default/ufw \"$0/default\" && mount --bind \"$0/default\" /etc/default/ufw
+mount -t tmpfs tmpfs /run
+ufw --force enable
+ufw allow in on cable to any proto udp";
 
-/// As firewalld 1.3 writes it for the zone `public`, with its check of the way back for IPv6.
-const FIREWALLD: &str = "table inet firewalld {
-    chain mangle_PREROUTING {
-        type filter hook prerouting priority mangle + 10; policy accept
-    }
-    chain filter_PREROUTING {
-        type filter hook prerouting priority filter + 10; policy accept
-        icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
-        meta nfproto ipv6 fib saddr . mark . iif oif missing drop
-    }
-    chain filter_INPUT {
-        type filter hook input priority filter + 10; policy accept
-        ct state { established, related } accept
-        ct status dnat accept
-        iifname \"lo\" accept
-        ct state invalid drop
-        iifname \"cable\" accept
-        reject with icmpx admin-prohibited
-    }
-    chain filter_OUTPUT {
-        type filter hook output priority filter + 10; policy accept
-        ct state { established, related } accept
-        oifname \"lo\" accept
-        ip6 daddr { ::/96, ::ffff:0.0.0.0/96, 2002::/24, 2002:a00::/24, 2002:7f00::/24 } reject with icmpv6 addr-unreachable
-    }
-}";
+/// firewalld's, in its zone `public`. They stay: it does not stop, it is killed with the namespace of its process id.
+const FIREWALLD: &str = "cp -a /etc/firewalld \"$0/firewalld\" && mount --bind \"$0/firewalld\" /etc/firewalld
+mount -t tmpfs tmpfs /run && mkdir /run/dbus
+mount -t tmpfs tmpfs /var/log
+dbus-daemon --system --fork --nopidfile
+firewalld --nofork --nopid &
+for _ in $(seq 200); do firewall-cmd --state >\"$0/state\" 2>&1 && break; sleep 0.1; done
+firewall-cmd --zone=public --add-rich-rule='rule protocol value=\"udp\" accept'";
+
+/// Has a firewall's own program write its rules, on the server; `script` finds a folder for its files in `$0`.
+fn write_rules(net: &Net, script: &str) {
+    let folder = Scratch::new();
+    let mut command = net.server().command("unshare");
+    command.args([
+        "--mount",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+        "sh",
+        "-ec",
+        script,
+    ]);
+    run(command.arg(folder.path()), Duration::from_secs(60)).expect_code(0);
+}
 
 fn load(net: &Net, ruleset: &str) {
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -85,18 +63,31 @@ fn behind_usual_firewalls_sshd_sees_clients_addresses() {
         return;
     }
     let drops = DROPS.replace("LOOPBACK", "iif lo accept");
-    for (name, ruleset) in [
-        ("a policy of drop", drops.as_str()),
-        ("ufw", UFW),
-        ("firewalld", FIREWALLD),
-    ] {
+    let firewalls: [(&str, &dyn Fn(&Net)); 3] = [
+        ("a policy of drop", &|net| load(net, &drops)),
+        ("ufw", &|net| write_rules(net, UFW)),
+        ("firewalld", &|net| write_rules(net, FIREWALLD)),
+    ];
+    for (name, set_up) in firewalls {
         let net = Net::up();
         net.set_rp_filter(1);
-        load(&net, ruleset);
+        set_up(&net);
         let server = Server::start(&net, "auto", EVERYWHERE);
         assert_eq!(server.shown(), "real", "{name}: {}", server.serve.log());
         server.ssh(&net).remote("exit 7", LIMIT).expect_code(7);
+        assert!(
+            is_closed(&net, &server),
+            "{name} lets clients reach sshd without bowline"
+        );
     }
+}
+
+/// Whether the firewall is there at all: clients reach sshd through bowline only.
+fn is_closed(net: &Net, server: &Server) -> bool {
+    let port = server.sshd.port().to_string();
+    let mut plain = net.client().command("timeout");
+    plain.args(["2", "bash", "-c", "exec 3<>/dev/tcp/$0/$1", SERVER, &port]);
+    run(&mut plain, Duration::from_secs(10)).code != Some(0)
 }
 
 #[test]

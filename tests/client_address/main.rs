@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod accounts;
 mod exact;
 mod firewalls;
 mod net;
@@ -19,6 +20,9 @@ use support::sshd::TestSshd;
 
 /// No step of any test takes longer.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// What ssh ends with when its proxy is refused, or the login.
+const REFUSED: i32 = 255;
 
 /// sshd as on most machines: at every address.
 const EVERYWHERE: &str = "ListenAddress 0.0.0.0\nListenAddress ::\n";

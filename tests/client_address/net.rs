@@ -65,6 +65,11 @@ impl Net {
         self.server_at(SERVER)
     }
 
+    /// What enters the server: a program and its arguments.
+    pub(crate) fn server_words(&self) -> Vec<String> {
+        ["ip", "netns", "exec", &self.server].map(str::to_owned).into()
+    }
+
     pub(crate) fn client(&self) -> Place {
         Place::in_namespace(&self.client, CLIENT.parse::<IpAddr>().expect("an address"))
     }
