@@ -1,9 +1,11 @@
 //! sshd's own rules decide by the client's own address, for the question about a key and for the session.
 
-use crate::net::{CLIENT, CLIENT_V6, Net, SERVER, SERVER_V6};
+use crate::net::{CLIENT, CLIENT_V6, ELSEWHERE, Net, SERVER, SERVER_V6};
+use crate::support::relay::{REGISTERED, Relay};
 use crate::support::serve::{Serve, ServeOptions};
 use crate::support::ssh::SshSetup;
 use crate::support::sshd::TestSshd;
+use crate::support::wait_for;
 use crate::{EVERYWHERE, LIMIT, REFUSED, Server, options, possible};
 use std::fs;
 
@@ -274,4 +276,25 @@ fn where_sshd_listens_on_loopback_alone_clients_are_seen_there_by_their_own_addr
     let said = ssh.remote("echo $SSH_CONNECTION", LIMIT).expect_code(0);
     assert!(said.out().starts_with(&format!("{CLIENT} ")), "{}", said.out());
     assert!(said.out().contains(" 127.0.0.1 "), "{}", said.out());
+}
+
+#[test]
+fn a_client_that_comes_by_a_relay_has_the_relay_s_address_for_sshd() {
+    if !possible("clients behind a relay") {
+        return;
+    }
+    let net = Net::up();
+    // A relay at an address of its own, and server half and client know nothing of each other.
+    let relay = Relay::start(net.another_client());
+    let sshd = TestSshd::start_at(net.server(), EVERYWHERE);
+    let register = options(&net, "real").argument("--relay").argument(relay.name());
+    let serve = Serve::start(&sshd, register);
+    let registered = wait_for(REGISTERED, || serve.log().contains("registered").then_some(()));
+    assert!(registered.is_some(), "{}", serve.log());
+    let ssh = SshSetup::bowline(&sshd, 9).at(net.client());
+    let ssh = ssh
+        .proxy_arguments(&["--tls-port", "9", "--relay", &relay.name()])
+        .write();
+    let said = ssh.remote("echo $SSH_CONNECTION", LIMIT).expect_code(0);
+    assert!(said.out().starts_with(&format!("{ELSEWHERE} ")), "{}", said.out());
 }

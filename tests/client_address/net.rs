@@ -74,6 +74,12 @@ impl Net {
         Place::in_namespace(&self.client, CLIENT.parse::<IpAddr>().expect("an address"))
     }
 
+    /// The client's machine, which has another address as well from now on, and is reached there.
+    pub(crate) fn another_client(&self) -> Place {
+        ip(&format!("-n {} address add {ELSEWHERE}/24 dev cable", self.client));
+        Place::in_namespace(&self.client, ELSEWHERE.parse::<IpAddr>().expect("an address"))
+    }
+
     /// What a command on the server says.
     #[track_caller]
     pub(crate) fn on_server(&self, command: &[&str]) -> String {
