@@ -46,6 +46,7 @@ support::manager::under_both_managers! {
     a_stop_of_a_unit_that_preserves_its_store_keeps_sessions,
     a_store_that_shrinks_is_noticed_and_what_fits_is_kept,
     a_store_that_is_emptied_with_the_units_file_is_filled_again_with_it,
+    a_store_with_room_for_no_session_stops_nobody_from_being_served,
     a_port_for_tls_stays_the_same_socket,
 }
 
@@ -385,6 +386,31 @@ fn a_store_that_shrinks_is_noticed_and_what_fits_is_kept(kind: Kind) {
         .filter(|goes_on| *goes_on)
         .count();
     assert_eq!(living, FIT, "{}", packaged.manager.log());
+}
+
+/// A service that starts again and again serves nobody; one without a store serves all, until its next restart.
+fn a_store_with_room_for_no_session_stops_nobody_from_being_served(kind: Kind) {
+    // A process that this one forks at the wrong moment holds what the store has closed, which then looks kept.
+    let _turn = heavy();
+    let Some(packaged) = Packaged::before_echo(kind, |_, config| *config += "auth = \"none\"\n") else {
+        return;
+    };
+    let mut open = Echoing::start(&packaged);
+    packaged.manager.change_unit(UnitChange::StoreMax(2));
+    open.echoes("the store is gone");
+    for _ in 0..2 {
+        packaged.manager.restart().expect("restarts");
+        let before = packaged.manager.restarts();
+        assert_logged(&packaged, "has no room for a session");
+        let mut next = Echoing::start(&packaged);
+        next.echoes("served");
+        assert_eq!(packaged.manager.restarts(), before, "{}", packaged.manager.log());
+    }
+    packaged.manager.change_unit(UnitChange::Back);
+    packaged.manager.restart().expect("restarts");
+    let mut kept = Echoing::start(&packaged);
+    packaged.manager.restart().expect("restarts");
+    kept.echoes("kept again");
 }
 
 fn a_store_that_is_emptied_with_the_units_file_is_filled_again_with_it(kind: Kind) {

@@ -137,7 +137,19 @@ pub(super) fn most_sessions(terms: &mut ManagerTerms, wanted: usize, kept: usize
         info!("the service manager keeps no descriptors: sessions do not outlive a restart of the service");
         return None;
     }
-    Some(terms.keeps.saturating_sub(KEPT_BESIDE) / KEPT_PER_SESSION)
+    let fit = terms.keeps.saturating_sub(KEPT_BESIDE) / KEPT_PER_SESSION;
+    if fit == 0 && wanted > 0 {
+        // Whoever served nobody for that would be of less use than one that loses sessions at a restart.
+        warn!(
+            kept = terms.keeps,
+            needed = KEPT_BESIDE + KEPT_PER_SESSION,
+            "the service manager's store (FileDescriptorStoreMax) has no room for a session: sessions do not outlive a \
+             restart of the service"
+        );
+        terms.keeps = 0;
+        return None;
+    }
+    Some(fit)
 }
 
 fn is_ours(pid: Option<&str>, is_optional: bool) -> bool {

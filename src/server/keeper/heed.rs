@@ -98,7 +98,9 @@ impl Keeper {
     /// What a dead worker tried out is of no use to the next.
     pub(super) fn end_trials(&mut self) {
         let names: Vec<_> = std::mem::take(&mut self.trials).into_iter().collect();
-        self.manager.iter().for_each(|manager| manager.clear(&names));
+        self.manager
+            .iter()
+            .for_each(|manager| manager.clear(names.iter().cloned()));
     }
 
     fn pass_on(&self, notice: &Notice, descriptors: &[BorrowedFd<'_>]) {

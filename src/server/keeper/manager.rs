@@ -154,10 +154,10 @@ impl Manager {
         self.say(&format!("READY=1\nSTATUS=serving; {why}"), &[]);
     }
 
-    /// Keeps nothing more under these names.
-    pub(super) fn clear(&self, names: &[String]) {
+    /// Keeps nothing more under these names, of which it may have something from a time when there was room.
+    pub(super) fn clear(&self, names: impl IntoIterator<Item = String>) {
         for name in names {
-            self.pass_on(&Notice::Remove { name: name.clone() }, &[]);
+            self.say(&Notice::Remove { name }.text(), &[]);
         }
     }
 
