@@ -2,6 +2,8 @@
 //!
 //! Each test runs under the stand-in, and under systemd where one can be had.
 
+#[path = "service_manager/memory_limit.rs"]
+mod memory_limit;
 #[path = "service_manager/unit.rs"]
 mod packaged;
 mod scenarios;

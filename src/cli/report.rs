@@ -24,7 +24,7 @@ pub(crate) use client_address::{client_address_hint, no_client_addresses};
 pub(crate) use demo::demo_failed;
 pub(crate) use serve::{
     another_serves, cannot_take_over, does_not_answer, in_use, no_host_keys, opens_refused, option, overlaps,
-    several_serve,
+    several_serve, too_few_descriptors,
 };
 pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, not_a_user_name, notice, session_end};
 pub(crate) use setup::{

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::args::ServeArgs;
 use super::logging::{self, LogSettings};
+use super::machine_memory;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
@@ -34,6 +35,9 @@ use super::values::{AuthWord, ByteSize, ClientAddressWord, Count, ListenAddress,
 
 /// One full frame must always fit: 64 KiB.
 const LEAST_REPLAY_BUFFER: u64 = 64 << 10;
+
+/// The default, if all sessions together may have as much.
+const MAX_USUAL_REPLAY_BUFFER: u64 = 16 << 20;
 
 /// What `bowline serve` works by.
 #[derive(Debug, Clone)]
@@ -63,11 +67,12 @@ pub(crate) struct ServeSettings {
     pub(crate) worker_user: Option<String>,
     /// How long a session without a path is kept, at least 1 s. Default: 7 days.
     pub(crate) session_ttl: Duration,
-    /// Bytes kept for replay, per session, at least 64 KiB. Default: 16 MiB.
+    /// Bytes kept for replay, per session, at least 64 KiB. Default: 16 MiB, or the memory budget if that is less.
     ///
     /// Throughput over one path is at most this per round trip.
     pub(crate) replay_buffer: u64,
-    /// Bytes for the buffers of all sessions together, at least one replay buffer. Default: 1 GiB.
+    /// Bytes for the buffers of all sessions together, at least one replay buffer. Default: see
+    /// [`machine_memory::serve_budget`].
     pub(crate) memory_budget: u64,
     /// Most sessions in all. Default: 1000.
     pub(crate) max_sessions: u32,
@@ -117,6 +122,10 @@ impl ServeSettings {
         let table = &context.file.serve;
         let count = |count: Option<Count>, default: u32| count.map_or(default, |count| count.0);
         let size = |size: Option<ByteSize>, default: u64| size.map_or(default, |size| size.0);
+        let memory_budget = size(
+            args.memory_budget.or(one(&table.memory_budget)),
+            machine_memory::serve_budget(),
+        );
         let settings = ServeSettings {
             listen: list(args.listen, &table.listen),
             listen_tls: list(args.listen_tls, &table.listen_tls),
@@ -139,8 +148,11 @@ impl ServeSettings {
                 .session_ttl
                 .or(one(&table.session_ttl))
                 .unwrap_or(Duration::from_secs(7 * 86_400)),
-            replay_buffer: size(args.replay_buffer.or(one(&table.replay_buffer)), 16 << 20),
-            memory_budget: size(args.memory_budget.or(one(&table.memory_budget)), 1 << 30),
+            replay_buffer: size(
+                args.replay_buffer.or(one(&table.replay_buffer)),
+                MAX_USUAL_REPLAY_BUFFER.min(memory_budget),
+            ),
+            memory_budget,
             max_sessions: count(args.max_sessions.or(one(&table.max_sessions)), 1000),
             max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 100),
             abandoned_after: args
@@ -163,6 +175,12 @@ impl ServeSettings {
             return Err(SettingsError::TooSmall {
                 option: "--session-ttl",
                 least: "1s",
+            });
+        }
+        if self.memory_budget < LEAST_REPLAY_BUFFER {
+            return Err(SettingsError::TooSmall {
+                option: "--memory-budget",
+                least: "64KiB",
             });
         }
         if self.replay_buffer < LEAST_REPLAY_BUFFER {
@@ -296,7 +314,10 @@ mod tests {
         assert_eq!(settings.session_ttl, Duration::from_secs(604_800));
         assert_eq!(
             (settings.replay_buffer, settings.memory_budget),
-            (16_777_216, 1_073_741_824)
+            (
+                MAX_USUAL_REPLAY_BUFFER.min(machine_memory::serve_budget()),
+                machine_memory::serve_budget()
+            )
         );
         assert!(settings.listen.is_empty() && settings.listen_tls.is_empty());
     }
@@ -337,7 +358,11 @@ mod tests {
             "--session-ttl is too small: it must be at least 1s"
         );
         assert_eq!(
-            small("[serve]\nmemory-budget = '1MiB'\n"),
+            small("[serve]\nmemory-budget = '63KiB'\n"),
+            "--memory-budget is too small: it must be at least 64KiB"
+        );
+        assert_eq!(
+            small("[serve]\nmemory-budget = '1MiB'\nreplay-buffer = '2MiB'\n"),
             "--memory-budget is too small: it must be at least one --replay-buffer"
         );
     }

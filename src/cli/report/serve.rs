@@ -38,6 +38,14 @@ pub(crate) fn in_use(endpoint: Endpoint, error: &io::Error, holders: &[Holder], 
     })
 }
 
+/// A server half that takes no session is of no use to anybody.
+pub(crate) fn too_few_descriptors(limit: usize, needed: usize, usual: usize) -> Failure {
+    let what = format_args!("this process may open {limit} files, which leaves none for a session");
+    Failure::new(Exit::Unavailable, what)
+        .fact(format_args!("one session needs a limit of {needed}, --max-sessions of them need {usual}"))
+        .hint("raise the hard limit of open files: LimitNOFILE= in the unit, ulimit -n in a shell, --ulimit nofile= of a container")
+}
+
 /// Root can read none of sshd's host keys.
 pub(crate) fn no_host_keys(warnings: impl Iterator<Item = impl Display>) -> Failure {
     let what = "none of sshd's host keys can be read, and any other key looks like an attack to clients";

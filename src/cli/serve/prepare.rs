@@ -24,7 +24,7 @@ use crate::safe_path;
 use crate::server::client_address::ClientAddresses;
 use crate::server::keeper::{
     Answer, CompanionPlan, Door, Endpoint, Estate, Listener, Protocol, WorkerPlan, WorkerUser, choose_worker_user,
-    most_sessions, store_limit,
+    descriptors_for, raise_descriptor_limit, sessions_within, store_limit,
 };
 use crate::server::sshd_config::{Settings, SshdConfig, is_here, with_client_addresses};
 use crate::server::worker::{AuthoritySetup, ClientAddressSetup, WorkerSetup};
@@ -121,7 +121,7 @@ impl<'a> Draft<'a> {
         let target = target(settings)?.map(|target| with_aliases(target, sshd_settings.as_ref()));
         let loopback = target.filter(|_| !settings.accept_loopback_match);
         let host_keys = host_keys(settings, &sshd, sshd_settings.as_ref())?;
-        let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before);
+        let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before)?;
         Ok(Draft {
             setup: setup(settings, &host_keys, loopback.is_some(), sessions, user.as_ref())?,
             target,
@@ -259,12 +259,23 @@ fn reload_arguments(own: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 /// As many as wanted, unless there are too few descriptors for them, here or in a service manager's store.
-fn sessions_that_fit(wanted: usize, before: &mut Before<'_>) -> usize {
-    let most = most_sessions().min(wanted);
+fn sessions_that_fit(wanted: usize, before: &mut Before<'_>) -> Result<usize, Failure> {
+    let descriptors = raise_descriptor_limit().unwrap_or(usize::MAX);
+    let most = sessions_within(descriptors).min(wanted);
+    if most == 0 && wanted > 0 {
+        return Err(report::too_few_descriptors(
+            descriptors,
+            descriptors_for(1),
+            descriptors_for(wanted),
+        ));
+    }
     if most < wanted {
         warn!(
             wanted,
-            most, "fewer sessions: the limit of open files (LimitNOFILE) is low"
+            most,
+            descriptors,
+            needed = descriptors_for(wanted),
+            "fewer sessions: the limit of open files (LimitNOFILE of the unit, ulimit -n) is low"
         );
     }
     let fit = before.most_sessions(most).unwrap_or(most);
@@ -275,7 +286,7 @@ fn sessions_that_fit(wanted: usize, before: &mut Before<'_>) -> usize {
             "fewer sessions: the service manager's store (FileDescriptorStoreMax) is small"
         );
     }
-    fit
+    Ok(fit)
 }
 
 /// sshd's settings, and what in them would end detached sessions.

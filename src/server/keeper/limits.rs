@@ -29,19 +29,19 @@ pub fn raise_descriptor_limit() -> Option<usize> {
     limit.current.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// How many sessions keeper and worker have descriptors for, at most. The limit of descriptors is raised as far as it
-/// goes.
-pub fn most_sessions() -> usize {
-    sessions_within(raise_descriptor_limit())
-}
-
 /// How many descriptors are kept for so many sessions.
 pub fn store_limit(sessions: usize) -> usize {
     sessions.saturating_mul(KEPT_PER_SESSION).saturating_add(KEPT_BESIDE)
 }
 
-fn sessions_within(descriptors: Option<usize>) -> usize {
-    descriptors.map_or(usize::MAX, |limit| limit.saturating_sub(RESERVE) / PER_SESSION)
+/// How many sessions keeper and worker can have with so many descriptors, at most.
+pub fn sessions_within(descriptors: usize) -> usize {
+    descriptors.saturating_sub(RESERVE) / PER_SESSION
+}
+
+/// How many descriptors a process needs for so many sessions.
+pub fn descriptors_for(sessions: usize) -> usize {
+    sessions.saturating_mul(PER_SESSION).saturating_add(RESERVE)
 }
 
 #[cfg(test)]
@@ -50,9 +50,12 @@ mod tests {
 
     #[test]
     fn usual_limits_allow_the_usual_number_of_sessions() {
-        assert_eq!(sessions_within(Some(5256)), 1000);
-        assert_eq!(sessions_within(Some(100)), 0);
-        assert_eq!(sessions_within(None), usize::MAX);
+        assert_eq!((sessions_within(5256), descriptors_for(1000)), (1000, 5256));
+        assert_eq!(
+            (sessions_within(260), sessions_within(261), descriptors_for(1)),
+            (0, 1, 261)
+        );
+        assert_eq!(sessions_within(100), 0);
         assert_eq!(store_limit(1000), 2016);
     }
 }

@@ -56,7 +56,7 @@ pub use self::{
     environment::ServiceManager,
     estate::{Estate, EstateError},
     inheritance::{Control, InheritanceError, WorkerInheritance},
-    limits::{most_sessions, raise_descriptor_limit, store_limit},
+    limits::{descriptors_for, raise_descriptor_limit, sessions_within, store_limit},
     listener::{Endpoint, Listener, Protocol},
     lobby::{Door, Neighbour, Neighbours, Offer, Refusal, TakeOverError, Who, neighbours},
     plan::{Answer, CompanionPlan, KeeperError, MOST_HANDOVER, MOST_LISTENERS, WorkerPlan},
