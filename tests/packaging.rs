@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 use support::manager::Unit;
 use support::process::{Outcome, run};
+use support::sshd;
 use support::{BOWLINE, Scratch, measured};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -96,7 +97,7 @@ fn this_sshd_accepts_the_drop_ins_of_its_version() {
     if rustix::process::geteuid().is_root() {
         fs::create_dir_all("/run/sshd").expect("root may make /run/sshd");
     }
-    let version = sshd_version();
+    let version = sshd::version();
     let mut accepted = 0;
     for (since, name) in [
         (0, "bowline.conf"),
@@ -235,16 +236,4 @@ fn has_systemd_analyze(test: &str) -> bool {
         measured(test, "SKIPPED, no systemd-analyze here");
     }
     has
-}
-
-/// 902 for OpenSSH 9.2.
-fn sshd_version() -> u32 {
-    let said = run(Command::new("ssh").arg("-V"), LIMIT).err();
-    let numbers = said
-        .strip_prefix("OpenSSH_")
-        .expect("the version of ssh is that of sshd");
-    let mut numbers = numbers
-        .split(|digit: char| !digit.is_ascii_digit())
-        .flat_map(str::parse::<u32>);
-    100 * numbers.next().expect("a version") + numbers.next().expect("a version")
 }

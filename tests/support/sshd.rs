@@ -20,6 +20,21 @@ pub fn program() -> PathBuf {
     std::env::var_os("BOWLINE_TEST_SSHD").map_or_else(|| "/usr/sbin/sshd".into(), PathBuf::from)
 }
 
+/// 902 for OpenSSH 9.2.
+///
+/// # Panics
+/// When ssh says none.
+pub fn version() -> u32 {
+    let said = run(Command::new("ssh").arg("-V"), Duration::from_secs(5)).err();
+    let numbers = said
+        .strip_prefix("OpenSSH_")
+        .expect("the version of ssh is that of sshd");
+    let mut numbers = numbers
+        .split(|digit: char| !digit.is_ascii_digit())
+        .flat_map(str::parse::<u32>);
+    100 * numbers.next().expect("a version") + numbers.next().expect("a version")
+}
+
 /// A running sshd; it and its sessions end with their owner.
 pub struct TestSshd {
     place: Place,

@@ -9,7 +9,7 @@ use crate::support::process::{Running, run};
 use crate::support::rig::Rig;
 use crate::support::serve::{Serve, ServeOptions};
 use crate::support::ssh::{SshFiles, SshSetup};
-use crate::support::sshd::{TestSshd, make_key, public_key};
+use crate::support::sshd::{self, TestSshd, make_key, public_key};
 use crate::support::{BOWLINE, heavy, now, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -37,9 +37,15 @@ struct Crowded {
 
 impl Crowded {
     fn new() -> Crowded {
-        // sshd itself is not to end those that did not log in.
-        let sshd = TestSshd::start_at(Place::here(), "LoginGraceTime 0");
-        let mut options = ServeOptions::here().argument("--listen-tls").argument("127.0.0.1:0");
+        // sshd itself is not to end those that did not log in, nor to lock out their address for that.
+        let penalties = if sshd::version() >= 908 {
+            "PerSourcePenalties no"
+        } else {
+            ""
+        };
+        let sshd = TestSshd::start_at(Place::here(), &format!("LoginGraceTime 0\n{penalties}"));
+        let tls = format!("{}:0", Place::here().address);
+        let mut options = ServeOptions::here().argument("--listen-tls").argument(tls);
         for (option, value) in [
             ("--max-sessions", SESSIONS.to_string()),
             ("--max-sessions-per-key", SESSIONS.to_string()),
