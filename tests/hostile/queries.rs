@@ -2,6 +2,7 @@
 
 use crate::support::peer::{RawClient, open_by};
 use crate::support::rig::Rig;
+use crate::support::sshd;
 use crate::support::{Scratch, data, heavy, measured, now};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::sshsig;
@@ -56,7 +57,9 @@ fn one_source_has_sshd_asked_no_more_often_than_it_may_fail() {
     let asked = rig.sshd.connections_from("") - before;
     measured("queries that one source caused at sshd in 3 s", asked);
     assert!(refused > 10, "no flood: {refused}");
-    assert!((10..=12).contains(&asked), "{asked} queries: {}", rig.sshd.log());
+    // A sshd with penalties locks the source's alias out before that.
+    let least = if sshd::version() >= 908 { 3 } else { 10 };
+    assert!((least..=12).contains(&asked), "{asked} queries: {}", rig.sshd.log());
 }
 
 /// Somebody with a key of his own, which nobody knows.
