@@ -63,7 +63,8 @@ fn behind_usual_firewalls_sshd_sees_clients_addresses() {
         return;
     }
     let drops = DROPS.replace("LOOPBACK", "iif lo accept");
-    let firewalls: [(&str, &dyn Fn(&Net)); 3] = [
+    type SetUp<'a> = &'a dyn Fn(&Net);
+    let firewalls: [(&str, SetUp); 3] = [
         ("a policy of drop", &|net| load(net, &drops)),
         ("ufw", &|net| write_rules(net, UFW)),
         ("firewalld", &|net| write_rules(net, FIREWALLD)),
