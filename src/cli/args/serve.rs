@@ -76,7 +76,7 @@ pub(in crate::cli) struct ServeArgs {
     /// Keep this much per session for replay [default: 16MiB, at most the memory budget]
     #[arg(long, value_name = "SIZE", env = "BOWLINE_REPLAY_BUFFER", value_parser = parse::<ByteSize>)]
     pub(in crate::cli) replay_buffer: Option<ByteSize>,
-    /// Memory for the buffers of all sessions [default: 1GiB, at most half of what there is]
+    /// Memory for the buffers of all sessions, at most half of what there is [default: 1GiB]
     ///
     /// What there is: the machine's memory, or the limit of the control group (MemoryHigh=, MemoryMax=, a container's) if
     /// that is lower. Everything else in the server half takes less than as much again.
