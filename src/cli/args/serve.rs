@@ -73,7 +73,7 @@ pub(in crate::cli) struct ServeArgs {
     /// Keep a session without a path this long [default: 7d]
     #[arg(long, value_name = "DURATION", env = "BOWLINE_SESSION_TTL", value_parser = parse::<Duration>)]
     pub(in crate::cli) session_ttl: Option<Duration>,
-    /// Keep this much per session for replay [default: 16MiB, at most the memory budget]
+    /// Keep this much per session for replay, at most the memory budget [default: 16MiB]
     #[arg(long, value_name = "SIZE", env = "BOWLINE_REPLAY_BUFFER", value_parser = parse::<ByteSize>)]
     pub(in crate::cli) replay_buffer: Option<ByteSize>,
     /// Memory for the buffers of all sessions, at most half of what there is [default: 1GiB]
