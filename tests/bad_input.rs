@@ -391,6 +391,21 @@ fn bowline(arguments: &[&str], scratch: &Scratch) -> Outcome {
     run(&mut command, LIMIT)
 }
 
+#[test]
+fn a_server_half_that_may_open_too_few_files_for_a_session_does_not_start() {
+    let scratch = Scratch::new();
+    let script = format!("ulimit -n 256; exec {BOWLINE} serve --listen 127.0.0.1:0 --target 127.0.0.1:9");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).env("BOWLINE_STATE_DIR", scratch.path());
+    command.env("BOWLINE_RUNTIME_DIR", scratch.path());
+    let outcome = run(&mut command, LIMIT);
+    told(
+        &outcome,
+        UNAVAILABLE,
+        &["256", "261", "5256", "LimitNOFILE", "ulimit -n"],
+    );
+}
+
 /// One clear message: the code, the facts, what to do; nothing on stdout, where ssh would take it for sshd's words.
 #[track_caller]
 fn told(outcome: &Outcome, code: i32, facts: &[&str]) {
@@ -407,19 +422,4 @@ fn told(outcome: &Outcome, code: i32, facts: &[&str]) {
 
 fn text(path: &std::path::Path) -> String {
     path.display().to_string()
-}
-
-#[test]
-fn a_server_half_that_may_open_too_few_files_for_a_session_does_not_start() {
-    let scratch = Scratch::new();
-    let script = format!("ulimit -n 256; exec {BOWLINE} serve --listen 127.0.0.1:0 --target 127.0.0.1:9");
-    let mut command = Command::new("sh");
-    command.args(["-c", &script]).env("BOWLINE_STATE_DIR", scratch.path());
-    command.env("BOWLINE_RUNTIME_DIR", scratch.path());
-    let outcome = run(&mut command, LIMIT);
-    told(
-        &outcome,
-        UNAVAILABLE,
-        &["256", "261", "5256", "LimitNOFILE", "ulimit -n"],
-    );
 }

@@ -400,10 +400,14 @@ fn a_store_with_room_for_no_session_stops_nobody_from_being_served(kind: Kind) {
     let mut open = Echoing::start(&packaged);
     packaged.manager.change_unit(UnitChange::StoreMax(2));
     open.echoes("the store is gone");
-    for _ in 0..2 {
+    for start in 1..=2 {
         packaged.manager.restart().expect("restarts");
         let before = packaged.manager.restarts();
-        assert_logged(&packaged, "has no room for a session");
+        let said = || packaged.manager.log().matches("has no room for a session").count();
+        let is_said = wait_for(LIMIT, || (said() == start).then_some(()));
+        assert!(is_said.is_some(), "start {start}: {}", packaged.manager.log());
+        let stored = wait_for(LIMIT, || (packaged.manager.stored() == 0).then_some(()));
+        assert!(stored.is_some(), "nothing of former sessions stays");
         let mut next = Echoing::start(&packaged);
         next.echoes("served");
         assert_eq!(packaged.manager.restarts(), before, "{}", packaged.manager.log());

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 /// Where control groups are.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// How /proc/self/cgroup names the group that bounds memory, the folder that it is in, and the files with its limits: of
-/// version 2, and of version 1.
+/// The controller in /proc/self/cgroup (version 2 names none), the folder of its groups, and the files with their limits.
 const HIERARCHIES: [(&str, &str, &[&str]); 2] = [
-    ("0::/", "", &["memory.high", "memory.max"]),
-    (":memory:/", "memory", &["memory.limit_in_bytes"]),
+    ("", "", &["memory.high", "memory.max"]),
+    ("memory", "memory", &["memory.limit_in_bytes"]),
 ];
 
 /// A relay's share is no less.
@@ -66,11 +65,19 @@ fn total_of(text: &str) -> Option<u64> {
 
 /// The lowest limit of the groups that `groups` names, as /proc/self/cgroup does, and of those that they are in; cgroups(7).
 fn limit_of(root: &Path, groups: &str) -> Option<u64> {
-    let limits = HIERARCHIES.iter().filter_map(|(name, folder, files)| {
-        let own = groups.lines().find_map(|line| Some(line.split_once(name)?.1))?;
-        lowest(&root.join(folder), own, files)
-    });
+    let limits = HIERARCHIES
+        .iter()
+        .filter_map(|(controller, folder, files)| lowest(&root.join(folder), group_of(groups, controller)?, files));
     limits.min()
+}
+
+/// The group that a controller has this process in, without the slash in front: `ID:CONTROLLER,..:/GROUP`.
+fn group_of<'a>(groups: &'a str, controller: &str) -> Option<&'a str> {
+    groups.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, group) = rest.split_once(":/")?;
+        controllers.split(',').any(|name| name == controller).then_some(group)
+    })
 }
 
 fn lowest(root: &Path, group: &str, files: &[&str]) -> Option<u64> {
@@ -111,7 +118,7 @@ mod tests {
         let limit = || {
             limit_of(
                 root.path(),
-                "1:net_cls:/other\n4:memory:/box\n0::/system.slice/relay.service\n",
+                "1:net_cls:/other\n4:cpu,memory:/box\n0::/system.slice/relay.service\n",
             )
         };
         assert_eq!(limit(), None);

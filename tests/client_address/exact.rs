@@ -285,7 +285,7 @@ fn a_client_that_comes_by_a_relay_has_the_relay_s_address_for_sshd() {
     }
     let net = Net::up();
     // A relay at an address of its own, and server half and client know nothing of each other.
-    let relay = Relay::start(net.another_client());
+    let relay = Relay::start(net.client_at_second_address());
     let sshd = TestSshd::start_at(net.server(), EVERYWHERE);
     let register = options(&net, "real").argument("--relay").argument(relay.name());
     let serve = Serve::start(&sshd, register);

@@ -65,17 +65,12 @@ impl Net {
         self.server_at(SERVER)
     }
 
-    /// What enters the server: a program and its arguments.
-    pub(crate) fn server_words(&self) -> Vec<String> {
-        ["ip", "netns", "exec", &self.server].map(str::to_owned).into()
-    }
-
     pub(crate) fn client(&self) -> Place {
         Place::in_namespace(&self.client, CLIENT.parse::<IpAddr>().expect("an address"))
     }
 
-    /// The client's machine, which has another address as well from now on, and is reached there.
-    pub(crate) fn another_client(&self) -> Place {
+    /// The client's machine, at a second address that it has from now on.
+    pub(crate) fn client_at_second_address(&self) -> Place {
         ip(&format!("-n {} address add {ELSEWHERE}/24 dev cable", self.client));
         Place::in_namespace(&self.client, ELSEWHERE.parse::<IpAddr>().expect("an address"))
     }

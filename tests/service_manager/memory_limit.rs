@@ -34,7 +34,9 @@ impl Group {
                 continue;
             }
             let group = Group(folder);
-            if fs::write(group.0.join(file), MAX_MEMORY.to_string()).is_ok() {
+            // In any other folder that would be a new file, and no limit.
+            let limit = group.0.join(file);
+            if limit.exists() && fs::write(limit, MAX_MEMORY.to_string()).is_ok() {
                 return Some(group);
             }
         }

@@ -52,6 +52,12 @@ impl Place {
         }
     }
 
+    /// The same place, entered by one more program, which must become the one that it is given.
+    pub fn entered_further_by(mut self, enter: &[&str]) -> Place {
+        self.enter.extend(enter.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
     /// A command that will run there. The child's process id is the program's own.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         match &self.enter[..] {

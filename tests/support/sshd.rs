@@ -20,15 +20,14 @@ pub fn program() -> PathBuf {
     std::env::var_os("BOWLINE_TEST_SSHD").map_or_else(|| "/usr/sbin/sshd".into(), PathBuf::from)
 }
 
-/// 902 for OpenSSH 9.2.
+/// The version of that sshd: 902 for OpenSSH 9.2.
 ///
 /// # Panics
-/// When ssh says none.
+/// When it says none.
 pub fn version() -> u32 {
-    let said = run(Command::new("ssh").arg("-V"), Duration::from_secs(5)).err();
-    let numbers = said
-        .strip_prefix("OpenSSH_")
-        .expect("the version of ssh is that of sshd");
+    // OpenSSH 9.2 does not know the option, and says its version with its usage.
+    let said = run(Command::new(program()).arg("-V"), Duration::from_secs(5)).err();
+    let (_, numbers) = said.split_once("OpenSSH_").expect("OpenSSH's sshd");
     let mut numbers = numbers
         .split(|digit: char| !digit.is_ascii_digit())
         .flat_map(str::parse::<u32>);

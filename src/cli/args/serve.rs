@@ -73,13 +73,15 @@ pub(in crate::cli) struct ServeArgs {
     /// Keep a session without a path this long [default: 7d]
     #[arg(long, value_name = "DURATION", env = "BOWLINE_SESSION_TTL", value_parser = parse::<Duration>)]
     pub(in crate::cli) session_ttl: Option<Duration>,
-    /// Keep this much per session for replay, at most the memory budget [default: 16MiB]
+    /// Keep this much per session for replay [default: 16MiB]
+    ///
+    /// At most the memory budget, which is the default if it is less.
     #[arg(long, value_name = "SIZE", env = "BOWLINE_REPLAY_BUFFER", value_parser = parse::<ByteSize>)]
     pub(in crate::cli) replay_buffer: Option<ByteSize>,
-    /// Memory for the buffers of all sessions, at most half of what there is [default: 1GiB]
+    /// Memory for the buffers of all sessions [default: 1GiB]
     ///
-    /// What there is: the machine's memory, or the limit of the control group (MemoryHigh=, MemoryMax=, a container's) if
-    /// that is lower. Everything else in the server half takes less than as much again.
+    /// If half of the machine's memory is less, or half of the limit of the control group (MemoryHigh=, MemoryMax=, a
+    /// container's), that is the default. The server half needs memory beside: leave it about as much again.
     #[arg(long, value_name = "SIZE", env = "BOWLINE_MEMORY_BUDGET", value_parser = parse::<ByteSize>)]
     pub(in crate::cli) memory_budget: Option<ByteSize>,
     /// Most sessions in all [default: 1000]

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{
     holdings::may_be_kept,
-    limits::{KEPT_BESIDE, KEPT_PER_SESSION},
+    limits::{KEPT_BESIDE, KEPT_PER_SESSION, store_limit},
     listener::Listener,
     manager::{Manager, ManagerTerms, TRIAL_NAME},
     notice::{MOST_NAME, is_name, is_workers_name},
@@ -43,7 +43,8 @@ pub struct ServiceManager {
     pub(super) terms: Option<ManagerTerms>,
     pub(super) listeners: Vec<Listener>,
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
-    /// Of trials that did not come to their end.
+    /// Names of what it is not to keep any longer: trials that did not come to their end, and everything, if it has no
+    /// room for a session.
     pub(super) leftovers: Vec<String>,
 }
 
@@ -97,10 +98,19 @@ impl ServiceManager {
         &self.listeners
     }
 
-    /// How many sessions it can keep, of `wanted`; `None` if it keeps nothing. To be asked before a keeper is started.
+    /// How many sessions it can keep, of `wanted`; `None` if it keeps none. To be asked before a keeper is started.
     pub fn most_sessions(&mut self, wanted: usize) -> Option<usize> {
         let kept = self.stored.len() + self.listeners.len() + self.leftovers.len();
-        most_sessions(self.terms.as_mut()?, wanted, kept)
+        let terms = self.terms.as_mut()?;
+        let fit = most_sessions(terms, wanted, kept)?;
+        if fit == 0 && wanted > 0 {
+            give_up_store(terms);
+            let stored = self.stored.iter().map(|(name, _)| name.clone());
+            let listeners = self.listeners.iter().map(|listener| listener.protocol().to_string());
+            self.leftovers.extend(stored.chain(listeners));
+            return None;
+        }
+        Some(fit)
     }
 
     fn sort_in(&mut self, name: &str, descriptor: Option<OwnedFd>) {
@@ -128,7 +138,7 @@ pub(super) fn most_sessions(terms: &mut ManagerTerms, wanted: usize, kept: usize
     // Two names with a colon each.
     let nameable = MOST_BYTES_OF_NAMES / (KEPT_PER_SESSION * (MOST_NAME + 1)) - KEPT_BESIDE;
     let most = wanted.min(nameable);
-    let needed = most * KEPT_PER_SESSION + KEPT_BESIDE;
+    let needed = store_limit(most);
     if terms.keeps < needed {
         manager.try_out(needed, kept, terms.says);
     }
@@ -137,19 +147,19 @@ pub(super) fn most_sessions(terms: &mut ManagerTerms, wanted: usize, kept: usize
         info!("the service manager keeps no descriptors: sessions do not outlive a restart of the service");
         return None;
     }
-    let fit = terms.keeps.saturating_sub(KEPT_BESIDE) / KEPT_PER_SESSION;
-    if fit == 0 && wanted > 0 {
-        // Whoever served nobody for that would be of less use than one that loses sessions at a restart.
-        warn!(
-            kept = terms.keeps,
-            needed = KEPT_BESIDE + KEPT_PER_SESSION,
-            "the service manager's store (FileDescriptorStoreMax) has no room for a session: sessions do not outlive a \
-             restart of the service"
-        );
-        terms.keeps = 0;
-        return None;
-    }
-    Some(fit)
+    Some(terms.keeps.saturating_sub(KEPT_BESIDE) / KEPT_PER_SESSION)
+}
+
+/// There is no room for a session. A server half that refuses everybody for that is of less use than one whose sessions
+/// end at a restart.
+pub(super) fn give_up_store(terms: &mut ManagerTerms) {
+    warn!(
+        kept = terms.keeps,
+        needed = store_limit(1),
+        "the service manager's store (FileDescriptorStoreMax) has no room for a session: sessions do not outlive a restart \
+         of the service"
+    );
+    terms.keeps = 0;
 }
 
 fn is_ours(pid: Option<&str>, is_optional: bool) -> bool {

@@ -314,10 +314,16 @@ impl Estate {
         self.companion_input.as_ref().map(AsFd::as_fd)
     }
 
-    /// How many sessions the service manager above can keep, of `wanted`; `None` if it keeps nothing.
+    /// How many sessions the service manager above can keep, of `wanted`; `None` if it keeps none.
     pub fn most_sessions(&mut self, wanted: usize) -> Option<usize> {
         let kept = self.stored.len() + self.listeners.len();
-        environment::most_sessions(self.terms.manager.as_mut()?, wanted, kept)
+        let terms = self.terms.manager.as_mut()?;
+        let fit = environment::most_sessions(terms, wanted, kept)?;
+        if fit == 0 && wanted > 0 {
+            environment::give_up_store(terms);
+            return None;
+        }
+        Some(fit)
     }
 
     /// What answers are made from, as the plan had it.

@@ -97,10 +97,10 @@ impl Keeper {
 
     /// What a dead worker tried out is of no use to the next.
     pub(super) fn end_trials(&mut self) {
-        let names: Vec<_> = std::mem::take(&mut self.trials).into_iter().collect();
-        self.manager
-            .iter()
-            .for_each(|manager| manager.clear(names.iter().cloned()));
+        let names = std::mem::take(&mut self.trials);
+        if let Some(manager) = &self.manager {
+            manager.clear(names);
+        }
     }
 
     fn pass_on(&self, notice: &Notice, descriptors: &[BorrowedFd<'_>]) {

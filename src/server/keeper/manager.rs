@@ -154,7 +154,7 @@ impl Manager {
         self.say(&format!("READY=1\nSTATUS=serving; {why}"), &[]);
     }
 
-    /// Keeps nothing more under these names, of which it may have something from a time when there was room.
+    /// Keeps nothing more under these names. A manager that is given nothing may have something from before.
     pub(super) fn clear(&self, names: impl IntoIterator<Item = String>) {
         for name in names {
             self.say(&Notice::Remove { name }.text(), &[]);

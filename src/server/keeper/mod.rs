@@ -201,10 +201,6 @@ impl Keeper {
         let mut store_check = StoreCheck::new(now);
         if let Some(manager) = &manager {
             manager.clear(settled.leftovers);
-            if !manager.keeps_things() {
-                manager.clear(settled.stored.iter().map(|(name, _)| name.clone()));
-                manager.clear(settled.listeners.iter().map(|listener| listener.protocol().to_string()));
-            }
             store_check.post_sentinel(manager);
             manager.keep_listeners(&settled.listeners);
             manager.warn_if_silent();
