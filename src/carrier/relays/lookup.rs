@@ -6,7 +6,7 @@ use super::{DnsName, Endpoint};
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::rdata::SRV;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 use std::future::Future;
 use std::net::IpAddr;
@@ -19,6 +19,9 @@ const MOST_MEMBERS: usize = 256;
 
 /// Most addresses of one relay that are tried.
 const MOST_ADDRESSES: usize = 16;
+
+/// Most aliases followed from the name of a service to its records. hickory follows as many to addresses.
+const MOST_ALIASES: usize = 8;
 
 /// Most look-ups under way: what a name server takes from one client without a thought.
 const MOST_AT_ONCE: usize = 16;
@@ -59,17 +62,68 @@ where
 }
 
 pub(super) async fn look_up_service(dns: TokioResolver, name: DnsName) -> Answer<Vec<Member>> {
-    let answer = dns.srv_lookup(name.as_str()).await;
-    let answer = answer.map_err(|error| fault(name, error))?;
-    let records = answer.answers().iter().filter_map(|record| match &record.data {
-        RData::SRV(srv) => Some((srv, record.ttl)),
-        _ => None,
-    });
-    let (records, ttls): (Vec<&SRV>, Vec<u32>) = records.unzip();
-    Ok((members(records), lifetime(ttls)))
+    let found = find_service(&dns, &name).await;
+    let records = found.map_err(|error| fault(name.clone(), error))?;
+    let services: Vec<&SRV> = records.iter().filter_map(as_service).collect();
+    let count = services.len();
+    if count == 0 {
+        return Err(LookupError::Unknown { name });
+    }
+    // The root as the only target says that there is no relay (RFC 2782).
+    if let [only] = services[..]
+        && only.target.is_root()
+    {
+        return Err(LookupError::NotOffered { name });
+    }
+    let members = members(services);
+    if members.is_empty() {
+        return Err(LookupError::NoTarget { name, records: count });
+    }
+    Ok((members, lifetime(records.iter().map(|record| record.ttl).collect())))
 }
 
-/// The usable ones among the records. The root as target says that there is no relay (RFC 2782).
+/// The SRV records of a name, or those of the name that it is an alias for, with the aliases in between.
+///
+/// hickory takes the target of an SRV record for one more alias, so it loses the records behind a CNAME.
+async fn find_service(dns: &TokioResolver, name: &DnsName) -> Result<Vec<Record>, NetError> {
+    let mut owner = Name::from_ascii(name.as_str())?;
+    let mut records = Vec::new();
+    loop {
+        let error = match dns.srv_lookup(owner.clone()).await {
+            Ok(answer) => {
+                records.extend_from_slice(answer.answers());
+                return Ok(records);
+            }
+            Err(error) => error,
+        };
+        if records.len() == MOST_ALIASES {
+            return Err(error);
+        }
+        let Some((alias, target)) = find_alias(dns, &owner).await else {
+            return Err(error);
+        };
+        owner = target;
+        records.push(alias);
+    }
+}
+
+/// The CNAME record of a name, and what it leads to.
+async fn find_alias(dns: &TokioResolver, name: &Name) -> Option<(Record, Name)> {
+    let answer = dns.lookup(name.clone(), RecordType::CNAME).await.ok()?;
+    answer.answers().iter().find_map(|record| match &record.data {
+        RData::CNAME(target) => Some((record.clone(), target.0.clone())),
+        _ => None,
+    })
+}
+
+fn as_service(record: &Record) -> Option<&SRV> {
+    match &record.data {
+        RData::SRV(service) => Some(service),
+        _ => None,
+    }
+}
+
+/// The usable ones among the records.
 pub(super) fn members(records: Vec<&SRV>) -> Vec<Member> {
     let members = records.into_iter().filter_map(|srv| {
         let host = srv.target.to_ascii().parse().ok()?;
@@ -87,7 +141,12 @@ pub(super) fn members(records: Vec<&SRV>) -> Vec<Member> {
 }
 
 pub(super) async fn look_up_host(dns: TokioResolver, name: DnsName, asks_system: bool) -> Answer<Vec<IpAddr>> {
-    let (found, ttls): (Vec<IpAddr>, Vec<u32>) = match dns.lookup_ip(name.as_str()).await {
+    // Text would be taken for a host name of RFC 952, which has no `_` inside.
+    let found = match Name::from_ascii(name.as_str()) {
+        Ok(name) => dns.lookup_ip(name).await,
+        Err(error) => Err(error.into()),
+    };
+    let (found, ttls): (Vec<IpAddr>, Vec<u32>) = match found {
         Ok(answer) => {
             let ttls = answer.as_lookup().answers().iter().map(|record| record.ttl);
             (answer.iter().collect(), ttls.collect())

@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::{Hosts, TokioResolver};
+use hickory_resolver::{Hosts, TokioResolver, system_conf};
 use russh::keys::ssh_key::Fingerprint;
 use tracing::debug;
 
@@ -68,6 +68,20 @@ pub enum LookupError {
         /// The name.
         name: DnsName,
     },
+    /// The one record of the service says that there is no relay (RFC 2782).
+    #[error("DNS says that the service {name} has no relay: the target of its SRV record is the root, \".\"")]
+    NotOffered {
+        /// The name.
+        name: DnsName,
+    },
+    /// The service has records, and none of them leads to a relay.
+    #[error("none of the SRV records of {name} ({records}) names a host and a port from 1 to 65535")]
+    NoTarget {
+        /// The name.
+        name: DnsName,
+        /// How many it has.
+        records: usize,
+    },
     /// No name server could be asked, or it refused.
     #[error("cannot look up {name}")]
     Failed {
@@ -106,19 +120,31 @@ impl RelayResolver {
     }
 
     fn dns(&self) -> Result<TokioResolver, NetError> {
-        let mut builder = if self.name_servers.is_empty() {
+        let (config, options) = if self.name_servers.is_empty() {
             // Read anew each time: they change with the network.
-            TokioResolver::builder_tokio()?
+            system_conf::read_system_conf()?
         } else {
             let servers = self.name_servers.iter().map(name_server).collect();
-            let config = ResolverConfig::from_name_servers(servers);
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            (ResolverConfig::from_name_servers(servers), ResolverOpts::default())
         };
+        let config = doubting(config);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options;
         // One run asks for each name once, and only for what the file does not have.
         builder.options_mut().cache_size = 0;
         builder.options_mut().use_hosts_file = ResolveHosts::Never;
         builder.build()
     }
+}
+
+/// The same name servers; that one of them knows no such name is not final. Several are asked at once, and a VPN's knows
+/// names that a public one, which may be quicker, does not.
+fn doubting(config: ResolverConfig) -> ResolverConfig {
+    let (domain, search, mut servers) = config.into_parts();
+    servers
+        .iter_mut()
+        .for_each(|server| server.trust_negative_responses = false);
+    ResolverConfig::from_parts(domain, search, servers)
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {
@@ -211,6 +237,11 @@ impl Run<'_> {
                     self.refresh_after = self.refresh_after.min(ttl);
                     self.cache.learn_service(&name, &members, self.now);
                     found.push(members);
+                }
+                // That is an answer, and counts more than the one before.
+                Some(Err(error @ (LookupError::NotOffered { .. } | LookupError::NoTarget { .. }))) => {
+                    self.cache.learn_service(&name, &[], self.now);
+                    self.fail(&name, Some(error), None);
                 }
                 failed => {
                     let known = self.cache.service(&name, self.now);

@@ -28,7 +28,8 @@ pub(in crate::cli) struct ServeArgs {
     /// Be listed at this relay, for clients that nothing lets in here; repeatable
     ///
     /// r1.example.org, r2.example.org:4433, with #SHA256:.. behind it to pin the relay's key; or the name of SRV
-    /// records, _bowline-relay._udp.example.org. Where there are more than three, three are chosen by the host keys.
+    /// records, _bowline-relay._udp.example.org, or an alias of it (CNAME). Where there are more than three, three are
+    /// chosen by the host keys. BIND 9.18 serves no zone with more than 100 records of one name.
     #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
     pub(in crate::cli) relay: Vec<RelayName>,
     /// Join sessions to this sshd, or to builtin [default: 127.0.0.1:22]
