@@ -79,7 +79,7 @@ impl Desk {
 
     /// The line that `setup` writes here.
     fn ours(&self) -> String {
-        format!("{BOWLINE} proxy -F {} %r@%n %p", self.config().display())
+        format!("{BOWLINE} proxy -F {} '%r@%n' %p", self.config().display())
     }
 }
 
@@ -163,10 +163,10 @@ fn a_second_time_there_is_nothing_to_do() {
 
 #[test]
 fn a_line_of_the_user_s_own_that_goes_over_bowline_is_enough() {
-    let config = format!("Host box\n  ProxyCommand {BOWLINE} proxy --port 4022 %r@%n %p\n");
+    let config = format!("Host box\n  ProxyCommand {BOWLINE} proxy --port 4022 '%r@%n' %p\n");
     let desk = Desk::new(config.as_bytes());
     let told = desk.run(&[HOST], 0).out();
-    assert!(told.contains("--port 4022 %r@%n %p` for box already\n"), "{told}");
+    assert!(told.contains("--port 4022 '%r@%n' %p` for box already\n"), "{told}");
     assert_eq!(desk.content(), config.as_bytes());
 }
 
@@ -200,7 +200,7 @@ fn the_program_is_called_by_its_name_where_the_path_leads_to_it() {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = desk.setup(&["--yes", HOST]);
     run(command.env("PATH", format!("{}:{path}", folder.display())), LIMIT).expect_code(0);
-    let line = format!("bowline proxy -F {} %r@%n %p", desk.config().display());
+    let line = format!("bowline proxy -F {} '%r@%n' %p", desk.config().display());
     assert_eq!(desk.proxy_command(HOST), line);
 }
 

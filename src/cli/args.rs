@@ -25,6 +25,7 @@ pub(super) use self::serve::ServeArgs;
 pub(super) use self::setup::SetupArgs;
 pub(super) use self::status::{KillArgs, StatusArgs};
 use super::values::{Destination, ListenAddress, LogFormat, Port, parse};
+use crate::identity::ssh_config::ASKED_VARIABLE;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -34,7 +35,7 @@ use super::values::{Destination, ListenAddress, LogFormat, Port, parse};
     about = "SSH sessions that do not break",
     long_about = "SSH sessions that do not break.\n\nbowline carries an ordinary SSH connection over QUIC. When the path \
                   dies, the session waits, and goes on from the exact byte where it stopped.",
-    after_help = "Examples:\n  bowline demo\n  bowline ssh build.example.org\n  ssh -o 'ProxyCommand bowline proxy %r@%n %p' \
+    after_help = "Examples:\n  bowline demo\n  bowline ssh build.example.org\n  ssh -o \"ProxyCommand bowline proxy '%r@%n' %p\" \
                   build.example.org",
     max_term_width = 80,
     subcommand_required = true,
@@ -67,8 +68,10 @@ pub(super) enum Command {
         long_about = "Probe every path to a host end to end, each alone and all at once: each address, port, transport and \
                       relay. A path works if an authorised probe went through it and came back with sshd's \
                       banner.\n\nBelow the table stands what would end a session in an outage, and the line that mends it. \
-                      Takes the options of `bowline proxy`. Each path is given 5s, or --connect-timeout.\n\nExit code 0 \
-                      if a path works, 77 if none does and a key was refused, else 69.",
+                      Takes the options of `bowline proxy`. Each path is given 5s, or --connect-timeout.\n\nIt may \
+                      stand in ssh's configuration (Match exec \"bowline check %n\"): asked by the `ssh -G` of another bowline \
+                      about the same host it answers yes at once.\n\nExit code 0 if a path works and ssh can use it, 77 if \
+                      none does and a key was refused, else 69.",
         after_help = "Example:\n  bowline check build.example.org"
     )]
     Check(Box<CheckArgs>),
@@ -192,11 +195,11 @@ pub(super) struct CommonArgs {
 /// `bowline proxy`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Example, in ~/.ssh/config:\n  Host build.example.org\n    ProxyCommand bowline proxy %r@%n %p\n    \
-                  ServerAliveInterval 0"
+    after_help = "Example, in ~/.ssh/config:\n  Host build.example.org\n    ProxyCommand bowline proxy '%r@%n' %p\n    \
+                  ProxyUseFdpass no\n    ServerAliveInterval 0"
 )]
 pub(super) struct ProxyArgs {
-    /// What ssh was given: %r@%n
+    /// What ssh was given: '%r@%n'
     #[arg(value_name = "[USER@]HOST", value_parser = parse::<Destination>)]
     pub(super) destination: Destination,
     /// ssh's port: %p [default: as `ssh -G` says]
@@ -310,6 +313,7 @@ pub(super) fn unknown_variables() -> Vec<String> {
     }
     // The second is for tests: crate::fault.
     let mut known: Vec<OsString> = vec![super::logging::FILTER_VARIABLE.into(), "BOWLINE_FAULT".into()];
+    known.push(ASKED_VARIABLE.into());
     collect(&command(), &mut known);
     let names = std::env::vars_os()
         .map(|(name, _)| name)

@@ -2,7 +2,7 @@
 
 pub(super) mod detours;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +12,13 @@ use crate::carrier::quic::MtuCap;
 use crate::carrier::relays::RelayName;
 use crate::carrier::stream::ProxyRules;
 use crate::client::journal::{Entry, Journal};
-use crate::client::stdio::{Stdin, Stdout};
+use crate::client::stdio::{self, Stdin, Stdout};
 use crate::client::{
     self, ClientConfig, Family, FirstWords, Notice, Observed, OpenError, OpenSession, Place, Port, SshCredentials,
     SshTrust, fallback,
 };
 use crate::identity::known_hosts::Pin;
-use crate::identity::ssh_config::{AddressFamily, SshConfig, SshQuery};
+use crate::identity::ssh_config::{AddressFamily, SshConfig, SshConfigError, SshQuery};
 use crate::observe::Desk;
 use crate::pump::Outcome;
 use crate::session::SessionConfig;
@@ -113,7 +113,12 @@ impl ProxySettings {
 /// # Errors
 /// The session could not be opened, or was lost.
 pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
-    let ssh = resolve(&settings).await?;
+    let ssh = resolve(&settings)
+        .await
+        .map_err(|error| report::no_ssh_config(&error))?;
+    if ssh.proxy_use_fdpass && stdio::is_one_socket() {
+        return Err(report::passes_no_socket(&settings.destination.host));
+    }
     super::places::make_folder_of_memories(&settings.folders.state)?;
     let detours = Detours::to(&ssh.hostname, &settings)?;
     let config = client_config(&settings, &ssh, &detours).await?;
@@ -143,15 +148,25 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     }
 }
 
-pub(super) async fn resolve(settings: &ProxySettings) -> Result<SshConfig, Failure> {
+/// Whether a ProxyCommand, as it is written in ssh's configuration, runs `bowline proxy`.
+pub(super) fn is_over_bowline(command: &str) -> bool {
+    let program = command
+        .split_once(" proxy ")
+        .map(|(program, _)| program.trim_matches('\''));
+    program.and_then(|program| Path::new(program).file_name()) == Some("bowline".as_ref())
+}
+
+/// ssh's configuration for the host.
+///
+/// # Errors
+/// As of [`SshConfig::resolve`].
+pub(super) async fn resolve(settings: &ProxySettings) -> Result<SshConfig, SshConfigError> {
     let mut query = SshQuery::new(&settings.destination.host);
     query.user = settings.destination.user.clone();
     query.port = settings.ssh_port;
     query.config_file = settings.ssh_config.clone();
     query.options = settings.ssh_options.clone();
-    SshConfig::resolve(&query)
-        .await
-        .map_err(|error| report::no_ssh_config(&error))
+    SshConfig::resolve(&query).await
 }
 
 pub(super) async fn client_config(

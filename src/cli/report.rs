@@ -26,7 +26,10 @@ pub(crate) use serve::{
     another_serves, cannot_take_over, does_not_answer, in_use, no_host_keys, opens_refused, option, overlaps,
     several_serve, too_few_descriptors,
 };
-pub(crate) use session::{cannot_fall_back, cannot_open, chain, no_ssh_config, not_a_user_name, notice, session_end};
+pub(crate) use session::{
+    asked_already, cannot_fall_back, cannot_open, chain, no_ssh_config, not_a_user_name, notice, passes_no_socket,
+    session_end,
+};
 pub(crate) use setup::{
     another_home, cannot_change, cannot_undo_enabled, cannot_undo_running, damaged_block, declined, hidden_program,
     no_home_of_ssh, no_host_is_meant, no_line_of_ssh, no_root, nobody_to_ask, not_in_effect, ssh_rejects, sshd_rejects,

@@ -22,6 +22,7 @@ use super::proxy::detours::chosen_proxy;
 use super::report::{Failure, cannot_run, not_an_ssh_option};
 use super::settings::{Context, one};
 use super::values::{Fallback, ProxyText};
+use crate::identity::ssh_config::Asked;
 
 /// Becomes ssh. Returns only when that fails.
 pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
@@ -76,7 +77,8 @@ fn ssh_line(
         Some(jump) => jump_command(own, flags, ssh, &jump),
         None => proxy_command(own, flags, ssh),
     };
-    let mut line = vec![OsString::from("-o"), command];
+    // With it ssh would wait for a socket of the proxy's, and for ever.
+    let mut line = vec![OsString::from("-o"), command, "-o".into(), "ProxyUseFdpass=no".into()];
     if ssh.configured("ServerAliveInterval").is_none() {
         // ssh would end a session after an outage that bowline survives.
         line.extend(["-o", "ServerAliveInterval=0"].map(OsString::from));
@@ -240,13 +242,16 @@ fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str)
 
 /// The ProxyJump that ssh_config gives for these arguments. Where ssh cannot say, ssh will say why when it runs.
 fn jump_of_configuration(ssh: &SshArguments) -> Option<OsString> {
-    let output = Command::new("ssh")
-        .arg("-G")
-        .args(ssh.raw())
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .unwrap_or_else(no_output);
+    let host = host_of(ssh.destination()?);
+    let asked = Asked::here();
+    if asked.is_repeated(&host) {
+        return None;
+    }
+    let mut command = Command::new("ssh");
+    asked.mark(&mut command, &host);
+    command.arg("-G").args(ssh.raw());
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    let output = command.output().unwrap_or_else(no_output);
     let line = output
         .stdout
         .split(|byte| *byte == b'\n')
@@ -333,6 +338,8 @@ mod tests {
                 "-o",
                 "ProxyCommand=/bin/bowline proxy --fallback tcp -- '%r@%n' %p",
                 "-o",
+                "ProxyUseFdpass=no",
+                "-o",
                 "ServerAliveInterval=0",
                 "-p",
                 "2222",
@@ -388,7 +395,7 @@ mod tests {
             jumped[1],
             "ProxyCommand=/bin/bowline ssh --fallback tcp -F f -J a -l ann -p 2222 -W '[%h]:%p' -- b"
         );
-        assert_eq!(jumped[4..], ["-F", "f", "host"]);
+        assert_eq!(jumped[6..], ["-F", "f", "host"]);
         for arguments in [&["-oProxyJump=b", "host"][..], &["host"]] {
             let command = &line(arguments, Some("b"))[1];
             assert_eq!(

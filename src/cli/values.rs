@@ -95,6 +95,15 @@ pub(crate) enum ValueError {
         /// What it does wrongly.
         fault: &'static str,
     },
+    /// A token of ssh's configuration that nobody has replaced.
+    #[error(
+        "`{token}` was not replaced: the program that runs this ProxyCommand does not know it; \
+         most know %r, %h and %p, and only OpenSSH knows %n"
+    )]
+    Token {
+        /// As written, with its `%`.
+        token: String,
+    },
     /// Where others would be told what is for this machine only.
     #[error("{address} is not a loopback address, and nobody is asked who they are: put a proxy that does so in front")]
     NotLoopback {
@@ -178,6 +187,7 @@ impl Value for Port {
     const EXPECTED: &'static str = "a port number from 1 to 65535";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
+        endpoint::token(text)?;
         number_in(text, 1, u16::MAX.into(), Self::EXPECTED).map(|port| Port(port as u16))
     }
 }

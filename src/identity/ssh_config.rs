@@ -1,10 +1,11 @@
 //! What `ssh -G` says about a host: names, files, keys and time limits.
 //!
 //! ssh itself reads its configuration; nothing here parses ssh_config(5). `Match exec` in that configuration
-//! may run programs, as it does whenever the user runs ssh.
+//! may run programs, as it does whenever the user runs ssh; where that is bowline again, [`Asked`] ends it.
 
 mod dump;
 mod expand;
+mod nesting;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use thiserror::Error;
 use tokio::process::Command;
 
 use self::dump::Dump;
+pub use self::nesting::{ASKED_VARIABLE, Asked};
 use super::known_hosts::HostName;
 
 /// Longest wait for one `ssh -G`: a `Match exec` may look at the network, but must not hold up a login for ever.
@@ -97,6 +99,10 @@ pub struct SshConfig {
     pub server_alive_count_max: u32,
     /// Types of channels that ssh closes when they are idle, and when; `None` for none.
     pub channel_timeout: Option<String>,
+    /// The ProxyCommand as it is written; `None` without one.
+    pub proxy_command: Option<String>,
+    /// The ProxyCommand is to hand over a connected socket, and to end.
+    pub proxy_use_fdpass: bool,
 }
 
 /// Where the agent listens (`IdentityAgent`).
@@ -141,6 +147,12 @@ pub enum SshConfigError {
     #[error("{host:?} is not a host name")]
     NotAHost {
         /// What was given.
+        host: String,
+    },
+    /// This process was started by the `ssh -G` of another question about the same host, as a `Match exec` does.
+    #[error("ssh is being asked about {host} already, and its configuration runs bowline to answer")]
+    AskedAlready {
+        /// The host.
         host: String,
     },
     /// There is no such program.
@@ -189,10 +201,15 @@ impl SshConfig {
     /// Asks ssh. Runs it once, and once more if a file name holds `%` tokens or `${VARIABLES}`.
     ///
     /// # Errors
-    /// `NotAHost`, before anything is run; `Missing` without ssh; `Rejected` with ssh's words for a bad configuration.
+    /// `NotAHost` and `AskedAlready`, before anything is run; `Missing` without ssh; `Rejected` with ssh's words for a bad configuration.
     pub async fn resolve(query: &SshQuery) -> Result<Self, SshConfigError> {
         if query.host.is_empty() || query.host.starts_with('-') || query.host.contains(char::is_control) {
             return Err(SshConfigError::NotAHost {
+                host: query.host.clone(),
+            });
+        }
+        if Asked::here().is_repeated(&query.host) {
+            return Err(SshConfigError::AskedAlready {
                 host: query.host.clone(),
             });
         }
@@ -243,6 +260,8 @@ impl SshConfig {
             server_alive_interval: dump.seconds("serveraliveinterval")?,
             server_alive_count_max: dump.number("serveralivecountmax", 3)?,
             channel_timeout: dump.text("channeltimeout").filter(|value| value != "none"),
+            proxy_command: dump.text("proxycommand").filter(|value| value != "none"),
+            proxy_use_fdpass: dump.flag("proxyusefdpass"),
         })
     }
 }
@@ -250,7 +269,8 @@ impl SshConfig {
 /// `ssh -G` with one more option; its standard output.
 async fn run_ssh(query: &SshQuery, option: impl Into<OsString>) -> Result<Vec<u8>, SshConfigError> {
     let program = || query.ssh_program.clone();
-    let mut command = Command::new(&query.ssh_program);
+    let mut command = std::process::Command::new(&query.ssh_program);
+    Asked::here().mark(&mut command, &query.host);
     command.arg("-G").arg("-o").arg(option.into());
     for option in &query.options {
         command.arg("-o").arg(option);
@@ -264,11 +284,9 @@ async fn run_ssh(query: &SshQuery, option: impl Into<OsString>) -> Result<Vec<u8
     if let Some(port) = query.port {
         command.arg("-p").arg(port.to_string());
     }
-    command
-        .arg("--")
-        .arg(&query.host)
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    command.arg("--").arg(&query.host).stdin(Stdio::null());
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
 
     let output = match tokio::time::timeout(query.deadline, command.output()).await {
         Err(_) => {

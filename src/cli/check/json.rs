@@ -3,7 +3,8 @@
 //! ```text
 //! version      1; grows only if a field changes its meaning or goes
 //! host, user   as given, and as ssh -G says
-//! works        whether a path works, which is whether the exit code is 0
+//! works        whether a path works and ssh can use it, which is whether the exit code is 0
+//! obstacle     null, or why ssh cannot use the paths: {words, hint}
 //! problem      null, or why there are no paths: {verdict, words}
 //! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, verdict, words, detail, hint,
 //!                banner, banner_age_ms, server, known_host}], as they would be dialed
@@ -37,7 +38,8 @@ pub(super) fn write(account: &Account<'_>) -> String {
         "version": 1,
         "host": account.host,
         "user": account.ssh.user,
-        "works": paths.iter().any(|path| path.verdict == Verdict::Works),
+        "works": paths.iter().any(|path| path.verdict == Verdict::Works) && account.obstacle.is_none(),
+        "obstacle": account.obstacle.as_ref().map(|it| json!({ "words": it.what, "hint": it.hint })),
         "problem": problem,
         "paths": paths.iter().map(|checked| path(checked, is_there)).collect::<Vec<_>>(),
         "unlocated": account.unlocated,

@@ -2,6 +2,7 @@
 
 mod json;
 mod limits;
+mod obstacle;
 mod table;
 mod words;
 
@@ -11,10 +12,11 @@ use std::time::Duration;
 
 use crate::client::check::{CheckConfig, Checked, Verdict, check};
 use crate::client::{OpenError, ResolveError};
-use crate::identity::ssh_config::SshConfig;
+use crate::identity::ssh_config::{SshConfig, SshConfigError};
 use crate::wire::Probed;
 
 use self::limits::Limit;
+use self::obstacle::Obstacle;
 use super::args::CheckArgs;
 use super::proxy::{self, Detours, ProxySettings};
 use super::report::{self, Exit, Failure};
@@ -58,6 +60,8 @@ struct Account<'a> {
     /// Where sshd itself was connected to.
     asked_sshd: &'a [SocketAddr],
     limits: Vec<Limit>,
+    /// Why ssh itself cannot use the paths.
+    obstacle: Option<Obstacle>,
 }
 
 /// Checks and tells.
@@ -65,7 +69,14 @@ struct Account<'a> {
 /// # Errors
 /// No path works; then everything was told already.
 pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
-    let ssh = proxy::resolve(&settings.proxy).await?;
+    let ssh = match proxy::resolve(&settings.proxy).await {
+        // What is asked for is the configuration that holds if a path works.
+        Err(SshConfigError::AskedAlready { host }) => {
+            tracing::debug!(host, "asked by the ssh -G of another bowline: yes, unseen");
+            return Ok(());
+        }
+        asked => asked.map_err(|error| report::no_ssh_config(&error))?,
+    };
     super::places::make_folder_of_memories(&settings.proxy.folders.state)?;
     let detours = Detours::to(&ssh.hostname, &settings.proxy)?;
     let config = CheckConfig {
@@ -75,6 +86,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
     let host = &settings.proxy.destination.host;
     let checked = check(config).await;
     let answer = checked.as_ref().ok().and_then(|checked| answer(&checked.paths));
+    let obstacle = obstacle::find(&ssh);
     let account = Account {
         host,
         ssh: &ssh,
@@ -82,6 +94,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         unlocated: checked.as_ref().map_or(&[], |checked| &*checked.unlocated),
         asked_sshd: checked.as_ref().map_or(&[], |checked| &*checked.asked_sshd),
         limits: limits::all(&ssh, answer, settings.proxy.patience),
+        obstacle,
     };
     let said = if settings.json {
         json::write(&account)
@@ -93,6 +106,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
     match checked {
         Err(error) if !settings.json => Err(report::cannot_open(host, OpenError::Resolve(error))),
         Err(_) => Err(Failure::silent(Exit::Unavailable as i32)),
+        Ok(_) if obstacle.is_some() => Err(Failure::silent(Exit::Unavailable as i32)),
         Ok(checked) => exit(&checked.paths),
     }
 }

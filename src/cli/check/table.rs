@@ -25,6 +25,11 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
         line(&mut text, &hung("note: ", &what, width));
     }
     advice(&mut text, paths, width);
+    if let Some(obstacle) = &account.obstacle {
+        line(&mut text, "");
+        line(&mut text, &hung("ssh cannot use them: ", obstacle.what, width));
+        line(&mut text, &hung("hint: ", obstacle.hint, width));
+    }
     if let Some(answer) = answer(paths) {
         let seen = match answer.shows_client {
             true => "sshd sees this client's own address.",

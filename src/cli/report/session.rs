@@ -25,6 +25,7 @@ pub(crate) fn not_a_user_name(error: NotAUserName) -> Failure {
 /// `ssh -G` did not say what the host is.
 pub(crate) fn no_ssh_config(error: &SshConfigError) -> Failure {
     let exit = match error {
+        SshConfigError::AskedAlready { .. } => return asked_already(error),
         SshConfigError::NotAHost { .. } | SshConfigError::Rejected { .. } => Exit::Usage,
         _ => Exit::Unavailable,
     };
@@ -33,6 +34,23 @@ pub(crate) fn no_ssh_config(error: &SshConfigError) -> Failure {
         SshConfigError::Missing { .. } => failure.hint("install OpenSSH's client (Debian: apt install openssh-client)"),
         _ => failure,
     }
+}
+
+/// ssh asks bowline, which was about to ask ssh.
+pub(crate) fn asked_already(error: &dyn Error) -> Failure {
+    Failure::from_error(Exit::Usage, error).hint(
+        "in ssh's configuration, `Match exec` may run `bowline check`, which is made for it; any other command of \
+         bowline in it must be about another host",
+    )
+}
+
+/// ssh wants from its ProxyCommand what bowline does not give.
+pub(crate) fn passes_no_socket(host: &str) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format_args!("ssh waits for a connected socket for {host} (ProxyUseFdpass yes), and bowline carries bytes"),
+    )
+    .hint("put `ProxyUseFdpass no` beside this ProxyCommand in ssh's configuration, before any `ProxyUseFdpass yes`")
 }
 
 /// No session was opened to `host`.

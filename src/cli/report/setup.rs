@@ -85,6 +85,7 @@ pub(crate) fn no_line_of_ssh(words: &[OsString]) -> Failure {
 pub(crate) fn ssh_rejects(error: &SshError) -> Failure {
     match error {
         SshError::NotRunnable(source) => super::cannot_run("ssh", source),
+        SshError::AskedAlready { .. } => super::asked_already(error),
         SshError::Rejected { said } => said
             .iter()
             .fold(Failure::new(Exit::Usage, error), Failure::fact)

@@ -33,6 +33,7 @@ impl Block {
             format!("# Taken out by: {undo}"),
             format!("Host {name}"),
             format!("    ProxyCommand {command}"),
+            "    ProxyUseFdpass no".to_owned(),
             "    ServerAliveInterval 0".to_owned(),
             "# What follows is for all hosts, until the next Host or Match.".to_owned(),
             "Host *".to_owned(),
@@ -125,7 +126,7 @@ mod tests {
     fn block(name: &str) -> Block {
         Block {
             name: name.into(),
-            command: "bowline proxy %r@%n %p".into(),
+            command: "bowline proxy '%r@%n' %p".into(),
             undo: format!("bowline setup --undo {name}"),
         }
     }
@@ -166,7 +167,7 @@ mod tests {
     fn a_block_is_written_again_in_place_of_the_old_one() {
         for file in FILES {
             let old = Block {
-                command: "/old/bowline proxy %r@%n %p".into(),
+                command: "/old/bowline proxy '%r@%n' %p".into(),
                 ..block("box")
             };
             let old = old.on_top_of(file).unwrap();
@@ -180,7 +181,7 @@ mod tests {
     #[test]
     fn lines_end_as_those_of_the_file() {
         let text = |file: &[u8]| String::from_utf8(block("box").on_top_of(file).unwrap()).unwrap();
-        assert!(text(b"a\r\nb\r\n").lines().count() == 10 && !text(b"a\r\nb\r\n").replace("\r\n", "").contains('\n'));
+        assert!(text(b"a\r\nb\r\n").lines().count() == 11 && !text(b"a\r\nb\r\n").replace("\r\n", "").contains('\n'));
         assert!(!text(b"a\nb\r\n").trim_end_matches("b\r\n").contains('\r'));
         assert!(!text(b"a\r").trim_end_matches("a\r").contains('\r'));
     }
@@ -191,10 +192,10 @@ mod tests {
         let (begin, end) = ("# >>> bowline: box >>>\n", "# <<< bowline: box <<<\n");
         for (damaged, line) in [
             (whole.replace(end, ""), 1),
-            (whole.replace(begin, ""), 7),
-            (whole.replace(end, "# <<< bowline: other <<<\n"), 8),
+            (whole.replace(begin, ""), 8),
+            (whole.replace(end, "# <<< bowline: other <<<\n"), 9),
             (format!("{begin}{whole}"), 2),
-            (format!("{whole}{end}"), 10),
+            (format!("{whole}{end}"), 11),
         ] {
             assert_eq!(without(damaged.as_bytes(), "box"), Err(Damaged { line }), "{damaged}");
         }

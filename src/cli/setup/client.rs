@@ -15,6 +15,9 @@ use crate::cli::report::{self, Failure};
 use crate::cli::ssh;
 use crate::cli::values::HostPattern;
 
+/// Whom ssh was given, and its port. In quotes: a shell would take the backslash out of `DOMAIN\user`.
+const TOKENS: &str = "'%r@%n' %p";
+
 /// As ssh wants them.
 const MODES: Modes = Modes {
     file: 0o600,
@@ -156,7 +159,7 @@ impl Task<'_> {
             ),
         };
         let before = self.answers()?;
-        let is_there = |(_, answer): &(String, Answer)| goes_over_bowline(&answer.way, &block.command);
+        let is_there = |(_, answer): &(String, Answer)| answer.goes_over_bowline(&block.command);
         if before.iter().all(is_there) {
             let way = shown(&before[0].1.way);
             say(&format!(
@@ -176,7 +179,7 @@ impl Task<'_> {
             }
         }
         for (host, answer) in self.answers()? {
-            if !goes_over_bowline(&answer.way, &block.command) {
+            if !answer.goes_over_bowline(&block.command) {
                 return Err(self.without_effect(&host, &answer));
             }
         }
@@ -248,7 +251,7 @@ impl Task<'_> {
             words.extend(["-F".into(), path.into()]);
         }
         match String::from_utf8(ssh::proxy_words(&words)) {
-            Ok(line) if !line.contains(char::is_control) => Ok(format!("{line} %r@%n %p")),
+            Ok(line) if !line.contains(char::is_control) => Ok(format!("{line} {TOKENS}")),
             _ => Err(report::no_line_of_ssh(&words)),
         }
     }
@@ -271,7 +274,11 @@ impl Task<'_> {
         let before = answer.applied.iter().take_while(|line| !is_own(line));
         let before: Vec<_> = before.map(String::as_str).collect();
         let applies = before.len() < answer.applied.len();
-        report::not_in_effect(host, &shown(&answer.way), applies.then_some(&before[..]))
+        let takes = match answer.use_fdpass {
+            true => "ProxyUseFdpass yes".to_owned(),
+            false => shown(&answer.way),
+        };
+        report::not_in_effect(host, &takes, applies.then_some(&before[..]))
     }
 }
 
@@ -282,6 +289,13 @@ fn in_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))
         .find(is_program)
+}
+
+impl Answer {
+    /// Whether ssh gets to bowline, and gets on with it: it is no program that hands over sockets.
+    fn goes_over_bowline(&self, command: &str) -> bool {
+        goes_over_bowline(&self.way, command) && !self.use_fdpass
+    }
 }
 
 /// By the block, or by a line that somebody has written, perhaps with options; its program must be there.
@@ -332,10 +346,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("bowline");
         let own = format!("{} proxy --port 4022 %r@%n %p", program.display());
-        let goes = |text: &str| goes_over_bowline(&Way::Command(text.to_owned()), "bowline proxy %r@%n %p");
+        let goes = |text: &str| goes_over_bowline(&Way::Command(text.to_owned()), "bowline proxy '%r@%n' %p");
         assert!(!goes(&own), "there is no such program");
         fs::write(&program, "").unwrap();
-        assert!(goes(&own) && goes("bowline proxy %r@%n %p"));
+        assert!(goes(&own) && goes("bowline proxy '%r@%n' %p"));
         for other in ["nc %h %p", "sh proxy", "bowline", "", "/bin/sh proxy %h"] {
             assert!(!goes(other), "{other}");
         }

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::identity::ssh_config::Asked;
+
 /// How ssh would get to a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Way {
@@ -18,6 +20,8 @@ pub(super) enum Way {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) way: Way,
+    /// The program of the ProxyCommand is to hand over a connected socket.
+    pub(super) use_fdpass: bool,
     /// The files it read, in this order.
     pub(super) read: Vec<PathBuf>,
     /// The `Host` and `Match` lines that apply, in this order: `/home/ann/.ssh/config line 3`.
@@ -30,6 +34,12 @@ pub(crate) enum SshError {
     /// It cannot be started.
     #[error("cannot run ssh: {0}")]
     NotRunnable(io::Error),
+    /// This process was started by the `ssh -G` of another question about the same host.
+    #[error("ssh is being asked about {host} already, and its configuration runs bowline to answer")]
+    AskedAlready {
+        /// The host.
+        host: String,
+    },
     /// It does not take its configuration as it is.
     #[error("ssh does not take its configuration")]
     Rejected {
@@ -43,13 +53,14 @@ pub(crate) enum SshError {
 /// # Errors
 /// There is no ssh, or it rejects its configuration.
 pub(super) fn ask(config: Option<&Path>, host: &str) -> Result<Answer, SshError> {
-    let (out, err) = run(config, &["-v", "-G", "--", host])?;
+    let (out, err) = run(config, &["-v", "-G"], host)?;
     let option = |name| out.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
     let way = option("proxycommand ").map(Way::Command);
     let way = way.or_else(|| option("proxyjump ").map(Way::Jump));
     let after = |line: &str, mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim_end().to_owned());
     Ok(Answer {
         way: way.unwrap_or(Way::Straight),
+        use_fdpass: option("proxyusefdpass ").is_some_and(|value| value == "yes"),
         read: (err
             .lines()
             .filter_map(|line| after(line, "debug1: Reading configuration data ")))
@@ -69,17 +80,23 @@ pub(super) fn ask(config: Option<&Path>, host: &str) -> Result<Answer, SshError>
 /// There is no ssh.
 pub(super) fn home() -> Result<Option<PathBuf>, SshError> {
     // ssh expands a ControlPath before it prints it.
-    let (out, _) = run(Some("none".as_ref()), &["-G", "-o", "ControlPath=~/.", "--", "x"])?;
+    let (out, _) = run(Some("none".as_ref()), &["-G", "-o", "ControlPath=~/."], "x")?;
     let printed = out.lines().find_map(|line| line.strip_prefix("controlpath "));
     Ok(printed.and_then(|path| path.strip_suffix("/.")).map(PathBuf::from))
 }
 
-fn run(config: Option<&Path>, arguments: &[&str]) -> Result<(String, String), SshError> {
+fn run(config: Option<&Path>, arguments: &[&str], host: &str) -> Result<(String, String), SshError> {
+    let asked = Asked::here();
+    if asked.is_repeated(host) {
+        return Err(SshError::AskedAlready { host: host.to_owned() });
+    }
     let mut command = Command::new("ssh");
+    asked.mark(&mut command, host);
     if let Some(file) = config {
         command.arg("-F").arg(file);
     }
-    let output = command.args(arguments).stdin(Stdio::null()).output();
+    command.args(arguments).args(["--", host]);
+    let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(SshError::NotRunnable)?;
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {

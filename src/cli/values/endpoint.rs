@@ -17,6 +17,7 @@ impl Value for Destination {
     const EXPECTED: &'static str = "[USER@]HOST";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
+        token(text)?;
         // A user may hold an @ (user@realm), a host cannot: ssh too cuts at the last one.
         let (user, host) = match text.rsplit_once('@') {
             Some((user, host)) => (Some(checked_name("user name", user)?), host),
@@ -109,6 +110,17 @@ impl Value for Target {
     }
 }
 
+/// Whether a part is a token as it stands in ssh's configuration: a `%` and one letter, alone.
+pub(super) fn token(text: &str) -> Result<(), ValueError> {
+    let is_token = |part: &&str| matches!(part.as_bytes(), [b'%', letter] if letter.is_ascii_alphabetic());
+    match text.rsplit('@').find(is_token) {
+        Some(token) => Err(ValueError::Token {
+            token: token.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// The name goes on to `ssh -G` as an argument and into log lines: nothing that looks like an option or
 /// moves a cursor.
 fn checked_name(part: &'static str, name: &str) -> Result<String, ValueError> {
@@ -187,6 +199,20 @@ mod tests {
             "expected an IPv6 address between the brackets"
         );
         assert_eq!(message::<Destination>("[::1"), "expected [USER@]HOST");
+    }
+
+    #[test]
+    fn a_token_that_nobody_has_replaced_is_called_that() {
+        for (text, token) in [("root@%n", "%n"), ("%n", "%n"), ("%r@build", "%r"), ("%r@%n", "%n")] {
+            let said = message::<Destination>(text);
+            assert!(
+                said.starts_with(&format!("`{token}` was not replaced: ")),
+                "{text}: {said}"
+            );
+        }
+        for name in ["fe80::1%n", "ann@fe80::1%lo", "100%n", "ann%h@build"] {
+            assert!(Destination::parse(name).is_ok(), "{name}");
+        }
     }
 
     #[test]

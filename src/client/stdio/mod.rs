@@ -28,6 +28,14 @@ const PIPE_SIZE: usize = 1024 * 1024;
 /// Asked for when the user's pipes together already take up the most allowed (`pipe-user-pages-soft`).
 const SMALLER_PIPE_SIZE: usize = 256 * 1024;
 
+/// Whether standard input and output are two names of one socket, as ssh's `ProxyUseFdpass` makes them.
+pub fn is_one_socket() -> bool {
+    let [input, output] = [rustix::stdio::stdin(), rustix::stdio::stdout()].map(rustix::fs::fstat);
+    matches!((input, output), (Ok(input), Ok(output))
+        if FileType::from_raw_mode(input.st_mode) == FileType::Socket
+            && (input.st_dev, input.st_ino) == (output.st_dev, output.st_ino))
+}
+
 /// The reading side.
 #[derive(Debug)]
 pub struct Stdin(Channel);
