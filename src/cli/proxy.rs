@@ -29,7 +29,7 @@ use super::args::ProxyArgs;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
-use super::signals::Signals;
+use super::signals::{Signals, leave_terminal};
 use super::values::{Destination, Fallback, PathCommand, Transport};
 pub(super) use detours::Detours;
 
@@ -142,7 +142,7 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
         }
         Err(error) => {
             let is_no_path = is_no_path(&error);
-            let failure = report::cannot_open(&settings.destination.host, error);
+            let failure = report::cannot_open_as(&settings.destination.host, error, ssh.ignores_host_keys);
             Err(if is_no_path { detours.explain(failure) } else { failure })
         }
     }
@@ -266,6 +266,7 @@ async fn carry(
         .map_err(ToString::to_string)
         .and_then(|j| j.begin(&entry).map_err(|e| e.to_string()));
     let live = live.inspect_err(|error| tracing::warn!(error, "no journal: a killed session will not be cleaned up"));
+    leave_terminal();
     let control = session.control();
     let tasks = Tasks::new();
     open_desk(&session, settings, &tasks);
@@ -342,6 +343,7 @@ async fn fall_back(ssh: &SshConfig, (stdin, stdout): Pipe, limit: Duration, why:
     report::notice(&format!(
         "no bowline server half answers at {address}: plain TCP, this session will not survive its path"
     ));
+    leave_terminal();
     fallback::splice(stream, stdin, stdout)
         .await
         .map_err(|error| Failure::from_error(Exit::Lost, &error))

@@ -1,9 +1,12 @@
 //! Plain TCP to sshd, for hosts without a server half: no resumption, no recovery.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -54,7 +57,9 @@ where
 {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let len = from.read(&mut buffer).await?;
+        let Some(len) = read(&mut from, &mut to, &mut buffer).await? else {
+            return Ok(());
+        };
         let Some(bytes) = buffer.get(..len).filter(|bytes| !bytes.is_empty()) else {
             break;
         };
@@ -67,4 +72,23 @@ where
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         ended => ended,
     }
+}
+
+/// What comes next from one end; `None` if the other takes no more.
+async fn read<R, W>(from: &mut R, to: &mut W, buffer: &mut [u8]) -> io::Result<Option<usize>>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    poll_fn(|cx| {
+        let mut filled = ReadBuf::new(buffer);
+        if let Poll::Ready(read) = Pin::new(&mut *from).poll_read(cx, &mut filled) {
+            return Poll::Ready(read.map(|()| Some(filled.filled().len())));
+        }
+        match Pin::new(&mut *to).poll_flush(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(Ok(None)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }

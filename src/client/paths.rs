@@ -6,7 +6,7 @@ use crate::carrier::{Path, Rank};
 use crate::hints::Hints;
 use russh::keys::ssh_key::Fingerprint;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,10 +45,13 @@ pub enum Port {
 }
 
 impl Port {
-    fn at(self, ip: IpAddr) -> Path {
+    /// At an address, whose zone stays (`fe80::1%eth0`) and whose port does not count.
+    fn at(self, mut address: SocketAddr) -> Path {
+        let (Port::Quic(port) | Port::Tls(port)) = self;
+        address.set_port(port);
         match self {
-            Port::Quic(port) => Path::Quic(SocketAddr::new(ip, port)),
-            Port::Tls(port) => Path::Tls(SocketAddr::new(ip, port)),
+            Port::Quic(_) => Path::Quic(address),
+            Port::Tls(_) => Path::Tls(address),
         }
     }
 }
@@ -93,7 +96,8 @@ pub(super) struct Paths {
 struct Known {
     /// By which relays know the host.
     host_keys: Vec<Fingerprint>,
-    addresses: Vec<IpAddr>,
+    /// Without a port; the zone of a link-local address is part of it.
+    addresses: Vec<SocketAddr>,
     relays: Vec<RelayAddress>,
     /// What led to the server half last.
     winner: Option<Path>,
@@ -122,7 +126,7 @@ impl Paths {
         Ok(paths)
     }
 
-    fn new(place: Place, knowledge: Knowledge, addresses: Vec<IpAddr>, relays: Vec<RelayAddress>) -> Paths {
+    fn new(place: Place, knowledge: Knowledge, addresses: Vec<SocketAddr>, relays: Vec<RelayAddress>) -> Paths {
         let mut known = Known {
             host_keys: knowledge.host_keys,
             addresses,
@@ -238,7 +242,8 @@ impl Known {
     /// third, and detours.
     fn hoped_for(&self, place: &Place) -> Vec<Path> {
         let starts = place.ports.iter().zip((0..).step_by(2));
-        let straight = starts.flat_map(|(port, start)| (start..).zip(self.addresses.iter().map(|ip| port.at(*ip))));
+        let straight =
+            starts.flat_map(|(port, start)| (start..).zip(self.addresses.iter().map(|address| port.at(*address))));
         // What is not to be dialed straight is not dialed to a relay either.
         let is_wanted = |transport| {
             place.ports.iter().any(|port| match port {
@@ -285,14 +290,14 @@ async fn find_relays(
     (addresses, found.failures.iter().map(ToString::to_string).collect())
 }
 
-async fn lookup(place: &Place) -> io::Result<Vec<IpAddr>> {
+async fn lookup(place: &Place) -> io::Result<Vec<SocketAddr>> {
     // The resolver wants a port; which one matters to nobody.
     let found = timeout(LOOKUP_TIMEOUT, lookup_host((place.host.as_str(), 0))).await;
     let found = found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let wanted = found.map(|address| address.ip()).filter(|ip| match place.family {
+    let wanted = found.filter(|address| match place.family {
         None => true,
-        Some(Family::V4) => ip.is_ipv4(),
-        Some(Family::V6) => ip.is_ipv6(),
+        Some(Family::V4) => address.is_ipv4(),
+        Some(Family::V6) => address.is_ipv6(),
     });
     let addresses = interleave(wanted.collect());
     if addresses.is_empty() {
@@ -303,8 +308,8 @@ async fn lookup(place: &Place) -> io::Result<Vec<IpAddr>> {
 }
 
 /// Families in turn (RFC 8305 section 4), beginning with the one that the resolver put first.
-fn interleave(found: Vec<IpAddr>) -> Vec<IpAddr> {
-    let first_is_v6 = found.first().is_some_and(IpAddr::is_ipv6);
+fn interleave(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
     let mut mixed = Vec::new();
@@ -323,16 +328,16 @@ fn interleave(found: Vec<IpAddr>) -> Vec<IpAddr> {
     unique
 }
 
-fn is_useless(ip: IpAddr) -> bool {
-    ip.is_unspecified() || ip.is_multicast()
+fn is_useless(address: SocketAddr) -> bool {
+    address.ip().is_unspecified() || address.ip().is_multicast()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn address(text: &str) -> SocketAddr {
+        SocketAddr::new(text.parse().unwrap(), 0)
     }
 
     fn place(ports: &[Port]) -> Place {
@@ -361,6 +366,15 @@ mod tests {
             .to_vec();
         let mixed = ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"].map(address).to_vec();
         assert_eq!(interleave(found), mixed);
+    }
+
+    #[tokio::test]
+    async fn the_zone_of_a_link_local_address_is_kept() {
+        let mut place = place(&[Port::Quic(22)]);
+        place.host = "fe80::1%lo".into();
+        let paths = Paths::resolve(place, Knowledge::default()).await.unwrap();
+        // The loopback interface is the first one that Linux makes.
+        assert_eq!(written(&paths.all()), ["quic [fe80::1%1]:22"]);
     }
 
     #[test]

@@ -99,6 +99,8 @@ pub struct SshConfig {
     pub server_alive_count_max: u32,
     /// Types of channels that ssh closes when they are idle, and when; `None` for none.
     pub channel_timeout: Option<String>,
+    /// ssh warns about a changed host key and goes on (`StrictHostKeyChecking no`).
+    pub ignores_host_keys: bool,
     /// The ProxyCommand as it is written; `None` without one.
     pub proxy_command: Option<String>,
     /// The ProxyCommand is to hand over a connected socket, and to end.
@@ -260,6 +262,7 @@ impl SshConfig {
             server_alive_interval: dump.seconds("serveraliveinterval")?,
             server_alive_count_max: dump.number("serveralivecountmax", 3)?,
             channel_timeout: dump.text("channeltimeout").filter(|value| value != "none"),
+            ignores_host_keys: dump.is_off("stricthostkeychecking"),
             proxy_command: dump.text("proxycommand").filter(|value| value != "none"),
             proxy_use_fdpass: dump.flag("proxyusefdpass"),
         })

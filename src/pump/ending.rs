@@ -34,6 +34,8 @@ impl Ending {
     pub(super) fn handle_broken_pipe(&mut self, why: String, now: Instant) {
         if !self.input_ends_itself {
             self.drain_until.get_or_insert(now + DRAIN);
+            // Nobody is there any more who would wait for an outage to end.
+            self.linger_until.get_or_insert(now + DRAIN + LINGER);
         }
         self.why_no_output.get_or_insert(why);
     }

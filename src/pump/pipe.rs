@@ -37,9 +37,12 @@ where
                 }
             }
         } else {
-            // Whatever buffers below us passes its bytes on while we wait for more.
-            let _ = Pin::new(output).poll_flush(cx);
-            false
+            // Whatever buffers below us passes its bytes on while we wait for more. A pipe that nobody reads any more says so
+            // here, if it can: in an outage nothing comes that could be written to it.
+            match Pin::new(output).poll_flush(cx) {
+                Poll::Ready(Err(error)) => self.handle_broken_output(&error, now),
+                Poll::Ready(Ok(())) | Poll::Pending => false,
+            }
         }
     }
 

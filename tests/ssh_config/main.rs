@@ -4,7 +4,9 @@
 mod support;
 
 mod fdpass;
+mod known_hosts;
 mod recursion;
+mod terminal;
 mod tokens;
 
 use std::fs;

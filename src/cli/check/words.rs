@@ -1,6 +1,7 @@
 //! Verdicts in words: what is, and what to do about it.
 
 use crate::carrier::Path;
+use crate::cli::report::forget_command;
 use crate::client::check::{Checked, Verdict};
 
 /// What a verdict means, in one line; without the cause that was seen ([`Checked::detail`]).
@@ -62,7 +63,12 @@ pub(super) fn advice(checked: &Checked, is_there: bool) -> Option<String> {
              bowline needs 1228 bytes over IPv4, 1248 over IPv6"
         }
         Verdict::OtherVersion => "install the same version of bowline on both sides",
-        Verdict::WrongKey => "do not connect before you know why; if the host was reinstalled: ssh-keygen -R its name",
+        Verdict::WrongKey => {
+            let careful = "do not connect before you know why";
+            return Some(checked.recorded.as_ref().map_or(careful.to_owned(), |(name, file)| {
+                format!("{careful}; if the host was reinstalled: {}", forget_command(name, file))
+            }));
+        }
         Verdict::KeyRefused => {
             "name the key with IdentityFile in ssh's configuration, or with -i; is it in authorized_keys there?"
         }

@@ -53,6 +53,19 @@ pub(crate) fn passes_no_socket(host: &str) -> Failure {
     .hint("put `ProxyUseFdpass no` beside this ProxyCommand in ssh's configuration, before any `ProxyUseFdpass yes`")
 }
 
+/// The same; `ignores_host_keys`: ssh's StrictHostKeyChecking is `no`.
+pub(crate) fn cannot_open_as(host: &str, error: OpenError, ignores_host_keys: bool) -> Failure {
+    let is_ignored = ignores_host_keys && is_changed(&error);
+    let failure = cannot_open(host, error);
+    match is_ignored {
+        true => failure.fact(
+            "StrictHostKeyChecking no: ssh would warn and go on without passwords; bowline shows no key of yours to a host \
+             whose key has changed",
+        ),
+        false => failure,
+    }
+}
+
 /// No session was opened to `host`.
 pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
     match error {
@@ -170,6 +183,32 @@ fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
     }
 }
 
+/// The command that takes what is recorded for a name out of a file.
+pub(crate) fn forget_command(name: &str, file: &std::path::Path) -> impl Display {
+    format!(
+        "ssh-keygen -R {} -f {}",
+        shell_word(name),
+        shell_word(&file.to_string_lossy())
+    )
+}
+
+/// A word as a shell has to be given it.
+fn shell_word(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@+,=%".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// A host key has changed, and ssh would go on all the same.
+fn is_changed(error: &OpenError) -> bool {
+    let OpenError::Untrusted(error) = error else {
+        return false;
+    };
+    matches!(error.downcast_ref::<TrustError>(), Some(TrustError::Changed { .. }))
+}
+
 fn untrusted(error: &(dyn Error + Send + Sync + 'static)) -> Failure {
     let failure = Failure::from_error(Exit::Refused, error);
     match error.downcast_ref::<TrustError>() {
@@ -187,8 +226,9 @@ fn untrusted(error: &(dyn Error + Send + Sync + 'static)) -> Failure {
                 list(presented)
             ))
             .hint(format_args!(
-                "if the host was reinstalled, run: ssh-keygen -R '{name}'; if its server half has a key of its own, \
-                 give its fingerprint with --pin; else somebody may be listening"
+                "if the host was reinstalled, run: {}; if its server half has a key of its own, give its fingerprint \
+                 with --pin; else somebody may be listening",
+                forget_command(name, &place.file)
             )),
         Some(TrustError::Revoked { place, fingerprint, .. }) => failure
             .fact(format_args!(

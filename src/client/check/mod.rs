@@ -19,6 +19,7 @@ use ask::Asker;
 use probe::{Finding, Probing};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -52,6 +53,8 @@ pub struct Checked {
     pub answer: Option<Probed>,
     /// Whether no key of the host was known before: ssh will ask.
     pub is_unknown_host: bool,
+    /// Where other keys of the host are recorded than those it proved: the name, and the file.
+    pub recorded: Option<(String, PathBuf)>,
 }
 
 /// Every path, and what did not even become one.
@@ -97,7 +100,7 @@ pub async fn check(config: CheckConfig) -> Result<CheckedAll, ResolveError> {
 async fn ask_sshd(findings: &[Finding], witnesses: &mut HashMap<IpAddr, Tcp>, ssh_port: u16) -> Vec<SocketAddr> {
     let mut asked = JoinSet::new();
     for ip in verdict::doubtful_hosts(findings, witnesses) {
-        let sshd = SocketAddr::new(ip, ssh_port);
+        let sshd = sshd_at(ip, ssh_port, findings.iter().map(|finding| &finding.path));
         asked.spawn(async move { (sshd, say_something_long(sshd).await) });
     }
     let answers = asked.join_all().await;
@@ -135,7 +138,8 @@ async fn probe_all(
     }
     let mut looks = JoinSet::new();
     for ip in doubtful(paths, &findings) {
-        looks.spawn(async move { (ip, knock(SocketAddr::new(ip, ssh_port), half).await) });
+        let sshd = sshd_at(ip, ssh_port, paths.iter());
+        looks.spawn(async move { (ip, knock(sshd, half).await) });
     }
     while let Some(ended) = probes.join_next().await {
         keep(&mut findings, ended);
@@ -168,6 +172,17 @@ fn doubtful(paths: &[Path], findings: &[Option<Finding>]) -> Vec<IpAddr> {
         }
     }
     found
+}
+
+/// sshd's address at `ip`, in the zone of the paths that lead there.
+fn sshd_at<'a>(ip: IpAddr, port: u16, mut paths: impl Iterator<Item = &'a Path>) -> SocketAddr {
+    let straight = paths.find_map(|path| match path {
+        Path::Quic(address) | Path::Tls(address) => Some(*address).filter(|address| address.ip() == ip),
+        Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => None,
+    });
+    let mut sshd = straight.unwrap_or(SocketAddr::new(ip, port));
+    sshd.set_port(port);
+    sshd
 }
 
 /// The host at the other end of a straight path.

@@ -1,8 +1,8 @@
 //! One path, from the first packet to sshd's banner.
 
-use super::super::ClientConfig;
 use super::super::dialer::Dialer;
 use super::super::unreachable::unreachable;
+use super::super::{ClientConfig, TrustError};
 use super::ask::{Asker, Deadline};
 use super::{Checked, Verdict};
 use crate::carrier::via::RelayTransport;
@@ -16,6 +16,7 @@ use russh::keys::ssh_key::Fingerprint;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout_at};
@@ -223,9 +224,9 @@ impl Finding {
     }
 
     pub(super) fn checked(self, verdict: Verdict, is_unknown_host: bool) -> Checked {
-        let (answer, detail) = match self.outcome {
-            Ok(probed) => (Some(probed), None),
-            Err(failure) => (None, failure.detail()),
+        let (answer, detail, recorded) = match self.outcome {
+            Ok(probed) => (Some(probed), None, None),
+            Err(failure) => (None, failure.detail(), failure.recorded()),
         };
         Checked {
             path: self.path,
@@ -236,11 +237,21 @@ impl Finding {
             detail,
             answer,
             is_unknown_host,
+            recorded,
         }
     }
 }
 
 impl Failure {
+    /// Where other keys are recorded.
+    fn recorded(&self) -> Option<(String, PathBuf)> {
+        let Failure::Untrusted(error) = self else { return None };
+        match error.downcast_ref::<TrustError>()? {
+            TrustError::Changed { name, place, .. } => Some((name.clone(), place.file.to_path_buf())),
+            _ => None,
+        }
+    }
+
     /// In the words of the one who saw it.
     fn detail(&self) -> Option<PeerText> {
         let error: &(dyn Error + 'static) = match self {

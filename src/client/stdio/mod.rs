@@ -114,8 +114,12 @@ impl AsyncWrite for Stdout {
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// There is nothing to flush. Fails once nobody is left to read, and wakes the caller when that happens.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.0 {
+            Channel::Polled(polled) => polled.poll_reader(cx),
+            Channel::Thread(_) | Channel::Closed => Poll::Ready(Ok(())),
+        }
     }
 
     /// Closes the descriptor: the reader sees its end while this process lives on.

@@ -19,12 +19,16 @@ use crate::descriptor::Pollable;
 pub(super) struct Polled {
     fd: Pollable,
     is_socket: bool,
+    /// The same once more, for a writer that has nothing to write and still wants to know whether it has a reader. A
+    /// descriptor of its own, as one that is ready for writing wakes nobody else; `None` where there is none to be had.
+    watched: Option<Pollable>,
 }
 
 impl Polled {
     /// A stream socket in whichever mode: each call says itself that it must not block.
     pub(super) fn socket(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
         Ok(Self {
+            watched: watched(&fd, interest),
             fd: Pollable::new(fd, interest)?,
             is_socket: true,
         })
@@ -33,6 +37,7 @@ impl Polled {
     /// A pipe or terminal in non-blocking mode.
     pub(super) fn stream(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
         Ok(Self {
+            watched: watched(&fd, interest),
             fd: Pollable::new(fd, interest)?,
             is_socket: false,
         })
@@ -53,6 +58,15 @@ impl Polled {
             if let Ok(result) = guard.try_io(|_| self.write(bytes)) {
                 return Poll::Ready(result);
             }
+        }
+    }
+
+    /// Fails once nobody is left to read; wakes the caller then.
+    pub(super) fn poll_reader(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.watched.as_ref().map(|watched| watched.poll_write_ready(cx)) {
+            // It was not asked whether it can be written to, so all that is ever told is that it never will be again.
+            Some(Poll::Ready(_)) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Some(Poll::Pending) | None => Poll::Ready(Ok(())),
         }
     }
 
@@ -91,6 +105,15 @@ impl Polled {
             other => Ok(other?),
         }
     }
+}
+
+/// epoll tells of a reader that has gone whatever it is asked for.
+fn watched(fd: &OwnedFd, interest: Interest) -> Option<Pollable> {
+    if interest != Interest::WRITABLE {
+        return None;
+    }
+    let again = fd.try_clone().ok()?;
+    Pollable::new(again, Interest::READABLE).ok()
 }
 
 fn read_once(fd: BorrowedFd<'_>, is_socket: bool, unfilled: &mut [MaybeUninit<u8>]) -> rustix::io::Result<usize> {

@@ -337,3 +337,23 @@ fn process_closes_its_standard_output_and_lives_on() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[tokio::test]
+async fn a_writer_that_has_nothing_to_write_is_woken_when_its_reader_goes() {
+    let (read, write) = pipe();
+    let (near, far) = UnixStream::pair().unwrap();
+    let cases: [(OwnedFd, OwnedFd); 2] = [(write, read), (near.into(), far.into())];
+    for (ours, theirs) in cases {
+        let mut stdout = Stdout::from_fd(ours).unwrap();
+        stdout.write_all(b"x").await.unwrap();
+        let mut gone = Box::pin(std::future::poll_fn(|cx| match Pin::new(&mut stdout).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }));
+        let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut gone).await;
+        assert!(early.is_err(), "{early:?}");
+        drop(theirs);
+        let error = tokio::time::timeout(std::time::Duration::from_secs(10), gone).await;
+        assert_eq!(error.expect("it is woken").kind(), io::ErrorKind::BrokenPipe);
+    }
+}

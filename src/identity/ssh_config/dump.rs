@@ -68,6 +68,11 @@ impl Dump {
         self.value(field).is_some_and(|value| value == "yes" || value == "true")
     }
 
+    /// Whether an option is off, and not only missing; ssh prints `no` or `false`.
+    pub(super) fn is_off(&self, field: &str) -> bool {
+        self.value(field).is_some_and(|value| value == "no" || value == "false")
+    }
+
     /// The first value as a path.
     pub(super) fn path(&self, field: &str) -> Option<PathBuf> {
         self.value(field).map(PathBuf::from)
