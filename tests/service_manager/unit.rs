@@ -53,9 +53,10 @@ impl Packaged {
         let scratch = Scratch::new();
         let port = Place::free_port();
         let keys: Vec<_> = sshd.host_keys().iter().map(|key| key.display().to_string()).collect();
+        // A unit has an environment of its own, and "real" would change how this machine routes packets.
         let mut config = format!(
-            "state-dir = {:?}\nruntime-dir = {:?}\n[serve]\nlisten = \"127.0.0.1:{port}\"\ntarget = \"{target}\"\n\
-             sshd-config = {:?}\nhost-key = {keys:?}\n",
+            "state-dir = {:?}\nruntime-dir = {:?}\n[serve]\nclient-address = \"loopback\"\n\
+             listen = \"127.0.0.1:{port}\"\ntarget = \"{target}\"\nsshd-config = {:?}\nhost-key = {keys:?}\n",
             scratch.join("state"),
             scratch.join("run"),
             sshd.config(),
