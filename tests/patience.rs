@@ -5,19 +5,25 @@
 mod scenarios;
 mod support;
 
+use rustix::process::{Signal, kill_process};
 use scenarios::goodput;
 use scenarios::keys::Typist;
 use scenarios::ticker::Ticker;
+use std::fs;
 use std::thread::{self, sleep};
 use std::time::Duration;
 use support::lab::Lab;
+use support::process::{Running, pid_of, run, tree};
 use support::relay::Relay;
 use support::rig::Rig;
 use support::serve::ServeOptions;
-use support::{measured, measured_time, now};
+use support::ssh::HOST;
+use support::{Scratch, measured, measured_time, now, wait_for};
 
 /// RTT 50 ms.
 const CLIENT: &str = "delay=25";
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What each measurement of goodput moves: 20 s at 256 kbit/s.
 const BULK: usize = 640_000;
@@ -104,6 +110,104 @@ fn five_minutes_with_nothing_but_the_two_ends_and_one_relay() {
         sleep(Duration::from_secs(20));
     }
     measured("lines in five minutes", ticker.finish_in_order());
+}
+
+/// A proxy on the only way out ends what is silent for 100 s, as some do that cloud networks have.
+#[test]
+fn an_idle_session_lives_for_fifteen_minutes_through_a_proxy_that_ends_idle_tunnels() {
+    let hosts = [("client", CLIENT), ("server", ""), ("proxy", "")];
+    let Some(lab) = Lab::possible("a proxy that ends idle tunnels").then(|| Lab::up(&hosts)) else {
+        return;
+    };
+    let scratch = Scratch::new();
+    let config = scratch.join("tinyproxy.conf");
+    fs::write(&config, "Port 3128\nTimeout 100\nConnectPort 443\n").expect("the scratch folder");
+    let _proxy = Running::start(lab.command("proxy", "tinyproxy").args(["-d", "-c"]).arg(&config));
+    let url = format!("http://{}:3128", lab.place("proxy").address);
+    let options = ServeOptions::here().argument("--listen-tls").argument("443");
+    let rig = Rig::with_in(&lab, options, |setup| setup.environment("BOWLINE_PROXY", &url));
+    let server = lab.place("server").address.to_string();
+    let mut wall = lab.command("client", "ip");
+    run(wall.args(["route", "add", "blackhole", &server]), LIMIT).expect_code(0);
+    let mut typist = Typist::start(&rig);
+    sleep(Duration::from_secs(15 * 60));
+    let echo = typist.press(b'b');
+    measured_time("the first key after 15 idle minutes through a proxy, RTT 50 ms", echo);
+    assert!(echo < Duration::from_secs(2), "{echo:?}");
+    assert_eq!(rig.resumes(), 0, "the proxy never ended it: {}", rig.ssh.proxy_log());
+}
+
+/// What Visual Studio Code does to the ssh below it: a byte every three seconds, and an end five seconds after the machine
+/// wakes if none has come back.
+const PINGS: &str = r#"
+const { spawn } = require("child_process");
+const ssh = spawn(process.argv[2], process.argv.slice(3), { stdio: ["pipe", "pipe", "inherit"] });
+let woke = 0, before = Date.now();
+ssh.stdout.on("data", () => {
+    console.log(woke ? `awake ${Date.now() - woke}` : "answer");
+    woke = 0;
+});
+ssh.on("exit", (code) => process.exit(code ?? 1));
+setInterval(() => ssh.stdin.write("p"), 3000);
+setInterval(() => {
+    const now = Date.now();
+    if (now - before > 10000) { woke = now; ssh.stdin.write("p"); }
+    if (woke && now - woke > 5000) { console.log("dead"); process.exit(7); }
+    before = now;
+}, 200);
+"#;
+
+/// Sleep is played: everything of the client stands still, and its network with it.
+#[test]
+fn a_program_of_node_that_pings_through_ssh_is_answered_within_two_seconds_of_waking() {
+    let hosts = [("client", "delay=25,nat"), ("server", "")];
+    let Some(lab) = Lab::possible("a ping after sleep").then(|| Lab::up(&hosts)) else {
+        return;
+    };
+    let rig = Rig::bowline_in(&lab);
+    let program = rig.ssh.path("pings.js");
+    fs::write(&program, PINGS).expect("the scratch folder");
+    let mut node = rig.ssh.command("node");
+    node.arg(&program)
+        .arg("ssh")
+        .arg("-F")
+        .arg(rig.ssh.config())
+        .args([HOST, "cat"]);
+    let running = Running::start(&mut node);
+    let begun = wait_for(LIMIT, || running.out_so_far().contains("answer").then_some(()));
+    assert!(begun.is_some(), "{}", running.err_so_far());
+    for nap in 1..=NAPS {
+        asleep(&lab, &running, Duration::from_secs(60));
+        let told = || (running.out_so_far().matches("awake ").count() == nap).then(|| running.out_so_far());
+        let told = wait_for(LIMIT, told).unwrap_or_else(|| panic!("{}", running.out_so_far()));
+        let took = told
+            .rsplit("awake ")
+            .next()
+            .and_then(|rest| rest.lines().next()?.parse().ok());
+        let took = Duration::from_millis(took.expect("a number of milliseconds"));
+        measured_time(
+            "from waking to the first answer, RTT 50 ms, a new address at the NAT",
+            took,
+        );
+        assert!(took < Duration::from_secs(2), "{told}");
+    }
+}
+
+const NAPS: usize = 3;
+
+/// Stops what was started, takes its network away, and gives back both after a while: by then the NAT has another mapping.
+fn asleep(lab: &Lab, running: &Running, time: Duration) {
+    let all = tree(running.id());
+    all.iter().for_each(|&pid| signal(pid, Signal::STOP));
+    lab.cut("client");
+    sleep(time);
+    lab.rebind("client");
+    lab.restore("client");
+    all.iter().rev().for_each(|&pid| signal(pid, Signal::CONT));
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(pid_of(pid), signal).expect("a process of our own");
 }
 
 /// Two hosts; `None` without root.

@@ -20,6 +20,10 @@ use tokio_util::sync::CancellationToken;
 /// so long. It also bounds what a flood from many networks makes us begin: so much of the capacity in this time.
 const MIN_AGE: Duration = Duration::from_secs(2);
 
+/// Peers give way to another of their own address or /64 from this age on only: many clients that one machine starts
+/// together, where handshakes take long, would else end each other's. It is as long as a first hello may take.
+const MIN_AGE_OF_OWN: Duration = Duration::from_secs(5);
+
 /// Most permits of one relay. A relay joins at most 500 streams to one server half by default: those who have not said
 /// whom they want, in the handshake and after it, leave most of them to sessions.
 const MAX_PER_RELAY: usize = 64;
@@ -285,7 +289,8 @@ impl State {
             path.push(fullest.clone());
         }
         let (number, oldest) = self.silent.iter().find(|(_, peer)| *peer.origin.0 == *path)?;
-        let is_old = now.saturating_duration_since(oldest.since) >= MIN_AGE;
+        let min_age = if path == *origin.0 { MIN_AGE_OF_OWN } else { MIN_AGE };
+        let is_old = now.saturating_duration_since(oldest.since) >= min_age;
         (is_old || !must_be_old).then_some(*number)
     }
 

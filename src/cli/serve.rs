@@ -154,7 +154,7 @@ impl ServeSettings {
             ),
             memory_budget,
             max_sessions: count(args.max_sessions.or(one(&table.max_sessions)), 1000),
-            max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 100),
+            max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 500),
             abandoned_after: args
                 .abandoned_after
                 .or(one(&table.abandoned_after))

@@ -37,7 +37,7 @@ use tracing::{Instrument, info_span};
 pub struct RegistryLimits {
     /// Most sessions in all. Default 1000.
     pub sessions: usize,
-    /// Most sessions of one user key. Default 100.
+    /// Most sessions of one user key. Default 500.
     pub sessions_per_key: usize,
     /// At either limit, the session of the same key that has been without a client for longest ends if that is so long.
     /// Default 5 minutes.
@@ -52,7 +52,7 @@ impl Default for RegistryLimits {
     fn default() -> RegistryLimits {
         RegistryLimits {
             sessions: 1000,
-            sessions_per_key: 100,
+            sessions_per_key: 500,
             abandoned_after: Duration::from_secs(5 * 60),
             ttl: Duration::from_secs(7 * 86_400),
             memory: 1 << 30,

@@ -51,7 +51,11 @@ impl Typist {
         Echoes(echoes)
     }
 
-    fn press(&mut self, key: u8) -> Duration {
+    /// Types one key, and waits for it to come back.
+    ///
+    /// # Panics
+    /// When it does not come back, or another.
+    pub fn press(&mut self, key: u8) -> Duration {
         let start = now();
         self.stdin.write_all(&[key]).expect("ssh runs");
         let mut back = [0];

@@ -36,7 +36,11 @@ fn one_address_holds_a_quarter_and_makes_room_for_its_own_next_peer() {
     let own: Vec<_> = (0..16).filter_map(|_| admit(&limiter, v4(1, 1), true, now)).collect();
     assert_eq!(own.len(), 4);
     assert!(admit(&limiter, v4(2, 1), true, now).is_some());
-    let later = admit(&limiter, v4(1, 1), true, now + MIN_AGE).expect("the oldest gives way");
+    assert!(
+        admit(&limiter, v4(1, 1), true, now + MIN_AGE).is_none(),
+        "a crowd does not end itself"
+    );
+    let later = admit(&limiter, v4(1, 1), true, now + MIN_AGE_OF_OWN).expect("the oldest gives way");
     assert_eq!((revoked(&own), revoked(&[later])), (1, 0));
     assert!(own[0].revoked.is_cancelled(), "the one that has been silent longest");
 }

@@ -88,7 +88,7 @@ pub(in crate::cli) struct ServeArgs {
     /// Most sessions in all [default: 1000]
     #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SESSIONS", value_parser = parse::<Count>)]
     pub(in crate::cli) max_sessions: Option<Count>,
-    /// Most sessions of one user key [default: 100]
+    /// Most sessions of one user key [default: 500]
     #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SESSIONS_PER_KEY", value_parser = parse::<Count>)]
     pub(in crate::cli) max_sessions_per_key: Option<Count>,
     /// At a limit, end a session of the same key without a client for this long [default: 5m]

@@ -43,11 +43,13 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub struct AskLimits {
     /// Asks that run at once, over all sources. Default 4: sshd's MaxStartups drops logins from 10 on. A quarter, but at least
-    /// one if there is more than one, is for sources that sshd has accepted a key of in the last seven days.
+    /// one if there is more than one, is for sources that sshd has accepted a key of in the last seven days. Half is the most
+    /// of one source.
     pub at_once: usize,
-    /// Asks that run or wait, over all sources. Default 256; a quarter for the same sources.
+    /// Asks that run or wait, over all sources. Default 256; a quarter for the same sources, and a third is
+    /// the most of one source.
     pub queued: usize,
-    /// How long one ask may wait for its turn. Default 5 s.
+    /// How long one ask may wait for its turn. Default 8 s.
     pub wait: Duration,
     /// How long one ask may take once it is its turn. Default 5 s.
     pub time: Duration,
@@ -212,7 +214,7 @@ impl Default for AskLimits {
         Self {
             at_once: 4,
             queued: 256,
-            wait: Duration::from_secs(5),
+            wait: Duration::from_secs(8),
             time: Duration::from_secs(5),
             failures: 10,
             failure_refill: Duration::from_secs(6),
@@ -271,7 +273,7 @@ impl AskSshd {
         Self {
             sshd,
             limits,
-            sources: Sources::default(),
+            sources: Sources::sharing(limits.at_once, limits.queued),
             confirmed: Confirmed::default(),
             failures: Arc::new(Failures::new(limits.budget())),
             all: Places::new(limits.queued, limits.at_once),

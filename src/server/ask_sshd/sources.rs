@@ -1,4 +1,4 @@
-//! Whom the asks are for: one ask at a time per client source, and which sources sshd has accepted a key of.
+//! Whom the asks are for: how many of one client source run and wait, and which sources sshd has accepted a key of.
 //!
 //! Pure bookkeeping behind a lock; time is an argument.
 
@@ -15,9 +15,6 @@ const MAX_ACCEPTED: usize = 4 * 1024;
 /// For so long a source is known after it was accepted.
 const ACCEPTED_FOR: Duration = Duration::from_secs(7 * 86_400);
 
-/// Most asks that may wait for one source's turn, beside the one that runs.
-const MAX_WAITING_PER_SOURCE: usize = 8;
-
 /// A source has too many asks waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Crowded;
@@ -33,8 +30,12 @@ impl Turnstile {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sources {
+    /// Asks of one source that run at once.
+    at_once: usize,
+    /// Most asks of one source, those that run included.
+    most: usize,
     /// Of those that ask now: each holds a place in the bounded queue.
     asking: Mutex<HashMap<Source, Weak<Semaphore>>>,
     accepted: Mutex<Accepted>,
@@ -55,18 +56,29 @@ pub(in crate::server) enum Source {
 }
 
 impl Sources {
+    /// One source may take half of what runs and a third of the queue: a network address translator is one source too, and
+    /// so is a machine that runs many jobs.
+    pub(super) fn sharing(at_once: usize, queued: usize) -> Sources {
+        Sources {
+            at_once: (at_once / 2).max(1),
+            most: (queued / 3).max(1),
+            asking: Mutex::default(),
+            accepted: Mutex::default(),
+        }
+    }
+
     /// The turnstile of `source`.
     pub(super) fn admit(&self, source: IpAddr) -> Result<Turnstile, Crowded> {
         let mut asking = lock(&self.asking);
         let known = asking.get(&Source::from(source)).and_then(Weak::upgrade);
         let turnstile = known.unwrap_or_else(|| {
             asking.retain(|_, turnstile| turnstile.strong_count() > 0);
-            let turnstile = Arc::new(Semaphore::new(1));
+            let turnstile = Arc::new(Semaphore::new(self.at_once));
             asking.insert(source.into(), Arc::downgrade(&turnstile));
             turnstile
         });
         // One count is ours.
-        if Arc::strong_count(&turnstile) > 1 + MAX_WAITING_PER_SOURCE {
+        if Arc::strong_count(&turnstile) > self.most {
             return Err(Crowded);
         }
         Ok(Turnstile(turnstile))
@@ -122,12 +134,9 @@ mod tests {
 
     #[test]
     fn one_source_cannot_fill_the_queue() {
-        let sources = Sources::default();
-        let waiting: Vec<_> = (0..20).map(|_| sources.admit(address("192.0.2.1"))).collect();
-        assert_eq!(
-            waiting.iter().filter(|admitted| admitted.is_ok()).count(),
-            1 + MAX_WAITING_PER_SOURCE
-        );
+        let sources = Sources::sharing(4, 60);
+        let waiting: Vec<_> = (0..60).map(|_| sources.admit(address("192.0.2.1"))).collect();
+        assert_eq!(waiting.iter().filter(|admitted| admitted.is_ok()).count(), 20);
         assert!(sources.admit(address("192.0.2.2")).is_ok());
         drop(waiting);
         assert!(sources.admit(address("192.0.2.1")).is_ok());
@@ -135,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_source_is_known_for_some_days_after_it_was_accepted() {
-        let (sources, now) = (Sources::default(), clock::now());
+        let (sources, now) = (Sources::sharing(4, 60), clock::now());
         assert!(!sources.is_known(address("2001:db8::1"), now));
         sources.handle_accepted(address("2001:db8::1"), now);
         assert!(sources.is_known(address("2001:db8::ffff:2"), now + ACCEPTED_FOR / 2));
@@ -145,7 +154,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_by_who_asks_and_who_was_accepted() {
-        let (sources, now) = (Sources::default(), clock::now());
+        let (sources, now) = (Sources::sharing(4, 60), clock::now());
         let asking = sources.admit(address("192.0.2.1")).unwrap();
         for number in 0..2 * u32::try_from(MAX_ACCEPTED).unwrap() {
             let source = Ipv4Addr::from(0x0a00_0000 + number).into();

@@ -243,7 +243,7 @@ async fn sshd_is_asked_a_few_at_a_time_and_one_source_holds_no_more_than_its_tur
         async move { ask.would_accept_any(&user, &keys, client(number)).await }
     };
     let flood = async {
-        // Ten from one source: one runs, eight wait in vain, one is turned away; then two others.
+        // Ten from one source: one runs, four wait in vain, five are turned away; then three others.
         tokio::join!(
             async { tokio::join!(from(1), from(1), from(1), from(1), from(1)) },
             async { tokio::join!(from(1), from(1), from(1), from(1), from(1)) },
