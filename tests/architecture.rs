@@ -1,5 +1,7 @@
 //! The rules of the house, enforced: floors, sizes, and what may stand only in one place.
 
+#[path = "architecture/refusals.rs"]
+mod refusals;
 #[path = "architecture/source.rs"]
 mod source;
 

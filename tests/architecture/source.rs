@@ -5,7 +5,10 @@
 /// A word or a mark, and the line it stands in, from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Token {
+    /// Empty for a literal.
     pub(crate) text: String,
+    /// Of a string: what is between the quotation marks, escapes as written. `None` for all else.
+    pub(crate) string: Option<String>,
     pub(crate) line: usize,
 }
 
@@ -25,7 +28,7 @@ pub(crate) struct Function {
     pub(crate) lines: usize,
 }
 
-/// All tokens of `text` but comments; literals are one empty token each.
+/// All tokens of `text` but comments; literals are one token without a text each.
 pub(crate) fn tokens(text: &str) -> Vec<Token> {
     let mut found = Vec::new();
     let mut line = 1;
@@ -36,10 +39,12 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
         match kept {
             Kept::Word => found.push(Token {
                 text: piece.to_owned(),
+                string: None,
                 line,
             }),
             Kept::Literal => found.push(Token {
                 text: String::new(),
+                string: between_quotes(piece),
                 line,
             }),
             Kept::Nothing => {}
@@ -50,12 +55,14 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
     found
 }
 
-/// The tokens before the first `#[cfg(test)] mod`: what is built into the program.
+/// The tokens before the first `#[cfg(test)] mod NAME {`: what is built into the program. A module in a file of its own may stand
+/// anywhere.
 pub(crate) fn production(tokens: &[Token]) -> &[Token] {
     let marker = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
-    let start = tokens
-        .windows(marker.len())
-        .position(|window| window.iter().map(|t| t.text.as_str()).eq(marker));
+    let begins_tests = |window: &[Token]| {
+        window.iter().zip(marker).all(|(token, word)| token.text == word) && window[marker.len() + 1].text == "{"
+    };
+    let start = tokens.windows(marker.len() + 2).position(begins_tests);
     &tokens[..start.unwrap_or(tokens.len())]
 }
 
@@ -97,6 +104,11 @@ enum Kept {
     Word,
     Literal,
     Nothing,
+}
+
+fn between_quotes(literal: &str) -> Option<String> {
+    let (start, end) = (literal.find('"')?, literal.rfind('"')?);
+    (start < end && !literal.starts_with('\'')).then(|| literal[start + 1..end].to_owned())
 }
 
 fn next_token(rest: &str, first: char) -> (usize, Kept) {

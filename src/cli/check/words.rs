@@ -8,23 +8,27 @@ use crate::client::check::{Checked, Verdict};
 pub(super) fn meaning(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Works => "works",
-        Verdict::UdpBlocked => "UDP blocked: nothing came back, and TCP to the same host works",
-        Verdict::UdpSilent => "nothing came back, though the host is up: UDP blocked, or no server half runs there",
+        Verdict::UdpBlocked => "nothing came back, and TCP to the same host works: UDP may be blocked on the way",
+        Verdict::UdpSilent => {
+            "nothing came back, though the host answers at other ports: UDP is blocked, or no server half runs there"
+        }
         Verdict::UdpPortSilent => {
             "nothing came back from this UDP port, and another of the host works: nobody listens, or it is blocked"
         }
-        Verdict::TcpBlocked => "TCP port blocked: nothing came back, though the host is up",
+        Verdict::TcpBlocked => "nothing came back, though the host answers at other ports: this one may be blocked",
         Verdict::MtuBlackHole => "MTU black hole: short packets pass, long ones are lost",
         Verdict::HostSilent => "nothing came back: the host is down, or everything is blocked",
         Verdict::NobodyListens => "nobody listens: connection refused",
         Verdict::Unreachable => "the network says that it cannot get there",
         Verdict::OtherProtocol => "something else than bowline answers there",
         Verdict::OtherVersion => "a server half answers that does not know this client's probes",
-        Verdict::Stalled => "a handshake began, then nothing came: the server half, or sshd behind it, hangs",
+        Verdict::Stalled => {
+            "a handshake began, then nothing came: packets may be lost, or the server half or sshd may hang"
+        }
         Verdict::Broken => "the connection broke",
         Verdict::WrongKey => "wrong host key: not the one that is known",
-        Verdict::KeyRefused => "your key is refused: the server half accepts none for this user",
-        Verdict::SshdDown => "the server half is up, sshd behind it is down",
+        Verdict::KeyRefused => "the server half accepts none of the keys that were offered for this user",
+        Verdict::SshdDown => "the server half answers, and reaches no SSH server behind it",
         Verdict::Refused => "the server half refuses for now",
         Verdict::NotRegistered => "the relay is up, the server half is not registered there",
         Verdict::ServerSilent => "the relay is up, the server half is registered there and does not answer",
@@ -47,10 +51,12 @@ pub(super) fn answers_quic(paths: &[Checked]) -> bool {
 pub(super) fn advice(checked: &Checked, is_there: bool) -> Option<String> {
     let by_udp = matches!(checked.path, Path::Quic(_));
     let text = match checked.verdict {
-        Verdict::UdpBlocked => "sessions go over TLS; for QUIC let this UDP port through every firewall on the way",
+        Verdict::UdpBlocked => {
+            "sessions go over TLS; if a firewall on the way stops this UDP port, let it through for QUIC"
+        }
         Verdict::UdpSilent => {
-            "is `bowline serve` running there? Then let this UDP port through every firewall on the way, or have it serve \
-             TLS too (serve --listen-tls)"
+            "is `bowline serve` running there? If so, a firewall on the way may stop this UDP port: let it through, or have \
+             TLS served too (serve --listen-tls)"
         }
         // Where clients look beside the port that answers: nothing needs to be there.
         Verdict::NobodyListens if by_udp && is_there => return None,
@@ -70,9 +76,10 @@ pub(super) fn advice(checked: &Checked, is_there: bool) -> Option<String> {
             }));
         }
         Verdict::KeyRefused => {
-            "name the key with IdentityFile in ssh's configuration, or with -i; is it in authorized_keys there?"
+            "was the right one offered (-v says which), and is it in authorized_keys there? Name it with IdentityFile in ssh's \
+             configuration, or with -i"
         }
-        Verdict::SshdDown => "start sshd there",
+        Verdict::SshdDown => "is sshd running there, and does serve --target name its port?",
         Verdict::NotRegistered => "start `bowline serve --relay` there with this relay",
         Verdict::NoHostKey => "connect straight once, or give its fingerprint with --pin",
         _ => return None,

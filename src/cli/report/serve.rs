@@ -48,7 +48,7 @@ pub(crate) fn too_few_descriptors(limit: usize, needed: usize, usual: usize) -> 
 
 /// Root can read none of sshd's host keys.
 pub(crate) fn no_host_keys(warnings: impl Iterator<Item = impl Display>) -> Failure {
-    let what = "none of sshd's host keys can be read, and any other key looks like an attack to clients";
+    let what = "none of sshd's host keys can be read, and clients that know the host refuse any other key";
     warnings.fold(Failure::new(Exit::Unavailable, what), Failure::fact).hint(
         "name the host keys that clients know with --host-key, or the configuration that names them with --sshd-config; \
          with another SSH server, ssh-keygen makes a key for --host-key that clients then have to learn",

@@ -169,9 +169,9 @@ fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
     match code {
         RefusalCode::Version => told(Exit::Protocol).hint("install the same version of bowline on both sides"),
         RefusalCode::Desync => told(Exit::Protocol),
-        RefusalCode::UpstreamDown => {
-            told(Exit::Unavailable).hint("the server half is well, sshd behind it is not: start sshd there")
-        }
+        RefusalCode::UpstreamDown => told(Exit::Unavailable).hint(
+            "the server half answers, sshd behind it does not: is sshd running there, and does serve --target name it?",
+        ),
         RefusalCode::Busy => told(Exit::Refused).hint(
             "end sessions that are not needed (bowline kill there), wait until one makes room, or raise --max-sessions \
                  and --max-sessions-per-key there",

@@ -269,7 +269,7 @@ impl Worker {
     pub(super) fn kill_if_needed(&mut self, now: Instant) {
         self.life.kill_if_overdue(now);
         if self.life.process().is_some() && self.watchdog.is_silent(now) {
-            warn!("the worker hangs: killed");
+            warn!("the worker gives no sign of life: killed");
             self.kill();
             self.watchdog = Watchdog::new(now);
         }

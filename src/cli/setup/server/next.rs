@@ -67,7 +67,7 @@ fn firewall(ports: &[Port], is_here: bool) -> String {
             Protocol::Udp => ("UDP", "udp"),
             Protocol::Tcp => ("TCP", "tcp"),
         };
-        text += &format!("Open {name} port {port} in every firewall on the way, a provider's too");
+        text += &format!("Open {name} port {port} wherever a firewall may be on the way, at a provider too");
         text += &match is_here {
             true => format!(
                 "; here one of:\n    \
