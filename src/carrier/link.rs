@@ -1,5 +1,6 @@
 //! What a carrier stands on: a QUIC connection, or any byte stream.
 
+use super::quic::congestion;
 use super::{CarrierError, CloseReason, Duplex};
 use bytes::{Buf, Bytes, BytesMut};
 use std::future::Future;
@@ -168,6 +169,7 @@ pub(in crate::carrier) fn close_quic(connection: &quinn::Connection, reason: Clo
         CloseReason::ShuttingDown => (3, b"shutting down"),
         CloseReason::Refused => (4, b"refused"),
         CloseReason::Busy => (BUSY, b"too many connections, try again later"),
+        CloseReason::Undelivered => (6, b"what is sent does not arrive"),
     };
     let code = quinn::VarInt::from_u64(code).expect("small");
     connection.close(code, text);
@@ -204,6 +206,13 @@ impl Link {
             // something new gives a sample of the round trip, and no two are the same to the nanosecond.
             Link::Quic(quic) => Some(quic.connection.rtt().as_nanos() as u64),
             Link::Stream(_) => None,
+        }
+    }
+
+    pub(super) fn is_hole(&self) -> bool {
+        match self {
+            Link::Quic(quic) => congestion::is_hole(&quic.connection),
+            Link::Stream(_) => false,
         }
     }
 

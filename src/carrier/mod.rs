@@ -109,6 +109,8 @@ pub enum CloseReason {
     Refused,
     /// Too many carriers are not a session's yet; the peer may come back later.
     Busy,
+    /// What this half sends does not arrive.
+    Undelivered,
 }
 
 /// A frame from the peer.
@@ -215,6 +217,12 @@ impl Carrier {
     /// or else [`Carrier::heard`].
     pub fn answer_mark(&self) -> u64 {
         self.ack_mark().unwrap_or_else(|| self.heard())
+    }
+
+    /// Whether the transport knows that nothing but small packets arrives of what this half sends. It is asked of a lead that
+    /// delivers nothing, not all the time.
+    pub fn is_hole(&self) -> bool {
+        self.parts.link.is_hole()
     }
 
     /// Counts of packets sent, and of those among them that were lost; `None` where the kind cannot tell.

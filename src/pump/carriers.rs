@@ -125,6 +125,14 @@ impl Carriers {
         self.lead.as_mut().map(|lead| &mut lead.carrier)
     }
 
+    /// Closes the lead for want of delivery.
+    pub(super) fn leave_lead(&mut self, reason: CloseReason) {
+        if let Some(mut lead) = self.lead.take() {
+            lead.carrier.close(reason);
+            self.is_roster_new = true;
+        }
+    }
+
     /// How far the lead got, in case that it is to lead again.
     pub(super) fn note_reached(&mut self, reached: Offset) {
         if let Some(lead) = &mut self.lead {

@@ -141,6 +141,7 @@ impl<R, W> Pump<R, W> {
 
     pub(super) fn handle_lead_lost(&mut self, by_peer: bool, now: Instant) -> Result<(), Outcome> {
         self.session.detach();
+        self.hole.handle_lead();
         if self.fall_back(now)? || (self.vigil.is_some() && self.promote(now)?) {
             return Ok(());
         }
@@ -172,6 +173,7 @@ impl<R, W> Pump<R, W> {
 
     fn tell_of_lead(&mut self, epoch: Epoch, replayed_bytes: u64, now: Instant) {
         let silent_since = self.vigil.as_ref().and_then(|vigil| vigil.suspected_since());
+        self.hole.handle_lead();
         let Some(lead) = self.carriers.lead() else { return };
         self.hearing.handle_lead(lead, now);
         let info = lead.info().clone();

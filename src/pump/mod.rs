@@ -11,6 +11,7 @@ mod copies;
 mod ending;
 mod epochs;
 mod facts;
+mod hole;
 mod leads;
 mod ledger;
 mod memory;
@@ -36,13 +37,14 @@ use budget::Share;
 use carriers::Carriers;
 use copies::Copies;
 use ending::Ending;
+use hole::HoleWatch;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::{debug, field, warn};
 use vigil::Advice;
 use vitals::{Hearing, Look};
 
@@ -71,6 +73,7 @@ pub struct Pump<R, W> {
     looks: mpsc::Receiver<Look>,
     hearing: Hearing,
     vigil: Option<Vigil>,
+    hole: HoleWatch,
     patience: Duration,
     unconfirmed_patience: Duration,
     confirmed: bool,
@@ -113,6 +116,7 @@ where
             hearing: Hearing::new(clock::now()),
             facts: parts.facts,
             vigil: parts.vigil,
+            hole: HoleWatch::default(),
             // Far enough for any session, near enough to be added to any instant.
             patience: parts.patience.min(FOREVER),
             unconfirmed_patience: parts.unconfirmed_patience,
@@ -225,6 +229,7 @@ where
         moved |= self.read_input(cx);
         moved |= self.end_drain(now);
         self.keep_watch(cx, now)?;
+        moved |= self.leave_hole(now)?;
         // Carriers are told only what a successor would stand by.
         self.record();
         moved |= self.feed_lead(cx, now)?;
@@ -313,6 +318,30 @@ where
         Ok(())
     }
 
+    fn leave_hole(&mut self, now: Instant) -> Result<Moved, Outcome> {
+        let lead = self.carriers.lead().filter(|_| self.session.is_outstanding());
+        let Some(lead) = lead else {
+            self.hole.handle_lead();
+            return Ok(false);
+        };
+        if !self
+            .hole
+            .poll(lead, self.session.delivered(), self.vigil.is_none(), now)
+        {
+            return Ok(false);
+        }
+        warn!(
+            event = "undelivered",
+            carrier = %lead.info().kind,
+            remote = lead.info().remote.map(field::display),
+            "the peer is heard, and nothing that is sent to it arrives: leaving this path"
+        );
+        self.hole.handle_lead();
+        self.carriers.leave_lead(CloseReason::Undelivered);
+        self.handle_lead_lost(false, now)?;
+        Ok(true)
+    }
+
     fn check_end(&mut self, now: Instant) -> Result<(), Outcome> {
         if self.session.is_finished() && self.carriers.is_lead_flushed() {
             return Err(match self.session.peer_close() {
@@ -355,12 +384,14 @@ where
         let faults = self.carriers.poll_timeout();
         let rest = self.memory_due();
         let copies = self.copies.poll_timeout();
+        let hole = self.hole.poll_timeout();
         [
             expiry,
             acks,
             watch,
             warm,
             copies,
+            hole,
             memory,
             faults,
             rest,

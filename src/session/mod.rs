@@ -152,6 +152,11 @@ impl Session {
         self.outgoing.written()
     }
 
+    /// First position that the peer has not acknowledged.
+    pub fn delivered(&self) -> Offset {
+        self.outgoing.acked()
+    }
+
     /// Bytes held for replay.
     pub fn replay_len(&self) -> usize {
         self.outgoing.len()

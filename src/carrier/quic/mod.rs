@@ -4,7 +4,8 @@
 //! half opens the bidirectional one.
 
 pub(super) mod config;
-mod congestion;
+pub(super) mod congestion;
+mod departure;
 pub(super) mod socket;
 
 pub use config::{EndpointSecrets, ListenerSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};

@@ -5,6 +5,7 @@
 //! of it unless they are many.
 
 use super::UNACKED_PACKETS;
+use super::arrivals::{Arrivals, Round};
 use super::rate::DeliveryRate;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,10 @@ pub(super) const INITIAL_WINDOW: u64 = 48 * 1200;
 /// The window never falls below so many packets: a lost key with a few copies behind it would wait for its repair with no
 /// room for the copies of the next.
 const LEAST_PACKETS: u64 = 10;
+/// Unless nothing arrives. This many are a probe for a path that comes back, a keystroke, and no load for anybody.
+const TRICKLE_PACKETS: u64 = 3;
+/// A round trip of which nothing arrived leaves so small a part of the window.
+const FRUITLESS_DIVISOR: u64 = 4;
 /// More than the path holds, because acknowledgements come for several packets at a time, or after the peer's delay (RFC 9000
 /// section 18.2): twice that, and a burst.
 const SLACK_PACKETS: u64 = 2 * (UNACKED_PACKETS as u64 + 1);
@@ -60,6 +65,7 @@ pub(super) struct Model {
     round_ends: bool,
     delivered: u64,
     losses: Losses,
+    arrivals: Arrivals,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +133,13 @@ struct Bandwidth {
 }
 
 impl Bandwidth {
+    fn unknown(round: u64, now: Instant) -> Bandwidth {
+        Bandwidth {
+            halves: [0.0; 2],
+            began: (round, now),
+        }
+    }
+
     fn get(&self) -> f64 {
         self.halves[0].max(self.halves[1])
     }
@@ -146,10 +159,7 @@ impl Model {
         Model {
             mtu: mtu.into(),
             rate: DeliveryRate::new(now),
-            bandwidth: Bandwidth {
-                halves: [0.0; 2],
-                began: (0, now),
-            },
+            bandwidth: Bandwidth::unknown(0, now),
             length: None,
             rest: Rest::default(),
             phase: Phase::Startup { best: 0.0, rounds: 0 },
@@ -159,25 +169,46 @@ impl Model {
             round_ends: false,
             delivered: 0,
             losses: Losses::default(),
+            arrivals: Arrivals::new(),
         }
     }
 
     /// Bytes that may be in flight.
     pub(super) fn window(&self) -> u64 {
+        if self.is_hole() {
+            return TRICKLE_PACKETS * self.mtu;
+        }
         self.window.max(LEAST_PACKETS * self.mtu)
+    }
+
+    /// Whether no packets are joined any more, since those that were did not arrive.
+    pub(super) fn sends_singly(&self) -> bool {
+        self.arrivals.sends_singly()
+    }
+
+    /// Whether nothing but small packets arrives.
+    pub(super) fn is_hole(&self) -> bool {
+        self.arrivals.is_hole(self.mtu)
     }
 
     pub(super) fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu.into();
     }
 
-    pub(super) fn handle_sent(&mut self, now: Instant) {
+    /// One packet leaves, or several. Whether these may be joined.
+    pub(super) fn handle_sent(&mut self, now: Instant, bytes: u64) -> bool {
         self.rate.handle_sent(now, self.length());
+        self.arrivals.handle_sent(now, bytes, self.mtu, self.length())
     }
 
     /// A packet that left at `sent` was acknowledged.
     pub(super) fn handle_ack(&mut self, now: Instant, sent: Instant, bytes: u64) {
         self.rate.handle_ack(now, sent, bytes);
+        let was_hole = self.is_hole();
+        self.arrivals.handle_ack(now, sent, bytes, self.mtu);
+        if was_hole && !self.is_hole() {
+            self.begin_again(now);
+        }
         self.round_ends |= sent >= self.round_began;
         let rtt = now.saturating_duration_since(sent);
         self.rest.handle_ack(sent, rtt);
@@ -193,6 +224,7 @@ impl Model {
         if is_new_round {
             self.rounds += 1;
             self.round_began = now;
+            self.handle_round(now);
         }
         if let Some(sample) = self.rate.take_sample(now, self.length())
             && (!app_limited || sample > self.bandwidth.get())
@@ -206,12 +238,33 @@ impl Model {
         self.set_window(acked);
         if in_flight == 0 {
             self.rate.handle_idle();
+            self.arrivals.handle_idle();
         }
+    }
+
+    fn handle_round(&mut self, now: Instant) {
+        match self.arrivals.end_round(self.mtu) {
+            Round::Usual => {}
+            Round::Fruitless => self.window /= FRUITLESS_DIVISOR,
+            Round::SendSingly => self.begin_again(now),
+        }
+    }
+
+    /// What was known of the path holds no more.
+    fn begin_again(&mut self, now: Instant) {
+        self.bandwidth = Bandwidth::unknown(self.rounds, now);
+        self.phase = Phase::Startup { best: 0.0, rounds: 0 };
+        self.window = LEAST_PACKETS * self.mtu;
+        self.losses = Losses {
+            delivered_before: self.rate.delivered(),
+            ..Losses::default()
+        };
     }
 
     /// Packets were lost. `is_persistent`: all of a long time.
     pub(super) fn handle_loss(&mut self, bytes: u64, is_persistent: bool) {
         self.losses.lost += bytes;
+        self.arrivals.handle_loss(bytes);
         if is_persistent {
             self.window = 0;
         }

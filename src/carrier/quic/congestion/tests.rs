@@ -73,7 +73,7 @@ impl Sender {
         let mut sent = vec![];
         while self.tokens >= MTU as f64 && (self.in_flight.len() as u64 + 1) * MTU <= window {
             self.tokens -= MTU as f64;
-            self.model.handle_sent(now);
+            self.model.handle_sent(now, MTU);
             self.in_flight.insert(self.next, now);
             sent.push(self.next);
             self.next += 1;
@@ -253,4 +253,80 @@ fn losses_leave_room_for_ten_packets() {
     assert_eq!(model.window(), 12_000);
     model.set_mtu(1452);
     assert_eq!(model.window(), 14_520);
+}
+
+/// A path that brings small packets, and of others those that it is told to, in round trips of 10 ms.
+struct Filter {
+    model: Model,
+    now: Instant,
+}
+
+impl Filter {
+    fn new() -> Filter {
+        let mut filter = Filter {
+            model: Model::new(clock::now(), 1200),
+            now: clock::now(),
+        };
+        for _ in 0..5 {
+            filter.round(true, true);
+        }
+        filter
+    }
+
+    /// Sends four packets at once and a small one, and gives the window in packets at the end.
+    fn round(&mut self, joined_arrive: bool, single_arrive: bool) -> u64 {
+        let (sent, back) = (self.now, self.now + ms(10));
+        let joins = self.model.handle_sent(sent, 4 * 1200);
+        self.model.handle_sent(sent, 60);
+        let arrive = if joins { joined_arrive } else { single_arrive };
+        for _ in (0..4).take_while(|_| arrive) {
+            self.model.handle_ack(back, sent, 1200);
+        }
+        self.model.handle_ack(back, sent, 60);
+        self.model.handle_acks_end(back, 1200, false);
+        if !arrive {
+            self.model.handle_loss(4 * 1200, false);
+        }
+        self.now = back;
+        self.model.window() / 1200
+    }
+}
+
+#[test]
+fn joined_packets_that_never_arrive_are_joined_no_more() {
+    let mut filter = Filter::new();
+    let mut rounds = 0;
+    while !filter.model.sends_singly() {
+        filter.round(false, true);
+        rounds += 1;
+        assert!(rounds <= 4, "three round trips, and the next tells of the last");
+    }
+    let mut window = 0;
+    for _ in 0..100 {
+        window = filter.round(false, true);
+    }
+    assert!(!filter.model.is_hole() && window > 10, "{window} packets");
+}
+
+#[test]
+fn what_chance_takes_changes_nothing() {
+    let mut filter = Filter::new();
+    for _ in 0..200 {
+        filter.round(false, true);
+        filter.round(false, true);
+        filter.round(true, true);
+    }
+    assert!(!filter.model.sends_singly());
+}
+
+#[test]
+fn into_a_hole_goes_a_trickle_until_something_arrives() {
+    let mut filter = Filter::new();
+    for _ in 0..6 {
+        filter.round(false, false);
+    }
+    assert!(filter.model.is_hole());
+    assert_eq!(filter.model.window(), 3 * 1200);
+    filter.round(false, true);
+    assert!(!filter.model.is_hole() && filter.model.window() >= 10 * 1200);
 }

@@ -3,8 +3,9 @@
 //! quinn hands over a few packets at a time, the kernel takes 64 KiB at once. Each call goes through the whole network stack and wakes
 //! whoever receives, so a full piece is held back for the next one. Nothing waits for time to pass: whatever is no full piece goes out
 //! at once, with all that is held, if the kernel has room; and what is held goes out when the endpoint's task comes around, which is
-//! woken right then.
+//! woken right then. Where joined packets do not arrive, each leaves by a call of its own.
 
+use crate::carrier::quic::departure;
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use std::io::{self, IoSliceMut};
@@ -146,6 +147,20 @@ impl Joining {
         }
     }
 
+    /// Sends each packet alone. Where there is no room for the last ones, all come again: what arrives twice counts once.
+    fn send_singly(&self, transmit: &Transmit<'_>, packet: usize) -> io::Result<()> {
+        self.held().send(&*self.socket)?;
+        transmit.contents.chunks(packet).try_for_each(|contents| {
+            self.socket.try_send(&Transmit {
+                destination: transmit.destination,
+                ecn: transmit.ecn,
+                contents,
+                segment_size: None,
+                src_ip: transmit.src_ip,
+            })
+        })
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,6 +172,11 @@ impl AsyncUdpSocket for Joining {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if let Some(packet) = transmit.segment_size
+            && !departure::may_join(transmit.contents.len())
+        {
+            return self.send_singly(transmit, packet);
+        }
         let mut held = self.held();
         let most_packets = self.socket.max_transmit_segments();
         if !held.fits(transmit, most_packets) {

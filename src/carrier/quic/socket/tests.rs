@@ -1,5 +1,6 @@
 use super::joining::{Joining, PIECE};
 use super::{Polled, bind};
+use crate::carrier::quic::departure;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use std::future::poll_fn;
@@ -186,6 +187,21 @@ fn only_what_is_alike_leaves_together_and_no_more_than_fits_one_call() {
     let sent = stand.notebook.sent();
     assert_eq!(sent.len(), 1);
     assert_eq!(sent[0].1.len(), 64 * PACKET);
+}
+
+#[test]
+fn what_may_not_be_joined_leaves_packet_by_packet_behind_what_is_held() {
+    let stand = Stand::new();
+    let first = stand.send(9, 1, PIECE * PACKET);
+    let len = 3 * PACKET + 7;
+    departure::announce(len as u64, false);
+    let alone = stand.send(9, 2, len);
+    let singles = alone.chunks(PACKET).map(|packet| (9, packet.to_vec()));
+    let all: Vec<Sent> = [(9, first)].into_iter().chain(singles).collect();
+    assert_eq!(stand.notebook.sent(), all);
+    // The word is of one transmit alone.
+    let other = stand.send(9, 3, 2 * PACKET);
+    assert_eq!(stand.notebook.sent(), [(9, other)]);
 }
 
 #[test]

@@ -1,0 +1,128 @@
+//! A transfer of 1 MB/s, counted at its end; and what its bytes were.
+
+use crate::support::data::random_bytes;
+use crate::support::process::Running;
+use crate::support::rig::Rig;
+use crate::support::ssh::HOST;
+use crate::support::{now, wait_for};
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const PIECE: usize = 100_000;
+const PAUSE: Duration = Duration::from_millis(100);
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Which way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    Down,
+    Up,
+}
+
+/// One that is under way.
+pub(crate) struct Paced {
+    running: Running,
+    received: Arc<AtomicU64>,
+    wanted: Vec<u8>,
+    reader: JoinHandle<Vec<u8>>,
+    writer: JoinHandle<()>,
+}
+
+impl Paced {
+    /// Of so many pieces; one leaves every 0.1 s.
+    pub(crate) fn start(rig: &Rig, way: Way, pieces: usize) -> Paced {
+        let wanted = random_bytes(24, pieces * PIECE);
+        let file = rig.ssh.path("wanted");
+        std::fs::write(&file, &wanted).expect("the scratch folder");
+        let arrived = rig.ssh.path("arrived");
+        let (source, arrived_at) = (file.display(), arrived.display());
+        let command = match way {
+            Way::Down => format!(
+                "i=0; while [ $i -lt {pieces} ]; do dd if={source} bs={PIECE} skip=$i count=1 2>/dev/null; i=$((i+1)); sleep 0.1; done"
+            ),
+            Way::Up => format!("cat >{arrived_at}"),
+        };
+        let (running, mut stdin, mut stdout) = Running::start_piped(&mut rig.ssh.ssh(&[HOST, &command]));
+        let received = Arc::new(AtomicU64::new(0));
+        let (count, is_done) = (received.clone(), Arc::new(AtomicBool::new(false)));
+        let written = is_done.clone();
+        let out = wanted.clone();
+        let writer = std::thread::spawn(move || {
+            for piece in out.chunks(PIECE).take_while(|_| matches!(way, Way::Up)) {
+                stdin.write_all(piece).expect("ssh reads");
+                std::thread::sleep(PAUSE);
+            }
+            drop(stdin);
+            written.store(true, SeqCst);
+        });
+        let reader = std::thread::spawn(move || match way {
+            Way::Down => read_counting(&mut stdout, &count),
+            Way::Up => {
+                // The file grows as bytes arrive.
+                let size = || std::fs::metadata(&arrived).map_or(0, |file| file.len());
+                let total = (pieces * PIECE) as u64;
+                wait_for(LIMIT, || {
+                    std::thread::sleep(Duration::from_millis(20));
+                    count.store(size(), SeqCst);
+                    (size() >= total).then_some(())
+                });
+                std::fs::read(&arrived).unwrap_or_default()
+            }
+        });
+        Paced {
+            running,
+            received,
+            wanted,
+            reader,
+            writer,
+        }
+    }
+
+    /// Bytes that have arrived.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(SeqCst)
+    }
+
+    /// Waits until so many bytes have arrived; how long that took.
+    #[track_caller]
+    pub(crate) fn wait_until(&self, received: u64, limit: Duration) -> Duration {
+        let start = now();
+        let there = wait_for(limit, || (self.received() >= received).then_some(()));
+        assert!(
+            there.is_some(),
+            "{} of {received} bytes after {limit:?}: {}",
+            self.received(),
+            self.running.err_so_far()
+        );
+        start.elapsed()
+    }
+
+    /// Waits for the end, and that all has arrived as it was sent.
+    #[track_caller]
+    pub(crate) fn finish(self) {
+        self.running.finish(LIMIT).expect_code(0);
+        self.writer.join().expect("the writer");
+        let read = self.reader.join().expect("the reader");
+        assert!(
+            read == self.wanted,
+            "{} bytes arrived, not as they were sent",
+            read.len()
+        );
+    }
+}
+
+fn read_counting(from: &mut impl Read, count: &AtomicU64) -> Vec<u8> {
+    let (mut all, mut buffer) = (vec![], vec![0; 65_536]);
+    loop {
+        match from.read(&mut buffer).expect("our own pipe") {
+            0 => return all,
+            read => {
+                all.extend_from_slice(&buffer[..read]);
+                count.store(all.len() as u64, SeqCst);
+            }
+        }
+    }
+}

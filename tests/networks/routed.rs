@@ -1,0 +1,108 @@
+//! Client, router and server, each in a network namespace of its own, joined by veth devices. Packets that the kernel was given
+//! joined stay so on their way, as between containers and virtual machines.
+
+use crate::support::Turn;
+use crate::support::lab::Lab;
+use crate::support::place::Place;
+use crate::support::process::run;
+use crate::support::{heavy, light};
+use std::net::IpAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+const CLIENT: &str = "198.51.100.7";
+const SERVER: &str = "203.0.113.1";
+/// The router's own address, on the server's side.
+const ROUTER: &str = "203.0.113.254";
+
+/// The three machines; their namespaces end with this.
+pub(crate) struct Routed {
+    name: String,
+    _turn: Turn,
+}
+
+impl Routed {
+    /// `None` without root, which is said. `is_heavy`: it insists on figures.
+    pub(crate) fn up(test: &str, is_heavy: bool) -> Option<Routed> {
+        static NETS: AtomicU32 = AtomicU32::new(0);
+        if !Lab::possible(test) {
+            return None;
+        }
+        let net = Routed {
+            _turn: if is_heavy { heavy() } else { light() },
+            name: format!("bnw-{}-{}", std::process::id(), NETS.fetch_add(1, Relaxed)),
+        };
+        for machine in ["client", "router", "server"] {
+            ip(&format!("netns add {}", net.namespace(machine)));
+            ip(&format!("-n {} link set lo up", net.namespace(machine)));
+        }
+        for (machine, address, gateway) in [("client", CLIENT, "198.51.100.254"), ("server", SERVER, ROUTER)] {
+            let (here, router) = (net.namespace(machine), net.namespace("router"));
+            ip(&format!(
+                "-n {here} link add cable type veth peer name {machine} netns {router}"
+            ));
+            ip(&format!("-n {here} address add {address}/24 dev cable"));
+            ip(&format!("-n {router} address add {gateway}/24 dev {machine}"));
+            ip(&format!("-n {here} link set cable up"));
+            ip(&format!("-n {router} link set {machine} up"));
+            ip(&format!("-n {here} route add default via {gateway}"));
+        }
+        net.on("router", &["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+        Some(net)
+    }
+
+    pub(crate) fn place(&self, machine: &str) -> Place {
+        let address = match machine {
+            "client" => CLIENT,
+            "server" => SERVER,
+            _ => ROUTER,
+        };
+        Place::in_namespace(&self.namespace(machine), address.parse::<IpAddr>().expect("an address"))
+    }
+
+    /// What a command on a machine says.
+    #[track_caller]
+    pub(crate) fn on(&self, machine: &str, command: &[&str]) -> String {
+        let [program, arguments @ ..] = command else {
+            panic!("no command")
+        };
+        let mut there = self.place(machine).command(program);
+        run(there.args(arguments), Duration::from_secs(20)).expect_code(0).out()
+    }
+
+    /// A rule of nftables for what the machine forwards, receives or sends (`forward`, `input`, `output`).
+    pub(crate) fn rule(&self, machine: &str, hook: &str, rule: &str) {
+        let nft = |line: &str| drop(self.on(machine, &["nft", line]));
+        nft("add table inet test");
+        nft(&format!(
+            "add chain inet test {hook} {{ type filter hook {hook} priority 0; }}"
+        ));
+        nft(&format!("add rule inet test {hook} {rule}"));
+    }
+
+    /// Bytes that a machine has sent to the router.
+    pub(crate) fn sent_by(&self, machine: &str) -> u64 {
+        let text = self.on(machine, &["cat", "/sys/class/net/cable/statistics/tx_bytes"]);
+        text.trim().parse().expect("a number")
+    }
+
+    fn namespace(&self, machine: &str) -> String {
+        format!("{}-{machine}", self.name)
+    }
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        for machine in ["client", "router", "server"] {
+            let _ = Command::new("ip")
+                .args(["netns", "delete", &self.namespace(machine)])
+                .status();
+        }
+    }
+}
+
+#[track_caller]
+fn ip(arguments: &str) {
+    run(Command::new("ip").args(arguments.split(' ')), Duration::from_secs(20)).expect_code(0);
+}
