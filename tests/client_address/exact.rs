@@ -1,9 +1,10 @@
 //! sshd's own rules decide by the client's own address, for the question about a key and for the session.
 
 use crate::net::{CLIENT, CLIENT_V6, ELSEWHERE, Net, SERVER, SERVER_V6};
+use crate::support::process::{Running, run};
 use crate::support::relay::{REGISTERED, Relay};
 use crate::support::serve::{Serve, ServeOptions};
-use crate::support::ssh::SshSetup;
+use crate::support::ssh::{HOST, SshSetup};
 use crate::support::sshd::TestSshd;
 use crate::support::wait_for;
 use crate::{EVERYWHERE, LIMIT, REFUSED, Server, options, possible};
@@ -85,6 +86,32 @@ fn sshd_sees_ipv6_clients_too_and_those_that_come_by_tls() {
             said.out()
         );
     }
+}
+
+/// Killed clients leave their sessions, which go on to hold the ports that sshd saw, while others of that machine get the
+/// same UDP ports.
+#[test]
+fn clients_whose_port_an_older_session_holds_get_another_port_of_their_address() {
+    if !possible("clients with the same port") {
+        return;
+    }
+    let net = Net::up();
+    let three_ports = ["-qw", "net.ipv4.ip_local_port_range=40001 40003"];
+    run(net.client().command("sysctl").args(three_ports), LIMIT).expect_code(0);
+    let server = Server::start(&net, "real", EVERYWHERE);
+    let ssh = server.ssh(&net);
+    let mut seen: Vec<String> = Vec::new();
+    for _ in 0..4 {
+        let killed = Running::start(&mut ssh.ssh(&[HOST, "echo $SSH_CONNECTION; sleep 600"]));
+        let said = wait_for(LIMIT, || killed.out_so_far().lines().next().map(str::to_owned));
+        let said = said.unwrap_or_else(|| panic!("{}", killed.err_so_far()));
+        assert!(said.starts_with(&format!("{CLIENT} ")), "{said}");
+        assert!(!seen.contains(&said), "one of {seen:?} has ended");
+        seen.push(said);
+    }
+    // Four connections to sshd at once, and three ports that the clients can have had.
+    let held = |line: &String| (40001..=40003).any(|port| line.starts_with(&format!("{CLIENT} {port} ")));
+    assert!(seen.iter().any(held) && !seen.iter().all(held), "{seen:?}");
 }
 
 /// A configuration of sshd and options of the key, and whether the client may log in by them.
