@@ -95,6 +95,11 @@ pub enum DialError {
     /// The handshake of TLS failed.
     #[error("{0}")]
     Tls(Quoting<io::Error>),
+    /// What answers speaks TLS, and nothing that a server half would say.
+    #[error(
+        "what answers speaks TLS and is no bowline: another server listens there, or something on the way intercepts TLS ({0})"
+    )]
+    OtherTls(Quoting<io::Error>),
     /// Something answers there, and takes no connection for now.
     #[error("it takes no more connections for now")]
     Busy,
@@ -154,11 +159,32 @@ pub(in crate::carrier) fn is_busy_tls(error: &io::Error) -> bool {
     )
 }
 
+/// Whether an ordinary TLS server answered: it sends a certificate where a server half sends a raw key, or knows nothing of
+/// our protocol or of TLS 1.3.
+fn is_other_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(
+        inner,
+        Some(
+            rustls::Error::PeerIncompatible(_)
+                | rustls::Error::AlertReceived(
+                    AlertDescription::NoApplicationProtocol
+                        | AlertDescription::ProtocolVersion
+                        | AlertDescription::HandshakeFailure
+                        | AlertDescription::UnsupportedExtension
+                        | AlertDescription::UnrecognisedName
+                )
+        )
+    )
+}
+
 impl DialError {
     /// A handshake of TLS that failed.
     pub(super) fn tls(error: io::Error) -> DialError {
         if is_busy_tls(&error) {
             DialError::Busy
+        } else if is_other_tls(&error) {
+            DialError::OtherTls(Quoting(error))
         } else {
             DialError::Tls(Quoting(error))
         }
@@ -176,7 +202,7 @@ impl DialError {
             DialError::Unreachable(error) => error.kind() != io::ErrorKind::TimedOut,
             // rustls' own errors; what merely broke may not break the next time.
             DialError::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
-            DialError::Socket(_) | DialError::Connect(_) | DialError::NoHostKey => true,
+            DialError::Socket(_) | DialError::Connect(_) | DialError::NoHostKey | DialError::OtherTls(_) => true,
             DialError::Config(_) | DialError::QuicConfig(_) => true,
             // A server half may be about to be listed, or to have room.
             DialError::Busy

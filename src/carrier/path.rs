@@ -84,6 +84,15 @@ pub struct NotAPath {
 }
 
 impl Path {
+    /// Where its first packets go, if they are UDP's.
+    pub fn udp_remote(&self) -> Option<SocketAddr> {
+        match self {
+            Path::Quic(address) => Some(*address),
+            Path::Relayed(relay, RelayTransport::Quic) => Some(relay.address),
+            _ => None,
+        }
+    }
+
     /// Which paths are better in the long run.
     pub fn rank(&self) -> Rank {
         match self {

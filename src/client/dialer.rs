@@ -142,7 +142,7 @@ async fn dial_command(command: &CommandLine, key: &TlsKey, accept: ServerKey) ->
     let stream = command.run()?;
     let last_words = stream.last_words();
     match tls::dial(Box::new(stream), None, key, accept).await {
-        Err(DialError::Tls(source)) => Err(CommandError::Failed {
+        Err(DialError::Tls(source) | DialError::OtherTls(source)) => Err(CommandError::Failed {
             program: command.name().to_owned(),
             said: last_words.quoted().await,
             source,

@@ -1,5 +1,6 @@
 //! What is heard of paths that lead nowhere.
 
+use super::path_mtu::SmallMtu;
 use crate::carrier::{CarrierError, DialError, Path};
 
 /// One path that did not work.
@@ -23,6 +24,9 @@ pub enum AttemptError {
     /// Nothing was heard.
     #[error("no answer")]
     Silent,
+    /// Nothing was heard, and packets of QUIC do not fit the path.
+    #[error(transparent)]
+    SmallMtu(#[from] SmallMtu),
 }
 
 impl Failed {
@@ -55,10 +59,9 @@ impl Failures {
         let mut all = self.0;
         for path in paths {
             if all.iter().all(|known| known.path != path) {
-                all.push(Failed {
-                    path,
-                    error: AttemptError::Silent,
-                });
+                let small = path.udp_remote().and_then(SmallMtu::of_path_to);
+                let error = small.map_or(AttemptError::Silent, AttemptError::SmallMtu);
+                all.push(Failed { path, error });
             }
         }
         all

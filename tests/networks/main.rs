@@ -8,5 +8,6 @@ mod scenarios;
 mod support;
 
 mod joined;
+mod obstacles;
 mod paced;
 mod routed;

@@ -81,6 +81,12 @@ impl Routed {
         nft(&format!("add rule inet test {hook} {rule}"));
     }
 
+    /// The MTU of the link between a machine and the router, at both of its ends.
+    pub(crate) fn set_mtu(&self, machine: &str, mtu: u16) {
+        ip(&format!("-n {} link set cable mtu {mtu}", self.namespace(machine)));
+        ip(&format!("-n {} link set {machine} mtu {mtu}", self.namespace("router")));
+    }
+
     /// Bytes that a machine has sent to the router.
     pub(crate) fn sent_by(&self, machine: &str) -> u64 {
         let text = self.on(machine, &["cat", "/sys/class/net/cable/statistics/tx_bytes"]);

@@ -34,6 +34,12 @@ pub(super) fn meaning(verdict: Verdict) -> &'static str {
         Verdict::ServerSilent => "the relay is up, the server half is registered there and does not answer",
         Verdict::RelayRefused => "the relay refuses",
         Verdict::RelaySilent => "nothing came back by this relay",
+        Verdict::OtherTls => {
+            "a TLS server answers that is no bowline: another one listens there, or something on the way intercepts TLS"
+        }
+        Verdict::MtuTooSmall => "the path's MTU is too small for QUIC",
+        Verdict::ProxyCredentials => "the proxy wants other credentials",
+        Verdict::ProxyForbids => "the proxy lets no tunnel go to this port",
         Verdict::ProxyFailed => "the proxy gives no connection",
         Verdict::CommandFailed => "the program gives no connection",
         Verdict::DetourSilent => "nothing came back this way",
@@ -67,6 +73,20 @@ pub(super) fn advice(checked: &Checked, is_there: bool) -> Option<String> {
         Verdict::MtuBlackHole => {
             "lower the MTU of the interface, or have the router answer with ICMP \"packet too big\" or clamp TCP's MSS; \
              bowline needs 1228 bytes over IPv4, 1248 over IPv6"
+        }
+        Verdict::OtherTls => {
+            "is the port right? Bowline's TLS goes through nothing in between that ends TLS: have that let it pass as it is"
+        }
+        Verdict::MtuTooSmall => {
+            "sessions go over TLS (serve --listen-tls), which takes smaller packets; for QUIC raise the MTU of the \
+             interface, or of the tunnel"
+        }
+        Verdict::ProxyCredentials => {
+            "give the proxy's user and password in its URL, in BOWLINE_PROXY or bowline.toml; to an HTTP proxy bowline \
+             speaks Basic alone"
+        }
+        Verdict::ProxyForbids => {
+            "many proxies let tunnels go to port 443 alone: serve TLS there (serve --listen-tls 443; --tls-port 443 here)"
         }
         Verdict::OtherVersion => "install the same version of bowline on both sides",
         Verdict::WrongKey => {

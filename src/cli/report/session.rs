@@ -1,6 +1,7 @@
 //! How the client half tells why a session could not be opened, or how it ended.
 
 use super::{Exit, Failure};
+use crate::carrier::stream::ProxyFault;
 use crate::carrier::via::RelayTransport;
 use crate::carrier::{DialError, Path};
 use crate::client::{AttemptError, Failed, OpenError, TrustError};
@@ -66,6 +67,10 @@ pub(crate) fn cannot_open_as(host: &str, error: OpenError, ignores_host_keys: bo
     }
 }
 
+/// What to do if nothing is known but that no answer came.
+const NO_ANSWER: &str = "is `bowline serve` running there, and does every firewall on the way let that UDP port through? \
+    `--port` names another port, `--fallback tcp` goes on without bowline";
+
 /// No session was opened to `host`.
 pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
     match error {
@@ -98,10 +103,7 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                      minute, or raise --max-half-open there",
                 );
             }
-            failure.hint(
-                "is `bowline serve` running there, and does every firewall on the way let that UDP port through? \
-                 `--port` names another port, `--fallback tcp` goes on without bowline",
-            )
+            failure.hint(attempts.iter().find_map(hint_of_path).unwrap_or(NO_ANSWER))
         }
         OpenError::Untrusted(error) => untrusted(&*error),
         OpenError::NotAuthorized { user, refusal, tried } => {
@@ -145,6 +147,31 @@ fn is_other_protocol(failed: &Failed) -> bool {
 /// Whether a relay could not even be asked.
 fn is_without_host_key(failed: &Failed) -> bool {
     matches!(failed.error, AttemptError::Dial(DialError::NoHostKey))
+}
+
+/// What to do about what is in the way, where that is known.
+fn hint_of_path(failed: &Failed) -> Option<&'static str> {
+    match &failed.error {
+        AttemptError::SmallMtu(_) => Some(
+            "have the server half serve TLS too (serve --listen-tls), which takes smaller packets, or raise the MTU of the \
+             interface, or of the tunnel; `bowline check` tells more",
+        ),
+        AttemptError::Dial(DialError::OtherTls(_)) => Some(
+            "is the port right? Bowline's TLS goes through nothing in between that ends TLS; `bowline check` tells more",
+        ),
+        AttemptError::Dial(DialError::Proxy(error)) => match &error.fault {
+            ProxyFault::Forbidden { port, .. } if *port != 443 => Some(
+                "many proxies let tunnels go to port 443 alone: serve TLS there (serve --listen-tls 443; --tls-port 443 \
+                 here)",
+            ),
+            ProxyFault::WantsCredentials | ProxyFault::RefusedCredentials | ProxyFault::OtherScheme { .. } => Some(
+                "give the proxy's user and password in its URL, in BOWLINE_PROXY or bowline.toml; to an HTTP proxy bowline \
+                 speaks Basic alone",
+            ),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Whether the server half, or a relay, takes no more connections for now.

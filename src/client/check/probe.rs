@@ -1,6 +1,7 @@
 //! One path, from the first packet to sshd's banner.
 
 use super::super::dialer::Dialer;
+use super::super::path_mtu::SmallMtu;
 use super::super::unreachable::unreachable;
 use super::super::{ClientConfig, TrustError};
 use super::ask::{Asker, Deadline};
@@ -50,6 +51,8 @@ pub(super) struct Finding {
     pub(super) outcome: Result<Probed, Failure>,
     /// On TCP: connected, and how many segments were never acknowledged.
     pub(super) unacked: Option<u32>,
+    /// On UDP: the kernel knows that QUIC's packets do not fit.
+    pub(super) small_mtu: Option<SmallMtu>,
 }
 
 /// Where it ended.
@@ -104,6 +107,7 @@ impl Probing {
         };
         let info = self.tcp.and_then(|tcp| TcpInfo::of(tcp.as_fd()).ok());
         finding.unacked = info.map(|info| info.unacked);
+        finding.small_mtu = finding.path.udp_remote().and_then(SmallMtu::of_path_to);
         finding
     }
 
@@ -121,6 +125,7 @@ impl Probing {
             mtu: None,
             outcome: Err(Failure::Silent),
             unacked: None,
+            small_mtu: None,
         };
         match timeout_at(deadline.at.into(), self.dial()).await {
             Ok(Ok(dialed)) => {
@@ -215,6 +220,7 @@ impl Finding {
             mtu: None,
             outcome: Err(Failure::Fault),
             unacked: None,
+            small_mtu: None,
         }
     }
 
@@ -226,6 +232,10 @@ impl Finding {
     pub(super) fn checked(self, verdict: Verdict, is_unknown_host: bool) -> Checked {
         let (answer, detail, recorded) = match self.outcome {
             Ok(probed) => (Some(probed), None, None),
+            Err(Failure::Silent) => {
+                let small = self.small_mtu.as_ref().map(|small| PeerText::of_error(small));
+                (None, small, None)
+            }
             Err(failure) => (None, failure.detail(), failure.recorded()),
         };
         Checked {

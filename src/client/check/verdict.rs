@@ -3,6 +3,7 @@
 use super::probe::{Failure, Finding};
 use super::straight_to;
 use super::witness::Tcp;
+use crate::carrier::stream::ProxyFault;
 use crate::carrier::via::{DialRelayError, ReachError, RelayTransport};
 use crate::carrier::{CarrierError, DialError, Path};
 use crate::wire::{RefusalCode, RelayRefusalCode};
@@ -55,6 +56,14 @@ pub enum Verdict {
     RelayRefused,
     /// Nothing came back by way of the relay.
     RelaySilent,
+    /// What answers speaks TLS, and is no server half.
+    OtherTls,
+    /// Packets of QUIC do not fit the path.
+    MtuTooSmall,
+    /// The proxy wants other credentials, or a way to give them that we do not know.
+    ProxyCredentials,
+    /// The proxy lets no tunnel go there.
+    ProxyForbids,
     /// The proxy gives no connection to the server half's port.
     ProxyFailed,
     /// The program did not start, ended, or gave something else than a server half.
@@ -90,6 +99,10 @@ impl Verdict {
             Verdict::ServerSilent => "server-silent",
             Verdict::RelayRefused => "relay-refused",
             Verdict::RelaySilent => "relay-silent",
+            Verdict::OtherTls => "other-tls",
+            Verdict::MtuTooSmall => "mtu-too-small",
+            Verdict::ProxyCredentials => "proxy-credentials",
+            Verdict::ProxyForbids => "proxy-forbids",
             Verdict::ProxyFailed => "proxy-failed",
             Verdict::CommandFailed => "command-failed",
             Verdict::DetourSilent => "detour-silent",
@@ -154,7 +167,8 @@ impl Case<'_> {
             DialError::NoHostKey => Verdict::NoHostKey,
             DialError::Relay(error) => self.relay(finding, error),
             DialError::Busy => Verdict::Refused,
-            DialError::Proxy(_) => Verdict::ProxyFailed,
+            DialError::OtherTls(_) => Verdict::OtherTls,
+            DialError::Proxy(error) => proxy(&error.fault),
             DialError::Command(_) => Verdict::CommandFailed,
             DialError::Tls(error) if error.kind() == ErrorKind::InvalidData => Verdict::OtherProtocol,
             error if error.is_other_protocol() => Verdict::OtherProtocol,
@@ -190,6 +204,7 @@ impl Case<'_> {
     /// Nothing came back before the end of the handshake.
     fn silent(&self, finding: &Finding) -> Verdict {
         match &finding.path {
+            _ if finding.small_mtu.is_some() => Verdict::MtuTooSmall,
             Path::Relayed(relay, transport) => {
                 let by_tcp = |path: &Path| matches!(path, Path::Relayed(other, RelayTransport::Tls) if other == relay);
                 let tcp_answers = self.findings.iter().any(|other| by_tcp(&other.path) && answered(other));
@@ -259,6 +274,16 @@ impl Case<'_> {
     }
 }
 
+fn proxy(fault: &ProxyFault) -> Verdict {
+    match fault {
+        ProxyFault::WantsCredentials | ProxyFault::RefusedCredentials | ProxyFault::OtherScheme { .. } => {
+            Verdict::ProxyCredentials
+        }
+        ProxyFault::Forbidden { .. } => Verdict::ProxyForbids,
+        _ => Verdict::ProxyFailed,
+    }
+}
+
 fn is_udp(path: &Path) -> bool {
     matches!(path, Path::Quic(_))
 }
@@ -278,6 +303,7 @@ fn answered(finding: &Finding) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::SmallMtu;
     use crate::wire::{Probed, Refusal, RelayRefusal};
     use std::time::Duration;
 
@@ -291,7 +317,21 @@ mod tests {
             mtu: None,
             outcome: Err(failure),
             unacked: None,
+            small_mtu: None,
         }
+    }
+
+    #[test]
+    fn a_path_that_is_too_narrow_for_quic_is_not_taken_for_one_without_udp() {
+        let narrow = Finding {
+            small_mtu: Some(SmallMtu { mtu: 576, needed: 1228 }),
+            ..quic(Failure::Silent)
+        };
+        let works = Finding {
+            handshake: Some(Duration::ZERO),
+            ..finding("tls 192.0.2.1:443", Failure::Silent)
+        };
+        assert_eq!(judged(&[narrow, works], None)[0], "mtu-too-small");
     }
 
     fn quic(failure: Failure) -> Finding {

@@ -36,10 +36,42 @@ pub(super) async fn connect(
     let status = answer.code.filter(|_| parsed.is_ok()).ok_or(GARBAGE)?;
     match status {
         200..=299 => Ok(()),
+        // tinyproxy says 401.
+        401 | 407 => Err(wanted(status, answer.headers, credentials.is_some())),
+        403 | 405 => Err(ProxyFault::Forbidden {
+            host: host.to_owned(),
+            port,
+            status,
+            reason: shortened(answer.reason.unwrap_or_default()),
+        }),
         _ => Err(ProxyFault::Status {
             status,
             reason: shortened(answer.reason.unwrap_or_default()),
         }),
+    }
+}
+
+/// What is wrong with the credentials, `given` or not (RFC 9110 section 11.7.1).
+fn wanted(status: u16, headers: &[httparse::Header<'_>], given: bool) -> ProxyFault {
+    let challenges = headers.iter().filter(|header| {
+        let is_named = |name| header.name.eq_ignore_ascii_case(name);
+        is_named("Proxy-Authenticate") || is_named("WWW-Authenticate")
+    });
+    // Of a list of challenges and their parameters, the words that are no parameters.
+    let words = challenges.flat_map(|header| header.value.split(|byte| *byte == b','));
+    let words = words.filter_map(|part| part.trim_ascii().split(|byte| *byte == b' ').next());
+    let schemes: Vec<String> = words
+        .filter(|word| !word.is_empty() && !word.contains(&b'='))
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect();
+    let speaks_basic = schemes.iter().any(|scheme| scheme.eq_ignore_ascii_case("Basic"));
+    match given {
+        _ if !speaks_basic && !schemes.is_empty() => ProxyFault::OtherScheme {
+            status,
+            offered: shortened(&schemes.join(", ")),
+        },
+        true => ProxyFault::RefusedCredentials,
+        false => ProxyFault::WantsCredentials,
     }
 }
 
@@ -148,14 +180,33 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_told_in_the_proxys_own_words() {
-        let (result, _) =
-            answered(&[b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 9\r\n\r\n<html>..."]).await;
-        assert_eq!(
-            result.unwrap_err().to_string(),
-            "it answered 407 Proxy Authentication Required"
-        );
+        let told = |result: Result<(), ProxyFault>| result.unwrap_err().to_string();
+        let (result, _) = answered(&[b"HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\n<html>..."]).await;
+        assert_eq!(told(result), "it answered 503 Busy");
+        let (result, _) = answered(&[b"HTTP/1.1 403 Filtered\r\n\r\n"]).await;
+        assert_eq!(told(result), "it lets no tunnel go to host:443: 403 Filtered");
         let (result, _) = answered(&[b"HTTP/1.1 502\r\n\r\n"]).await;
         assert!(matches!(result, Err(ProxyFault::Status { status: 502, .. })));
+    }
+
+    #[test]
+    fn what_a_proxy_wants_to_know_the_user_by_is_told() {
+        let wanted = |lines: &[(&str, &str)], given| {
+            let headers = lines.iter().map(|(name, value)| httparse::Header {
+                name,
+                value: value.as_bytes(),
+            });
+            super::wanted(407, &headers.collect::<Vec<_>>(), given).to_string()
+        };
+        let digest = ("Proxy-Authenticate", "Digest realm=\"a\", nonce=\"x\", qop=\"auth\"");
+        let basic = ("proxy-authenticate", "Basic realm=\"a\"");
+        let both = ("Proxy-Authenticate", "Negotiate, NTLM");
+        assert!(wanted(&[digest], true).starts_with("it wants credentials by Digest"));
+        assert!(wanted(&[both], false).starts_with("it wants credentials by Negotiate, NTLM (407)"));
+        for lines in [&[digest, basic][..], &[basic], &[]] {
+            assert!(wanted(lines, true).starts_with("it refused the user name"));
+            assert!(wanted(lines, false).starts_with("it wants credentials, and none were given"));
+        }
     }
 
     #[tokio::test]

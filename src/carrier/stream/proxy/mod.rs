@@ -46,7 +46,7 @@ pub enum ProxyFault {
     /// It took too long.
     #[error("no answer within {} s", LONGEST_EXCHANGE.as_secs())]
     Silence,
-    /// An HTTP proxy said no. 407: it wants (other) credentials.
+    /// An HTTP proxy said no.
     #[error("it answered {status} {reason}")]
     Status {
         /// The status code, 100 to 999, not 2xx.
@@ -54,13 +54,33 @@ pub enum ProxyFault {
         /// The words after it, at most 80 characters.
         reason: PeerText,
     },
+    /// An HTTP proxy lets no tunnel go there; many let them go to port 443 only.
+    #[error("it lets no tunnel go to {host}:{port}: {status} {reason}")]
+    Forbidden {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The status code, 403 or 405.
+        status: u16,
+        /// The words after it, at most 80 characters.
+        reason: PeerText,
+    },
+    /// An HTTP proxy wants credentials in ways that we do not know.
+    #[error("it wants credentials by {offered} ({status}), and bowline speaks Basic alone")]
+    OtherScheme {
+        /// The status code, 407 as a rule.
+        status: u16,
+        /// The ways that it names.
+        offered: PeerText,
+    },
     /// A SOCKS proxy said no.
     #[error("it answered: {0}")]
     Socks(SocksReply),
-    /// A SOCKS proxy wants to know who we are, and no credentials were given, or it knows no way that we do.
+    /// A proxy wants to know who we are, and no credentials were given, or a SOCKS proxy knows no way that we do.
     #[error("it wants credentials, and none were given that it takes")]
     WantsCredentials,
-    /// A SOCKS proxy did not like the credentials.
+    /// A proxy did not like the credentials.
     #[error("it refused the user name and password")]
     RefusedCredentials,
     /// The user name or the password has more than 255 bytes (RFC 1929).
