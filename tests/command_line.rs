@@ -389,6 +389,80 @@ fn config_takes_a_variable_as_the_command_takes_it() {
     }
 }
 
+/// Every variable that the program takes, as its help names them.
+fn variables_of(folder: &Path, command: &str) -> Vec<String> {
+    let help = String::from_utf8(run(folder, &[command, "--help"]).stdout).expect("text");
+    let named = help.split("[env: ").skip(1);
+    named
+        .filter_map(|rest| rest.split([']', '=']).next().map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn an_empty_variable_is_an_unset_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let proxy = variables_of(folder.path(), "proxy");
+    for variable in ["BOWLINE_PORT", "BOWLINE_CONFIG", "BOWLINE_FALLBACK"] {
+        assert!(proxy.iter().any(|known| known == variable), "{proxy:?}");
+    }
+    for command in ["proxy", "ssh", "check", "serve", "relay", "sshd", "status"] {
+        let empty = variables_of(folder.path(), command);
+        assert!(!empty.is_empty(), "{command}");
+        let table = match command {
+            "serve" | "relay" | "sshd" => format!("--{command}"),
+            _ => "box".to_owned(),
+        };
+        let config = |variables: &[String]| {
+            let mut config = bowline(folder.path());
+            config.args(["config", &table]);
+            // Somebody has to say whom a relay takes.
+            config.env("BOWLINE_ALLOW_SERVERS", "/etc/bowline/servers");
+            let others = variables.iter().filter(|name| *name != "BOWLINE_ALLOW_SERVERS");
+            config.envs(others.map(|name| (name, ""))).env("BOWLINE_LOG", "");
+            config.output().expect("bowline runs")
+        };
+        let (unset, set) = (config(&[]), config(&empty));
+        assert_eq!(set.status.code(), Some(0), "{command}: {}", stderr(&set));
+        assert_eq!(set, unset, "{command}");
+        let mut help = bowline(folder.path());
+        help.args([command, "--help"]).envs(empty.iter().map(|name| (name, "")));
+        let help = help.output().expect("bowline runs");
+        assert_eq!(
+            help.stdout,
+            run(folder.path(), &[command, "--help"]).stdout,
+            "{command}"
+        );
+    }
+    // As a unit or a script may pass it on to ssh's ProxyCommand.
+    let mut proxy = bowline(folder.path());
+    proxy.args(["proxy", "--connect-timeout", "300ms", "-F", "none", "127.0.0.1", "9"]);
+    proxy.env("BOWLINE_PORT", "").env("BOWLINE_PIN", "");
+    let output = proxy.output().expect("bowline runs");
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+}
+
+#[test]
+fn what_a_variable_said_wrong_is_told_with_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let told = |variable: &str, value: &str, arguments: &[&str]| {
+        let mut command = bowline(folder.path());
+        let output = command.args(arguments).env(variable, value).output();
+        let output = output.expect("bowline runs");
+        assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let variable = "BOWLINE_PORT";
+    assert!(told(variable, "x", &["proxy", "host"]).contains(variable));
+    // It is the flag's own value that is wrong here.
+    assert!(!told(variable, "4022", &["proxy", "--port", "x", "host"]).contains(variable));
+    assert!(!told(variable, "4022", &["proxy", "--port=x", "host"]).contains(variable));
+    let variable = "BOWLINE_SESSION_TTL";
+    assert!(told(variable, "7", &["serve"]).contains(variable));
+    assert!(told(variable, "0s", &["serve"]).contains(variable));
+    assert!(told(variable, "7", &["config"]).contains(variable));
+    assert!(told("BOWLINE_AUTH", "none", &["serve", "--authorized-keys", "/keys"]).contains("BOWLINE_AUTH"));
+}
+
 #[test]
 fn mandoc_finds_nothing_to_remark_on_in_the_manuals() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");

@@ -2,10 +2,11 @@
 //!
 //! What an argument means together with the configuration file, and its default, is said by the settings
 //! of each command. Every long option that takes one value can also come from the environment, as `BOWLINE_` and
-//! its name in capitals.
+//! its name in capitals; an empty variable is an unset one.
 
 mod check;
 mod config;
+mod environment;
 mod reach;
 mod relay;
 mod serve;
@@ -19,6 +20,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::check::CheckArgs;
 pub(super) use self::config::ConfigArgs;
+pub(super) use self::environment::{matches_from, set_variable_of};
 pub(super) use self::reach::{PROXY_VARIABLE, ReachArgs};
 pub(super) use self::relay::RelayArgs;
 pub(super) use self::serve::ServeArgs;

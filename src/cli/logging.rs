@@ -103,8 +103,8 @@ impl LogSettings {
 /// Starts logging, for the rest of the process. A log that cannot be opened is said on stderr and left out.
 pub(crate) fn start(settings: &LogSettings) {
     let filter = match std::env::var(FILTER_VARIABLE) {
-        Ok(directives) => EnvFilter::builder().parse_lossy(directives),
-        Err(_) => EnvFilter::new(settings.verbosity.directives()),
+        Ok(directives) if !directives.is_empty() => EnvFilter::builder().parse_lossy(directives),
+        _ => EnvFilter::new(settings.verbosity.directives()),
     };
     // Whoever wants to see more wants to see all.
     let limit = (settings.verbosity <= Verbosity::Info).then_some(RefusalLimit);

@@ -60,9 +60,7 @@ pub fn main() -> ExitCode {
 
 /// clap's answers to bad arguments have our form already; its exit code has not.
 fn read_arguments() -> Result<Cli, ExitCode> {
-    let parsed = args::command()
-        .try_get_matches()
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = args::matches_from(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(|error| {
         // A closed stdout is not an error: `bowline --help | head -1`.
         let _ = error.print();

@@ -36,6 +36,7 @@ pub(crate) use setup::{
 };
 pub(crate) use status::{cannot_show, no_server_half, no_such_session, not_ended, several_sessions};
 
+use super::args::set_variable_of;
 use super::config_file::ConfigError;
 use super::settings::SettingsError;
 use crate::safe_path::UnsafePath;
@@ -183,11 +184,21 @@ impl From<SettingsError> for Failure {
                 Failure::new(Exit::Usage, &error).hint(format_args!("give the folder with {option}"))
             }
             SettingsError::Proxy { .. } => Failure::from_error(Exit::Usage, &error),
-            SettingsError::Conflict { .. } | SettingsError::Missing { .. } | SettingsError::TooSmall { .. } => {
-                Failure::new(Exit::Usage, &error)
+            SettingsError::Conflict { one, other } => {
+                said_by_variables(Failure::new(Exit::Usage, &error), &[one, other])
             }
+            SettingsError::TooSmall { option, .. } => said_by_variables(Failure::new(Exit::Usage, &error), &[option]),
+            SettingsError::Missing { .. } => Failure::new(Exit::Usage, &error),
         }
     }
+}
+
+/// Names the variables of the environment that say these options: nobody may have written the options themselves.
+fn said_by_variables(failure: Failure, options: &[&str]) -> Failure {
+    let variables = options.iter().filter_map(|option| set_variable_of(option));
+    variables.fold(failure, |failure, variable| {
+        failure.fact(format_args!("{variable} is set in the environment"))
+    })
 }
 
 impl From<ConfigError> for Failure {

@@ -30,8 +30,7 @@ impl Heard {
             Table::Relay => &["bowline", "relay"],
             Table::Sshd => &["bowline", "sshd"],
         };
-        args::command()
-            .try_get_matches_from(words)
+        args::matches_from(words.iter().map(Into::into))
             .map(Heard)
             .map_err(|error| refused(&error))
     }
