@@ -87,6 +87,7 @@ async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
         credentials: Arc::new(credentials),
         session: SessionConfig::default(),
         connect_timeout: Duration::from_secs(10),
+        answer_timeout: Duration::from_secs(120),
         patience: None,
         mtu_cap: MtuCap::default(),
     });

@@ -122,6 +122,7 @@ fn config(server: SocketAddr) -> ClientConfig {
         credentials: Arc::new(Anybody),
         session: SessionConfig::default(),
         connect_timeout: Duration::from_secs(5),
+        answer_timeout: Duration::from_secs(120),
         patience: None,
         mtu_cap: MtuCap::default(),
     }

@@ -115,7 +115,7 @@ fn hellos() -> [(&'static str, Hello); 6] {
     ]
 }
 
-fn answers() -> [(&'static str, Answer); 5] {
+fn answers() -> [(&'static str, Answer); 6] {
     let accepted = Accepted {
         received: at(0),
         window: 8 << 20,
@@ -146,6 +146,7 @@ fn answers() -> [(&'static str, Answer); 5] {
         ("Probed", Answer::Probed(Box::new(probed))),
         ("Reaped", Answer::Reaped),
         ("Refused", Answer::Refused(refused)),
+        ("Asking", Answer::Asking),
     ]
 }
 

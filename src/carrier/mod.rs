@@ -24,7 +24,7 @@ pub use path::{NotAPath, Path, Proxied, Rank};
 
 use crate::clock;
 use crate::fault;
-use crate::wire::{Frame, FrameReader, next_message};
+use crate::wire::{Frame, FrameReader, MAX_HELLO, next_message};
 use bytes::{Bytes, BytesMut};
 use link::Link;
 use std::fmt;
@@ -258,6 +258,20 @@ impl Carrier {
                 }
                 ready!(self.parts.link.poll_read(cx, &mut self.parts.inbox))?;
             }
+        })
+        .await
+    }
+
+    /// Waits until the carrier is lost. What the peer says meanwhile is there for [`Carrier::read_message`].
+    pub async fn lost(&mut self) -> CarrierError {
+        std::future::poll_fn(|cx| {
+            // Who says more than one message holds is not listened to for now.
+            while self.parts.inbox.len() <= MAX_HELLO {
+                if let Err(error) = ready!(self.parts.link.poll_read(cx, &mut self.parts.inbox)) {
+                    return Poll::Ready(error);
+                }
+            }
+            Poll::Pending
         })
         .await
     }

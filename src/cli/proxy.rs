@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use russh::keys::ssh_key::Fingerprint;
 
-use crate::carrier::quic::MtuCap;
 use crate::carrier::relays::RelayName;
 use crate::carrier::stream::ProxyRules;
+use crate::carrier::{self, quic::MtuCap};
 use crate::client::journal::{Entry, Journal};
 use crate::client::stdio::{self, Stdin, Stdout};
 use crate::client::{
@@ -69,6 +69,8 @@ pub(crate) struct ProxySettings {
     pub(crate) fallback: Fallback,
     /// Bounds the open. Default: ssh's ConnectTimeout less half a second, else 10 s.
     pub(crate) connect_timeout: Option<Duration>,
+    /// Bounds it too while the server half is still asking sshd. Default: ssh's ConnectTimeout less half a second, else 120 s.
+    pub(crate) answer_timeout: Option<Duration>,
     /// The longest outage an open session waits for. Default: the server half's ttl.
     pub(crate) patience: Option<Duration>,
     /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
@@ -101,6 +103,7 @@ impl ProxySettings {
             transport: reach.transport.or(one(&table.transport)).unwrap_or(Transport::Auto),
             fallback: reach.fallback.or(one(&table.fallback)).unwrap_or(Fallback::None),
             connect_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
+            answer_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
             patience: reach.patience.or(one(&table.patience)),
             mtu_cap: reach.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
             folders: context.folders()?,
@@ -130,7 +133,11 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     let opened = tokio::select! {
         opened = client::open_with(config, &mut stdin) => opened,
         // ssh has given up, and waits for us to end.
-        () = signals.recv() => return Ok(()),
+        () = signals.recv() => {
+            // So does the server half, which may be asking sshd.
+            carrier::let_go().await;
+            return Ok(());
+        }
     };
     match opened {
         Ok(session) => carry(session, (stdin, stdout), &settings, signals).await,
@@ -189,6 +196,9 @@ pub(super) async fn client_config(
         pins: settings.pins.iter().copied().map(Pin::from).collect(),
     };
     let limit = settings.connect_timeout.unwrap_or_else(|| connect_timeout(ssh));
+    let answer_timeout = settings
+        .answer_timeout
+        .or(ssh.connect_timeout.map(|_| connect_timeout(ssh)));
     let limit = match settings.fallback {
         Fallback::None => limit,
         // Somebody waits, and there is another way.
@@ -213,10 +223,14 @@ pub(super) async fn client_config(
         credentials: Arc::new(credentials),
         session: SessionConfig::default(),
         connect_timeout: limit,
+        answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
         patience: settings.patience,
         mtu_cap: mtu_cap.map_err(|error| Failure::from_error(Exit::Usage, &error))?,
     })
 }
+
+/// How long sshd is waited for where nobody said how long: as long as it waits for a login by default (LoginGraceTime).
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What firewalls let through most often.
 const WEB: u16 = 443;

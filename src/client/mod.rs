@@ -116,8 +116,11 @@ pub struct ClientConfig {
     pub credentials: Arc<dyn Credentials>,
     /// Buffers.
     pub session: SessionConfig,
-    /// Bounds the open. Default 10 s.
+    /// How long the server half is looked for. Default 10 s.
     pub connect_timeout: Duration,
+    /// Bounds the open while the server half says that it is still asking sshd. Default 120 s, as long as sshd waits for a
+    /// login by default (LoginGraceTime).
+    pub answer_timeout: Duration,
     /// The longest outage that is waited for; the server half's ttl if that is less. Default: that ttl.
     pub patience: Option<Duration>,
     /// Most bytes of a UDP payload.
@@ -172,7 +175,7 @@ impl Control {
 /// # Errors
 /// See [`OpenError`].
 pub async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
-    opening::open(config, &mut FirstWords::new(tokio::io::empty())).await
+    open_with(config, &mut FirstWords::new(tokio::io::empty())).await
 }
 
 /// The same, and what the local program has said by then goes along; the rest of `input` is for [`OpenSession::run`]. Without a
@@ -184,7 +187,12 @@ pub async fn open_with<R>(config: ClientConfig, input: &mut FirstWords<R>) -> Re
 where
     R: AsyncRead + Unpin,
 {
-    opening::open(config, input).await
+    let opened = opening::open(config, input).await;
+    if opened.is_err() {
+        // A server half that still asks sshd is to know that nobody waits.
+        carrier::let_go().await;
+    }
+    opened
 }
 
 impl OpenSession {

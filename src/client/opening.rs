@@ -3,7 +3,7 @@
 use super::dialer::{Dialer, race};
 use super::failures::{AttemptError, Failed, Failures};
 use super::paths::{Knowledge, Paths, ResolveError};
-use super::waiting::{refused_by_close, while_it_waits};
+use super::waiting::{Unanswered, answer_to, refused_by_close, while_it_waits};
 use super::{ClientConfig, Control, FirstWords, OpenSession};
 use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
@@ -24,9 +24,6 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, field, info, warn};
 
-/// How long an answer may take before the open is repeated on a fresh carrier. A server half that is still asking
-/// sshd goes on with that: the repeated open finds the session made.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before asking again what may be granted in a moment.
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -60,6 +57,12 @@ pub enum OpenError {
     /// The server half refused for another reason.
     #[error("{0}")]
     Refused(Refusal),
+    /// The server half asks sshd, and has no answer yet.
+    #[error("the server half has asked sshd for {:.1} s whether it takes a key, and has no answer yet", within.as_secs_f64())]
+    StillAsking {
+        /// How long it was waited for.
+        within: Duration,
+    },
     /// What answers there broke the protocol.
     #[error("the server half broke the protocol")]
     Protocol(#[source] DecodeError),
@@ -87,6 +90,7 @@ where
         first: Bytes::new(),
         epoch: Epoch::default(),
         deadline: begun + config.connect_timeout,
+        answer_by: begun + config.answer_timeout,
         astray: Vec::new(),
         failures: Failures::default(),
         config,
@@ -131,7 +135,10 @@ struct Opening {
     /// What the local program has said so far.
     first: Bytes,
     epoch: Epoch,
+    /// For finding the server half.
     deadline: Instant,
+    /// For its answer, as long as it says that sshd is being asked.
+    answer_by: Instant,
     /// Paths by way of others, relays and programs, that led to somebody else. They may lie about whom they lead to: that is
     /// no reason to give up while there are other paths.
     astray: Vec<(Path, OpenError)>,
@@ -253,7 +260,9 @@ impl Opening {
             let signing = credentials.sign(round, &message);
             let signed = while_it_waits(carrier, &mut is_told, signing).await;
             // Time that the user took is not the path's.
-            self.deadline += clock::now().saturating_duration_since(asked);
+            let took = clock::now().saturating_duration_since(asked);
+            self.deadline += took;
+            self.answer_by += took;
             let Some(signed) = signed else { break };
             if signed.is_empty() {
                 continue;
@@ -310,19 +319,11 @@ impl Opening {
             let first = Bytes::new();
             encoded = Hello::Open(Open { first, ..open }).encode();
         }
-        let asked = async {
-            carrier.send_message(encoded).await?;
-            carrier.read_message().await
-        };
-        let message = match timeout(self.left().min(ANSWER_TIMEOUT), asked).await {
-            Ok(Ok(message)) => message,
-            Ok(Err(CarrierError::Protocol(error))) => {
-                return Err(Talk::Setback(OpenError::Protocol(error).into()));
-            }
-            Ok(Err(error)) => return Err(Talk::Lost(AttemptError::Carrier(error))),
-            Err(_) => return Err(Talk::Lost(AttemptError::Silent)),
-        };
-        let answer = Answer::decode(message).map_err(|error| Talk::Setback(OpenError::Protocol(error).into()))?;
+        let asked = clock::now();
+        let (answer, took) = answer_to(carrier, encoded, self.answer_by).await;
+        // Nor is time that sshd took.
+        self.deadline += took;
+        let answer = answer.map_err(|unanswered| self.unanswered(unanswered, asked))?;
         match answer {
             Answer::Accepted(accepted) => Ok(Ok(accepted)),
             Answer::Refused(refusal) => match refusal.code {
@@ -330,12 +331,24 @@ impl Opening {
                 code if code.is_final() => Err(Talk::Setback(OpenError::Refused(refusal).into())),
                 _ => Err(Talk::Setback(Setback::Refused(refusal))),
             },
-            Answer::Standing | Answer::Probed(_) | Answer::Reaped => {
+            Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking => {
                 let odd = DecodeError::UnknownType {
                     what: "answer to an open",
                     value: 0,
                 };
                 Err(Talk::Setback(OpenError::Protocol(odd).into()))
+            }
+        }
+    }
+
+    fn unanswered(&self, unanswered: Unanswered, asked: Instant) -> Talk {
+        match unanswered {
+            Unanswered::Silent => Talk::Lost(AttemptError::Silent),
+            Unanswered::Lost(CarrierError::Protocol(error)) => Talk::Setback(OpenError::Protocol(error).into()),
+            Unanswered::Lost(error) => Talk::Lost(AttemptError::Carrier(error)),
+            Unanswered::StillAsking => {
+                let within = clock::now().saturating_duration_since(asked);
+                Talk::Setback(OpenError::StillAsking { within }.into())
             }
         }
     }

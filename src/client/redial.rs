@@ -295,7 +295,7 @@ impl<'a> Outage<'a> {
                 debug!(%refusal, "not resumed yet");
                 Some(())
             }
-            Ok((_, Answer::Standing | Answer::Probed(_) | Answer::Reaped)) => {
+            Ok((_, Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking)) => {
                 let error = CarrierError::Protocol(DecodeError::UnknownType {
                     what: "answer to a resume",
                     value: 0,

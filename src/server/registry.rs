@@ -162,30 +162,30 @@ impl Registry {
         Ok(())
     }
 
-    /// Leads a carrier to the session that its `Open` made, once sshd is connected.
+    /// Waits until the session that an `Open` made is connected to sshd.
+    pub(super) async fn connected(&self, session: SessionId, key: &[u8]) -> Result<(), Refusal> {
+        let entry = self.owned(session, key).ok_or_else(|| self.gone(session, key))?;
+        let mut ready = entry.ready.clone();
+        match ready.wait_for(Option::is_some).await {
+            Ok(state) => state.clone().unwrap_or(Ok(())),
+            Err(_) => Err(gone()),
+        }
+    }
+
+    /// Leads a carrier to the session that its `Open` made, which is connected to sshd.
     pub(super) async fn attach_open(&self, carrier: Carrier, open: &Open, key: Option<u8>) {
         let Some(entry) = self.owned(open.session, &carrier.info().peer_key) else {
             let gone = self.gone(open.session, &carrier.info().peer_key);
             return refuse(carrier, gone).await;
         };
-        let mut ready = entry.ready.clone();
-        let connected = match ready.wait_for(Option::is_some).await {
-            Ok(state) => state.clone().unwrap_or(Ok(())),
-            Err(_) => Err(gone()),
+        let claim = Claim {
+            epoch: open.epoch,
+            received: Offset::ZERO,
+            window: open.window,
+            key,
+            first: open.first.clone(),
         };
-        match connected {
-            Ok(()) => {
-                let claim = Claim {
-                    epoch: open.epoch,
-                    received: Offset::ZERO,
-                    window: open.window,
-                    key,
-                    first: open.first.clone(),
-                };
-                self.attach(carrier, &entry, claim).await
-            }
-            Err(refusal) => refuse(carrier, refusal).await,
-        }
+        self.attach(carrier, &entry, claim).await
     }
 
     /// Leads a carrier to its session, if it proved the key that opened it.

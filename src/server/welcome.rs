@@ -30,6 +30,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const FIRST_HELLO: Duration = Duration::from_secs(5);
 /// For each further hello: the user may have to touch a key or to type a passphrase.
 const HELLO: Duration = Duration::from_secs(60);
+/// How often a client hears that sshd is still being asked: it takes three of these for silence.
+const ASKING_INTERVAL: Duration = Duration::from_secs(1);
 /// Rounds of keys on one carrier.
 const MOST_HELLOS: usize = 8;
 
@@ -185,10 +187,12 @@ impl Welcome {
                     return carrier.close(CloseReason::Refused);
                 }
             };
+            let info = carrier.info().clone();
             let refused = match Hello::decode(message) {
-                Ok(Hello::Open(open)) => match self.admit(&carrier.info().clone(), &open, client).await {
-                    Ok(key) => return self.registry.attach_open(carrier, &open, key).await,
-                    Err(refused) => refused,
+                Ok(Hello::Open(open)) => match asking(&mut carrier, self.admit(&info, &open, client)).await {
+                    Ok(Ok(key)) => return self.registry.attach_open(carrier, &open, key).await,
+                    Ok(Err(refused)) => refused,
+                    Err(error) => return debug!(%source, %error, "lost while sshd was asked"),
                 },
                 Ok(Hello::Resume(resume)) => {
                     return unless_revoked(&mut permit, self.registry.attach_resume(carrier, &resume)).await;
@@ -196,13 +200,14 @@ impl Welcome {
                 Ok(Hello::Standby { session }) => {
                     return unless_revoked(&mut permit, self.registry.attach_standby(carrier, session)).await;
                 }
-                Ok(Hello::Probe(probe)) => match self.probe(&carrier.info().clone(), &probe, client).await {
-                    Ok(probed) => {
+                Ok(Hello::Probe(probe)) => match asking(&mut carrier, self.probe(&info, &probe, client)).await {
+                    Ok(Ok(probed)) => {
                         let answered = carrier.send_message(Answer::Probed(Box::new(probed)).encode()).await;
                         debug!(user = probe.user.as_str(), sent = answered.is_ok(), "probe answered");
                         return unless_revoked(&mut permit, finish(carrier, CloseReason::Done)).await;
                     }
-                    Err(refused) => refused,
+                    Ok(Err(refused)) => refused,
+                    Err(error) => return debug!(%source, %error, "lost while sshd was asked"),
                 },
                 Ok(Hello::Reap(reap)) => {
                     self.registry.reap(&reap);
@@ -226,16 +231,19 @@ impl Welcome {
         unless_revoked(&mut permit, finish(carrier, CloseReason::Refused)).await;
     }
 
-    /// Makes the session of `open`, unless it is there already. Gives which of its authorizations counted.
+    /// Makes the session of `open` and connects it to sshd, unless it is there already. Gives which of its authorizations
+    /// counted.
     async fn admit(&self, info: &CarrierInfo, open: &Open, client: Client) -> Result<Option<u8>, Refusal> {
-        if self.registry.is_owner(open.session, &info.peer_key) {
-            return Ok(None);
+        let mut key = None;
+        if !self.registry.is_owner(open.session, &info.peer_key) {
+            let permitted = self
+                .judge(info, open.session, &open.user, &open.authorizations, client)
+                .await?;
+            self.registry.open(open, &info.peer_key, client, permitted.account)?;
+            key = permitted.key;
         }
-        let permitted = self
-            .judge(info, open.session, &open.user, &open.authorizations, client)
-            .await?;
-        self.registry.open(open, &info.peer_key, client, permitted.account)?;
-        Ok(permitted.key)
+        self.registry.connected(open.session, &info.peer_key).await?;
+        Ok(key)
     }
 
     /// What an open by the same user would find.
@@ -334,6 +342,20 @@ async fn hear_next(carrier: &mut Carrier, permit: &Permit, time_is_up: impl Futu
         message = carrier.read_message() => message.map_or_else(Heard::Lost, Heard::Message),
         () = permit.revoked() => Heard::Revoked,
         () = time_is_up => Heard::Nothing,
+    }
+}
+
+/// Does what sshd may hold up. Meanwhile the client hears that it is not forgotten; once it is gone, nothing is done for it.
+async fn asking<T>(carrier: &mut Carrier, work: impl Future<Output = T>) -> Result<T, CarrierError> {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            error = carrier.lost() => return Err(error),
+            done = &mut work => return Ok(done),
+            () = sleep(ASKING_INTERVAL) => {}
+        }
+        carrier.send_message(Answer::Asking.encode()).await?;
     }
 }
 

@@ -14,6 +14,7 @@ const STANDING: u64 = 0x31;
 const PROBED: u64 = 0x32;
 const REAPED: u64 = 0x33;
 const REFUSED: u64 = 0x34;
+const ASKING: u64 = 0x35;
 
 /// What a server half answers to a [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum Answer {
     Reaped,
     /// No.
     Refused(Refusal),
+    /// sshd is still being asked; the answer to the `Open` or `Probe` follows.
+    Asking,
 }
 
 /// The carrier leads.
@@ -129,6 +132,7 @@ impl Answer {
             Answer::Standing => framed(STANDING, |_| {}),
             Answer::Probed(probed) => framed(PROBED, |out| probed.put(out)),
             Answer::Reaped => framed(REAPED, |_| {}),
+            Answer::Asking => framed(ASKING, |_| {}),
             Answer::Refused(refusal) => framed(REFUSED, |out| {
                 put_varint(out, refusal.code.row().1);
                 put_bytes(
@@ -155,6 +159,7 @@ impl Answer {
             STANDING => Answer::Standing,
             PROBED => Answer::Probed(Box::new(Probed::read(&mut reader)?)),
             REAPED => Answer::Reaped,
+            ASKING => Answer::Asking,
             REFUSED => Answer::Refused(read_refusal(&mut reader)?),
             value => return Err(DecodeError::UnknownType { what: "message", value }),
         };
@@ -191,7 +196,12 @@ mod tests {
             ttl: 604_800,
             key: Some(7),
         };
-        let mut answers = vec![Answer::Accepted(accepted), Answer::Standing, Answer::Reaped];
+        let mut answers = vec![
+            Answer::Accepted(accepted),
+            Answer::Standing,
+            Answer::Reaped,
+            Answer::Asking,
+        ];
         answers.extend(RefusalCode::ALL.map(|(code, ..)| {
             Answer::Refused(Refusal {
                 code,

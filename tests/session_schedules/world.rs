@@ -434,7 +434,9 @@ impl World {
                     self.halves[CLIENT].over = true;
                 }
             }
-            Answer::Reaped | Answer::Probed(_) | Answer::Standing => panic!("nobody asked for that: {answer:?}"),
+            Answer::Reaped | Answer::Probed(_) | Answer::Standing | Answer::Asking => {
+                panic!("nobody asked for that: {answer:?}")
+            }
         }
     }
 

@@ -29,6 +29,7 @@ pub(super) fn meaning(verdict: Verdict) -> &'static str {
         Verdict::WrongKey => "wrong host key: not the one that is known",
         Verdict::KeyRefused => "the server half accepts none of the keys that were offered for this user",
         Verdict::SshdDown => "the server half answers, and reaches no SSH server behind it",
+        Verdict::SshdSlow => "the server half is up, sshd behind it has not said yet whether it takes a key",
         Verdict::Refused => "the server half refuses for now",
         Verdict::NotRegistered => "the relay is up, the server half is not registered there",
         Verdict::ServerSilent => "the relay is up, the server half is registered there and does not answer",
@@ -100,6 +101,7 @@ pub(super) fn advice(checked: &Checked, is_there: bool) -> Option<String> {
              configuration, or with -i"
         }
         Verdict::SshdDown => "is sshd running there, and does serve --target name its port?",
+        Verdict::SshdSlow => "see there what sshd looks keys up with: its AuthorizedKeysCommand, a directory behind it",
         Verdict::NotRegistered => "start `bowline serve --relay` there with this relay",
         Verdict::NoHostKey => "connect straight once, or give its fingerprint with --pin",
         _ => return None,

@@ -93,6 +93,7 @@ async fn log_in(stage: &Stage) -> Result<(Handle<Known>, Channel<Msg>), DemoErro
         credentials: keys,
         session: SessionConfig::default(),
         connect_timeout: Duration::from_secs(10),
+        answer_timeout: Duration::from_secs(120),
         patience: None,
         mtu_cap: MtuCap::default(),
     })

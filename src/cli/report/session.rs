@@ -118,6 +118,10 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                  use `bowline ssh -i`",
             )
         }
+        OpenError::StillAsking { .. } => Failure::new(Exit::Unavailable, format_args!("{host}: {error}")).hint(
+            "sshd there takes long to look keys up: its AuthorizedKeysCommand, or a directory behind it. ssh's ConnectTimeout, \
+             or --connect-timeout, says how long it is waited for",
+        ),
         OpenError::Refused(refusal) => refused(host, refusal.code, &refusal.message),
         OpenError::Protocol(error) => {
             let what = format_args!("what answers on {host} does not speak bowline's protocol");

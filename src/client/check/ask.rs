@@ -4,7 +4,7 @@
 //! of a server half's verdict on them the others go by.
 
 use super::super::ClientConfig;
-use super::super::waiting::while_it_waits;
+use super::super::waiting::{Unanswered, answer_to, while_it_waits};
 use super::probe::Failure;
 use crate::carrier::{Carrier, CarrierError};
 use crate::clock;
@@ -13,7 +13,7 @@ use crate::wire::{Answer, Authorization, DecodeError, Hello, Probe, Probed, Refu
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 /// The share of a path's time for which it waits for another to try the keys.
 const PATIENCE: u32 = 3;
@@ -34,11 +34,28 @@ enum Tried {
     Refused(Refusal),
 }
 
-/// A path's time, which stands still while the user is asked.
+/// A path's time, which stands still while the user is asked, or sshd.
 pub(super) struct Deadline {
+    begun: Instant,
     pub(super) at: Instant,
     /// How long the user took.
     pub(super) user: Duration,
+}
+
+impl Deadline {
+    pub(super) fn new(client: &ClientConfig) -> Deadline {
+        let begun = clock::now();
+        Deadline {
+            begun,
+            at: begun + client.connect_timeout,
+            user: Duration::ZERO,
+        }
+    }
+
+    /// How long a server half is waited for that is still asking sshd.
+    fn answer_by(&self, client: &ClientConfig) -> Instant {
+        self.begun + client.answer_timeout + self.user
+    }
 }
 
 impl Asker {
@@ -164,21 +181,20 @@ impl Question<'_> {
             authorizations,
         };
         self.is_told = true;
-        let asked = async {
-            self.carrier.send_message(Hello::Probe(probe).encode()).await?;
-            let message = self.carrier.read_message().await?;
-            Answer::decode(message).map_err(CarrierError::from)
-        };
-        match timeout_at(self.deadline.at.into(), asked).await {
-            Err(_) => Err(Failure::Silent),
-            Ok(Err(CarrierError::Protocol(error))) => Err(Failure::Protocol(error)),
-            Ok(Err(error)) => Err(Failure::Lost(error)),
-            Ok(Ok(Answer::Probed(probed))) => Ok(*probed),
-            Ok(Ok(Answer::Refused(refusal))) if refusal.code == RefusalCode::NotAuthorized => {
+        let end = self.deadline.answer_by(&self.asker.client);
+        let (answer, took) = answer_to(self.carrier, Hello::Probe(probe).encode(), end).await;
+        self.deadline.at += took;
+        match answer {
+            Err(Unanswered::Silent) => Err(Failure::Silent),
+            Err(Unanswered::StillAsking) => Err(Failure::StillAsking),
+            Err(Unanswered::Lost(CarrierError::Protocol(error))) => Err(Failure::Protocol(error)),
+            Err(Unanswered::Lost(error)) => Err(Failure::Lost(error)),
+            Ok(Answer::Probed(probed)) => Ok(*probed),
+            Ok(Answer::Refused(refusal)) if refusal.code == RefusalCode::NotAuthorized => {
                 Err(Failure::NotAuthorized(refusal))
             }
-            Ok(Ok(Answer::Refused(refusal))) => Err(Failure::Refused(refusal)),
-            Ok(Ok(Answer::Accepted(_) | Answer::Standing | Answer::Reaped)) => {
+            Ok(Answer::Refused(refusal)) => Err(Failure::Refused(refusal)),
+            Ok(Answer::Accepted(_) | Answer::Standing | Answer::Reaped | Answer::Asking) => {
                 Err(Failure::Protocol(DecodeError::UnknownType {
                     what: "answer to a probe",
                     value: 0,

@@ -60,6 +60,8 @@ pub(super) struct Finding {
 pub(super) enum Failure {
     /// Nothing more came in time.
     Silent,
+    /// The server half was still asking sshd.
+    StillAsking,
     /// No handshake.
     Dial(DialError),
     /// The carrier was lost after its handshake.
@@ -93,10 +95,7 @@ impl Probing {
     }
 
     pub(super) async fn run(mut self) -> Finding {
-        let mut deadline = Deadline {
-            at: clock::now() + self.client.connect_timeout,
-            user: Duration::ZERO,
-        };
+        let mut deadline = Deadline::new(&self.client);
         let mut finding = loop {
             let finding = self.attempt(&mut deadline).await;
             let pause = RETRY.mul_f64(1.0 + f64::from(super::super::opening::random::<1>()[0]) / 256.0);
@@ -265,7 +264,7 @@ impl Failure {
     /// In the words of the one who saw it.
     fn detail(&self) -> Option<PeerText> {
         let error: &(dyn Error + 'static) = match self {
-            Failure::Silent => return None,
+            Failure::Silent | Failure::StillAsking => return None,
             Failure::Fault => return Some("a fault of bowline itself: -v tells more, please report it".into()),
             Failure::Dial(error) => error,
             Failure::Lost(error) => error,

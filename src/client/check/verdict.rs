@@ -46,6 +46,8 @@ pub enum Verdict {
     KeyRefused,
     /// The server half is up, sshd behind it is not.
     SshdDown,
+    /// The server half is up, and sshd behind it has not said whether it takes a key.
+    SshdSlow,
     /// The server half refuses for now.
     Refused,
     /// The relay is up, the server half is not registered there.
@@ -94,6 +96,7 @@ impl Verdict {
             Verdict::WrongKey => "wrong-key",
             Verdict::KeyRefused => "key-refused",
             Verdict::SshdDown => "sshd-down",
+            Verdict::SshdSlow => "sshd-slow",
             Verdict::Refused => "refused",
             Verdict::NotRegistered => "not-registered",
             Verdict::ServerSilent => "server-silent",
@@ -146,6 +149,7 @@ impl Case<'_> {
             Ok(_) => Verdict::Works,
             Err(Failure::Silent) if finding.handshake.is_some() => self.stalled(finding),
             Err(Failure::Silent) => self.silent(finding),
+            Err(Failure::StillAsking) => Verdict::SshdSlow,
             Err(Failure::Dial(error)) => self.dial(finding, error),
             Err(Failure::Lost(CarrierError::Busy)) => Verdict::Refused,
             Err(Failure::Lost(_) | Failure::Fault) => Verdict::Broken,

@@ -51,8 +51,11 @@ pub struct AskLimits {
     pub queued: usize,
     /// How long one ask may wait for its turn. Default 8 s.
     pub wait: Duration,
-    /// How long one ask may take once it is its turn. Default 5 s.
+    /// How long sshd may take to greet and to exchange keys, once it is an ask's turn. Default 5 s.
     pub time: Duration,
+    /// How long sshd may take for all that it says in one ask. Default 120 s, as long as it waits for a login by default
+    /// (LoginGraceTime): an AuthorizedKeysCommand may ask a directory that is slow.
+    pub verdict: Duration,
     /// Failed opens that one source may cause at once: asks that are not accepted, for whatever reason, and signatures that are
     /// not valid. Default 10; four times as many for an IPv6 /56, sixteen times for a /48.
     pub failures: u32,
@@ -184,7 +187,7 @@ pub enum AskError {
     TimedOut {
         /// Where sshd is.
         target: SocketAddr,
-        /// [`AskLimits::time`].
+        /// [`AskLimits::time`] or [`AskLimits::verdict`].
         limit: Duration,
     },
     /// It accepts the key from loopback; whether also from elsewhere could not be asked.
@@ -216,6 +219,7 @@ impl Default for AskLimits {
             queued: 256,
             wait: Duration::from_secs(8),
             time: Duration::from_secs(5),
+            verdict: Duration::from_secs(120),
             failures: 10,
             failure_refill: Duration::from_secs(6),
         }
@@ -308,7 +312,7 @@ impl AskSshd {
         // Boxed: those who wait for somebody else's answer need no room for it.
         let answer = asked.answers.get(Box::pin(self.ask_once(user, keys, client)));
         // Behind one that runs already, and then in turn.
-        let limit = 2 * (self.limits.wait + self.limits.time);
+        let limit = 2 * (self.limits.wait + self.limits.verdict);
         let reading = timeout(limit, answer).await.map_err(|_| AskError::Busy)??;
         Ok(reading.what)
     }
@@ -376,7 +380,7 @@ impl AskSshd {
 
     /// Asks, and counts it unless a key is accepted.
     async fn ask_charged(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
-        let (source, limit) = (client.remote.ip(), self.limits.time);
+        let (source, limit) = (client.remote.ip(), self.limits.verdict);
         let charge = Charge {
             failures: &self.failures,
             source,
@@ -412,10 +416,17 @@ impl AskSshd {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A connection on which sshd can be asked. Nothing slow is done for it yet: a server that does not answer now hangs.
+    async fn open_query(&self, purpose: Purpose) -> Result<Query, AskError> {
+        let (target, limit) = (self.sshd.target(), self.limits.time);
+        let opened = timeout(limit, Query::open(&*self.sshd, purpose, self.limits.verdict)).await;
+        opened.unwrap_or(Err(AskError::TimedOut { target, limit }))
+    }
+
     async fn ask(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
         let mut next = 0;
         loop {
-            let mut query = Query::open(&*self.sshd, Purpose::Query(client), self.limits.time).await?;
+            let mut query = self.open_query(Purpose::Query(client)).await?;
             let greeted = clock::now();
             let mut accepted = ask_some(&mut query, user, keys, &mut next).await?;
             let (upstream, asked_from) = (query.upstream(), query.asked_from());
@@ -476,7 +487,7 @@ impl AskSshd {
     }
 
     async fn ask_elsewhere(&self, user: &str, key: &ProvenKey, client: Client) -> Result<bool, AskError> {
-        let mut query = Query::open(&*self.sshd, Purpose::SecondQuery(client), self.limits.time).await?;
+        let mut query = self.open_query(Purpose::SecondQuery(client)).await?;
         let answer = query.ask(user, key).await?;
         query.close().await;
         Ok(answer == Answer::Accepted)
