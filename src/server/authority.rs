@@ -135,6 +135,8 @@ async fn ask_sshd(
         Err(error) => {
             let code = match &error {
                 AskError::UpstreamDown { .. } | AskError::NotSsh { .. } => RefusalCode::UpstreamDown,
+                AskError::NoCommonAlgorithm { .. } | AskError::HangsUp { .. } => RefusalCode::UpstreamUnfit,
+                AskError::OtherMethod { .. } => RefusalCode::OtherMethod,
                 _ => RefusalCode::RetryLater,
             };
             warn!(event = "refused", user, remote = %client.remote, error = %chain(&error), "sshd gave no verdict");

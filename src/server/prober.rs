@@ -2,8 +2,9 @@
 
 use super::ask_sshd::{AskError, read_banner};
 use super::authority::{Greeting, chain, refusal};
-use super::connect_sshd::{Client, ConnectSshd};
+use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::shared_read::SharedRead;
+use super::upstream::Dropped;
 use crate::clock;
 use crate::wire::{PeerText, Probed, Refusal, RefusalCode, SshdLimit};
 use std::convert::Infallible;
@@ -39,6 +40,7 @@ pub(super) struct Prober {
     sshd: Arc<dyn ConnectSshd>,
     ttl: Duration,
     view: Option<Box<dyn SshdView>>,
+    dropped: Arc<Dropped>,
     banner: SharedRead<Result<PeerText, Refusal>>,
     /// Held while they are read.
     limits: Mutex<Option<(Instant, Limits)>>,
@@ -52,9 +54,16 @@ struct Limits {
 }
 
 impl Prober {
-    pub(super) fn new(sshd: Arc<dyn ConnectSshd>, ttl: Duration, view: Option<Box<dyn SshdView>>) -> Prober {
+    /// `dropped` is what sessions know.
+    pub(super) fn new(
+        sshd: Arc<dyn ConnectSshd>,
+        dropped: Arc<Dropped>,
+        ttl: Duration,
+        view: Option<Box<dyn SshdView>>,
+    ) -> Prober {
         Prober {
             sshd,
+            dropped,
             ttl,
             view,
             banner: SharedRead::new(INTERVAL),
@@ -71,6 +80,9 @@ impl Prober {
         greeting: Option<Greeting>,
         client: Client,
     ) -> Result<Probed, Refusal> {
+        if self.dropped.holds(client.remote.ip(), clock::now()) {
+            self.look_again(client).await?;
+        }
         let (greeting, limits) = tokio::join!(self.greeting(greeting), self.limits(user));
         let Greeting { line, at } = greeting?;
         let age = clock::now().saturating_duration_since(at);
@@ -91,12 +103,21 @@ impl Prober {
             return Ok(heard);
         }
         let read = async {
-            let read = read_banner(&*self.sshd, BANNER_TIME).await;
+            let read = read_banner(&*self.sshd, Purpose::Banner, BANNER_TIME).await;
             Ok::<_, Infallible>(read.map_err(|error| no_banner(&error)))
         };
         let Ok(reading) = self.banner.get(read).await;
         let at = reading.at;
         reading.what.map(|line| Greeting { line, at })
+    }
+
+    /// sshd did not greet the last session of this client. It may still do so: what counts there is the address that sessions
+    /// come from, which is another than that of questions.
+    async fn look_again(&self, client: Client) -> Result<(), Refusal> {
+        let read = read_banner(&*self.sshd, Purpose::Session(client), BANNER_TIME).await;
+        read.map_err(|error| no_banner(&error))?;
+        self.dropped.handle_greeted(client.remote.ip());
+        Ok(())
     }
 
     async fn limits(&self, user: &str) -> Option<Vec<SshdLimit>> {
@@ -161,7 +182,7 @@ mod tests {
         let asked = Arc::new(AtomicUsize::new(0));
         let view = Counting(Arc::clone(&asked));
         let sshd = Arc::new(FromLoopback::new(listener.local_addr().unwrap()));
-        let prober = Prober::new(sshd, Duration::from_secs(60), Some(Box::new(view)));
+        let prober = Prober::new(sshd, Arc::default(), Duration::from_secs(60), Some(Box::new(view)));
         let greeted = Cell::new(0);
         let sshd = async {
             loop {
@@ -204,6 +225,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let prober = Prober::new(
             Arc::new(FromLoopback::new(listener.local_addr().unwrap())),
+            Arc::default(),
             Duration::ZERO,
             None,
         );
@@ -223,6 +245,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let prober = Prober::new(
             Arc::new(FromLoopback::new(listener.local_addr().unwrap())),
+            Arc::default(),
             Duration::ZERO,
             None,
         );
@@ -242,7 +265,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let sshd = Arc::new(FromLoopback::new(listener.local_addr().unwrap()));
         drop(listener);
-        let prober = Prober::new(sshd, Duration::ZERO, None);
+        let prober = Prober::new(sshd, Arc::default(), Duration::ZERO, None);
         assert_eq!(
             prober.look("ada", None, None, client()).await.unwrap_err().code,
             RefusalCode::UpstreamDown

@@ -1,41 +1,190 @@
 //! The connection to sshd that carries a session.
 
+use super::ask_sshd::{AskError, Source};
 use super::authority::{chain, refusal};
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
-use crate::wire::{Refusal, RefusalCode};
+use crate::wire::{PeerText, Refusal, RefusalCode};
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
+
+use crate::clock;
 
 /// On loopback an answer takes microseconds; a target elsewhere may need a few lost packets.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long sshd may take to greet before the session is opened all the same: the client needs the greeting anyway. sshd
+/// that drops a connection does so at once.
+const GREETING_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// How often what has come is looked at. sshd takes some milliseconds.
+const GREETING_STEP: Duration = Duration::from_millis(5);
+
+/// For so long it is remembered that sshd did not greet a client: the longest penalty of PerSourcePenalties by default.
+const DROPPED_TIME: Duration = Duration::from_secs(600);
+
+/// Most of them, about 50 bytes each.
+const MAX_DROPPED: usize = 4 * 1024;
+
 /// Where sessions are joined to.
 pub(super) struct Upstream {
     sshd: Arc<dyn ConnectSshd>,
+    dropped: Arc<Dropped>,
 }
+
+/// Clients whose last session sshd did not greet.
+#[derive(Debug, Default)]
+pub(super) struct Dropped(Mutex<HashMap<Source, Instant>>);
 
 impl Upstream {
     pub(super) fn new(sshd: Arc<dyn ConnectSshd>) -> Upstream {
-        Upstream { sshd }
+        Upstream {
+            sshd,
+            dropped: Arc::default(),
+        }
     }
 
-    /// A connection for a client.
+    /// Whom sshd did not greet.
+    pub(super) fn dropped(&self) -> Arc<Dropped> {
+        Arc::clone(&self.dropped)
+    }
+
+    /// A connection for a client, on which sshd has greeted or takes its time. Nothing was read from it.
     pub(super) async fn connect(&self, client: Client) -> Result<TcpStream, Refusal> {
         let connecting = self.sshd.connect(Purpose::Session(client));
-        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        let stream = match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(stream) => stream,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
-        stream.map_err(|error| {
-            let target = self.sshd.target();
+        let target = self.sshd.target();
+        let stream = stream.map_err(|error| {
             warn!(event = "refused", %target, error = %chain(&error), "sshd cannot be reached");
             refusal(
                 RefusalCode::UpstreamDown,
                 format!("the SSH server at {target} cannot be reached: {error}"),
             )
-        })
+        })?;
+        match timeout(GREETING_TIMEOUT, last_words(&stream)).await {
+            Ok(Some(said)) => {
+                self.dropped.handle_dropped(client.remote.ip(), clock::now());
+                warn!(event = "refused", %target, remote = %client.remote, said = said.as_str(), "sshd hung up before its greeting");
+                let error = AskError::Dropped { target, said };
+                Err(refusal(RefusalCode::RetryLater, error.to_string()))
+            }
+            Ok(None) | Err(_) => {
+                self.dropped.handle_greeted(client.remote.ip());
+                Ok(stream)
+            }
+        }
+    }
+}
+
+/// What sshd said before it hung up without a greeting; `None` once it has greeted.
+async fn last_words(stream: &TcpStream) -> Option<PeerText> {
+    let mut said = [0; 255];
+    loop {
+        // Asked for first: what comes later is there then.
+        let is_over = stream
+            .ready(Interest::READABLE)
+            .await
+            .is_ok_and(|ready| ready.is_read_closed());
+        let count = stream.peek(&mut said).await.unwrap_or(0);
+        let lines = &said[..count];
+        let is_greeting = |line: &[u8]| line.starts_with(b"SSH-");
+        if lines.split(|byte| *byte == b'\n').any(is_greeting) {
+            return None;
+        }
+        if is_over || count == 0 {
+            let first = lines.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            return Some(PeerText::from_bytes(first.strip_suffix(b"\r").unwrap_or(first)));
+        }
+        sleep(GREETING_STEP).await;
+    }
+}
+
+impl Dropped {
+    fn handle_dropped(&self, client: IpAddr, now: Instant) {
+        let mut dropped = self.lock();
+        if dropped.len() >= MAX_DROPPED {
+            dropped.retain(|_, at| now.saturating_duration_since(*at) < DROPPED_TIME);
+        }
+        if dropped.len() < MAX_DROPPED {
+            dropped.insert(client.into(), now);
+        }
+    }
+
+    pub(super) fn handle_greeted(&self, client: IpAddr) {
+        self.lock().remove(&client.into());
+    }
+
+    /// Whether sshd did not greet the last session of this client.
+    pub(super) fn holds(&self, client: IpAddr, now: Instant) -> bool {
+        let at = self.lock().get(&client.into()).copied();
+        at.is_some_and(|at| now.saturating_duration_since(at) < DROPPED_TIME)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Source, Instant>> {
+        // Whole entries come and go: a panic elsewhere cannot have left one half written.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connect_sshd::FromLoopback;
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// What comes of a session before a server that says this, and then hangs up or stays.
+    async fn before(said: &str, stays: bool) -> (Result<String, Refusal>, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Upstream::new(Arc::new(FromLoopback::new(listener.local_addr().unwrap())));
+        let client = Client::new(([192, 0, 2, 1], 40_123).into(), None);
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            if !stays {
+                stream.shutdown().await.unwrap();
+            }
+            stream
+        };
+        let (connected, _kept) = tokio::join!(upstream.connect(client), serving);
+        let read = match connected {
+            Ok(mut stream) => {
+                let mut there = vec![0; said.len()];
+                stream.read_exact(&mut there).await.unwrap();
+                Ok(String::from_utf8(there).unwrap())
+            }
+            Err(refused) => Err(refused),
+        };
+        (read, upstream.dropped().holds(client.remote.ip(), clock::now()))
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_from_an_sshd_that_greets_or_takes_its_time() {
+        for said in ["SSH-2.0-here\r\n", "hello\r\nSSH-2.0-here\r\n", ""] {
+            let (read, is_dropped) = before(said, true).await;
+            assert_eq!((read.unwrap().as_str(), is_dropped), (said, false));
+        }
+        // As dropbear may, for whoever is too fast.
+        let (read, _) = before("SSH-2.0-here\r\n", false).await;
+        assert!(read.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_sshd_says_before_it_hangs_up_is_told() {
+        for said in ["Not allowed at this time\r\n", "Exceeded MaxStartups\r\n", ""] {
+            let (read, is_dropped) = before(said, false).await;
+            let refused = read.unwrap_err();
+            assert_eq!((refused.code, is_dropped), (RefusalCode::RetryLater, true));
+            assert!(refused.message.contains(said.trim_end()), "{refused}");
+        }
     }
 }

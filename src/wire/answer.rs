@@ -77,10 +77,14 @@ pub enum RefusalCode {
     Desync,
     /// Nothing is opened until an administrator has seen to it. Final.
     OpensRefused,
+    /// sshd does not let itself be asked, and will not before its settings or bowline's change. Final.
+    UpstreamUnfit,
+    /// sshd begins this user's login with another method than a key. Final.
+    OtherMethod,
 }
 
 impl RefusalCode {
-    const ALL: [(RefusalCode, u64, &'static str); 9] = [
+    const ALL: [(RefusalCode, u64, &'static str); 11] = [
         (RefusalCode::Gone, 1, "gone"),
         (RefusalCode::Stale, 2, "stale"),
         (RefusalCode::Busy, 3, "busy"),
@@ -90,6 +94,8 @@ impl RefusalCode {
         (RefusalCode::RetryLater, 7, "retry-later"),
         (RefusalCode::Desync, 8, "desync"),
         (RefusalCode::OpensRefused, 9, "opens-refused"),
+        (RefusalCode::UpstreamUnfit, 10, "upstream-unfit"),
+        (RefusalCode::OtherMethod, 11, "other-method"),
     ];
 
     fn row(self) -> (RefusalCode, u64, &'static str) {
@@ -108,7 +114,12 @@ impl RefusalCode {
     pub fn is_final(self) -> bool {
         matches!(
             self,
-            RefusalCode::Gone | RefusalCode::Version | RefusalCode::Desync | RefusalCode::OpensRefused
+            RefusalCode::Gone
+                | RefusalCode::Version
+                | RefusalCode::Desync
+                | RefusalCode::OpensRefused
+                | RefusalCode::UpstreamUnfit
+                | RefusalCode::OtherMethod
         )
     }
 }

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod refusals;
 mod slow_keys;
 
 use std::time::Duration;

@@ -120,7 +120,7 @@ fn exit(paths: &[Checked]) -> Result<(), Failure> {
     let any = |wanted: &[Verdict]| paths.iter().any(|path| wanted.contains(&path.verdict));
     if any(&[Verdict::Works]) {
         Ok(())
-    } else if any(&[Verdict::WrongKey, Verdict::KeyRefused]) {
+    } else if any(&[Verdict::WrongKey, Verdict::KeyRefused, Verdict::OtherMethod]) {
         Err(Failure::silent(Exit::Refused as i32))
     } else {
         Err(Failure::silent(Exit::Unavailable as i32))

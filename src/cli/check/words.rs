@@ -30,6 +30,8 @@ pub(super) fn meaning(verdict: Verdict) -> &'static str {
         Verdict::KeyRefused => "the server half accepts none of the keys that were offered for this user",
         Verdict::SshdDown => "the server half answers, and reaches no SSH server behind it",
         Verdict::SshdSlow => "the server half is up, sshd behind it has not said yet whether it takes a key",
+        Verdict::SshdUnfit => "the server half is up, sshd behind it does not let itself be asked",
+        Verdict::OtherMethod => "sshd begins this user's login with another method than a key",
         Verdict::Refused => "the server half refuses for now",
         Verdict::NotRegistered => "the relay is up, the server half is not registered there",
         Verdict::ServerSilent => "the relay is up, the server half is registered there and does not answer",
@@ -102,6 +104,11 @@ pub(super) fn advice(checked: &Checked, is_there: bool) -> Option<String> {
         }
         Verdict::SshdDown => "is sshd running there, and does serve --target name its port?",
         Verdict::SshdSlow => "see there what sshd looks keys up with: its AuthorizedKeysCommand, a directory behind it",
+        Verdict::SshdUnfit => "see there what sshd's log and its settings say (algorithms, RefuseConnection)",
+        Verdict::OtherMethod => {
+            "have `bowline serve` there run with --auth none, or with --authorized-keys and this key in it; the login inside \
+             is sshd's as ever"
+        }
         Verdict::NotRegistered => "start `bowline serve --relay` there with this relay",
         Verdict::NoHostKey => "connect straight once, or give its fingerprint with --pin",
         _ => return None,

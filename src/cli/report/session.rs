@@ -195,6 +195,12 @@ fn other_protocol(host: &str, attempts: &[Failed]) -> Failure {
         .hint("is the port right? Else install the same version of bowline on both sides")
 }
 
+/// What sshd says to a client that it has locked out for a while.
+const PENALTY: &str = "Not allowed at this time";
+
+/// What sshd says if too many have not logged in yet.
+const MAX_STARTUPS: &str = "Exceeded MaxStartups";
+
 fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
     let told = |exit| Failure::new(exit, format_args!("{host} refused the session: {message}"));
     match code {
@@ -209,6 +215,19 @@ fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
         ),
         RefusalCode::OpensRefused => told(Exit::Refused)
             .hint("on the server: journalctl -u bowline, or wherever bowline serve logs; `opens-refused` is the event"),
+        RefusalCode::UpstreamUnfit => told(Exit::Unavailable).hint(
+            "it will not end by itself: on the server, sshd's log and its settings tell more (algorithms, RefuseConnection); \
+             bowline serve --authorized-keys or --auth none asks sshd nothing",
+        ),
+        RefusalCode::OtherMethod => told(Exit::Refused).hint(
+            "such a user gets in with bowline serve --auth none there, or --authorized-keys with this key; the login inside \
+             is sshd's as ever. ssh without bowline works too",
+        ),
+        RefusalCode::RetryLater if message.contains(PENALTY) => told(Exit::Unavailable).hint(
+            "sshd holds failed logins against this client, and lets it in again after a while (PerSourcePenalties there)",
+        ),
+        RefusalCode::RetryLater if message.contains(MAX_STARTUPS) => told(Exit::Unavailable)
+            .hint("too many logins are under way there: try again, or raise MaxStartups or PerSourceMaxStartups"),
         RefusalCode::RetryLater => told(Exit::Unavailable).hint("try again in a minute"),
         RefusalCode::Gone | RefusalCode::Stale | RefusalCode::NotAuthorized => told(Exit::Refused),
     }

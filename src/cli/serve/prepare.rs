@@ -118,6 +118,9 @@ impl<'a> Draft<'a> {
         };
         let is_sshd = matches!(settings.target, Target::Tcp { .. });
         let sshd_settings = if is_sshd { look_at(&sshd) } else { None };
+        if let (Authorizer::Sshd, Some(told)) = (&settings.auth, &sshd_settings) {
+            warn_of_users_without_key(&sshd, told);
+        }
         let target = target(settings)?.map(|target| with_aliases(target, sshd_settings.as_ref()));
         let loopback = target.filter(|_| !settings.accept_loopback_match);
         let host_keys = host_keys(settings, &sshd, sshd_settings.as_ref())?;
@@ -304,6 +307,17 @@ fn look_at(sshd: &SshdConfig) -> Option<Settings> {
             info!(error = error.one_line(), "sshd's configuration is not known");
             None
         }
+    }
+}
+
+/// Those get no session: sshd answers no question about a key of theirs.
+fn warn_of_users_without_key(sshd: &SshdConfig, told: &Settings) {
+    for users in sshd.without_key_first(told) {
+        warn!(
+            methods = users.methods(),
+            "--auth sshd lets no session be opened for {users}: their logins do not begin with a key. --authorized-keys FILE or \
+             --auth none does; sshd decides about the login inside as ever"
+        );
     }
 }
 

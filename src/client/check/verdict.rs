@@ -48,6 +48,10 @@ pub enum Verdict {
     SshdDown,
     /// The server half is up, and sshd behind it has not said whether it takes a key.
     SshdSlow,
+    /// The server half is up, sshd behind it does not let itself be asked.
+    SshdUnfit,
+    /// sshd begins the user's login with another method than a key.
+    OtherMethod,
     /// The server half refuses for now.
     Refused,
     /// The relay is up, the server half is not registered there.
@@ -97,6 +101,8 @@ impl Verdict {
             Verdict::KeyRefused => "key-refused",
             Verdict::SshdDown => "sshd-down",
             Verdict::SshdSlow => "sshd-slow",
+            Verdict::SshdUnfit => "sshd-unfit",
+            Verdict::OtherMethod => "other-method",
             Verdict::Refused => "refused",
             Verdict::NotRegistered => "not-registered",
             Verdict::ServerSilent => "server-silent",
@@ -157,6 +163,8 @@ impl Case<'_> {
             Err(Failure::NotAuthorized(_)) => Verdict::KeyRefused,
             Err(Failure::Refused(refusal)) => match refusal.code {
                 RefusalCode::UpstreamDown => Verdict::SshdDown,
+                RefusalCode::UpstreamUnfit => Verdict::SshdUnfit,
+                RefusalCode::OtherMethod => Verdict::OtherMethod,
                 // Desync: a probe is no hello that it knows.
                 RefusalCode::Version | RefusalCode::Desync => Verdict::OtherVersion,
                 _ => Verdict::Refused,

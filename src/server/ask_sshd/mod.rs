@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use russh::MethodSet;
 use russh::keys::ssh_key::PublicKey;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
@@ -174,6 +175,38 @@ pub enum AskError {
         /// Its first line.
         said: PeerText,
     },
+    /// It and bowline know no algorithm in common.
+    #[error("the SSH server at {target} and bowline have no {kind} algorithm in common; it offers {offered}")]
+    NoCommonAlgorithm {
+        /// Where sshd is.
+        target: SocketAddr,
+        /// What the algorithm is for.
+        kind: &'static str,
+        /// What it offers, with commas in between.
+        offered: PeerText,
+    },
+    /// It hung up on the question.
+    #[error("the SSH server at {target} hung up when it was asked about a key of this user: {said:?}")]
+    HungUp {
+        /// Where sshd is.
+        target: SocketAddr,
+        /// What it said before, if anything.
+        said: PeerText,
+    },
+    /// The same, and again on a new connection.
+    #[error("the SSH server at {target} hangs up whenever it is asked about a key of this user: {said:?}")]
+    HangsUp {
+        /// Where sshd is.
+        target: SocketAddr,
+        /// What it said before, if anything.
+        said: PeerText,
+    },
+    /// The user's login begins with something else than a key.
+    #[error("sshd begins the login of this user with {first}, and takes no key before")]
+    OtherMethod {
+        /// Methods, with commas in between.
+        first: PeerText,
+    },
     /// The SSH protocol failed under way.
     #[error("asking the SSH server at {target} failed")]
     Ssh {
@@ -239,8 +272,14 @@ impl AskError {
     /// Whether a client may be able to bring it about. If sshd is down nobody is to pay for it.
     fn is_brought_about(&self) -> bool {
         match self {
-            AskError::Dropped { .. } | AskError::Ssh { .. } | AskError::TimedOut { .. } => true,
+            AskError::Dropped { .. }
+            | AskError::HungUp { .. }
+            | AskError::HangsUp { .. }
+            | AskError::OtherMethod { .. }
+            | AskError::Ssh { .. }
+            | AskError::TimedOut { .. } => true,
             AskError::UpstreamDown { .. }
+            | AskError::NoCommonAlgorithm { .. }
             | AskError::NotSsh { .. }
             | AskError::Elsewhere(_)
             | AskError::TooManyFailed { .. }
@@ -424,11 +463,22 @@ impl AskSshd {
     }
 
     async fn ask(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
-        let mut next = 0;
+        let (mut next, mut is_hung_up) = (0, false);
         loop {
             let mut query = self.open_query(Purpose::Query(client)).await?;
             let greeted = clock::now();
-            let mut accepted = ask_some(&mut query, user, keys, &mut next).await?;
+            let before = next;
+            let mut accepted = match ask_some(&mut query, user, keys, &mut next).await {
+                // Once may be a mishap. Twice on the first question is sshd's answer.
+                Err(AskError::HungUp { .. }) if next == before && !is_hung_up => {
+                    is_hung_up = true;
+                    continue;
+                }
+                Err(AskError::HungUp { target, said }) if next == before => {
+                    return Err(AskError::HangsUp { target, said });
+                }
+                asked => asked?,
+            };
             let (upstream, asked_from) = (query.upstream(), query.asked_from());
             query.close().await;
             if let Some(key) = accepted.and_then(|index| keys.get(index))
@@ -508,14 +558,14 @@ impl From<Crowded> for AskError {
     }
 }
 
-/// Reads the greeting of the SSH server, such as `SSH-2.0-OpenSSH_9.2p1`, within `limit`. sshd may count it as a
+/// Reads the greeting of the SSH server on a connection for this purpose, such as `SSH-2.0-OpenSSH_9.2p1`, within `limit`. sshd may count it as a
 /// connection without login.
 ///
 /// # Errors
 /// `AskError`: down, dropped, not SSH or timed out.
-pub async fn read_banner(sshd: &dyn ConnectSshd, limit: Duration) -> Result<PeerText, AskError> {
+pub async fn read_banner(sshd: &dyn ConnectSshd, purpose: Purpose, limit: Duration) -> Result<PeerText, AskError> {
     let target = sshd.target();
-    let greeted = timeout(limit, greeting::greet(sshd, Purpose::Banner)).await;
+    let greeted = timeout(limit, greeting::greet(sshd, purpose)).await;
     let greeted = greeted.map_err(|_| AskError::TimedOut { target, limit })??;
     Ok(greeted.identification)
 }
@@ -535,9 +585,17 @@ async fn ask_some(
                 *next += 1;
                 break;
             }
+            Answer::OtherMethod(methods) => return Err(other_method(&methods)),
         }
     }
     Ok(None)
+}
+
+fn other_method(methods: &MethodSet) -> AskError {
+    let names: Vec<&'static str> = methods.iter().map(Into::into).collect();
+    AskError::OtherMethod {
+        first: names.join(",").into(),
+    }
 }
 
 #[cfg(test)]

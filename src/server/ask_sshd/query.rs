@@ -8,7 +8,7 @@ use russh::client::{self, AuthResult, DisconnectReason, Handle, RemoteDisconnect
 use russh::keys::PublicKeyOrCertificate;
 use russh::keys::agent::AgentIdentity;
 use russh::keys::ssh_key::{Algorithm, HashAlg, PublicKey};
-use russh::{Disconnect, Signer, SshId};
+use russh::{AlgorithmKind, Disconnect, MethodKind, MethodSet, Signer, SshId};
 use tokio::io::AsyncReadExt as _;
 
 use super::super::connect_sshd::{ConnectSshd, Purpose};
@@ -24,7 +24,7 @@ pub(super) const MAX_QUERIES: usize = 5;
 const TOO_MANY: &str = "Too many authentication failures";
 
 /// What sshd answered about one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// `SSH_MSG_USERAUTH_PK_OK`: the key would do, once it signs.
     Accepted,
@@ -32,6 +32,8 @@ pub(super) enum Answer {
     Refused,
     /// It refused the key and hung up.
     RefusedAndClosed,
+    /// It takes no key now: the user's login begins with one of these methods.
+    OtherMethod(MethodSet),
 }
 
 /// A connection on which sshd can be asked about keys of one user.
@@ -72,10 +74,7 @@ impl Query {
         };
         let heard = Arc::new(Mutex::new(Heard::default()));
         let connected = client::connect_stream(Arc::new(config), stream, Listener(heard.clone())).await;
-        let handle = connected.map_err(|source| AskError::Ssh {
-            target,
-            source: Quoting(source),
-        })?;
+        let handle = connected.map_err(|error| not_connected(target, error))?;
         Ok(Self {
             target,
             asked_from,
@@ -105,7 +104,12 @@ impl Query {
         match result {
             // Success without a signature would be odd, but it is not for us to be stricter than sshd.
             Err(Stopped::BeforeSigning) | Ok(AuthResult::Success) => Ok(Answer::Accepted),
-            Ok(AuthResult::Failure { remaining_methods, .. }) if !remaining_methods.is_empty() => Ok(Answer::Refused),
+            Ok(AuthResult::Failure { remaining_methods, .. }) if remaining_methods.contains(&MethodKind::PublicKey) => {
+                Ok(Answer::Refused)
+            }
+            Ok(AuthResult::Failure { remaining_methods, .. }) if !remaining_methods.is_empty() => {
+                Ok(Answer::OtherMethod(remaining_methods))
+            }
             Ok(AuthResult::Failure { .. }) | Err(Stopped::Closed) => self.closed(),
         }
     }
@@ -145,18 +149,36 @@ impl Query {
         let goodbye = self.heard().goodbye.take();
         match goodbye {
             Some(goodbye) if goodbye.message.starts_with(TOO_MANY) => Ok(Answer::RefusedAndClosed),
-            _ => {
-                let source = Quoting(russh::Error::Disconnect);
-                Err(AskError::Ssh {
-                    target: self.target,
-                    source,
-                })
-            }
+            goodbye => Err(AskError::HungUp {
+                target: self.target,
+                said: goodbye.map(|goodbye| goodbye.message.into()).unwrap_or_default(),
+            }),
         }
     }
 
     fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why keys were not exchanged.
+fn not_connected(target: SocketAddr, error: russh::Error) -> AskError {
+    match error {
+        russh::Error::NoCommonAlgo { kind, theirs, .. } => AskError::NoCommonAlgorithm {
+            target,
+            kind: match kind {
+                AlgorithmKind::Kex => "key exchange",
+                AlgorithmKind::Key => "host key",
+                AlgorithmKind::Cipher => "cipher",
+                AlgorithmKind::Compression => "compression",
+                AlgorithmKind::Mac => "MAC",
+            },
+            offered: theirs.join(",").into(),
+        },
+        source => AskError::Ssh {
+            target,
+            source: Quoting(source),
+        },
     }
 }
 

@@ -142,7 +142,9 @@ async fn the_verdict_names_who_gave_it() {
     let host_key = proven(&sshd.folder.path().join("host"));
     assert_eq!(verdict.upstream.host_key.unwrap().key_data(), &host_key.key);
     assert!(verdict.upstream.identification.starts_with("SSH-2.0-OpenSSH_"));
-    let banner = read_banner(&*at(sshd.address), Duration::from_secs(5)).await.unwrap();
+    let banner = read_banner(&*at(sshd.address), Purpose::Banner, Duration::from_secs(5))
+        .await
+        .unwrap();
     assert_eq!(banner, verdict.upstream.identification);
 }
 
@@ -180,7 +182,7 @@ async fn a_stopped_sshd_is_reported_as_down() {
         .would_accept_any("me", &[strange_key("ed25519")], CLIENT)
         .await;
     assert!(matches!(verdict, Err(AskError::UpstreamDown { .. })), "{verdict:?}");
-    let banner = read_banner(&*at(target), Duration::from_secs(5)).await;
+    let banner = read_banner(&*at(target), Purpose::Banner, Duration::from_secs(5)).await;
     assert!(matches!(banner, Err(AskError::UpstreamDown { .. })), "{banner:?}");
 }
 

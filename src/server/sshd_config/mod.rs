@@ -7,6 +7,7 @@ mod address_rules;
 mod files;
 mod limits;
 mod loopback;
+mod methods;
 mod run;
 mod settings;
 
@@ -29,6 +30,7 @@ use run::{Output, run};
 pub use files::{Line, Unreadable};
 pub(crate) use loopback::is_here;
 pub use loopback::{LoopbackCheck, Obstacle, with_client_addresses};
+pub use methods::NoKeyFirst;
 pub use settings::{Settings, SshdWarning};
 
 /// How long `sshd -T` may take. It takes 8 ms.
