@@ -10,6 +10,7 @@ mod listen;
 mod pause;
 mod prepare;
 mod replace;
+mod target;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -49,8 +50,8 @@ pub(crate) struct ServeSettings {
     pub(crate) listen_tls: Vec<ListenAddress>,
     /// Relays at which to be listed. Default: empty, which means none.
     pub(crate) relays: Vec<RelayName>,
-    /// What sessions are joined to. Default: 127.0.0.1:22.
-    pub(crate) target: Target,
+    /// What sessions are joined to. Default: where `sshd -T` says that sshd listens, else 127.0.0.1:22.
+    pub(crate) target: Option<Target>,
     /// SSH host keys to prove. Default: empty, which means those sshd uses, else bowline's own.
     pub(crate) host_keys: Vec<PathBuf>,
     /// Who decides whether a key may open. Default: sshd.
@@ -130,10 +131,7 @@ impl ServeSettings {
             listen: list(args.listen, &table.listen),
             listen_tls: list(args.listen_tls, &table.listen_tls),
             relays: list(args.relay, &table.relay),
-            target: (args.target.or(one(&table.target))).unwrap_or(Target::Tcp {
-                host: "127.0.0.1".to_owned(),
-                port: 22,
-            }),
+            target: args.target.or(one(&table.target)),
             host_keys: list(args.host_keys, &table.host_key),
             auth: authorizer(
                 args.auth.or(one(&table.auth)),
@@ -303,13 +301,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_documentation() {
         let settings = settings(ServeArgs::default(), "").expect("settings");
-        assert_eq!(
-            settings.target,
-            Target::Tcp {
-                host: "127.0.0.1".to_owned(),
-                port: 22
-            }
-        );
+        assert_eq!(settings.target, None);
         assert_eq!(settings.auth, Authorizer::Sshd);
         assert_eq!(settings.session_ttl, Duration::from_secs(604_800));
         assert_eq!(

@@ -48,6 +48,9 @@ pub struct WorkerSetup {
     pub statements: Vec<(Vec<u8>, Vec<u8>)>,
     /// What sessions are joined to.
     pub target: SocketAddr,
+    /// Other addresses of the same name, for when nothing answers there.
+    #[serde(default)]
+    pub other_targets: Vec<SocketAddr>,
     /// Which address of a client sshd sees.
     #[serde(default)]
     pub client_address: ClientAddressSetup,
@@ -288,7 +291,7 @@ async fn open_vault(
 }
 
 fn connect_sshd(setup: &WorkerSetup, keeper: &KeeperClient) -> Arc<dyn ConnectSshd> {
-    let sshd = FromLoopback::new(setup.target);
+    let sshd = FromLoopback::new(setup.target).or_at(setup.other_targets.clone());
     let sshd = match setup.asks_before_opens {
         true => sshd.asking_twice(),
         false => sshd,

@@ -32,7 +32,10 @@ pub(in crate::cli) struct ServeArgs {
     /// chosen by the host keys. BIND 9.18 serves no zone with more than 100 records of one name.
     #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
     pub(in crate::cli) relay: Vec<RelayName>,
-    /// Join sessions to this sshd, or to builtin [default: 127.0.0.1:22]
+    /// Join sessions to this sshd, or to builtin
+    ///
+    /// Of a name with several addresses the one that answers counts. Default: where sshd listens, as `sshd -T` says; else
+    /// 127.0.0.1:22.
     #[arg(long, value_name = "HOST:PORT", env = "BOWLINE_TARGET", value_parser = parse::<Target>)]
     pub(in crate::cli) target: Option<Target>,
     /// Prove this SSH host key; repeatable

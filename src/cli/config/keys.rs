@@ -209,7 +209,7 @@ mod tests {
     /// Of those that are settled at once: others wait for ssh's or sshd's answer.
     #[test]
     fn the_default_that_the_help_names_is_the_one_that_counts() {
-        let of_serve = "target auth session-ttl replay-buffer memory-budget max-sessions max-sessions-per-key \
+        let of_serve = "auth session-ttl replay-buffer memory-budget max-sessions max-sessions-per-key \
                         abandoned-after max-half-open";
         let of_relay = "max-servers max-servers-per-source max-splices max-splices-per-server max-splices-per-source \
                         max-connections-per-second max-half-open drain";

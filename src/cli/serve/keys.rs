@@ -60,7 +60,7 @@ pub(super) fn host_keys(
     sshd: &SshdConfig,
     told: Option<&Settings>,
 ) -> Result<Vec<HostKey>, Failure> {
-    if settings.target == Target::Builtin {
+    if settings.target == Some(Target::Builtin) {
         return for_builtin(named_or_own(&settings.host_keys, &settings.folders.state)?);
     }
     if !settings.host_keys.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::answers::{Answers, check_key_file};
 use super::client_address::{self, Chosen};
 use super::keys::{host_keys, secret, statements, tell_tls_key};
 use super::listen::{self, Bound};
-use super::{Authorizer, ServeSettings};
+use super::{Authorizer, ServeSettings, target};
 use crate::cli::places;
 use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::Target;
@@ -116,17 +116,22 @@ impl<'a> Draft<'a> {
                 .unwrap_or_else(|| PathBuf::from("/usr/sbin/sshd")),
             config: settings.sshd_config.clone(),
         };
-        let is_sshd = matches!(settings.target, Target::Tcp { .. });
+        let is_sshd = settings.target != Some(Target::Builtin);
         let sshd_settings = if is_sshd { look_at(&sshd) } else { None };
         if let (Authorizer::Sshd, Some(told)) = (&settings.auth, &sshd_settings) {
             warn_of_users_without_key(&sshd, told);
         }
-        let target = target(settings)?.map(|target| with_aliases(target, sshd_settings.as_ref()));
+        let found = target::find(settings, sshd_settings.as_ref())?;
+        let other_targets = found.as_ref().map_or_else(Vec::new, |found| found.others.clone());
+        let target = found.map(|found| with_aliases(found.address, sshd_settings.as_ref()));
         let loopback = target.filter(|_| !settings.accept_loopback_match);
         let host_keys = host_keys(settings, &sshd, sshd_settings.as_ref())?;
         let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before)?;
         Ok(Draft {
-            setup: setup(settings, &host_keys, loopback.is_some(), sessions, user.as_ref())?,
+            setup: WorkerSetup {
+                other_targets,
+                ..setup(settings, &host_keys, loopback.is_some(), sessions, user.as_ref())?
+            },
             target,
             program: own_program()?,
             answers: Answers {
@@ -337,6 +342,7 @@ fn setup(
         secrets: secret(&settings.folders.state.join("endpoint_secret"))?,
         statements,
         target: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        other_targets: Vec::new(),
         client_address: ClientAddressSetup::Loopback,
         authority: match &settings.auth {
             Authorizer::Sshd => AuthoritySetup::Sshd,
@@ -356,7 +362,7 @@ fn setup(
         relays: settings.relays.iter().map(ToString::to_string).collect(),
         relay_cache: relay_cache(settings, user),
         fingerprint,
-        is_sshd: settings.target != Target::Builtin,
+        is_sshd: settings.target != Some(Target::Builtin),
         asks_before_opens,
     })
 }
@@ -371,24 +377,6 @@ fn relay_cache(settings: &ServeSettings, user: Option<&WorkerUser>) -> PathBuf {
         info!(folder = %folder.display(), %error, "what relays' names lead to will not be remembered");
     }
     folder
-}
-
-/// Where sessions are joined to, but for the built-in server.
-fn target(settings: &ServeSettings) -> Result<Option<SocketAddr>, Failure> {
-    let Target::Tcp { host, port } = &settings.target else {
-        return Ok(None);
-    };
-    let found = (host.as_str(), *port).to_socket_addrs();
-    let found = found.map_err(|error| {
-        Failure::new(
-            Exit::Unavailable,
-            format_args!("cannot resolve the target {host}: {error}"),
-        )
-    })?;
-    let found: Vec<SocketAddr> = found.collect();
-    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
-    let nothing = || Failure::new(Exit::Unavailable, format_args!("the target {host} has no address"));
-    Ok(Some(*first.ok_or_else(nothing)?))
 }
 
 /// The address of the same sshd at which each client can have an address of its own, if it has one: sshd's penalties for

@@ -45,6 +45,8 @@ const ANYWHERE: [SocketAddr; 2] = [
 #[derive(Debug)]
 pub struct FromLoopback {
     target: SocketAddr,
+    /// Tried if nothing answers at the target.
+    others: Vec<SocketAddr>,
     /// Whether clients can have addresses of their own: sshd is on this machine, and reached over IPv4.
     has_aliases: bool,
     asks_twice: bool,
@@ -57,6 +59,7 @@ impl FromLoopback {
     pub fn new(target: SocketAddr) -> Self {
         Self {
             target,
+            others: Vec::new(),
             has_aliases: target.is_ipv4() && is_here(target.ip()),
             asks_twice: false,
             aliases: Mutex::default(),
@@ -70,6 +73,12 @@ impl FromLoopback {
             asks_twice: true,
             ..self
         }
+    }
+
+    /// The same, and where nothing answers at the target one of these is connected to: other addresses of its name.
+    #[must_use]
+    pub fn or_at(self, others: Vec<SocketAddr>) -> Self {
+        Self { others, ..self }
     }
 
     /// From where to connect, and where to.
@@ -105,25 +114,40 @@ impl FromLoopback {
 
     async fn connect_for(&self, purpose: Purpose) -> io::Result<TcpStream> {
         let (from, to) = self.ends(purpose)?;
-        let socket = match to {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        if let Some(from) = from {
-            let bound = socket.bind((from, 0).into());
-            // Systems whose loopback is 127.0.0.1 alone refuse an alias; sshd then sees that address.
-            if !from.is_loopback() {
-                bound?;
+        let mut connected = connect(from, to).await;
+        // Nobody is at the first address of the name: perhaps sshd is at another.
+        for other in self.others.iter().filter(|_| to == self.target) {
+            match &connected {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    let from = from.filter(|from| from.is_ipv4() == other.is_ipv4() && is_here(other.ip()));
+                    connected = connect(from, *other).await;
+                }
+                _ => break,
             }
         }
-        let stream = socket.connect(to).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+        connected
     }
 
     fn aliases(&self) -> MutexGuard<'_, Aliases> {
         self.aliases.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match to {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(from) = from {
+        let bound = socket.bind((from, 0).into());
+        // Systems whose loopback is 127.0.0.1 alone refuse an alias; sshd then sees that address.
+        if !from.is_loopback() {
+            bound?;
+        }
+    }
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl ConnectSshd for FromLoopback {

@@ -264,8 +264,9 @@ fn tell_of_sshd(settings: &ServerSettings, sshd: Option<&Sshd>) {
 /// What is not as it should be, and what is to be done by hand.
 fn tell_next(settings: &ServerSettings, sshd: Option<&Sshd>) {
     let mut port = match settings.serve.target {
-        Target::Tcp { port, .. } => Some(port),
-        Target::Builtin => None,
+        Some(Target::Tcp { port, .. }) => Some(port),
+        Some(Target::Builtin) => None,
+        None => Some(sshd.and_then(|sshd| sshd.ports().first().copied()).unwrap_or(22)),
     };
     if let Some(sshd) = sshd.filter(|_| settings.is_here()) {
         for unmended in sshd.unmended() {

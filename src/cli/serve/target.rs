@@ -1,0 +1,154 @@
+//! Where sshd is: where it was said, else where `sshd -T` says.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::warn;
+
+use super::ServeSettings;
+use crate::cli::report::{Exit, Failure};
+use crate::cli::values::Target;
+use crate::server::connect_sshd::OWN_ALIAS;
+use crate::server::sshd_config::{Settings, is_here};
+
+/// Where sshd is unless anybody says otherwise.
+const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 22);
+
+/// How long each address is tried. On this machine an answer takes microseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Most addresses tried, of a name or of sshd.
+const MAX_ADDRESSES: usize = 8;
+
+/// What sessions are joined to.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Where they are, as far as it is known.
+    pub(super) address: SocketAddr,
+    /// The other addresses of the name, for as long as nothing answers at the first.
+    pub(super) others: Vec<SocketAddr>,
+    /// Whether something answers there now.
+    pub(super) answers: bool,
+}
+
+/// Finds the target; `None` is the built-in server. `sshd` is what `sshd -T` says.
+///
+/// # Errors
+/// The name leads nowhere.
+pub(super) fn find(settings: &ServeSettings, sshd: Option<&Settings>) -> Result<Option<Found>, Failure> {
+    let listening = sshd.map_or_else(Vec::new, where_it_listens);
+    let candidates = match &settings.target {
+        Some(Target::Builtin) => return Ok(None),
+        Some(Target::Tcp { host, port }) => resolve(host, *port)?,
+        None if listening.is_empty() => vec![USUAL],
+        None => listening.clone(),
+    };
+    let found = choose(candidates, &listening, answers);
+    if !found.answers {
+        warn_of_silence(&found, &listening);
+    }
+    Ok(Some(found))
+}
+
+/// The first that answers; else the first at which sshd says that it listens.
+fn choose(candidates: Vec<SocketAddr>, listening: &[SocketAddr], answers: impl Fn(SocketAddr) -> bool) -> Found {
+    let mut rest: Vec<SocketAddr> = candidates.into_iter().take(MAX_ADDRESSES).collect();
+    let answering = rest.iter().position(|address| answers(*address));
+    let best = answering.or_else(|| rest.iter().position(|address| listening.contains(address)));
+    let address = rest.remove(best.unwrap_or(0));
+    Found {
+        address,
+        others: rest,
+        answers: answering.is_some(),
+    }
+}
+
+/// IPv4 first: there each client can have an address of its own.
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let found = (host, port).to_socket_addrs().map_err(|error| {
+        Failure::new(
+            Exit::Unavailable,
+            format_args!("cannot resolve the target {host}: {error}"),
+        )
+    })?;
+    let (mut addresses, others): (Vec<_>, Vec<_>) = found.partition(SocketAddr::is_ipv4);
+    addresses.extend(others);
+    addresses.dedup();
+    if addresses.is_empty() {
+        let what = format_args!("the target {host} has no address");
+        return Err(Failure::new(Exit::Unavailable, what));
+    }
+    Ok(addresses)
+}
+
+/// Addresses at which sshd can be joined: loopback before others, and IPv4 before IPv6. The first port first.
+fn where_it_listens(sshd: &Settings) -> Vec<SocketAddr> {
+    let joined = sshd.listen_addresses().into_iter().map(|address| {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, address.port())
+    });
+    let mut addresses: Vec<SocketAddr> = joined.collect();
+    let ports = sshd.ports();
+    let place = |port: u16| ports.iter().position(|known| *known == port);
+    addresses.sort_by_key(|address| (place(address.port()), !address.ip().is_loopback(), address.is_ipv6()));
+    addresses.dedup();
+    addresses
+}
+
+/// Whether something takes connections there. It is asked by half of a handshake of TCP, which sshd does not learn of: it
+/// counts connections without a login against the address that they come from.
+fn answers(address: SocketAddr) -> bool {
+    let connect = || -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_tcp_quickack(false)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        if address.is_ipv4() && is_here(address.ip()) {
+            // Where there is none, 127.0.0.1 will do.
+            let _ = socket.bind(&SocketAddr::from((OWN_ALIAS, 0)).into());
+        }
+        socket.connect_timeout(&address.into(), CONNECT_TIMEOUT)
+    };
+    connect().is_ok()
+}
+
+fn warn_of_silence(found: &Found, listening: &[SocketAddr]) {
+    let target = found.address;
+    let elsewhere: Vec<String> = listening.iter().map(ToString::to_string).collect();
+    if elsewhere.is_empty() || listening.contains(&target) {
+        warn!(event = "target-silent", %target, "nothing answers at the target: no session can be opened before an SSH server does");
+    } else {
+        let listens = elsewhere.join(", ");
+        warn!(event = "target-silent", %target, sshd_listens = listens, "nothing answers at the target, and `sshd -T` says that sshd \
+            listens elsewhere: name that with --target, or leave --target out");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    #[test]
+    fn the_address_that_answers_is_taken_and_else_the_one_where_sshd_listens() {
+        let named = addresses(&["127.0.0.1:22", "[::1]:22", "192.0.2.1:22"]);
+        let chosen = |answering: &[&str], listening: &[&str]| {
+            let answering = addresses(answering);
+            let found = choose(named.clone(), &addresses(listening), |address| {
+                answering.contains(&address)
+            });
+            (found.address.to_string(), found.others.len(), found.answers)
+        };
+        assert_eq!(chosen(&["[::1]:22", "192.0.2.1:22"], &[]), ("[::1]:22".into(), 2, true));
+        assert_eq!(chosen(&[], &["192.0.2.1:22"]), ("192.0.2.1:22".into(), 2, false));
+        assert_eq!(chosen(&[], &["192.0.2.9:22"]), ("127.0.0.1:22".into(), 2, false));
+    }
+}
