@@ -138,6 +138,12 @@ pub(super) enum Command {
     /// Another keeper of `bowline serve`, raised by its worker
     #[command(hide = true)]
     ServeKeeper,
+    /// A look at the SSH server at the target, for the keeper of `bowline serve`
+    #[command(hide = true)]
+    LookAtTarget {
+        /// Its address
+        target: std::net::SocketAddr,
+    },
 }
 
 /// What every command takes, before or after its name.

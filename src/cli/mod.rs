@@ -93,6 +93,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Relay(args) => relay(&args, &cli.common),
         Command::ServeWorker => serve::run_worker(&LogSettings::of_worker(&cli.common)),
         Command::ServeKeeper => serve::run_keeper(&LogSettings::of_worker(&cli.common)),
+        Command::LookAtTarget { target } => block_on(runtime::Builder::new_current_thread(), serve::look::run(target)),
         Command::Ssh(args) => Err(ssh::run(*args, cli.common)),
         Command::Sshd(args) => {
             let context = Context::load(cli.common, Owner::of_daemon())?;

@@ -23,8 +23,8 @@ mod status;
 pub(crate) use client_address::{client_address_hint, no_client_addresses};
 pub(crate) use demo::demo_failed;
 pub(crate) use serve::{
-    another_serves, cannot_take_over, does_not_answer, in_use, no_host_keys, opens_refused, option, overlaps,
-    several_serve, too_few_descriptors,
+    accepts_any_key, another_serves, cannot_take_over, does_not_answer, in_use, no_host_keys, opens_refused, option,
+    overlaps, several_serve, too_few_descriptors,
 };
 pub(crate) use session::{
     asked_already, cannot_fall_back, cannot_open, cannot_open_as, chain, forget_command, no_ssh_config,

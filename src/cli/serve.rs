@@ -7,6 +7,7 @@ pub(super) mod holders;
 mod keep;
 pub(super) mod keys;
 mod listen;
+pub(super) mod look;
 mod pause;
 mod prepare;
 mod replace;

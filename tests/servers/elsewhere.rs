@@ -54,6 +54,17 @@ impl Serve {
         fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
     }
 
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What clients can pin.
+    pub(super) fn fingerprint(&self) -> String {
+        let ready = fs::read_to_string(self.scratch.join("ready")).unwrap_or_default();
+        let (_, fingerprint) = ready.split_once("fingerprint=").expect("a fingerprint");
+        fingerprint.trim_end().to_owned()
+    }
+
     fn warned(&self) -> bool {
         self.log().contains("event=\"target-silent\"")
     }

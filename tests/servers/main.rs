@@ -5,6 +5,7 @@
 mod support;
 
 mod elsewhere;
+mod others;
 mod refusals;
 mod slow_keys;
 

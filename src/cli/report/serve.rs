@@ -46,6 +46,18 @@ pub(crate) fn too_few_descriptors(limit: usize, needed: usize, usual: usize) -> 
         .hint("raise the hard limit of open files: LimitNOFILE= in the unit, ulimit -n in a shell, --ulimit nofile= of a container")
 }
 
+/// The question whether a key may open would let everybody in.
+pub(crate) fn accepts_any_key(identification: &str) -> Failure {
+    let what = "the SSH server at the target says yes to every key, so asking it decides nothing (--auth sshd)";
+    Failure::new(Exit::Unavailable, what)
+        .fact(format_args!("it calls itself {identification}"))
+        .fact("it was asked about a key that was made a moment ago, and would accept it for root")
+        .hint(
+            "--auth none says that the login inside is to decide alone; --authorized-keys names a file whose keys may open \
+             sessions",
+        )
+}
+
 /// Root can read none of sshd's host keys.
 pub(crate) fn no_host_keys(warnings: impl Iterator<Item = impl Display>) -> Failure {
     let what = "none of sshd's host keys can be read, and clients that know the host refuse any other key";

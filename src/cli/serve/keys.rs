@@ -3,11 +3,12 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use russh::keys::ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
+use russh::keys::ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey};
 use tempfile::NamedTempFile;
 use tracing::{debug, info, warn};
 
 use super::ServeSettings;
+use super::look::Seen;
 use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::Target;
 use crate::identity::known_hosts::ServerKey;
@@ -59,6 +60,7 @@ pub(super) fn host_keys(
     settings: &ServeSettings,
     sshd: &SshdConfig,
     told: Option<&Settings>,
+    seen: Option<&Seen>,
 ) -> Result<Vec<HostKey>, Failure> {
     if settings.target == Some(Target::Builtin) {
         return for_builtin(named_or_own(&settings.host_keys, &settings.folders.state)?);
@@ -75,6 +77,13 @@ pub(super) fn host_keys(
     for warning in &warnings {
         debug!(%warning, "a host key is left out");
     }
+    if let Some(proved) = seen.and_then(Seen::host_key)
+        && is_another_server(&keys, &proved, seen)
+    {
+        let key = own_host_key(&settings.folders.state)?;
+        tell_of_another(&key, &proved);
+        return Ok(vec![key]);
+    }
     if !keys.is_empty() {
         return Ok(keys);
     }
@@ -84,6 +93,30 @@ pub(super) fn host_keys(
     let key = own_host_key(&settings.folders.state)?;
     tell(&key, &files);
     Ok(vec![key])
+}
+
+/// Whether what answers at the target is not the sshd whose keys these are: its clients know it by another.
+fn is_another_server(keys: &[HostKey], proved: &PublicKey, seen: Option<&Seen>) -> bool {
+    let is_same = |key: &HostKey| key.key.public_key().key_data() == proved.key_data();
+    match keys.is_empty() {
+        false => !keys.iter().any(is_same),
+        // An sshd whose keys cannot be read proves its own.
+        true => seen.is_some_and(|seen| !seen.identification.contains("OpenSSH")),
+    }
+}
+
+/// How clients learn a key that is not the one of the login inside.
+fn tell_of_another(key: &HostKey, proved: &PublicKey) {
+    let public = key.key.public_key();
+    let fingerprint = public.fingerprint(HashAlg::Sha256);
+    warn!(
+        event = "other-host-key",
+        key = public.to_openssh().unwrap_or_default(),
+        target_proves = %proved.fingerprint(HashAlg::Sha256),
+        "the SSH server at the target proves a host key that is none of this machine's sshd, so this server half proves a key of \
+         its own. A client learns it by one `bowline ssh --pin {fingerprint}`. If the private key of the target's is at hand, \
+         name it with --host-key"
+    );
 }
 
 /// A host key of bowline's own, made at first use.

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -14,6 +14,8 @@ use super::answers::{Answers, check_key_file};
 use super::client_address::{self, Chosen};
 use super::keys::{host_keys, secret, statements, tell_tls_key};
 use super::listen::{self, Bound};
+use super::look::{Seen, look_unless_known};
+use super::target::Found;
 use super::{Authorizer, ServeSettings, target};
 use crate::cli::places;
 use crate::cli::report::{self, Exit, Failure};
@@ -122,10 +124,19 @@ impl<'a> Draft<'a> {
             warn_of_users_without_key(&sshd, told);
         }
         let found = target::find(settings, sshd_settings.as_ref())?;
+        let program = own_program()?;
+        let seen = found
+            .as_ref()
+            .and_then(|found| see(settings, found, &program, user.as_ref()));
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.accepts_any_key)
+            && settings.auth == Authorizer::Sshd
+        {
+            return Err(report::accepts_any_key(&seen.identification));
+        }
         let other_targets = found.as_ref().map_or_else(Vec::new, |found| found.others.clone());
         let target = found.map(|found| with_aliases(found.address, sshd_settings.as_ref()));
         let loopback = target.filter(|_| !settings.accept_loopback_match);
-        let host_keys = host_keys(settings, &sshd, sshd_settings.as_ref())?;
+        let host_keys = host_keys(settings, &sshd, sshd_settings.as_ref(), seen.as_ref())?;
         let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before)?;
         Ok(Draft {
             setup: WorkerSetup {
@@ -133,7 +144,7 @@ impl<'a> Draft<'a> {
                 ..setup(settings, &host_keys, loopback.is_some(), sessions, user.as_ref())?
             },
             target,
-            program: own_program()?,
+            program,
             answers: Answers {
                 sshd,
                 key_file,
@@ -251,6 +262,15 @@ impl<'a> Draft<'a> {
         }
         opened.ok()
     }
+}
+
+/// What is at the target, if it is not sshd and that makes a difference.
+fn see(settings: &ServeSettings, found: &Found, program: &Path, user: Option<&WorkerUser>) -> Option<Seen> {
+    let matters = settings.auth == Authorizer::Sshd || settings.host_keys.is_empty();
+    let is_there = matters && found.answers;
+    is_there
+        .then(|| look_unless_known(program, user, found.address, found.is_listed))
+        .flatten()
 }
 
 /// Where this program is on disk. The kernel says so when another has taken its place.

@@ -31,6 +31,8 @@ pub(super) struct Found {
     pub(super) others: Vec<SocketAddr>,
     /// Whether something answers there now.
     pub(super) answers: bool,
+    /// Whether sshd says that it listens there.
+    pub(super) is_listed: bool,
 }
 
 /// Finds the target; `None` is the built-in server. `sshd` is what `sshd -T` says.
@@ -62,6 +64,7 @@ fn choose(candidates: Vec<SocketAddr>, listening: &[SocketAddr], answers: impl F
         address,
         others: rest,
         answers: answering.is_some(),
+        is_listed: listening.contains(&address),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod confirmed;
 mod greeting;
+mod look;
 mod penalties;
 mod query;
 mod sources;
@@ -35,6 +36,7 @@ use penalties::Penalties;
 use query::{Answer, MAX_QUERIES, Query};
 use sources::{Crowded, Sources};
 
+pub use look::{Look, look};
 pub(in crate::server) use sources::Source;
 
 /// How often whoever waits looks whether another was answered about the same key.

@@ -27,6 +27,8 @@ use russh::keys::ssh_key::private::Ed25519Keypair;
 use files::ConfigFiles;
 use run::{Output, run};
 
+pub(crate) use run::run as run_bounded;
+
 pub use files::{Line, Unreadable};
 pub(crate) use loopback::is_here;
 pub use loopback::{LoopbackCheck, Obstacle, with_client_addresses};

@@ -18,17 +18,17 @@ const MAX_OUTPUT: usize = 1024 * 1024;
 const REAP_INTERVAL: Duration = Duration::from_millis(2);
 
 /// What a program said and how it ended.
-pub(super) struct Output {
-    pub(super) status: ExitStatus,
-    pub(super) stdout: Vec<u8>,
-    pub(super) stderr: Vec<u8>,
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 /// Runs `command` without input. After `limit`, or beyond a megabyte of output, it is killed.
 ///
 /// # Errors
 /// What the system says; `TimedOut`; `FileTooLarge`.
-pub(super) fn run(command: &mut Command, limit: Duration) -> io::Result<Output> {
+pub(crate) fn run(command: &mut Command, limit: Duration) -> io::Result<Output> {
     let deadline = clock::now() + limit;
     command
         .stdin(Stdio::null())

@@ -1,0 +1,100 @@
+//! A look at the SSH server at the target, by a process of its own: the keeper itself parses nothing that comes from a network.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use russh::keys::ssh_key::PublicKey;
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::holders::holders;
+use crate::cli::report::{self, Exit, Failure};
+use crate::server::ask_sshd;
+use crate::server::connect_sshd::FromLoopback;
+use crate::server::keeper::{Endpoint, WorkerUser};
+use crate::server::sshd_config::run_bounded;
+
+/// The command that looks.
+const COMMAND: &str = "look-at-target";
+
+/// How long it may take to look. On this machine it takes milliseconds.
+const LOOK_TIME: Duration = Duration::from_secs(4);
+
+/// The same with the start of the process.
+const PROCESS_TIME: Duration = Duration::from_secs(6);
+
+/// The name of OpenSSH's server.
+const SSHD: &str = "sshd";
+
+/// Whom the question is about: a name that every system has.
+const USER: &str = "root";
+
+/// What was seen.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Seen {
+    /// The identification line.
+    pub(super) identification: String,
+    /// The host key that it proved, as in known_hosts.
+    host_key: Option<String>,
+    /// Whether it accepts keys that nobody knows.
+    pub(super) accepts_any_key: bool,
+}
+
+impl Seen {
+    /// The host key that it proved.
+    pub(super) fn host_key(&self) -> Option<PublicKey> {
+        PublicKey::from_openssh(self.host_key.as_deref()?).ok()
+    }
+}
+
+/// Looks at what answers at `target`, unless that is the sshd whose settings say that it listens there.
+pub(super) fn look_unless_known(
+    program: &Path,
+    user: Option<&WorkerUser>,
+    target: SocketAddr,
+    is_listed: bool,
+) -> Option<Seen> {
+    let others = holders(Endpoint::tcp(target));
+    if is_listed && others.iter().all(|holder| holder.name == SSHD) {
+        return None;
+    }
+    let seen = look(program, user, target);
+    seen.inspect_err(|error| debug!(%target, %error, "the SSH server at the target is not known"))
+        .ok()
+}
+
+fn look(program: &Path, user: Option<&WorkerUser>, target: SocketAddr) -> io::Result<Seen> {
+    let mut command = Command::new(program);
+    command
+        .args([OsString::from(COMMAND), target.to_string().into()])
+        .env_clear();
+    if let Some(user) = user {
+        command.uid(user.uid()).gid(user.gid());
+    }
+    let output = run_bounded(&mut command, PROCESS_TIME)?;
+    if !output.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The process that looks.
+///
+/// # Errors
+/// What answers is no SSH server, or nothing does.
+pub(in crate::cli) async fn run(target: SocketAddr) -> Result<(), Failure> {
+    let sshd = FromLoopback::new(target);
+    let seen = ask_sshd::look(&sshd, USER, LOOK_TIME).await;
+    let seen = seen.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+    let told = Seen {
+        identification: seen.upstream.identification.to_string(),
+        host_key: seen.upstream.host_key.and_then(|key| key.to_openssh().ok()),
+        accepts_any_key: seen.accepts_any_key,
+    };
+    serde_json::to_writer(io::stdout(), &told).map_err(|error| report::cannot_start(&error.into()))
+}
