@@ -179,12 +179,7 @@ impl Server {
             Some((vault, Recovery { tombs, sessions, .. })) => (Some((vault, tombs)), sessions),
             None => (None, Vec::new()),
         };
-        let prober = Prober::new(
-            Arc::clone(&config.sshd),
-            upstream.dropped(),
-            config.limits.ttl,
-            config.sshd_view,
-        );
+        let prober = Prober::new(&upstream, config.limits.ttl, config.sshd_view);
         let registry = Registry::new(config.limits, config.session, upstream, kept);
         registry.restore(recovered);
         let statements = config.statements.clone();

@@ -4,7 +4,7 @@ use super::ask_sshd::{AskError, read_banner};
 use super::authority::{Greeting, chain, refusal};
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::shared_read::SharedRead;
-use super::upstream::Dropped;
+use super::upstream::{Dropped, Upstream};
 use crate::clock;
 use crate::wire::{PeerText, Probed, Refusal, RefusalCode, SshdLimit};
 use std::convert::Infallible;
@@ -54,16 +54,11 @@ struct Limits {
 }
 
 impl Prober {
-    /// `dropped` is what sessions know.
-    pub(super) fn new(
-        sshd: Arc<dyn ConnectSshd>,
-        dropped: Arc<Dropped>,
-        ttl: Duration,
-        view: Option<Box<dyn SshdView>>,
-    ) -> Prober {
+    /// For those whose sessions `upstream` connects.
+    pub(super) fn new(upstream: &Upstream, ttl: Duration, view: Option<Box<dyn SshdView>>) -> Prober {
         Prober {
-            sshd,
-            dropped,
+            sshd: upstream.sshd(),
+            dropped: upstream.dropped(),
             ttl,
             view,
             banner: SharedRead::new(INTERVAL),
@@ -169,6 +164,10 @@ mod tests {
         Client::new(([192, 0, 2, 1], 40_123).into(), None)
     }
 
+    fn before(listener: &TcpListener) -> Upstream {
+        Upstream::new(Arc::new(FromLoopback::new(listener.local_addr().unwrap())))
+    }
+
     #[tokio::test]
     async fn probes_at_once_share_a_banner_that_was_read_after_they_came() {
         struct Counting(Arc<AtomicUsize>);
@@ -182,7 +181,7 @@ mod tests {
         let asked = Arc::new(AtomicUsize::new(0));
         let view = Counting(Arc::clone(&asked));
         let sshd = Arc::new(FromLoopback::new(listener.local_addr().unwrap()));
-        let prober = Prober::new(sshd, Arc::default(), Duration::from_secs(60), Some(Box::new(view)));
+        let prober = Prober::new(&Upstream::new(sshd), Duration::from_secs(60), Some(Box::new(view)));
         let greeted = Cell::new(0);
         let sshd = async {
             loop {
@@ -223,12 +222,7 @@ mod tests {
     #[tokio::test]
     async fn what_sshd_said_to_another_probe_before_is_no_sign_of_life() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let prober = Prober::new(
-            Arc::new(FromLoopback::new(listener.local_addr().unwrap())),
-            Arc::default(),
-            Duration::ZERO,
-            None,
-        );
+        let prober = Prober::new(&before(&listener), Duration::ZERO, None);
         let greeting = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
@@ -243,12 +237,7 @@ mod tests {
     #[tokio::test]
     async fn what_sshd_said_when_it_was_asked_about_the_key_is_not_asked_for_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let prober = Prober::new(
-            Arc::new(FromLoopback::new(listener.local_addr().unwrap())),
-            Arc::default(),
-            Duration::ZERO,
-            None,
-        );
+        let prober = Prober::new(&before(&listener), Duration::ZERO, None);
         let greeting = Greeting {
             line: "SSH-2.0-there".into(),
             at: clock::now() - Duration::from_millis(70),
@@ -265,7 +254,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let sshd = Arc::new(FromLoopback::new(listener.local_addr().unwrap()));
         drop(listener);
-        let prober = Prober::new(sshd, Arc::default(), Duration::ZERO, None);
+        let prober = Prober::new(&Upstream::new(sshd), Duration::ZERO, None);
         assert_eq!(
             prober.look("ada", None, None, client()).await.unwrap_err().code,
             RefusalCode::UpstreamDown

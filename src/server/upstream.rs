@@ -50,6 +50,11 @@ impl Upstream {
         }
     }
 
+    /// The sshd that is connected to.
+    pub(super) fn sshd(&self) -> Arc<dyn ConnectSshd> {
+        Arc::clone(&self.sshd)
+    }
+
     /// Whom sshd did not greet.
     pub(super) fn dropped(&self) -> Arc<Dropped> {
         Arc::clone(&self.dropped)

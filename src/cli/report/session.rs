@@ -118,10 +118,7 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                  use `bowline ssh -i`",
             )
         }
-        OpenError::StillAsking { .. } => Failure::new(Exit::Unavailable, format_args!("{host}: {error}")).hint(
-            "sshd there takes long to look keys up: its AuthorizedKeysCommand, or a directory behind it. ssh's ConnectTimeout, \
-             or --connect-timeout, says how long it is waited for",
-        ),
+        error @ OpenError::StillAsking { .. } => still_asking(host, &error),
         OpenError::Refused(refusal) => refused(host, refusal.code, &refusal.message),
         OpenError::Protocol(error) => {
             let what = format_args!("what answers on {host} does not speak bowline's protocol");
@@ -130,6 +127,14 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                 .hint("is the port right, and the server half up to date?")
         }
     }
+}
+
+/// The server half waits for sshd.
+fn still_asking(host: &str, error: &OpenError) -> Failure {
+    Failure::new(Exit::Unavailable, format_args!("{host}: {error}")).hint(
+        "does sshd there take long to look keys up (AuthorizedKeysCommand, a directory behind it)? ssh's ConnectTimeout, or \
+         --connect-timeout, says how long it is waited for",
+    )
 }
 
 /// A path as a firewall's rules name it.

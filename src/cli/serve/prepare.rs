@@ -123,16 +123,9 @@ impl<'a> Draft<'a> {
         if let (Authorizer::Sshd, Some(told)) = (&settings.auth, &sshd_settings) {
             warn_of_users_without_key(&sshd, told);
         }
-        let found = target::find(settings, sshd_settings.as_ref())?;
         let program = own_program()?;
-        let seen = found
-            .as_ref()
-            .and_then(|found| see(settings, found, &program, user.as_ref()));
-        if let Some(seen) = seen.as_ref().filter(|seen| seen.accepts_any_key)
-            && settings.auth == Authorizer::Sshd
-        {
-            return Err(report::accepts_any_key(&seen.identification));
-        }
+        let found = target::find(settings, sshd_settings.as_ref())?;
+        let seen = see(settings, found.as_ref(), &program, user.as_ref())?;
         let other_targets = found.as_ref().map_or_else(Vec::new, |found| found.others.clone());
         let target = found.map(|found| with_aliases(found.address, sshd_settings.as_ref()));
         let loopback = target.filter(|_| !settings.accept_loopback_match);
@@ -265,12 +258,23 @@ impl<'a> Draft<'a> {
 }
 
 /// What is at the target, if it is not sshd and that makes a difference.
-fn see(settings: &ServeSettings, found: &Found, program: &Path, user: Option<&WorkerUser>) -> Option<Seen> {
-    let matters = settings.auth == Authorizer::Sshd || settings.host_keys.is_empty();
-    let is_there = matters && found.answers;
-    is_there
-        .then(|| look_unless_known(program, user, found.address, found.is_listed))
-        .flatten()
+///
+/// # Errors
+/// It says yes to every key, and is to be asked about keys.
+fn see(
+    settings: &ServeSettings,
+    found: Option<&Found>,
+    program: &Path,
+    user: Option<&WorkerUser>,
+) -> Result<Option<Seen>, Failure> {
+    let asks = settings.auth == Authorizer::Sshd;
+    let matters = asks || settings.host_keys.is_empty();
+    let there = found.filter(|found| matters && found.answers);
+    let seen = there.and_then(|found| look_unless_known(program, user, found.address, found.is_listed));
+    match seen {
+        Some(seen) if asks && seen.accepts_any_key => Err(report::accepts_any_key(&seen.identification)),
+        seen => Ok(seen),
+    }
 }
 
 /// Where this program is on disk. The kernel says so when another has taken its place.

@@ -196,7 +196,7 @@ pub enum AskError {
         said: PeerText,
     },
     /// The same, and again on a new connection.
-    #[error("the SSH server at {target} hangs up whenever it is asked about a key of this user: {said:?}")]
+    #[error("the SSH server at {target} ends each connection on which it is asked about a key of this user: {said:?}")]
     HangsUp {
         /// Where sshd is.
         target: SocketAddr,

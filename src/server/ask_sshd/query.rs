@@ -1,6 +1,8 @@
 //! `publickey` queries without a signature (RFC 4252 section 7) over one connection to sshd.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +11,9 @@ use russh::keys::PublicKeyOrCertificate;
 use russh::keys::agent::AgentIdentity;
 use russh::keys::ssh_key::{Algorithm, HashAlg, PublicKey};
 use russh::{AlgorithmKind, Disconnect, MethodKind, MethodSet, Signer, SshId};
+use socket2::Socket;
 use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 
 use super::super::connect_sshd::{ConnectSshd, Purpose};
 use super::greeting::{Greeted, greet};
@@ -53,8 +57,7 @@ struct Heard {
 }
 
 impl Query {
-    /// Connects for `purpose` and exchanges keys. Whoever drops this future leaves a connection behind that ends by
-    /// itself once it is silent for `idle`.
+    /// Connects for `purpose` and exchanges keys. The connection ends by itself once it is silent for `idle`.
     pub(super) async fn open(sshd: &dyn ConnectSshd, purpose: Purpose, idle: Duration) -> Result<Self, AskError> {
         let target = sshd.target();
         let Greeted {
@@ -64,6 +67,7 @@ impl Query {
         } = greet(sshd, purpose).await?;
         let asked_from = stream.local_addr();
         let asked_from = asked_from.map_err(|source| AskError::UpstreamDown { target, source })?;
+        let given_up = HangUp::of(&stream).map_err(|source| AskError::UpstreamDown { target, source })?;
         let (read, write) = stream.into_split();
         let said = [identification.as_bytes(), b"\r\n", &beyond].concat();
         let stream = tokio::io::join(std::io::Cursor::new(said).chain(read), write);
@@ -75,6 +79,7 @@ impl Query {
         let heard = Arc::new(Mutex::new(Heard::default()));
         let connected = client::connect_stream(Arc::new(config), stream, Listener(heard.clone())).await;
         let handle = connected.map_err(|error| not_connected(target, error))?;
+        given_up.disarm();
         Ok(Self {
             target,
             asked_from,
@@ -158,6 +163,27 @@ impl Query {
 
     fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a connection unless it is disarmed: russh goes on with one whose future was dropped while keys are exchanged.
+struct HangUp(Option<Socket>);
+
+impl HangUp {
+    fn of(stream: &TcpStream) -> io::Result<HangUp> {
+        let socket = stream.as_fd().try_clone_to_owned()?;
+        Ok(HangUp(Some(socket.into())))
+    }
+
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        // Where it has ended already there is nothing to do.
+        let _ = self.0.as_ref().map(|socket| socket.shutdown(Shutdown::Both));
     }
 }
 
