@@ -37,7 +37,7 @@ use budget::Share;
 use carriers::Carriers;
 use copies::Copies;
 use ending::Ending;
-use hole::HoleWatch;
+use hole::{HoleWatch, Seen};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -324,10 +324,10 @@ where
             self.hole.handle_lead();
             return Ok(false);
         };
-        if !self
-            .hole
-            .poll(lead, self.session.delivered(), self.vigil.is_none(), now)
-        {
+        let reached = [self.session.delivered(), self.session.sent()];
+        // The client half judges acknowledgements in its vigil.
+        let seen = || Seen::of(lead, reached, self.vigil.is_none());
+        if !self.hole.is_due(reached[0], now) || !self.hole.poll(seen(), now) {
             return Ok(false);
         }
         warn!(

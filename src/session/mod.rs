@@ -157,6 +157,11 @@ impl Session {
         self.outgoing.acked()
     }
 
+    /// First position that the lead was not given.
+    pub fn sent(&self) -> Offset {
+        self.outgoing.next()
+    }
+
     /// Bytes held for replay.
     pub fn replay_len(&self) -> usize {
         self.outgoing.len()

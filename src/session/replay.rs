@@ -263,6 +263,11 @@ impl ReplayBuffer {
         self.acked
     }
 
+    /// First position that this carrier was not given.
+    pub(super) fn next(&self) -> Offset {
+        self.next
+    }
+
     /// Place of the byte at `acked` in the memory.
     pub(super) fn front(&self) -> u64 {
         self.ring.front() as u64
