@@ -90,7 +90,11 @@ impl HoleWatch {
 
     /// Whether the lead should be left.
     pub(super) fn poll(&mut self, seen: Seen, now: Instant) -> bool {
-        let Some(watched) = self.watched.as_mut().filter(|watched| watched.seen.delivered == seen.delivered) else {
+        let Some(watched) = self
+            .watched
+            .as_mut()
+            .filter(|watched| watched.seen.delivered == seen.delivered)
+        else {
             self.watched = Some(Watched::new(seen, now));
             return false;
         };
