@@ -249,7 +249,7 @@ fn an_sshd_that_hangs_is_told_by_every_path_that_leads_to_it() {
     rig.sshd.freeze();
     // Less than the server half gives sshd, so that it does not answer in its place.
     let account = Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig), "--connect-timeout", "3s"]);
-    account.expect_all(69, "stalled");
+    account.expect_all(69, "sshd-slow");
     for name in [format!("quic {}", rig.serve().udp()), "tls ".to_owned()] {
         let path = account.path(&name);
         assert!(

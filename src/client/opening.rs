@@ -101,6 +101,10 @@ where
     loop {
         match opening.attempt(input).await {
             Ok((carrier, accepted)) => return Ok(opening.opened(carrier, accepted, input.take())),
+            // What was said of the question before says more than that it goes on.
+            Err(Setback::Final(OpenError::StillAsking { within })) => {
+                return Err(refused.map_or(OpenError::StillAsking { within }, OpenError::Refused));
+            }
             Err(Setback::Final(error)) => return Err(error),
             Err(Setback::Again { failed, pause }) => {
                 opening.failures.handle(failed);

@@ -44,7 +44,7 @@ pub(super) enum Unanswered {
 }
 
 /// Sends a hello and reads the answer. A server half that is still asking sshd is waited for until `end`. Gives also how long
-/// it asked, as far as it said so.
+/// it asked for the answer, as far as it said so.
 pub(super) async fn answer_to(
     carrier: &mut Carrier,
     hello: Bytes,
@@ -70,8 +70,16 @@ pub(super) async fn answer_to(
             Err(_) if asked.is_some() && end <= silence => Err(Unanswered::StillAsking),
             Err(_) => Err(Unanswered::Silent),
         };
+        // Who is to come again later has nothing of that time: another asking would take as long.
+        let asked = asked.filter(|_| !heard.as_ref().is_ok_and(is_for_now));
         return (heard, asked.unwrap_or_default());
     }
+}
+
+/// Whether the answer may be another in a while.
+fn is_for_now(answer: &Answer) -> bool {
+    let is_for_now = |code: RefusalCode| code != RefusalCode::NotAuthorized && !code.is_final();
+    matches!(answer, Answer::Refused(refusal) if is_for_now(refusal.code))
 }
 
 /// What a server half means that closes a carrier because it has too many of them.

@@ -105,3 +105,13 @@ impl Slow {
         assert_eq!(self.sshd.connections_from("127.96."), 0, "{}", self.sshd.log());
     }
 }
+
+#[test]
+fn an_sshd_that_does_not_even_greet_is_told_as_that() {
+    let sshd = TestSshd::start();
+    let serve = Serve::start(&sshd, ServeOptions::here());
+    sshd.freeze();
+    let setup = SshSetup::bowline(&sshd, serve.udp().port()).proxy_arguments(&["--connect-timeout", "12s"]);
+    let outcome = run(&mut setup.write().proxy(), LIMIT).expect_code(UNAVAILABLE);
+    assert!(outcome.err().contains("gave no answer within 5s"), "{}", outcome.err());
+}
