@@ -137,6 +137,10 @@ async fn ask_sshd(
                 AskError::UpstreamDown { .. } | AskError::NotSsh { .. } => RefusalCode::UpstreamDown,
                 AskError::NoCommonAlgorithm { .. } | AskError::HangsUp { .. } => RefusalCode::UpstreamUnfit,
                 AskError::OtherMethod { .. } => RefusalCode::OtherMethod,
+                // It listens on loopback alone, and is to be asked from elsewhere.
+                AskError::Elsewhere(cause) if matches!(**cause, AskError::UpstreamDown { .. }) => {
+                    RefusalCode::UpstreamUnfit
+                }
                 _ => RefusalCode::RetryLater,
             };
             warn!(event = "refused", user, remote = %client.remote, error = %chain(&error), "sshd gave no verdict");
