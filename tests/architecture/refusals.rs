@@ -138,21 +138,20 @@ struct Message {
     text: String,
 }
 
-/// The texts of `#[error("..")]`; of `Failure::new(exit, "..")`, given there or as `what` before it; of refusals, beside their codes or
-/// as `message` before them; of log lines whose event is a refusal; and the words of verdicts. Those without a word of their own are left
-/// out: they quote others.
+/// The texts of errors, failures, refusals and ends, and the words of verdicts. Those without a word of their own are left out: they
+/// quote others.
 fn messages(sources: &[Source]) -> Vec<Message> {
     let mut found = BTreeMap::new();
     for source in sources {
         let all = tokens(&source.text);
-        let all = match source.place.as_str() {
-            WORDS_OF_CHECK => body_of("meaning", &all),
-            _ => production(&all),
+        let all = production(&all);
+        let telling = TELLING.iter().find(|(place, _)| *place == source.place);
+        let literals: Vec<&Token> = match telling {
+            Some((_, function)) => body_of(function, all).iter().filter(is_string).collect(),
+            None => (0..all.len())
+                .flat_map(|at| messages_at(&source.place, &all[at..]))
+                .collect(),
         };
-        let mut literals: Vec<&Token> = Vec::new();
-        for at in 0..all.len() {
-            literals.extend(messages_at(&source.place, &all[at..]));
-        }
         for token in literals {
             let text = shown(token.string.as_deref().unwrap_or_default());
             if text.chars().any(char::is_alphabetic) {
@@ -164,12 +163,10 @@ fn messages(sources: &[Source]) -> Vec<Message> {
     found.into_iter().map(|(text, place)| Message { place, text }).collect()
 }
 
-/// Where verdicts are told; hints stand there too.
-const WORDS_OF_CHECK: &str = "src/cli/check/words.rs";
+/// Files of which one function tells, each of its strings a message. Hints stand there too.
+const TELLING: &[(&str, &str)] = &[("src/cli/check/words.rs", "meaning")];
 
-/// The tokens of a function.
 fn body_of<'a>(name: &str, all: &'a [Token]) -> &'a [Token] {
-    let all = production(all);
     let named = functions(all).into_iter().find(|function| function.name == name);
     let function = named.expect("the function is there");
     let start = all.partition_point(|token| token.line < function.line);
@@ -177,64 +174,116 @@ fn body_of<'a>(name: &str, all: &'a [Token]) -> &'a [Token] {
     &all[start..end]
 }
 
-/// How many tokens after `let what = ..;` the [`Failure`] that tells it stands at most.
-///
-/// [`Failure`]: ../../src/cli/report.rs
-const FAR: usize = 60;
-
 /// The literals of a message that begins right here.
 fn messages_at<'a>(place: &str, rest: &'a [Token]) -> Vec<&'a Token> {
-    let starts = |words: &[&str]| starts_with(rest, words);
-    let first_of = |part: &'a [Token]| part.iter().find(|token| token.string.is_some()).into_iter().collect();
-    if starts(&["#", "[", "error", "("]) {
-        return rest.get(4).filter(|token| token.string.is_some()).into_iter().collect();
+    let is_server = place.starts_with("src/server/") || place.starts_with("src/relay/");
+    let found = of_error(rest).or_else(|| of_failure(rest)).or_else(|| of_log(rest));
+    let mut found: Vec<&Token> = found.into_iter().collect();
+    if place.starts_with("src/cli/report") && starts_with(rest, &["what", ":", "format", "!"]) {
+        found.extend(directly(&rest[2..]));
     }
-    if starts(&["Failure", "::", "new", "("]) {
+    if ["src/cli/serve", "src/cli/relay", "src/cli/sshd"]
+        .iter()
+        .any(|start| place.starts_with(start))
+    {
+        found.extend(of_warning(rest));
+    }
+    if is_server {
+        found.extend(of_refusal(rest).or_else(|| of_end(rest)));
+        found.extend(of_formatted_refusal(rest));
+    }
+    found
+}
+
+/// `#[error("..")]`.
+fn of_error(rest: &[Token]) -> Option<&Token> {
+    let is_error = starts_with(rest, &["#", "[", "error", "("]);
+    is_error.then(|| directly(&rest[4..])).flatten()
+}
+
+/// How many tokens after `let what = ..;` the failure that tells it stands at most.
+const FAR: usize = 60;
+
+/// `Failure::new(exit, "..")`, the text given there or as `what` before it.
+fn of_failure(rest: &[Token]) -> Option<&Token> {
+    if starts_with(rest, &["Failure", "::", "new", "("]) {
         let arguments = until_closed(&rest[3..]);
-        let comma = arguments.iter().position(|token| token.text == ",");
-        return first_of(&arguments[comma.unwrap_or(0)..]);
+        let comma = arguments.iter().position(|token| token.text == ",")?;
+        return arguments[comma..].iter().find(is_string);
     }
-    if starts(&["let", "what", "="]) {
-        let (statement, after) = rest.split_at(until_semicolon(rest).len());
-        let is_told = after[..after.len().min(FAR)]
-            .windows(3)
-            .any(|three| starts_with(three, &["Failure", "::", "new"]));
-        return if is_told { first_of(statement) } else { Vec::new() };
+    if !starts_with(rest, &["let", "what", "="]) {
+        return None;
     }
-    if place.starts_with("src/cli/report") && starts(&["what", ":", "format", "!"]) {
-        return first_of(until_semicolon(rest));
+    let (statement, after) = rest.split_at(until_semicolon(rest).len());
+    let near = &after[..after.len().min(FAR)];
+    let is_told = near
+        .windows(3)
+        .any(|three| starts_with(three, &["Failure", "::", "new"]));
+    is_told.then(|| statement.iter().find(is_string)).flatten()
+}
+
+/// A text beside the code of a refusal, or the one that strangers hear.
+fn of_refusal(rest: &[Token]) -> Option<&Token> {
+    if starts_with(rest, &["const", "OPENS_REFUSED"]) {
+        return until_semicolon(rest).iter().find(is_string);
     }
-    let is_code = starts(&["(", "code", ","])
-        || (rest.len() > 3
-            && ["RefusalCode", "RelayRefusalCode"].contains(&rest[0].text.as_str())
-            && starts_with(&rest[1..], &["::"])
-            && rest[3].text == ",");
-    if is_code && (place.starts_with("src/server/") || place.starts_with("src/relay/")) {
-        let comma = rest.iter().position(|token| token.text == ",").unwrap_or(0);
-        return directly(&rest[comma + 1..]).into_iter().collect();
+    if starts_with(rest, &["(", "code", ","]) {
+        return directly(&rest[3..]);
     }
-    if place.starts_with("src/server/") && starts(&["let", "message", "="]) {
-        let statement = until_semicolon(rest);
-        let formatted = (0..statement.len()).filter(|at| starts_with(&statement[*at..], &["format", "!", "("]));
-        return formatted.filter_map(|at| directly(&statement[at..])).collect();
+    let is_code = rest.len() > 4
+        && ["RefusalCode", "RelayRefusalCode"].contains(&rest[0].text.as_str())
+        && rest[1].text == "::"
+        && rest[3].text == ",";
+    is_code.then(|| directly(&rest[4..])).flatten()
+}
+
+/// `let message = format!("..")`, or several in a `match`: the text of a refusal that follows.
+fn of_formatted_refusal(rest: &[Token]) -> Vec<&Token> {
+    if !starts_with(rest, &["let", "message", "="]) {
+        return Vec::new();
     }
-    if starts(&["event", "="])
+    let statement = until_semicolon(rest);
+    let formatted = (0..statement.len()).filter(|at| statement[*at].text == "format");
+    formatted.filter_map(|at| directly(&statement[at..])).collect()
+}
+
+/// Why a session ended, as its client hears it.
+fn of_end(rest: &[Token]) -> Option<&Token> {
+    let starts: [&[&str]; 4] = [
+        &["entry", ".", "end", "("],
+        &["Order", "::", "End", "("],
+        &["Bury", "("],
+        &["const", "KILLED", ":", "&", "str", "="],
+    ];
+    let start = starts.into_iter().find(|words| starts_with(rest, words))?;
+    let said = &rest[start.len()..];
+    directly(if starts_with(said, &["&"]) { &said[1..] } else { said })
+}
+
+/// The sentence of a log line whose event is a refusal.
+fn of_log(rest: &[Token]) -> Option<&Token> {
+    let is_refusal = starts_with(rest, &["event", "="])
         && rest
             .get(2)
-            .is_some_and(|token| token.string.as_deref() == Some("refused"))
-    {
-        let others = until_semicolon(&rest[3..]).iter();
-        return others.filter(|token| token.string.is_some()).take(1).collect();
+            .is_some_and(|token| token.string.as_deref() == Some("refused"));
+    is_refusal
+        .then(|| until_semicolon(&rest[3..]).iter().find(is_string))
+        .flatten()
+}
+
+/// What a command that serves warns of, at its start above all: `warn!(field, "..")`.
+fn of_warning(rest: &[Token]) -> Option<&Token> {
+    if !starts_with(rest, &["warn", "!", "("]) {
+        return None;
     }
-    if starts(&["const", "OPENS_REFUSED"]) {
-        return first_of(until_semicolon(rest));
-    }
-    if place == WORDS_OF_CHECK && starts(&["Verdict", "::"]) && rest.len() > 5 && starts_with(&rest[3..], &["=", ">"]) {
-        let arm = &rest[5..];
-        let arm = if starts_with(arm, &["{"]) { &arm[1..] } else { arm };
-        return directly(arm).into_iter().collect();
-    }
-    Vec::new()
+    let arguments = until_closed(&rest[2..]);
+    let is_field = |at: usize| arguments[at - 1].text == "=";
+    let mut sentences = (1..arguments.len()).filter(|at| is_string(&&arguments[*at]) && !is_field(*at));
+    sentences.next().map(|at| &arguments[at])
+}
+
+fn is_string(token: &&Token) -> bool {
+    token.string.is_some()
 }
 
 fn starts_with(rest: &[Token], words: &[&str]) -> bool {
@@ -248,7 +297,7 @@ fn directly(rest: &[Token]) -> Option<&Token> {
     } else {
         0
     };
-    rest.get(at).filter(|token| token.string.is_some())
+    rest.get(at).filter(is_string)
 }
 
 /// From the opening parenthesis to its counterpart.
@@ -480,11 +529,17 @@ mod self_test {
             ("src/relay/a.rs", "fn f() { (RelayRefusalCode::Busy, \"x {} y\") }"),
             ("src/relay/a.rs", "fn f() { (code, \"x {} y\") }"),
             (
+                "src/cli/serve/a.rs",
+                "fn f() { warn!(event = \"no\", hint, \"x {} y\", f(\"no\")); }",
+            ),
+            ("src/server/a.rs", "fn f() { entry.end(&format!(\"x {} y\", a)) }"),
+            ("src/server/a.rs", "fn f() { Order::End(\"x {} y\".to_owned()) }"),
+            (
                 "src/server/a.rs",
                 "fn f() { info!(event = \"refused\", user, \"x {} y\"); }",
             ),
             (
-                WORDS_OF_CHECK,
+                "src/cli/check/words.rs",
                 "fn meaning() { match a { Verdict::A => { \"x {} y\" } } }",
             ),
         ] {
