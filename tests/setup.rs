@@ -79,7 +79,7 @@ impl Desk {
 
     /// The line that `setup` writes here.
     fn ours(&self) -> String {
-        format!("{BOWLINE} proxy -F {} '%r@%n' %p", self.config().display())
+        format!("{BOWLINE} proxy -F {} '%r@%h' %p", self.config().display())
     }
 }
 
@@ -200,7 +200,7 @@ fn the_program_is_called_by_its_name_where_the_path_leads_to_it() {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = desk.setup(&["--yes", HOST]);
     run(command.env("PATH", format!("{}:{path}", folder.display())), LIMIT).expect_code(0);
-    let line = format!("bowline proxy -F {} '%r@%n' %p", desk.config().display());
+    let line = format!("bowline proxy -F {} '%r@%h' %p", desk.config().display());
     assert_eq!(desk.proxy_command(HOST), line);
 }
 

@@ -37,7 +37,7 @@ use crate::identity::ssh_config::ASKED_VARIABLE;
     about = "SSH sessions that do not break",
     long_about = "SSH sessions that do not break.\n\nbowline carries an ordinary SSH connection over QUIC. When the path \
                   dies, the session waits, and goes on from the exact byte where it stopped.",
-    after_help = "Examples:\n  bowline demo\n  bowline ssh build.example.org\n  ssh -o \"ProxyCommand bowline proxy '%r@%n' %p\" \
+    after_help = "Examples:\n  bowline demo\n  bowline ssh build.example.org\n  ssh -o \"ProxyCommand bowline proxy '%r@%h' %p\" \
                   build.example.org",
     max_term_width = 80,
     subcommand_required = true,
@@ -203,11 +203,13 @@ pub(super) struct CommonArgs {
 /// `bowline proxy`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Example, in ~/.ssh/config:\n  Host build.example.org\n    ProxyCommand bowline proxy '%r@%n' %p\n    \
+    after_help = "Example, in ~/.ssh/config:\n  Host build.example.org\n    ProxyCommand bowline proxy '%r@%h' %p\n    \
                   ProxyUseFdpass no\n    ServerAliveInterval 0"
 )]
 pub(super) struct ProxyArgs {
-    /// What ssh was given: '%r@%n'
+    /// Whom to reach: '%r@%h', or '%r@%n'
+    ///
+    /// If the parent is ssh, its arguments are read from /proc: `ssh -G` is asked with the same, and tells the alias.
     #[arg(value_name = "[USER@]HOST", value_parser = parse::<Destination>)]
     pub(super) destination: Destination,
     /// ssh's port: %p [default: as `ssh -G` says]

@@ -1,7 +1,9 @@
 //! `bowline proxy`: its settings, and one session from start to end.
 
+mod caller;
 pub(super) mod detours;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -31,6 +33,7 @@ use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
 use super::signals::{Signals, leave_terminal};
 use super::values::{Destination, Fallback, PathCommand, Transport};
+use caller::Caller;
 pub(super) use detours::Detours;
 
 /// Where ssh is.
@@ -47,6 +50,8 @@ pub(crate) struct ProxySettings {
     pub(crate) ssh_config: Option<PathBuf>,
     /// Each given on to `ssh -G -o`. Default: none.
     pub(crate) ssh_options: Vec<String>,
+    /// All that the ssh was given whose ProxyCommand this is; empty if that is not known.
+    pub(crate) ssh_arguments: Vec<OsString>,
     /// User keys to offer before those that `ssh -G` names. Default: none.
     pub(crate) identities: Vec<PathBuf>,
     /// Host keys to trust instead of known_hosts. Default: none, known_hosts counts.
@@ -85,13 +90,24 @@ impl ProxySettings {
     /// # Errors
     /// No folder for the state, or something else than a proxy in place of one.
     pub(super) fn new(args: ProxyArgs, context: &Context) -> Result<Self, SettingsError> {
-        let table = context.file.client(&args.destination.host);
+        let mut destination = args.destination;
+        let caller = Caller::of(&destination.host);
+        if let Some(caller) = &caller {
+            destination.host.clone_from(&caller.host);
+        }
+        let table = context.file.client(&destination.host);
         let reach = args.reach;
+        let ssh_config = args.ssh_config.or(one(&table.ssh_config));
+        let ssh_arguments = caller.map(|caller| match ssh_config {
+            Some(_) => caller.arguments_without_config(),
+            None => caller.arguments,
+        });
         Ok(ProxySettings {
-            destination: args.destination,
+            destination,
             ssh_port: args.ssh_port.map(|port| port.0),
-            ssh_config: args.ssh_config.or(one(&table.ssh_config)),
+            ssh_config,
             ssh_options: args.ssh_options,
+            ssh_arguments: ssh_arguments.unwrap_or_default(),
             identities: list(args.identities, &table.identity),
             pins: list(reach.pin, &table.pin),
             known_hosts: reach.known_hosts.or(one(&table.known_hosts)),
@@ -173,6 +189,7 @@ pub(super) async fn resolve(settings: &ProxySettings) -> Result<SshConfig, SshCo
     query.port = settings.ssh_port;
     query.config_file = settings.ssh_config.clone();
     query.options = settings.ssh_options.clone();
+    query.arguments = settings.ssh_arguments.clone();
     SshConfig::resolve(&query).await
 }
 

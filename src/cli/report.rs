@@ -31,8 +31,9 @@ pub(crate) use session::{
     not_a_user_name, notice, passes_no_socket, session_end,
 };
 pub(crate) use setup::{
-    another_home, cannot_change, cannot_undo_enabled, cannot_undo_running, damaged_block, declined, hidden_program,
-    no_home_of_ssh, no_host_is_meant, no_line_of_ssh, no_root, nobody_to_ask, not_in_effect, ssh_rejects, sshd_rejects,
+    another_home, cannot_change, cannot_undo_enabled, cannot_undo_running, changes_others, damaged_block, declined,
+    hidden_program, no_home_of_ssh, no_host_is_meant, no_line_of_ssh, no_root, nobody_to_ask, not_in_effect,
+    ssh_rejects, sshd_rejects,
 };
 pub(crate) use status::{cannot_show, no_server_half, no_such_session, not_ended, several_sessions};
 

@@ -8,13 +8,13 @@
 mod arguments;
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use self::arguments::{SshArguments, split_option};
+pub(super) use self::arguments::SshArguments;
+use self::arguments::split_option;
 use super::args::{self, CommonArgs, PROXY_VARIABLE, SshArgs};
 use super::config_file::ConfigFile;
 use super::places::Owner;
@@ -52,7 +52,16 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Vec<OsString>, Failu
     // Said here, it is said once, and before ssh says that nothing came.
     chosen_proxy(args.reach.proxy.as_ref(), &context.file.client(&host))?;
     let flags = own_flags(&args, &common, &context.file, &host);
-    Ok(ssh_line(&own, &flags, &ssh, || jump_of_configuration(&ssh)))
+    if ssh.configured("ProxyCommand").is_some() {
+        return Ok(ssh.raw().to_vec());
+    }
+    // Where ssh cannot say, it will say why when it runs.
+    let plain = configuration(&ssh, &[]).unwrap_or_default();
+    let mut line = ssh_line(&own, &flags, &ssh, || jump_of(&plain));
+    if loses_canonical_name(&ssh, &plain) {
+        line.splice(0..0, ["-o", "CanonicalizeHostname=always"].map(OsString::from));
+    }
+    Ok(line)
 }
 
 /// What ssh is run with. `configured_jump` is asked only when the command line leaves it open.
@@ -62,9 +71,6 @@ fn ssh_line(
     ssh: &SshArguments,
     configured_jump: impl FnOnce() -> Option<OsString>,
 ) -> Vec<OsString> {
-    if ssh.configured("ProxyCommand").is_some() {
-        return ssh.raw().to_vec();
-    }
     let asked = ssh
         .values(b'J')
         .next()
@@ -84,7 +90,7 @@ fn ssh_line(
         line.extend(["-o", "ServerAliveInterval=0"].map(OsString::from));
     }
     // ssh refuses -J beside a ProxyCommand.
-    line.extend(ssh.without_jump());
+    line.extend(ssh.without(b"J"));
     line
 }
 
@@ -175,7 +181,7 @@ impl<'a> Hop<'a> {
 }
 
 /// HOST of ssh's destination, to look it up in the configuration file.
-fn host_of(destination: &OsStr) -> String {
+pub(super) fn host_of(destination: &OsStr) -> String {
     let bytes = destination.as_bytes();
     let host = match bytes.starts_with(b"ssh://") {
         true => Hop::read(bytes).host,
@@ -240,8 +246,33 @@ fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str)
     flags
 }
 
-/// The ProxyJump that ssh_config gives for these arguments. Where ssh cannot say, ssh will say why when it runs.
-fn jump_of_configuration(ssh: &SshArguments) -> Option<OsString> {
+/// The ProxyJump in what `ssh -G` said.
+fn jump_of(said: &[u8]) -> Option<OsString> {
+    let line = lines(said).find_map(|line| line.strip_prefix(b"proxyjump "))?;
+    Some(OsString::from_vec(line.to_vec()))
+}
+
+/// Whether ssh makes the name canonical (`CanonicalizeHostname yes`), and would not behind a ProxyCommand: with `always` it
+/// does there too, and comes to the same host with the same settings. `plain`: what `ssh -G` said without one.
+fn loses_canonical_name(ssh: &SshArguments, plain: &[u8]) -> bool {
+    let is_on = |line: &[u8]| matches!(line, b"canonicalizehostname true" | b"canonicalizehostname yes");
+    if !lines(plain).any(is_on) {
+        return false;
+    }
+    let with = configuration(ssh, &["-o", "ProxyCommand=bowline"]).unwrap_or_default();
+    let settings = |said: &[u8]| -> Vec<Vec<u8>> {
+        let rest = lines(said).filter(|line| !line.starts_with(b"proxycommand ") && !line.starts_with(b"proxyjump "));
+        rest.map(<[u8]>::to_vec).collect()
+    };
+    settings(plain) != settings(&with)
+}
+
+fn lines(said: &[u8]) -> impl Iterator<Item = &[u8]> {
+    said.split(|byte| *byte == b'\n')
+}
+
+/// What `ssh -G` says for these arguments behind `first`; `None` if it cannot be asked.
+fn configuration(ssh: &SshArguments, first: &[&str]) -> Option<Vec<u8>> {
     let host = host_of(ssh.destination()?);
     let asked = Asked::here();
     if asked.is_repeated(&host) {
@@ -249,22 +280,15 @@ fn jump_of_configuration(ssh: &SshArguments) -> Option<OsString> {
     }
     let mut command = Command::new("ssh");
     asked.mark(&mut command, &host);
-    command.arg("-G").args(ssh.raw());
-    command.stdin(Stdio::null()).stderr(Stdio::null());
-    let output = command.output().unwrap_or_else(no_output);
-    let line = output
-        .stdout
-        .split(|byte| *byte == b'\n')
-        .find_map(|line| line.strip_prefix(b"proxyjump "))?;
-    Some(OsString::from_vec(line.to_vec()))
-}
-
-fn no_output(_error: io::Error) -> std::process::Output {
-    std::process::Output {
-        status: Default::default(),
-        stdout: Vec::new(),
-        stderr: Vec::new(),
-    }
+    // ssh refuses -J beside a ProxyCommand.
+    let rest = if first.is_empty() {
+        ssh.raw().to_vec()
+    } else {
+        ssh.without(b"J")
+    };
+    command.arg("-G").args(first).args(rest);
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output();
+    output.ok().map(|output| output.stdout)
 }
 
 fn names_a_proxy(option: &OsStr) -> bool {
@@ -374,16 +398,6 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_command_of_the_user_s_own_is_left_alone() {
-        for arguments in [
-            &["-o", "ProxyCommand=nc %h %p", "host"][..],
-            &["-oproxycommand none", "host"],
-        ] {
-            assert_eq!(line(arguments, Some("unasked")), arguments);
-        }
-    }
-
-    #[test]
     fn a_keepalive_of_the_user_s_own_is_kept() {
         assert!(!line(&["-o", "ServerAliveInterval=30", "host"], None).contains(&"ServerAliveInterval=0".to_owned()));
     }
@@ -487,7 +501,9 @@ mod tests {
         let (program, record) = recorder(folder.path());
         let config = ssh_config(folder.path(), "Host inner\n  ProxyJump first,ann@[192.0.2.7]:2222\n");
         let ssh = SshArguments::read(["-F", &config, "inner"].iter().map(OsString::from).collect());
-        let line = ssh_line(&program, &[], &ssh, || jump_of_configuration(&ssh));
+        let line = ssh_line(&program, &[], &ssh, || {
+            jump_of(&configuration(&ssh, &[]).expect("ssh runs"))
+        });
         Command::new("ssh")
             .args(&line)
             .env("SHELL", "/bin/sh")

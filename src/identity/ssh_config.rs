@@ -35,6 +35,9 @@ pub struct SshQuery {
     pub config_file: Option<PathBuf>,
     /// Further options, each as after `-o`.
     pub options: Vec<String>,
+    /// All that an ssh to this host was given, its destination too: asked with the same, ssh gives the configuration that is
+    /// in effect there. What stands above wins. Empty: only the host is known.
+    pub arguments: Vec<OsString>,
     /// The ssh to ask: a path, or a name looked up in `PATH`. Default `ssh`.
     pub ssh_program: PathBuf,
     /// Longest wait for each run of ssh. Default [`SSH_DEADLINE`].
@@ -50,6 +53,7 @@ impl SshQuery {
             port: None,
             config_file: None,
             options: Vec::new(),
+            arguments: Vec::new(),
             ssh_program: PathBuf::from("ssh"),
             deadline: SSH_DEADLINE,
         }
@@ -287,7 +291,11 @@ async fn run_ssh(query: &SshQuery, option: impl Into<OsString>) -> Result<Vec<u8
     if let Some(port) = query.port {
         command.arg("-p").arg(port.to_string());
     }
-    command.arg("--").arg(&query.host).stdin(Stdio::null());
+    match query.arguments.is_empty() {
+        true => command.arg("--").arg(&query.host),
+        false => command.args(&query.arguments),
+    };
+    command.stdin(Stdio::null());
     let mut command = Command::from(command);
     command.kill_on_drop(true);
 
@@ -310,7 +318,10 @@ async fn run_ssh(query: &SshQuery, option: impl Into<OsString>) -> Result<Vec<u8
         Ok(Ok(output)) => output,
     };
     if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = String::from_utf8_lossy(&output.stderr);
+        // With the arguments of another ssh its -v comes along.
+        let said = said.lines().filter(|line| !line.starts_with("debug"));
+        let stderr = said.collect::<Vec<_>>().join("\n");
         return Err(SshConfigError::Rejected {
             program: program(),
             status: output.status,

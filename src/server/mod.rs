@@ -26,7 +26,7 @@ pub use relays::RelayPlaces;
 use crate::carrier::Carrier;
 use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin};
 use crate::carrier::memory::IN_PROCESS;
-use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener};
+use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener, unmapped};
 use crate::carrier::tls::{self, TlsServer};
 use crate::carrier::via::{IncomingStream, RegistrationSettings, RelayWindow};
 use crate::clock;
@@ -356,7 +356,7 @@ async fn accept_tls(
                 continue;
             }
         };
-        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let source = unmapped(source);
         let Admission::Admitted(permit) = limiter.admit(Origin::direct(source.ip()), true, clock::now()) else {
             debug!(%source, "too many handshakes under way");
             tls::turn_away(stream);

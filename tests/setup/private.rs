@@ -101,7 +101,7 @@ fn without_a_flag_the_user_s_own_configuration_is_made_and_used() {
     let mode = |name: &str| fs::metadata(own.join(name)).expect("made").permissions().mode() & 0o7777;
     assert_eq!((mode(".ssh"), mode(".ssh/config")), (0o700, 0o600));
     let said = private.run("ssh", &["-G", HOST]).expect_code(0).out();
-    assert!(said.contains("\nproxycommand bowline proxy '%r@%n' %p\n"), "{said}");
+    assert!(said.contains("\nproxycommand bowline proxy '%r@%h' %p\n"), "{said}");
     let told = private.run("bowline", &["setup", HOST]).expect_code(0).out();
     assert!(told.starts_with("nothing to do: "), "{told}");
     private
@@ -136,5 +136,5 @@ fn a_file_that_is_included_too_late_is_told_with_the_lines_before_it() {
     write("Include extra\nHost box\n  ProxyJump jump\n");
     private.run("bowline", &["setup", "-F", extra, HOST]).expect_code(0);
     let said = private.run("ssh", &["-G", HOST]).expect_code(0).out();
-    assert!(said.contains("\nproxycommand bowline proxy '%r@%n' %p\n"), "{said}");
+    assert!(said.contains("\nproxycommand bowline proxy '%r@%h' %p\n"), "{said}");
 }

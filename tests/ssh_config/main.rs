@@ -3,11 +3,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod canonical;
+mod command_line;
 mod fdpass;
 mod known_hosts;
+mod others;
 mod recursion;
 mod terminal;
 mod tokens;
+mod zone;
 
 use std::fs;
 use std::path::PathBuf;

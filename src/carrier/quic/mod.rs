@@ -20,7 +20,7 @@ use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use socket::Polled;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 /// The name that QUIC insists on and that is never sent: keys are checked, not names.
@@ -211,9 +211,12 @@ fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError>
     })
 }
 
-/// An IPv4 peer seen by a dual-stack socket has its address back.
-pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+/// An IPv4 peer seen by a dual-stack socket has its address back; a link-local one keeps its zone.
+pub(crate) fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::from((v4, address.port())),
+        IpAddr::V6(_) => address,
+    }
 }
 
 #[cfg(test)]

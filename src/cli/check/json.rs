@@ -4,6 +4,8 @@
 //! version      1; grows only if a field changes its meaning or goes
 //! host, user   as given, and as ssh -G says
 //! works        whether a path works and ssh can use it, which is whether the exit code is 0
+//! over_bowline whether ssh itself, by its configuration, goes over bowline to the host
+//! not_given    options in ssh's ProxyCommand that this check was not given
 //! obstacle     null, or why ssh cannot use the paths: {words, hint}
 //! problem      null, or why there are no paths: {verdict, words}
 //! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, verdict, words, detail, hint,
@@ -24,6 +26,7 @@ use crate::carrier::Path;
 use crate::client::check::{Checked, Verdict};
 
 use super::limits::{Limit, survival};
+use super::obstacle::other_way;
 use super::{Account, answer, words};
 
 /// The document, and a line end.
@@ -39,6 +42,8 @@ pub(super) fn write(account: &Account<'_>) -> String {
         "host": account.host,
         "user": account.ssh.user,
         "works": paths.iter().any(|path| path.verdict == Verdict::Works) && account.obstacle.is_none(),
+        "over_bowline": other_way(account.ssh).is_none(),
+        "not_given": account.not_given,
         "obstacle": account.obstacle.as_ref().map(|it| json!({ "words": it.what, "hint": it.hint })),
         "problem": problem,
         "paths": paths.iter().map(|checked| path(checked, is_there)).collect::<Vec<_>>(),

@@ -62,6 +62,8 @@ struct Account<'a> {
     limits: Vec<Limit>,
     /// Why ssh itself cannot use the paths.
     obstacle: Option<Obstacle>,
+    /// Options that ssh gives its proxy, and that were not given here.
+    not_given: Vec<&'static str>,
 }
 
 /// Checks and tells.
@@ -95,6 +97,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         asked_sshd: checked.as_ref().map_or(&[], |checked| &*checked.asked_sshd),
         limits: limits::all(&ssh, answer, settings.proxy.patience),
         obstacle,
+        not_given: obstacle::not_given(&ssh, &given()),
     };
     let said = if settings.json {
         json::write(&account)
@@ -109,6 +112,12 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         Ok(_) if obstacle.is_some() => Err(Failure::silent(Exit::Unavailable as i32)),
         Ok(checked) => exit(&checked.paths),
     }
+}
+
+/// All that this program was given.
+fn given() -> Vec<String> {
+    let words = std::env::args_os().skip(1);
+    words.map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// The first good one: it is the best path's.

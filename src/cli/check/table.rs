@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::client::check::{Checked, Verdict};
 
 use super::limits::{Limit, UNKNOWN, survival};
+use super::obstacle::other_way;
 use super::{Account, answer, words};
 use crate::cli::wrap::hung;
 use crate::wire::Escaped;
@@ -25,6 +26,22 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
         line(&mut text, &hung("note: ", &what, width));
     }
     advice(&mut text, paths, width);
+    if let Some(way) = other_way(account.ssh) {
+        let what = format!(
+            "ssh itself does not go over bowline to {} ({way}); `bowline ssh` does, and `bowline setup` has ssh do it",
+            account.host
+        );
+        line(&mut text, "");
+        line(&mut text, &hung("note: ", &what, width));
+    }
+    if !account.not_given.is_empty() {
+        let what = format!(
+            "ssh's ProxyCommand has {}, which this check was not given: give it the same, or put it into bowline.toml",
+            account.not_given.join(", ")
+        );
+        line(&mut text, "");
+        line(&mut text, &hung("note: ", &what, width));
+    }
     if let Some(obstacle) = &account.obstacle {
         line(&mut text, "");
         line(&mut text, &hung("ssh cannot use them: ", obstacle.what, width));

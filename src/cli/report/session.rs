@@ -113,9 +113,8 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                 false => tried.iter().fold(Failure::new(Exit::Refused, what), Failure::fact),
             };
             failure.hint(
-                "is the right one among these, and in authorized_keys there? A key given to `ssh -i` is not visible to a \
-                 ProxyCommand: name it with IdentityFile in ssh's configuration, put it into the agent with ssh-add, or \
-                 use `bowline ssh -i`",
+                "is the right one among these, and in authorized_keys there? IdentityFile in ssh's configuration, `ssh -i`, \
+                 or the agent (ssh-add) offers another",
             )
         }
         error @ OpenError::StillAsking { .. } => still_asking(host, &error),

@@ -93,6 +93,28 @@ pub(crate) fn ssh_rejects(error: &SshError) -> Failure {
     }
 }
 
+/// The way to a host would not be all that changes. `is_there`: the block is in the file by now.
+pub(crate) fn changes_others(host: &str, before: &[String], after: &[String], is_there: bool) -> Failure {
+    let what = match is_there {
+        true => format!("the block is there, and changes more for {host} than the way"),
+        false => format!("the block would change more for {host} than the way; nothing was changed"),
+    };
+    let gone = before.iter().filter(|line| !after.contains(line)).take(MOST_TOLD);
+    let failure = gone.fold(Failure::new(Exit::Unavailable, what), |failure, line| {
+        failure.fact(format_args!("ssh -G says without it: {line}"))
+    });
+    let new = after.iter().filter(|line| !before.contains(line)).take(MOST_TOLD);
+    let failure = new.fold(failure, |failure, line| {
+        failure.fact(format_args!("ssh -G says with it: {line}"))
+    });
+    failure.hint(
+        "name the host as ssh resolves it (CanonicalizeHostname), or use `bowline ssh`; bowline setup --undo takes a block out",
+    )
+}
+
+/// Lines of each kind that are told.
+const MOST_TOLD: usize = 6;
+
 /// Another line comes first. `before`: those that apply to the host ahead of the block; `None`, the block does not apply.
 pub(crate) fn not_in_effect(host: &str, takes: &str, before: Option<&[&str]>) -> Failure {
     let failure = Failure::new(

@@ -17,6 +17,8 @@ pub(super) struct Block {
     pub(super) name: String,
     /// What follows `ProxyCommand`.
     pub(super) command: String,
+    /// ssh makes names canonical when it goes straight, and is to do so still.
+    pub(super) is_canonical: bool,
     /// The command that takes it out, for whoever reads the block.
     pub(super) undo: String,
 }
@@ -27,20 +29,32 @@ impl Block {
     /// For the top of a file: only there can nothing come before it, and the first value that ssh reads counts. The
     /// last line makes what follows mean what it meant without the block.
     fn text(&self, content: &[u8]) -> Vec<u8> {
-        let Block { name, command, undo } = self;
-        let lines = [
+        let Block { name, undo, .. } = self;
+        let mut lines = vec![
             marker(BEGIN, name),
             format!("# Taken out by: {undo}"),
             format!("Host {name}"),
-            format!("    ProxyCommand {command}"),
-            "    ProxyUseFdpass no".to_owned(),
-            "    ServerAliveInterval 0".to_owned(),
+        ];
+        lines.extend(self.settings().map(|(keyword, value)| format!("    {keyword} {value}")));
+        lines.extend([
             "# What follows is for all hosts, until the next Host or Match.".to_owned(),
             "Host *".to_owned(),
             marker(END, name),
-        ];
+        ]);
         let end = end_of_line(content);
         lines.iter().flat_map(|line| [line, end]).flat_map(str::bytes).collect()
+    }
+
+    /// What it sets.
+    pub(super) fn settings(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let canonical = self.is_canonical.then_some(("CanonicalizeHostname", "always"));
+        [
+            ("ProxyCommand", &*self.command),
+            ("ProxyUseFdpass", "no"),
+            ("ServerAliveInterval", "0"),
+        ]
+        .into_iter()
+        .chain(canonical)
     }
 
     /// `content` with this block at its top, and with no other of that name.
@@ -127,6 +141,7 @@ mod tests {
         Block {
             name: name.into(),
             command: "bowline proxy '%r@%n' %p".into(),
+            is_canonical: false,
             undo: format!("bowline setup --undo {name}"),
         }
     }

@@ -15,8 +15,9 @@ use crate::cli::report::{self, Failure};
 use crate::cli::ssh;
 use crate::cli::values::HostPattern;
 
-/// Whom ssh was given, and its port. In quotes: a shell would take the backslash out of `DOMAIN\user`.
-const TOKENS: &str = "'%r@%n' %p";
+/// Where to, in tokens that most programs know; OpenSSH's own command line tells which alias it was given. In quotes: a
+/// shell would take the backslash out of `DOMAIN\user`.
+const TOKENS: &str = "'%r@%h' %p";
 
 /// As ssh wants them.
 const MODES: Modes = Modes {
@@ -115,7 +116,7 @@ impl SshFile {
         let path = std::path::absolute(file).unwrap_or_else(|_| file.clone());
         let is_read = || {
             let host = settings.samples().remove(0);
-            let answer = ssh_says::ask(None, &host);
+            let answer = ssh_says::ask(None, &[], &host);
             answer.is_ok_and(|answer| answer.read.iter().any(|read| is_same(read, &path)))
         };
         Ok(SshFile {
@@ -149,18 +150,35 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn put_in(&self) -> Result<(), Failure> {
+        let command = self.command()?;
+        let before = self.answers(&[])?;
+        let straight = self.answers(&["ProxyCommand=none".to_owned()])?;
+        // What ssh would do without a block of ours that is there already.
+        let base: Vec<&Answer> = (before.iter().zip(&straight))
+            .map(
+                |((_, now), (_, straight))| match now.way == Way::Command(command.clone()) {
+                    true => straight,
+                    false => now,
+                },
+            )
+            .collect();
+        let is_straight = |answer: &&Answer| answer.way == Way::Straight && answer.canonical;
         let block = Block {
             name: self.settings.name(),
-            command: self.command()?,
+            command,
+            is_canonical: base.iter().any(is_straight),
             undo: format!(
                 "bowline setup --undo{} {}",
                 self.file.shown_flag(),
                 self.settings.arguments()
             ),
         };
-        let before = self.answers()?;
         let is_there = |(_, answer): &(String, Answer)| answer.goes_over_bowline(&block.command);
-        if before.iter().all(is_there) {
+        // A line of the user's own may be for the name as it is.
+        let is_as_it_should_be = |(one, base): (&(String, Answer), &&Answer)| {
+            is_there(one) && (one.1.way != Way::Command(block.command.clone()) || one.1.others == base.others)
+        };
+        if before.iter().zip(&base).all(is_as_it_should_be) {
             let way = shown(&before[0].1.way);
             say(&format!(
                 "nothing to do: ssh takes `{way}` for {} already\n",
@@ -172,19 +190,37 @@ impl Task<'_> {
         let content = block.on_top_of(self.original.content());
         let content = content.map_err(|damaged| report::damaged_block(&self.file.path, &damaged))?;
         if content != self.original.content() {
+            self.check_others(&block, &base)?;
             let other = before.iter().filter(|one| !is_there(one));
             other.for_each(|(host, answer)| tell_replaced(host, &answer.way));
             if !self.changed_to(&content)? {
                 return Ok(());
             }
         }
-        for (host, answer) in self.answers()? {
+        for ((host, answer), base) in self.answers(&[])?.iter().zip(&base) {
             if !answer.goes_over_bowline(&block.command) {
-                return Err(self.without_effect(&host, &answer));
+                return Err(self.without_effect(host, answer));
+            }
+            if answer.others != base.others && answer.way == Way::Command(block.command.clone()) {
+                return Err(report::changes_others(host, &base.others, &answer.others, true));
             }
         }
         say(&format!("done: ssh goes over bowline to {} now\n", block.name));
         self.tell_next();
+        Ok(())
+    }
+
+    /// Whether the block would change more than the way, by what ssh says with its settings before all others.
+    fn check_others(&self, block: &Block, base: &[&Answer]) -> Result<(), Failure> {
+        let options: Vec<String> = block
+            .settings()
+            .map(|(keyword, value)| format!("{keyword}={value}"))
+            .collect();
+        for ((host, answer), base) in self.answers(&options)?.iter().zip(base) {
+            if answer.others != base.others {
+                return Err(report::changes_others(host, &base.others, &answer.others, false));
+            }
+        }
         Ok(())
     }
 
@@ -228,13 +264,13 @@ impl Task<'_> {
         Ok(granted)
     }
 
-    /// What ssh says now, for a host of each pattern.
-    fn answers(&self) -> Result<Vec<(String, Answer)>, Failure> {
+    /// What ssh says now, with these options before all others, for a host of each pattern.
+    fn answers(&self, options: &[String]) -> Result<Vec<(String, Answer)>, Failure> {
         let config = match self.file.flag() {
             Some(path) if !path.exists() => Some(Path::new("none")),
             flag => flag,
         };
-        let ask = |host: String| ssh_says::ask(config, &host).map(|answer| (host, answer));
+        let ask = |host: String| ssh_says::ask(config, options, &host).map(|answer| (host, answer));
         let answers: Result<_, _> = self.settings.samples().into_iter().map(ask).collect();
         answers.map_err(|error| report::ssh_rejects(&error))
     }

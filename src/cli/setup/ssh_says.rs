@@ -22,11 +22,24 @@ pub(super) struct Answer {
     pub(super) way: Way,
     /// The program of the ProxyCommand is to hand over a connected socket.
     pub(super) use_fdpass: bool,
+    /// Names are made canonical, if ssh goes straight at least.
+    pub(super) canonical: bool,
+    /// All else that it says: `keyword value`.
+    pub(super) others: Vec<String>,
     /// The files it read, in this order.
     pub(super) read: Vec<PathBuf>,
     /// The `Host` and `Match` lines that apply, in this order: `/home/ann/.ssh/config line 3`.
     pub(super) applied: Vec<String>,
 }
+
+/// What a block of ours sets, and what it takes the place of.
+const OF_THE_WAY: &[&str] = &[
+    "proxycommand",
+    "proxyjump",
+    "proxyusefdpass",
+    "serveraliveinterval",
+    "canonicalizehostname",
+];
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,18 +61,24 @@ pub(crate) enum SshError {
     },
 }
 
-/// Asks about `host`; `config` is ssh's `-F`.
+/// Asks about `host`; `config` is ssh's `-F`, `options` are such as stand before all else (`-o`).
 ///
 /// # Errors
 /// There is no ssh, or it rejects its configuration.
-pub(super) fn ask(config: Option<&Path>, host: &str) -> Result<Answer, SshError> {
-    let (out, err) = run(config, &["-v", "-G"], host)?;
+pub(super) fn ask(config: Option<&Path>, options: &[String], host: &str) -> Result<Answer, SshError> {
+    let options = options.iter().flat_map(|option| ["-o", option]);
+    let arguments: Vec<&str> = ["-v", "-G"].into_iter().chain(options).collect();
+    let (out, err) = run(config, &arguments, host)?;
     let option = |name| out.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
     let way = option("proxycommand ").map(Way::Command);
     let way = way.or_else(|| option("proxyjump ").map(Way::Jump));
+    let is_off = |value: &String| value == "no" || value == "false";
+    let is_other = |line: &&str| !OF_THE_WAY.contains(&line.split(' ').next().unwrap_or_default());
     let after = |line: &str, mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim_end().to_owned());
     Ok(Answer {
         way: way.unwrap_or(Way::Straight),
+        canonical: option("canonicalizehostname ").is_some_and(|value| !is_off(&value)),
+        others: out.lines().filter(is_other).map(str::to_owned).collect(),
         use_fdpass: option("proxyusefdpass ").is_some_and(|value| value == "yes"),
         read: (err
             .lines()
@@ -125,7 +144,7 @@ mod tests {
             more.display()
         );
         std::fs::write(&config, text).unwrap();
-        let answer = ask(Some(&config), "box").unwrap();
+        let answer = ask(Some(&config), &[], "box").unwrap();
         assert_eq!(answer.way, Way::Command("nc %h %p".to_owned()));
         assert_eq!(answer.read, [config.clone(), more.clone()]);
         assert_eq!(
@@ -136,10 +155,10 @@ mod tests {
             ]
         );
         std::fs::write(&more, "").unwrap();
-        assert_eq!(ask(Some(&config), "box").unwrap().way, Way::Jump("a".to_owned()));
-        assert_eq!(ask(Some(&config), "other").unwrap().way, Way::Straight);
+        assert_eq!(ask(Some(&config), &[], "box").unwrap().way, Way::Jump("a".to_owned()));
+        assert_eq!(ask(Some(&config), &[], "other").unwrap().way, Way::Straight);
         std::fs::write(&more, "Nonsense yes\n").unwrap();
-        let Err(SshError::Rejected { said }) = ask(Some(&config), "box") else {
+        let Err(SshError::Rejected { said }) = ask(Some(&config), &[], "box") else {
             panic!("nonsense is taken")
         };
         assert!(

@@ -23,7 +23,7 @@ struct Found {
 
 /// ssh's arguments, understood.
 #[derive(Debug, Clone)]
-pub(super) struct SshArguments {
+pub(in crate::cli) struct SshArguments {
     raw: Vec<OsString>,
     found: Vec<Found>,
     destination: Option<OsString>,
@@ -32,7 +32,7 @@ pub(super) struct SshArguments {
 
 impl SshArguments {
     /// Reads them as ssh does: options, the destination, more options, then the command.
-    pub(super) fn read(raw: Vec<OsString>) -> Self {
+    pub(in crate::cli) fn read(raw: Vec<OsString>) -> Self {
         let mut read = SshArguments {
             raw,
             found: Vec::new(),
@@ -50,7 +50,7 @@ impl SshArguments {
     }
 
     /// `[USER@]HOST` or `ssh://..`, when there is one.
-    pub(super) fn destination(&self) -> Option<&OsStr> {
+    pub(in crate::cli) fn destination(&self) -> Option<&OsStr> {
         self.destination.as_deref()
     }
 
@@ -86,15 +86,15 @@ impl SshArguments {
         &self.raw
     }
 
-    /// All arguments but every `-J` with its value.
-    pub(super) fn without_jump(&self) -> Vec<OsString> {
+    /// All arguments but these options, each of which takes a value.
+    pub(in crate::cli) fn without(&self, letters: &[u8]) -> Vec<OsString> {
         let mut left: Vec<Option<OsString>> = self.raw.iter().cloned().map(Some).collect();
-        for jump in self.found.iter().filter(|found| found.letter == b'J') {
+        for option in self.found.iter().filter(|found| letters.contains(&found.letter)) {
             // A value ends the argument, so what stands before the letter is all that is left of it: `-vJ host`.
-            let before = &self.raw[jump.argument].as_bytes()[..jump.byte];
-            left[jump.argument] = (before != b"-").then(|| OsStr::from_bytes(before).to_owned());
-            if jump.value_follows
-                && let Some(value) = left.get_mut(jump.argument + 1)
+            let before = &self.raw[option.argument].as_bytes()[..option.byte];
+            left[option.argument] = (before != b"-").then(|| OsStr::from_bytes(before).to_owned());
+            if option.value_follows
+                && let Some(value) = left.get_mut(option.argument + 1)
             {
                 *value = None;
             }
@@ -215,10 +215,10 @@ mod tests {
 
     #[test]
     fn a_jump_is_taken_out_in_all_its_spellings() {
-        assert_eq!(read(&["-J", "j", "host", "ls"]).without_jump(), ["host", "ls"]);
-        assert_eq!(read(&["-Jj", "host"]).without_jump(), ["host"]);
-        assert_eq!(read(&["-vJ", "j", "host"]).without_jump(), ["-v", "host"]);
-        assert_eq!(read(&["-vJj", "host", "-J"]).without_jump(), ["-v", "host"]);
+        assert_eq!(read(&["-J", "j", "host", "ls"]).without(b"J"), ["host", "ls"]);
+        assert_eq!(read(&["-Jj", "host"]).without(b"J"), ["host"]);
+        assert_eq!(read(&["-vJ", "j", "host"]).without(b"J"), ["-v", "host"]);
+        assert_eq!(read(&["-vJj", "host", "-J"]).without(b"J"), ["-v", "host"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::super::client_address::Families;
 use super::super::keeper::{KeeperClient, NotConnected, Reply, Request, Response};
+use super::super::sshd_config::is_here_in_zone;
 use super::{Client, ConnectSshd, Connecting, FromLoopback, Purpose};
 
 /// How long a connection from the client's own port may take. A connection of the client's with the same four numbers
@@ -53,12 +54,12 @@ impl FromClient {
 
     async fn connect_for(&self, client: Client, port: u16, purpose: Purpose) -> io::Result<TcpStream> {
         let address = client.remote.ip();
-        if address.is_loopback() {
+        if address.is_loopback() || is_own_in_zone(client) {
             return self.connect_here(client).await;
         }
-        if !self.can_show(address) {
+        if !self.can_show(client) {
             return match self.insists {
-                true => Err(self.cannot_show(address)),
+                true => Err(self.cannot_show(client)),
                 false => self.loopback.connect(purpose).await,
             };
         }
@@ -102,9 +103,12 @@ impl FromClient {
     /// A client on this machine comes from its address as it would without bowline.
     async fn connect_here(&self, client: Client) -> io::Result<TcpStream> {
         let target = self.loopback.target();
-        let reached = client.local.map(|local| SocketAddr::new(local, target.port()));
+        let reached = client.reached().map(|mut reached| {
+            reached.set_port(target.port());
+            reached
+        });
         for to in reached.into_iter().chain([target]) {
-            match connect_from(client.remote.ip(), to).await {
+            match connect_from(client.remote, to).await {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 connected => return connected,
             }
@@ -115,12 +119,20 @@ impl FromClient {
         Ok(stream)
     }
 
-    fn can_show(&self, address: IpAddr) -> bool {
+    fn can_show(&self, client: Client) -> bool {
+        let address = client.remote.ip();
+        if client.is_link_local() {
+            return is_own_in_zone(client);
+        }
         address.is_loopback()
             || (self.families.include(address) && !self.keeper.lacks_rights() && !self.is_denied.load(Relaxed))
     }
 
-    fn cannot_show(&self, address: IpAddr) -> io::Error {
+    fn cannot_show(&self, client: Client) -> io::Error {
+        let address = client.remote.ip();
+        if client.is_link_local() {
+            return io::Error::other(LINK_LOCAL);
+        }
         let why = match self.families.include(address) {
             true => NotConnected::NotAllowed,
             false => NotConnected::NotListening,
@@ -172,7 +184,7 @@ impl ConnectSshd for FromClient {
     }
 
     fn shows(&self, client: Client) -> bool {
-        self.insists || self.can_show(client.remote.ip())
+        self.insists || self.can_show(client)
     }
 }
 
@@ -190,7 +202,14 @@ async fn connected(socket: OwnedFd) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn connect_from(address: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+const LINK_LOCAL: &str = "sshd cannot be connected to from a link-local address of another machine";
+
+/// Whether the client is on this machine, at a link-local address. The keeper knows no zones.
+fn is_own_in_zone(client: Client) -> bool {
+    client.is_link_local() && is_here_in_zone(client.remote)
+}
+
+async fn connect_from(mut address: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     if address.is_ipv4() != to.is_ipv4() {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
@@ -199,7 +218,8 @@ async fn connect_from(address: IpAddr, to: SocketAddr) -> io::Result<TcpStream> 
     } else {
         TcpSocket::new_v6()?
     };
-    socket.bind(SocketAddr::new(address, 0))?;
+    address.set_port(0);
+    socket.bind(address)?;
     let stream = socket.connect(to).await?;
     stream.set_nodelay(true)?;
     Ok(stream)

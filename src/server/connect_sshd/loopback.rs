@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::super::ask_sshd::Source;
-use super::super::sshd_config::is_here;
+use super::super::sshd_config::{is_here, is_here_in_zone};
 use super::{Client, ConnectSshd, Connecting, Purpose};
 
 /// Most sources that have an alias at a time, about 100 bytes each. Beyond it the one known longest gets another when it
@@ -82,7 +82,7 @@ impl FromLoopback {
     }
 
     /// From where to connect, and where to.
-    fn ends(&self, purpose: Purpose) -> io::Result<(Option<IpAddr>, SocketAddr)> {
+    fn ends(&self, purpose: Purpose) -> io::Result<(Option<SocketAddr>, SocketAddr)> {
         let remote = |client: Client| client.remote.ip();
         let alias = match purpose {
             Purpose::SecondQuery(client) => return self.ends_beyond_loopback(client),
@@ -90,14 +90,17 @@ impl FromLoopback {
             Purpose::Session(client) => self.aliases().for_sessions(remote(client)),
             Purpose::Banner => OWN_ALIAS,
         };
-        Ok((Some(alias.into()).filter(|_| self.has_aliases), self.target))
+        let alias = SocketAddr::from((alias, 0));
+        Ok((Some(alias).filter(|_| self.has_aliases), self.target))
     }
 
     /// An address of this machine that is not on loopback: the one that the client reached, else whatever there is. If
     /// it is of the other family, sshd is asked there.
-    fn ends_beyond_loopback(&self, client: Client) -> io::Result<(Option<IpAddr>, SocketAddr)> {
-        let here = |address: &IpAddr| !address.is_loopback() && !address.is_unspecified() && is_here(*address);
-        let reached = client.local.filter(here);
+    fn ends_beyond_loopback(&self, client: Client) -> io::Result<(Option<SocketAddr>, SocketAddr)> {
+        let here = |address: &SocketAddr| {
+            !address.ip().is_loopback() && !address.ip().is_unspecified() && is_here_in_zone(*address)
+        };
+        let reached = client.reached().filter(here);
         let usual = ANYWHERE.map(|anywhere| own_address_towards(anywhere).filter(here));
         let known = [reached, usual[0], usual[1]];
         let same_family = known
@@ -109,7 +112,9 @@ impl FromLoopback {
         }
         let other_family = known.iter().flatten().next();
         let address = other_family.ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok((Some(*address), SocketAddr::new(*address, self.target.port())))
+        let mut sshd = *address;
+        sshd.set_port(self.target.port());
+        Ok((Some(*address), sshd))
     }
 
     async fn connect_for(&self, purpose: Purpose) -> io::Result<TcpStream> {
@@ -133,15 +138,15 @@ impl FromLoopback {
     }
 }
 
-async fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = match to {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     if let Some(from) = from {
-        let bound = socket.bind((from, 0).into());
+        let bound = socket.bind(from);
         // Systems whose loopback is 127.0.0.1 alone refuse an alias; sshd then sees that address.
-        if !from.is_loopback() {
+        if !from.ip().is_loopback() {
             bound?;
         }
     }
@@ -171,14 +176,16 @@ impl ConnectSshd for FromLoopback {
 }
 
 /// This machine's address towards another, by the routing table.
-fn own_address_towards(address: SocketAddr) -> Option<IpAddr> {
+fn own_address_towards(address: SocketAddr) -> Option<SocketAddr> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(address).ok()?;
-    Some(socket.local_addr().ok()?.ip())
+    let mut own = socket.local_addr().ok()?;
+    own.set_port(0);
+    Some(own)
 }
 
 /// Two addresses for each source, as places in their blocks.

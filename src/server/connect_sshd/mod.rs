@@ -9,10 +9,12 @@ mod loopback;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::pin::Pin;
 
 use tokio::net::TcpStream;
+
+use crate::carrier::quic::unmapped;
 
 pub(crate) use client::FromClient;
 pub use loopback::{FromLoopback, OWN_ALIAS};
@@ -31,9 +33,23 @@ impl Client {
     #[must_use]
     pub fn new(remote: SocketAddr, local: Option<IpAddr>) -> Self {
         Self {
-            remote: SocketAddr::new(remote.ip().to_canonical(), remote.port()),
+            remote: unmapped(remote),
             local: local.map(|local| local.to_canonical()),
         }
+    }
+
+    /// The address that it reached, in the zone that it came by: a link-local one means nothing without. No port.
+    fn reached(&self) -> Option<SocketAddr> {
+        Some(match (self.local?, self.remote) {
+            (IpAddr::V6(local), SocketAddr::V6(remote)) if local.is_unicast_link_local() => {
+                SocketAddrV6::new(local, 0, 0, remote.scope_id()).into()
+            }
+            (local, _) => SocketAddr::new(local, 0),
+        })
+    }
+
+    fn is_link_local(&self) -> bool {
+        matches!(self.remote, SocketAddr::V6(remote) if remote.ip().is_unicast_link_local())
     }
 }
 

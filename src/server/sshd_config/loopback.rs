@@ -194,7 +194,13 @@ fn shared_penalties(settings: &Settings, target: SocketAddr) -> Option<Obstacle>
 
 /// Whether an address is one of this machine's.
 pub(crate) fn is_here(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    is_here_in_zone(SocketAddr::new(address, 0))
+}
+
+/// The same of an address that may have a zone; its port does not count.
+pub(crate) fn is_here_in_zone(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    UdpSocket::bind(address).is_ok()
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ use run::{Output, run};
 pub(crate) use run::run as run_bounded;
 
 pub use files::{Line, Unreadable};
-pub(crate) use loopback::is_here;
 pub use loopback::{LoopbackCheck, Obstacle, with_client_addresses};
+pub(crate) use loopback::{is_here, is_here_in_zone};
 pub use methods::NoKeyFirst;
 pub use settings::{Settings, SshdWarning};
 
