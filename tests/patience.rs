@@ -2,16 +2,20 @@
 //!
 //! Needs root; without it each test says on standard error that it was skipped. Figures are printed.
 
+#[path = "networks/routed.rs"]
+#[allow(dead_code, reason = "the suite of networks uses the rest")]
+mod routed;
 mod scenarios;
 mod support;
 
+use routed::Routed;
 use rustix::process::{Signal, kill_process};
 use scenarios::goodput;
 use scenarios::keys::Typist;
 use scenarios::ticker::Ticker;
 use std::fs;
 use std::thread::{self, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::lab::Lab;
 use support::process::{Running, pid_of, run, tree};
 use support::relay::Relay;
@@ -208,6 +212,80 @@ fn asleep(lab: &Lab, running: &Running, time: Duration) {
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(pid_of(pid), signal).expect("a process of our own");
+}
+
+#[test]
+fn an_idle_session_learns_how_soon_a_nat_forgets() {
+    const FORGETS: Duration = Duration::from_secs(12);
+    let Some(net) = Routed::up("a NAT that forgets after 12 s", false) else {
+        return;
+    };
+    net.nat(FORGETS);
+    let options = ServeOptions {
+        place: net.place("server"),
+        ..ServeOptions::here()
+    };
+    let rig = Rig::between(net.place("client"), options, |setup| setup);
+    let go = rig.ssh.path("go");
+    let wait = format!(
+        "while [ ! -e {0} ]; do sleep 0.05; done; rm {0}; echo line; sleep 1000",
+        go.display()
+    );
+    let ssh = Running::start(&mut rig.ssh.ssh(&[HOST, &wait]));
+    // Output meets a NAT that has just forgotten the client.
+    let mut rests = Rests::new(&net);
+    while rests.look() < FORGETS + Duration::from_millis(700) {
+        assert!(rests.began.elapsed() < LIMIT * 4, "{}", rig.ssh.proxy_log());
+        sleep(LOOK);
+    }
+    fs::write(&go, "").expect("the scratch folder");
+    let said = now();
+    let line = wait_for(LIMIT, || ssh.out_so_far().contains("line").then_some(()));
+    assert!(line.is_some(), "{}", rig.ssh.proxy_log());
+    let took = said.elapsed();
+    measured_time("output that met a NAT which had forgotten", took);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    // From then on it does not come to that.
+    let mut rests = Rests::new(&net);
+    let mut longest = Duration::ZERO;
+    while rests.began.elapsed() < Duration::from_secs(75) {
+        longest = longest.max(rests.look());
+        sleep(LOOK);
+    }
+    measured_time("longest rest afterwards", longest);
+    assert!(
+        longest < FORGETS && longest > FORGETS / 2,
+        "below it, and no more often than needed: {longest:?}"
+    );
+}
+
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How long a client has sent nothing.
+struct Rests<'a> {
+    net: &'a Routed,
+    began: Instant,
+    sent: u64,
+    since: Instant,
+}
+
+impl Rests<'_> {
+    fn new(net: &Routed) -> Rests<'_> {
+        Rests {
+            net,
+            began: now(),
+            sent: 0,
+            since: now(),
+        }
+    }
+
+    fn look(&mut self) -> Duration {
+        let sent = self.net.datagrams_of("client");
+        if std::mem::replace(&mut self.sent, sent) != sent {
+            self.since = now();
+        }
+        self.since.elapsed()
+    }
 }
 
 /// Two hosts; `None` without root.

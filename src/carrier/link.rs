@@ -216,6 +216,14 @@ impl Link {
         }
     }
 
+    pub(super) fn rebindings(&self) -> u64 {
+        match self {
+            // A peer asks whether we are there that hears us from elsewhere (RFC 9000 section 9.3).
+            Link::Quic(quic) => quic.connection.stats().frame_rx.path_challenge,
+            Link::Stream(_) => 0,
+        }
+    }
+
     pub(super) fn losses(&self) -> Option<(u64, u64)> {
         match self {
             Link::Quic(quic) => {

@@ -225,6 +225,11 @@ impl Carrier {
         self.parts.link.is_hole()
     }
 
+    /// Counts how often the peer has found that we are heard from elsewhere: a NAT has forgotten us, as a rule.
+    pub fn rebindings(&self) -> u64 {
+        self.parts.link.rebindings()
+    }
+
     /// Counts of packets sent, and of those among them that were lost; `None` where the kind cannot tell.
     pub fn losses(&self) -> Option<(u64, u64)> {
         self.parts.link.losses()

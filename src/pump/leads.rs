@@ -60,6 +60,7 @@ impl<R, W> Pump<R, W> {
         let Heard { frame, is_copy } = heard;
         if from == Source::Lead {
             self.hearing.handle_word(now);
+            self.ask_for_late_ack(now);
         }
         if let Some(vigil) = self.vigil.as_mut().filter(|_| from == Source::Lead) {
             vigil.handle_frame(&frame, now);
@@ -77,6 +78,18 @@ impl<R, W> Pump<R, W> {
             false => self.session.handle_frame(frame),
         };
         handled.map_err(Outcome::Desync)
+    }
+
+    /// On the half that does not dial: what it sent may have met a NAT that had forgotten the peer. The answer to a question shows the
+    /// transport at once what is lost; and the peer learns that it rested for too long.
+    fn ask_for_late_ack(&mut self, now: Instant) {
+        let is_dialing = self.vigil.is_some();
+        let Some(lead) = self.carriers.lead().filter(|_| !is_dialing) else {
+            return;
+        };
+        if self.late.handle_heard(lead, now) {
+            lead.send_now(&Frame::Ping { token: 0 });
+        }
     }
 
     /// The dialing half lets another carrier lead, and sends on it already.
@@ -142,6 +155,7 @@ impl<R, W> Pump<R, W> {
     pub(super) fn handle_lead_lost(&mut self, by_peer: bool, now: Instant) -> Result<(), Outcome> {
         self.session.detach();
         self.hole.handle_lead();
+        self.late.handle_lead();
         if self.fall_back(now)? || (self.vigil.is_some() && self.promote(now)?) {
             return Ok(());
         }
@@ -174,6 +188,7 @@ impl<R, W> Pump<R, W> {
     fn tell_of_lead(&mut self, epoch: Epoch, replayed_bytes: u64, now: Instant) {
         let silent_since = self.vigil.as_ref().and_then(|vigil| vigil.suspected_since());
         self.hole.handle_lead();
+        self.late.handle_lead();
         let Some(lead) = self.carriers.lead() else { return };
         self.hearing.handle_lead(lead, now);
         let info = lead.info().clone();

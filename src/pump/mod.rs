@@ -12,6 +12,7 @@ mod ending;
 mod epochs;
 mod facts;
 mod hole;
+mod late;
 mod leads;
 mod ledger;
 mod memory;
@@ -38,6 +39,7 @@ use carriers::Carriers;
 use copies::Copies;
 use ending::Ending;
 use hole::{HoleWatch, Seen};
+use late::LateWatch;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -74,6 +76,7 @@ pub struct Pump<R, W> {
     hearing: Hearing,
     vigil: Option<Vigil>,
     hole: HoleWatch,
+    late: LateWatch,
     patience: Duration,
     unconfirmed_patience: Duration,
     confirmed: bool,
@@ -117,6 +120,7 @@ where
             facts: parts.facts,
             vigil: parts.vigil,
             hole: HoleWatch::default(),
+            late: LateWatch::default(),
             // Far enough for any session, near enough to be added to any instant.
             patience: parts.patience.min(FOREVER),
             unconfirmed_patience: parts.unconfirmed_patience,
@@ -288,6 +292,9 @@ where
         let filled = !was_blocked && !lead.is_flushed();
         if let Some(vigil) = self.vigil.as_mut().filter(|_| filled) {
             vigil.handle_sent(lead, now, self.session.is_outstanding());
+        }
+        if filled && self.vigil.is_none() {
+            self.late.handle_sent(lead, now);
         }
         if filled {
             self.copies.handle_sent(&self.session, &mut self.carriers, now);

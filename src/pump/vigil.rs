@@ -58,6 +58,8 @@ pub struct Vigil {
     heard: u64,
     /// [`Carrier::ack_mark`] when an acknowledgement began to be due.
     ack_mark: Option<u64>,
+    /// [`Carrier::rebindings`] when that was looked at last.
+    rebindings: u64,
     pings: u64,
     lost: bool,
     drained: bool,
@@ -73,6 +75,7 @@ impl Vigil {
             hints,
             heard: 0,
             ack_mark: None,
+            rebindings: 0,
             pings: 0,
             lost: false,
             drained: false,
@@ -84,6 +87,7 @@ impl Vigil {
         self.liveness.handle_attached(now);
         self.heard = 0;
         self.ack_mark = None;
+        self.rebindings = 0;
         self.lost = false;
         self.drained = false;
         self.need.send_replace(Need::Nothing);
@@ -94,6 +98,7 @@ impl Vigil {
         self.liveness.handle_promoted(now);
         self.heard = lead.heard();
         self.ack_mark = None;
+        self.rebindings = lead.rebindings();
         self.lost = false;
     }
 
@@ -112,7 +117,12 @@ impl Vigil {
         match frame {
             Frame::Data { .. } | Frame::Fin { .. } | Frame::Close { .. } => self.liveness.handle_output(now),
             Frame::Pong { .. } => self.liveness.handle_answer(now),
-            Frame::Ack { .. } | Frame::Ping { .. } | Frame::Resume { .. } => self.liveness.handle_heard(now),
+            Frame::Ack { .. } | Frame::Resume { .. } => self.liveness.handle_heard(now),
+            Frame::Ping { .. } => {
+                self.liveness.handle_heard(now);
+                // What it said before had to wait for us.
+                self.liveness.handle_late(now);
+            }
             Frame::Drain => {
                 self.drained = true;
                 self.want_carrier(true, now, false);
@@ -170,6 +180,10 @@ impl Vigil {
         if heard != self.heard {
             self.heard = heard;
             self.liveness.handle_heard(now);
+            let rebindings = lead.rebindings();
+            if std::mem::replace(&mut self.rebindings, rebindings) != rebindings {
+                self.liveness.handle_late(now);
+            }
             self.call_off();
         }
         if self.ack_mark.is_some() && lead.ack_mark() != self.ack_mark {

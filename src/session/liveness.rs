@@ -43,8 +43,14 @@ const NEXT_PROBES: [Duration; 6] = [
 ];
 /// Probes of a lasting silence. NATs commonly forget a UDP mapping after 30 s (RFC 4787 asks for 120 s).
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// The same after [`QUIET`], unless a mapping was lost that way before.
+/// After [`QUIET`] each rest is so much longer than the one before, up to the most: a NAT that forgets sooner is found out by a
+/// rest that is not much longer than it takes.
+const REST_GROWTH: Duration = Duration::from_secs(3);
 const RARE_KEEPALIVE: Duration = Duration::from_secs(30);
+/// A rest after which a mapping was forgotten is followed by none of more than two thirds of it, but by no shorter one than this.
+const LEAST_KEEPALIVE: Duration = Duration::from_secs(5);
+/// Shorter ones tell nothing of a NAT, nor do those that ended this long ago.
+const TOLD_WITHIN: Duration = Duration::from_secs(20);
 const QUIET: Duration = Duration::from_secs(300);
 
 /// What the driver is to do now.
@@ -78,7 +84,11 @@ pub struct Liveness {
     owed: Option<Owed>,
     /// A fresh lead may not be suspected before it delivered, or had the most time that any answer gets.
     proving_until: Option<Instant>,
-    mapping_was_forgotten: bool,
+    /// The longest rest that the path is trusted with.
+    most_rest: Duration,
+    /// For how long nothing was sent before it was last asked, and when that was.
+    rest: Duration,
+    rest_ended: Instant,
     /// A carrier stands by: to suspect is to lose a round trip.
     has_standby: bool,
     /// The lead tells when the peer's transport acknowledges.
@@ -134,7 +144,9 @@ impl Liveness {
             suspect: false,
             owed: None,
             proving_until: None,
-            mapping_was_forgotten: false,
+            most_rest: RARE_KEEPALIVE,
+            rest: Duration::ZERO,
+            rest_ended: now,
             has_standby: false,
             hears_acks: false,
             promoted: None,
@@ -259,6 +271,17 @@ impl Liveness {
         self.owed = outstanding.then(|| Owed::new(now, patience));
     }
 
+    /// What the peer sent came late, or the path forgot where we are: the last rest was too long for a NAT on it, if it was long.
+    pub fn handle_late(&mut self, now: Instant) {
+        let is_recent = now.saturating_duration_since(self.rest_ended) <= TOLD_WITHIN;
+        if is_recent && self.rest >= LEAST_KEEPALIVE {
+            let shorter = (self.rest * 2 / 3).max(LEAST_KEEPALIVE);
+            self.most_rest = self.most_rest.min(shorter);
+            self.rest = Duration::ZERO;
+            self.next_probe = self.next_probe.min(now + self.most_rest);
+        }
+    }
+
     /// The network changed or the machine woke: whatever was known of the path is old. Probe at once.
     pub fn handle_sign(&mut self, now: Instant) {
         self.probes = 0;
@@ -269,7 +292,10 @@ impl Liveness {
     pub fn poll(&mut self, now: Instant, rtt: Duration) -> Verdict {
         if !self.suspect && self.suspicion(now, rtt).is_some_and(|due| due <= now) {
             self.suspect = true;
-            self.mapping_was_forgotten |= self.asked_in_quiet;
+            if self.asked_in_quiet {
+                // Whatever it was, a mapping that is kept is one cause less.
+                self.most_rest = self.most_rest.min(KEEPALIVE);
+            }
             return Verdict::Suspect;
         }
         if let Some(owed) = self.owed.as_mut().filter(|owed| !owed.missed && owed.due(rtt) <= now) {
@@ -285,11 +311,11 @@ impl Liveness {
             self.next_probe = now;
         }
         if self.next_probe <= now {
-            self.next_probe = now + self.next_interval(now);
-            self.probes += 1;
             if self.asked.is_none() {
                 self.ask(now);
             }
+            self.next_probe = now + self.next_interval(now);
+            self.probes += 1;
             if self.hears_acks && self.is_quiet(now) {
                 return Verdict::Touch;
             }
@@ -332,6 +358,8 @@ impl Liveness {
     /// An answer is due from now on.
     fn ask(&mut self, now: Instant) {
         self.asked = Some(now);
+        self.rest = now.saturating_duration_since(self.active.max(self.rest_ended));
+        self.rest_ended = now;
         self.asked_in_quiet = self.is_quiet(now);
     }
 
@@ -351,11 +379,12 @@ impl Liveness {
     }
 
     fn next_interval(&self, now: Instant) -> Duration {
-        match NEXT_PROBES.get(self.probes) {
+        let interval = match NEXT_PROBES.get(self.probes) {
             Some(interval) => *interval,
-            None if self.is_quiet(now) && !self.mapping_was_forgotten => RARE_KEEPALIVE,
+            None if self.is_quiet(now) => (self.rest + REST_GROWTH).clamp(KEEPALIVE, RARE_KEEPALIVE),
             None => KEEPALIVE,
-        }
+        };
+        interval.min(self.most_rest)
     }
 
     fn is_quiet(&self, now: Instant) -> bool {

@@ -10,4 +10,5 @@ mod support;
 mod joined;
 mod obstacles;
 mod paced;
+#[allow(dead_code, reason = "the suite of patience uses the rest")]
 mod routed;

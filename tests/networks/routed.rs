@@ -81,6 +81,27 @@ impl Routed {
         nft(&format!("add rule inet test {hook} {rule}"));
     }
 
+    /// Hides the client behind the router, which forgets it after so long without a packet.
+    pub(crate) fn nat(&self, forgets_after: Duration) {
+        let nft = |line: &str| drop(self.on("router", &["nft", line]));
+        nft("add table ip hiding");
+        nft("add chain ip hiding out { type nat hook postrouting priority 100; }");
+        nft("add rule ip hiding out oifname server masquerade");
+        for which in ["timeout", "timeout_stream"] {
+            let setting = format!("net.netfilter.nf_conntrack_udp_{which}={}", forgets_after.as_secs());
+            self.on("router", &["sysctl", "-qw", &setting]);
+        }
+    }
+
+    /// UDP datagrams that a machine has sent.
+    pub(crate) fn datagrams_of(&self, machine: &str) -> u64 {
+        let text = self.on(machine, &["cat", "/proc/net/snmp"]);
+        let counts = text.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1);
+        // InDatagrams, NoPorts, InErrors, OutDatagrams.
+        let sent = counts.and_then(|counts| counts.split(' ').nth(3)?.parse().ok());
+        sent.expect("Linux counts datagrams")
+    }
+
     /// The MTU of the link between a machine and the router, at both of its ends.
     pub(crate) fn set_mtu(&self, machine: &str, mtu: u16) {
         ip(&format!("-n {} link set cable mtu {mtu}", self.namespace(machine)));

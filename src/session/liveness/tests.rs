@@ -86,11 +86,11 @@ fn after_long_quiet_an_acknowledgement_is_answer_enough_and_its_want_is_suspecte
     liveness.handle_heard(touched + RTT);
     assert_eq!(
         liveness.poll_timeout(touched, RTT),
-        touched + RARE_KEEPALIVE,
+        touched + KEEPALIVE + REST_GROWTH,
         "no more is due"
     );
 
-    let again = touched + RARE_KEEPALIVE;
+    let again = touched + KEEPALIVE + REST_GROWTH;
     assert_eq!(liveness.poll(again, RTT), Verdict::Touch);
     let said = watch(&mut liveness, again, Duration::from_secs(1), false);
     assert_eq!(said, [(300, Verdict::Suspect)]);
@@ -240,4 +240,61 @@ fn a_mapping_that_a_key_finds_forgotten_is_kept_from_then_on() {
     let said = watch(&mut liveness, attached, Duration::from_secs(400), true);
     let late = said.iter().rev().take(2).map(|(at, _)| *at).collect::<Vec<_>>();
     assert_eq!(late[0] - late[1], 15_000, "{late:?}");
+}
+
+/// A NAT that forgets after `forgets` at the end of a path: the rests that follow one another in an hour of silence. What comes
+/// after a rest that was too long is late, and said to be.
+fn rests_behind_a_nat(forgets: Duration) -> Vec<Duration> {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    liveness.handle_output(start);
+    let (mut now, mut last, mut rests) = (start, start, vec![]);
+    while now < start + Duration::from_secs(3600) {
+        now = liveness.poll_timeout(now, RTT);
+        let verdict = liveness.poll(now, RTT);
+        assert!(matches!(verdict, Verdict::Probe | Verdict::Touch), "{verdict:?}");
+        rests.push(now - last);
+        liveness.handle_answer(now + RTT);
+        if now - last > forgets {
+            liveness.handle_late(now + RTT);
+        }
+        last = now;
+    }
+    rests
+}
+
+#[test]
+fn a_nat_that_forgets_early_is_learnt_and_stayed_below() {
+    for (seconds, times) in [(60, 0), (25, 1), (12, 1), (8, 2)] {
+        let forgets = Duration::from_secs(seconds);
+        let rests = rests_behind_a_nat(forgets);
+        let late: Vec<_> = rests.iter().filter(|rest| **rest > forgets).collect();
+        assert!(late.len() <= times, "{seconds} s: {late:?}");
+        let last = rests.last().copied();
+        assert!(
+            last >= Some(forgets.min(RARE_KEEPALIVE) * 3 / 5),
+            "{seconds} s: no more than needed, {last:?}"
+        );
+    }
+    let fastest = rests_behind_a_nat(Duration::from_secs(1));
+    assert_eq!(fastest.last(), Some(&LEAST_KEEPALIVE), "no NAT is as bad as that");
+}
+
+#[test]
+fn what_comes_late_in_the_midst_of_use_says_nothing_of_rests() {
+    let start = clock::now();
+    let mut liveness = Liveness::new(start);
+    for beat in 1..100 {
+        let now = start + ms(500 * beat);
+        liveness.handle_output(now);
+        liveness.handle_late(now);
+    }
+    let said = watch(
+        &mut liveness,
+        start + Duration::from_secs(50),
+        Duration::from_secs(3600),
+        true,
+    );
+    let last = said[said.len() - 2..].iter().map(|(at, _)| *at).reduce(|a, b| b - a);
+    assert_eq!(last, Some(RARE_KEEPALIVE.as_millis()));
 }
