@@ -2,12 +2,19 @@
 //!
 //! Needs root; without it each test says on standard error that it was skipped. Figures are printed.
 
+#[path = "networks/growth.rs"]
+#[allow(dead_code, reason = "the suite of networks uses the rest")]
+mod growth;
+#[path = "networks/paced.rs"]
+#[allow(dead_code, reason = "the suite of networks uses the rest")]
+mod paced;
 #[path = "networks/routed.rs"]
 #[allow(dead_code, reason = "the suite of networks uses the rest")]
 mod routed;
 mod scenarios;
 mod support;
 
+use paced::Way;
 use routed::Routed;
 use rustix::process::{Signal, kill_process};
 use scenarios::goodput;
@@ -212,6 +219,13 @@ fn asleep(lab: &Lab, running: &Running, time: Duration) {
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(pid_of(pid), signal).expect("a process of our own");
+}
+
+#[test]
+fn what_a_session_sends_from_where_it_moved_grows_with_the_path() {
+    if let Some(net) = Routed::up("from 1280 to 1500 bytes, up", false) {
+        growth::grow(&net, Way::Up, 1500, Duration::from_secs(160));
+    }
 }
 
 #[test]

@@ -7,7 +7,9 @@ mod scenarios;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod growth;
 mod joined;
+mod moved;
 mod obstacles;
 mod paced;
 #[allow(dead_code, reason = "the suite of patience uses the rest")]

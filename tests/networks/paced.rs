@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const PIECE: usize = 100_000;
 const PAUSE: Duration = Duration::from_millis(100);
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Which way.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +98,20 @@ impl Paced {
             self.running.err_so_far()
         );
         start.elapsed()
+    }
+
+    /// The longest time within which nothing arrived, of the time that begins now.
+    pub(crate) fn longest_stand(&self, during: Duration) -> Duration {
+        let (start, mut last) = (now(), (self.received(), now()));
+        let mut longest = Duration::ZERO;
+        while start.elapsed() < during {
+            std::thread::sleep(Duration::from_millis(5));
+            longest = longest.max(last.1.elapsed());
+            if self.received() != last.0 {
+                last = (self.received(), now());
+            }
+        }
+        longest
     }
 
     /// Waits for the end, and that all has arrived as it was sent.

@@ -108,6 +108,41 @@ impl Routed {
         ip(&format!("-n {} link set {machine} mtu {mtu}", self.namespace("router")));
     }
 
+    /// The same of the link behind the machine's own device, as of a tunnel that the machine knows nothing of: the router says
+    /// so to whoever sends more.
+    pub(crate) fn set_mtu_behind(&self, machine: &str, mtu: u32) {
+        let router = self.namespace("router");
+        ip(&format!("-n {router} link set {machine} mtu {mtu}"));
+        // Nor does the machine send more than that link takes.
+        ip(&format!("-n {} link set cable mtu {mtu}", self.namespace(machine)));
+    }
+
+    /// From now on no device takes joined packets: they are cut up before.
+    pub(crate) fn join_nothing(&self) {
+        for machine in ["client", "server"] {
+            ip(&format!("-n {} link set cable gso_max_segs 1", self.namespace(machine)));
+        }
+    }
+
+    /// The client has another address from now on, in the same network.
+    pub(crate) fn move_client(&self, address: &str) {
+        let client = self.namespace("client");
+        ip(&format!("-n {client} address add {address}/24 dev cable"));
+        ip(&format!("-n {client} address del {CLIENT}/24 dev cable"));
+        ip(&format!("-n {client} address replace {address}/24 dev cable"));
+        ip(&format!("-n {client} route replace default via 198.51.100.254"));
+    }
+
+    /// Packets that a machine's rules have counted.
+    pub(crate) fn counted(&self, machine: &str) -> u64 {
+        let rules = self.on(machine, &["nft", "list", "table", "inet", "test"]);
+        let count = rules
+            .split("packets ")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next()?.parse().ok());
+        count.expect("a counter")
+    }
+
     /// Bytes that a machine has sent to the router.
     pub(crate) fn sent_by(&self, machine: &str) -> u64 {
         let text = self.on(machine, &["cat", "/sys/class/net/cable/statistics/tx_bytes"]);

@@ -29,6 +29,11 @@ const INITIAL_RTT: Duration = Duration::from_millis(150);
 const MOST_MTU: u16 = 1472;
 const MOST_MTU_V6: u16 = 1452;
 
+/// A path that takes no more than it was found to take is looked at again after this: the half that moves to another network keeps
+/// its connection, and what that knew of the path. quinn's 600 s would be a long time for a transfer. Where all of
+/// [`MtuCap`] passes, nothing is looked for.
+const MTU_SEARCH_INTERVAL: Duration = Duration::from_secs(120);
+
 /// Probes are a dozen bytes each, copies some hundred; what does not fit in here is old news.
 const DATAGRAM_BUFFER: usize = 16 << 10;
 
@@ -228,7 +233,7 @@ pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("45 s fit a varint of milliseconds");
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(mtu_cap.0);
+    discovery.upper_bound(mtu_cap.0).interval(MTU_SEARCH_INTERVAL);
     let mut acks = AckFrequencyConfig::default();
     // A gap is told at once, as without the extension: a loss is repaired no later.
     acks.ack_eliciting_threshold(UNACKED_PACKETS.into())
