@@ -157,7 +157,7 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     };
     match opened {
         Ok(session) => carry(session, (stdin, stdout), &settings, signals).await,
-        Err(error) if settings.fallback == Fallback::Tcp && is_no_path(&error) => {
+        Err(error) if settings.fallback == Fallback::Tcp && may_work_without(&error) => {
             tokio::select! {
                 ended = fall_back(&ssh, (stdin, stdout), connect_timeout, &error) => ended.map_err(|failure| detours.explain(failure)),
                 () = signals.recv() => Ok(()),
@@ -367,13 +367,23 @@ fn is_no_path(error: &OpenError) -> bool {
     matches!(error, OpenError::NoPath { .. })
 }
 
+/// Whether ssh may get in without bowline.
+fn may_work_without(error: &OpenError) -> bool {
+    is_no_path(error) || matches!(error, OpenError::NotAuthorized { ssh_has_more: true, .. })
+}
+
 async fn fall_back(ssh: &SshConfig, (stdin, stdout): Pipe, limit: Duration, why: &OpenError) -> Result<(), Failure> {
     let connected = fallback::connect(&ssh.hostname, ssh.port, limit).await;
     let (stream, address) =
         connected.map_err(|error| report::cannot_fall_back(&ssh.hostname, ssh.port, &error, why))?;
-    report::notice(&format!(
-        "no bowline server half answers at {address}: plain TCP, this session will not survive its path"
-    ));
+    report::notice(&match why {
+        OpenError::NotAuthorized { .. } => {
+            format!(
+                "no key that bowline can use is accepted at {address}: plain TCP, this session will not survive its path"
+            )
+        }
+        _ => format!("no bowline server half answers at {address}: plain TCP, this session will not survive its path"),
+    });
     leave_terminal();
     fallback::splice(stream, stdin, stdout)
         .await

@@ -86,6 +86,11 @@ pub trait HostTrust: Send + Sync {
     fn known_keys(&self) -> Vec<Fingerprint> {
         Vec::new()
     }
+
+    /// Types of the keys that are known for this host, if none of these is supported here. None by default.
+    fn unsupported_types(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The user's keys, in the order in which they are offered.
@@ -99,6 +104,11 @@ pub trait Credentials: Send + Sync {
 
     /// What was tried and how it went, one line each, for the message that says that none was accepted.
     fn describe(&self) -> Vec<String>;
+
+    /// Whether there are keys that were not offered and that ssh itself may be able to use. No by default.
+    fn ssh_has_more(&self) -> bool {
+        false
+    }
 }
 
 /// What a client half needs to open a session.

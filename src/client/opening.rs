@@ -53,6 +53,8 @@ pub enum OpenError {
         refusal: Refusal,
         /// Keys that were offered, and those that could not be.
         tried: Vec<String>,
+        /// Whether ssh itself may be able to use one that was not offered.
+        ssh_has_more: bool,
     },
     /// The server half refused for another reason.
     #[error("{0}")]
@@ -295,6 +297,7 @@ impl Opening {
             user: self.config.user.clone(),
             refusal,
             tried: credentials.describe(),
+            ssh_has_more: credentials.ssh_has_more(),
         };
         Err(Talk::Setback(refused.into()))
     }

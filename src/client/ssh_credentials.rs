@@ -96,4 +96,11 @@ impl Credentials for SshCredentials {
         self.keys
             .describe(&self.tried.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    fn ssh_has_more(&self) -> bool {
+        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let skipped = tried.iter().flat_map(|round| &round.skipped);
+        let mut skipped = self.keys.unusable().iter().chain(skipped);
+        skipped.any(|skipped| skipped.reason.is_ours_alone())
+    }
 }

@@ -11,7 +11,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// Decides by what ssh knows of a host.
 #[derive(Clone, Debug)]
@@ -93,6 +93,10 @@ impl HostTrust for SshTrust {
         files.extend(self.known_hosts.iter().cloned());
         KnownHosts::read(&files, &self.name).fingerprints()
     }
+
+    fn unsupported_types(&self) -> Vec<String> {
+        KnownHosts::read(&self.known_hosts, &self.name).unsupported_types()
+    }
 }
 
 impl SshTrust {
@@ -120,6 +124,12 @@ impl SshTrust {
         match verdict {
             Verdict::Known { place, .. } => {
                 debug!(file = %place.file.display(), line = place.line, "host key is known");
+                Ok(())
+            }
+            Verdict::Incomparable { place, types } => {
+                // The inner ssh does, if it knows the type; if not, the host is unknown to it.
+                info!(file = %place.file.display(), line = place.line, ?types,
+                    "known_hosts has only keys of types that bowline does not support; ssh checks the host key itself");
                 Ok(())
             }
             Verdict::Unknown => {
@@ -180,10 +190,10 @@ impl SshTrust {
         let own = self.verdict(std::slice::from_ref(&self.own_known_hosts), offered);
         match own {
             Verdict::Known { .. } | Verdict::Revoked { .. } => own,
-            Verdict::Unknown => self.verdict(&self.known_hosts, offered),
+            Verdict::Unknown | Verdict::Incomparable { .. } => self.verdict(&self.known_hosts, offered),
             // A key that was recorded here is not forgotten because ssh knows none.
             Verdict::Changed { .. } => match self.verdict(&self.known_hosts, offered) {
-                Verdict::Unknown => own,
+                Verdict::Unknown | Verdict::Incomparable { .. } => own,
                 verdict => verdict,
             },
         }

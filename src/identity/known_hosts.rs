@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use russh::keys::ssh_key::{Fingerprint, HashAlg, public::KeyData};
 
 pub use self::line::LineFault;
-use self::line::{Line, Marker};
+use self::line::{Line, LineKey, Marker};
 pub use self::remember::{RememberError, remember};
 pub use self::revoked::{RevocationError, RevokedKey, check_revoked_files};
 pub use self::server_key::{Pin, PinError, ServerKey, ServerKeyError, pin_matches, tls_key_fingerprint};
@@ -109,6 +109,14 @@ pub enum Verdict {
         /// What was offered.
         presented: Vec<Fingerprint>,
     },
+    /// The files have keys for this host, all of types that are not supported here: they say neither yes nor no to what
+    /// was offered.
+    Incomparable {
+        /// The first such line.
+        place: Place,
+        /// The types, each once.
+        types: Vec<String>,
+    },
     /// The files have no key for this host.
     Unknown,
 }
@@ -151,7 +159,7 @@ pub struct KnownHosts {
 struct Entry {
     place: Place,
     marker: Marker,
-    key: KeyData,
+    key: LineKey,
 }
 
 impl KnownHosts {
@@ -190,8 +198,11 @@ impl KnownHosts {
         } else {
             &self.fallback
         };
-        let usable = plain(entries).filter(|entry| self.revocation_of(&entry.key).is_none());
-        usable.map(|entry| entry.key.fingerprint(HashAlg::Sha256)).collect()
+        let usable = plain(entries).filter_map(|entry| match &entry.key {
+            LineKey::Supported(key) => Some(key).filter(|key| self.revocation_of(key).is_none()),
+            LineKey::Opaque(_) => None,
+        });
+        usable.map(|key| key.fingerprint(HashAlg::Sha256)).collect()
     }
 
     /// The verdict on `offered`, whose signatures the caller has verified, at the time `now`.
@@ -203,16 +214,40 @@ impl KnownHosts {
         if let Some(known) = find_known(&self.entries, offered, principal, now) {
             return known;
         }
-        if let Some(first) = plain(&self.entries).next() {
+        let comparable = plain(&self.entries).find(|entry| matches!(entry.key, LineKey::Supported(_)));
+        if let Some(first) = comparable {
             return Verdict::Changed {
                 place: first.place.clone(),
-                expected: plain(&self.entries)
-                    .map(|entry| entry.key.fingerprint(HashAlg::Sha256))
-                    .collect(),
+                expected: plain(&self.entries).map(|entry| entry.key.fingerprint()).collect(),
                 presented: offered.iter().map(ServerKey::fingerprint).collect(),
             };
         }
-        find_known(&self.fallback, offered, principal, now).unwrap_or(Verdict::Unknown)
+        let known = find_known(&self.fallback, offered, principal, now);
+        known.or_else(|| self.incomparable()).unwrap_or(Verdict::Unknown)
+    }
+
+    /// Types of the keys that the files have for this host, if none of these can be compared with what a server half proves.
+    pub fn unsupported_types(&self) -> Vec<String> {
+        let is_comparable = |entry: &Entry| matches!(entry.key, LineKey::Supported(_));
+        match self.incomparable() {
+            Some(Verdict::Incomparable { types, .. }) if !plain(&self.entries).any(is_comparable) => types,
+            _ => Vec::new(),
+        }
+    }
+
+    /// [`Verdict::Incomparable`], if there are such lines for this host.
+    fn incomparable(&self) -> Option<Verdict> {
+        let mut types: Vec<String> = Vec::new();
+        let mut place = None;
+        for entry in plain(&self.entries) {
+            if let LineKey::Opaque(key) = &entry.key {
+                place.get_or_insert_with(|| entry.place.clone());
+                if types.iter().all(|name| name != key.name()) {
+                    types.push(key.name().to_owned());
+                }
+            }
+        }
+        Some(Verdict::Incomparable { place: place?, types })
     }
 
     /// [`Verdict::Revoked`], if one of these keys is, or an authority that signed one.
@@ -231,7 +266,7 @@ impl KnownHosts {
 
     fn revocation_of(&self, key: &KeyData) -> Option<&Entry> {
         let mut entries = self.entries.iter().chain(&self.fallback);
-        entries.find(|entry| entry.marker == Marker::Revoked && entry.key == *key)
+        entries.find(|entry| entry.marker == Marker::Revoked && entry.key.is(key))
     }
 
     fn take_in(&mut self, file: &Path, text: &[u8], host: &HostName) {
@@ -295,10 +330,10 @@ fn find_known(entries: &[Entry], offered: &[ServerKey], principal: &str, now: Sy
     offered.iter().enumerate().find_map(|(index, key)| {
         let by_authority = entries
             .iter()
-            .find(|entry| entry.marker == Marker::CertAuthority && Some(&entry.key) == key.authority())
+            .find(|entry| entry.marker == Marker::CertAuthority && key.authority().is_some_and(|ca| entry.key.is(ca)))
             .filter(|_| key.certifies(principal, now));
         // As ssh does: a certificate that is not good is looked up as the plain key in it.
-        let entry = by_authority.or_else(|| plain(entries).find(|entry| entry.key == *key.key_data()))?;
+        let entry = by_authority.or_else(|| plain(entries).find(|entry| entry.key.is(key.key_data())))?;
         Some(Verdict::Known {
             place: entry.place.clone(),
             key: index,

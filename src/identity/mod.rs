@@ -2,6 +2,7 @@
 
 pub mod authorized_keys;
 pub mod known_hosts;
+pub mod opaque_key;
 mod private_key;
 pub mod raw_key;
 mod rsa_signer;

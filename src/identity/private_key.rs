@@ -9,6 +9,8 @@ use russh::keys::ssh_key::public::{EcdsaPublicKey, KeyData};
 use russh::keys::ssh_key::{Cipher, Error, Kdf, PrivateKey};
 use zeroize::Zeroizing;
 
+use super::opaque_key::OpaqueKey;
+
 /// The key in `text`: OpenSSH's own format, PKCS#1, PKCS#8 or SEC1 PEM. `passphrase` is not looked at for an open one.
 ///
 /// # Errors
@@ -18,6 +20,29 @@ pub(crate) fn decode(text: &str, passphrase: Option<&str>) -> Result<PrivateKey,
         let short = Container::decode_pem(text).ok();
         short.and_then(|container| container.open(passphrase)).ok_or(error)
     })
+}
+
+/// The public half of a private key of a type that is not supported, encrypted or not; only OpenSSH's own format has such.
+pub(crate) fn opaque(text: &str) -> Option<OpaqueKey> {
+    OpaqueKey::from_blob(&PublicPart::decode_pem(text).ok()?.0)
+}
+
+/// The public key at the front of OpenSSH's format, whatever is in the rest.
+struct PublicPart(Vec<u8>);
+
+impl PemLabel for PublicPart {
+    const PEM_LABEL: &'static str = Container::PEM_LABEL;
+}
+
+impl Decode for PublicPart {
+    type Error = Error;
+
+    fn decode(reader: &mut impl Reader) -> Result<PublicPart, Error> {
+        read_head(reader)?;
+        let public = Vec::decode(reader)?;
+        reader.drain(reader.remaining_len())?;
+        Ok(PublicPart(public))
+    }
 }
 
 /// OpenSSH's `openssh-key-v1` (PROTOCOL.key) with one P-256 key.
@@ -41,12 +66,7 @@ impl Decode for Container {
     type Error = Error;
 
     fn decode(reader: &mut impl Reader) -> Result<Container, Error> {
-        let mut magic = [0; 15];
-        reader.read(&mut magic)?;
-        let (cipher, kdf) = (Cipher::decode(reader)?, Kdf::decode(reader)?);
-        if &magic != b"openssh-key-v1\0" || u32::decode(reader)? != 1 {
-            return Err(Error::FormatEncoding);
-        }
+        let (cipher, kdf) = read_head(reader)?;
         let public = reader.read_prefixed(KeyData::decode)?;
         let secret = Zeroizing::new(Vec::decode(reader)?);
         Ok(Container {
@@ -56,6 +76,17 @@ impl Decode for Container {
             secret,
         })
     }
+}
+
+/// What stands before the public key: how the private one is encrypted, and that there is one only.
+fn read_head(reader: &mut impl Reader) -> Result<(Cipher, Kdf), Error> {
+    let mut magic = [0; 15];
+    reader.read(&mut magic)?;
+    let (cipher, kdf) = (Cipher::decode(reader)?, Kdf::decode(reader)?);
+    if &magic != b"openssh-key-v1\0" || u32::decode(reader)? != 1 {
+        return Err(Error::FormatEncoding);
+    }
+    Ok((cipher, kdf))
 }
 
 impl Container {

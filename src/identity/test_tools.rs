@@ -111,6 +111,14 @@ pub(crate) fn on_a_small_stack<T: Send + 'static>(task: impl FnOnce() -> T + Sen
     thread.spawn(task).unwrap().join().unwrap()
 }
 
+/// A public key whose type has this name; its content is nobody's.
+pub(crate) fn opaque_blob(name: &str) -> Vec<u8> {
+    let mut blob = Vec::new();
+    put_string(&mut blob, name.as_bytes());
+    put_string(&mut blob, &[7; 1344]);
+    blob
+}
+
 fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend((bytes.len() as u32).to_be_bytes());
     out.extend(bytes);

@@ -13,10 +13,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use russh::keys::agent::AgentIdentity;
 use russh::keys::ssh_key::{Algorithm, Certificate, Fingerprint, HashAlg, PrivateKey, PublicKey};
 use thiserror::Error;
 
+pub use self::agent::AgentAnswerError;
 pub use self::passphrase::Prompter;
 use super::ssh_config::SshConfig;
 use super::sshsig as signature;
@@ -56,11 +56,8 @@ pub struct UserKey {
 /// Who signs.
 #[derive(Debug, Clone)]
 enum KeySource {
-    /// The agent at this socket, for this of its identities.
-    Agent {
-        socket: PathBuf,
-        identity: Box<AgentIdentity>,
-    },
+    /// The agent at this socket, asked by this of its keys or certificates.
+    Agent { socket: PathBuf, blob: Vec<u8> },
     /// We, with the private key in this file.
     File(PathBuf),
 }
@@ -113,7 +110,7 @@ pub enum SkipReason {
     /// Nobody listens at the agent's socket, or it hung up.
     #[error("the agent cannot be reached ({0})")]
     AgentUnreachable(std::io::ErrorKind),
-    /// No answer within the time for keys that need no touch.
+    /// No answer for as long as somebody may have been asked.
     #[error("the agent did not answer within {} s", agent::ANSWER_DEADLINE.as_secs())]
     AgentSilent,
     /// The agent said no: locked, destination-constrained, or confirmation denied.
@@ -121,7 +118,7 @@ pub enum SkipReason {
     AgentRefused,
     /// The agent's answer makes no sense.
     #[error("the agent gave an answer that is not understood")]
-    AgentConfused(#[source] russh::keys::Error),
+    AgentConfused(#[source] AgentAnswerError),
     /// There is no such file.
     #[error("no such file")]
     Missing,
@@ -137,6 +134,15 @@ pub enum SkipReason {
     /// No private key in a format and of a kind that we can use.
     #[error("not a private key that can be used here")]
     Unsupported,
+    /// A type of key that neither half of bowline has support for; OpenSSH may.
+    #[error("keys of type {name} are not supported by this version of bowline")]
+    UnsupportedType {
+        /// The name of the type.
+        name: String,
+    },
+    /// A key of a supported type that does not decode.
+    #[error("not a key that can be read here")]
+    UnreadableKey,
     /// Only the public half is in the files, and the agent does not have the key.
     #[error("no private key for it")]
     NoPrivateKey,
@@ -170,6 +176,13 @@ pub enum SkipReason {
     /// The signature, or the certificate, does not verify.
     #[error("the signature or the certificate is not valid")]
     BadSignature,
+}
+
+impl SkipReason {
+    /// Whether ssh itself may be able to use such a key.
+    pub fn is_ours_alone(&self) -> bool {
+        matches!(self, SkipReason::UnsupportedType { .. })
+    }
 }
 
 impl UserKeys {

@@ -11,6 +11,7 @@
 //! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, verdict, words, detail, hint,
 //!                banner, banner_age_ms, server, known_host}], as they would be dialed
 //! unlocated    relays whose names lead nowhere: why, in words
+//! keys         the user's keys that were tried or left out, in words, if none was accepted on some path
 //! asked_sshd   where sshd itself was connected to, without a login, because no path works: addresses with ports
 //! limits       [{side, what, survives_s, after_login, mend, file}], the soonest first
 //! sshd_known   whether sshd's settings are among the limits
@@ -48,6 +49,7 @@ pub(super) fn write(account: &Account<'_>) -> String {
         "problem": problem,
         "paths": paths.iter().map(|checked| path(checked, is_there)).collect::<Vec<_>>(),
         "unlocated": account.unlocated,
+        "keys": account.keys,
         "asked_sshd": account.asked_sshd.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "limits": account.limits.iter().map(limit).collect::<Vec<_>>(),
         "sshd_known": answer(paths).is_some_and(|answer| answer.limits.is_some()),

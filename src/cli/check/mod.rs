@@ -8,6 +8,7 @@ mod words;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::check::{CheckConfig, Checked, Verdict, check};
@@ -57,6 +58,10 @@ struct Account<'a> {
     paths: Result<&'a [Checked], &'a ResolveError>,
     /// Relays that are no paths, and why.
     unlocated: &'a [String],
+    /// The user's keys that were tried or left out, if none was accepted on some path.
+    keys: Vec<String>,
+    /// Types of the keys that are known for this host, if bowline supports none of them.
+    unsupported_types: Vec<String>,
     /// Where sshd itself was connected to.
     asked_sshd: &'a [SocketAddr],
     limits: Vec<Limit>,
@@ -86,6 +91,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         ssh_port: ssh.port,
     };
     let host = &settings.proxy.destination.host;
+    let (credentials, trust) = (Arc::clone(&config.client.credentials), Arc::clone(&config.client.trust));
     let checked = check(config).await;
     let answer = checked.as_ref().ok().and_then(|checked| answer(&checked.paths));
     let obstacle = obstacle::find(&ssh);
@@ -94,6 +100,11 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         ssh: &ssh,
         paths: checked.as_ref().map(|checked| &*checked.paths),
         unlocated: checked.as_ref().map_or(&[], |checked| &*checked.unlocated),
+        keys: match checked.as_ref().is_ok_and(|checked| is_key_refused(&checked.paths)) {
+            true => credentials.describe(),
+            false => Vec::new(),
+        },
+        unsupported_types: trust.unsupported_types(),
         asked_sshd: checked.as_ref().map_or(&[], |checked| &*checked.asked_sshd),
         limits: limits::all(&ssh, answer, settings.proxy.patience),
         obstacle,
@@ -118,6 +129,10 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
 fn given() -> Vec<String> {
     let words = std::env::args_os().skip(1);
     words.map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+fn is_key_refused(paths: &[Checked]) -> bool {
+    paths.iter().any(|path| path.verdict == Verdict::KeyRefused)
 }
 
 /// The first good one: it is the best path's.

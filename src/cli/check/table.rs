@@ -25,6 +25,9 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
             format!("no path works, so sshd itself was connected to at {sshd}, without a login, to find the cause");
         line(&mut text, &hung("note: ", &what, width));
     }
+    for key in &account.keys {
+        line(&mut text, &hung("key: ", key, width));
+    }
     advice(&mut text, paths, width);
     if let Some(way) = other_way(account.ssh) {
         let what = format!(
@@ -58,10 +61,21 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
         .iter()
         .any(|path| path.verdict == Verdict::Works && path.is_unknown_host)
     {
-        line(&mut text, "\nNo key of this host is known yet: ssh will ask.");
+        line(&mut text, &unknown_host(&account.unsupported_types));
     }
     limits(&mut text, account, paths, width);
     text
+}
+
+/// What ssh will do about a host that bowline cannot tell from another.
+fn unknown_host(unsupported_types: &[String]) -> String {
+    match unsupported_types {
+        [] => "\nNo key of this host is known yet: ssh will ask.".to_owned(),
+        types => format!(
+            "\nknown_hosts has only keys of types that bowline does not support ({}): ssh checks the host key itself.",
+            types.join(", ")
+        ),
+    }
 }
 
 fn table(text: &mut String, paths: &[Checked], width: Option<usize>) {

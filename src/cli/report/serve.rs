@@ -1,12 +1,12 @@
 //! Who is there already, where `bowline serve` wants to be.
 
-use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use super::{Exit, Failure, cannot_listen};
 use crate::cli::serve::holders::Holder;
+use crate::identity::statement::HostKeyWarning;
 use crate::server::keeper::{Endpoint, Protocol, Refusal, TakeOverError, Who};
 use crate::server::sshd_config::Obstacle;
 
@@ -58,10 +58,26 @@ pub(crate) fn accepts_any_key(identification: &str) -> Failure {
         )
 }
 
-/// Root can read none of sshd's host keys.
-pub(crate) fn no_host_keys(warnings: impl Iterator<Item = impl Display>) -> Failure {
-    let what = "none of sshd's host keys can be read, and clients that know the host refuse any other key";
-    warnings.fold(Failure::new(Exit::Unavailable, what), Failure::fact).hint(
+/// Root can use none of sshd's host keys.
+pub(crate) fn no_host_keys(warnings: &[HostKeyWarning]) -> Failure {
+    let what = "none of sshd's host keys can be used, and clients that know the host refuse any other key";
+    let failure = warnings
+        .iter()
+        .fold(Failure::new(Exit::Unavailable, what), Failure::fact);
+    let is_of_sshd_alone = |warning: &HostKeyWarning| {
+        matches!(
+            warning,
+            HostKeyWarning::UnsupportedType { .. } | HostKeyWarning::PublicOnly { .. }
+        )
+    };
+    if warnings.iter().any(is_of_sshd_alone) {
+        return failure.hint(
+            "give sshd one more host key, in a file and of a usual type: `ssh-keygen -A` makes those that are missing in \
+             /etc/ssh; then add a line such as `HostKey /etc/ssh/ssh_host_ed25519_key` to sshd_config and reload sshd. Clients \
+             that know the host learn it by themselves (UpdateHostKeys)",
+        );
+    }
+    failure.hint(
         "name the host keys that clients know with --host-key, or the configuration that names them with --sshd-config; \
          with another SSH server, ssh-keygen makes a key for --host-key that clients then have to learn",
     )

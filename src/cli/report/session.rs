@@ -106,16 +106,14 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
             failure.hint(attempts.iter().find_map(hint_of_path).unwrap_or(NO_ANSWER))
         }
         OpenError::Untrusted(error) => untrusted(&*error),
-        OpenError::NotAuthorized { user, refusal, tried } => {
-            let what = format_args!("{host} accepted none of your keys for {user}: {}", refusal.message).to_string();
-            let failure = match tried.is_empty() {
-                true => Failure::new(Exit::Refused, what).fact("there was no key to offer"),
-                false => tried.iter().fold(Failure::new(Exit::Refused, what), Failure::fact),
-            };
-            failure.hint(
-                "is the right one among these, and in authorized_keys there? IdentityFile in ssh's configuration, `ssh -i`, \
-                 or the agent (ssh-add) offers another",
-            )
+        OpenError::NotAuthorized {
+            user,
+            refusal,
+            tried,
+            ssh_has_more,
+        } => {
+            let what = format_args!("{host} accepted none of your keys for {user}: {}", refusal.message);
+            not_authorized(Failure::new(Exit::Refused, what), &tried, ssh_has_more)
         }
         error @ OpenError::StillAsking { .. } => still_asking(host, &error),
         OpenError::Refused(refusal) => refused(host, refusal.code, &refusal.message),
@@ -134,6 +132,20 @@ fn still_asking(host: &str, error: &OpenError) -> Failure {
         "does sshd there take long to look keys up (AuthorizedKeysCommand, a directory behind it)? ssh's ConnectTimeout, or \
          --connect-timeout, says how long it is waited for",
     )
+}
+
+fn not_authorized(failure: Failure, tried: &[String], ssh_has_more: bool) -> Failure {
+    let failure = match tried.is_empty() {
+        true => failure.fact("there was no key to offer"),
+        false => tried.iter().fold(failure, Failure::fact),
+    };
+    failure.hint(if ssh_has_more {
+        "ssh may be able to use what bowline left out: `--fallback tcp` goes on without bowline then (as `bowline ssh` does by \
+         itself); or make a key that bowline can use (ssh-keygen -t ed25519), and put it into authorized_keys there"
+    } else {
+        "is the right one among these, and in authorized_keys there? IdentityFile in ssh's configuration, `ssh -i`, or the agent \
+         (ssh-add) offers another"
+    })
 }
 
 /// A path as a firewall's rules name it.

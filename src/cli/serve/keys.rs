@@ -13,7 +13,7 @@ use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::Target;
 use crate::identity::known_hosts::ServerKey;
 use crate::identity::raw_key::TlsKey;
-use crate::identity::statement::{HostKey, load_host_keys};
+use crate::identity::statement::{HostKey, HostKeyWarning, load_host_keys};
 use crate::safe_path;
 use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::sshd::may_sign;
@@ -75,7 +75,13 @@ pub(super) fn host_keys(
     };
     let (keys, warnings) = load_host_keys(&files, &certificates);
     for warning in &warnings {
-        debug!(%warning, "a host key is left out");
+        match warning {
+            // It is not for the administrator to mend, and clients may know the host by it alone.
+            HostKeyWarning::UnsupportedType { .. } | HostKeyWarning::PublicOnly { .. } => {
+                warn!(%warning, "a host key of sshd is left out: clients that know the host by no other cannot be sure of it");
+            }
+            _ => debug!(%warning, "a host key is left out"),
+        }
     }
     if let Some(proved) = seen.and_then(Seen::host_key)
         && is_another_server(&keys, &proved, seen)
@@ -88,7 +94,7 @@ pub(super) fn host_keys(
         return Ok(keys);
     }
     if rustix::process::geteuid().is_root() {
-        return Err(report::no_host_keys(warnings.iter()));
+        return Err(report::no_host_keys(&warnings));
     }
     let key = own_host_key(&settings.folders.state)?;
     tell(&key, &files);
@@ -145,7 +151,7 @@ fn tell(key: &HostKey, files: &[PathBuf]) {
     let fingerprint = public.fingerprint(HashAlg::Sha256);
     warn!(
         key = public.to_openssh().unwrap_or_default(),
-        "sshd's host keys cannot be read, so this server half proves a key of its own. A client learns it by one \
+        "none of sshd's host keys can be used, so this server half proves a key of its own. A client learns it by one \
          `bowline ssh --pin {fingerprint}`"
     );
     debug!(unreadable = ?files, "host keys of sshd");

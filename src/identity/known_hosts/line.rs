@@ -2,9 +2,10 @@
 //!
 //! Taken apart lazily, as ssh does: the key of a line for another host is never decoded.
 
-use russh::keys::ssh_key::{Algorithm, PublicKey, public::KeyData};
+use russh::keys::ssh_key::{Fingerprint, HashAlg, PublicKey, public::KeyData};
 use thiserror::Error;
 
+use super::super::opaque_key::OpaqueKey;
 use super::pattern;
 
 /// What a line says of its key.
@@ -33,9 +34,30 @@ pub enum LineFault {
     /// The key does not decode.
     #[error("bad key")]
     Key,
-    /// DSA, or a kind of key that we do not know.
-    #[error("unsupported kind of key")]
-    UnsupportedKey,
+}
+
+/// The key of a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LineKey {
+    /// One that can be compared with what a server half proves.
+    Supported(KeyData),
+    /// DSA, or a type that we do not know: no server half proves one.
+    Opaque(OpaqueKey),
+}
+
+impl LineKey {
+    /// Whether it is this one.
+    pub(super) fn is(&self, key: &KeyData) -> bool {
+        matches!(self, LineKey::Supported(own) if own == key)
+    }
+
+    /// SHA-256 fingerprint.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        match self {
+            LineKey::Supported(key) => key.fingerprint(HashAlg::Sha256),
+            LineKey::Opaque(key) => key.fingerprint(),
+        }
+    }
 }
 
 /// A line that is neither empty nor a comment.
@@ -75,13 +97,13 @@ impl<'a> Line<'a> {
     }
 
     /// The key.
-    pub(super) fn key(&self) -> Result<KeyData, LineFault> {
+    pub(super) fn key(&self) -> Result<LineKey, LineFault> {
         decode_key(self.key)
     }
 }
 
 /// `TYPE BASE64 [COMMENT]`, as in known_hosts, lists of revoked keys and `.pub` files.
-pub(super) fn decode_key(text: &[u8]) -> Result<KeyData, LineFault> {
+pub(super) fn decode_key(text: &[u8]) -> Result<LineKey, LineFault> {
     let (algorithm, rest) = split_blank(text).ok_or(LineFault::Truncated)?;
     let rest = skip_blanks(rest);
     let blob = split_blank(rest).map_or(rest, |(blob, _comment)| blob);
@@ -90,11 +112,11 @@ pub(super) fn decode_key(text: &[u8]) -> Result<KeyData, LineFault> {
     }
     let joined = [algorithm, b" ", blob].concat();
     let text = std::str::from_utf8(&joined).map_err(|_| LineFault::Key)?;
-    let key = PublicKey::from_openssh(text).map_err(|_| LineFault::Key)?;
-    match key.algorithm() {
-        Algorithm::Dsa | Algorithm::Other(_) => Err(LineFault::UnsupportedKey),
-        _ => Ok(key.key_data().clone()),
+    if let Some(opaque) = OpaqueKey::from_text(text) {
+        return Ok(LineKey::Opaque(opaque));
     }
+    let key = PublicKey::from_openssh(text).map_err(|_| LineFault::Key)?;
+    Ok(LineKey::Supported(key.key_data().clone()))
 }
 
 /// Without the blanks at its start.

@@ -54,7 +54,7 @@ pub fn remember(path: &Path, name: &HostName, key: &ServerKey) -> Result<(), Rem
         .map_err(failed)?;
     flock(&file, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
     let known = KnownHosts::read(&[path.to_owned()], name);
-    if plain(&known.entries).any(|entry| entry.key == *key.key_data()) {
+    if plain(&known.entries).any(|entry| entry.key.is(key.key_data())) {
         return Ok(());
     }
     append(&mut file, &line).map_err(failed)

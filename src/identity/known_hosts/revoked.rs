@@ -13,7 +13,8 @@ use russh::keys::ssh_key::Fingerprint;
 use thiserror::Error;
 use tokio::process::Command;
 
-use super::{LineFault, ServerKey, line, read_bounded};
+use super::line::LineKey;
+use super::{ServerKey, line, read_bounded};
 
 /// First bytes of a key revocation list (PROTOCOL.krl).
 const KRL_MAGIC: &[u8] = b"SSHKRL\n\0";
@@ -111,9 +112,9 @@ fn check_plain_list<'a>(
             continue;
         }
         let revoked = match line::decode_key(bytes) {
-            Ok(key) => key,
-            // No key of a kind that we do not support is ever accepted, so it need not be compared.
-            Err(LineFault::UnsupportedKey) => continue,
+            Ok(LineKey::Supported(key)) => key,
+            // No key of a type that we do not support is ever accepted, so it need not be compared.
+            Ok(LineKey::Opaque(_)) => continue,
             Err(_) => {
                 return Err(RevocationError::Malformed {
                     file: file.to_owned(),

@@ -3,12 +3,12 @@
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use russh::keys::key::parse_public_key;
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::public::{Ed25519PublicKey, KeyData};
 use russh::keys::ssh_key::{Algorithm, Certificate, Fingerprint, HashAlg, PublicKey};
 use thiserror::Error;
 
+use super::super::opaque_key::ReadKey;
 use super::pattern;
 
 /// `SubjectPublicKeyInfo` of an Ed25519 key up to the key's 32 bytes (RFC 8410 section 4).
@@ -45,10 +45,15 @@ impl ServerKey {
     /// For what does not decode, and for DSA and unknown kinds. Whatever the bytes, it does not panic or overflow.
     pub fn from_blob(blob: &[u8]) -> Result<Self, ServerKeyError> {
         // Not ssh-key's own decoder: that recurses without bound in nested certificates.
-        let key = parse_public_key(blob)
-            .map_err(ServerKeyError::Malformed)?
-            .key_data()
-            .clone();
+        let key = match ReadKey::from_blob(blob) {
+            ReadKey::Supported(key) => key,
+            ReadKey::Opaque(key) => {
+                return Err(ServerKeyError::Unsupported {
+                    algorithm: key.name().to_owned(),
+                });
+            }
+            ReadKey::Malformed(error) => return Err(ServerKeyError::Malformed(error)),
+        };
         let (key, certificate) = match key {
             KeyData::Certificate(certificate) => (certificate.public_key().clone(), Some(certificate)),
             plain => (plain, None),

@@ -1,10 +1,11 @@
 use std::time::Duration;
 
+use russh::keys::ssh_encoding::base64::{Base64, Encoding};
 use russh::keys::ssh_key::{Certificate, PublicKey};
 use tempfile::TempDir;
 
 use super::*;
-use crate::identity::test_tools::{certify, keygen, public_text, run};
+use crate::identity::test_tools::{certify, keygen, opaque_blob, public_text, run};
 
 /// A folder with keys `a`, `b`, `c` and known_hosts files.
 struct Lab {
@@ -253,7 +254,56 @@ fn malformed_lines_are_warnings_and_the_rest_counts() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(warned, [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(
+        warned,
+        [1, 2, 3, 4, 5, 6, 8],
+        "line 7 is a key, of a type that is not supported"
+    );
+}
+
+#[test]
+fn lines_with_keys_of_unsupported_types_are_kept_and_say_neither_yes_nor_no() {
+    let lab = Lab::new();
+    let line = |name: &str| {
+        let blob = opaque_blob(name);
+        format!("{name} {}", Base64::encode_string(&blob))
+    };
+    let (new, old) = (line("ssh-mldsa44-ed25519"), line("ssh-dss"));
+    let read = |text: &str, name: &HostName| KnownHosts::read(&[lab.file("known_hosts", text)], name);
+    let known = read(&format!("h {new}\nh {old}\nh {new}\n@revoked h {new}\n"), &host("h"));
+    assert_eq!(known.warnings(), []);
+    assert_eq!(known.fingerprints(), []);
+    let Verdict::Incomparable { place, types } = known.verdict(&[lab.offer("a")], SystemTime::now()) else {
+        panic!("{known:?}");
+    };
+    assert_eq!(
+        (place.line, &types[..]),
+        (1, &["ssh-mldsa44-ed25519".to_owned(), "ssh-dss".into()][..])
+    );
+    assert_eq!(known.unsupported_types(), types);
+
+    // Beside a key that can be compared it changes nothing.
+    let known = read(&format!("h {new}\nh {{a}}\n"), &host("h"));
+    assert_eq!(
+        known_line(&known.verdict(&[lab.offer("a")], SystemTime::now())),
+        Some(2)
+    );
+    assert!(matches!(
+        known.verdict(&[lab.offer("b")], SystemTime::now()),
+        Verdict::Changed { place, expected, .. } if place.line == 2 && expected.len() == 2
+    ));
+    assert_eq!(known.unsupported_types(), [] as [&str; 0]);
+
+    let with_port = HostName::new("h", 2222);
+    let known = read(&format!("[h]:2222 {new}\nh {{a}}\n"), &with_port);
+    assert_eq!(
+        known_line(&known.verdict(&[lab.offer("a")], SystemTime::now())),
+        Some(2)
+    );
+    assert!(matches!(
+        known.verdict(&[lab.offer("b")], SystemTime::now()),
+        Verdict::Incomparable { .. }
+    ));
 }
 
 #[test]

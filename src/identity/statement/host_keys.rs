@@ -7,10 +7,11 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use russh::keys::ssh_key::{self, Certificate, PrivateKey};
+use russh::keys::ssh_key::{self, Certificate, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use super::{StatementError, check_certificate, sign_host};
+use crate::identity::opaque_key::OpaqueKey;
 use crate::identity::private_key;
 use crate::wire::Statement;
 
@@ -67,6 +68,20 @@ pub enum HostKeyWarning {
         path: PathBuf,
         /// What the parser said.
         source: russh::keys::Error,
+    },
+    /// A type of key that is not supported here; sshd may have it all the same.
+    #[error("the host key {} is of the type {name}, which this version of bowline does not support", path.display())]
+    UnsupportedType {
+        /// The file.
+        path: PathBuf,
+        /// The name of the type.
+        name: String,
+    },
+    /// It is a public key.
+    #[error("{} holds a public key only: an agent (HostKeyAgent) or a token has the private one, and bowline asks neither", path.display())]
+    PublicOnly {
+        /// The file.
+        path: PathBuf,
     },
     /// It needs a passphrase.
     #[error("the host key {} is encrypted", path.display())]
@@ -131,7 +146,7 @@ fn load_key(path: &Path) -> Result<HostKey, HostKeyWarning> {
     let text = read(path, true)?;
     let key = private_key::decode(&text, None).map_err(|source| match source {
         russh::keys::Error::KeyIsEncrypted => HostKeyWarning::Encrypted { path: file() },
-        source => HostKeyWarning::NotAKey { path: file(), source },
+        source => not_a_key(file(), &text, source),
     })?;
     if key.is_encrypted() {
         return Err(HostKeyWarning::Encrypted { path: file() });
@@ -142,6 +157,17 @@ fn load_key(path: &Path) -> Result<HostKey, HostKeyWarning> {
         key,
         certificates: Vec::new(),
     })
+}
+
+fn not_a_key(path: PathBuf, text: &str, source: russh::keys::Error) -> HostKeyWarning {
+    match private_key::opaque(text).or_else(|| OpaqueKey::from_text(text)) {
+        Some(key) => HostKeyWarning::UnsupportedType {
+            path,
+            name: key.name().to_owned(),
+        },
+        None if PublicKey::from_openssh(text.trim()).is_ok() => HostKeyWarning::PublicOnly { path },
+        None => HostKeyWarning::NotAKey { path, source },
+    }
 }
 
 fn add_certificate(keys: &mut [HostKey], path: PathBuf) -> Result<(), HostKeyWarning> {
@@ -172,11 +198,12 @@ fn read(path: &Path, secret: bool) -> Result<Zeroizing<String>, HostKeyWarning> 
     };
     let file = File::open(path).map_err(error)?;
     let metadata = file.metadata().map_err(error)?;
-    if secret {
-        check_protected(path, &metadata)?;
-    }
     let mut text = Zeroizing::new(String::new());
     file.take(MAX_FILE_LEN).read_to_string(&mut text).map_err(error)?;
+    // A public key (with HostKeyAgent) is anybody's to read.
+    if secret && OpaqueKey::from_text(&text).is_none() && PublicKey::from_openssh(text.trim()).is_err() {
+        check_protected(path, &metadata)?;
+    }
     Ok(text)
 }
 

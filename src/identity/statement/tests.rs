@@ -3,7 +3,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::*;
-use crate::identity::test_tools::{on_a_small_stack, read_key, tower_of_certificates};
+use crate::identity::test_tools::{on_a_small_stack, opaque_blob, read_key, tower_of_certificates};
+use russh::keys::ssh_encoding::base64::{Base64, Encoding};
 use ssh_key::PublicKey;
 
 const SPKI: &[u8] = b"a TLS key, to whom it is opaque";
@@ -254,7 +255,19 @@ fn host_keys_that_cannot_be_used_are_left_out_with_a_reason() {
     ssh_keygen(&["-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", short.to_str().unwrap()]);
 
     let absent = folder.path().join("absent");
-    let paths = [good.clone(), good, open, locked, locked_pem, garbage, short, absent];
+    let (future, public) = (future_key(folder.path()), good.with_extension("pub"));
+    let paths = [
+        good.clone(),
+        good,
+        open,
+        locked,
+        locked_pem,
+        garbage,
+        short,
+        future,
+        public,
+        absent,
+    ];
     let (keys, warnings) = load_host_keys(&paths, &[]);
     assert_eq!(keys.len(), 1);
     use HostKeyWarning as W;
@@ -267,11 +280,21 @@ fn host_keys_that_cannot_be_used_are_left_out_with_a_reason() {
                 W::Encrypted { .. },
                 W::NotAKey { .. },
                 W::CannotSign { .. },
+                W::UnsupportedType { .. },
+                W::PublicOnly { .. },
                 W::Read { .. }
             ]
         ),
         "{warnings:?}"
     );
+}
+
+/// A public key of a type that is not supported.
+fn future_key(folder: &Path) -> PathBuf {
+    let (path, blob) = (folder.join("future.pub"), opaque_blob("ssh-mldsa44-ed25519"));
+    let text = Base64::encode_string(&blob);
+    std::fs::write(&path, format!("ssh-mldsa44-ed25519 {text}\n")).unwrap();
+    path
 }
 
 fn three_keys(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {

@@ -1,25 +1,75 @@
-//! The ssh agent, with limits on its time. A connection for each request: after a time-out nothing is out of step.
+//! The ssh agent (draft-ietf-sshm-ssh-agent), with limits on its time. A connection for each request: after a time-out nothing
+//! is out of step.
+//!
+//! Of its messages two are needed, and keys are bytes in both: russh's client fails at the whole list if one key in it is of a
+//! type that it does not know.
 
-use std::io::ErrorKind;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use russh::keys::agent::AgentIdentity;
-use russh::keys::agent::client::AgentClient;
+use bytes::{Buf, BufMut};
 use russh::keys::ssh_encoding::Decode;
-use russh::keys::ssh_key::{HashAlg, Signature};
+use russh::keys::ssh_key::Signature;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::SkipReason;
 
-/// Longest wait for an answer that needs nobody's touch. A hung or forwarded agent must not hold up the login.
-pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest wait for an answer. An agent may have to ask for a PIN, a fingerprint or a yes first, and ssh waits for as long as
+/// sshd does: two minutes by its LoginGraceTime.
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Longest answer, and most keys in one, as for OpenSSH.
+const MAX_ANSWER: usize = 256 * 1024;
+const MAX_KEYS: u32 = 2048;
+
+const FAILURE: u8 = 5;
+const REQUEST_IDENTITIES: u8 = 11;
+const IDENTITIES_ANSWER: u8 = 12;
+const SIGN_REQUEST: u8 = 13;
+const SIGN_RESPONSE: u8 = 14;
+
+/// RSA keys sign with SHA-512; others do as they always do.
+const RSA_SHA2_512: u32 = 4;
+
+/// The answer is none.
+#[derive(Debug, Error)]
+pub enum AgentAnswerError {
+    /// Longer than any that is read.
+    #[error("an answer of {length} bytes, {MAX_ANSWER} are read")]
+    TooLong {
+        /// What it says of itself.
+        length: usize,
+    },
+    /// It ends inside a field, or goes on after the last.
+    #[error("the answer does not hold what it says")]
+    Malformed,
+    /// Another message than was asked for.
+    #[error("an answer of type {kind}")]
+    OtherType {
+        /// Its type.
+        kind: u8,
+    },
+    /// The signature does not decode.
+    #[error("not a signature")]
+    Signature(#[source] russh::keys::ssh_key::Error),
+}
 
 /// An agent that may or may not be there.
 pub(super) struct Agent {
     socket: PathBuf,
     deadline: Duration,
+}
+
+/// A public key or certificate that the agent has, in its wire form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AgentKey {
+    pub(super) blob: Vec<u8>,
+    /// For people.
+    pub(super) comment: String,
 }
 
 impl Agent {
@@ -36,57 +86,75 @@ impl Agent {
         Self { deadline, ..self }
     }
 
-    /// The keys and certificates that it has.
-    pub(super) async fn identities(&self) -> Result<Vec<AgentIdentity>, SkipReason> {
-        let request = async { self.connect().await?.request_identities().await };
-        timeout(self.deadline, request)
-            .await
-            .map_err(|_| SkipReason::AgentSilent)?
-            .map_err(reason)
+    /// The keys and certificates that it has, of whatever type.
+    pub(super) async fn keys(&self) -> Result<Vec<AgentKey>, SkipReason> {
+        let answer = self.request(&[REQUEST_IDENTITIES], IDENTITIES_ANSWER).await?;
+        read_keys(&answer).ok_or(SkipReason::AgentConfused(AgentAnswerError::Malformed))
     }
 
-    /// A signature over `data`, RSA as `rsa-sha2-512`. Waits without limit for a key that must be touched.
-    pub(super) async fn sign(
-        &self,
-        identity: &AgentIdentity,
-        data: &[u8],
-        needs_touch: bool,
-    ) -> Result<Signature, SkipReason> {
-        let request = async {
-            let mut agent = self.connect().await?;
-            agent.sign_request(identity, Some(HashAlg::Sha512), data.to_vec()).await
-        };
-        let answer = if needs_touch {
-            request.await
-        } else {
-            timeout(self.deadline, request)
-                .await
-                .map_err(|_| SkipReason::AgentSilent)?
-        };
-        let answer = answer.map_err(reason)?;
-        decode_signature(&answer, data.len())
+    /// A signature over `data` by the key in `blob`, RSA as `rsa-sha2-512`.
+    pub(super) async fn sign(&self, blob: &[u8], data: &[u8]) -> Result<Signature, SkipReason> {
+        let mut request = vec![SIGN_REQUEST];
+        put_string(&mut request, blob);
+        put_string(&mut request, data);
+        request.put_u32(RSA_SHA2_512);
+        let answer = self.request(&request, SIGN_RESPONSE).await?;
+        let mut rest = &answer[..];
+        let signature = take_string(&mut rest).filter(|_| rest.is_empty());
+        let mut signature = signature.ok_or(SkipReason::AgentConfused(AgentAnswerError::Malformed))?;
+        let decoded = Signature::decode(&mut signature);
+        decoded.map_err(|error| SkipReason::AgentConfused(AgentAnswerError::Signature(error)))
     }
 
-    async fn connect(&self) -> Result<AgentClient<UnixStream>, russh::keys::Error> {
-        Ok(AgentClient::connect(UnixStream::connect(&self.socket).await?))
+    /// Says `request`; the fields of the answer, if it is of this type.
+    async fn request(&self, request: &[u8], expected: u8) -> Result<Vec<u8>, SkipReason> {
+        let answer = timeout(self.deadline, self.exchange(request)).await;
+        let answer = answer.map_err(|_| SkipReason::AgentSilent)??;
+        match answer.split_first() {
+            Some((kind, fields)) if *kind == expected => Ok(fields.to_vec()),
+            Some((&FAILURE, _)) => Err(SkipReason::AgentRefused),
+            Some((kind, _)) => Err(SkipReason::AgentConfused(AgentAnswerError::OtherType { kind: *kind })),
+            None => Err(SkipReason::AgentConfused(AgentAnswerError::Malformed)),
+        }
+    }
+
+    async fn exchange(&self, request: &[u8]) -> Result<Vec<u8>, SkipReason> {
+        let unreachable = |error: io::Error| SkipReason::AgentUnreachable(error.kind());
+        let mut stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let mut message = Vec::with_capacity(4 + request.len());
+        put_string(&mut message, request);
+        stream.write_all(&message).await.map_err(unreachable)?;
+        let length = stream.read_u32().await.map_err(unreachable)? as usize;
+        if length > MAX_ANSWER {
+            return Err(SkipReason::AgentConfused(AgentAnswerError::TooLong { length }));
+        }
+        let mut answer = vec![0; length];
+        stream.read_exact(&mut answer).await.map_err(unreachable)?;
+        Ok(answer)
     }
 }
 
-/// russh answers with the signed data, and after it the signature as one string of the wire format.
-fn decode_signature(answer: &[u8], data_len: usize) -> Result<Signature, SkipReason> {
-    let confused = |error: russh::keys::Error| SkipReason::AgentConfused(error);
-    let mut rest = answer
-        .get(data_len..)
-        .ok_or_else(|| confused(russh::keys::Error::IndexOutOfBounds))?;
-    let blob = Vec::<u8>::decode(&mut rest).map_err(|error| confused(error.into()))?;
-    Signature::decode(&mut blob.as_slice()).map_err(|error| confused(error.into()))
+/// The fields of IDENTITIES_ANSWER.
+fn read_keys(mut fields: &[u8]) -> Option<Vec<AgentKey>> {
+    let count = fields.try_get_u32().ok().filter(|count| *count <= MAX_KEYS)?;
+    let mut keys = Vec::new();
+    for _ in 0..count {
+        let blob = take_string(&mut fields)?.to_owned();
+        let comment = String::from_utf8_lossy(take_string(&mut fields)?).into_owned();
+        keys.push(AgentKey { blob, comment });
+    }
+    fields.is_empty().then_some(keys)
 }
 
-fn reason(error: russh::keys::Error) -> SkipReason {
-    match error {
-        russh::keys::Error::AgentFailure => SkipReason::AgentRefused,
-        russh::keys::Error::IO(error) => SkipReason::AgentUnreachable(error.kind()),
-        russh::keys::Error::BadAuthSock => SkipReason::AgentUnreachable(ErrorKind::NotFound),
-        other => SkipReason::AgentConfused(other),
-    }
+/// RFC 4251 section 5.
+fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32(u32::try_from(bytes.len()).expect("keys and messages are short"));
+    out.put_slice(bytes);
+}
+
+fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = rest.try_get_u32().ok()? as usize;
+    let (string, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    Some(string)
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use russh::keys::agent::AgentIdentity;
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::ssh_key::{Algorithm, Certificate, PublicKey};
@@ -10,7 +9,9 @@ use russh::keys::ssh_key::{Algorithm, Certificate, PublicKey};
 use super::agent::Agent;
 use super::key_file::{self, KeyFile, Private};
 use super::{KeySource, SkipReason, Skipped, UserKey};
+use crate::identity::opaque_key::ReadKey;
 use crate::identity::ssh_config::SshConfig;
+use crate::wire::PeerText;
 
 /// Keys, best first, and what could not be used.
 pub(super) struct Gathered {
@@ -32,10 +33,10 @@ pub(super) async fn gather(config: &SshConfig, extra: &[PathBuf]) -> Gathered {
         let (config, extra) = (config.clone(), extra.to_vec());
         tokio::task::spawn_blocking(move || read_files(&config, &extra))
     };
-    let (agent_keys, agent_fault) = agent_keys(config).await;
+    let (agent_keys, agent_faults) = agent_keys(config).await;
     let files = reading.await.expect("reading key files does not panic");
 
-    let mut unusable: Vec<Skipped> = agent_fault.into_iter().chain(files.unusable).collect();
+    let mut unusable: Vec<Skipped> = agent_faults.into_iter().chain(files.unusable).collect();
     let is_named = |key: &UserKey| {
         files
             .keys
@@ -69,67 +70,77 @@ pub(super) async fn gather(config: &SshConfig, extra: &[PathBuf]) -> Gathered {
     Gathered { keys, unusable }
 }
 
-/// The agent's keys in its order, certificates joined with their keys.
-async fn agent_keys(config: &SshConfig) -> (Vec<UserKey>, Option<Skipped>) {
+/// The agent's keys in its order, certificates joined with their keys; and what it has that cannot be used.
+async fn agent_keys(config: &SshConfig) -> (Vec<UserKey>, Vec<Skipped>) {
     let Some(socket) = config.identity_agent.socket_path() else {
-        return (Vec::new(), None);
+        return (Vec::new(), Vec::new());
     };
-    let agent = Agent::at(&socket);
-    let identities = match agent.identities().await {
-        Ok(identities) => identities,
+    let listed = match Agent::at(&socket).keys().await {
+        Ok(listed) => listed,
         Err(reason) => {
             let description = format!("agent at {}", socket.display());
-            return (Vec::new(), Some(Skipped { description, reason }));
+            return (Vec::new(), vec![Skipped { description, reason }]);
         }
     };
-    let mut keys: Vec<UserKey> = Vec::new();
-    for identity in identities.into_iter().filter(is_usable_identity) {
-        let public = identity.public_key().into_owned();
-        let position = keys.iter().position(|key| key.public.key_data() == public.key_data());
-        let index = position.unwrap_or_else(|| {
-            keys.push(agent_key(&socket, public, identity.clone()));
-            keys.len() - 1
-        });
-        match identity {
-            AgentIdentity::Certificate { certificate, .. } => add_certificate(&mut keys[index], certificate),
-            plain @ AgentIdentity::PublicKey { .. } => {
-                keys[index].offers_plain = true;
-                keys[index].source = KeySource::Agent {
-                    socket: socket.clone(),
-                    identity: Box::new(plain),
-                };
-            }
+    let (mut keys, mut unusable) = (Vec::new(), Vec::new());
+    for listed in listed {
+        match ReadKey::from_blob(&listed.blob) {
+            ReadKey::Supported(key) if can_sign(&key) => add_agent_key(&mut keys, &socket, key, listed.blob),
+            // A host certificate is of no use to anybody here.
+            ReadKey::Supported(_) => {}
+            ReadKey::Opaque(key) => unusable.push(Skipped {
+                description: format!("{} {} (agent)", key.name(), key.fingerprint()),
+                reason: SkipReason::UnsupportedType {
+                    name: key.name().to_owned(),
+                },
+            }),
+            ReadKey::Malformed(_) => unusable.push(Skipped {
+                description: format!("{} (agent)", PeerText::new(listed.comment)),
+                reason: SkipReason::UnreadableKey,
+            }),
         }
     }
-    (keys, None)
+    (keys, unusable)
 }
 
-fn agent_key(socket: &Path, public: PublicKey, identity: AgentIdentity) -> UserKey {
-    let source = KeySource::Agent {
-        socket: socket.to_owned(),
-        identity: Box::new(identity),
+fn add_agent_key(keys: &mut Vec<UserKey>, socket: &Path, key: KeyData, blob: Vec<u8>) {
+    let (plain, certificate) = match key {
+        KeyData::Certificate(certificate) => (certificate.public_key().clone(), Some(certificate)),
+        plain => (plain, None),
     };
+    let position = keys.iter().position(|known| *known.public.key_data() == plain);
+    let index = position.unwrap_or_else(|| {
+        keys.push(agent_key(socket, plain.into(), blob.clone()));
+        keys.len() - 1
+    });
+    match certificate {
+        Some(certificate) => add_certificate(&mut keys[index], *certificate),
+        None => {
+            keys[index].offers_plain = true;
+            let socket = socket.to_owned();
+            keys[index].source = KeySource::Agent { socket, blob };
+        }
+    }
+}
+
+fn agent_key(socket: &Path, public: PublicKey, blob: Vec<u8>) -> UserKey {
+    let socket = socket.to_owned();
     UserKey {
         public,
         certificates: Vec::new(),
         offers_plain: false,
-        source,
+        source: KeySource::Agent { socket, blob },
         encrypted: false,
         unlocked: Default::default(),
     }
 }
 
-fn is_usable_identity(identity: &AgentIdentity) -> bool {
-    let is_user_certificate = match identity {
-        AgentIdentity::PublicKey { .. } => true,
-        AgentIdentity::Certificate { certificate, .. } => certificate.cert_type() == CertType::User,
-    };
-    is_user_certificate && can_sign(identity.public_key().key_data())
-}
-
-/// Kinds whose signatures the other end verifies.
+/// Not host certificates, nor types that were not told apart before.
 fn can_sign(key: &KeyData) -> bool {
-    !matches!(key, KeyData::Certificate(_)) && !matches!(key.algorithm(), Algorithm::Dsa | Algorithm::Other(_))
+    match key {
+        KeyData::Certificate(certificate) => certificate.cert_type() == CertType::User,
+        key => !matches!(key.algorithm(), Algorithm::Dsa | Algorithm::Other(_)),
+    }
 }
 
 fn read_files(config: &SshConfig, extra: &[PathBuf]) -> Files {

@@ -9,6 +9,7 @@ use russh::keys::ssh_key::{Certificate, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use super::SkipReason;
+use crate::identity::opaque_key::OpaqueKey;
 use crate::identity::private_key;
 
 /// Longest key file. RSA with 16384 bits takes about 13 KiB.
@@ -52,6 +53,8 @@ pub(super) fn read(path: &Path) -> Result<KeyFile, SkipReason> {
                 private: Private::Absent(absent),
             })
         }
+        // Its public half alone says what it is.
+        Err(public @ SkipReason::UnsupportedType { .. }) => Err(public),
         Err(_) => Err(reason),
     }
 }
@@ -74,7 +77,8 @@ pub(super) fn load(path: &Path, passphrase: Option<&str>) -> Result<PrivateKey, 
 
 /// A certificate, as `ssh-keygen -s` writes it.
 pub(super) fn read_certificate(path: &Path) -> Result<Certificate, SkipReason> {
-    Certificate::from_openssh(read_text(path)?.trim()).map_err(|_| SkipReason::Unsupported)
+    let text = read_text(path)?;
+    Certificate::from_openssh(text.trim()).map_err(|_| unsupported(OpaqueKey::from_text(&text)))
 }
 
 /// `path` with something added to its last component.
@@ -109,7 +113,8 @@ fn classify(path: &Path, text: &str) -> Result<KeyFile, SkipReason> {
             private: Private::Encrypted,
         });
     }
-    let key = private_key::decode(text, None).map_err(|_| SkipReason::Unsupported)?;
+    let key = private_key::decode(text, None);
+    let key = key.map_err(|_| unsupported(private_key::opaque(text).or_else(|| OpaqueKey::from_text(text))))?;
     Ok(KeyFile {
         public: key.public_key().clone(),
         private: Private::Open,
@@ -121,7 +126,15 @@ fn is_encrypted(text: &str) -> bool {
 }
 
 fn read_public(path: &Path) -> Result<PublicKey, SkipReason> {
-    PublicKey::from_openssh(read_text(path)?.trim()).map_err(|_| SkipReason::Unsupported)
+    let text = read_text(path)?;
+    PublicKey::from_openssh(text.trim()).map_err(|_| unsupported(OpaqueKey::from_text(&text)))
+}
+
+/// Why a file is of no use that holds this, if it holds any key.
+fn unsupported(key: Option<OpaqueKey>) -> SkipReason {
+    key.map_or(SkipReason::Unsupported, |key| SkipReason::UnsupportedType {
+        name: key.name().to_owned(),
+    })
 }
 
 /// The text of a file that ssh would take a private key from: not one of ours that others may read.

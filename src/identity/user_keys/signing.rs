@@ -17,9 +17,9 @@ use crate::wire::Authorization;
 /// The SSHSIG blob of `key` over `message`, verified: a bad one is the agent's fault, and is not sent.
 pub(super) async fn sign(keys: &UserKeys, key: &UserKey, message: &[u8]) -> Result<Vec<u8>, SkipReason> {
     let blob = match &key.source {
-        KeySource::Agent { socket, identity } => {
+        KeySource::Agent { socket, blob } => {
             let data = signature::signed_data(NAMESPACE, message).expect("the namespace is not empty");
-            let signed = Agent::at(socket).sign(identity, &data, key.needs_touch()).await?;
+            let signed = Agent::at(socket).sign(blob, &data).await?;
             signature::assemble(key.public.key_data(), NAMESPACE, signed).map_err(|_| SkipReason::BadSignature)?
         }
         KeySource::File(path) if key.needs_touch() => sign_with_keygen(&keys.ssh_keygen, path, message).await?,

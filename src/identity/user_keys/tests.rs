@@ -3,13 +3,14 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use russh::keys::ssh_encoding::Decode;
+use russh::keys::ssh_encoding::base64::{Base64, Encoding};
 use russh::keys::ssh_key::{LineEnding, SshSig};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::*;
 use crate::identity::ssh_config::{AddressFamily, IdentityAgent};
-use crate::identity::test_tools::{certify, keygen, run, write_script};
+use crate::identity::test_tools::{certify, keygen, opaque_blob, run, write_script};
 
 const KINDS: [&str; 5] = ["ed25519", "ecdsa-256", "ecdsa-384", "ecdsa-521", "rsa-2048"];
 
@@ -548,13 +549,89 @@ async fn hung_agent_is_given_up() {
     let socket = lab.path("hung.sock");
     let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let agent = agent::Agent::at(&socket).with_deadline(std::time::Duration::from_millis(20));
-    assert!(matches!(agent.identities().await, Err(SkipReason::AgentSilent)));
-    let key = lab.key("key", "ed25519", "");
-    let identity = PublicKey::read_openssh_file(key.with_extension("pub")).unwrap().into();
+    assert!(matches!(agent.keys().await, Err(SkipReason::AgentSilent)));
     assert!(matches!(
-        agent.sign(&identity, b"data", false).await,
+        agent.sign(b"key", b"data").await,
         Err(SkipReason::AgentSilent)
     ));
+}
+
+/// An agent with keys of every age, of which it has but the public halves.
+fn serve_list(socket: &Path, blobs: &[Vec<u8>]) -> std::thread::JoinHandle<()> {
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    let string = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
+    let mut answer = vec![12];
+    answer.extend(u32::try_from(blobs.len()).unwrap().to_be_bytes());
+    for blob in blobs {
+        answer.extend([string(blob), string(b"a comment")].concat());
+    }
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Read::read_exact(&mut stream, &mut [0; 5]).unwrap();
+        stream.write_all(&string(&answer)).unwrap();
+    })
+}
+
+#[tokio::test]
+async fn a_key_of_an_unknown_type_in_the_agent_is_named_and_the_others_are_used() {
+    let mut lab = Lab::new();
+    let key = lab.key("key", "ed25519", "");
+    let public = PublicKey::read_openssh_file(key.with_extension("pub")).unwrap();
+    let socket = lab.path("new.sock");
+    let broken = public.to_bytes().unwrap()[..40].to_vec();
+    let blobs = [opaque_blob("ssh-mldsa44-ed25519"), public.to_bytes().unwrap(), broken];
+    let serving = serve_list(&socket, &blobs);
+    lab.config.identity_agent = IdentityAgent::Socket(socket);
+    let keys = lab.gather().await;
+    serving.join().unwrap();
+    assert_eq!(fingerprints(keys.keys()), [fingerprint(&key)]);
+    let lines = keys.describe(&[]);
+    assert!(
+        lines[0].starts_with("ssh-mldsa44-ed25519 SHA256:")
+            && lines[0]
+                .ends_with("(agent): keys of type ssh-mldsa44-ed25519 are not supported by this version of bowline"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[1], "a comment (agent): not a key that can be read here");
+    assert!(keys.unusable()[0].reason.is_ours_alone() && !keys.unusable()[1].reason.is_ours_alone());
+}
+
+#[tokio::test]
+async fn key_files_of_unknown_types_are_named() {
+    let mut lab = Lab::new();
+    let public = Base64::encode_string(&opaque_blob("ssh-mldsa44-ed25519"));
+    std::fs::write(
+        lab.path("lonely.pub"),
+        format!("ssh-mldsa44-ed25519 {public} me@here\n"),
+    )
+    .unwrap();
+    let mut container = b"openssh-key-v1\0".to_vec();
+    let string = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
+    for part in [b"none".as_slice(), b"none", b""] {
+        container.extend(string(part));
+    }
+    container.extend(1_u32.to_be_bytes());
+    container.extend([string(&opaque_blob("ssh-mldsa44-ed25519")), string(b"secret")].concat());
+    let text = Base64::encode_string(&container);
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(70)
+        .map(|line| std::str::from_utf8(line).unwrap())
+        .collect();
+    let (begin, end) = (
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+        "-----END OPENSSH PRIVATE KEY-----",
+    );
+    let private = lab.path("private");
+    std::fs::write(&private, format!("{begin}\n{}\n{end}\n", lines.join("\n"))).unwrap();
+    std::fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    lab.config.identity_files = vec![lab.path("lonely"), private];
+    let keys = lab.gather().await;
+    assert_eq!(keys.unusable().len(), 2, "{:?}", keys.unusable());
+    for skipped in keys.unusable() {
+        let is_named = matches!(&skipped.reason, SkipReason::UnsupportedType { name } if name == "ssh-mldsa44-ed25519");
+        assert!(is_named, "{skipped}");
+    }
 }
 
 #[tokio::test]
