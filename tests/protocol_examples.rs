@@ -1,9 +1,9 @@
 //! The examples of `PROTOCOL.md` are what the code says and understands, so that the page cannot rot.
 
 use bowline::wire::{
-    ALPN, Accepted, Answer, Authorization, CloseCode, Epoch, Frame, Hello, Host, MAX_AUTHORIZATIONS, MAX_DATA,
-    MAX_HELLO, MAX_LIMITS, MAX_STATEMENTS, Offset, Open, Probe, Probed, Reap, Refusal, RefusalCode, Resume, SessionId,
-    SshdLimit, Statement, UserName, VERSION, next_message,
+    ALPN, Accepted, Answer, Authorization, CloseCode, Epoch, Frame, Hello, Host, KeyQuery, MAX_AUTHORIZATIONS,
+    MAX_DATA, MAX_HELLO, MAX_LIMITS, MAX_STATEMENTS, Offset, Open, Probe, Probed, Reap, Refusal, RefusalCode, Resume,
+    SessionId, SshdLimit, Statement, UserName, VERSION, next_message,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ fn limits_and_names_on_the_page_are_those_of_the_code() {
     }
 }
 
-fn hellos() -> [(&'static str, Hello); 6] {
+fn hellos() -> [(&'static str, Hello); 7] {
     let open = Open {
         version: VERSION,
         session: ID,
@@ -101,6 +101,11 @@ fn hellos() -> [(&'static str, Hello); 6] {
         user: UserName::new("ada").expect("a user name"),
         authorizations: open.authorizations.clone(),
     };
+    let query = KeyQuery {
+        version: VERSION,
+        user: UserName::new("ada").expect("a user name"),
+        keys: vec![Bytes::from_static(b"key")],
+    };
     let reap = Reap {
         session: ID,
         token: [0xcd; 32],
@@ -112,6 +117,7 @@ fn hellos() -> [(&'static str, Hello); 6] {
         ("Probe", Hello::Probe(probe)),
         ("Reap", Hello::Reap(reap)),
         ("Wait", Hello::Wait),
+        ("KeyQuery", Hello::KeyQuery(query)),
     ]
 }
 
@@ -145,6 +151,7 @@ fn answers() -> [(&'static str, Answer); 6] {
         ("Standing", Answer::Standing),
         ("Probed", Answer::Probed(Box::new(probed))),
         ("Reaped", Answer::Reaped),
+        ("KeyOk", Answer::KeyOk(Some(0))),
         ("Refused", Answer::Refused(refused)),
         ("Asking", Answer::Asking),
     ]

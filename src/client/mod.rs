@@ -10,6 +10,7 @@ pub mod fallback;
 mod first_words;
 mod improvement;
 pub mod journal;
+mod key_query;
 pub mod network_watch;
 mod observed;
 mod opening;
@@ -98,6 +99,17 @@ pub trait Credentials: Send + Sync {
     /// Signs `message` with the keys of round `round` (from 0): at most 8, none if the round has none, `None` when
     /// there are no more rounds. May ask the user.
     fn sign<'a>(&'a self, round: usize, message: &'a [u8]) -> Boxed<'a, Option<Vec<Authorization>>>;
+
+    /// Keys of round `round` that are to be asked about before one of them signs, SSH wire form, at most 8: signing may ask
+    /// the user. None by default: then the round signs at once.
+    fn to_ask(&self, _round: usize) -> Vec<Bytes> {
+        Vec::new()
+    }
+
+    /// Signs `message` with this one of the keys [`to_ask`](Self::to_ask); `None` if it cannot. May ask the user.
+    fn sign_with<'a>(&'a self, _round: usize, _key: &'a [u8], _message: &'a [u8]) -> Boxed<'a, Option<Authorization>> {
+        Box::pin(async { None })
+    }
 
     /// The server half accepted this key, SSH wire form.
     fn handle_accepted(&self, key: &[u8]);

@@ -2,6 +2,7 @@
 
 use super::dialer::{Dialer, race};
 use super::failures::{AttemptError, Failed, Failures};
+use super::key_query::{self, KeyVerdict};
 use super::paths::{Knowledge, Paths, ResolveError};
 use super::waiting::{Unanswered, answer_to, refused_by_close, while_it_waits};
 use super::{ClientConfig, Control, FirstWords, OpenSession};
@@ -17,6 +18,7 @@ use crate::wire::{
 use bytes::Bytes;
 use russh::keys::ssh_key::HashAlg;
 use std::error::Error;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncRead;
@@ -26,6 +28,8 @@ use tracing::{debug, field, info, warn};
 
 /// Pause before asking again what may be granted in a moment.
 const RETRY: Duration = Duration::from_millis(300);
+/// Signatures whose time is not the path's. A user has no more keys that ask; beyond it an open that goes round in circles ends.
+const MOST_EXTENSIONS: usize = 64;
 
 /// Why no session was opened.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +98,11 @@ where
         deadline: begun + config.connect_timeout,
         answer_by: begun + config.answer_timeout,
         astray: Vec::new(),
+        round: 0,
+        behind: 0,
+        refusal: None,
+        asks_first: true,
+        given: 0,
         failures: Failures::default(),
         config,
         paths,
@@ -131,7 +140,28 @@ where
     }
 }
 
+/// What is offered in a round.
+enum Offer {
+    /// Keys that have signed; none if none could.
+    Sign(Vec<Authorization>),
+    /// Nothing: the server half wants no key.
+    NoneNeeded,
+    /// The keys that it was asked about would not do.
+    Refused(Refusal),
+    /// This one of the keys that it was asked about would do, and does not sign.
+    Unsigned(usize),
+}
+
 struct Opening {
+    /// Rounds of keys before it were refused, whatever became of the carriers.
+    round: usize,
+    /// So many keys of that round would do or not, and do not sign.
+    behind: usize,
+    refusal: Option<Refusal>,
+    /// Whether the server half knows questions about keys, as far as is known.
+    asks_first: bool,
+    /// How often the time for a signature was added to the deadline.
+    given: usize,
     config: ClientConfig,
     paths: Paths,
     id: SessionId,
@@ -249,7 +279,7 @@ impl Opening {
         }
     }
 
-    /// Offers the user's keys, round by round.
+    /// Offers the user's keys, from the first round on that was not refused yet.
     async fn converse(&mut self, carrier: &mut Carrier) -> Result<Accepted, Talk> {
         let message = open_message(OpenFacts {
             exporter: &carrier.info().exporter,
@@ -260,32 +290,37 @@ impl Opening {
             version: VERSION,
         });
         let credentials = Arc::clone(&self.config.credentials);
-        let (mut last, mut is_told) = (None, false);
-        for round in 0.. {
-            let asked = clock::now();
-            let signing = credentials.sign(round, &message);
-            let signed = while_it_waits(carrier, &mut is_told, signing).await;
-            // Time that the user took is not the path's.
-            let took = clock::now().saturating_duration_since(asked);
-            self.deadline += took;
-            self.answer_by += took;
-            let Some(signed) = signed else { break };
-            if signed.is_empty() {
-                continue;
-            }
-            // From the first hello on it waits long enough.
-            is_told = true;
-            match self.ask(carrier, signed.clone()).await? {
-                Ok(accepted) => {
-                    if let Some(key) = accepted.key.and_then(|index| signed.get(usize::from(index))) {
+        let mut is_told = false;
+        while let Some(offer) = self.offer(carrier, &message, &mut is_told).await? {
+            let outcome = match offer {
+                Offer::Refused(refusal) => Some(Err(refusal)),
+                Offer::Unsigned(index) => {
+                    // The keys behind it in this round may do too.
+                    self.behind += index + 1;
+                    continue;
+                }
+                Offer::Sign(signed) if signed.is_empty() => None,
+                Offer::Sign(signed) => {
+                    // From the first hello on it waits long enough.
+                    is_told = true;
+                    let outcome = self.ask(carrier, signed.clone()).await?;
+                    if let Ok(Accepted { key: Some(index), .. }) = &outcome
+                        && let Some(key) = signed.get(usize::from(*index))
+                    {
                         credentials.handle_accepted(&key.key);
                     }
-                    return Ok(accepted);
+                    Some(outcome)
                 }
-                Err(refusal) => last = Some(refusal),
+                Offer::NoneNeeded => Some(self.ask(carrier, Vec::new()).await?),
+            };
+            match outcome {
+                Some(Ok(accepted)) => return Ok(accepted),
+                Some(Err(refusal)) => self.refusal = Some(refusal),
+                None => {}
             }
+            (self.round, self.behind) = (self.round + 1, 0);
         }
-        let refusal = match last {
+        let refusal = match self.refusal.take() {
             Some(refusal) => refusal,
             // Without any key: a server half that leaves all to the login takes it.
             None => match self.ask(carrier, Vec::new()).await? {
@@ -300,6 +335,80 @@ impl Opening {
             ssh_has_more: credentials.ssh_has_more(),
         };
         Err(Talk::Setback(refused.into()))
+    }
+
+    /// What is to be offered in this round; `None` if there are no more.
+    async fn offer(
+        &mut self,
+        carrier: &mut Carrier,
+        message: &[u8],
+        is_told: &mut bool,
+    ) -> Result<Option<Offer>, Talk> {
+        let credentials = Arc::clone(&self.config.credentials);
+        let round = self.round;
+        let keys = match self.asks_first {
+            true => credentials.to_ask(round),
+            false => Vec::new(),
+        };
+        let keys = keys.get(self.behind..).unwrap_or_default();
+        if keys.is_empty() && self.behind > 0 {
+            return Ok(Some(Offer::Sign(Vec::new())));
+        }
+        if keys.is_empty() {
+            let signing = credentials.sign(round, message);
+            let signed = self.wait_for_user(carrier, is_told, signing).await;
+            return Ok(signed.map(Offer::Sign));
+        }
+        *is_told = true;
+        match self.ask_about(carrier, keys.to_vec()).await? {
+            KeyVerdict::Signs(index) => {
+                let signing = credentials.sign_with(round, &keys[index], message);
+                let signed = self.wait_for_user(carrier, is_told, signing).await;
+                Ok(Some(
+                    signed.map_or(Offer::Unsigned(index), |signed| Offer::Sign(vec![signed])),
+                ))
+            }
+            KeyVerdict::NoneNeeded => Ok(Some(Offer::NoneNeeded)),
+            KeyVerdict::Refused(refusal) => match refusal.code {
+                RefusalCode::NotAuthorized => Ok(Some(Offer::Refused(refusal))),
+                code if code.is_final() => Err(Talk::Setback(OpenError::Refused(refusal).into())),
+                _ => Err(Talk::Setback(Setback::Refused(refusal))),
+            },
+            KeyVerdict::NotUnderstood => {
+                debug!("the server half is older than questions about keys: all of them sign");
+                self.asks_first = false;
+                Err(Talk::Setback(Setback::Again {
+                    failed: Vec::new(),
+                    pause: Duration::ZERO,
+                }))
+            }
+        }
+    }
+
+    async fn ask_about(&mut self, carrier: &mut Carrier, keys: Vec<Bytes>) -> Result<KeyVerdict, Talk> {
+        let asked = clock::now();
+        let (verdict, took) = key_query::ask_about(carrier, &self.config.user, keys, self.answer_by).await;
+        // Time that sshd took is not the path's.
+        self.deadline += took;
+        verdict.map_err(|unanswered| self.unanswered(unanswered, asked))
+    }
+
+    /// Waits for a signature. Time that the user took is not the path's.
+    async fn wait_for_user<T>(
+        &mut self,
+        carrier: &mut Carrier,
+        is_told: &mut bool,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let asked = clock::now();
+        let done = while_it_waits(carrier, is_told, work).await;
+        if self.given < MOST_EXTENSIONS {
+            self.given += 1;
+            let took = clock::now().saturating_duration_since(asked);
+            self.deadline += took;
+            self.answer_by += took;
+        }
+        done
     }
 
     /// One `Open` and its answer. The inner `Err` is "not with these keys".
@@ -338,7 +447,7 @@ impl Opening {
                 code if code.is_final() => Err(Talk::Setback(OpenError::Refused(refusal).into())),
                 _ => Err(Talk::Setback(Setback::Refused(refusal))),
             },
-            Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking => {
+            Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking | Answer::KeyOk(_) => {
                 let odd = DecodeError::UnknownType {
                     what: "answer to an open",
                     value: 0,

@@ -295,7 +295,7 @@ impl<'a> Outage<'a> {
                 debug!(%refusal, "not resumed yet");
                 Some(())
             }
-            Ok((_, Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking)) => {
+            Ok((_, Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking | Answer::KeyOk(_))) => {
                 let error = CarrierError::Protocol(DecodeError::UnknownType {
                     what: "answer to a resume",
                     value: 0,

@@ -221,11 +221,16 @@ pub fn check_signer(key: &KeyData, signature: &Signature) -> Result<(), SshsigEr
     }
 }
 
-fn check_rsa_size(key: &RsaPublicKey) -> Result<(), SshsigError> {
+/// Bits of the modulus.
+pub(crate) fn rsa_bits(key: &RsaPublicKey) -> usize {
     let modulus = key.n().as_positive_bytes().unwrap_or_default();
-    let bits = modulus
+    modulus
         .first()
-        .map_or(0, |first| modulus.len() * 8 - first.leading_zeros() as usize);
+        .map_or(0, |first| modulus.len() * 8 - first.leading_zeros() as usize)
+}
+
+fn check_rsa_size(key: &RsaPublicKey) -> Result<(), SshsigError> {
+    let bits = rsa_bits(key);
     if (MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {
         Ok(())
     } else {

@@ -19,13 +19,20 @@ use thiserror::Error;
 pub use self::agent::AgentAnswerError;
 pub use self::passphrase::Prompter;
 use super::ssh_config::SshConfig;
-use super::sshsig as signature;
+use super::sshsig::{self as signature, MAX_RSA_BITS, MIN_RSA_BITS};
+use crate::wire::{MAX_HELLO, MAX_USER};
 
 /// Namespace of the signatures that open sessions.
 pub const NAMESPACE: &str = "bowline-open";
 
 /// Most authorizations in one `Open`.
 pub const MAX_AUTHORIZATIONS: usize = 8;
+
+/// Bytes for authorizations in a hello: without its other fields, of which the user's name is the longest.
+const ROOM: usize = MAX_HELLO - MAX_USER - 128;
+
+/// Bytes of the two lengths of an authorization.
+const LENGTHS: usize = 8;
 
 /// The keys that the user could open a session with, best first.
 #[derive(Debug)]
@@ -78,6 +85,8 @@ pub enum Round {
 pub struct SignedRound {
     /// At most [`MAX_AUTHORIZATIONS`]; empty if no key of the round could sign.
     pub authorizations: Vec<SignedKey>,
+    /// Keys that were asked about, in words; of these at most one has signed, in a round of its own.
+    pub asked: Vec<String>,
     /// Keys of the round that could not.
     pub skipped: Vec<Skipped>,
 }
@@ -140,6 +149,20 @@ pub enum SkipReason {
         /// The name of the type.
         name: String,
     },
+    /// Longer than what a hello of the protocol has room for.
+    #[error("too long for an open: it takes {length} bytes with its signature, {limit} are left for it")]
+    TooLong {
+        /// Its length, or what it would take.
+        length: usize,
+        /// The most that there may be.
+        limit: usize,
+    },
+    /// An RSA key whose signatures do not count.
+    #[error("an RSA key of {bits} bits; {MIN_RSA_BITS} to {MAX_RSA_BITS} can be used")]
+    RsaSize {
+        /// Bits of its modulus.
+        bits: usize,
+    },
     /// A key of a supported type that does not decode.
     #[error("not a key that can be read here")]
     UnreadableKey,
@@ -181,7 +204,14 @@ pub enum SkipReason {
 impl SkipReason {
     /// Whether ssh itself may be able to use such a key.
     pub fn is_ours_alone(&self) -> bool {
-        matches!(self, SkipReason::UnsupportedType { .. })
+        matches!(
+            self,
+            SkipReason::UnsupportedType { .. }
+                | SkipReason::TooLong { .. }
+                | SkipReason::RsaSize { .. }
+                // Those for certain hosts only (ssh-add -h) sign for ssh alone, and the agent gives no reasons.
+                | SkipReason::AgentRefused
+        )
     }
 }
 
@@ -236,11 +266,29 @@ impl UserKeys {
         }
     }
 
-    /// Has each key of the round sign `message`. Prompts only in an interactive round.
-    pub async fn sign_round(&self, round: Round, message: &[u8]) -> SignedRound {
+    /// What of the round the server half is to be asked about before it signs, in wire form and in words: all of it if an
+    /// agent or the user may have to be asked for a signature. The winner signs at once; it is expected to do.
+    pub fn to_ask(&self, round: Round) -> Vec<(Vec<u8>, String)> {
+        let keys = self.keys_of(round);
+        let may_ask = |key: &&UserKey| key.is_interactive() || key.file().is_none();
+        if round == Round::Winner || !keys.iter().any(may_ask) {
+            return Vec::new();
+        }
+        let offers = keys
+            .iter()
+            .flat_map(|key| key.offers().map(|offer| (offer.blob(), key.describe(&offer))));
+        offers.collect()
+    }
+
+    /// Has each key of the round sign `message`, or the one that is in `only` (as itself or as a certificate). Prompts only in
+    /// an interactive round.
+    pub async fn sign_round(&self, round: Round, only: Option<&[u8]>, message: &[u8]) -> SignedRound {
         let mut signed = SignedRound::default();
         let mut agent_is_silent = false;
         for key in self.keys_of(round) {
+            if only.is_some_and(|only| !key.offers_blob(only)) {
+                continue;
+            }
             let in_agent = matches!(key.source, KeySource::Agent { .. });
             let signature = if in_agent && agent_is_silent {
                 Err(SkipReason::AgentSilent)
@@ -248,7 +296,7 @@ impl UserKeys {
                 signing::sign(self, key, message).await
             };
             match signature {
-                Ok(signature) => signed.add(key, &signature, message),
+                Ok(signature) => signed.add(key, only, &signature, message),
                 Err(reason) => {
                     // A hung agent would hold up each of its keys as long again.
                     agent_is_silent |= matches!(reason, SkipReason::AgentSilent);
@@ -266,6 +314,7 @@ impl UserKeys {
     pub fn describe(&self, rounds: &[SignedRound]) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for round in rounds {
+            lines.extend(round.asked.iter().cloned());
             lines.extend(round.authorizations.iter().map(|signed| signed.description.clone()));
             lines.extend(round.skipped.iter().map(Skipped::to_string));
         }
@@ -285,21 +334,21 @@ impl UserKeys {
     /// The silent keys but for the winner, in portions that one `Open` can carry.
     fn silent_pages(&self) -> Vec<Vec<&UserKey>> {
         let mut pages: Vec<Vec<&UserKey>> = Vec::new();
-        let mut room = 0;
+        let (mut room, mut bytes) = (0, 0);
         for key in self
             .keys
             .iter()
             .filter(|key| !key.is_interactive() && Some(key.fingerprint()) != self.winner)
         {
-            let needed = key.offers().count();
+            let (needed, length) = (key.offers().count(), key.wire_length());
             match pages.last_mut() {
-                Some(page) if needed <= room => page.push(key),
+                Some(page) if needed <= room && length <= bytes => page.push(key),
                 _ => {
                     pages.push(vec![key]);
-                    room = MAX_AUTHORIZATIONS;
+                    (room, bytes) = (MAX_AUTHORIZATIONS, ROOM);
                 }
             }
-            room -= needed;
+            (room, bytes) = (room - needed, bytes.saturating_sub(length));
         }
         pages
     }
@@ -341,6 +390,20 @@ impl UserKey {
         }
     }
 
+    /// Most bytes that its authorizations take in a hello.
+    fn wire_length(&self) -> usize {
+        let signature = self.signature_length();
+        self.offers()
+            .map(|offer| offer.blob().len() + signature + LENGTHS)
+            .sum()
+    }
+
+    /// Most bytes of a SSHSIG blob by it: the key, the signature (two of RSA's numbers at most), and what is around them.
+    fn signature_length(&self) -> usize {
+        let key = Offer::Plain(&self.public).blob().len();
+        2 * key + 256
+    }
+
     fn is_interactive(&self) -> bool {
         self.needs_touch() || self.needs_passphrase()
     }
@@ -355,15 +418,30 @@ impl UserKey {
             .take(MAX_AUTHORIZATIONS)
     }
 
+    /// Whether it is offered in this form.
+    pub fn offers_blob(&self, blob: &[u8]) -> bool {
+        self.offers().any(|offer| offer.blob() == blob)
+    }
+
+    fn describe(&self, offer: &Offer<'_>) -> String {
+        match offer {
+            Offer::Plain(_) => self.to_string(),
+            Offer::Certificate(certificate) => {
+                let id = certificate.key_id();
+                match certificate.critical_options().get("source-address") {
+                    Some(addresses) => format!("{self}, certificate {id:?}, for clients at {addresses} only"),
+                    None => format!("{self}, certificate {id:?}"),
+                }
+            }
+        }
+    }
+
     fn authorizations(&self, signature: &[u8]) -> impl Iterator<Item = SignedKey> {
         self.offers().map(move |offer| SignedKey {
             key: offer.blob(),
             signature: signature.to_vec(),
             fingerprint: self.fingerprint(),
-            description: match offer {
-                Offer::Plain(_) => self.to_string(),
-                Offer::Certificate(certificate) => format!("{self}, certificate {:?}", certificate.key_id()),
-            },
+            description: self.describe(&offer),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Who may open a session: sshd's verdict, a file's, or nobody's.
 
-use super::ask_sshd::{AskError, AskLimits, AskSshd, Verdict};
+use super::ask_sshd::{AskError, AskLimits, AskSshd, Proof, Verdict};
 use super::connect_sshd::Client;
 use super::failures::Failures;
 use crate::carrier::handshake_limiter;
@@ -82,8 +82,21 @@ impl Authority {
         }
     }
 
-    /// Decides for keys whose signatures were verified.
-    pub(super) async fn judge(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Judged, Refusal> {
+    /// The client has signed with a key that was accepted before it did.
+    pub(super) fn handle_signed(&self, client: Client) {
+        if let Authority::Sshd { ask } = self {
+            ask.handle_signed(client);
+        }
+    }
+
+    /// Decides for keys whose signatures were verified, or are still to come.
+    pub(super) async fn judge(
+        &self,
+        user: &str,
+        keys: &[ProvenKey],
+        client: Client,
+        proof: Proof,
+    ) -> Result<Judged, Refusal> {
         let (remote, mut greeting) = (client.remote, None);
         let accepted = match self {
             Authority::Anyone => {
@@ -99,7 +112,7 @@ impl Authority {
             Authority::Keys(_) | Authority::Sshd { .. } if keys.is_empty() => None,
             Authority::Keys(list) => list.permitted(user, keys, remote.ip()).await,
             Authority::Sshd { ask, .. } => {
-                let (accepted, verdict) = ask_sshd(ask, user, keys, client).await?;
+                let (accepted, verdict) = ask_sshd(ask, user, keys, client, proof).await?;
                 greeting = verdict.map(|verdict| Greeting {
                     line: verdict.upstream.identification,
                     at: verdict.greeted,
@@ -129,8 +142,9 @@ async fn ask_sshd(
     user: &str,
     keys: &[ProvenKey],
     client: Client,
+    proof: Proof,
 ) -> Result<(Option<usize>, Option<Verdict>), Refusal> {
-    match ask.accepts_any(user, keys, client).await {
+    match ask.accepts_any(user, keys, client, proof).await {
         Ok(answered) => Ok(answered),
         Err(error) => {
             let code = match &error {

@@ -86,6 +86,16 @@ impl Failures {
         }
     }
 
+    /// One failure of `source` was none after all.
+    pub(super) fn take_back(&self, source: IpAddr) {
+        let mut known = self.lock();
+        for (network, _) in networks(source) {
+            if let Some(count) = known.networks.get_mut(&network) {
+                count.failures = count.failures.saturating_sub(1);
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -42,6 +42,17 @@ impl Verifier {
         }
     }
 
+    /// Lets a network ask about keys that have not signed, as often as it may fail.
+    ///
+    /// # Errors
+    /// `TooManyFailed`.
+    pub(super) fn allow_unsigned(&self, source: IpAddr) -> Result<Unsigned, TooManyFailed> {
+        self.failures.check(source, clock::now())?;
+        self.failures.count(source, clock::now());
+        let failures = Arc::clone(&self.failures);
+        Ok(Unsigned { failures, source })
+    }
+
     /// The keys that signed `message`, each with the place of its authorization. Kinds of keys that are not supported are left
     /// out.
     ///
@@ -70,6 +81,20 @@ impl Verifier {
         });
         let verified = verified.await.ok_or(Unproven::Fault)?;
         verified.map_err(Unproven::Invalid)
+    }
+}
+
+/// A question about keys that have not signed: a failure until one of them does.
+#[must_use]
+pub(super) struct Unsigned {
+    failures: Arc<Failures>,
+    source: IpAddr,
+}
+
+impl Unsigned {
+    /// It was none: the key has signed, or the refusal was counted elsewhere.
+    pub(super) fn take_back(self) {
+        self.failures.take_back(self.source);
     }
 }
 

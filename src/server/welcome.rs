@@ -1,10 +1,11 @@
 //! What happens on a fresh carrier until it is known whose it is: handshake, hello, answer.
 
+use super::ask_sshd::Proof;
 use super::authority::{Account, Authority, Greeting, OpenCheck, chain, refusal};
 use super::connect_sshd::{Client, ConnectSshd};
 use super::prober::Prober;
 use super::registry::Registry;
-use super::verifier::{Unproven, Verifier};
+use super::verifier::{Unproven, Unsigned, Verifier};
 use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
 use crate::carrier::tls::TlsServer;
 use crate::carrier::via::IncomingStream;
@@ -12,7 +13,8 @@ use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, Dupl
 use crate::clock;
 use crate::identity::statement::{OpenFacts, ProvenKey, open_message};
 use crate::wire::{
-    Answer, Authorization, DecodeError, Hello, Open, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION,
+    Answer, Authorization, DecodeError, Hello, KeyQuery, Open, Probe, Probed, Refusal, RefusalCode, SessionId,
+    UserName, VERSION,
 };
 use bytes::Bytes;
 use std::future::Future;
@@ -28,8 +30,9 @@ use tracing::{debug, info};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For the first hello: the client half says it at once, or asks for more time.
 const FIRST_HELLO: Duration = Duration::from_secs(5);
-/// For each further hello: the user may have to touch a key or to type a passphrase.
-const HELLO: Duration = Duration::from_secs(60);
+/// For each further hello: the user may have to touch a key, to type a passphrase or to tell an agent that it may sign. As long
+/// as sshd waits for a login by default (LoginGraceTime).
+const HELLO: Duration = Duration::from_secs(120);
 /// How often a client hears that sshd is still being asked: it takes three of these for silence.
 const ASKING_INTERVAL: Duration = Duration::from_secs(1);
 /// Rounds of keys on one carrier.
@@ -64,6 +67,15 @@ struct Permitted {
     key: Option<u8>,
     /// What sshd said of itself when it was asked about the key.
     greeting: Option<Greeting>,
+}
+
+/// A key that would be accepted, of a client that has not signed with it.
+struct Awaited {
+    user: UserName,
+    key: Bytes,
+    account: Account,
+    greeting: Option<Greeting>,
+    unsigned: Unsigned,
 }
 
 impl Welcome {
@@ -177,6 +189,7 @@ impl Welcome {
     /// Answers hellos until one is accepted or no more may come.
     async fn converse(&self, mut carrier: Carrier, mut heard: Heard, client: Client, mut permit: Permit) {
         let source = client.remote;
+        let mut awaited = None;
         for _ in 0..MOST_HELLOS {
             let message = match heard {
                 Heard::Message(message) if permit.handle_heard() => message,
@@ -189,31 +202,45 @@ impl Welcome {
             };
             let info = carrier.info().clone();
             let refused = match Hello::decode(message) {
-                Ok(Hello::Open(open)) => match asking(&mut carrier, self.admit(&info, &open, client)).await {
-                    Ok(Ok(key)) => return self.registry.attach_open(carrier, &open, key).await,
-                    Ok(Err(refused)) => refused,
-                    Err(error) => return debug!(%source, %error, "lost while sshd was asked"),
-                },
+                Ok(Hello::Open(open)) => {
+                    match asking(&mut carrier, self.admit(&info, &open, client, &mut awaited)).await {
+                        Ok(Ok(key)) => return self.registry.attach_open(carrier, &open, key).await,
+                        Ok(Err(refused)) => refused,
+                        Err(error) => return debug!(%source, %error, "lost while sshd was asked"),
+                    }
+                }
                 Ok(Hello::Resume(resume)) => {
                     return unless_revoked(&mut permit, self.registry.attach_resume(carrier, &resume)).await;
                 }
                 Ok(Hello::Standby { session }) => {
                     return unless_revoked(&mut permit, self.registry.attach_standby(carrier, session)).await;
                 }
-                Ok(Hello::Probe(probe)) => match asking(&mut carrier, self.probe(&info, &probe, client)).await {
-                    Ok(Ok(probed)) => {
-                        let answered = carrier.send_message(Answer::Probed(Box::new(probed)).encode()).await;
-                        debug!(user = probe.user.as_str(), sent = answered.is_ok(), "probe answered");
-                        return unless_revoked(&mut permit, finish(carrier, CloseReason::Done)).await;
+                Ok(Hello::Probe(probe)) => {
+                    match asking(&mut carrier, self.probe(&info, &probe, client, &mut awaited)).await {
+                        Ok(Ok(probed)) => {
+                            return say_last(carrier, Answer::Probed(Box::new(probed)), &mut permit).await;
+                        }
+                        Ok(Err(refused)) => refused,
+                        Err(error) => return debug!(%source, %error, "lost while sshd was asked"),
                     }
-                    Ok(Err(refused)) => refused,
-                    Err(error) => return debug!(%source, %error, "lost while sshd was asked"),
-                },
+                }
                 Ok(Hello::Reap(reap)) => {
                     self.registry.reap(&reap);
-                    let answered = carrier.send_message(Answer::Reaped.encode()).await;
-                    debug!(session = %reap.session, sent = answered.is_ok(), "reap answered");
-                    return unless_revoked(&mut permit, finish(carrier, CloseReason::Done)).await;
+                    return say_last(carrier, Answer::Reaped, &mut permit).await;
+                }
+                Ok(Hello::KeyQuery(query)) => {
+                    match asking(&mut carrier, self.answer_query(query, client, &mut awaited)).await {
+                        Ok(Ok(key)) => {
+                            if carrier.send_message(Answer::KeyOk(key).encode()).await.is_err() {
+                                return;
+                            }
+                            permit.handle_answered(clock::now());
+                            heard = hear_next(&mut carrier, &permit, sleep(HELLO)).await;
+                            continue;
+                        }
+                        Ok(Err(refused)) => refused,
+                        Err(error) => return debug!(%source, %error, "lost while sshd was asked"),
+                    }
                 }
                 Ok(Hello::Wait) => refusal(RefusalCode::Desync, "Wait comes once, before the first hello"),
                 Err(error) => malformed(&error),
@@ -231,13 +258,62 @@ impl Welcome {
         unless_revoked(&mut permit, finish(carrier, CloseReason::Refused)).await;
     }
 
+    /// Which of the keys would do once it signs; `None` if none is needed.
+    async fn answer_query(
+        &self,
+        query: KeyQuery,
+        client: Client,
+        awaited: &mut Option<Awaited>,
+    ) -> Result<Option<u8>, Refusal> {
+        if !self.authority.is_about_keys() {
+            return Ok(None);
+        }
+        let source = client.remote.ip();
+        let unsigned = self.verifier.allow_unsigned(source);
+        let unsigned = unsigned.map_err(|error| refusal(RefusalCode::RetryLater, chain(&error)))?;
+        let mut keys = Vec::new();
+        for blob in &query.keys {
+            match ProvenKey::unsigned(blob) {
+                Ok(key) => keys.push(key),
+                Err(error) if error.is_unsupported() => debug!(%error, "a key is left out"),
+                Err(error) => return Err(refusal(RefusalCode::Desync, chain(&error))),
+            }
+        }
+        self.check_opens(&query.user, client).await?;
+        let judged = self.authority.judge(&query.user, &keys, client, Proof::Unsigned).await;
+        // What was refused is counted by whoever refused it.
+        let judged = match judged {
+            Ok(judged) => judged,
+            Err(refused) => {
+                unsigned.take_back();
+                return Err(refused);
+            }
+        };
+        let key = judged.key.map(|index| keys[index].blob.clone()).unwrap_or_default();
+        let position = query.keys.iter().position(|offered| *offered == key);
+        *awaited = Some(Awaited {
+            user: query.user,
+            key,
+            account: judged.account,
+            greeting: judged.greeting,
+            unsigned,
+        });
+        Ok(position.and_then(|position| u8::try_from(position).ok()))
+    }
+
     /// Makes the session of `open` and connects it to sshd, unless it is there already. Gives which of its authorizations
     /// counted.
-    async fn admit(&self, info: &CarrierInfo, open: &Open, client: Client) -> Result<Option<u8>, Refusal> {
+    async fn admit(
+        &self,
+        info: &CarrierInfo,
+        open: &Open,
+        client: Client,
+        awaited: &mut Option<Awaited>,
+    ) -> Result<Option<u8>, Refusal> {
         let mut key = None;
         if !self.registry.is_owner(open.session, &info.peer_key) {
             let permitted = self
-                .judge(info, open.session, &open.user, &open.authorizations, client)
+                .judge(info, (open.session, &open.user), &open.authorizations, client, awaited)
                 .await?;
             self.registry.open(open, &info.peer_key, client, permitted.account)?;
             key = permitted.key;
@@ -247,9 +323,21 @@ impl Welcome {
     }
 
     /// What an open by the same user would find.
-    async fn probe(&self, info: &CarrierInfo, probe: &Probe, client: Client) -> Result<Probed, Refusal> {
+    async fn probe(
+        &self,
+        info: &CarrierInfo,
+        probe: &Probe,
+        client: Client,
+        awaited: &mut Option<Awaited>,
+    ) -> Result<Probed, Refusal> {
         let permitted = self
-            .judge(info, probe.session, &probe.user, &probe.authorizations, client)
+            .judge(
+                info,
+                (probe.session, &probe.user),
+                &probe.authorizations,
+                client,
+                awaited,
+            )
             .await?;
         let Permitted { key, greeting, .. } = permitted;
         self.prober.look(&probe.user, key, greeting, client).await
@@ -259,10 +347,10 @@ impl Welcome {
     async fn judge(
         &self,
         info: &CarrierInfo,
-        session: SessionId,
-        user: &str,
+        (session, user): (SessionId, &str),
         authorizations: &[Authorization],
         client: Client,
+        awaited: &mut Option<Awaited>,
     ) -> Result<Permitted, Refusal> {
         let message = open_message(OpenFacts {
             exporter: &info.exporter,
@@ -280,13 +368,23 @@ impl Welcome {
         if !keys.is_empty() || !self.authority.is_about_keys() {
             self.check_opens(user, client).await?;
         }
-        let judged = self.authority.judge(user, &keys, client).await?;
+        if let [key] = &keys[..]
+            && let Some(asked) = awaited.take_if(|asked| *asked.user == *user && asked.key == key.blob)
+        {
+            asked.unsigned.take_back();
+            self.authority.handle_signed(client);
+            return Ok(Permitted {
+                account: asked.account,
+                key: position(authorizations, &key.blob),
+                greeting: asked.greeting,
+            });
+        }
+        let judged = self.authority.judge(user, &keys, client, Proof::Signed).await?;
         // Keys of unknown kinds were left out: the index is to be that of the authorization.
         let blob = judged.key.map(|index| &keys[index].blob);
-        let position = blob.and_then(|blob| authorizations.iter().position(|offered| offered.key == *blob));
         Ok(Permitted {
             account: judged.account,
-            key: position.and_then(|position| u8::try_from(position).ok()),
+            key: blob.and_then(|blob| position(authorizations, blob)),
             greeting: judged.greeting,
         })
     }
@@ -325,6 +423,11 @@ impl Welcome {
             refusal(code, chain(&error))
         })
     }
+}
+
+fn position(authorizations: &[Authorization], key: &Bytes) -> Option<u8> {
+    let position = authorizations.iter().position(|offered| offered.key == *key);
+    position.and_then(|position| u8::try_from(position).ok())
 }
 
 /// What came of waiting for a hello.
@@ -366,6 +469,13 @@ async fn unless_revoked(permit: &mut Permit, work: impl Future<Output = ()>) {
         () = work => {}
         () = permit.revoked() => {}
     }
+}
+
+/// Says what ends the conversation in good order.
+async fn say_last(mut carrier: Carrier, answer: Answer, permit: &mut Permit) {
+    let answered = carrier.send_message(answer.encode()).await;
+    debug!(sent = answered.is_ok(), "probe or reap answered");
+    unless_revoked(permit, finish(carrier, CloseReason::Done)).await;
 }
 
 async fn finish(carrier: Carrier, reason: CloseReason) {

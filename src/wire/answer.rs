@@ -15,6 +15,7 @@ const PROBED: u64 = 0x32;
 const REAPED: u64 = 0x33;
 const REFUSED: u64 = 0x34;
 const ASKING: u64 = 0x35;
+const KEY_OK: u64 = 0x36;
 
 /// What a server half answers to a [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Answer {
     Probed(Box<Probed>),
     /// The session was ended, or had ended before.
     Reaped,
+    /// Which of the keys of a `KeyQuery` would open a session once it signs, from 0; `None` if no key is needed.
+    KeyOk(Option<u8>),
     /// No.
     Refused(Refusal),
     /// sshd is still being asked; the answer to the `Open` or `Probe` follows.
@@ -144,6 +147,9 @@ impl Answer {
             Answer::Probed(probed) => framed(PROBED, |out| probed.put(out)),
             Answer::Reaped => framed(REAPED, |_| {}),
             Answer::Asking => framed(ASKING, |_| {}),
+            Answer::KeyOk(key) => framed(KEY_OK, |out| {
+                put_varint(out, key.map_or(0, |index| u64::from(index) + 1))
+            }),
             Answer::Refused(refusal) => framed(REFUSED, |out| {
                 put_varint(out, refusal.code.row().1);
                 put_bytes(
@@ -171,6 +177,7 @@ impl Answer {
             PROBED => Answer::Probed(Box::new(Probed::read(&mut reader)?)),
             REAPED => Answer::Reaped,
             ASKING => Answer::Asking,
+            KEY_OK => Answer::KeyOk((reader.varint("key", MAX_AUTHORIZATIONS as u64)? as u8).checked_sub(1)),
             REFUSED => Answer::Refused(read_refusal(&mut reader)?),
             value => return Err(DecodeError::UnknownType { what: "message", value }),
         };
@@ -212,6 +219,8 @@ mod tests {
             Answer::Standing,
             Answer::Reaped,
             Answer::Asking,
+            Answer::KeyOk(Some(7)),
+            Answer::KeyOk(None),
         ];
         answers.extend(RefusalCode::ALL.map(|(code, ..)| {
             Answer::Refused(Refusal {

@@ -18,8 +18,10 @@ pub const MAX_FIRST: usize = 1024;
 /// Most authorizations in an [`Open`].
 pub const MAX_AUTHORIZATIONS: usize = 8;
 
-const MAX_KEY: usize = 8 * 1024;
-const MAX_SIGNATURE: usize = 4 * 1024;
+/// Most bytes of one key or certificate.
+pub const MAX_KEY: usize = 8 * 1024;
+/// Most bytes of one signature.
+pub const MAX_SIGNATURE: usize = 4 * 1024;
 
 const HOST: u64 = 0x10;
 const OPEN: u64 = 0x20;
@@ -28,6 +30,7 @@ const STANDBY: u64 = 0x22;
 const PROBE: u64 = 0x23;
 const REAP: u64 = 0x24;
 const WAIT: u64 = 0x25;
+const KEY_QUERY: u64 = 0x26;
 
 /// The server half's first words: who it is, in SSH host keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +75,19 @@ pub enum Hello {
     Reap(Reap),
     /// Wait longer for the next hello: the user, or an agent, is being asked. It is not answered.
     Wait,
+    /// Say which of these keys would do, before one of them signs.
+    KeyQuery(KeyQuery),
+}
+
+/// Asks which of some keys would open a session. None of them has signed anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyQuery {
+    /// [`super::VERSION`].
+    pub version: u32,
+    /// User name on the server's machine.
+    pub user: UserName,
+    /// User keys and user certificates, the best first; at most [`MAX_AUTHORIZATIONS`].
+    pub keys: Vec<Bytes>,
 }
 
 /// Asks for a session. Idempotent.
@@ -226,6 +242,7 @@ impl Hello {
                 out.put_slice(&reap.token);
             }),
             Hello::Wait => framed(WAIT, |_| {}),
+            Hello::KeyQuery(query) => framed(KEY_QUERY, |out| query.put(out)),
         }
     }
 
@@ -250,6 +267,7 @@ impl Hello {
                 })
             }
             WAIT => Hello::Wait,
+            KEY_QUERY => Hello::KeyQuery(KeyQuery::read(&mut reader)?),
             value => return Err(DecodeError::UnknownType { what: "message", value }),
         };
         reader.finish()?;
@@ -287,6 +305,29 @@ impl Open {
             window,
             reap_hash,
             first,
+        })
+    }
+}
+
+impl KeyQuery {
+    fn put(&self, out: &mut BytesMut) {
+        put_varint(out, self.version.into());
+        put_bytes(out, self.user.as_bytes());
+        put_varint(out, self.keys.len() as u64);
+        for key in &self.keys {
+            put_bytes(out, key);
+        }
+    }
+
+    fn read(reader: &mut Reader) -> Result<KeyQuery, DecodeError> {
+        let version = reader.version()?;
+        let user = reader.user_name()?;
+        let count = reader.varint("keys", MAX_AUTHORIZATIONS as u64)?;
+        let keys = (0..count).map(|_| reader.bytes("key", MAX_KEY));
+        Ok(KeyQuery {
+            version,
+            user,
+            keys: keys.collect::<Result<_, _>>()?,
         })
     }
 }
@@ -355,6 +396,11 @@ mod tests {
             Hello::Reap(Reap {
                 session,
                 token: [3; 32],
+            }),
+            Hello::KeyQuery(KeyQuery {
+                version: 1,
+                user: UserName::new("ada").unwrap(),
+                keys: vec![vec![1; 300].into(), Bytes::new()],
             }),
         ] {
             assert_eq!(Hello::decode(whole(hello.encode())).unwrap(), hello);

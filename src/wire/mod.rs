@@ -15,8 +15,8 @@ pub use answer::{Accepted, Answer, Refusal, RefusalCode};
 pub use codec::DecodeError;
 pub use frame::{CloseCode, DATA_HEAD, Frame, FrameReader, MAX_DATA};
 pub use hello::{
-    Authorization, Hello, Host, MAX_AUTHORIZATIONS, MAX_FIRST, MAX_HELLO, MAX_STATEMENTS, Open, Reap, Resume,
-    Statement, next_message,
+    Authorization, Hello, Host, KeyQuery, MAX_AUTHORIZATIONS, MAX_FIRST, MAX_HELLO, MAX_KEY, MAX_SIGNATURE,
+    MAX_STATEMENTS, Open, Reap, Resume, Statement, next_message,
 };
 pub use ids::{Epoch, Offset, SessionId};
 pub use probe::{MAX_LIMITS, Probe, Probed, SshdLimit};

@@ -62,7 +62,7 @@ impl Agent {
     pub(crate) fn asked(&self) -> Vec<String> {
         let text = fs::read_to_string(self.scratch.join("asked")).unwrap_or_default();
         text.lines()
-            .filter(|line| line.starts_with("Allow use of key"))
+            .filter(|line| line.starts_with("Key fingerprint"))
             .map(str::to_owned)
             .collect()
     }

@@ -7,6 +7,8 @@
 mod support;
 
 mod agent;
+mod asking;
+mod sizes;
 mod types;
 
 use std::time::Duration;

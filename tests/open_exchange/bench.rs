@@ -217,7 +217,12 @@ pub(crate) fn open(session: SessionId, epoch: u32) -> Hello {
 pub(crate) fn refused(answer: Answer) -> Option<RefusalCode> {
     match answer {
         Answer::Refused(refusal) => Some(refusal.code),
-        Answer::Accepted(_) | Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking => None,
+        Answer::Accepted(_)
+        | Answer::Standing
+        | Answer::Probed(_)
+        | Answer::Reaped
+        | Answer::Asking
+        | Answer::KeyOk(_) => None,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::identity::statement::{HostKey, HostKeyWarning, load_host_keys};
 use crate::safe_path;
 use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::sshd::may_sign;
+use crate::wire::{MAX_HELLO, MAX_KEY, MAX_STATEMENTS};
 
 /// Key and signature, as they go over the wire.
 type Statements = Vec<(Vec<u8>, Vec<u8>)>;
@@ -160,14 +161,20 @@ fn tell(key: &HostKey, files: &[PathBuf]) {
 /// What each host key says of the TLS key, and the fingerprint that stands for all.
 pub(super) fn statements(keys: &[HostKey], tls_key: &TlsKey) -> Result<(Statements, String), Failure> {
     let mut statements = Vec::new();
+    let mut room = MAX_HELLO - 16;
     for key in keys {
         let made = key
             .statements(tls_key.spki())
             .map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
-        statements.extend(
-            made.into_iter()
-                .map(|statement| (statement.key.to_vec(), statement.signature.to_vec())),
-        );
+        for statement in made {
+            let length = statement.key.len() + statement.signature.len() + 8;
+            if length > room || statement.key.len() > MAX_KEY || statements.len() == MAX_STATEMENTS {
+                warn!(key = %key.path.display(), length, room, "a host key or certificate is left out: there is no room for it beside the others");
+                continue;
+            }
+            room -= length;
+            statements.push((statement.key.to_vec(), statement.signature.to_vec()));
+        }
     }
     Ok((statements, fingerprint(keys)))
 }

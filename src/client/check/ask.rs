@@ -4,12 +4,15 @@
 //! of a server half's verdict on them the others go by.
 
 use super::super::ClientConfig;
+use super::super::key_query::{KeyVerdict, ask_about};
 use super::super::waiting::{Unanswered, answer_to, while_it_waits};
 use super::probe::Failure;
 use crate::carrier::{Carrier, CarrierError};
 use crate::clock;
 use crate::identity::statement::{OpenFacts, open_message};
 use crate::wire::{Answer, Authorization, DecodeError, Hello, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION};
+use bytes::Bytes;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
@@ -133,7 +136,15 @@ impl Question<'_> {
     async fn try_all(&mut self) -> (Option<Tried>, Result<Probed, Failure>) {
         let mut last = None;
         for round in 0.. {
-            let Some(signed) = self.sign(round).await else { break };
+            let signed = match self.offer(round).await {
+                Ok(Some(signed)) => signed,
+                Ok(None) => break,
+                Err(Failure::NotAuthorized(refusal)) => {
+                    last = Some(refusal);
+                    continue;
+                }
+                Err(failure) => return (None, Err(failure)),
+            };
             if signed.is_empty() {
                 continue;
             }
@@ -156,15 +167,68 @@ impl Question<'_> {
     }
 
     async fn try_round(&mut self, round: usize) -> Result<Probed, Failure> {
-        let signed = self.sign(round).await.unwrap_or_default();
+        let signed = self.offer(round).await?.unwrap_or_default();
         self.ask(signed).await
     }
 
-    async fn sign(&mut self, round: usize) -> Option<Vec<Authorization>> {
+    /// What has signed of a round, once the server half was asked where that comes first; `None` if there are no more.
+    async fn offer(&mut self, round: usize) -> Result<Option<Vec<Authorization>>, Failure> {
+        let credentials = Arc::clone(&self.asker.client.credentials);
+        let keys = credentials.to_ask(round);
+        if keys.is_empty() {
+            let message = self.message.clone();
+            return Ok(self.sign(credentials.sign(round, &message)).await);
+        }
+        let mut rest = &keys[..];
+        while !rest.is_empty() {
+            match self.ask_about(rest).await? {
+                None => break,
+                Some(index) => {
+                    let message = self.message.clone();
+                    let signed = self.sign(credentials.sign_with(round, &rest[index], &message)).await;
+                    if let Some(signed) = signed {
+                        return Ok(Some(vec![signed]));
+                    }
+                    // Those behind it may do too.
+                    rest = &rest[index + 1..];
+                }
+            }
+        }
+        Ok(Some(Vec::new()))
+    }
+
+    /// Which of the keys would do; `None` if none is needed.
+    async fn ask_about(&mut self, keys: &[Bytes]) -> Result<Option<usize>, Failure> {
+        self.is_told = true;
+        let end = self.deadline.answer_by(&self.asker.client);
+        let asked = ask_about(self.carrier, &self.asker.client.user, keys.to_vec(), end);
+        let (verdict, took) = asked.await;
+        self.deadline.at += took;
+        match verdict {
+            Err(Unanswered::Silent) => Err(Failure::Silent),
+            Err(Unanswered::StillAsking) => Err(Failure::StillAsking),
+            Err(Unanswered::Lost(CarrierError::Protocol(error))) => Err(Failure::Protocol(error)),
+            Err(Unanswered::Lost(error)) => Err(Failure::Lost(error)),
+            Ok(KeyVerdict::NoneNeeded) => Ok(None),
+            Ok(KeyVerdict::Signs(index)) => Ok(Some(index)),
+            Ok(KeyVerdict::Refused(refusal)) if refusal.code == RefusalCode::NotAuthorized => {
+                Err(Failure::NotAuthorized(refusal))
+            }
+            Ok(KeyVerdict::Refused(refusal)) => Err(Failure::Refused(refusal)),
+            // As it says to a probe that it does not know.
+            Ok(KeyVerdict::NotUnderstood) => Err(Failure::Protocol(DecodeError::UnknownType {
+                what: "question about keys",
+                value: 0,
+            })),
+        }
+    }
+
+    /// Waits for a signature, of one path at a time.
+    async fn sign<T>(&mut self, signing: impl Future<Output = T>) -> T {
         let begun = clock::now();
         let signing = async {
             let _turn = self.asker.signing.lock().await;
-            self.asker.client.credentials.sign(round, &self.message).await
+            signing.await
         };
         let signed = while_it_waits(self.carrier, &mut self.is_told, signing).await;
         let took = clock::now().saturating_duration_since(begun);
@@ -194,7 +258,7 @@ impl Question<'_> {
                 Err(Failure::NotAuthorized(refusal))
             }
             Ok(Answer::Refused(refusal)) => Err(Failure::Refused(refusal)),
-            Ok(Answer::Accepted(_) | Answer::Standing | Answer::Reaped | Answer::Asking) => {
+            Ok(Answer::Accepted(_) | Answer::Standing | Answer::Reaped | Answer::Asking | Answer::KeyOk(_)) => {
                 Err(Failure::Protocol(DecodeError::UnknownType {
                     what: "answer to a probe",
                     value: 0,

@@ -136,9 +136,14 @@ impl Claims {
     fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>) {
         match answer {
             Some(Answer::Accepted(_)) => self.0.retain(|claim| *claim > epoch),
-            Some(Answer::Refused(_) | Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking) => {
-                self.0.retain(|claim| *claim != epoch)
-            }
+            Some(
+                Answer::Refused(_)
+                | Answer::Standing
+                | Answer::Probed(_)
+                | Answer::Reaped
+                | Answer::Asking
+                | Answer::KeyOk(_),
+            ) => self.0.retain(|claim| *claim != epoch),
             None => {}
         }
     }

@@ -13,6 +13,7 @@ use ssh_key::encoding::Encode as _;
 use ssh_key::public::KeyData;
 use ssh_key::{Certificate, HashAlg, PrivateKey, PublicKey};
 
+use super::opaque_key::OpaqueKey;
 use super::sshsig::{self, SshsigError};
 use crate::wire::{Authorization, Quoting, SessionId, Statement};
 
@@ -43,6 +44,23 @@ pub struct ProvenKey {
 }
 
 impl ProvenKey {
+    /// A user key or certificate that has *not* signed: sshd may be asked about it, and nothing more. The certificate is of the
+    /// right type.
+    ///
+    /// # Errors
+    /// As [`parse_key`]; `CertificateType`.
+    pub fn unsigned(blob: &Bytes) -> Result<ProvenKey, StatementError> {
+        let (key, certificate) = parse_key(blob)?;
+        if let Some(certificate) = &certificate {
+            check_certificate_type(certificate, CertType::User)?;
+        }
+        Ok(ProvenKey {
+            blob: blob.clone(),
+            key,
+            certificate,
+        })
+    }
+
     /// Fingerprint of the key that signed, as `ssh-keygen -l` shows it (`SHA256:..`).
     #[must_use]
     pub fn fingerprint(&self) -> String {
@@ -204,6 +222,10 @@ pub fn verify_open(authorization: &Authorization, message: &[u8]) -> Result<Prov
 pub fn parse_key(blob: &[u8]) -> Result<(KeyData, Option<Box<Certificate>>), StatementError> {
     if blob.len() > MAX_KEY_LEN {
         return Err(StatementError::KeyTooLong { length: blob.len() });
+    }
+    // A name without a domain that ssh-key does not know is a broken name to it.
+    if OpaqueKey::from_blob(blob).is_some() {
+        return Err(StatementError::key(ssh_key::Error::AlgorithmUnknown));
     }
     // Not ssh-key's own decoder: a certificate may name another certificate as its signer, and that one another, and
     // ssh-key follows them for as deep as a stranger likes. This one counts them first.

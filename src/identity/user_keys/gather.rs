@@ -8,10 +8,11 @@ use russh::keys::ssh_key::{Algorithm, Certificate, PublicKey};
 
 use super::agent::Agent;
 use super::key_file::{self, KeyFile, Private};
-use super::{KeySource, SkipReason, Skipped, UserKey};
+use super::{KeySource, LENGTHS, Offer, ROOM, SkipReason, Skipped, UserKey};
 use crate::identity::opaque_key::ReadKey;
 use crate::identity::ssh_config::SshConfig;
-use crate::wire::PeerText;
+use crate::identity::sshsig::{MAX_RSA_BITS, MIN_RSA_BITS, rsa_bits};
+use crate::wire::{MAX_KEY, PeerText};
 
 /// Keys, best first, and what could not be used.
 pub(super) struct Gathered {
@@ -67,7 +68,40 @@ pub(super) async fn gather(config: &SshConfig, extra: &[PathBuf]) -> Gathered {
             });
         }
     }
+    leave_out(&mut keys, &mut unusable);
     Gathered { keys, unusable }
+}
+
+/// Takes away what no server half can be shown: it would end the connection, and the other keys with it.
+fn leave_out(keys: &mut Vec<UserKey>, unusable: &mut Vec<Skipped>) {
+    keys.retain_mut(|key| {
+        if let KeyData::Rsa(rsa) = key.public.key_data()
+            && let bits = rsa_bits(rsa)
+            && !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits)
+        {
+            let (description, reason) = (key.to_string(), SkipReason::RsaSize { bits });
+            unusable.push(Skipped { description, reason });
+            return false;
+        }
+        let signature = key.signature_length();
+        let mut room = ROOM.saturating_sub(usize::from(key.offers_plain) * 2 * signature);
+        for certificate in std::mem::take(&mut key.certificates) {
+            let offer = Offer::Certificate(&certificate);
+            let blob = offer.blob().len();
+            let length = blob + signature + LENGTHS;
+            if blob <= MAX_KEY && length <= room {
+                room -= length;
+                key.certificates.push(certificate);
+                continue;
+            }
+            let limit = if blob > MAX_KEY { MAX_KEY } else { room };
+            unusable.push(Skipped {
+                description: key.describe(&offer),
+                reason: SkipReason::TooLong { length, limit },
+            });
+        }
+        key.offers_plain || !key.certificates.is_empty()
+    });
 }
 
 /// The agent's keys in its order, certificates joined with their keys; and what it has that cannot be used.

@@ -36,9 +36,12 @@ pub(super) async fn sign(keys: &UserKeys, key: &UserKey, message: &[u8]) -> Resu
 }
 
 impl SignedRound {
-    /// Adds the key and its certificates, with what is wrong with any of them.
-    pub(super) fn add(&mut self, key: &UserKey, signature: &[u8], message: &[u8]) {
+    /// Adds the key and its certificates (or `only` one of these), with what is wrong with any of them.
+    pub(super) fn add(&mut self, key: &UserKey, only: Option<&[u8]>, signature: &[u8], message: &[u8]) {
         for signed in key.authorizations(signature) {
+            if only.is_some_and(|only| signed.key != only) {
+                continue;
+            }
             let authorization = Authorization {
                 key: signed.key.clone().into(),
                 signature: signed.signature.clone().into(),

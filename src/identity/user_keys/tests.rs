@@ -198,7 +198,7 @@ async fn every_kind_of_key_in_files_signs_what_ssh_keygen_accepts() {
     let mut lab = Lab::new();
     lab.config.identity_files = KINDS.iter().map(|kind| lab.key(kind, kind, "")).collect();
     let keys = lab.gather().await;
-    let round = keys.sign_round(Round::Silent(0), b"message").await;
+    let round = keys.sign_round(Round::Silent(0), None, b"message").await;
     assert_eq!(round.authorizations.len(), KINDS.len(), "{:?}", round.skipped);
     for (path, signed) in lab.config.identity_files.iter().zip(&round.authorizations) {
         assert!(lab.ssh_keygen_verifies(path, signed, b"message"), "{path:?}");
@@ -213,7 +213,7 @@ async fn every_kind_of_key_in_the_agent_signs_what_ssh_keygen_accepts() {
     let paths: Vec<PathBuf> = KINDS.iter().map(|kind| lab.key(kind, kind, "")).collect();
     let agent = lab.agent();
     agent.add(&paths.iter().map(|path| path.to_str().unwrap()).collect::<Vec<_>>());
-    let round = lab.gather().await.sign_round(Round::Silent(0), b"message").await;
+    let round = lab.gather().await.sign_round(Round::Silent(0), None, b"message").await;
     assert_eq!(round.authorizations.len(), KINDS.len(), "{:?}", round.skipped);
     for (path, signed) in paths.iter().zip(&round.authorizations) {
         assert!(lab.ssh_keygen_verifies(path, signed, b"message"), "{path:?}");
@@ -240,7 +240,7 @@ async fn keys_in_pem_files_sign_with_and_without_passphrase() {
         );
         lab.config.identity_files = vec![path.clone()];
         let keys = lab.gather().await.with_prompter(lab.askpass(&["secret"]));
-        let round = keys.sign_round(keys.rounds()[0], b"message").await;
+        let round = keys.sign_round(keys.rounds()[0], None, b"message").await;
         assert_eq!(round.authorizations.len(), 1, "{kind} {format}: {:?}", round.skipped);
         assert!(
             lab.ssh_keygen_verifies(&path, &round.authorizations[0], b"message"),
@@ -291,7 +291,10 @@ async fn public_half_alone_names_a_key_of_the_agent() {
         [lab.path("named.pub"), lab.path("beside.pub")].map(|path| fingerprint(&path))
     );
     assert_eq!(
-        keys.sign_round(Round::Silent(0), b"message").await.authorizations.len(),
+        keys.sign_round(Round::Silent(0), None, b"message")
+            .await
+            .authorizations
+            .len(),
         2
     );
 }
@@ -317,10 +320,10 @@ async fn encrypted_key_waits_for_its_own_round_and_its_passphrase() {
     lab.config.identity_files = vec![locked.clone(), open.clone()];
     let keys = lab.gather().await.with_prompter(lab.askpass(&["wrong", "secret"]));
     assert_eq!(keys.rounds(), [Round::Silent(0), Round::Interactive(0)]);
-    let silent = keys.sign_round(Round::Silent(0), b"message").await;
+    let silent = keys.sign_round(Round::Silent(0), None, b"message").await;
     assert_eq!(silent.authorizations[0].fingerprint, fingerprint(&open));
     assert!(lab.prompts().is_empty());
-    let interactive = keys.sign_round(Round::Interactive(0), b"message").await;
+    let interactive = keys.sign_round(Round::Interactive(0), None, b"message").await;
     assert!(lab.ssh_keygen_verifies(&locked, &interactive.authorizations[0], b"message"));
     assert_eq!(
         lab.prompts(),
@@ -333,12 +336,12 @@ async fn wrong_or_no_passphrase_is_a_reason() {
     let mut lab = Lab::new();
     lab.config.identity_files = vec![lab.key("locked", "ed25519", "secret")];
     let wrong = lab.gather().await.with_prompter(lab.askpass(&["wrong"]));
-    let round = wrong.sign_round(Round::Interactive(0), b"message").await;
+    let round = wrong.sign_round(Round::Interactive(0), None, b"message").await;
     assert!(matches!(reason_of(&round), SkipReason::WrongPassphrase { tries: 3 }));
     assert_eq!(lab.prompts().len(), 3);
 
     let empty = lab.gather().await.with_prompter(lab.askpass(&[""]));
-    let round = empty.sign_round(Round::Interactive(0), b"message").await;
+    let round = empty.sign_round(Round::Interactive(0), None, b"message").await;
     assert!(matches!(reason_of(&round), SkipReason::NoPassphrase));
     assert_eq!(lab.prompts().len(), 4);
     let lines = empty.describe(&[round]);
@@ -350,7 +353,11 @@ async fn wrong_or_no_passphrase_is_a_reason() {
     );
     assert_eq!(lines, [expected]);
 
-    let nobody = lab.gather().await.sign_round(Round::Interactive(0), b"message").await;
+    let nobody = lab
+        .gather()
+        .await
+        .sign_round(Round::Interactive(0), None, b"message")
+        .await;
     assert!(matches!(reason_of(&nobody), SkipReason::NobodyToAsk));
 }
 
@@ -395,8 +402,16 @@ async fn one_round_never_has_more_than_eight_authorizations() {
     lab.config.identity_files = paths;
     let keys = lab.gather().await;
     assert_eq!(keys.rounds(), [Round::Silent(0), Round::Silent(1)]);
-    let first = keys.sign_round(Round::Silent(0), b"message").await.authorizations.len();
-    let second = keys.sign_round(Round::Silent(1), b"message").await.authorizations.len();
+    let first = keys
+        .sign_round(Round::Silent(0), None, b"message")
+        .await
+        .authorizations
+        .len();
+    let second = keys
+        .sign_round(Round::Silent(1), None, b"message")
+        .await
+        .authorizations
+        .len();
     assert_eq!((first, second), (8, 4));
 }
 
@@ -415,7 +430,7 @@ async fn certificates_are_offered_before_their_key_and_signed_by_it() {
     lab.config.identity_files = vec![beside.clone(), named.clone()];
 
     let offered = async |lab: &Lab| -> Vec<(Fingerprint, bool)> {
-        let round = lab.gather().await.sign_round(Round::Silent(0), b"message").await;
+        let round = lab.gather().await.sign_round(Round::Silent(0), None, b"message").await;
         assert!(round.skipped.is_empty(), "{:?}", round.skipped);
         for signed in &round.authorizations {
             let path = [&beside, &named, &in_agent]
@@ -460,7 +475,7 @@ async fn agent_that_has_only_the_certificate_signs_with_it() {
     std::fs::rename(lab.path("key.pub"), &plain).unwrap();
     std::fs::remove_file(lab.path("key-cert.pub")).unwrap();
     agent.add(&["-d", plain.to_str().unwrap()]);
-    let round = lab.gather().await.sign_round(Round::Silent(0), b"message").await;
+    let round = lab.gather().await.sign_round(Round::Silent(0), None, b"message").await;
     assert_eq!(round.authorizations.len(), 1, "{round:?}");
     assert!(Certificate::from_bytes(&round.authorizations[0].key).is_ok());
     assert!(lab.ssh_keygen_verifies(&lab.path("plain"), &round.authorizations[0], b"message"));
@@ -474,7 +489,10 @@ async fn host_certificate_is_not_offered() {
     lab.config.identity_files = vec![key];
     let keys = lab.gather().await;
     assert_eq!(
-        keys.sign_round(Round::Silent(0), b"message").await.authorizations.len(),
+        keys.sign_round(Round::Silent(0), None, b"message")
+            .await
+            .authorizations
+            .len(),
         1
     );
     assert!(matches!(
@@ -506,7 +524,7 @@ async fn key_that_the_agent_refuses_is_skipped_and_the_next_one_signs() {
         constrained.to_str().unwrap(),
     ]);
     agent.add(&[free.to_str().unwrap()]);
-    let round = lab.gather().await.sign_round(Round::Silent(0), b"message").await;
+    let round = lab.gather().await.sign_round(Round::Silent(0), None, b"message").await;
     let signed: Vec<Fingerprint> = round.authorizations.iter().map(|signed| signed.fingerprint).collect();
     assert_eq!(signed, [fingerprint(&free)]);
     assert_eq!(round.skipped.len(), 2);
@@ -536,7 +554,7 @@ async fn agent_that_is_down_is_a_reason_and_files_still_sign() {
         "{:?}",
         keys.unusable()
     );
-    let round = keys.sign_round(Round::Silent(0), b"message").await;
+    let round = keys.sign_round(Round::Silent(0), None, b"message").await;
     assert_eq!(round.authorizations.len(), 1);
     let lines = keys.describe(&[round]);
     assert_eq!(lines.len(), 2, "{lines:?}");

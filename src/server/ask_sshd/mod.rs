@@ -119,6 +119,16 @@ struct Question {
     /// Where the client is, and the address of this machine that it reached.
     remote: IpAddr,
     local: Option<IpAddr>,
+    proof: Proof,
+}
+
+/// Whether the client has signed with the keys that are asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// It has: an accepted key speaks for the client's network.
+    Signed,
+    /// Not yet: an accepted key says nothing of who asks.
+    Unsigned,
 }
 
 /// A question for as long as somebody waits for its answer.
@@ -336,29 +346,46 @@ impl AskSshd {
 
     /// Whether sshd would accept one of `keys`, in this order, for a login as `user`.
     ///
-    /// Keys come as [`ProvenKey`]s: nobody is asked about a key whose signature was not verified. Unless a key is
-    /// accepted, or sshd is down, that counts as one failure of the client's network.
+    /// The client has signed with these keys. Unless one is accepted, or sshd is down, that counts as one failure of the
+    /// client's network.
     ///
     /// Those who ask the same at the same time share the answer, which sshd gave after each of them asked.
     ///
     /// # Errors
     /// `AskError`, and the client is to be told nothing but that it may try again.
     pub async fn would_accept_any(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
+        self.would_accept(user, keys, client, Proof::Signed).await
+    }
+
+    async fn would_accept(
+        &self,
+        user: &str,
+        keys: &[ProvenKey],
+        client: Client,
+        proof: Proof,
+    ) -> Result<Verdict, AskError> {
         let asked = self.join(Question {
             user: user.to_owned(),
             keys: keys.iter().map(|key| key.blob.clone()).collect(),
             remote: client.remote.ip(),
             local: client.local,
+            proof,
         });
         // Boxed: those who wait for somebody else's answer need no room for it.
-        let answer = asked.answers.get(Box::pin(self.ask_once(user, keys, client)));
+        let answer = asked.answers.get(Box::pin(self.ask_once(user, keys, client, proof)));
         // Behind one that runs already, and then in turn.
         let limit = 2 * (self.limits.wait + self.limits.verdict);
         let reading = timeout(limit, answer).await.map_err(|_| AskError::Busy)??;
         Ok(reading.what)
     }
 
-    async fn ask_once(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
+    async fn ask_once(
+        &self,
+        user: &str,
+        keys: &[ProvenKey],
+        client: Client,
+        proof: Proof,
+    ) -> Result<Verdict, AskError> {
         let source = client.remote.ip();
         let strangers = (!self.sources.is_known(source, clock::now())).then_some(&self.strangers);
         let _place = (strangers.map(Places::queue).transpose()?, self.all.queue()?);
@@ -375,7 +402,7 @@ impl AskSshd {
         let _turns = timeout(self.limits.wait, waiting).await.map_err(|_| AskError::Busy)?;
         // Those before it may have used them up.
         self.failures.check(source, clock::now())?;
-        self.ask_charged(user, keys, client).await
+        self.ask_charged(user, keys, client, proof).await
     }
 
     /// The same, but that a key which sshd accepted some minutes ago, for this user and client, still counts if sshd sees
@@ -389,9 +416,10 @@ impl AskSshd {
         user: &str,
         keys: &[ProvenKey],
         client: Client,
+        proof: Proof,
     ) -> Result<(Option<usize>, Option<Verdict>), AskError> {
         if !self.sshd.shows(client) {
-            let verdict = self.would_accept_any(user, keys, client).await?;
+            let verdict = self.would_accept(user, keys, client, proof).await?;
             return Ok((verdict.accepted, Some(verdict)));
         }
         let source = client.remote.ip();
@@ -410,7 +438,7 @@ impl AskSshd {
                 wait => tokio::time::sleep(wait.min(RECHECK_INTERVAL)).await,
             }
         }
-        let verdict = self.would_accept_any(user, keys, client).await?;
+        let verdict = self.would_accept(user, keys, client, proof).await?;
         let has_penalties = penalties::are_given_by(verdict.upstream.identification.as_str());
         self.has_penalties.store(has_penalties, Relaxed);
         if let Some(index) = verdict.accepted {
@@ -420,7 +448,13 @@ impl AskSshd {
     }
 
     /// Asks, and counts it unless a key is accepted.
-    async fn ask_charged(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
+    async fn ask_charged(
+        &self,
+        user: &str,
+        keys: &[ProvenKey],
+        client: Client,
+        proof: Proof,
+    ) -> Result<Verdict, AskError> {
         let (source, limit) = (client.remote.ip(), self.limits.verdict);
         let charge = Charge {
             failures: &self.failures,
@@ -432,13 +466,20 @@ impl AskSshd {
         match &asked {
             Ok(verdict) if verdict.accepted.is_some() => {
                 charge.waive();
-                self.sources.handle_accepted(source, clock::now());
-                self.sshd.handle_accepted(client);
+                if proof == Proof::Signed {
+                    self.handle_signed(client);
+                }
             }
             Err(error) if !error.is_brought_about() => charge.waive(),
             Ok(_) | Err(_) => drop(charge),
         }
         asked
+    }
+
+    /// The client has signed with a key that sshd accepts.
+    pub(super) fn handle_signed(&self, client: Client) {
+        self.sources.handle_accepted(client.remote.ip(), clock::now());
+        self.sshd.handle_accepted(client);
     }
 
     fn join(&self, question: Question) -> Asked<'_> {

@@ -1,0 +1,119 @@
+//! Agents that ask a person: only about the key that will be accepted, and for as long as the person takes.
+
+use super::LIMIT;
+use super::agent::Agent;
+use super::support::process::run;
+use super::support::serve::{Serve, ServeOptions};
+use super::support::ssh::{HOST, SshFiles, SshSetup};
+use super::support::sshd::{TestSshd, fingerprint, make_key};
+use super::support::{Scratch, peer::RawClient};
+use bowline::identity::raw_key::TlsKey;
+use bowline::wire::{Answer, Hello, KeyQuery, RefusalCode, UserName, VERSION};
+use russh::keys::ssh_key::PublicKey;
+use std::fs;
+use std::path::PathBuf;
+
+/// bowline, and ssh itself in the login inside.
+const ONCE_EACH: usize = 2;
+
+#[test]
+fn an_agent_that_answers_after_8_s_is_waited_for_and_named() {
+    let (sshd, agent) = (TestSshd::start(), Agent::asking("sleep 8"));
+    agent.add(&["-c".into(), sshd.user_key()]);
+    let serve = Serve::start(&sshd, ServeOptions::here());
+    let ssh = by_agent(&sshd, &serve, &agent);
+    let outcome = run(&mut ssh.ssh(&[HOST, "echo in"]), LIMIT).expect_code(0);
+    assert_eq!(outcome.out(), "in\n");
+    let told = outcome.err();
+    assert!(
+        told.contains("bowline: waiting for the agent to sign with ED25519 SHA256:"),
+        "{told}"
+    );
+    assert_eq!(agent.asked().len(), ONCE_EACH);
+    // The key is known to do now, and signs at once: the first hello is the one that takes its time.
+    run(&mut ssh.ssh(&[HOST, "true"]), LIMIT).expect_code(0);
+    assert_eq!(agent.asked().len(), 2 * ONCE_EACH);
+    run(&mut ssh.check(&[]), LIMIT).expect_code(0);
+}
+
+#[test]
+fn of_six_keys_that_want_to_be_confirmed_the_accepted_one_alone_is_asked_about() {
+    let (sshd, agent, folder) = (TestSshd::start(), Agent::start(), Scratch::new());
+    let keys = confirmed_keys(&agent, &folder, 6);
+    fs::copy(keys[3].with_extension("pub"), sshd.authorized_keys()).expect("the scratch folder");
+    let serve = Serve::start(&sshd, ServeOptions::here());
+    let ssh = by_agent(&sshd, &serve, &agent);
+    run(&mut ssh.check(&[]), LIMIT).expect_code(0);
+    let by_check = agent.asked().len();
+    run(&mut ssh.ssh(&[HOST, "true"]), LIMIT).expect_code(0);
+    let asked = agent.asked();
+    assert_eq!(asked.len(), by_check + ONCE_EACH, "{asked:?}");
+    let right = fingerprint(&keys[3]);
+    assert!(asked.iter().all(|line| line.contains(&right)), "{asked:?}, not {right}");
+    // One question to sshd for each of the two, none to look again after the key has signed.
+    assert_eq!(serve.logged("sshd gave no verdict"), 0, "{}", serve.log());
+}
+
+#[test]
+fn after_a_no_to_one_accepted_key_the_next_one_is_used() {
+    let (sshd, folder) = (TestSshd::start(), Scratch::new());
+    let refused = folder.join("refused");
+    let agent = Agent::asking(&format!(
+        "case \"$1\" in *\"$(cat {})\"*) exit 1;; esac; exit 0",
+        refused.display()
+    ));
+    let keys = confirmed_keys(&agent, &folder, 3);
+    fs::write(&refused, fingerprint(&keys[1])).expect("the scratch folder");
+    let accepted: Vec<String> = keys[1..]
+        .iter()
+        .map(|key| fs::read_to_string(key.with_extension("pub")).expect("a public half"))
+        .collect();
+    fs::write(sshd.authorized_keys(), accepted.concat()).expect("the scratch folder");
+    let serve = Serve::start(&sshd, ServeOptions::here());
+    let ssh = by_agent(&sshd, &serve, &agent);
+    run(&mut ssh.ssh(&[HOST, "true"]), LIMIT).expect_code(0);
+}
+
+#[test]
+fn who_asks_about_keys_and_never_signs_is_made_to_wait() {
+    let sshd = TestSshd::start();
+    let serve = Serve::start(&sshd, ServeOptions::here());
+    let public = PublicKey::read_openssh_file(sshd.user_key().with_extension("pub")).expect("a key");
+    let query = Hello::KeyQuery(KeyQuery {
+        version: VERSION,
+        user: UserName::new(sshd.user()).expect("a user name"),
+        keys: vec![public.to_bytes().expect("it was decoded").into()],
+    });
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        let mut client = RawClient::dial(serve.udp(), &TlsKey::generate());
+        for _ in 0..5 {
+            answers.extend(client.ask(&query));
+        }
+    }
+    let is_yes = |answer: &&Answer| **answer == Answer::KeyOk(Some(0));
+    let is_later = |answer: &&Answer| matches!(answer, Answer::Refused(no) if no.code == RefusalCode::RetryLater);
+    let yes = answers.iter().filter(is_yes).count();
+    assert!((5..20).contains(&yes), "{answers:?}");
+    assert!(answers.iter().any(|answer| is_later(&answer)), "{answers:?}");
+}
+
+fn confirmed_keys(agent: &Agent, folder: &Scratch, count: usize) -> Vec<PathBuf> {
+    let paths: Vec<PathBuf> = (0..count).map(|number| folder.join(&format!("key{number}"))).collect();
+    for path in &paths {
+        make_key(path, "ed25519");
+        agent.add(&["-c".into(), path.clone()]);
+    }
+    paths
+}
+
+/// A user who has no key in files.
+fn by_agent(sshd: &TestSshd, serve: &Serve, agent: &Agent) -> SshFiles {
+    let socket = agent.socket();
+    let setup = SshSetup::bowline(sshd, serve.udp().port()).identity(None);
+    setup
+        .option("IdentitiesOnly no")
+        .option("ConnectTimeout 60")
+        .option(&format!("IdentityAgent {}", socket.display()))
+        .write()
+}
