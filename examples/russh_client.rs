@@ -66,6 +66,7 @@ async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
     let notice = Box::new(|line: &str| drop(writeln!(std::io::stderr(), "{line}")));
     let credentials = SshCredentials::gather(ssh, &[], host, &state, notice).await;
     let trust = SshTrust {
+        command: None,
         name: ssh.known_hosts_name(),
         own_known_hosts: state.join("known_hosts"),
         known_hosts: ssh.known_hosts_files(),

@@ -19,7 +19,7 @@ use crate::client::{
     self, ClientConfig, Family, FirstWords, Notice, Observed, OpenError, OpenSession, Place, Port, SshCredentials,
     SshTrust, fallback,
 };
-use crate::identity::known_hosts::Pin;
+use crate::identity::known_hosts::{KnownHostsCommand, Pin};
 use crate::identity::ssh_config::{AddressFamily, SshConfig, SshConfigError, SshQuery};
 use crate::observe::Desk;
 use crate::pump::Outcome;
@@ -209,6 +209,7 @@ pub(super) async fn client_config(
             .known_hosts
             .clone()
             .map_or_else(|| ssh.known_hosts_files(), |file| vec![file]),
+        command: known_hosts_command(settings, ssh).await?,
         revoked: ssh.revoked_host_keys.clone(),
         pins: settings.pins.iter().copied().map(Pin::from).collect(),
     };
@@ -248,6 +249,20 @@ pub(super) async fn client_config(
 
 /// How long sshd is waited for where nobody said how long: as long as it waits for a login by default (LoginGraceTime).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// ssh's `KnownHostsCommand`, asked once as ssh asks it before it connects. Not where a file or pins are given instead.
+async fn known_hosts_command(
+    settings: &ProxySettings,
+    ssh: &SshConfig,
+) -> Result<Option<(KnownHostsCommand, Vec<u8>)>, Failure> {
+    let is_replaced = settings.known_hosts.is_some() || !settings.pins.is_empty();
+    let Some(command) = ssh.known_hosts_command.clone().filter(|_| !is_replaced) else {
+        return Ok(None);
+    };
+    let said = command.ask(ssh.known_hosts_name().as_str()).await;
+    let said = said.map_err(|error| report::no_known_hosts_command(&error))?;
+    Ok(Some((command, said)))
+}
 
 /// What firewalls let through most often.
 const WEB: u16 = 443;

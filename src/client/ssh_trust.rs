@@ -2,7 +2,8 @@
 
 use super::{Boxed, HostTrust};
 use crate::identity::known_hosts::{
-    HostName, KnownHosts, Pin, Place, RevocationError, ServerKey, Verdict, check_revoked_files, pin_matches, remember,
+    CommandError, HostName, KnownHosts, KnownHostsCommand, Pin, Place, RevocationError, ServerKey, Verdict,
+    check_revoked_files, pin_matches, remember,
 };
 use crate::identity::statement::ProvenKey;
 use russh::keys::ssh_key::Fingerprint;
@@ -23,6 +24,8 @@ pub struct SshTrust {
     pub own_known_hosts: PathBuf,
     /// ssh's files, or the one given instead.
     pub known_hosts: Vec<PathBuf>,
+    /// A program that prints more of their lines (`KnownHostsCommand`), with what it said before any key was seen.
+    pub command: Option<(KnownHostsCommand, Vec<u8>)>,
     /// Lists of revoked keys.
     pub revoked: Vec<PathBuf>,
     /// Fingerprints that the user vouches for; if there are any, nothing else counts. A host key found by one is kept in
@@ -68,6 +71,9 @@ pub enum TrustError {
     /// A file of revoked keys gave no answer.
     #[error(transparent)]
     Revocation(#[from] RevocationError),
+    /// The program that prints lines of known_hosts gave no answer.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// None of the pins fits.
     #[error("the server half has none of the pinned keys")]
     NotPinned {
@@ -91,11 +97,13 @@ impl HostTrust for SshTrust {
         }
         let mut files = vec![self.own_known_hosts.clone()];
         files.extend(self.known_hosts.iter().cloned());
-        KnownHosts::read(&files, &self.name).fingerprints()
+        self.with_said(KnownHosts::read(&files, &self.name), None)
+            .fingerprints()
     }
 
     fn unsupported_types(&self) -> Vec<String> {
-        KnownHosts::read(&self.known_hosts, &self.name).unsupported_types()
+        self.with_said(KnownHosts::read(&self.known_hosts, &self.name), None)
+            .unsupported_types()
     }
 }
 
@@ -119,8 +127,9 @@ impl SshTrust {
                 fingerprint: revoked.fingerprint,
             });
         }
-        let verdict = self.revoked_line(tls_key);
-        let verdict = verdict.unwrap_or_else(|| self.verdict_on(&offered));
+        let said = self.ask_command(&offered).await?;
+        let verdict = self.revoked_line(tls_key, said.as_deref());
+        let verdict = verdict.unwrap_or_else(|| self.verdict_on(&offered, said.as_deref()));
         match verdict {
             Verdict::Known { place, .. } => {
                 debug!(file = %place.file.display(), line = place.line, "host key is known");
@@ -172,7 +181,7 @@ impl SshTrust {
 
     /// Keeps a key that the user vouched for, unless ssh knows it: the next time it needs no pin.
     fn keep(&self, key: &ServerKey) {
-        let known = self.verdict(&self.known_hosts, std::slice::from_ref(key));
+        let known = self.verdict(&self.known_hosts, std::slice::from_ref(key), None);
         if matches!(known, Verdict::Known { .. }) {
             return;
         }
@@ -186,13 +195,36 @@ impl SshTrust {
         }
     }
 
-    fn verdict_on(&self, offered: &[ServerKey]) -> Verdict {
-        let own = self.verdict(std::slice::from_ref(&self.own_known_hosts), offered);
+    /// What the program says of the keys that were proved: for the name, and if that has no lines, for the name without the port.
+    async fn ask_command(&self, offered: &[ServerKey]) -> Result<Option<Vec<u8>>, CommandError> {
+        let Some((command, _)) = &self.command else {
+            return Ok(None);
+        };
+        let mut said = command.ask_about(self.name.as_str(), offered).await?;
+        if let Some(name) = self.name.without_port()
+            && said.trim_ascii().is_empty()
+        {
+            said = command.ask_about(name, offered).await?;
+        }
+        Ok(Some(said))
+    }
+
+    /// Adds what the program said: now, or before any key was seen.
+    fn with_said(&self, known: KnownHosts, said: Option<&[u8]>) -> KnownHosts {
+        match &self.command {
+            Some((command, before)) => known.and_said(command.program(), said.unwrap_or(before), &self.name),
+            None => known,
+        }
+    }
+
+    fn verdict_on(&self, offered: &[ServerKey], said: Option<&[u8]>) -> Verdict {
+        let own = KnownHosts::read(std::slice::from_ref(&self.own_known_hosts), &self.name);
+        let own = own.verdict(offered, SystemTime::now());
         match own {
             Verdict::Known { .. } | Verdict::Revoked { .. } => own,
-            Verdict::Unknown | Verdict::Incomparable { .. } => self.verdict(&self.known_hosts, offered),
+            Verdict::Unknown | Verdict::Incomparable { .. } => self.verdict(&self.known_hosts, offered, said),
             // A key that was recorded here is not forgotten because ssh knows none.
-            Verdict::Changed { .. } => match self.verdict(&self.known_hosts, offered) {
+            Verdict::Changed { .. } => match self.verdict(&self.known_hosts, offered, said) {
                 Verdict::Unknown | Verdict::Incomparable { .. } => own,
                 verdict => verdict,
             },
@@ -200,15 +232,16 @@ impl SshTrust {
     }
 
     /// The line of a file that revokes the TLS key.
-    fn revoked_line(&self, tls_key: &[u8]) -> Option<Verdict> {
+    fn revoked_line(&self, tls_key: &[u8], said: Option<&[u8]>) -> Option<Verdict> {
         let key = ServerKey::of_tls_key(tls_key)?;
         let files = std::iter::once(&self.own_known_hosts).chain(&self.known_hosts);
         let files: Vec<_> = files.cloned().collect();
-        KnownHosts::read(&files, &self.name).revoked(&[key])
+        self.with_said(KnownHosts::read(&files, &self.name), said)
+            .revoked(&[key])
     }
 
-    fn verdict(&self, files: &[PathBuf], offered: &[ServerKey]) -> Verdict {
-        let known = KnownHosts::read(files, &self.name);
+    fn verdict(&self, files: &[PathBuf], offered: &[ServerKey], said: Option<&[u8]>) -> Verdict {
+        let known = self.with_said(KnownHosts::read(files, &self.name), said);
         for warning in known.warnings() {
             warn!(?warning, "part of a known_hosts file is not used");
         }

@@ -4,6 +4,7 @@
 //! a connection, we see all that the server half has proved, so the verdict is on the set. Deciding what to do with
 //! an unknown host, and asking the user, is not done here.
 
+mod command;
 mod line;
 mod pattern;
 mod remember;
@@ -17,6 +18,8 @@ use std::time::SystemTime;
 
 use russh::keys::ssh_key::{Fingerprint, HashAlg, public::KeyData};
 
+pub use self::command::{CommandError, KnownHostsCommand};
+pub(crate) use self::command::{LATER, LATER_TOKENS, split_words};
 pub use self::line::LineFault;
 use self::line::{Line, LineKey, Marker};
 pub use self::remember::{RememberError, remember};
@@ -66,6 +69,11 @@ impl HostName {
             without_port: None,
             principal: alias,
         }
+    }
+
+    /// The name without the port, where that counts if nothing is found.
+    pub(crate) fn without_port(&self) -> Option<&str> {
+        self.without_port.as_deref()
     }
 
     /// The name as it stands in known_hosts and as ssh says it in messages.
@@ -184,6 +192,13 @@ impl KnownHosts {
             }
         }
         known
+    }
+
+    /// Takes in what a `KnownHostsCommand` said, behind the files.
+    #[must_use]
+    pub fn and_said(mut self, program: &Path, lines: &[u8], host: &HostName) -> Self {
+        self.take_in(program, lines, host);
+        self
     }
 
     /// What was skipped.

@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use self::dump::Dump;
 pub use self::nesting::{ASKED_VARIABLE, Asked};
-use super::known_hosts::HostName;
+use super::known_hosts::{HostName, KnownHostsCommand};
 
 /// Longest wait for one `ssh -G`: a `Match exec` may look at the network, but must not hold up a login for ever.
 pub const SSH_DEADLINE: Duration = Duration::from_secs(10);
@@ -87,6 +87,10 @@ pub struct SshConfig {
     pub global_known_hosts_files: Vec<PathBuf>,
     /// Files of revoked host keys: plain lists or key revocation lists.
     pub revoked_host_keys: Vec<PathBuf>,
+    /// A program that prints lines of known_hosts.
+    pub known_hosts_command: Option<KnownHostsCommand>,
+    /// Libraries that speak to tokens; bowline asks none.
+    pub pkcs11_provider: Option<String>,
     /// Whether ssh also checks the address (never behind a ProxyCommand).
     pub check_host_ip: bool,
     /// ssh must not ask the user anything.
@@ -224,6 +228,9 @@ impl SshConfig {
         let home = expand::home_of(dump.path("controlpath"))?;
         let mut config = Self::from_dump(query, &dump, &home)?;
         expand::expand_tokens(query, &home, &mut config).await?;
+        if let Some(line) = dump.path("knownhostscommand").filter(|line| line.as_os_str() != "none") {
+            config.known_hosts_command = expand::known_hosts_command(query, line.as_os_str()).await?;
+        }
         Ok(config)
     }
 
@@ -258,6 +265,8 @@ impl SshConfig {
             user_known_hosts_files: expand::tildes(dump.path_list("userknownhostsfile"), home),
             global_known_hosts_files: expand::tildes(dump.path_list("globalknownhostsfile"), home),
             revoked_host_keys: expand::tildes(dump.path_list("revokedhostkeys"), home),
+            known_hosts_command: None,
+            pkcs11_provider: dump.text("pkcs11provider").filter(|value| value != "none"),
             check_host_ip: dump.flag("checkhostip"),
             batch_mode: dump.flag("batchmode"),
             password_prompts: dump.number("numberofpasswordprompts", 3)?,

@@ -163,6 +163,9 @@ pub enum SkipReason {
         /// Bits of its modulus.
         bits: usize,
     },
+    /// Keys in a token, by a library that is not asked.
+    #[error("bowline asks no PKCS#11 library, an agent can (ssh-add -s)")]
+    Pkcs11,
     /// A key of a supported type that does not decode.
     #[error("not a key that can be read here")]
     UnreadableKey,
@@ -209,6 +212,7 @@ impl SkipReason {
             SkipReason::UnsupportedType { .. }
                 | SkipReason::TooLong { .. }
                 | SkipReason::RsaSize { .. }
+                | SkipReason::Pkcs11
                 // Those for certain hosts only (ssh-add -h) sign for ssh alone, and the agent gives no reasons.
                 | SkipReason::AgentRefused
         )

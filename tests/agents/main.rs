@@ -8,6 +8,8 @@ mod support;
 
 mod agent;
 mod asking;
+mod command;
+mod refusals;
 mod sizes;
 mod types;
 

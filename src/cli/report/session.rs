@@ -5,6 +5,7 @@ use crate::carrier::stream::ProxyFault;
 use crate::carrier::via::RelayTransport;
 use crate::carrier::{DialError, Path};
 use crate::client::{AttemptError, Failed, OpenError, TrustError};
+use crate::identity::known_hosts::CommandError;
 use crate::identity::ssh_config::SshConfigError;
 use crate::pump::Outcome;
 use crate::wire::{CloseCode, Escaped, NotAUserName, RefusalCode};
@@ -70,6 +71,13 @@ pub(crate) fn cannot_open_as(host: &str, error: OpenError, ignores_host_keys: bo
 /// What to do if nothing is known but that no answer came.
 const NO_ANSWER: &str = "is `bowline serve` running there, and does every firewall on the way let that UDP port through? \
     `--port` names another port, `--fallback tcp` goes on without bowline";
+
+/// The program that prints lines of known_hosts gave no answer.
+pub(crate) fn no_known_hosts_command(error: &CommandError) -> Failure {
+    Failure::from_error(Exit::Refused, error).hint(BAD_KNOWN_HOSTS_COMMAND)
+}
+
+const BAD_KNOWN_HOSTS_COMMAND: &str = "ssh gives up then too: run the command by itself, and mend it or take KnownHostsCommand out of ssh's configuration";
 
 /// No session was opened to `host`.
 pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
@@ -309,6 +317,7 @@ fn untrusted(error: &(dyn Error + Send + Sync + 'static)) -> Failure {
         Some(TrustError::NotPinned { presented }) => failure
             .fact(format_args!("it presented {}", list(presented)))
             .hint("compare with what `bowline serve` printed there as its fingerprint"),
+        Some(TrustError::Command(_)) => failure.hint(BAD_KNOWN_HOSTS_COMMAND),
         Some(TrustError::Revocation(_)) => failure.hint("mend the file, or take it out of RevokedHostKeys"),
         None => failure,
     }

@@ -92,6 +92,12 @@ impl ServerKey {
         &self.key
     }
 
+    /// Its wire form, that of the key alone.
+    pub(super) fn blob(&self) -> Vec<u8> {
+        let key = PublicKey::new(self.key.clone(), "");
+        key.to_bytes().expect("what was decoded can be encoded")
+    }
+
     /// The key that signed the certificate.
     pub fn authority(&self) -> Option<&KeyData> {
         self.certificate.as_ref().map(|certificate| certificate.signature_key())

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::super::known_hosts::{KnownHostsCommand, LATER, LATER_TOKENS, split_words};
 use super::dump::Dump;
 use super::{SshConfig, SshConfigError, SshQuery, run_ssh};
 
@@ -55,6 +56,60 @@ pub(super) async fn expand_tokens(query: &SshQuery, home: &Path, config: &mut Ss
         **path = PathBuf::from(OsStr::from_bytes(part));
     }
     Ok(())
+}
+
+/// Takes a `KnownHostsCommand` apart and has ssh expand its arguments, but for the tokens that differ from run to run.
+pub(super) async fn known_hosts_command(
+    query: &SshQuery,
+    line: &OsStr,
+) -> Result<Option<KnownHostsCommand>, SshConfigError> {
+    let unusable = || SshConfigError::Unusable {
+        field: "knownhostscommand",
+        value: line.to_owned(),
+    };
+    let words = split_words(line.as_bytes()).ok_or_else(unusable)?;
+    let Some((program, arguments)) = words.split_first() else {
+        return Ok(None);
+    };
+    let program = OsString::from_vec(program.clone());
+    if arguments.is_empty() {
+        return Ok(KnownHostsCommand::of_words(vec![program]));
+    }
+    // Something stands before them: a leading `~` is none to ssh there.
+    let mut names = vec![PathBuf::from("/")];
+    names.extend(
+        arguments
+            .iter()
+            .map(|word| PathBuf::from(OsString::from_vec(postpone(word)))),
+    );
+    let names: Vec<&mut PathBuf> = names.iter_mut().collect();
+    let dump = Dump::parse(&run_ssh(query, probe_option(&names)).await?);
+    let expanded = dump.path("controlpath").unwrap_or_default().into_os_string();
+    let parts = expanded.as_bytes().split(|byte| *byte == SEPARATOR).skip(1);
+    let parts: Vec<OsString> = parts.map(|part| OsStr::from_bytes(part).to_owned()).collect();
+    if parts.len() != arguments.len() {
+        return Err(unusable());
+    }
+    Ok(KnownHostsCommand::of_words(
+        std::iter::once(program).chain(parts).collect(),
+    ))
+}
+
+/// Marks the tokens that ssh has for this command alone: it would not expand them anywhere else.
+fn postpone(word: &[u8]) -> Vec<u8> {
+    let mut marked = Vec::with_capacity(word.len());
+    let mut bytes = word.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match bytes.peek() {
+            Some(token) if byte == b'%' && LATER_TOKENS.contains(token) => marked.push(LATER),
+            Some(b'%') if byte == b'%' => {
+                bytes.next();
+                marked.extend(b"%%");
+            }
+            _ => marked.push(byte),
+        }
+    }
+    marked
 }
 
 // A home folder may itself hold a `%`, which is no token; only what the user wrote after it counts.

@@ -68,6 +68,12 @@ pub(super) async fn gather(config: &SshConfig, extra: &[PathBuf]) -> Gathered {
             });
         }
     }
+    if let Some(provider) = &config.pkcs11_provider {
+        unusable.push(Skipped {
+            description: format!("PKCS11Provider {provider}"),
+            reason: SkipReason::Pkcs11,
+        });
+    }
     leave_out(&mut keys, &mut unusable);
     Gathered { keys, unusable }
 }

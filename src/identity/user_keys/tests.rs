@@ -172,6 +172,8 @@ fn config() -> SshConfig {
         server_alive_interval: None,
         server_alive_count_max: 3,
         channel_timeout: None,
+        known_hosts_command: None,
+        pkcs11_provider: None,
         ignores_host_keys: false,
         proxy_command: None,
         proxy_use_fdpass: false,
