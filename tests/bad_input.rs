@@ -138,6 +138,8 @@ fn an_encrypted_key_without_agent_or_terminal_is_named() {
     let locked = scratch.join("locked");
     make_locked_key(&locked, "ed25519", "a passphrase");
     let rig = Rig::with(ServeOptions::here(), |setup| setup.identity(Some(locked.clone())));
+    // Nobody is asked for the passphrase of a key that would be refused.
+    fs::copy(locked.with_extension("pub"), rig.sshd.authorized_keys()).expect("the scratch folder");
     told(&proxy(&rig.ssh), REFUSED, &[&text(&locked), "passphrase", "ssh-add"]);
 }
 
