@@ -121,7 +121,7 @@ fn hellos() -> [(&'static str, Hello); 7] {
     ]
 }
 
-fn answers() -> [(&'static str, Answer); 6] {
+fn answers() -> [(&'static str, Answer); 7] {
     let accepted = Accepted {
         received: at(0),
         window: 8 << 20,

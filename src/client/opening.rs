@@ -74,6 +74,7 @@ pub enum OpenError {
     Protocol(#[source] DecodeError),
 }
 
+// long: the fields of an open under way
 pub(super) async fn open<R>(config: ClientConfig, input: &mut FirstWords<R>) -> Result<OpenSession, OpenError>
 where
     R: AsyncRead + Unpin,

@@ -187,6 +187,7 @@ impl Welcome {
     }
 
     /// Answers hellos until one is accepted or no more may come.
+    // long: an arm for each hello
     async fn converse(&self, mut carrier: Carrier, mut heard: Heard, client: Client, mut permit: Permit) {
         let source = client.remote;
         let mut awaited = None;
