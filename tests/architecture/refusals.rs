@@ -178,7 +178,7 @@ fn body_of<'a>(name: &str, all: &'a [Token]) -> &'a [Token] {
 fn messages_at<'a>(place: &str, rest: &'a [Token]) -> Vec<&'a Token> {
     let is_server = place.starts_with("src/server/") || place.starts_with("src/relay/");
     let found = of_error(rest).or_else(|| of_failure(rest)).or_else(|| of_log(rest));
-    let mut found: Vec<&Token> = found.into_iter().collect();
+    let mut found: Vec<&Token> = found.into_iter().chain(of_prepared_failure(rest)).collect();
     if place.starts_with("src/cli/report") && starts_with(rest, &["what", ":", "format", "!"]) {
         found.extend(directly(&rest[2..]));
     }
@@ -201,25 +201,30 @@ fn of_error(rest: &[Token]) -> Option<&Token> {
     is_error.then(|| directly(&rest[4..])).flatten()
 }
 
-/// How many tokens after `let what = ..;` the failure that tells it stands at most.
-const FAR: usize = 60;
-
-/// `Failure::new(exit, "..")`, the text given there or as `what` before it.
+/// `Failure::new(exit, "..")`.
 fn of_failure(rest: &[Token]) -> Option<&Token> {
     if starts_with(rest, &["Failure", "::", "new", "("]) {
         let arguments = until_closed(&rest[3..]);
         let comma = arguments.iter().position(|token| token.text == ",")?;
         return arguments[comma..].iter().find(is_string);
     }
+    None
+}
+
+/// How many tokens after `let what = ..;` the failure that tells it stands at most.
+const FAR: usize = 60;
+
+/// `let what = "..";`, or several in a `match`, for a failure that follows.
+fn of_prepared_failure(rest: &[Token]) -> Vec<&Token> {
     if !starts_with(rest, &["let", "what", "="]) {
-        return None;
+        return Vec::new();
     }
     let (statement, after) = rest.split_at(until_semicolon(rest).len());
     let near = &after[..after.len().min(FAR)];
     let is_told = near
         .windows(3)
         .any(|three| starts_with(three, &["Failure", "::", "new"]));
-    is_told.then(|| statement.iter().find(is_string)).flatten()
+    statement.iter().filter(|token| is_told && is_string(token)).collect()
 }
 
 /// A text beside the code of a refusal, or the one that strangers hear.
@@ -527,6 +532,10 @@ mod self_test {
                 "fn f() { let message = match a { 0 => format!(\"x {} y\", a) }; }",
             ),
             ("src/relay/a.rs", "fn f() { (RelayRefusalCode::Busy, \"x {} y\") }"),
+            (
+                "src/cli/a.rs",
+                "fn f() { let what = match a { 0 => format!(\"x {} y\", a) }; Failure::new(Exit::Usage, what) }",
+            ),
             ("src/relay/a.rs", "fn f() { (code, \"x {} y\") }"),
             (
                 "src/cli/serve/a.rs",
