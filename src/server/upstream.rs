@@ -23,6 +23,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// that drops a connection does so at once.
 const GREETING_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// For so long no session waits for the greeting of a target that did not greet one in time: not everything that
+/// `--auth none` leads to speaks first.
+const UNGREETED_TIME: Duration = Duration::from_secs(60);
+
 /// How often what has come is looked at. sshd takes some milliseconds.
 const GREETING_STEP: Duration = Duration::from_millis(5);
 
@@ -36,6 +40,8 @@ const MAX_DROPPED: usize = 4 * 1024;
 pub(super) struct Upstream {
     sshd: Arc<dyn ConnectSshd>,
     dropped: Arc<Dropped>,
+    /// When a greeting was waited for in vain.
+    ungreeted: Mutex<Option<Instant>>,
 }
 
 /// Clients whose last session sshd did not greet.
@@ -47,6 +53,7 @@ impl Upstream {
         Upstream {
             sshd,
             dropped: Arc::default(),
+            ungreeted: Mutex::default(),
         }
     }
 
@@ -75,6 +82,9 @@ impl Upstream {
                 format!("the SSH server at {target} cannot be reached: {error}"),
             )
         })?;
+        if self.is_ungreeted(clock::now()) {
+            return Ok(stream);
+        }
         match timeout(GREETING_TIMEOUT, last_words(&stream)).await {
             Ok(Some(said)) => {
                 self.dropped.handle_dropped(client.remote.ip(), clock::now());
@@ -82,11 +92,23 @@ impl Upstream {
                 let error = AskError::Dropped { target, said };
                 Err(refusal(RefusalCode::RetryLater, error.to_string()))
             }
-            Ok(None) | Err(_) => {
+            greeted => {
+                if greeted.is_err() {
+                    *self.ungreeted() = Some(clock::now());
+                }
                 self.dropped.handle_greeted(client.remote.ip());
                 Ok(stream)
             }
         }
+    }
+
+    fn is_ungreeted(&self, now: Instant) -> bool {
+        self.ungreeted()
+            .is_some_and(|at| now.saturating_duration_since(at) < UNGREETED_TIME)
+    }
+
+    fn ungreeted(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.ungreeted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
