@@ -219,7 +219,8 @@ fn other_protocol(host: &str, attempts: &[Failed]) -> Failure {
         .hint("is the port right? Else install the same version of bowline on both sides")
 }
 
-/// What sshd says to a client that it has locked out for a while.
+/// What sshd says to a client that it has locked out for a while, and OpenSSH 10 also if too many of one address have not
+/// logged in yet.
 const PENALTY: &str = "Not allowed at this time";
 
 /// What sshd says if too many have not logged in yet.
@@ -248,7 +249,8 @@ fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
              is sshd's as ever. ssh without bowline works too",
         ),
         RefusalCode::RetryLater if message.contains(PENALTY) => told(Exit::Unavailable).hint(
-            "sshd holds failed logins against this client, and lets it in again after a while (PerSourcePenalties there)",
+            "either sshd holds failed logins against this client and lets it in again after a while (PerSourcePenalties there), \
+             or as many logins of its address are under way as it takes (PerSourceMaxStartups)",
         ),
         RefusalCode::RetryLater if message.contains(MAX_STARTUPS) => told(Exit::Unavailable)
             .hint("too many logins are under way there: try again, or raise MaxStartups or PerSourceMaxStartups"),
