@@ -1,12 +1,12 @@
 //! Keys that work in ssh and not in bowline: each is named, with its cause and what to do.
 
-use super::LIMIT;
 use super::agent::Agent;
-use super::support::process::{Running, run};
+use super::support::process::run;
 use super::support::serve::{Serve, ServeOptions};
 use super::support::ssh::{HOST, SshSetup};
-use super::support::sshd::{TestSshd, make_key, program, public_key};
-use super::support::{BOWLINE, Scratch, wait_for};
+use super::support::sshd::{TestSshd, make_key, public_key};
+use super::support::{Scratch, wait_for};
+use super::{LIMIT, serve_by};
 use std::fs;
 use std::process::Command;
 
@@ -90,26 +90,7 @@ fn host_keys_in_an_agent_are_named_with_what_sshd_needs_beside_them() {
         folder.join("none").display()
     );
     fs::write(&config, text).expect("the scratch folder");
-    let mut serve = Command::new(BOWLINE);
-    serve.args([
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--target",
-        &sshd.address().to_string(),
-    ]);
-    serve
-        .arg("--sshd-binary")
-        .arg(program())
-        .arg("--sshd-config")
-        .arg(&config);
-    serve.args([
-        "--state-dir".into(),
-        folder.join("state"),
-        "--runtime-dir".into(),
-        folder.join("run"),
-    ]);
-    let serve = Running::start(&mut serve);
+    let serve = serve_by(&config, &sshd, &folder);
     let wanted = "holds a public key only: an agent (HostKeyAgent) or a token has the private one";
     let said = wait_for(LIMIT, || Some(serve.err_so_far()).filter(|said| said.contains(wanted)));
     assert!(said.is_some(), "{}", serve.err_so_far());

@@ -1,13 +1,13 @@
 //! Types of keys that bowline does not support, in every place where keys are: they are named and left out, and the others
 //! are used.
 
-use super::LIMIT;
 use super::agent::{Agent, Boasting, string};
-use super::support::process::{Outcome, Running, run};
+use super::support::process::{Outcome, run};
 use super::support::serve::{Serve, ServeOptions};
 use super::support::ssh::{HOST, SshFiles, SshSetup};
-use super::support::sshd::{TestSshd, make_key, program, public_key};
-use super::support::{BOWLINE, Scratch, wait_for};
+use super::support::sshd::{TestSshd, make_key, public_key};
+use super::support::{Scratch, wait_for};
+use super::{LIMIT, serve_by};
 use russh::keys::ssh_encoding::base64::{Base64, Encoding};
 use std::fs;
 use std::process::Command;
@@ -100,27 +100,8 @@ fn a_server_half_whose_sshd_has_no_host_key_of_a_usual_type_says_which_it_needs(
     fs::write(&key, format!("{}\n", line(NEW))).expect("the scratch folder");
     let config = folder.join("sshd_config");
     fs::write(&config, format!("HostKey {}\n", key.display())).expect("the scratch folder");
-    let mut serve = Command::new(BOWLINE);
-    serve.args([
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--target",
-        &sshd.address().to_string(),
-    ]);
-    serve
-        .arg("--sshd-binary")
-        .arg(program())
-        .arg("--sshd-config")
-        .arg(&config);
-    serve.args([
-        "--state-dir".into(),
-        folder.join("state"),
-        "--runtime-dir".into(),
-        folder.join("run"),
-    ]);
     // Whoever is not root could not read sshd's keys anyway: there it serves with a key of its own.
-    let serve = Running::start(&mut serve);
+    let serve = serve_by(&config, &sshd, &folder);
     let said = wait_for(LIMIT, || Some(serve.err_so_far()).filter(|said| said.contains(NEW)));
     let told = said.unwrap_or_else(|| panic!("{}", serve.err_so_far()));
     assert!(
