@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -39,9 +40,23 @@ fn control_c_kills_what_runs() {
     let server = Server::start();
     let mut client = server.start_ssh(&["-tt"], "echo $$; exec sleep 1000");
     let pid = client.first_line.clone();
+    eventually("the shell has become sleep", || {
+        proc_file(&pid, "comm").trim_end() == "sleep"
+    });
     client.send(b"\x03");
+    for _ in 0..100 {
+        if !is_alive(&pid) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (state, signals) = (proc_file(&pid, "stat"), proc_file(&pid, "status"));
+    assert!(!is_alive(&pid), "sleep goes on: {state}{signals}");
     assert_eq!(client.finish().1, Some(255));
-    assert!(!is_alive(&pid));
+}
+
+fn proc_file(pid: &str, name: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
 }
 
 #[test]
