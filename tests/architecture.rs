@@ -1,5 +1,7 @@
 //! The rules of the house, enforced: floors, sizes, and what may stand only in one place.
 
+#[path = "architecture/documents.rs"]
+mod documents;
 #[path = "architecture/refusals.rs"]
 mod refusals;
 #[path = "architecture/source.rs"]
@@ -272,73 +274,6 @@ fn every_file_says_what_it_is() {
         .flatten()
         .filter(|file| !file.text.starts_with("//!") && !is_test_file(&file.place));
     report(bare.map(|file| format!("{}: no header (`//!`)", file.place)));
-}
-
-#[test]
-fn what_the_readme_says_is_shown_by_a_test_is() {
-    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).expect("README.md");
-    let table = readme.split("| shown by |\n").nth(1).expect("a table of what survives");
-    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
-    let cells: Vec<&str> = rows
-        .filter_map(|row| row.trim_end_matches([' ', '|']).rsplit('|').next())
-        .collect();
-    assert!(cells.len() > 5, "{cells:?}");
-    for cell in cells {
-        let mut suite = String::new();
-        for name in cell.split('`').skip(1).step_by(2) {
-            if Path::new(ROOT).join(format!("tests/{name}.rs")).exists()
-                || Path::new(ROOT).join("tests").join(name).is_dir()
-            {
-                name.clone_into(&mut suite);
-            } else {
-                let fits = |test: &str| {
-                    test.starts_with(name.trim_end_matches("..")) || test.ends_with(name.trim_start_matches(".."))
-                };
-                let files = sources("tests");
-                let mut tests = files
-                    .iter()
-                    .filter(|file| file.place.trim_start_matches("tests/").starts_with(&suite))
-                    .flat_map(|file| file.text.split("fn ").skip(1))
-                    .map(|after| after.split('(').next().unwrap_or_default());
-                assert!(tests.any(fits), "no test {name:?} in {suite:?}");
-            }
-        }
-        assert!(!suite.is_empty(), "no suite in {cell:?}");
-    }
-}
-
-#[test]
-fn every_defence_that_the_security_page_names_has_its_test() {
-    let page = std::fs::read_to_string(Path::new(ROOT).join("SECURITY.md")).expect("SECURITY.md");
-    let table = page
-        .split("| attacker | attempt |")
-        .nth(1)
-        .expect("a table of attackers");
-    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
-    assert!(rows.len() > 20, "{rows:?}");
-    let mut missing = Vec::new();
-    for row in rows {
-        let cell = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
-        let mut tests = cell.split('`').skip(1).step_by(2).peekable();
-        if tests.peek().is_none() {
-            missing.push(format!("{row}: no test"));
-        }
-        missing.extend(
-            tests
-                .filter(|test| !is_test(test))
-                .map(|test| format!("SECURITY.md: no test {test}")),
-        );
-    }
-    report(missing.into_iter());
-}
-
-/// Whether `file.rs::name` is a test.
-fn is_test(path: &str) -> bool {
-    let Some((file, name)) = path.split_once("::") else {
-        return false;
-    };
-    let text = std::fs::read_to_string(Path::new(ROOT).join(file)).unwrap_or_default();
-    text.contains(&format!("fn {name}("))
 }
 
 /// A source file: `src/server/keeper.rs`.
