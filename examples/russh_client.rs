@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bowline::carrier::quic::MtuCap;
-use bowline::client::{self, ClientConfig, Place, Port, ResumableStream, SshCredentials, SshTrust};
+use bowline::client::{self, ClientConfig, Port, ResumableStream, SshCredentials, SshTrust, Target};
 use bowline::identity::known_hosts::{KnownHosts, ServerKey, Verdict};
 use bowline::identity::ssh_config::{SshConfig, SshQuery};
 use bowline::session::SessionConfig;
@@ -74,13 +74,13 @@ async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
         pins: Vec::new(),
     };
     let session = client::open(ClientConfig {
-        place: Place {
+        target: Target {
             host: ssh.hostname.clone(),
             // The server half listens at the number of sshd's port, on UDP, and perhaps where UDP does not get through.
             ports: vec![Port::Quic(ssh.port), Port::Tls(443)],
             family: None,
             relays: Vec::new(),
-            detours: Vec::new(),
+            alternate_routes: Vec::new(),
         },
         state_dir: None,
         user: UserName::new(&*ssh.user)?,

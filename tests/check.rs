@@ -61,7 +61,7 @@ impl Account {
 
     #[track_caller]
     fn verdict(&self, name: &str) -> &str {
-        self.path(name)["verdict"].as_str().expect("a verdict")
+        self.path(name)["diagnosis"].as_str().expect("a diagnosis")
     }
 
     /// What is said, in two words: the exit code, and the verdicts on QUIC and on TLS at the server half's own ports.
@@ -225,7 +225,7 @@ fn twenty_checks_at_once_work_and_cost_sshd_a_few_connections() {
         for outcome in outcomes {
             let document: Value = serde_json::from_slice(&outcome.stdout).expect("a document");
             for name in ["quic", "tls"] {
-                let works = |path: &Value| path["kind"] == name && path["verdict"] == "works";
+                let works = |path: &Value| path["kind"] == name && path["diagnosis"] == "works";
                 let paths = document["paths"].as_array().expect("paths");
                 assert!(
                     paths.iter().any(works),
@@ -354,7 +354,7 @@ fn a_name_that_leads_nowhere_is_told_with_one_document() {
     let rig = loopback(|options| options, |setup| setup);
     let account = Account::of(&rig.ssh, &["-o", "HostName nowhere.invalid"]);
     assert_eq!(account.outcome.code, Some(69));
-    assert_eq!(account.document["problem"]["verdict"], "name-unresolved");
+    assert_eq!(account.document["problem"]["diagnosis"], "name-unresolved");
     let told = run(&mut rig.ssh.check(&["-o", "HostName nowhere.invalid"]), AT_MOST).expect_code(69);
     assert!(
         told.err().starts_with("error: cannot resolve nowhere.invalid"),
@@ -400,7 +400,7 @@ fn a_path_by_a_relay_is_checked_to_the_end() {
     let relayed = account.document["paths"].as_array().expect("paths").iter();
     let relayed: Vec<_> = relayed
         .filter(|path| !path["relay"].is_null())
-        .map(|path| &path["verdict"])
+        .map(|path| &path["diagnosis"])
         .collect();
     assert_eq!(
         relayed,
@@ -417,7 +417,7 @@ fn a_relay_whose_name_leads_nowhere_is_told() {
     let arguments = ["--tls-port", &tls_port(&rig), "--relay", "relay.invalid"];
     let account = Account::of(&rig.ssh, &arguments);
     assert_eq!(account.outcome.code, Some(0), "{:#}", account.document);
-    let said = account.document["unlocated"][0].as_str().unwrap_or_default();
+    let said = account.document["unresolved_relays"][0].as_str().unwrap_or_default();
     assert!(said.contains("relay.invalid"), "{:#}", account.document);
     let table = run(&mut rig.ssh.check(&arguments), AT_MOST).expect_code(0).out();
     assert!(
@@ -456,7 +456,7 @@ impl Account {
             .collect();
         assert!(own.len() >= 2, "{:#}", self.document);
         for path in own {
-            assert_eq!(path["verdict"], verdict, "{:#}", self.document);
+            assert_eq!(path["diagnosis"], verdict, "{:#}", self.document);
         }
     }
 }

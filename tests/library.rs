@@ -4,7 +4,7 @@
 
 use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, bind};
 use bowline::carrier::{DialError, Path};
-use bowline::client::{self, Boxed, ClientConfig, Credentials, FirstWords, HostTrust, OpenError, Place, Port};
+use bowline::client::{self, Boxed, ClientConfig, Credentials, EarlyData, HostTrust, OpenError, Port, Target};
 use bowline::identity::raw_key::{ServerKey, TlsKey};
 use bowline::identity::statement::ProvenKey;
 use bowline::pump::Outcome;
@@ -109,12 +109,12 @@ fn serve_with(target: SocketAddr, max_half_open: usize) -> (SocketAddr, Cancella
 
 fn config(server: SocketAddr) -> ClientConfig {
     ClientConfig {
-        place: Place {
+        target: Target {
             host: server.ip().to_string(),
             ports: vec![Port::Quic(server.port())],
             family: None,
             relays: Vec::new(),
-            detours: Vec::new(),
+            alternate_routes: Vec::new(),
         },
         state_dir: None,
         user: UserName::new("anybody").expect("a user name"),
@@ -168,7 +168,7 @@ async fn what_was_said_before_goes_along_with_the_open_and_arrives_once() {
         let (mut program, ours) = tokio::io::duplex(4096);
         program.write_all(b"SSH-2.0-first\r\n").await.unwrap();
         let (input, output) = tokio::io::split(ours);
-        let mut input = FirstWords::new(input);
+        let mut input = EarlyData::new(input);
         let session = client::open_with(config(server), &mut input).await.unwrap();
         let (mut upstream, _) = listener.accept().await.unwrap();
         let mut first = [0; 15];

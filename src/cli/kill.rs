@@ -9,7 +9,7 @@ use super::report::{self, Failure};
 use super::settings::{Context, SettingsError};
 use super::status::{Overview, ask_all, overview, who};
 use super::values::SessionName;
-use crate::observe::{Answer, Ending, Half, Request, SessionReport, State};
+use crate::observe::{Half, KillRequest, Request, Response, SessionReport, State};
 
 /// What `bowline kill` works by.
 #[derive(Debug, Clone)]
@@ -50,21 +50,24 @@ impl KillSettings {
 /// Ends them, and says which.
 ///
 /// # Errors
-/// A name that names no session, or several; nothing is ended then. Somebody who has the session does not answer.
+/// A name that names no session, or several; nothing is ended then. Somebody who has the session does not response.
 pub(super) async fn run(settings: KillSettings) -> Result<(), Failure> {
     let overview = overview(&settings.folders).await;
     let chosen = choose(&overview, &settings.victims)?;
     let only_detached = settings.victims == Victims::Orphans;
     let mut ended = BTreeSet::new();
     let ids: Vec<String> = chosen.iter().map(|session| session.id.clone()).collect();
-    for sessions in ids.chunks(Ending::MOST) {
-        let request = Request::End(Ending {
+    for sessions in ids.chunks(KillRequest::MAX_SESSIONS) {
+        let request = Request::Kill(KillRequest {
             sessions: sessions.to_vec(),
             only_detached,
         });
-        let told = ask_all(&settings.folders, &request).await;
-        for answer in told.into_iter().flat_map(|told| told.answers.unwrap_or_default()) {
-            if let Answer::Ended(sessions) = answer {
+        let replies = ask_all(&settings.folders, &request).await;
+        for response in replies
+            .into_iter()
+            .flat_map(|replies| replies.responses.unwrap_or_default())
+        {
+            if let Response::Ended(sessions) = response {
                 ended.extend(sessions);
             }
         }

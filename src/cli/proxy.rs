@@ -13,15 +13,15 @@ use russh::keys::ssh_key::Fingerprint;
 use crate::carrier::relays::RelayName;
 use crate::carrier::stream::ProxyRules;
 use crate::carrier::{self, quic::MtuCap};
-use crate::client::journal::{Entry, Journal};
+use crate::client::journal::{Journal, JournalEntry};
 use crate::client::stdio::{self, Stdin, Stdout};
 use crate::client::{
-    self, ClientConfig, Family, FirstWords, Notice, Observed, OpenError, OpenSession, Place, Port, SshCredentials,
-    SshTrust, fallback,
+    self, ClientConfig, EarlyData, Family, Notice, OpenError, OpenSession, Port, SessionControlHandler, SshCredentials,
+    SshTrust, Target, fallback,
 };
 use crate::identity::known_hosts::{KnownHostsCommand, Pin};
 use crate::identity::ssh_config::{AddressFamily, SshConfig, SshConfigError, SshQuery};
-use crate::observe::Desk;
+use crate::observe::ControlSocket;
 use crate::pump::Outcome;
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
@@ -37,7 +37,7 @@ use caller::Caller;
 pub(super) use detours::Detours;
 
 /// Where ssh is.
-type Pipe = (FirstWords<Stdin>, Stdout);
+type Pipe = (EarlyData<Stdin>, Stdout);
 
 /// What `bowline proxy` works by.
 #[derive(Debug, Clone)]
@@ -144,7 +144,7 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     let connect_timeout = config.connect_timeout;
     let mut signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
     let (stdin, stdout) = (Stdin::take(), Stdout::take());
-    let mut stdin = FirstWords::new(stdin.map_err(|error| report::cannot_start(&error))?);
+    let mut stdin = EarlyData::new(stdin.map_err(|error| report::cannot_start(&error))?);
     let stdout = stdout.map_err(|error| report::cannot_start(&error))?;
     let opened = tokio::select! {
         opened = client::open_with(config, &mut stdin) => opened,
@@ -224,7 +224,7 @@ pub(super) async fn client_config(
     };
     let mtu_cap = settings.mtu_cap.map_or_else(|| Ok(MtuCap::default()), MtuCap::new);
     Ok(ClientConfig {
-        place: Place {
+        target: Target {
             host: ssh.hostname.clone(),
             ports: ports(settings, ssh.port),
             family: match ssh.address_family {
@@ -233,7 +233,7 @@ pub(super) async fn client_config(
                 AddressFamily::Inet6 => Some(Family::V6),
             },
             relays: settings.relays.clone(),
-            detours: detours.paths.clone(),
+            alternate_routes: detours.paths.clone(),
         },
         state_dir: Some(state.clone()),
         user: UserName::new(&*ssh.user).map_err(report::not_a_user_name)?,
@@ -298,7 +298,7 @@ async fn carry(
 ) -> Result<(), Failure> {
     #[cfg(debug_assertions)]
     crate::fault::panic_if_asked();
-    let entry = Entry {
+    let entry = JournalEntry {
         session: *session.id().as_bytes(),
         reap_token: *session.reap_token(),
         host: settings.destination.host.clone(),
@@ -315,7 +315,7 @@ async fn carry(
     leave_terminal();
     let control = session.control();
     let tasks = Tasks::new();
-    open_desk(&session, settings, &tasks);
+    open_control_socket(&session, settings, &tasks);
     let outcome = {
         let running = session.run(stdin, stdout);
         let reaping = reap_orphans(journal.ok(), settings.destination.host.clone());
@@ -340,23 +340,23 @@ async fn carry(
 }
 
 /// Where `bowline status` asks. The session does without as well.
-fn open_desk(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks) {
+fn open_control_socket(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks) {
     let folder = &settings.folders.runtime;
     let unmade = super::places::make_folder(folder);
     let opened = match unmade {
-        Ok(()) => Desk::open(folder, &format!("client-{:#}", session.id()))
+        Ok(()) => ControlSocket::open(folder, &format!("client-{:#}", session.id()))
             .map_err(|error| Failure::from_error(Exit::Unavailable, &error)),
         Err(error) => Err(report::cannot_use_file(folder, &error)),
     };
     match opened {
-        Ok(desk) => {
-            let observed = Observed {
+        Ok(control_socket) => {
+            let handler = SessionControlHandler {
                 id: session.id(),
                 host: settings.destination.host.clone(),
                 user: settings.destination.user.clone(),
                 control: session.control(),
             };
-            tasks.spawn("desk", desk.run(Arc::new(observed)));
+            tasks.spawn("control socket", control_socket.run(Arc::new(handler)));
         }
         Err(error) => {
             let error = error.one_line();

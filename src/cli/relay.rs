@@ -20,7 +20,7 @@ use super::values::{ByteSize, Count, ListenAddress};
 use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::{TlsKey, spki_digest};
-use crate::observe::{self, Desk, serve_metrics};
+use crate::observe::{self, ControlSocket, serve_metrics};
 use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, Rules, become_user};
 use crate::server::keeper::{Endpoint, choose_worker_user, raise_descriptor_limit};
 use crate::tasks::Tasks;
@@ -147,7 +147,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let (config, fingerprint) = prepare(settings)?;
     let outlets = Outlets {
-        desk: open_desk(settings),
+        control_socket: open_control_socket(settings),
         metrics: settings.metrics.map(listen_for_metrics).transpose()?,
     };
     give_up_root(settings)?;
@@ -159,14 +159,14 @@ pub(super) fn run(
 
 /// Where it is told what the relay does.
 struct Outlets {
-    desk: Option<Desk>,
+    control_socket: Option<ControlSocket>,
     metrics: Option<TcpListener>,
 }
 
 impl Outlets {
     fn open(self, relay: &Relay, tasks: &Tasks) -> io::Result<()> {
-        if let Some(desk) = self.desk {
-            tasks.spawn("desk", desk.run(relay.observed()));
+        if let Some(control_socket) = self.control_socket {
+            tasks.spawn("control socket", control_socket.run(relay.observed()));
         }
         if let Some(listener) = self.metrics {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -244,13 +244,13 @@ fn bind<S>(
 }
 
 /// Where `bowline status` asks. The relay does without as well.
-fn open_desk(settings: &RelaySettings) -> Option<Desk> {
+fn open_control_socket(settings: &RelaySettings) -> Option<ControlSocket> {
     let folder = &settings.folders.runtime;
     let opened = match places::make_folder(folder) {
         Ok(()) => {
             // As root: relays before this one could not remove their sockets from a folder of root's.
-            observe::sweep(folder);
-            Desk::open(folder, &format!("relay-{}", std::process::id()))
+            observe::remove_stale_sockets(folder);
+            ControlSocket::open(folder, &format!("relay-{}", std::process::id()))
                 .map_err(|error| Failure::from_error(Exit::Unavailable, &error))
         }
         Err(error) => Err(report::cannot_use_file(folder, &error)),

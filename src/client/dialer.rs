@@ -1,7 +1,8 @@
-//! Dials paths: one at a time, or all of them in a race, staggered, of which the first to finish its handshake wins.
+//! Dials paths: one path at a time, or several in a staggered race (RFC 8305). The first path that completes its
+//! handshake wins.
 
 use super::failures::{AttemptError, Failed};
-use super::unreachable::unreachable;
+use super::icmp_error::icmp_error;
 use crate::carrier::quic::{MtuCap, QuicDialer};
 use crate::carrier::stream::{self, CommandError, CommandLine};
 use crate::carrier::via::{self, Reaching, RelayAddress, RelayTransport, RelayWindow, ViaStream};
@@ -17,23 +18,24 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Head start of a path over the next (RFC 8305 section 5).
-const STAGGER: Duration = Duration::from_millis(250);
+/// Delay between the start of one attempt and the start of the next (RFC 8305 section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// A peer that takes no connection for now is asked again after these. A crowd that comes together gets in within them.
-const BUSY_PAUSES: [Duration; 3] = [
+/// Delays before a busy peer is dialed again. Together they are long enough for many clients that connect at the same
+/// moment.
+const BUSY_DELAYS: [Duration; 3] = [
     Duration::from_millis(150),
     Duration::from_millis(300),
     Duration::from_millis(600),
 ];
 
-/// What all dials of one client process share: its keys, its settings, and UDP sockets.
+/// State shared by all dials of one client process: the TLS key, the settings and the UDP sockets.
 #[derive(Clone)]
 pub(super) struct Dialer {
     key: Arc<TlsKey>,
-    guide: Guide,
+    relay_target: RelayTarget,
     mtu_cap: MtuCap,
-    /// For IPv4 and for IPv6.
+    /// One for IPv4, one for IPv6.
     sockets: [Option<QuicDialer>; 2],
 }
 
@@ -41,7 +43,7 @@ impl Dialer {
     pub(super) fn new(key: Arc<TlsKey>, mtu_cap: MtuCap) -> Dialer {
         Dialer {
             key,
-            guide: Guide {
+            relay_target: RelayTarget {
                 key: Arc::new(TlsKey::generate()),
                 host_keys: Vec::new(),
                 mtu_cap,
@@ -51,23 +53,23 @@ impl Dialer {
         }
     }
 
-    /// Has relays look for one of these host keys, after those that were named before.
-    pub(super) fn know(&mut self, host_keys: impl IntoIterator<Item = Fingerprint>) {
+    /// Adds host keys by which relays find the server half. They are tried after those that were added before.
+    pub(super) fn add_host_keys(&mut self, host_keys: impl IntoIterator<Item = Fingerprint>) {
         for key in host_keys {
             if let Fingerprint::Sha256(digest) = key
-                && !self.guide.host_keys.contains(&KeyDigest::new(digest))
+                && !self.relay_target.host_keys.contains(&KeyDigest::new(digest))
             {
-                self.guide.host_keys.push(KeyDigest::new(digest));
+                self.relay_target.host_keys.push(KeyDigest::new(digest));
             }
         }
     }
 
-    /// Dials from other UDP sockets from now on: something between the ends may have taken a dislike to a port.
-    pub(super) fn renew(&mut self) {
+    /// Opens new UDP sockets for later dials: a NAT or firewall may block a flow by its source port.
+    pub(super) fn renew_sockets(&mut self) {
         self.sockets = [None, None];
     }
 
-    /// Dials `path`. Dropping the future gives the attempt up.
+    /// Dials `path`. Dropping the future aborts the attempt.
     pub(super) fn dial(
         &mut self,
         path: &Path,
@@ -78,15 +80,15 @@ impl Dialer {
             Path::Quic(address) => Some(self.socket_for(address)),
             Path::Tls(_) | Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => None,
         };
-        let guide = self.guide.clone();
+        let relay_target = self.relay_target.clone();
         async move {
             let (via, rank) = (path.via(), path.rank());
             let socket = socket.transpose().map_err(DialError::Socket)?;
-            let mut pauses = BUSY_PAUSES.iter();
+            let mut delays = BUSY_DELAYS.iter();
             let dialed = loop {
-                match dial_once(&path, socket.as_ref(), &guide, &key, accept.clone()).await {
-                    Err(DialError::Busy) => match pauses.next() {
-                        Some(pause) => sleep(*pause).await,
+                match dial_once(&path, socket.as_ref(), &relay_target, &key, accept.clone()).await {
+                    Err(DialError::Busy) => match delays.next() {
+                        Some(delay) => sleep(*delay).await,
                         None => return Err(DialError::Busy),
                     },
                     dialed => break dialed?,
@@ -111,7 +113,7 @@ impl Dialer {
 async fn dial_once(
     path: &Path,
     socket: Option<&QuicDialer>,
-    guide: &Guide,
+    relay_target: &RelayTarget,
     key: &TlsKey,
     accept: ServerKey,
 ) -> Result<Dialed, DialError> {
@@ -125,13 +127,13 @@ async fn dial_once(
             tls::dial(Box::new(stream), Some(*address), key, accept).await
         }
         Path::Relayed(relay, transport) => {
-            let stream = guide.reach(relay, *transport).await?;
+            let stream = relay_target.reach(relay, *transport).await?;
             tls::dial(Box::new(stream), None, key, accept).await
         }
         Path::Proxied(proxied) => {
             let stream = stream::connect(&proxied.proxy, &proxied.host, proxied.port).await?;
             tls::tune(&stream).map_err(DialError::Socket)?;
-            // What the kernel tells of it is the way to the proxy.
+            // `TCP_INFO` of this connection describes the path to the proxy only.
             tls::dial(Box::new(Opaque(stream)), None, key, accept).await
         }
         Path::Command(command) => dial_command(command, key, accept).await,
@@ -152,17 +154,17 @@ async fn dial_command(command: &CommandLine, key: &TlsKey, accept: ServerKey) ->
     }
 }
 
-/// What a relay is told.
+/// How a relay identifies this client and the server half.
 #[derive(Clone)]
-struct Guide {
-    /// Proved to relays: the session's own key would let them tell its carriers for one.
+struct RelayTarget {
+    /// Not the session's key: with that, relays could link all carriers of one session.
     key: Arc<TlsKey>,
-    /// By which relays know the server half.
+    /// Digests of the host keys under which the server half registers.
     host_keys: Vec<KeyDigest>,
     mtu_cap: MtuCap,
 }
 
-impl Guide {
+impl RelayTarget {
     async fn reach(&self, relay: &RelayAddress, transport: RelayTransport) -> Result<ViaStream, DialError> {
         if self.host_keys.is_empty() {
             return Err(DialError::NoHostKey);
@@ -177,13 +179,13 @@ impl Guide {
     }
 }
 
-/// Races `paths`, the first `at_once` of them without a head start. The losers are given up.
+/// Races `paths`; the first `concurrent` of them start at once. The other attempts are aborted when one wins.
 ///
-/// `None` once all have failed. `failed` holds why, also of those that had when the race is given up.
+/// `None` if all paths failed. `failed` gets the reason for each failed path, also if the caller drops the future.
 pub(super) async fn race(
     dialer: &mut Dialer,
     paths: &[Path],
-    at_once: usize,
+    concurrent: usize,
     accept: &ServerKey,
     failed: &mut Vec<Failed>,
 ) -> Option<(Dialed, Path)> {
@@ -193,31 +195,31 @@ pub(super) async fn race(
         if let Some(path) = waiting.next() {
             let dialing = dialer.dial(path, accept.clone());
             let path = path.clone();
-            running.spawn(async move { (watched(&path, dialing).await, path) });
+            running.spawn(async move { (with_icmp(&path, dialing).await, path) });
         } else if running.is_empty() {
             return None;
         }
-        if paths.len() - waiting.len() < at_once.min(paths.len()) {
+        if paths.len() - waiting.len() < concurrent.min(paths.len()) {
             continue;
         }
         tokio::select! {
             Some(finished) = running.join_next() => match finished {
                 Ok((Ok(dialed), path)) => return Some((dialed, path)),
                 Ok((Err(error), path)) => failed.push(Failed { path, error: AttemptError::Dial(error) }),
-                // Nobody aborts a dial but the end of the race.
+                // Dials are aborted only when the race ends.
                 Err(_) => {}
             },
-            () = sleep(STAGGER), if waiting.len() > 0 => {}
+            () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
         }
     }
 }
 
-/// A dial that also ends when the network says that nothing is there.
-async fn watched(path: &Path, dialing: impl Future<Output = Result<Dialed, DialError>>) -> Result<Dialed, DialError> {
+/// Dials, and fails early if ICMP reports that the address or port is unreachable.
+async fn with_icmp(path: &Path, dialing: impl Future<Output = Result<Dialed, DialError>>) -> Result<Dialed, DialError> {
     match path {
         Path::Quic(address) => tokio::select! {
             dialed = dialing => dialed,
-            error = unreachable(*address) => Err(DialError::Unreachable(error)),
+            error = icmp_error(*address) => Err(DialError::Unreachable(error)),
         },
         Path::Tls(_) | Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => dialing.await,
     }

@@ -1,9 +1,9 @@
-//! What is heard of paths that lead nowhere.
+//! Reasons why paths do not work.
 
 use super::path_mtu::SmallMtu;
 use crate::carrier::{CarrierError, DialError, Path};
 
-/// One path that did not work.
+/// A path that did not work.
 #[derive(Debug)]
 pub struct Failed {
     /// The path.
@@ -12,41 +12,41 @@ pub struct Failed {
     pub error: AttemptError,
 }
 
-/// Why one path did not work.
+/// Why a path did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum AttemptError {
-    /// It could not be dialed.
+    /// Dialing failed.
     #[error("{0}")]
     Dial(#[source] DialError),
-    /// The carrier was lost before the answer.
+    /// The carrier was lost before the server half answered.
     #[error("{0}")]
     Carrier(#[source] CarrierError),
-    /// Nothing was heard.
+    /// Nothing was received.
     #[error("no answer")]
     Silent,
-    /// Nothing was heard, and packets of QUIC do not fit the path.
+    /// Nothing was received, and the path's MTU is too small for QUIC.
     #[error(transparent)]
     SmallMtu(#[from] SmallMtu),
 }
 
 impl Failed {
-    /// Whether something answers there that speaks QUIC, but not this version of the protocol.
+    /// Whether a QUIC server answers that does not speak this version of the protocol.
     pub fn is_other_protocol(&self) -> bool {
         matches!(&self.error, AttemptError::Dial(error) if error.is_other_protocol())
     }
 
-    /// Whether the network or the peer said that this will not work, rather than nothing.
+    /// Whether the network or the peer reported the failure, as opposed to silence.
     pub(super) fn is_definite(&self) -> bool {
         matches!(&self.error, AttemptError::Dial(error) if error.is_definite())
     }
 }
 
-/// What was heard last of each path. The last round of an open, which the deadline cuts short, hears of few.
+/// The last failure of each path. The last round of an open is cut short by the deadline and covers few paths.
 #[derive(Default)]
 pub(super) struct Failures(Vec<Failed>);
 
 impl Failures {
-    /// What one round has heard.
+    /// Adds the failures of one round.
     pub(super) fn handle(&mut self, failed: Vec<Failed>) {
         for fresh in failed {
             self.0.retain(|known| known.path != fresh.path);
@@ -54,7 +54,7 @@ impl Failures {
         }
     }
 
-    /// Paths of which nothing was heard are named too.
+    /// One failure for each of `paths`; paths without a recorded failure are reported as silent.
     pub(super) fn of_each(self, paths: Vec<Path>) -> Vec<Failed> {
         let mut all = self.0;
         for path in paths {

@@ -1,4 +1,4 @@
-//! Plain TCP to sshd, for hosts without a server half: no resumption, no recovery.
+//! Plain TCP to sshd, for hosts without a server half. The session ends if the connection breaks.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,13 +10,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Bytes moved at once.
+/// Size of each copy buffer.
 const BUFFER: usize = 64 * 1024;
 
-/// Connects to the first of `host`'s addresses that answers, within `limit`.
+/// Connects to the first address of `host` that accepts, within `limit`.
 ///
 /// # Errors
-/// The last address's error, or the time limit.
+/// The error of the last address, or `TimedOut`.
 pub async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     let stream = timeout(limit, TcpStream::connect((host, port)));
     let stream = stream.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -25,10 +25,10 @@ pub async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<(TcpS
     Ok((stream, address))
 }
 
-/// Carries bytes both ways until the server's direction has ended.
+/// Copies bytes in both directions until the server closes its direction.
 ///
 /// # Errors
-/// Reading or writing failed; a closed pipe is an end, not an error.
+/// Reading or writing failed. A closed pipe is the normal end.
 pub async fn splice<R, W>(stream: TcpStream, input: R, output: W) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
@@ -74,7 +74,7 @@ where
     }
 }
 
-/// What comes next from one end; `None` if the other takes no more.
+/// Reads the next bytes; `None` if the other side is closed.
 async fn read<R, W>(from: &mut R, to: &mut W, buffer: &mut [u8]) -> io::Result<Option<usize>>
 where
     R: AsyncRead + Unpin,

@@ -1,7 +1,7 @@
-//! The journal of live sessions, so that the next run can end those whose owner died.
+//! The journal of live sessions: the next run ends sessions whose process died.
 //!
-//! One file per session in `<state>/sessions/`, locked by its owner for as long as that lives. It holds what can end
-//! the session, never what could attach to it. Losing it costs a zombie at the server half until its ttl is over.
+//! One file per session in `<state>/sessions/`, locked by the session's process while it runs. The file lets its
+//! reader end the session, but not attach to it. If it is lost, the server half keeps the session until its ttl ends.
 
 use std::{
     fmt,
@@ -19,43 +19,44 @@ use rustix::{
 };
 use tracing::{debug, warn};
 
-/// Most orphans given out per run: reaping each takes a connection.
-pub const MOST_ORPHANS: usize = 64;
+/// Most orphans returned per run: ending each takes a connection.
+pub const MAX_ORPHANS: usize = 64;
 
-/// After this long the server half has ended the session by itself: its default ttl and an hour.
+/// Age at which an entry is removed: the server half's default ttl plus one hour.
 pub const MAX_AGE: Duration = Duration::from_secs((7 * 24 + 1) * 3600);
 
-/// Most files looked at per run.
-const MOST_FILES: usize = 1024;
+/// Most files read per run.
+const MAX_FILES: usize = 1024;
 
-/// Most bytes read of one file; an entry with eight addresses has about 700.
-const LONGEST_FILE: u64 = 16 * 1024;
+/// Most bytes read of one file. An entry with eight addresses has about 700.
+const MAX_FILE_BYTES: u64 = 16 * 1024;
 
-/// An entry not yet whole has this prefix. Of one that old, nobody is at work on it any more.
+/// File name prefix of an entry that is being written. If such a file is older than [`UNFINISHED_AGE`], its writer is
+/// gone.
 const UNFINISHED: &str = ".new-";
 const UNFINISHED_AGE: Duration = Duration::from_secs(3600);
 
-/// A session, as far as ending it needs.
+/// What is needed to end a session.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct JournalEntry {
     /// The session's id.
     pub session: [u8; 16],
-    /// Ends the session (and can do nothing else); the server half knows its hash.
+    /// Authorizes ending the session, and nothing else. The server half knows its hash.
     pub reap_token: [u8; 32],
-    /// The name under which the user knows the host, as ssh was given it.
+    /// The host as given to ssh.
     pub host: String,
-    /// How the server half was reached or looked for, the best first.
+    /// Paths to the server half, the best first.
     pub paths: Vec<carrier::Path>,
-    /// The TLS key that the server half proved, as SPKI DER.
+    /// The server half's TLS key (SPKI DER).
     pub server_key: Vec<u8>,
     /// When the session was opened.
     pub started: SystemTime,
 }
 
-/// Without the token.
-impl fmt::Debug for Entry {
+/// Omits the token.
+impl fmt::Debug for JournalEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut entry = f.debug_struct("Entry");
+        let mut entry = f.debug_struct("JournalEntry");
         entry
             .field("session", &stored::hex(&self.session))
             .field("host", &self.host);
@@ -66,38 +67,38 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// Why there is no entry for a session. The session itself goes on without.
+/// Why no entry was written. The session runs without one.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The folder is not there and cannot be made.
+    /// The folder does not exist and cannot be created.
     #[error("cannot make the folder {path}")]
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What making it failed with.
+        /// The error of mkdir.
         source: io::Error,
     },
-    /// The file cannot be made, locked or written.
+    /// The file cannot be created, locked or written.
     #[error("cannot write the journal entry {path}")]
     Write {
         /// The file.
         path: PathBuf,
-        /// What writing it failed with.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// The folder of entries.
+/// The folder that holds the entries.
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
 }
 
 impl Journal {
-    /// Opens, and makes where needed (mode 0700), the journal in a state folder.
+    /// Opens the journal in a state folder, and creates it (mode 0700) if needed.
     ///
     /// # Errors
-    /// `Folder` when it cannot be made.
+    /// `Folder` if it cannot be created.
     pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
         let folder = state_dir.join("sessions");
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
@@ -108,12 +109,12 @@ impl Journal {
         Ok(Self { folder })
     }
 
-    /// Writes the entry of a session that this process owns, and holds its lock.
+    /// Writes the entry of this process's session, and holds its lock.
     ///
     /// # Errors
-    /// `Write` when the disk is full, the folder not writable, or the session has an entry already that is being
-    /// written. Nothing is left behind then.
-    pub fn begin(&self, entry: &Entry) -> Result<LiveEntry, JournalError> {
+    /// `Write` if the disk is full, the folder is not writable, or another process is writing this entry. Then no
+    /// file is left.
+    pub fn begin(&self, entry: &JournalEntry) -> Result<LiveEntry, JournalError> {
         let id = stored::hex(&entry.session);
         let unfinished = self.folder.join(format!("{UNFINISHED}{id}"));
         let path = self.folder.join(format!("{id}.json"));
@@ -122,8 +123,8 @@ impl Journal {
             source,
         };
         let mut file = create(&unfinished).map_err(failed)?;
-        // Under its final name only once it is whole and locked: a run that scans the folder takes what is not
-        // locked for an orphan, and what it cannot read for damaged.
+        // Rename only after the file is complete and locked: another run that scans the folder takes an unlocked file
+        // for an orphan, and an unreadable one for damaged.
         let written = lock(&file)
             .and_then(|()| file.write_all(&stored::encode(entry)))
             .and_then(|()| fs::rename(&unfinished, &path));
@@ -134,10 +135,10 @@ impl Journal {
         Ok(LiveEntry { path, _lock: file })
     }
 
-    /// The sessions to this host whose owner is gone, at most [`MOST_ORPHANS`]. Each is locked, so that no other run
-    /// reaps it too.
+    /// The sessions to this host whose process is gone, at most [`MAX_ORPHANS`]. Each is locked, so that no other run
+    /// ends it too.
     ///
-    /// On the way entries older than [`MAX_AGE`] are removed, and damaged ones with a warning.
+    /// Removes entries older than [`MAX_AGE`], and damaged entries with a warning.
     pub fn orphans(&self, host: &str, now: SystemTime) -> Vec<Orphan> {
         let files = match fs::read_dir(&self.folder) {
             Ok(files) => files,
@@ -146,16 +147,16 @@ impl Journal {
                 return Vec::new();
             }
         };
-        let paths = files.take(MOST_FILES).filter_map(|file| Some(file.ok()?.path()));
+        let paths = files.take(MAX_FILES).filter_map(|file| Some(file.ok()?.path()));
         paths
             .filter_map(|path| examine(path, now))
             .filter(|orphan| orphan.entry.host == host)
-            .take(MOST_ORPHANS)
+            .take(MAX_ORPHANS)
             .collect()
     }
 }
 
-/// The entry of a session that this process owns. Dropped, the file stays, for the next run to reap.
+/// The entry of this process's session. If dropped, the file stays, and the next run ends the session.
 #[derive(Debug)]
 pub struct LiveEntry {
     path: PathBuf,
@@ -163,27 +164,27 @@ pub struct LiveEntry {
 }
 
 impl LiveEntry {
-    /// The session has ended: removes the file.
+    /// Removes the file after the session has ended.
     pub fn finish(self) {
         remove(&self.path);
     }
 }
 
-/// A session whose owner is gone. Dropped, the file stays, for a later run to try again.
+/// A session whose process is gone. If dropped, the file stays for a later run.
 #[derive(Debug)]
 pub struct Orphan {
-    entry: Entry,
+    entry: JournalEntry,
     path: PathBuf,
     _lock: File,
 }
 
 impl Orphan {
-    /// What is known of the session.
-    pub fn entry(&self) -> &Entry {
+    /// The entry.
+    pub fn entry(&self) -> &JournalEntry {
         &self.entry
     }
 
-    /// The session has ended, or is gone: removes the file.
+    /// Removes the file after the session was ended.
     pub fn remove(self) {
         remove(&self.path);
     }
@@ -193,7 +194,7 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Fails with `WouldBlock` if it is held. It goes with the file's last descriptor, hence with its owner.
+/// Fails with `WouldBlock` if another process holds the lock. The kernel releases it with the last descriptor.
 fn lock(file: &File) -> io::Result<()> {
     Ok(rustix::io::retry_on_intr(|| {
         flock(file, FlockOperation::NonBlockingLockExclusive)
@@ -206,14 +207,14 @@ fn remove(path: &Path) {
     }
 }
 
-/// Takes over the file if nobody holds it. What is too old or damaged is removed.
+/// Locks and reads the file if no process holds it. Removes it if it is too old or damaged.
 fn examine(path: PathBuf, now: SystemTime) -> Option<Orphan> {
     let mut file = open_entry(&path)
         .inspect_err(|error| debug!(path = %path.display(), %error, "skipped"))
         .ok()?;
     lock(&file).ok()?;
     let metadata = file.metadata().ok()?;
-    // Somebody else had it first, ended it and removed the file while we waited to open it.
+    // Another run ended the session and removed the file while we opened it.
     if metadata.nlink() == 0 {
         return None;
     }
@@ -230,7 +231,7 @@ fn examine(path: PathBuf, now: SystemTime) -> Option<Orphan> {
     }
     let mut bytes = Vec::new();
     Read::by_ref(&mut file)
-        .take(LONGEST_FILE)
+        .take(MAX_FILE_BYTES)
         .read_to_end(&mut bytes)
         .ok()?;
     match stored::decode(&bytes) {
@@ -251,7 +252,7 @@ fn examine(path: PathBuf, now: SystemTime) -> Option<Orphan> {
     None
 }
 
-/// Only regular files, never through a symbolic link, never waiting for a pipe's other end.
+/// Opens regular files only; does not follow symbolic links, does not block on FIFOs.
 fn open_entry(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = OpenOptions::new()
@@ -264,13 +265,13 @@ fn open_entry(path: &Path) -> io::Result<File> {
     }
 }
 
-/// An entry as it lies on disk.
+/// The format on disk.
 mod stored {
     use std::time::{Duration, SystemTime};
 
     use serde::{Deserialize, Serialize};
 
-    use super::Entry;
+    use super::JournalEntry;
 
     const VERSION: u32 = 1;
 
@@ -280,14 +281,14 @@ mod stored {
         session: String,
         reap_token: String,
         host: String,
-        /// Those that are written in a way that we do not know are left out.
+        /// Paths in an unknown notation are ignored.
         paths: Vec<String>,
         server_key: String,
         /// Seconds since 1970.
         started: u64,
     }
 
-    /// Why a file is no entry of ours.
+    /// Why a file is not a valid entry.
     #[derive(Debug, thiserror::Error)]
     pub(super) enum Damaged {
         #[error("not an entry: {0}")]
@@ -296,11 +297,11 @@ mod stored {
         Version { found: u32 },
         #[error("{field} is not hexadecimal of the right length")]
         Hex { field: &'static str },
-        #[error("started {0} s after 1970, which no clock of ours gives")]
+        #[error("start time {0} s after 1970 is out of range")]
         Started(u64),
     }
 
-    pub(super) fn encode(entry: &Entry) -> Vec<u8> {
+    pub(super) fn encode(entry: &JournalEntry) -> Vec<u8> {
         let started = entry
             .started
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -318,13 +319,13 @@ mod stored {
         serde_json::to_vec(&stored).expect("strings and numbers always encode")
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Entry, Damaged> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<JournalEntry, Damaged> {
         let stored: Stored = serde_json::from_slice(bytes)?;
         if stored.version != VERSION {
             return Err(Damaged::Version { found: stored.version });
         }
         let started = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(stored.started));
-        Ok(Entry {
+        Ok(JournalEntry {
             session: array("session", &stored.session)?,
             reap_token: array("reap_token", &stored.reap_token)?,
             host: stored.host,
@@ -363,8 +364,8 @@ mod tests {
         SystemTime::now()
     }
 
-    fn entry(id: u8) -> Entry {
-        Entry {
+    fn entry(id: u8) -> JournalEntry {
+        JournalEntry {
             session: [id; 16],
             reap_token: [id ^ 0xff; 32],
             host: "build".to_owned(),
@@ -421,7 +422,7 @@ mod tests {
         drop(journal.begin(&entry(1)).unwrap());
         let first = journal.orphans("build", now());
         assert!(journal.orphans("build", now()).is_empty());
-        // The first could not reach the server half: a later run may try again.
+        // The first run could not reach the server half; a later one may try again.
         drop(first);
         let mut second = journal.orphans("build", now());
         second.pop().unwrap().remove();
@@ -441,7 +442,7 @@ mod tests {
     fn entries_older_than_the_ttl_are_removed() {
         let (_state, journal) = journal();
         drop(journal.begin(&entry(1)).unwrap());
-        let old = Entry {
+        let old = JournalEntry {
             started: now() - MAX_AGE - Duration::from_secs(60),
             ..entry(2)
         };
@@ -495,10 +496,10 @@ mod tests {
     #[test]
     fn no_more_orphans_are_given_out_than_one_run_should_reap() {
         let (_state, journal) = journal();
-        for id in 0..=MOST_ORPHANS as u8 {
+        for id in 0..=MAX_ORPHANS as u8 {
             drop(journal.begin(&entry(id)).unwrap());
         }
-        assert_eq!(journal.orphans("build", now()).len(), MOST_ORPHANS);
+        assert_eq!(journal.orphans("build", now()).len(), MAX_ORPHANS);
     }
 
     #[test]

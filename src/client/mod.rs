@@ -1,38 +1,38 @@
-//! The client half: produces carriers, and joins a local pipe to a session.
+//! The client half: dials carriers and connects a local pipe to a session.
 //!
-//! [`open`] makes a session, [`open_with`] a round trip sooner; [`OpenSession::run`] carries it between any reader and writer until it ends, and
-//! [`OpenSession::into_stream`] gives it as one stream instead.
+//! [`open`] opens a session; [`open_with`] saves a round trip. [`OpenSession::run`] connects it to any reader and
+//! writer until it ends; [`OpenSession::into_stream`] returns it as one stream instead.
 
 pub mod check;
+mod control_handler;
 mod dialer;
+mod early_data;
 mod failures;
 pub mod fallback;
-mod first_words;
-mod improvement;
+mod handshake;
+mod icmp_error;
 pub mod journal;
 mod key_query;
 pub mod network_watch;
-mod observed;
 mod opening;
+mod orphan_cleanup;
 mod path_mtu;
+mod path_upgrade;
 mod paths;
-mod reaping;
 mod redial;
 mod ssh_credentials;
 mod ssh_trust;
 mod standby;
 pub mod stdio;
 mod stream;
-mod unreachable;
-mod waiting;
 
+pub(crate) use control_handler::SessionControlHandler;
+pub use early_data::EarlyData;
 pub use failures::{AttemptError, Failed};
-pub use first_words::FirstWords;
-pub(crate) use observed::Observed;
 pub use opening::OpenError;
+pub use orphan_cleanup::{ReapError, reap};
 pub use path_mtu::SmallMtu;
-pub use paths::{Family, Place, Port, ResolveError};
-pub use reaping::{ReapError, reap};
+pub use paths::{Family, Port, ResolveError, Target};
 pub use ssh_credentials::{Notice, SshCredentials};
 pub use ssh_trust::{SshTrust, TrustError};
 pub use stream::ResumableStream;
@@ -49,8 +49,8 @@ use crate::tasks::Tasks;
 use crate::wire::{Authorization, CloseCode, Epoch, SessionId, UserName};
 use bytes::Bytes;
 use dialer::Dialer;
-use improvement::Improvement;
 use network_watch::NetworkWatch;
+use path_upgrade::PathUpgrade;
 use paths::Paths;
 use redial::Redialer;
 use russh::keys::ssh_key::Fingerprint;
@@ -65,91 +65,91 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, debug, info_span};
 
-/// Hints that may wait for the pump; they all say the same.
+/// Capacity of the channel of network events. One is enough: all mean the same to the pump.
 const HINTS: usize = 1;
 
-/// What a boxed asynchronous method gives.
+/// A boxed future.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Decides whether the keys that a server half proved are those of the host.
+/// Decides whether the keys that a server half proved belong to the host.
 pub trait HostTrust: Send + Sync {
-    /// `Ok` lets the session open. `tls_key` is the SPKI DER of the server half's own key.
+    /// `Ok` lets the session open. `tls_key` is the SPKI DER of the server half's TLS key.
     ///
     /// # Errors
-    /// Why the host is not trusted; shown to the user as it is.
+    /// Why the host is not trusted; shown to the user unchanged.
     fn judge<'a>(
         &'a self,
         proven: &'a [ProvenKey],
         tls_key: &'a [u8],
     ) -> Boxed<'a, Result<(), Box<dyn Error + Send + Sync>>>;
 
-    /// SHA-256 fingerprints of host keys that would be trusted: by these a relay finds the host. None by default.
+    /// SHA-256 fingerprints of trusted host keys. Relays find the host by these. Default: none.
     fn known_keys(&self) -> Vec<Fingerprint> {
         Vec::new()
     }
 
-    /// Types of the keys that are known for this host, if none of these is supported here. None by default.
+    /// Types of the known keys of this host, if none of them is supported. Default: none.
     fn unsupported_types(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// The user's keys, in the order in which they are offered.
+/// The user's keys, in rounds, in the order in which they are offered.
 pub trait Credentials: Send + Sync {
-    /// Signs `message` with the keys of round `round` (from 0): at most 8, none if the round has none, `None` when
-    /// there are no more rounds. May ask the user.
+    /// Signs `message` with the keys of round `round`, which counts from 0: at most 8. Empty if no key of the round
+    /// can sign; `None` if there are no more rounds. May ask the user.
     fn sign<'a>(&'a self, round: usize, message: &'a [u8]) -> Boxed<'a, Option<Vec<Authorization>>>;
 
-    /// Keys of round `round` that are to be asked about before one of them signs, SSH wire form, at most 8: signing may ask
-    /// the user. None by default: then the round signs at once.
-    fn to_ask(&self, _round: usize) -> Vec<Bytes> {
+    /// Keys of round `round` that the server half is asked about before one of them signs, because signing may ask
+    /// the user: SSH wire format, at most 8. Default: none; then the round signs at once.
+    fn keys_to_query(&self, _round: usize) -> Vec<Bytes> {
         Vec::new()
     }
 
-    /// Signs `message` with this one of the keys [`to_ask`](Self::to_ask); `None` if it cannot. May ask the user.
+    /// Signs `message` with one of the keys of [`keys_to_query`](Self::keys_to_query); `None` if it cannot sign. May
+    /// ask the user.
     fn sign_with<'a>(&'a self, _round: usize, _key: &'a [u8], _message: &'a [u8]) -> Boxed<'a, Option<Authorization>> {
         Box::pin(async { None })
     }
 
-    /// The server half accepted this key, SSH wire form.
+    /// The server half accepted this key (SSH wire format).
     fn handle_accepted(&self, key: &[u8]);
 
-    /// What was tried and how it went, one line each, for the message that says that none was accepted.
+    /// What was tried and with what result, one line each. Shown if no key was accepted.
     fn describe(&self) -> Vec<String>;
 
-    /// Whether there are keys that were not offered and that ssh itself may be able to use. No by default.
+    /// Whether there are keys that were not offered, and that ssh itself may be able to use. Default: no.
     fn ssh_has_more(&self) -> bool {
         false
     }
 }
 
-/// What a client half needs to open a session.
+/// Settings of a session.
 #[derive(Clone)]
 pub struct ClientConfig {
     /// Where the server half is.
-    pub place: Place,
-    /// Folder where it is remembered which path worked, for the next open. Default: none.
+    pub target: Target,
+    /// Folder that remembers which path worked, for the next open. Default: none.
     pub state_dir: Option<PathBuf>,
     /// User name on the server's machine.
     pub user: UserName,
-    /// Who the host must be.
+    /// Verifies the host.
     pub trust: Arc<dyn HostTrust>,
-    /// Who the user is.
+    /// Proves the user.
     pub credentials: Arc<dyn Credentials>,
-    /// Buffers.
+    /// Buffer sizes.
     pub session: SessionConfig,
-    /// How long the server half is looked for. Default 10 s.
+    /// Limit for finding the server half. Default 10 s.
     pub connect_timeout: Duration,
-    /// Bounds the open while the server half says that it is still asking sshd. Default 120 s, as long as sshd waits for a
-    /// login by default (LoginGraceTime).
+    /// Limit for opening while the server half is asking sshd. Default 120 s, sshd's default LoginGraceTime.
     pub answer_timeout: Duration,
-    /// The longest outage that is waited for; the server half's ttl if that is less. Default: that ttl.
+    /// Longest outage before the session ends; at most the server half's ttl. Default: that ttl.
     pub patience: Option<Duration>,
-    /// Most bytes of a UDP payload.
+    /// Largest UDP payload in bytes.
     pub mtu_cap: MtuCap,
 }
 
-/// A session that a server half accepted.
+/// A session that a server half has accepted.
 pub struct OpenSession {
     config: ClientConfig,
     id: SessionId,
@@ -160,13 +160,13 @@ pub struct OpenSession {
     epoch: Epoch,
     first: Arrival,
     ttl: Duration,
-    /// What the local program had said when it was opened, and the server half was told.
+    /// The early data that was sent with the open.
     said: Bytes,
     control: Control,
     orders: mpsc::Receiver<Order>,
 }
 
-/// Looks at a running session and gives it orders.
+/// A handle to a running session.
 #[derive(Clone)]
 pub struct Control {
     orders: mpsc::Sender<Order>,
@@ -174,44 +174,44 @@ pub struct Control {
 }
 
 impl Control {
-    /// The local pipe's owner leaves: what it still says is delivered, then the session ends.
+    /// Ends the session after the remaining input has been delivered.
     pub fn hang_up(&self) {
-        // A full channel holds an order to end already.
+        // A full channel already holds an order to end.
         let _ = self.orders.try_send(Order::HangUp);
     }
 
-    /// Ends the session now, and tells the server half why where there is a path to it.
+    /// Ends the session now, and tells the server half the reason if there is a path.
     pub fn end(&self, why: &str) {
-        // A full channel holds an order to end already.
+        // A full channel already holds an order to end.
         let _ = self.orders.try_send(Order::End(why.to_owned()));
     }
 
-    /// What the session tells about itself.
+    /// Statistics of the session.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 }
 
-/// Opens a session: dials every address, checks the host, proves the user.
+/// Opens a session: dials every address, verifies the host, proves the user.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub async fn open(config: ClientConfig) -> Result<OpenSession, OpenError> {
-    open_with(config, &mut FirstWords::new(tokio::io::empty())).await
+    open_with(config, &mut EarlyData::new(tokio::io::empty())).await
 }
 
-/// The same, and what the local program has said by then goes along; the rest of `input` is for [`OpenSession::run`]. Without a
-/// session all of it is still there.
+/// Like [`open`], and sends the first bytes of `input` along. The rest of `input` is for [`OpenSession::run`]. If no
+/// session is opened, no byte of `input` is lost.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub async fn open_with<R>(config: ClientConfig, input: &mut FirstWords<R>) -> Result<OpenSession, OpenError>
+pub async fn open_with<R>(config: ClientConfig, input: &mut EarlyData<R>) -> Result<OpenSession, OpenError>
 where
     R: AsyncRead + Unpin,
 {
     let opened = opening::open(config, input).await;
     if opened.is_err() {
-        // A server half that still asks sshd is to know that nobody waits.
+        // Tells a server half that is still asking sshd that nobody waits any more.
         carrier::let_go().await;
     }
     opened
@@ -223,27 +223,27 @@ impl OpenSession {
         self.id
     }
 
-    /// The server half's TLS key (SPKI DER), the only one that this session will be resumed with.
+    /// The server half's TLS key (SPKI DER). The session is only resumed with this key.
     pub fn server_key(&self) -> &[u8] {
         &self.server_key
     }
 
-    /// What can end this session, and nothing else, once this process is dead.
+    /// Authorizes ending this session after this process has died, and nothing else.
     pub fn reap_token(&self) -> &[u8; 32] {
         &self.reap_token
     }
 
-    /// Ways to the server half, the best first.
+    /// Paths to the server half, the best first.
     pub fn paths(&self) -> Vec<carrier::Path> {
         self.paths.all()
     }
 
-    /// A handle that outlives [`OpenSession::run`]'s taking of the session.
+    /// A handle that stays valid after [`OpenSession::run`] has taken the session.
     pub fn control(&self) -> Control {
         self.control.clone()
     }
 
-    /// Carries the session between `input` and `output` until it ends, over whatever carriers it takes.
+    /// Runs the session between `input` and `output` until it ends, and resumes it on new carriers.
     pub async fn run<R, W>(self, input: R, output: W) -> Outcome
     where
         R: AsyncRead + Unpin,
@@ -263,7 +263,7 @@ impl OpenSession {
         let (hint, hints) = mpsc::channel(HINTS);
         let (standing, standbys) = mpsc::channel(STANDBYS);
         let epochs = Arc::new(Epochs::after(self.epoch));
-        // The channel is new and has room for the first.
+        // The channel is new, so the first carrier fits.
         let _ = arrivals.try_send(Box::new(self.first));
         let tasks = Tasks::new();
         tasks.spawn("network watch", watch_network(hint));
@@ -272,7 +272,7 @@ impl OpenSession {
             dialer: self.dialer.clone(),
             server_key: self.server_key.clone(),
             paths: self.paths.clone(),
-            improvement: Improvement::new(clock::now()),
+            path_upgrade: PathUpgrade::new(clock::now()),
             epochs: Arc::clone(&epochs),
             facts: Arc::clone(&self.control.facts),
             arrivals,
@@ -315,12 +315,12 @@ impl OpenSession {
     }
 }
 
-/// Passes on what the system says about addresses, routes and sleep.
+/// Forwards changes of addresses and routes, and wake-ups, to the pump.
 async fn watch_network(hint: mpsc::Sender<()>) {
     let mut watch = NetworkWatch::new();
     loop {
         let what = watch.changed().await;
-        debug!(?what, "the network may have changed");
+        debug!(?what, "network changed");
         if let Err(mpsc::error::TrySendError::Closed(())) = hint.try_send(()) {
             return;
         }

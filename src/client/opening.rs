@@ -1,11 +1,12 @@
-//! Opening a session: race, host check, proof of user; repeated until one `Accepted` was seen.
+//! Opens a session: races the paths, verifies the host, proves the user. Repeats until an `Accepted` arrives or the
+//! deadline passes.
 
 use super::dialer::{Dialer, race};
 use super::failures::{AttemptError, Failed, Failures};
-use super::key_query::{self, KeyVerdict};
-use super::paths::{Knowledge, Paths, ResolveError};
-use super::waiting::{Unanswered, answer_to, refused_by_close, while_it_waits};
-use super::{ClientConfig, Control, FirstWords, OpenSession};
+use super::handshake::{NoAnswer, busy_refusal, keep_waiting, request};
+use super::key_query::{self, KeyAnswer};
+use super::paths::{LookupContext, Paths, ResolveError};
+use super::{ClientConfig, Control, EarlyData, OpenSession};
 use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
@@ -26,70 +27,71 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, field, info, warn};
 
-/// Pause before asking again what may be granted in a moment.
-const RETRY: Duration = Duration::from_millis(300);
-/// Signatures whose time is not the path's. A user has no more keys that ask; beyond it an open that goes round in circles ends.
-const MOST_EXTENSIONS: usize = 64;
+/// Delay before another attempt after a temporary failure.
+const RETRY_DELAY: Duration = Duration::from_millis(300);
+/// Most signatures whose duration extends the deadline. Users have fewer keys that ask; the limit ends an open that
+/// would loop.
+const MAX_EXTENSIONS: usize = 64;
 
 /// Why no session was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The name has no address.
+    /// The host name cannot be resolved.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// No path led to a server half.
     #[error("no path led to the server half")]
     NoPath {
-        /// What was tried, and how it failed.
+        /// The paths that were tried, with their failures.
         attempts: Vec<Failed>,
-        /// How long it was tried.
+        /// How long it took.
         within: Duration,
     },
-    /// The host is not the one it should be.
+    /// The host's identity could not be verified.
     #[error(transparent)]
     Untrusted(Box<dyn Error + Send + Sync>),
     /// The server half accepted none of the keys.
     #[error("{refusal}")]
     NotAuthorized {
-        /// Whom to be there.
+        /// The user on the server.
         user: UserName,
-        /// The server half's words.
+        /// The server half's refusal.
         refusal: Refusal,
-        /// Keys that were offered, and those that could not be.
+        /// Keys that were offered, and keys that could not be.
         tried: Vec<String>,
-        /// Whether ssh itself may be able to use one that was not offered.
+        /// Whether ssh itself may be able to use a key that was not offered.
         ssh_has_more: bool,
     },
     /// The server half refused for another reason.
     #[error("{0}")]
     Refused(Refusal),
-    /// The server half asks sshd, and has no answer yet.
-    #[error("the server half has asked sshd for {:.1} s whether it takes a key, and has no answer yet", within.as_secs_f64())]
-    StillAsking {
-        /// How long it was waited for.
+    /// The server half was still waiting for sshd when the time limit ended.
+    #[error("sshd has not answered the server half for {:.1} s", within.as_secs_f64())]
+    AwaitingSshd {
+        /// How long it waited.
         within: Duration,
     },
-    /// What answers there broke the protocol.
-    #[error("the server half broke the protocol")]
+    /// The peer violated the protocol.
+    #[error("the server half violated the protocol")]
     Protocol(#[source] DecodeError),
 }
 
-// long: the fields of an open under way
-pub(super) async fn open<R>(config: ClientConfig, input: &mut FirstWords<R>) -> Result<OpenSession, OpenError>
+// long: lists the fields of `Opener`
+pub(super) async fn open<R>(config: ClientConfig, input: &mut EarlyData<R>) -> Result<OpenSession, OpenError>
 where
     R: AsyncRead + Unpin,
 {
-    let knowledge = Knowledge {
+    let context = LookupContext {
         state_dir: config.state_dir.clone(),
         host_keys: config.trust.known_keys(),
     };
-    let host_keys = knowledge.host_keys.clone();
-    let paths = Paths::resolve(config.place.clone(), knowledge).await?;
+    let host_keys = context.host_keys.clone();
+    let paths = Paths::resolve(config.target.clone(), context).await?;
     let begun = clock::now();
     let key = Arc::new(TlsKey::generate());
     let mut dialer = Dialer::new(Arc::clone(&key), config.mtu_cap);
-    dialer.know(host_keys);
-    let mut opening = Opening {
+    dialer.add_host_keys(host_keys);
+    let mut opener = Opener {
         id: SessionId::new(random()),
         dialer,
         key,
@@ -98,149 +100,149 @@ where
         epoch: Epoch::default(),
         deadline: begun + config.connect_timeout,
         answer_by: begun + config.answer_timeout,
-        astray: Vec::new(),
+        misdirected: Vec::new(),
         round: 0,
-        behind: 0,
+        keys_tried: 0,
         refusal: None,
-        asks_first: true,
-        given: 0,
+        queries_keys: true,
+        extensions: 0,
         failures: Failures::default(),
         config,
         paths,
     };
-    // An attempt that the deadline cut short says nothing against a path that has answered before.
+    // If the deadline cuts an attempt short, an earlier refusal tells more than a timeout.
     let mut refused = None;
     loop {
-        match opening.attempt(input).await {
-            Ok((carrier, accepted)) => return Ok(opening.opened(carrier, accepted, input.take())),
-            // What was said of the question before says more than that it goes on.
-            Err(Setback::Final(OpenError::StillAsking { within })) => {
-                return Err(refused.map_or(OpenError::StillAsking { within }, OpenError::Refused));
+        match opener.attempt(input).await {
+            Ok((carrier, accepted)) => return Ok(opener.opened(carrier, accepted, input.take())),
+            // An earlier refusal tells more than the timeout.
+            Err(AttemptFailure::Final(OpenError::AwaitingSshd { within })) => {
+                return Err(refused.map_or(OpenError::AwaitingSshd { within }, OpenError::Refused));
             }
-            Err(Setback::Final(error)) => return Err(error),
-            Err(Setback::Again { failed, pause }) => {
-                opening.failures.handle(failed);
-                if clock::now() + pause >= opening.deadline {
+            Err(AttemptFailure::Final(error)) => return Err(error),
+            Err(AttemptFailure::Again { failed, delay }) => {
+                opener.failures.handle(failed);
+                if clock::now() + delay >= opener.deadline {
                     if let Some(refusal) = refused {
                         return Err(OpenError::Refused(refusal));
                     }
-                    let attempts = std::mem::take(&mut opening.failures).of_each(opening.paths.all());
-                    return Err(opening.no_path(attempts));
+                    let attempts = std::mem::take(&mut opener.failures).of_each(opener.paths.all());
+                    return Err(opener.no_path(attempts));
                 }
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(delay).await;
             }
-            Err(Setback::Refused(refusal)) => {
-                if clock::now() + RETRY >= opening.deadline {
+            Err(AttemptFailure::Refused(refusal)) => {
+                if clock::now() + RETRY_DELAY >= opener.deadline {
                     return Err(OpenError::Refused(refusal));
                 }
-                debug!(%refusal, "refused for now, asking again");
+                debug!(%refusal, "refused temporarily, trying again");
                 refused = Some(refusal);
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
 }
 
-/// What is offered in a round.
+/// The authorization of one round.
 enum Offer {
-    /// Keys that have signed; none if none could.
+    /// Signatures; empty if no key could sign.
     Sign(Vec<Authorization>),
-    /// Nothing: the server half wants no key.
+    /// The server half needs no key.
     NoneNeeded,
-    /// The keys that it was asked about would not do.
+    /// The server half would accept none of the queried keys.
     Refused(Refusal),
-    /// This one of the keys that it was asked about would do, and does not sign.
+    /// The server half would accept the key at this index, but it could not sign.
     Unsigned(usize),
 }
 
-struct Opening {
-    /// Rounds of keys before it were refused, whatever became of the carriers.
+struct Opener {
+    /// The current round of keys. All rounds before it were refused, on this carrier or an earlier one.
     round: usize,
-    /// So many keys of that round would do or not, and do not sign.
-    behind: usize,
+    /// How many keys of this round were rejected or could not sign.
+    keys_tried: usize,
     refusal: Option<Refusal>,
-    /// Whether the server half knows questions about keys, as far as is known.
-    asks_first: bool,
-    /// How often the time for a signature was added to the deadline.
-    given: usize,
+    /// Whether the server half supports key queries. Assumed until it rejects one.
+    queries_keys: bool,
+    /// How often the duration of a signature was added to the deadline.
+    extensions: usize,
     config: ClientConfig,
     paths: Paths,
     id: SessionId,
     key: Arc<TlsKey>,
     dialer: Dialer,
     reap_token: [u8; 32],
-    /// What the local program has said so far.
+    /// Early data from the local program.
     first: Bytes,
     epoch: Epoch,
-    /// For finding the server half.
+    /// Deadline for finding the server half.
     deadline: Instant,
-    /// For its answer, as long as it says that sshd is being asked.
+    /// Deadline for its answer while it reports that it is asking sshd.
     answer_by: Instant,
-    /// Paths by way of others, relays and programs, that led to somebody else. They may lie about whom they lead to: that is
-    /// no reason to give up while there are other paths.
-    astray: Vec<(Path, OpenError)>,
+    /// Relayed, proxied and command paths that led to another host. The intermediary may be malicious, so the other
+    /// paths are still tried.
+    misdirected: Vec<(Path, OpenError)>,
     failures: Failures,
 }
 
-/// What an attempt came to, other than a session.
-enum Setback {
+/// Why an attempt opened no session.
+enum AttemptFailure {
     Final(OpenError),
-    /// A refusal that may not last.
+    /// A temporary refusal.
     Refused(Refusal),
     Again {
         failed: Vec<Failed>,
-        pause: Duration,
+        delay: Duration,
     },
 }
 
-impl From<OpenError> for Setback {
-    fn from(error: OpenError) -> Setback {
-        Setback::Final(error)
+impl From<OpenError> for AttemptFailure {
+    fn from(error: OpenError) -> AttemptFailure {
+        AttemptFailure::Final(error)
     }
 }
 
-impl Opening {
-    async fn attempt<R>(&mut self, input: &mut FirstWords<R>) -> Result<(Carrier, Accepted), Setback>
+impl Opener {
+    async fn attempt<R>(&mut self, input: &mut EarlyData<R>) -> Result<(Carrier, Accepted), AttemptFailure>
     where
         R: AsyncRead + Unpin,
     {
         let (dialed, path) = tokio::select! {
             won = self.race() => won?,
-            never = input.listen() => never,
+            never = input.read_ahead() => never,
         };
-        self.first = input.so_far();
-        let (mut carrier, proven) = match self.meet(dialed, &path).await {
-            Err(Setback::Final(error)) if path.rank() >= Rank::Relayed => {
-                warn!(%path, %error, "this path leads to somebody else");
-                self.astray.push((path, error));
-                return Err(Setback::Again {
+        self.first = input.peek();
+        let (mut carrier, proven) = match self.verify_host(dialed, &path).await {
+            Err(AttemptFailure::Final(error)) if path.rank() >= Rank::Relayed => {
+                warn!(%path, %error, "this path leads to another host");
+                self.misdirected.push((path, error));
+                return Err(AttemptFailure::Again {
                     failed: Vec::new(),
-                    pause: Duration::ZERO,
+                    delay: Duration::ZERO,
                 });
             }
             met => met?,
         };
-        // The session is bound to this server half from now on, also where nobody knew its host.
+        // From now on the session is bound to this server half, even if the host was unknown.
         let keys = || proven.iter().map(|proven| proven.key.fingerprint(HashAlg::Sha256));
-        self.dialer.know(keys());
-        self.paths.know(keys());
-        match self.converse(&mut carrier).await {
+        self.dialer.add_host_keys(keys());
+        self.paths.add_host_keys(keys());
+        match self.authorize(&mut carrier).await {
             Ok(accepted) => {
                 self.paths.remember(path);
                 Ok((carrier, accepted))
             }
-            Err(Talk::Setback(setback)) => Err(setback),
-            Err(Talk::Lost(error)) => Err(broken(&path, error)),
+            Err(ConnectionFailure::Attempt(failure)) => Err(failure),
+            Err(ConnectionFailure::Lost(error)) => Err(attempt_failed(&path, error)),
         }
     }
 
-    /// Who is at the end of a path, if that is the right one.
-    async fn meet(&mut self, dialed: Dialed, path: &Path) -> Result<(Carrier, Vec<ProvenKey>), Setback> {
-        let (carrier, host) = match timeout(self.left(), dialed.host()).await {
+    /// Reads and verifies the host keys of the peer.
+    async fn verify_host(&mut self, dialed: Dialed, path: &Path) -> Result<(Carrier, Vec<ProvenKey>), AttemptFailure> {
+        let (carrier, host) = match timeout(self.time_left(), dialed.host()).await {
             Ok(Ok(introduced)) => introduced,
             Ok(Err(CarrierError::Protocol(error))) => return Err(OpenError::Protocol(error).into()),
-            Ok(Err(error)) => return Err(broken(path, AttemptError::Carrier(error))),
-            Err(_) => return Err(broken(path, AttemptError::Silent)),
+            Ok(Err(error)) => return Err(attempt_failed(path, AttemptError::Carrier(error))),
+            Err(_) => return Err(attempt_failed(path, AttemptError::Silent)),
         };
         let server_key = carrier.info().peer_key.clone();
         let proven: Vec<ProvenKey> = host
@@ -253,35 +255,38 @@ impl Opening {
         Ok((carrier, proven))
     }
 
-    async fn race(&mut self) -> Result<(Dialed, Path), Setback> {
-        let (mut paths, at_once) = self.paths.line_up();
-        paths.retain(|path| self.astray.iter().all(|(known, _)| known != path));
-        let left = self.left();
-        // Another open may have been given up over these sockets.
-        self.dialer.renew();
+    async fn race(&mut self) -> Result<(Dialed, Path), AttemptFailure> {
+        let (mut paths, concurrent) = self.paths.race_order();
+        paths.retain(|path| self.misdirected.iter().all(|(known, _)| known != path));
+        let left = self.time_left();
+        // Another attempt on these sockets may have been abandoned.
+        self.dialer.renew_sockets();
         let mut failed = Vec::new();
-        let racing = race(&mut self.dialer, &paths, at_once, &ServerKey::Any, &mut failed);
+        let racing = race(&mut self.dialer, &paths, concurrent, &ServerKey::Any, &mut failed);
         match timeout(left, racing).await {
             Ok(Some(won)) => Ok(won),
-            // Every path answered that it leads nowhere: waiting would not change it.
+            // Every path failed with a definite error, so waiting cannot help.
             Ok(None) if failed.iter().all(Failed::is_definite) => Err(self.no_path(failed).into()),
-            Ok(None) | Err(_) => Err(Setback::Again { failed, pause: RETRY }),
+            Ok(None) | Err(_) => Err(AttemptFailure::Again {
+                failed,
+                delay: RETRY_DELAY,
+            }),
         }
     }
 
-    /// Why there is no path: whom the last one led to says more than how the others failed.
+    /// The error if no path works. A path to a wrong host tells more than the failures of the others.
     fn no_path(&mut self, attempts: Vec<Failed>) -> OpenError {
-        match self.astray.pop() {
+        match self.misdirected.pop() {
             Some((_, error)) => error,
             None => OpenError::NoPath {
                 attempts,
-                within: self.config.connect_timeout.saturating_sub(self.left()),
+                within: self.config.connect_timeout.saturating_sub(self.time_left()),
             },
         }
     }
 
-    /// Offers the user's keys, from the first round on that was not refused yet.
-    async fn converse(&mut self, carrier: &mut Carrier) -> Result<Accepted, Talk> {
+    /// Offers the user's keys, starting with the first round that was not refused yet.
+    async fn authorize(&mut self, carrier: &mut Carrier) -> Result<Accepted, ConnectionFailure> {
         let message = open_message(OpenFacts {
             exporter: &carrier.info().exporter,
             server_spki: &carrier.info().peer_key,
@@ -291,19 +296,19 @@ impl Opening {
             version: VERSION,
         });
         let credentials = Arc::clone(&self.config.credentials);
-        let mut is_told = false;
-        while let Some(offer) = self.offer(carrier, &message, &mut is_told).await? {
+        let mut wait_sent = false;
+        while let Some(offer) = self.offer(carrier, &message, &mut wait_sent).await? {
             let outcome = match offer {
                 Offer::Refused(refusal) => Some(Err(refusal)),
                 Offer::Unsigned(index) => {
-                    // The keys behind it in this round may do too.
-                    self.behind += index + 1;
+                    // Later keys of this round may be accepted.
+                    self.keys_tried += index + 1;
                     continue;
                 }
                 Offer::Sign(signed) if signed.is_empty() => None,
                 Offer::Sign(signed) => {
-                    // From the first hello on it waits long enough.
-                    is_told = true;
+                    // After the first hello the server half waits long enough.
+                    wait_sent = true;
                     let outcome = self.ask(carrier, signed.clone()).await?;
                     if let Ok(Accepted { key: Some(index), .. }) = &outcome
                         && let Some(key) = signed.get(usize::from(*index))
@@ -319,11 +324,11 @@ impl Opening {
                 Some(Err(refusal)) => self.refusal = Some(refusal),
                 None => {}
             }
-            (self.round, self.behind) = (self.round + 1, 0);
+            (self.round, self.keys_tried) = (self.round + 1, 0);
         }
         let refusal = match self.refusal.take() {
             Some(refusal) => refusal,
-            // Without any key: a server half that leaves all to the login takes it.
+            // An open without keys: a server half that leaves authentication to sshd accepts it.
             None => match self.ask(carrier, Vec::new()).await? {
                 Ok(accepted) => return Ok(accepted),
                 Err(refusal) => refusal,
@@ -335,76 +340,76 @@ impl Opening {
             tried: credentials.describe(),
             ssh_has_more: credentials.ssh_has_more(),
         };
-        Err(Talk::Setback(refused.into()))
+        Err(ConnectionFailure::Attempt(refused.into()))
     }
 
-    /// What is to be offered in this round; `None` if there are no more.
+    /// The offer of the current round; `None` if there are no more rounds.
     async fn offer(
         &mut self,
         carrier: &mut Carrier,
         message: &[u8],
-        is_told: &mut bool,
-    ) -> Result<Option<Offer>, Talk> {
+        wait_sent: &mut bool,
+    ) -> Result<Option<Offer>, ConnectionFailure> {
         let credentials = Arc::clone(&self.config.credentials);
         let round = self.round;
-        let keys = match self.asks_first {
-            true => credentials.to_ask(round),
+        let keys = match self.queries_keys {
+            true => credentials.keys_to_query(round),
             false => Vec::new(),
         };
-        let keys = keys.get(self.behind..).unwrap_or_default();
-        if keys.is_empty() && self.behind > 0 {
+        let keys = keys.get(self.keys_tried..).unwrap_or_default();
+        if keys.is_empty() && self.keys_tried > 0 {
             return Ok(Some(Offer::Sign(Vec::new())));
         }
         if keys.is_empty() {
             let signing = credentials.sign(round, message);
-            let signed = self.wait_for_user(carrier, is_told, signing).await;
+            let signed = self.wait_for_user(carrier, wait_sent, signing).await;
             return Ok(signed.map(Offer::Sign));
         }
-        *is_told = true;
-        match self.ask_about(carrier, keys.to_vec()).await? {
-            KeyVerdict::Signs(index) => {
+        *wait_sent = true;
+        match self.query_keys(carrier, keys.to_vec()).await? {
+            KeyAnswer::Signs(index) => {
                 let signing = credentials.sign_with(round, &keys[index], message);
-                let signed = self.wait_for_user(carrier, is_told, signing).await;
+                let signed = self.wait_for_user(carrier, wait_sent, signing).await;
                 Ok(Some(
                     signed.map_or(Offer::Unsigned(index), |signed| Offer::Sign(vec![signed])),
                 ))
             }
-            KeyVerdict::NoneNeeded => Ok(Some(Offer::NoneNeeded)),
-            KeyVerdict::Refused(refusal) => match refusal.code {
+            KeyAnswer::NoneNeeded => Ok(Some(Offer::NoneNeeded)),
+            KeyAnswer::Refused(refusal) => match refusal.code {
                 RefusalCode::NotAuthorized => Ok(Some(Offer::Refused(refusal))),
-                code if code.is_final() => Err(Talk::Setback(OpenError::Refused(refusal).into())),
-                _ => Err(Talk::Setback(Setback::Refused(refusal))),
+                code if code.is_final() => Err(ConnectionFailure::Attempt(OpenError::Refused(refusal).into())),
+                _ => Err(ConnectionFailure::Attempt(AttemptFailure::Refused(refusal))),
             },
-            KeyVerdict::NotUnderstood => {
-                debug!("the server half is older than questions about keys: all of them sign");
-                self.asks_first = false;
-                Err(Talk::Setback(Setback::Again {
+            KeyAnswer::Unsupported => {
+                debug!("the server half does not support key queries, so all keys sign");
+                self.queries_keys = false;
+                Err(ConnectionFailure::Attempt(AttemptFailure::Again {
                     failed: Vec::new(),
-                    pause: Duration::ZERO,
+                    delay: Duration::ZERO,
                 }))
             }
         }
     }
 
-    async fn ask_about(&mut self, carrier: &mut Carrier, keys: Vec<Bytes>) -> Result<KeyVerdict, Talk> {
+    async fn query_keys(&mut self, carrier: &mut Carrier, keys: Vec<Bytes>) -> Result<KeyAnswer, ConnectionFailure> {
         let asked = clock::now();
-        let (verdict, took) = key_query::ask_about(carrier, &self.config.user, keys, self.answer_by).await;
-        // Time that sshd took is not the path's.
+        let (answer, took) = key_query::query_keys(carrier, &self.config.user, keys, self.answer_by).await;
+        // Time that sshd took does not count against the deadline.
         self.deadline += took;
-        verdict.map_err(|unanswered| self.unanswered(unanswered, asked))
+        answer.map_err(|no_answer| self.no_answer(no_answer, asked))
     }
 
-    /// Waits for a signature. Time that the user took is not the path's.
+    /// Waits for a signature. Time that the user took does not count against the deadlines.
     async fn wait_for_user<T>(
         &mut self,
         carrier: &mut Carrier,
-        is_told: &mut bool,
+        wait_sent: &mut bool,
         work: impl Future<Output = T>,
     ) -> T {
         let asked = clock::now();
-        let done = while_it_waits(carrier, is_told, work).await;
-        if self.given < MOST_EXTENSIONS {
-            self.given += 1;
+        let done = keep_waiting(carrier, wait_sent, work).await;
+        if self.extensions < MAX_EXTENSIONS {
+            self.extensions += 1;
             let took = clock::now().saturating_duration_since(asked);
             self.deadline += took;
             self.answer_by += took;
@@ -412,12 +417,12 @@ impl Opening {
         done
     }
 
-    /// One `Open` and its answer. The inner `Err` is "not with these keys".
+    /// Sends one `Open` and returns the answer. The inner `Err` means that these keys were not accepted.
     async fn ask(
         &mut self,
         carrier: &mut Carrier,
         authorizations: Vec<Authorization>,
-    ) -> Result<Result<Accepted, Refusal>, Talk> {
+    ) -> Result<Result<Accepted, Refusal>, ConnectionFailure> {
         self.epoch = self.epoch.next();
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.reap_token);
         let open = Open {
@@ -432,40 +437,42 @@ impl Opening {
         };
         let mut encoded = Hello::Open(open.clone()).encode();
         if encoded.len() > MAX_HELLO {
-            // Many large keys: the bytes come behind the answer, as any others.
+            // With many large keys the early data does not fit, and is sent as ordinary data later.
             let first = Bytes::new();
             encoded = Hello::Open(Open { first, ..open }).encode();
         }
         let asked = clock::now();
-        let (answer, took) = answer_to(carrier, encoded, self.answer_by).await;
-        // Nor is time that sshd took.
+        let (answer, took) = request(carrier, encoded, self.answer_by).await;
+        // Time that sshd took does not count against the deadline.
         self.deadline += took;
-        let answer = answer.map_err(|unanswered| self.unanswered(unanswered, asked))?;
+        let answer = answer.map_err(|no_answer| self.no_answer(no_answer, asked))?;
         match answer {
             Answer::Accepted(accepted) => Ok(Ok(accepted)),
             Answer::Refused(refusal) => match refusal.code {
                 RefusalCode::NotAuthorized => Ok(Err(refusal)),
-                code if code.is_final() => Err(Talk::Setback(OpenError::Refused(refusal).into())),
-                _ => Err(Talk::Setback(Setback::Refused(refusal))),
+                code if code.is_final() => Err(ConnectionFailure::Attempt(OpenError::Refused(refusal).into())),
+                _ => Err(ConnectionFailure::Attempt(AttemptFailure::Refused(refusal))),
             },
             Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking | Answer::KeyOk(_) => {
                 let odd = DecodeError::UnknownType {
                     what: "answer to an open",
                     value: 0,
                 };
-                Err(Talk::Setback(OpenError::Protocol(odd).into()))
+                Err(ConnectionFailure::Attempt(OpenError::Protocol(odd).into()))
             }
         }
     }
 
-    fn unanswered(&self, unanswered: Unanswered, asked: Instant) -> Talk {
-        match unanswered {
-            Unanswered::Silent => Talk::Lost(AttemptError::Silent),
-            Unanswered::Lost(CarrierError::Protocol(error)) => Talk::Setback(OpenError::Protocol(error).into()),
-            Unanswered::Lost(error) => Talk::Lost(AttemptError::Carrier(error)),
-            Unanswered::StillAsking => {
+    fn no_answer(&self, no_answer: NoAnswer, asked: Instant) -> ConnectionFailure {
+        match no_answer {
+            NoAnswer::Silent => ConnectionFailure::Lost(AttemptError::Silent),
+            NoAnswer::Lost(CarrierError::Protocol(error)) => {
+                ConnectionFailure::Attempt(OpenError::Protocol(error).into())
+            }
+            NoAnswer::Lost(error) => ConnectionFailure::Lost(AttemptError::Carrier(error)),
+            NoAnswer::AwaitingSshd => {
                 let within = clock::now().saturating_duration_since(asked);
-                Talk::Setback(OpenError::StillAsking { within }.into())
+                ConnectionFailure::Attempt(OpenError::AwaitingSshd { within }.into())
             }
         }
     }
@@ -499,32 +506,32 @@ impl Opening {
         }
     }
 
-    fn left(&self) -> Duration {
+    fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(clock::now())
     }
 }
 
-fn broken(path: &Path, error: AttemptError) -> Setback {
+fn attempt_failed(path: &Path, error: AttemptError) -> AttemptFailure {
     if let AttemptError::Carrier(error @ CarrierError::Busy) = &error {
-        return Setback::Refused(refused_by_close(error));
+        return AttemptFailure::Refused(busy_refusal(error));
     }
-    Setback::Again {
+    AttemptFailure::Again {
         failed: vec![Failed {
             path: path.clone(),
             error,
         }],
-        pause: Duration::ZERO,
+        delay: Duration::ZERO,
     }
 }
 
-/// How a conversation on one carrier ended, other than well.
-enum Talk {
-    Setback(Setback),
+/// Why an exchange on one carrier failed.
+enum ConnectionFailure {
+    Attempt(AttemptFailure),
     Lost(AttemptError),
 }
 
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system provides random bytes");
     bytes
 }

@@ -1,34 +1,34 @@
-//! Whether packets of QUIC fit the path, as far as the kernel knows.
+//! Whether QUIC packets fit the path MTU that the kernel knows.
 
 use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// RFC 9000 section 14: no path with less room carries QUIC.
-const LEAST_PAYLOAD: u32 = 1200;
-/// Headers of IP and UDP.
+/// QUIC needs UDP payloads of this size (RFC 9000 section 14).
+const MIN_PAYLOAD: u32 = 1200;
+/// Size of the IP and UDP headers.
 const HEADERS_V4: u32 = 28;
 const HEADERS_V6: u32 = 48;
 
-/// A path that is too narrow.
+/// The path MTU is too small for QUIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the path takes packets of {mtu} bytes at most, and QUIC needs {needed}")]
+#[error("the path MTU is {mtu} bytes, and QUIC needs {needed}")]
 pub struct SmallMtu {
-    /// Bytes of the longest packet.
+    /// The path MTU in bytes.
     pub mtu: u32,
-    /// Bytes of a packet that QUIC needs.
+    /// The MTU that QUIC needs, in bytes.
     pub needed: u32,
 }
 
 impl SmallMtu {
-    /// `None` where the kernel knows no such thing. It knows the interface's MTU and the route's, and what a router has said
-    /// ("fragmentation needed") about a packet of ours, which is why one looks afterwards.
+    /// `None` if the kernel knows no smaller MTU. It knows the MTU of the interface and of the route, and learns from
+    /// ICMP "fragmentation needed" for packets that we sent, so call this after the attempt.
     pub(super) fn of_path_to(remote: SocketAddr) -> Option<SmallMtu> {
         let (local, needed): (SocketAddr, u32) = match remote {
-            SocketAddr::V4(_) => ((Ipv4Addr::UNSPECIFIED, 0).into(), LEAST_PAYLOAD + HEADERS_V4),
-            SocketAddr::V6(_) => ((Ipv6Addr::UNSPECIFIED, 0).into(), LEAST_PAYLOAD + HEADERS_V6),
+            SocketAddr::V4(_) => ((Ipv4Addr::UNSPECIFIED, 0).into(), MIN_PAYLOAD + HEADERS_V4),
+            SocketAddr::V6(_) => ((Ipv6Addr::UNSPECIFIED, 0).into(), MIN_PAYLOAD + HEADERS_V6),
         };
         let socket = UdpSocket::bind(local).ok()?;
-        // Sends nothing: it finds the route.
+        // Sends nothing: connecting a UDP socket looks up the route.
         socket.connect(remote).ok()?;
         let mtu = match remote {
             SocketAddr::V4(_) => ip_mtu(&socket),

@@ -1,6 +1,6 @@
-//! Where a server half may be reached: paths, in the order in which they are tried.
+//! The paths to a server half, in the order in which they are tried.
 
-use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress as Located, RelayName, RelayResolver};
+use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress as ResolvedRelay, RelayName, RelayResolver};
 use crate::carrier::via::{RelayAddress, RelayTransport};
 use crate::carrier::{Path, Rank};
 use crate::hints::Hints;
@@ -14,28 +14,29 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tracing::debug;
 
-/// A resolver that takes longer is of no help to an open, and less to a resume.
+/// Limit for a DNS lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most addresses of one name that are tried.
-const MOST_ADDRESSES: usize = 16;
+/// Most addresses per name.
+const MAX_ADDRESSES: usize = 16;
 
-/// Where a server half is: a name, and the ports at which it may answer.
+/// Where a server half can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Target {
     /// Host name or address.
     pub host: String,
-    /// Tried at each address, the one that is hoped for first.
+    /// Ports to try at each address, the preferred one first.
     pub ports: Vec<Port>,
-    /// Whether one address family only is wanted.
+    /// Restricts the address family.
     pub family: Option<Family>,
-    /// Relays at which it may be listed. Where there are many, those are asked that its host keys choose.
+    /// Relays at which the server half may be registered. If there are many, its host keys determine which of them
+    /// are asked.
     pub relays: Vec<RelayName>,
-    /// Other ways to its TLS port, the best first: a proxy, somebody else's tunnel.
-    pub detours: Vec<Path>,
+    /// Other routes to its TLS port, the best first: an HTTP or SOCKS proxy, or a command.
+    pub alternate_routes: Vec<Path>,
 }
 
-/// A port, and what is spoken there.
+/// A port and its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
     /// QUIC over UDP.
@@ -45,7 +46,7 @@ pub enum Port {
 }
 
 impl Port {
-    /// At an address, whose zone stays (`fe80::1%eth0`) and whose port does not count.
+    /// The path to this port at `address`. Keeps the zone of the address (`fe80::1%eth0`), replaces its port.
     fn at(self, mut address: SocketAddr) -> Path {
         let (Port::Quic(port) | Port::Tls(port)) = self;
         address.set_port(port);
@@ -56,7 +57,7 @@ impl Port {
     }
 }
 
-/// Address families.
+/// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -65,130 +66,130 @@ pub enum Family {
     V6,
 }
 
-/// A name gave no address.
+/// A host name could not be resolved.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot resolve {host}")]
 pub struct ResolveError {
     /// The name.
     pub host: String,
-    /// What the resolver said.
+    /// The resolver's error.
     pub source: io::Error,
 }
 
-/// What else is known of a place.
+/// What helps to find the paths to a target.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Knowledge {
-    /// Where it is remembered what worked, and where relays are.
+pub(super) struct LookupContext {
+    /// Folder with hints from earlier sessions and with cached relay addresses.
     pub(super) state_dir: Option<PathBuf>,
-    /// Host keys that would be trusted.
+    /// Trusted host keys.
     pub(super) host_keys: Vec<Fingerprint>,
 }
 
-/// The paths to a place. Shared by all who dial.
+/// The paths to a server half. Clones share their state.
 #[derive(Clone)]
 pub(super) struct Paths {
-    place: Place,
+    target: Target,
     state_dir: Option<PathBuf>,
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<Candidates>>,
 }
 
 #[derive(Default)]
-struct Known {
-    /// By which relays know the host.
+struct Candidates {
+    /// Host keys by which relays find the host.
     host_keys: Vec<Fingerprint>,
-    /// Without a port; the zone of a link-local address is part of it.
+    /// Without ports. Link-local addresses include the zone.
     addresses: Vec<SocketAddr>,
     relays: Vec<RelayAddress>,
-    /// What led to the server half last.
-    winner: Option<Path>,
-    /// Relays whose names led nowhere at the first look, and why.
-    unlocated: Vec<String>,
+    /// The path that worked last.
+    last_used: Option<Path>,
+    /// Relays that could not be resolved at first, with the reason.
+    unresolved_relays: Vec<String>,
 }
 
 impl Paths {
-    /// Looks the place and its relays up.
-    pub(super) async fn resolve(place: Place, knowledge: Knowledge) -> Result<Paths, ResolveError> {
-        let relays = find_relays(&place.relays, knowledge.state_dir.as_deref(), &knowledge.host_keys);
-        let (found, (relays, unlocated)) = tokio::join!(lookup(&place), relays);
+    /// Resolves the target and its relays.
+    pub(super) async fn resolve(target: Target, context: LookupContext) -> Result<Paths, ResolveError> {
+        let relays = find_relays(&target.relays, context.state_dir.as_deref(), &context.host_keys);
+        let (found, (relays, unresolved_relays)) = tokio::join!(lookup(&target), relays);
         let addresses = match found {
-            // A name that leads nowhere is no matter where a relay knows the host by its key.
-            Err(error) if !relays.is_empty() || !place.detours.is_empty() => {
-                debug!(host = place.host, %error, "cannot look the host up");
+            // A relay, proxy or command can reach the host without DNS here.
+            Err(error) if !relays.is_empty() || !target.alternate_routes.is_empty() => {
+                debug!(host = target.host, %error, "cannot resolve the host");
                 Vec::new()
             }
             found => found.map_err(|source| ResolveError {
-                host: place.host.clone(),
+                host: target.host.clone(),
                 source,
             })?,
         };
-        let paths = Paths::new(place, knowledge, addresses, relays);
-        paths.known().unlocated = unlocated;
+        let paths = Paths::new(target, context, addresses, relays);
+        paths.known().unresolved_relays = unresolved_relays;
         Ok(paths)
     }
 
-    fn new(place: Place, knowledge: Knowledge, addresses: Vec<SocketAddr>, relays: Vec<RelayAddress>) -> Paths {
-        let mut known = Known {
-            host_keys: knowledge.host_keys,
+    fn new(target: Target, context: LookupContext, addresses: Vec<SocketAddr>, relays: Vec<RelayAddress>) -> Paths {
+        let mut known = Candidates {
+            host_keys: context.host_keys,
             addresses,
             relays,
-            winner: None,
-            unlocated: Vec::new(),
+            last_used: None,
+            unresolved_relays: Vec::new(),
         };
-        // An address that the host had once may be anybody's by now: only what is among the paths counts.
-        let hint = knowledge
+        // Use the hint only if it is still among the paths: a former address may belong to another host now.
+        let hint = context
             .state_dir
             .as_deref()
-            .and_then(|folder| Hints::of_paths(folder).recall(&place.host));
-        known.winner = hint.and_then(|hint| {
-            let mut paths = known.hoped_for(&place).into_iter();
+            .and_then(|folder| Hints::of_paths(folder).recall(&target.host));
+        known.last_used = hint.and_then(|hint| {
+            let mut paths = known.by_preference(&target).into_iter();
             paths.find(|path| path.to_string() == hint)
         });
         Paths {
-            place,
-            state_dir: knowledge.state_dir,
+            target,
+            state_dir: context.state_dir,
             known: Arc::new(Mutex::new(known)),
         }
     }
 
-    /// All paths: the last winner first, the others as they are hoped for.
+    /// All paths: the last used path first, then in order of preference.
     pub(super) fn all(&self) -> Vec<Path> {
         let known = self.known();
-        let mut paths = known.hoped_for(&self.place);
-        if let Some(winner) = &known.winner {
-            paths.retain(|path| path != winner);
-            paths.insert(0, winner.clone());
+        let mut paths = known.by_preference(&self.target);
+        if let Some(last_used) = &known.last_used {
+            paths.retain(|path| path != last_used);
+            paths.insert(0, last_used.clone());
         }
         paths
     }
 
-    /// Relays whose names led nowhere when the place was looked up, each with the reason.
-    pub(super) fn unlocated(&self) -> Vec<String> {
-        self.known().unlocated.clone()
+    /// Relays that could not be resolved, with the reason.
+    pub(super) fn unresolved_relays(&self) -> Vec<String> {
+        self.known().unresolved_relays.clone()
     }
 
-    /// All paths for a race, and how many of them begin at once: where the last winner is not of the best kind, the
-    /// best of that kind need not stand behind it.
-    pub(super) fn line_up(&self) -> (Vec<Path>, usize) {
+    /// The paths for a race, and how many of them start at once. If the last used path is not of the best kind, the
+    /// best path starts together with it.
+    pub(super) fn race_order(&self) -> (Vec<Path>, usize) {
         let mut paths = self.all();
         let best = paths.iter().map(Path::rank).min();
         match (paths.iter().position(|path| Some(path.rank()) == best), paths.len()) {
-            (Some(place @ 1..), 2..) => {
-                paths[1..=place].rotate_right(1);
+            (Some(index @ 1..), 2..) => {
+                paths[1..=index].rotate_right(1);
                 (paths, 2)
             }
             _ => (paths, 1),
         }
     }
 
-    /// Those of a better kind.
+    /// The paths of a better kind.
     pub(super) fn better_than(&self, rank: Rank) -> Vec<Path> {
         let mut paths = self.all();
         paths.retain(|path| path.rank() < rank);
         paths
     }
 
-    /// The host has proved these keys: relays may know it by them.
-    pub(super) fn know(&self, host_keys: impl IntoIterator<Item = Fingerprint>) {
+    /// Adds host keys that the host has proved.
+    pub(super) fn add_host_keys(&self, host_keys: impl IntoIterator<Item = Fingerprint>) {
         let known = &mut self.known().host_keys;
         for key in host_keys {
             if !known.contains(&key) {
@@ -197,56 +198,56 @@ impl Paths {
         }
     }
 
-    /// The next outage begins with this one.
-    pub(super) fn prefer(&self, winner: Path) {
-        self.known().winner = Some(winner);
+    /// Tries this path first at the next outage.
+    pub(super) fn prefer(&self, last_used: Path) {
+        self.known().last_used = Some(last_used);
     }
 
-    /// The next outage begins with this one, and the next open too. Writes to disk, which may take its time.
-    pub(super) fn remember(&self, winner: Path) {
+    /// Tries this path first at the next outage and the next open. Writes to disk, which may block.
+    pub(super) fn remember(&self, last_used: Path) {
         if let Some(folder) = &self.state_dir
-            && let Err(error) = Hints::of_paths(folder).remember(&self.place.host, &winner.to_string())
+            && let Err(error) = Hints::of_paths(folder).remember(&self.target.host, &last_used.to_string())
         {
-            debug!(%error, "cannot remember which path worked");
+            debug!(%error, "cannot store which path worked");
         }
-        self.prefer(winner);
+        self.prefer(last_used);
     }
 
-    /// Looks everything up again and adds what is new. Without an answer the old addresses stay: a name server that
-    /// is down must not end a session.
+    /// Resolves everything again and adds new addresses. Keeps the old ones if the lookup fails: a DNS outage must
+    /// not end a session.
     pub(super) async fn refresh(&self) {
         let host_keys = self.known().host_keys.clone();
         let relays = async {
-            find_relays(&self.place.relays, self.state_dir.as_deref(), &host_keys)
+            find_relays(&self.target.relays, self.state_dir.as_deref(), &host_keys)
                 .await
                 .0
         };
-        let (found, relays) = tokio::join!(lookup(&self.place), relays);
+        let (found, relays) = tokio::join!(lookup(&self.target), relays);
         let mut known = self.known();
         match found {
             Ok(found) => add_new(&mut known.addresses, found),
-            Err(error) => debug!(host = self.place.host, %error, "cannot look the host up again"),
+            Err(error) => debug!(host = self.target.host, %error, "cannot resolve the host again"),
         }
         add_new(&mut known.relays, relays);
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // Plain values: a panic elsewhere cannot have left them half written.
+    fn known(&self) -> MutexGuard<'_, Candidates> {
+        // A panic elsewhere cannot leave these plain values half written.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    /// Every port at every address, and every relay. A port further down waits for the two addresses before it, not for
-    /// all: most hosts have one of each family, and the rest is seldom better. So do relays, which stand beside the
-    /// third, and detours.
-    fn hoped_for(&self, place: &Place) -> Vec<Path> {
-        let starts = place.ports.iter().zip((0..).step_by(2));
+impl Candidates {
+    /// Every port at every address, and every relay and alternate route. Each further port starts two positions
+    /// later, not after all addresses: most hosts have one address per family. Relays rank with the third port,
+    /// alternate routes between.
+    fn by_preference(&self, target: &Target) -> Vec<Path> {
+        let starts = target.ports.iter().zip((0..).step_by(2));
         let straight =
             starts.flat_map(|(port, start)| (start..).zip(self.addresses.iter().map(|address| port.at(*address))));
-        // What is not to be dialed straight is not dialed to a relay either.
+        // Transports without a direct port are not used for relays either.
         let is_wanted = |transport| {
-            place.ports.iter().any(|port| match port {
+            target.ports.iter().any(|port| match port {
                 Port::Quic(_) => transport == RelayTransport::Quic,
                 Port::Tls(_) => transport == RelayTransport::Tls,
             })
@@ -257,21 +258,21 @@ impl Known {
         };
         let (quic, tls) = ((4..).zip(by(RelayTransport::Quic)), (6..).zip(by(RelayTransport::Tls)));
         let mut paths: Vec<(usize, Path)> = straight.chain(quic).chain(tls).collect();
-        paths.extend((3..).step_by(2).zip(place.detours.iter().cloned()));
-        paths.sort_by_key(|(place, _)| *place);
+        paths.extend((3..).step_by(2).zip(target.alternate_routes.iter().cloned()));
+        paths.sort_by_key(|(index, _)| *index);
         paths.into_iter().map(|(_, path)| path).collect()
     }
 }
 
 fn add_new<T: PartialEq>(known: &mut Vec<T>, found: Vec<T>) {
     for one in found {
-        if !known.contains(&one) && known.len() < MOST_ADDRESSES {
+        if !known.contains(&one) && known.len() < MAX_ADDRESSES {
             known.push(one);
         }
     }
 }
 
-/// The relays that the host's keys choose, at each of their addresses; and what came of names that lead nowhere.
+/// The addresses of the relays that the host keys select, and the errors of names that could not be resolved.
 async fn find_relays(
     names: &[RelayName],
     state_dir: Option<&std::path::Path>,
@@ -283,18 +284,18 @@ async fn find_relays(
     let resolver = RelayResolver::new(state_dir);
     let found = resolver.resolve(names, host_keys, DEFAULT_RELAYS).await;
     for failure in &found.failures {
-        debug!(error = %failure, "cannot look a relay up");
+        debug!(error = %failure, "cannot resolve a relay");
     }
-    let mut addresses: Vec<_> = found.relays.iter().flat_map(Located::each).collect();
-    addresses.truncate(MOST_ADDRESSES);
+    let mut addresses: Vec<_> = found.relays.iter().flat_map(ResolvedRelay::each).collect();
+    addresses.truncate(MAX_ADDRESSES);
     (addresses, found.failures.iter().map(ToString::to_string).collect())
 }
 
-async fn lookup(place: &Place) -> io::Result<Vec<SocketAddr>> {
-    // The resolver wants a port; which one matters to nobody.
-    let found = timeout(LOOKUP_TIMEOUT, lookup_host((place.host.as_str(), 0))).await;
+async fn lookup(target: &Target) -> io::Result<Vec<SocketAddr>> {
+    // The resolver requires a port; its value is not used.
+    let found = timeout(LOOKUP_TIMEOUT, lookup_host((target.host.as_str(), 0))).await;
     let found = found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let wanted = found.filter(|address| match place.family {
+    let wanted = found.filter(|address| match target.family {
         None => true,
         Some(Family::V4) => address.is_ipv4(),
         Some(Family::V6) => address.is_ipv6(),
@@ -307,7 +308,7 @@ async fn lookup(place: &Place) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-/// Families in turn (RFC 8305 section 4), beginning with the one that the resolver put first.
+/// Alternates address families (RFC 8305 section 4), starting with the one that the resolver put first.
 fn interleave(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
@@ -321,7 +322,7 @@ fn interleave(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
     let mut unique = Vec::new();
     for address in mixed {
-        if !unique.contains(&address) && !is_useless(address) && unique.len() < MOST_ADDRESSES {
+        if !unique.contains(&address) && !is_useless(address) && unique.len() < MAX_ADDRESSES {
             unique.push(address);
         }
     }
@@ -340,19 +341,19 @@ mod tests {
         SocketAddr::new(text.parse().unwrap(), 0)
     }
 
-    fn place(ports: &[Port]) -> Place {
-        Place {
+    fn target(ports: &[Port]) -> Target {
+        Target {
             host: "build".into(),
             ports: ports.to_vec(),
             family: None,
             relays: Vec::new(),
-            detours: Vec::new(),
+            alternate_routes: Vec::new(),
         }
     }
 
     fn paths(ports: &[Port], addresses: &[&str]) -> Paths {
         let addresses = addresses.iter().map(|text| address(text)).collect();
-        Paths::new(place(ports), Knowledge::default(), addresses, Vec::new())
+        Paths::new(target(ports), LookupContext::default(), addresses, Vec::new())
     }
 
     fn written(paths: &[Path]) -> Vec<String> {
@@ -370,9 +371,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_zone_of_a_link_local_address_is_kept() {
-        let mut place = place(&[Port::Quic(22)]);
-        place.host = "fe80::1%lo".into();
-        let paths = Paths::resolve(place, Knowledge::default()).await.unwrap();
+        let mut target = target(&[Port::Quic(22)]);
+        target.host = "fe80::1%lo".into();
+        let paths = Paths::resolve(target, LookupContext::default()).await.unwrap();
         // The loopback interface is the first one that Linux makes.
         assert_eq!(written(&paths.all()), ["quic [fe80::1%1]:22"]);
     }
@@ -406,11 +407,11 @@ mod tests {
             address: "192.0.2.9:443".parse().unwrap(),
             key: None,
         };
-        let known = Known {
+        let known = Candidates {
             relays: vec![relay],
-            ..Known::default()
+            ..Candidates::default()
         };
-        let by_ports = |ports: &[Port]| written(&known.hoped_for(&place(ports)));
+        let by_ports = |ports: &[Port]| written(&known.by_preference(&target(ports)));
         let (quic, tls) = (
             "relay r1:443 by quic 192.0.2.9:443",
             "relay r1:443 by tls 192.0.2.9:443",
@@ -423,12 +424,12 @@ mod tests {
     #[test]
     fn a_winner_of_a_lesser_kind_races_the_best_of_the_better_kind() {
         let paths = paths(&[Port::Quic(22), Port::Tls(443)], &["127.0.0.1"]);
-        assert_eq!(paths.line_up().1, 1);
+        assert_eq!(paths.race_order().1, 1);
         let tls = Port::Tls(443).at(address("127.0.0.1"));
         paths.prefer(tls.clone());
-        let (line_up, at_once) = paths.line_up();
+        let (race_order, concurrent) = paths.race_order();
         assert_eq!(
-            (written(&line_up), at_once),
+            (written(&race_order), concurrent),
             (vec!["tls 127.0.0.1:443".into(), "quic 127.0.0.1:22".into()], 2)
         );
         assert_eq!(written(&paths.better_than(tls.rank())), ["quic 127.0.0.1:22"]);
@@ -437,12 +438,12 @@ mod tests {
     #[test]
     fn what_worked_last_is_remembered_for_as_long_as_the_host_has_the_address() {
         let state = tempfile::tempdir().unwrap();
-        let place = place(&[Port::Quic(22), Port::Tls(443)]);
-        let knowledge = Knowledge {
+        let target = target(&[Port::Quic(22), Port::Tls(443)]);
+        let context = LookupContext {
             state_dir: Some(state.path().to_owned()),
             host_keys: Vec::new(),
         };
-        let open = |ip: &str| Paths::new(place.clone(), knowledge.clone(), vec![address(ip)], Vec::new());
+        let open = |ip: &str| Paths::new(target.clone(), context.clone(), vec![address(ip)], Vec::new());
         open("127.0.0.1").remember("tls 127.0.0.1:443".parse().unwrap());
         assert_eq!(
             written(&open("127.0.0.1").all()),

@@ -1,14 +1,15 @@
-//! Brings a running session fresh carriers when its lead is lost or under suspicion.
+//! Dials new carriers for a running session if its lead is lost or suspected to be lost.
 //!
-//! Always a new connection beside the old one: QUIC's own probe timeout backs off for tens of seconds in a hole,
-//! a new handshake takes a round trip. Handshakes are raced; `Resume` goes on the first to finish, and on another
-//! only once that one is slow to answer. Now and then, where the lead is not of the best kind, a better one is tried.
+//! Dials new connections instead of waiting for the old one: during a loss of connectivity QUIC's probe timeout backs
+//! off to tens of seconds, and a new handshake takes one round trip. Handshakes race; `Resume` is sent on the first
+//! that completes, and on another one only if the answer is late. If the lead is not of the best kind, a better path
+//! is tried at intervals.
 
-mod course;
+mod dial_race;
 
-use self::course::{AtHand, Course};
+use self::dial_race::{DialProgress, DialRace};
 use super::dialer::Dialer;
-use super::improvement::Improvement;
+use super::path_upgrade::PathUpgrade;
 use super::paths::Paths;
 use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
@@ -25,25 +26,25 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-/// Dials under way at once. At 150 ms between attempts, two each, twelve cover dials that take 900 ms: a round trip of as
-/// much on a direct path, a third of it by way of a relay.
-const IN_FLIGHT: usize = 12;
-/// Of these the oldest are left alone, so that even the slowest path gets one through.
-const PATIENT: usize = 4;
-/// Longest that one dial, and one resume, may take.
+/// Most concurrent dials. At 150 ms between attempts and two dials per attempt, twelve cover dials of 900 ms: one
+/// round trip of a direct path, or three through a relay of 300 ms each.
+const MAX_DIALS: usize = 12;
+/// The oldest dials are never aborted for newer ones, so that even the slowest path completes.
+const PROTECTED_DIALS: usize = 4;
+/// Limit for one dial, and for one resume.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest that a better path may take; meanwhile the lead does its work.
-const IMPROVEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Attempts from one socket. Something between the ends may have taken a dislike to a port.
-const ATTEMPTS_PER_SOCKET: usize = 16;
+/// Limit for an upgrade attempt. The lead carries the session meanwhile.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Attempts per socket. A NAT or firewall may block a flow by its source port.
+const DIALS_PER_SOCKET: usize = 16;
 
-/// Redials one session for as long as it lives.
+/// Redials one session while it exists.
 pub(super) struct Redialer {
     pub(super) session: SessionId,
     pub(super) dialer: Dialer,
     pub(super) server_key: Vec<u8>,
     pub(super) paths: Paths,
-    pub(super) improvement: Improvement,
+    pub(super) path_upgrade: PathUpgrade,
     pub(super) epochs: Arc<Epochs>,
     pub(super) facts: Arc<Facts>,
     pub(super) arrivals: mpsc::Sender<Box<Arrival>>,
@@ -51,15 +52,15 @@ pub(super) struct Redialer {
 }
 
 impl Redialer {
-    /// Runs until the session is gone.
+    /// Runs until the session ends.
     pub(super) async fn run(mut self, mut need: watch::Receiver<Need>) {
         let mut roster = self.facts.roster();
         let mut best = Rank::Direct;
         loop {
             let rank = roster.borrow_and_update().lead.as_ref().map_or(best, |lead| lead.rank);
             if rank > best {
-                // A carrier that stood by has taken the place of a better one.
-                self.improvement.handle_outage(clock::now());
+                // A standby has replaced a better carrier.
+                self.path_upgrade.handle_outage(clock::now());
             }
             best = rank;
             let better = self.paths.better_than(rank);
@@ -70,47 +71,47 @@ impl Redialer {
                     Ok(()) => continue,
                     Err(_) => None,
                 },
-                () = clock::sleep_until(self.improvement.due()), if !better.is_empty() => Some(Need::Nothing),
+                () = clock::sleep_until(self.path_upgrade.due()), if !better.is_empty() => Some(Need::Nothing),
             };
-            let settled = match needed {
-                Some(Need::Nothing) => self.improve(&better, &mut need).await,
+            let finished = match needed {
+                Some(Need::Nothing) => self.upgrade(&better, &mut need).await,
                 Some(needed) => self.recover(needed, &mut need).await,
                 None => None,
             };
-            if settled.is_none() {
+            if finished.is_none() {
                 return;
             }
         }
     }
 
-    /// `None` when the session is gone.
-    async fn recover(&mut self, needed: Need, need: &mut watch::Receiver<Need>) -> Option<Settled> {
-        self.improvement.handle_outage(clock::now());
+    /// `None` if the session has ended.
+    async fn recover(&mut self, needed: Need, need: &mut watch::Receiver<Need>) -> Option<Finished> {
+        self.path_upgrade.handle_outage(clock::now());
         let paths = self.paths.clone();
-        let mut outage = Outage::new(
+        let mut driver = DialDriver::new(
             self,
-            Course::of_outage(pacer(needed.is_waited_for()), needed, clock::now()),
+            DialRace::for_outage(pacer(needed.is_waited_for()), needed, clock::now()),
         );
         tokio::select! {
-            ended = outage.run(need) => ended,
-            // Looking the name up again is a side line; it must not hold up a dial.
+            ended = driver.run(need) => ended,
+            // The DNS lookup runs beside the dials and must not delay them.
             never = async { paths.refresh().await; std::future::pending().await } => never,
         }
     }
 
-    /// Tries to lead by a better path. The lead goes on until that one does.
-    async fn improve(&mut self, better: &[Path], need: &mut watch::Receiver<Need>) -> Option<Settled> {
-        let mut outage = Outage::none(self, better);
-        let settled = outage.run(need).await;
-        let (now, taken) = (clock::now(), outage.taken.take());
+    /// Tries to switch to a better path. The lead stays active until the switch.
+    async fn upgrade(&mut self, better: &[Path], need: &mut watch::Receiver<Need>) -> Option<Finished> {
+        let mut driver = DialDriver::for_upgrade(self, better);
+        let finished = driver.run(need).await;
+        let (now, taken) = (clock::now(), driver.taken.take());
         match taken.filter(|path| better.contains(path)) {
             Some(path) => {
-                info!(event = "improved", %path, "session has a better path");
-                self.improvement.handle_taken(now);
+                info!(event = "path_upgraded", %path, "session switched to a better path");
+                self.path_upgrade.handle_taken(now);
             }
-            None => self.improvement.handle_failed(now),
+            None => self.path_upgrade.handle_failed(now),
         }
-        settled
+        finished
     }
 
     fn resume(&mut self) -> Resume {
@@ -124,32 +125,32 @@ impl Redialer {
     }
 }
 
-/// One outage, or one suspicion; or none, while a better path is tried.
-struct Outage<'a> {
+/// Runs the dials of one outage, or of one upgrade attempt.
+struct DialDriver<'a> {
     redialer: &'a mut Redialer,
-    course: Course,
+    dial_race: DialRace,
     steps: JoinSet<Step>,
     dials: VecDeque<AbortHandle>,
     ready: VecDeque<(Dialed, Path)>,
-    /// Where the latest carrier goes that was handed to the pump.
+    /// The path of the carrier that was handed to the pump last.
     taken: Option<Path>,
     attempts: usize,
 }
 
-/// What came of a task.
+/// The result of a task.
 enum Step {
     Dialed(Box<Result<Dialed, String>>, Path),
     Answered(Box<Result<(Carrier, Answer), CarrierError>>, Epoch, Path),
 }
 
-/// The session has what it needs, or is gone.
-struct Settled;
+/// The session needs no more dials.
+struct Finished;
 
-impl<'a> Outage<'a> {
-    fn new(redialer: &'a mut Redialer, course: Course) -> Outage<'a> {
-        Outage {
+impl<'a> DialDriver<'a> {
+    fn new(redialer: &'a mut Redialer, dial_race: DialRace) -> DialDriver<'a> {
+        DialDriver {
             redialer,
-            course,
+            dial_race,
             steps: JoinSet::new(),
             dials: VecDeque::new(),
             ready: VecDeque::new(),
@@ -158,41 +159,41 @@ impl<'a> Outage<'a> {
         }
     }
 
-    /// Nothing is wrong, but there are better paths.
-    fn none(redialer: &'a mut Redialer, better: &[Path]) -> Outage<'a> {
-        let until = clock::now() + IMPROVEMENT_TIMEOUT;
-        let mut outage = Outage::new(redialer, Course::of_improvement(pacer(false), clock::now(), until));
-        outage.redialer.dialer.renew();
+    /// For an upgrade attempt.
+    fn for_upgrade(redialer: &'a mut Redialer, better: &[Path]) -> DialDriver<'a> {
+        let until = clock::now() + UPGRADE_TIMEOUT;
+        let mut driver = DialDriver::new(redialer, DialRace::for_upgrade(pacer(false), clock::now(), until));
+        driver.redialer.dialer.renew_sockets();
         better
             .iter()
-            .take(IN_FLIGHT)
-            .for_each(|path| outage.dial_one(path.clone()));
-        outage
+            .take(MAX_DIALS)
+            .for_each(|path| driver.dial_one(path.clone()));
+        driver
     }
 
-    /// `None` when the session is gone.
-    async fn run(&mut self, need: &mut watch::Receiver<Need>) -> Option<Settled> {
+    /// `None` if the session has ended.
+    async fn run(&mut self, need: &mut watch::Receiver<Need>) -> Option<Finished> {
         loop {
-            if self.course.is_over(clock::now(), self.at_hand()) {
-                return Some(Settled);
+            if self.dial_race.is_over(clock::now(), self.progress()) {
+                return Some(Finished);
             }
             self.resume_next();
-            let wake = self.course.poll_timeout(clock::now(), self.at_hand());
+            let wake = self.dial_race.poll_timeout(clock::now(), self.progress());
             tokio::select! {
                 changed = need.changed() => {
                     changed.ok()?;
                     let now_needed = *need.borrow_and_update();
-                    self.course.handle_need(now_needed, clock::now());
+                    self.dial_race.handle_need(now_needed, clock::now());
                 }
                 Some(step) = self.steps.join_next() => match step {
                     Ok(Step::Dialed(dialed, path)) => self.handle_dialed(*dialed, path),
                     Ok(Step::Answered(answered, epoch, path)) => self.handle_answered(*answered, epoch, path).await?,
-                    // A dial that was given up for a newer one.
+                    // A dial that was aborted for a newer one.
                     Err(_) => {}
                 },
                 () = clock::sleep_until(wake) => {
-                    let at_hand = self.at_hand();
-                    if self.course.poll_attempt(clock::now(), at_hand) {
+                    let progress = self.progress();
+                    if self.dial_race.poll_attempt(clock::now(), progress) {
                         self.dial();
                     }
                 }
@@ -200,24 +201,24 @@ impl<'a> Outage<'a> {
         }
     }
 
-    fn at_hand(&self) -> AtHand {
-        AtHand {
+    fn progress(&self) -> DialProgress {
+        DialProgress {
             ready: !self.ready.is_empty(),
             running: !self.steps.is_empty(),
         }
     }
 
-    /// The path that worked last, and beside it one of the others in turn: a host that moved, or UDP that is blocked, is
-    /// found as well.
+    /// Dials the path that worked last and, in turn, one of the others, so that a host with a new address or a
+    /// network without UDP is covered as well.
     fn dial(&mut self) {
-        if self.attempts.is_multiple_of(ATTEMPTS_PER_SOCKET) {
-            self.redialer.dialer.renew();
+        if self.attempts.is_multiple_of(DIALS_PER_SOCKET) {
+            self.redialer.dialer.renew_sockets();
         }
         let mut paths = self.redialer.paths.all();
         let Some((best, others)) = paths.split_first_mut() else {
             return;
         };
-        // What was as good as the lead is as likely to be well: another relay, if it was one.
+        // Prefer other paths of the same kind as the lead, for example another relay.
         others.sort_by_key(|other| (other.rank() as u8).abs_diff(best.rank() as u8));
         self.dial_one(best.clone());
         if let Some(other) = others.get(self.attempts.checked_rem(others.len()).unwrap_or(0)) {
@@ -228,8 +229,8 @@ impl<'a> Outage<'a> {
 
     fn dial_one(&mut self, path: Path) {
         self.dials.retain(|dial| !dial.is_finished());
-        if self.dials.len() >= IN_FLIGHT
-            && let Some(given_up) = self.dials.remove(PATIENT)
+        if self.dials.len() >= MAX_DIALS
+            && let Some(given_up) = self.dials.remove(PROTECTED_DIALS)
         {
             given_up.abort();
         }
@@ -251,10 +252,10 @@ impl<'a> Outage<'a> {
         }
     }
 
-    /// Sends `Resume` on the freshest finished handshake, unless an earlier one may still be answered.
+    /// Sends `Resume` on the newest completed handshake, unless an earlier resume may still be answered.
     fn resume_next(&mut self) {
         let now = clock::now();
-        if !self.course.may_resume(now) {
+        if !self.dial_race.may_resume(now) {
             return;
         }
         let Some((dialed, path)) = self.ready.pop_back() else {
@@ -262,7 +263,7 @@ impl<'a> Outage<'a> {
         };
         let rtt = dialed.carrier().rtt().unwrap_or_default();
         let resume = self.redialer.resume();
-        self.course.handle_resume_sent(resume.epoch, rtt, now);
+        self.dial_race.handle_resume_sent(resume.epoch, rtt, now);
         self.steps.spawn(async move {
             let hello = Hello::Resume(resume);
             let answered = timeout(DIAL_TIMEOUT, dialed.ask(&hello)).await;
@@ -271,7 +272,7 @@ impl<'a> Outage<'a> {
         });
     }
 
-    /// `None` when the session is gone for good.
+    /// `None` if the session has ended.
     async fn handle_answered(
         &mut self,
         answered: Result<(Carrier, Answer), CarrierError>,
@@ -279,7 +280,7 @@ impl<'a> Outage<'a> {
         path: Path,
     ) -> Option<()> {
         let answer = answered.as_ref().ok().map(|(_, answer)| answer);
-        self.course.handle_answered(epoch, answer, clock::now());
+        self.dial_race.handle_answered(epoch, answer, clock::now());
         match answered {
             Ok((carrier, Answer::Accepted(accepted))) => {
                 self.redialer.paths.prefer(path.clone());
@@ -287,7 +288,7 @@ impl<'a> Outage<'a> {
                 self.deliver(carrier, accepted, epoch).await
             }
             Ok((_, Answer::Refused(refusal))) if refusal.code.is_final() => {
-                info!(event = "refused", %refusal, "the server half will not resume the session");
+                info!(event = "refused", %refusal, "the server half refused to resume the session");
                 self.redialer.orders.send(Order::Lost(refusal.to_string())).await.ok()?;
                 None
             }
@@ -304,7 +305,7 @@ impl<'a> Outage<'a> {
                 Some(())
             }
             Err(error) => {
-                debug!(%error, "carrier lost before its answer");
+                debug!(%error, "carrier lost before the answer");
                 Some(())
             }
         }
@@ -324,6 +325,6 @@ impl<'a> Outage<'a> {
 
 fn pacer(waited_for: bool) -> RedialPacer {
     let mut seed = [0; 8];
-    aws_lc_rs::rand::fill(&mut seed).expect("the system gives random bytes");
+    aws_lc_rs::rand::fill(&mut seed).expect("the system provides random bytes");
     RedialPacer::new(clock::now(), waited_for, u64::from_ne_bytes(seed))
 }

@@ -1,4 +1,4 @@
-//! The user's SSH keys as credentials, and the memory of which one won.
+//! The user's SSH keys as [`Credentials`]. Remembers which key was accepted.
 
 use super::{Boxed, Credentials};
 use crate::hints::Hints;
@@ -15,25 +15,25 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-/// What tells the user that a key waits for a touch, or an agent for its user.
+/// Tells the user that a key waits for a touch, or that an agent waits for its user.
 pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
 
-/// Offers the keys that ssh would offer, the last winner first and alone.
+/// Offers the keys that ssh would offer; the key that was accepted last is offered first and alone.
 pub struct SshCredentials {
     keys: UserKeys,
     rounds: Vec<Round>,
     hints: Hints,
-    /// Under which the winner is remembered.
+    /// The name under which the accepted key is stored.
     name: String,
-    winner: Option<Fingerprint>,
+    last_accepted: Option<Fingerprint>,
     notice: Notice,
     tried: Mutex<Vec<SignedRound>>,
 }
 
 impl SshCredentials {
-    /// Finds the keys that ssh would offer to `host` as `config` says, those in `extra` files before them.
+    /// Collects the keys that ssh would offer to `host` according to `config`, after those in the files `extra`.
     ///
-    /// Which one wins is remembered in `state_dir`. `notice` is told before a key is used that needs the user.
+    /// The accepted key is stored in `state_dir`. `notice` is called before a key is used that needs the user.
     pub async fn gather(
         config: &SshConfig,
         extra: &[PathBuf],
@@ -42,30 +42,30 @@ impl SshCredentials {
         notice: Notice,
     ) -> SshCredentials {
         let (hints, name) = (Hints::of_keys(state_dir), format!("{}@{host}", config.user));
-        let winner = hints.recall(&name).and_then(|winner| winner.parse().ok());
-        let gathering = UserKeys::gather(config, extra, winner.as_ref());
+        let last_accepted = hints.recall(&name).and_then(|last_accepted| last_accepted.parse().ok());
+        let gathering = UserKeys::gather(config, extra, last_accepted.as_ref());
         let what = "waiting for the agent to list its keys: it may be asking you to unlock it";
-        let keys = told_if_silent(&notice, what, gathering).await;
+        let keys = notify_if_slow(&notice, what, gathering).await;
         for skipped in keys.unusable() {
-            info!(key = skipped.description, reason = %skipped.reason, "a key is left out");
+            info!(key = skipped.description, reason = %skipped.reason, "key not usable");
         }
         SshCredentials {
             rounds: keys.rounds(),
             keys,
             hints,
             name,
-            winner,
+            last_accepted,
             notice,
             tried: Mutex::default(),
         }
     }
 }
 
-/// For so long an agent may be silent before the user is told whom ssh waits for.
-const SILENCE: Duration = Duration::from_secs(2);
+/// How long an agent may take before the user is told what ssh waits for.
+const NOTICE_DELAY: Duration = Duration::from_secs(2);
 
 impl SshCredentials {
-    /// Signs, and tells the user whom that waits for where it takes a while.
+    /// Signs. If that takes long, tells the user what it waits for.
     async fn signed(&self, round: Round, only: Option<&[u8]>, message: &[u8]) -> SignedRound {
         let keys = self.keys.keys_of(round);
         let keys = keys.iter().filter(|key| only.is_none_or(|only| key.offers_blob(only)));
@@ -85,10 +85,10 @@ impl SshCredentials {
             return signing.await;
         }
         let what = format!(
-            "waiting for the agent to sign with {}: it may be asking you for a PIN, a touch or a yes",
+            "waiting for the agent to sign with {}: it may be asking you for a PIN, a touch or a confirmation",
             in_agent.join(", ")
         );
-        told_if_silent(&self.notice, &what, signing).await
+        notify_if_slow(&self.notice, &what, signing).await
     }
 
     fn keep(&self, signed: SignedRound) -> Vec<Authorization> {
@@ -102,10 +102,10 @@ impl SshCredentials {
     }
 }
 
-/// Waits for `work`, and says for what once it has taken [`SILENCE`].
-async fn told_if_silent<T>(notice: &Notice, what: &str, work: impl Future<Output = T>) -> T {
+/// Waits for `work`, and sends the notice after [`NOTICE_DELAY`].
+async fn notify_if_slow<T>(notice: &Notice, what: &str, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
-    if let Ok(done) = timeout(SILENCE, &mut work).await {
+    if let Ok(done) = timeout(NOTICE_DELAY, &mut work).await {
         return done;
     }
     notice(what);
@@ -113,7 +113,7 @@ async fn told_if_silent<T>(notice: &Notice, what: &str, work: impl Future<Output
 }
 
 impl Credentials for SshCredentials {
-    fn to_ask(&self, round: usize) -> Vec<Bytes> {
+    fn keys_to_query(&self, round: usize) -> Vec<Bytes> {
         let Some(round) = self.rounds.get(round) else {
             return Vec::new();
         };
@@ -153,12 +153,12 @@ impl Credentials for SshCredentials {
             .find(|signed| signed.key == key);
         let Some(fingerprint) = signed
             .map(|signed| signed.fingerprint)
-            .filter(|won| self.winner != Some(*won))
+            .filter(|won| self.last_accepted != Some(*won))
         else {
             return;
         };
         if let Err(error) = self.hints.remember(&self.name, &fingerprint.to_string()) {
-            debug!(%error, "cannot remember which key was accepted");
+            debug!(%error, "cannot store which key was accepted");
         }
     }
 

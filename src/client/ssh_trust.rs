@@ -1,4 +1,4 @@
-//! Trust in a host as ssh gives it: pins, known_hosts, revocations.
+//! Verifies hosts as ssh does: pins, known_hosts, revoked keys.
 
 use super::{Boxed, HostTrust};
 use crate::identity::known_hosts::{
@@ -14,38 +14,38 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use tracing::{debug, info, warn};
 
-/// Decides by what ssh knows of a host.
+/// Verifies a host by ssh's known_hosts files and by pins.
 #[derive(Clone, Debug)]
 pub struct SshTrust {
-    /// The name that known_hosts files are searched for.
+    /// The name to look up in known_hosts files.
     pub name: HostName,
-    /// Files in the form of known_hosts. bowline's own goes first: it holds keys of server halves that have no part
-    /// in the host's SSH keys.
+    /// bowline's own file in known_hosts format, read first. It holds keys of server halves that are not
+    /// authenticated by the host's SSH keys.
     pub own_known_hosts: PathBuf,
-    /// ssh's files, or the one given instead.
+    /// ssh's files, or the file given instead.
     pub known_hosts: Vec<PathBuf>,
-    /// A program that prints more of their lines (`KnownHostsCommand`), with what it said before any key was seen.
+    /// The `KnownHostsCommand`, which prints more known_hosts lines, and its output before any host key was seen.
     pub command: Option<(KnownHostsCommand, Vec<u8>)>,
-    /// Lists of revoked keys.
+    /// Files of revoked keys.
     pub revoked: Vec<PathBuf>,
-    /// Fingerprints that the user vouches for; if there are any, nothing else counts. A host key found by one is kept in
-    /// bowline's own file, where ssh does not know it.
+    /// Fingerprints that the user trusts. If there are any, nothing else is consulted. A host key that matches one is
+    /// stored in bowline's own file, which ssh does not read.
     pub pins: Vec<Pin>,
 }
 
-/// The host is not the one it should be.
+/// Why a host is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The known keys are others.
+    /// Other keys are known for this host.
     #[error("the host key of {name} has changed")]
     Changed {
         /// The name looked up.
         name: String,
-        /// Where the known key stands.
+        /// The line with the known key.
         place: Place,
-        /// What is known.
+        /// The known keys.
         expected: Vec<Fingerprint>,
-        /// What the server half proved.
+        /// The keys that the server half proved.
         presented: Vec<Fingerprint>,
     },
     /// A key of the host is revoked by a line of known_hosts.
@@ -68,16 +68,16 @@ pub enum TrustError {
         /// The key.
         fingerprint: Fingerprint,
     },
-    /// A file of revoked keys gave no answer.
+    /// A file of revoked keys could not be checked.
     #[error(transparent)]
     Revocation(#[from] RevocationError),
-    /// The program that prints lines of known_hosts gave no answer.
+    /// The `KnownHostsCommand` failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// None of the pins fits.
+    /// No pin matches.
     #[error("the server half has none of the pinned keys")]
     NotPinned {
-        /// What the server half proved, its TLS key first.
+        /// The keys that the server half proved, its TLS key first.
         presented: Vec<Fingerprint>,
     },
 }
@@ -117,7 +117,7 @@ impl SshTrust {
             return self.check_pins(&offered, tls_key);
         }
         let name = || self.name.as_str().to_owned();
-        // The keys that vouch, and the one that they vouch for: a TLS key that was stolen is revoked as a host key would be.
+        // The host keys and the TLS key that they sign: a stolen TLS key can be revoked like a host key.
         let mut shown = offered.clone();
         shown.extend(ServerKey::of_tls_key(tls_key));
         if let Some(revoked) = check_revoked_files(&self.revoked, &shown, Path::new("ssh-keygen")).await? {
@@ -136,14 +136,16 @@ impl SshTrust {
                 Ok(())
             }
             Verdict::Incomparable { place, types } => {
-                // The inner ssh does, if it knows the type; if not, the host is unknown to it.
+                // ssh itself checks the key over the session, if it supports the type; otherwise the host is unknown
+                // to it.
                 info!(file = %place.file.display(), line = place.line, ?types,
                     "known_hosts has only keys of types that bowline does not support; ssh checks the host key itself");
                 Ok(())
             }
             Verdict::Unknown => {
-                // The inner ssh asks the user; two prompts for one host would teach people to say yes.
-                debug!(name = self.name.as_str(), "host is unknown, ssh will ask");
+                // ssh itself asks the user over the session. Two prompts for one host would train users to answer
+                // yes.
+                debug!(name = self.name.as_str(), "host is unknown; ssh will ask the user");
                 Ok(())
             }
             Verdict::Revoked { place, fingerprint } => Err(TrustError::Revoked {
@@ -179,7 +181,7 @@ impl SshTrust {
         Ok(())
     }
 
-    /// Keeps a key that the user vouched for, unless ssh knows it: the next time it needs no pin.
+    /// Stores a pinned key, unless ssh knows it, so that the next connection needs no pin.
     fn keep(&self, key: &ServerKey) {
         let known = self.verdict(&self.known_hosts, std::slice::from_ref(key), None);
         if matches!(known, Verdict::Known { .. }) {
@@ -187,15 +189,16 @@ impl SshTrust {
         }
         let folder = self.own_known_hosts.parent().unwrap_or(Path::new("."));
         if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(folder) {
-            debug!(%error, "no folder for our own known_hosts");
+            debug!(%error, "cannot create the folder of bowline's known_hosts");
         }
         match remember(&self.own_known_hosts, &self.name, key) {
-            Ok(()) => debug!(file = %self.own_known_hosts.display(), "kept the key that was pinned"),
-            Err(error) => warn!(%error, "cannot keep the key that was pinned"),
+            Ok(()) => debug!(file = %self.own_known_hosts.display(), "stored the pinned key"),
+            Err(error) => warn!(%error, "cannot store the pinned key"),
         }
     }
 
-    /// What the program says of the keys that were proved: for the name, and if that has no lines, for the name without the port.
+    /// Runs the `KnownHostsCommand` for the proved keys: with the name and, if that prints no lines, with the name
+    /// without the port.
     async fn ask_command(&self, offered: &[ServerKey]) -> Result<Option<Vec<u8>>, CommandError> {
         let Some((command, _)) = &self.command else {
             return Ok(None);
@@ -209,7 +212,7 @@ impl SshTrust {
         Ok(Some(said))
     }
 
-    /// Adds what the program said: now, or before any key was seen.
+    /// Adds the command's output: from now, or from before any key was seen.
     fn with_said(&self, known: KnownHosts, said: Option<&[u8]>) -> KnownHosts {
         match &self.command {
             Some((command, before)) => known.and_said(command.program(), said.unwrap_or(before), &self.name),
@@ -223,7 +226,7 @@ impl SshTrust {
         match own {
             Verdict::Known { .. } | Verdict::Revoked { .. } => own,
             Verdict::Unknown | Verdict::Incomparable { .. } => self.verdict(&self.known_hosts, offered, said),
-            // A key that was recorded here is not forgotten because ssh knows none.
+            // A key in bowline's own file stays valid if ssh knows no key.
             Verdict::Changed { .. } => match self.verdict(&self.known_hosts, offered, said) {
                 Verdict::Unknown | Verdict::Incomparable { .. } => own,
                 verdict => verdict,
@@ -231,7 +234,7 @@ impl SshTrust {
         }
     }
 
-    /// The line of a file that revokes the TLS key.
+    /// The known_hosts line that revokes the TLS key.
     fn revoked_line(&self, tls_key: &[u8], said: Option<&[u8]>) -> Option<Verdict> {
         let key = ServerKey::of_tls_key(tls_key)?;
         let files = std::iter::once(&self.own_known_hosts).chain(&self.known_hosts);

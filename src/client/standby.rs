@@ -1,5 +1,5 @@
-//! Keeps one more carrier warm, on a path that shares as little as possible with the lead's: when the lead dies, the
-//! pump lets that one lead within a round trip.
+//! Keeps a standby carrier on a path that shares as little as possible with the lead's path. If the lead fails, the
+//! pump promotes the standby within a round trip.
 
 use super::dialer::Dialer;
 use super::paths::Paths;
@@ -14,18 +14,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-/// So long after a session has begun, or lost the carrier that stood by, another is dialed: short sessions need none.
-const FIRST: Duration = Duration::from_secs(2);
-/// Attempts that find none grow apart to this.
-const MOST: Duration = Duration::from_secs(300);
-/// For one path.
-const ATTEMPT: Duration = Duration::from_secs(5);
-/// Paths tried in one go.
-const MOST_PATHS: usize = 8;
-/// For the pump to take what it was given.
-const TAKEN: Duration = Duration::from_secs(1);
+/// Delay before a standby is dialed, after the session began or lost its standby: short sessions need none.
+const FIRST_DELAY: Duration = Duration::from_secs(2);
+/// Longest delay between attempts.
+const MAX_DELAY: Duration = Duration::from_secs(300);
+/// Limit for one path.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most paths tried per attempt.
+const MAX_PATHS: usize = 8;
+/// Limit for the pump to accept a new standby.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What keeps a carrier standing by one session.
+/// Maintains the standby of one session.
 pub(super) struct Standby {
     pub(super) session: SessionId,
     pub(super) dialer: Dialer,
@@ -35,7 +35,7 @@ pub(super) struct Standby {
     pub(super) standbys: mpsc::Sender<Carrier>,
 }
 
-/// A path on which none stands by.
+/// Why a path gave no standby.
 #[derive(Debug, thiserror::Error)]
 enum StandbyError {
     #[error(transparent)]
@@ -44,7 +44,7 @@ enum StandbyError {
     Carrier(#[from] CarrierError),
     #[error("refused: {0}")]
     Refused(Refusal),
-    #[error("no sensible answer")]
+    #[error("unexpected answer")]
     Answer,
     #[error("no answer in time")]
     Silent,
@@ -54,48 +54,48 @@ impl Standby {
     /// Runs until the session is gone.
     pub(super) async fn run(mut self) {
         let mut roster = self.facts.roster();
-        let mut pause = FIRST;
-        while roster.wait_for(is_alone).await.is_ok() {
-            // A thousand clients of one server half do not come in step.
-            let spread = FIRST * u32::from(self.session.as_bytes()[0]) / 256;
-            clock::sleep_until(clock::now() + pause + spread).await;
+        let mut delay = FIRST_DELAY;
+        while roster.wait_for(has_no_standby).await.is_ok() {
+            // Spread the dials of many clients over time after they connected together.
+            let spread = FIRST_DELAY * u32::from(self.session.as_bytes()[0]) / 256;
+            clock::sleep_until(clock::now() + delay + spread).await;
             let Some(lead) = Some(roster.borrow().clone())
-                .filter(is_alone)
+                .filter(has_no_standby)
                 .and_then(|roster| roster.lead)
             else {
                 continue;
             };
-            pause = match self.find(&lead).await {
-                None => (pause * 2).min(MOST),
+            delay = match self.find(&lead).await {
+                None => (delay * 2).min(MAX_DELAY),
                 Some(carrier) => {
                     if self.standbys.send(carrier).await.is_err() {
                         return;
                     }
-                    settle(&mut roster).await;
-                    FIRST
+                    wait_until_accepted(&mut roster).await;
+                    FIRST_DELAY
                 }
             };
         }
     }
 
-    /// The best of the paths that are not the lead's, and on which a carrier may stand by.
+    /// Dials the best path that does not share its fate with the lead's.
     async fn find(&mut self, lead: &CarrierInfo) -> Option<Carrier> {
-        // Names lead elsewhere, and the host has proved its keys since they were looked up first.
+        // DNS may have changed, and relays can be chosen now that the host has proved its keys.
         self.paths.refresh().await;
         let mut paths = self.paths.all();
         paths.retain(|path| !path.shares_fate_of(lead));
         paths.sort_by_key(Path::rank);
-        self.dialer.renew();
-        for path in paths.into_iter().take(MOST_PATHS) {
-            match timeout(ATTEMPT, self.attempt(&path))
+        self.dialer.renew_sockets();
+        for path in paths.into_iter().take(MAX_PATHS) {
+            match timeout(ATTEMPT_TIMEOUT, self.attempt(&path))
                 .await
                 .unwrap_or(Err(StandbyError::Silent))
             {
                 Ok(carrier) => {
-                    info!(event = "standby", %path, "a carrier stands by");
+                    info!(event = "standby", %path, "standby carrier ready");
                     return Some(carrier);
                 }
-                Err(error) => debug!(%path, %error, "no carrier stands by"),
+                Err(error) => debug!(%path, %error, "no standby on this path"),
             }
         }
         None
@@ -113,13 +113,13 @@ impl Standby {
     }
 }
 
-/// Something leads, and whatever stands by would fail with it: a former lead on the same path, perhaps.
-fn is_alone(roster: &Roster) -> bool {
+/// Whether there is a lead and every standby would fail together with it, as a former lead on the same path would.
+fn has_no_standby(roster: &Roster) -> bool {
     let shares = |lead: &CarrierInfo| roster.standing.iter().all(|standing| standing.shares_fate_of(lead));
     roster.lead.as_ref().is_some_and(shares)
 }
 
-async fn settle(roster: &mut watch::Receiver<Roster>) {
-    // It may have been lost or led on the way; then all begins anew.
-    let _ = timeout(TAKEN, roster.wait_for(|roster| !is_alone(roster))).await;
+async fn wait_until_accepted(roster: &mut watch::Receiver<Roster>) {
+    // If the standby was lost or promoted meanwhile, the loop starts over.
+    let _ = timeout(ACCEPT_TIMEOUT, roster.wait_for(|roster| !has_no_standby(roster))).await;
 }

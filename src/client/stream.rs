@@ -1,4 +1,4 @@
-//! A session as one stream, for programs that speak SSH themselves.
+//! A session as one async stream, for programs with an SSH library of their own.
 
 use super::{Control, OpenSession};
 use crate::pump::Outcome;
@@ -10,27 +10,27 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::watch;
 
-/// Bytes between the program and the pump, each way. What lies here is delivered as far as the server half knows.
+/// Buffer size between the program and the pump, in each direction. The server half counts bytes in it as delivered.
 const BUFFER: usize = 64 * 1024;
 
-/// The client's end of a session. Outages are waited for; reads and writes never see them.
+/// The client's end of a session. During an outage reads and writes wait; they do not fail.
 ///
-/// Dropping it hangs up: what was written is still delivered while the runtime lives (3 s at most), which
-/// [`ResumableStream::outcome`] waits for.
+/// Dropping it closes the session: written bytes are still delivered while the runtime lives, for up to 3 s;
+/// [`ResumableStream::outcome`] waits for that.
 pub struct ResumableStream {
     pipe: DuplexStream,
     outcome: watch::Receiver<Option<Outcome>>,
     running: Running,
 }
 
-/// The session's task. It ends by itself once its pipe is closed, and must have the time for it.
+/// The session's task. It ends by itself after its pipe is closed, and must not be aborted before.
 struct Running {
     control: Control,
     tasks: Option<Tasks>,
 }
 
 impl OpenSession {
-    /// Runs the session in a task of its own, and gives its other end.
+    /// Runs the session in a task, and returns its other end.
     pub fn into_stream(self) -> ResumableStream {
         let (pipe, far) = tokio::io::duplex(BUFFER);
         let (input, output) = tokio::io::split(far);
@@ -50,23 +50,23 @@ impl OpenSession {
 }
 
 impl ResumableStream {
-    /// Looks at the session while it runs.
+    /// A handle of the session while it runs.
     pub fn control(&self) -> Control {
         self.running.control.clone()
     }
 
-    /// Waits until the session is over, and gives how it ended. It does not need the stream, which may belong to
-    /// somebody else by then.
+    /// Waits until the session has ended, and returns how. Does not need the stream, which may be owned elsewhere by
+    /// then.
     pub fn outcome(&self) -> impl Future<Output = Outcome> + Send + use<> {
         let mut outcome = self.outcome.clone();
         async move {
             let told = outcome.wait_for(Option::is_some).await.ok();
-            // A session that nobody tells the end of ended with its runtime.
+            // If the runtime ended first, nobody reports an outcome.
             told.and_then(|told| told.clone()).unwrap_or(Outcome::Unfinished)
         }
     }
 
-    /// Ends the session in good order: everything written is delivered first. Gives how it ended.
+    /// Closes the session after all written bytes are delivered, and returns how it ended.
     pub async fn finish(self) -> Outcome {
         let outcome = self.outcome();
         drop(self);

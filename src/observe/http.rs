@@ -15,31 +15,31 @@ use tracing::{debug, info, warn};
 use super::metrics::Metrics;
 
 /// Scrapers at once; more wait.
-const MOST_SCRAPERS: usize = 8;
+const MAX_SCRAPERS: usize = 8;
 
 /// Longest head of a request.
-const MOST_HEAD: usize = 8 * 1024;
-const MOST_HEADERS: usize = 64;
+const MAX_HEAD: usize = 8 * 1024;
+const MAX_HEADERS: usize = 64;
 
 /// For a whole request and its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between attempts to listen, and after a failure to take a connection.
-const REST: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Listens there, as soon as that is free, and serves for ever. A worker before may hold the port for a moment longer.
 pub(crate) async fn serve_metrics_at(address: SocketAddr, source: Arc<dyn Metrics>) {
-    let mut is_told = false;
+    let mut is_logged = false;
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
-            Err(error) if is_told => debug!(%address, %error, "still no metrics"),
+            Err(error) if is_logged => debug!(%address, %error, "still no metrics"),
             Err(error) => {
                 warn!(%address, %error, "metrics cannot be served there yet");
-                is_told = true;
+                is_logged = true;
             }
         }
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     };
     serve_metrics(listener, source).await;
 }
@@ -51,13 +51,13 @@ pub(crate) async fn serve_metrics(listener: TcpListener, source: Arc<dyn Metrics
     let mut scrapers = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if scrapers.len() < MOST_SCRAPERS => match accepted {
+            accepted = listener.accept(), if scrapers.len() < MAX_SCRAPERS => match accepted {
                 Ok((stream, _)) => {
-                    scrapers.spawn(attend(stream, Arc::clone(&source)));
+                    scrapers.spawn(serve_connection(stream, Arc::clone(&source)));
                 }
                 Err(error) => {
                     debug!(%error, "cannot take a scraper");
-                    tokio::time::sleep(REST).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
             },
             Some(_) = scrapers.join_next() => {}
@@ -65,13 +65,13 @@ pub(crate) async fn serve_metrics(listener: TcpListener, source: Arc<dyn Metrics
     }
 }
 
-async fn attend(mut stream: TcpStream, source: Arc<dyn Metrics>) {
-    let attended = tokio::time::timeout(PATIENCE, async {
+async fn serve_connection(mut stream: TcpStream, source: Arc<dyn Metrics>) {
+    let attended = tokio::time::timeout(REQUEST_TIMEOUT, async {
         let answer = match read_head(&mut stream).await? {
-            Asked::Metrics => answer("200 OK", &source.page().await),
-            Asked::Other => answer("404 Not Found", "only /metrics is here\n"),
-            Asked::Nonsense => answer("400 Bad Request", "this is no request\n"),
-            Asked::Change => answer("405 Method Not Allowed\r\nAllow: GET", "only GET is understood\n"),
+            HttpRequest::Metrics => answer("200 OK", &source.page().await),
+            HttpRequest::Other => answer("404 Not Found", "only /metrics is here\n"),
+            HttpRequest::Nonsense => answer("400 Bad Request", "this is no request\n"),
+            HttpRequest::Change => answer("405 Method Not Allowed\r\nAllow: GET", "only GET is understood\n"),
         };
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await
@@ -85,21 +85,21 @@ async fn attend(mut stream: TcpStream, source: Arc<dyn Metrics>) {
 
 /// What a request is for.
 #[derive(Debug, PartialEq)]
-enum Asked {
+enum HttpRequest {
     Metrics,
     Other,
     Change,
     Nonsense,
 }
 
-async fn read_head(stream: &mut TcpStream) -> io::Result<Asked> {
+async fn read_head(stream: &mut TcpStream) -> io::Result<HttpRequest> {
     let mut head = Vec::new();
     loop {
         if let Some(asked) = parse(&head) {
             return Ok(asked);
         }
-        if head.len() >= MOST_HEAD {
-            return Ok(Asked::Nonsense);
+        if head.len() >= MAX_HEAD {
+            return Ok(HttpRequest::Nonsense);
         }
         if stream.read_buf(&mut head).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -108,19 +108,19 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<Asked> {
 }
 
 /// `None`: there is more to come.
-fn parse(head: &[u8]) -> Option<Asked> {
-    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+fn parse(head: &[u8]) -> Option<HttpRequest> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
-        Err(_) => return Some(Asked::Nonsense),
+        Err(_) => return Some(HttpRequest::Nonsense),
         Ok(httparse::Status::Partial) => return None,
         Ok(httparse::Status::Complete(_)) => {}
     }
     let path = request.path.unwrap_or_default().split('?').next();
     Some(match (request.method, path) {
-        (Some("GET"), Some("/metrics")) => Asked::Metrics,
-        (Some("GET"), _) => Asked::Other,
-        _ => Asked::Change,
+        (Some("GET"), Some("/metrics")) => HttpRequest::Metrics,
+        (Some("GET"), _) => HttpRequest::Other,
+        _ => HttpRequest::Change,
     })
 }
 
@@ -149,11 +149,14 @@ mod tests {
     #[test]
     fn a_request_is_known_by_its_first_line() {
         let asked = |text: &str| parse(text.as_bytes());
-        assert_eq!(asked("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Some(Asked::Metrics));
-        assert_eq!(asked("GET /metrics?a=b HTTP/1.0\r\n\r\n"), Some(Asked::Metrics));
-        assert_eq!(asked("GET / HTTP/1.1\r\n\r\n"), Some(Asked::Other));
-        assert_eq!(asked("POST /metrics HTTP/1.1\r\n\r\n"), Some(Asked::Change));
-        assert_eq!(asked("SSH-2.0-x\r\n\r\n"), Some(Asked::Nonsense));
+        assert_eq!(
+            asked("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+            Some(HttpRequest::Metrics)
+        );
+        assert_eq!(asked("GET /metrics?a=b HTTP/1.0\r\n\r\n"), Some(HttpRequest::Metrics));
+        assert_eq!(asked("GET / HTTP/1.1\r\n\r\n"), Some(HttpRequest::Other));
+        assert_eq!(asked("POST /metrics HTTP/1.1\r\n\r\n"), Some(HttpRequest::Change));
+        assert_eq!(asked("SSH-2.0-x\r\n\r\n"), Some(HttpRequest::Nonsense));
         assert_eq!(asked("GET /metr"), None);
     }
 
@@ -175,7 +178,7 @@ mod tests {
             );
         }
         let mut endless = TcpStream::connect(address).await.unwrap();
-        endless.write_all(&[b'x'; MOST_HEAD]).await.unwrap();
+        endless.write_all(&[b'x'; MAX_HEAD]).await.unwrap();
         let mut answer = String::new();
         endless.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");

@@ -12,12 +12,12 @@ pub(crate) trait Metrics: Send + Sync {
 }
 
 /// Names, what they mean, and their values. Names end in their unit, and in `_total` what only grows.
-pub(crate) struct Page(Registry);
+pub(crate) struct MetricsPage(Registry);
 
-impl Page {
+impl MetricsPage {
     /// One that says which version of bowline tells.
-    pub(crate) fn new() -> Page {
-        let page = Page(Registry::new());
+    pub(crate) fn new() -> MetricsPage {
+        let page = MetricsPage(Registry::new());
         let version = env!("CARGO_PKG_VERSION");
         page.gauges(
             "bowline_build_info",
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_page_has_a_meaning_a_kind_and_a_value_for_each_name() {
-        let page = Page::new();
+        let page = MetricsPage::new();
         page.counters("bowline_bytes_total", "Bytes", "direction", &[("in", 5), ("out", 0)]);
         page.gauge("bowline_silence_seconds", "Silence", 0.5);
         let text = page.text();

@@ -12,13 +12,13 @@ use super::Half;
 use crate::pump::{Facts, Snapshot, Vitals};
 
 /// The client half says something on every path at least every 30 s; longer silence is none.
-const QUIET: Duration = Duration::from_secs(35);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// A fresh carrier is there within round trips, if there is a path at all.
-const HOPE: Duration = Duration::from_secs(5);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A pump that is not kept from running answers at once; whoever waits has other sessions to tell of.
-const ANSWER: Duration = Duration::from_millis(500);
+const STATS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// In one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,10 +55,10 @@ impl State {
         let Some(lead) = &vitals.lead else {
             return (State::Detached, Some(Duration::ZERO));
         };
-        let is_overdue = half == Half::Server && lead.heard_for > QUIET;
+        let is_overdue = half == Half::Server && lead.heard_for > SILENCE_TIMEOUT;
         let state = match vitals.is_suspect || is_overdue {
             // A race that has brought nothing for so long: there is no path, whatever the lead's transport still hopes for.
-            true if vitals.is_suspect && lead.heard_for > HOPE => State::Detached,
+            true if vitals.is_suspect && lead.heard_for > RECOVERY_TIMEOUT => State::Detached,
             true => State::Probing,
             false => State::Connected,
         };
@@ -76,11 +76,11 @@ impl State {
 }
 
 /// Asks all pumps at once; `None` for those that do not answer in time, or have ended.
-pub(crate) async fn look_at_all(facts: &[Arc<Facts>]) -> Vec<Option<Vitals>> {
+pub(crate) async fn query_all(facts: &[Arc<Facts>]) -> Vec<Option<Vitals>> {
     let asked: Vec<_> = facts.iter().map(|facts| facts.look()).collect();
     let answers = async {
         let mut answers = Vec::with_capacity(asked.len());
-        let end = tokio::time::Instant::from_std(crate::clock::now()) + ANSWER;
+        let end = tokio::time::Instant::from_std(crate::clock::now()) + STATS_TIMEOUT;
         for answer in asked {
             answers.push(match answer {
                 Some(answer) => tokio::time::timeout_at(end, answer).await.ok().and_then(Result::ok),

@@ -16,13 +16,13 @@ use crate::wire::SessionId;
 const LONG: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
-struct Shop {
+struct FakeHandler {
     sessions: usize,
     paths: usize,
-    ended: Mutex<Vec<Ending>>,
+    ended: Mutex<Vec<KillRequest>>,
 }
 
-impl Source for Shop {
+impl ControlHandler for FakeHandler {
     fn report(&self) -> Boxed<'_, Report> {
         let session = |number: usize| SessionReport::gone(SessionId::new((number as u128).to_be_bytes()), Half::Server);
         Box::pin(std::future::ready(Report {
@@ -31,9 +31,9 @@ impl Source for Shop {
         }))
     }
 
-    fn end(&self, ending: &Ending) -> Vec<String> {
-        self.ended.lock().unwrap().push(ending.clone());
-        ending.sessions.clone()
+    fn end(&self, kill: &KillRequest) -> Vec<String> {
+        self.ended.lock().unwrap().push(kill.clone());
+        kill.sessions.clone()
     }
 }
 
@@ -58,11 +58,14 @@ fn relay(paths: usize) -> RelayReport {
     }
 }
 
-fn open(folder: &Path, shop: Shop) -> (Arc<Shop>, Tasks) {
-    let desk = Desk::open(folder, "client-1").unwrap();
-    let (shop, tasks) = (Arc::new(shop), Tasks::new());
-    tasks.spawn("desk", desk.run(Arc::clone(&shop) as Arc<dyn Source>));
-    (shop, tasks)
+fn open(folder: &Path, handler: FakeHandler) -> (Arc<FakeHandler>, Tasks) {
+    let socket = ControlSocket::open(folder, "client-1").unwrap();
+    let (handler, tasks) = (Arc::new(handler), Tasks::new());
+    tasks.spawn(
+        "control socket",
+        socket.run(Arc::clone(&handler) as Arc<dyn ControlHandler>),
+    );
+    (handler, tasks)
 }
 
 fn private() -> tempfile::TempDir {
@@ -72,8 +75,8 @@ fn private() -> tempfile::TempDir {
 }
 
 fn connection(folder: &Path) -> std::os::fd::OwnedFd {
-    match desks(folder).pop() {
-        Some(Found::Open { connection, pid }) => {
+    match control_sockets(folder).pop() {
+        Some(FoundSocket::Open { connection, pid }) => {
             assert_eq!(pid, Some(std::process::id()));
             connection
         }
@@ -86,14 +89,16 @@ async fn everything_that_is_there_is_told() {
     let folder = private();
     let (_shop, _tasks) = open(
         folder.path(),
-        Shop {
+        FakeHandler {
             sessions: 1000,
-            ..Shop::default()
+            ..FakeHandler::default()
         },
     );
-    let answers = ask(connection(folder.path()), &Request::Report, LONG).await.unwrap();
+    let answers = send_request(connection(folder.path()), &Request::Status, LONG)
+        .await
+        .unwrap();
     assert_eq!(answers.len(), 1000);
-    let Answer::Session(first) = &answers[0] else {
+    let Response::Session(first) = &answers[0] else {
         panic!("a session")
     };
     assert_eq!(first.id, "0".repeat(32));
@@ -105,15 +110,17 @@ async fn a_relay_tells_each_of_its_paths_in_a_line_after_its_own() {
     let folder = private();
     let (_shop, _tasks) = open(
         folder.path(),
-        Shop {
+        FakeHandler {
             paths: 1000,
-            ..Shop::default()
+            ..FakeHandler::default()
         },
     );
-    let answers = ask(connection(folder.path()), &Request::Report, LONG).await.unwrap();
+    let answers = send_request(connection(folder.path()), &Request::Status, LONG)
+        .await
+        .unwrap();
     let told = relay(1000);
-    let paths = told.paths.iter().cloned().map(Answer::Path);
-    let alone = Answer::Relay(RelayReport {
+    let paths = told.paths.iter().cloned().map(Response::Path);
+    let alone = Response::Relay(RelayReport {
         paths: Vec::new(),
         ..told.clone()
     });
@@ -123,24 +130,24 @@ async fn a_relay_tells_each_of_its_paths_in_a_line_after_its_own() {
 #[tokio::test]
 async fn sessions_are_told_to_end() {
     let folder = private();
-    let (shop, _tasks) = open(folder.path(), Shop::default());
-    let ending = Ending {
+    let (handler, _tasks) = open(folder.path(), FakeHandler::default());
+    let kill = KillRequest {
         sessions: vec!["1".to_owned()],
         only_detached: true,
     };
-    let answers = ask(connection(folder.path()), &Request::End(ending.clone()), LONG)
+    let answers = send_request(connection(folder.path()), &Request::Kill(kill.clone()), LONG)
         .await
         .unwrap();
-    assert_eq!(answers, [Answer::Ended(vec!["1".to_owned()])]);
-    assert_eq!(*shop.ended.lock().unwrap(), [ending]);
+    assert_eq!(answers, [Response::Ended(vec!["1".to_owned()])]);
+    assert_eq!(*handler.ended.lock().unwrap(), [kill]);
 }
 
 #[tokio::test]
 async fn one_who_does_not_answer_holds_nobody_up() {
     let folder = private();
-    let _stopped = Desk::open(folder.path(), "client-1").unwrap();
-    let asked = ask(connection(folder.path()), &Request::Report, Duration::from_millis(50)).await;
-    assert!(matches!(asked, Err(AskError::Silent)), "{asked:?}");
+    let _stopped = ControlSocket::open(folder.path(), "client-1").unwrap();
+    let asked = send_request(connection(folder.path()), &Request::Status, Duration::from_millis(50)).await;
+    assert!(matches!(asked, Err(ControlError::Silent)), "{asked:?}");
 }
 
 #[tokio::test]
@@ -149,14 +156,14 @@ async fn the_socket_of_a_dead_process_is_removed() {
     let file = folder.path().join("client-2.sock");
     drop(local_socket::listen(&file, SocketType::STREAM, 1).unwrap());
     assert!(file.exists());
-    assert!(desks(folder.path()).is_empty());
+    assert!(control_sockets(folder.path()).is_empty());
     assert!(!file.exists());
 }
 
 #[tokio::test]
 async fn a_desk_that_closes_leaves_nothing_behind() {
     let folder = private();
-    let (_shop, tasks) = open(folder.path(), Shop::default());
+    let (_shop, tasks) = open(folder.path(), FakeHandler::default());
     tasks.shutdown(Duration::ZERO).await;
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -166,19 +173,19 @@ async fn what_is_not_understood_is_said_to_be() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (mut ours, theirs) = tokio::net::UnixStream::pair().unwrap();
     ours.write_all(b"{\"from_the_future\":1}\n").await.unwrap();
-    attend(theirs, &Shop::default()).await;
+    serve_connection(theirs, &FakeHandler::default()).await;
     let mut answer = String::new();
     ours.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(answer, "\"not_understood\"\n\"done\"\n");
+    assert_eq!(answer, "\"unsupported\"\n\"done\"\n");
 }
 
 #[test]
 fn there_is_no_desk_where_others_may_write() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let refused = Desk::open(folder.path(), "client-1").unwrap_err();
+    let refused = ControlSocket::open(folder.path(), "client-1").unwrap_err();
     assert!(
-        matches!(refused, super::desk::OpenDeskError::NotOurs { .. }),
+        matches!(refused, super::control_socket::OpenSocketError::NotOurs { .. }),
         "{refused}"
     );
 }

@@ -1,13 +1,13 @@
 //! A relay's page of metrics.
 
 use super::House;
-use crate::observe::{Boxed, Metrics, Page};
+use crate::observe::{Boxed, Metrics, MetricsPage};
 use crate::wire::RelayRefusalCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 impl Metrics for House {
     fn page(&self) -> Boxed<'_, String> {
-        let page = Page::new();
+        let page = MetricsPage::new();
         self.add_present(&page);
         self.add_counts(&page);
         Box::pin(std::future::ready(page.text()))
@@ -15,7 +15,7 @@ impl Metrics for House {
 }
 
 impl House {
-    fn add_present(&self, page: &Page) {
+    fn add_present(&self, page: &MetricsPage) {
         page.gauge(
             "bowline_relay_registered",
             "Connections of server halves that are listed",
@@ -33,7 +33,7 @@ impl House {
         );
     }
 
-    fn add_counts(&self, page: &Page) {
+    fn add_counts(&self, page: &MetricsPage) {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         let counters = &self.counters;
         page.counters(

@@ -2,7 +2,7 @@
 
 use super::{House, Relay};
 use crate::clock;
-use crate::observe::{Boxed, Ending, Metrics, RelayReport, Report, Source};
+use crate::observe::{Boxed, ControlHandler, KillRequest, Metrics, RelayReport, Report};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +21,7 @@ impl Relay {
     }
 
     /// What is told of it.
-    pub(crate) fn observed(&self) -> Arc<dyn Source> {
+    pub(crate) fn observed(&self) -> Arc<dyn ControlHandler> {
         Arc::new(Observed {
             udp: self.addresses.clone(),
             tls: self.tls_addresses.clone(),
@@ -30,7 +30,7 @@ impl Relay {
     }
 }
 
-impl Source for Observed {
+impl ControlHandler for Observed {
     fn report(&self) -> Boxed<'_, Report> {
         let counters = &self.house.counters;
         let relay = RelayReport {
@@ -49,7 +49,7 @@ impl Source for Observed {
         }))
     }
 
-    fn end(&self, _ending: &Ending) -> Vec<String> {
+    fn end(&self, _ending: &KillRequest) -> Vec<String> {
         Vec::new()
     }
 }

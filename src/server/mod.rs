@@ -32,7 +32,7 @@ use crate::carrier::via::{IncomingStream, RegistrationSettings, RelayWindow};
 use crate::clock;
 use crate::identity::raw_key::{TlsConfigError, TlsKey};
 use crate::identity::statement::verify_host;
-use crate::observe::{Metrics, Source};
+use crate::observe::{ControlHandler, Metrics};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
@@ -234,8 +234,8 @@ impl Server {
     }
 
     /// What is told of its sessions.
-    pub(crate) fn observed(&self) -> Arc<dyn Source> {
-        Arc::clone(&self.half.registry) as Arc<dyn Source>
+    pub(crate) fn observed(&self) -> Arc<dyn ControlHandler> {
+        Arc::clone(&self.half.registry) as Arc<dyn ControlHandler>
     }
 
     /// The same, counted.

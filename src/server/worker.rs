@@ -14,7 +14,7 @@ use super::vault::{Recovery, Vault, VaultError};
 use super::{Leaving, RegistryLimits, RelayPlaces, Server, ServerConfig, ServerError};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
-use crate::observe::{self, Source};
+use crate::observe::{self, ControlHandler};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{SshdLimit, Statement};
@@ -210,14 +210,14 @@ pub async fn serve(
 }
 
 /// Attends to those who ask about sessions, one after the other, as long as keepers bring any.
-async fn attend_all(mut visitors: mpsc::Receiver<OwnedFd>, source: Arc<dyn Source>) {
+async fn attend_all(mut visitors: mpsc::Receiver<OwnedFd>, source: Arc<dyn ControlHandler>) {
     while let Some(visitor) = visitors.recv().await {
         let stream = UnixStream::from(visitor);
         let stream = stream
             .set_nonblocking(true)
             .and_then(|()| tokio::net::UnixStream::from_std(stream));
         match stream {
-            Ok(stream) => observe::attend(stream, &*source).await,
+            Ok(stream) => observe::serve_connection(stream, &*source).await,
             Err(error) => debug!(%error, "an asker cannot be heard"),
         }
     }

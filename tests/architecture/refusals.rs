@@ -324,7 +324,7 @@ fn until_semicolon(rest: &[Token]) -> &[Token] {
     &rest[..end.unwrap_or(rest.len())]
 }
 
-/// Names that programs read, each with its place: codes of refusals, verdicts.
+/// Names that programs read, each with its place: codes of refusals, diagnoses.
 fn names(sources: &[Source]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for source in sources {
@@ -334,7 +334,7 @@ fn names(sources: &[Source]) -> Vec<(String, String)> {
             let is_path = window[1].text == "::";
             let name = match (source.place.as_str(), kind) {
                 ("src/wire/answer.rs", "RefusalCode") if is_path && window[3].text == "," => &window[6],
-                ("src/wire/relay.rs", "RelayRefusalCode") | ("src/client/check/verdict.rs", "Verdict")
+                ("src/wire/relay.rs", "RelayRefusalCode") | ("src/client/check/diagnosis.rs", "Diagnosis")
                     if is_path && starts_with(&window[3..], &["=", ">"]) =>
                 {
                     &window[5]

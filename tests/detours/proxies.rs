@@ -123,7 +123,7 @@ fn a_running_session_goes_on_through_a_proxy_when_a_wall_rises_and_returns_to_qu
     lab.drop_udp("client", false);
     let freed = now();
     let back = wait_for(Duration::from_secs(60), || {
-        (rig.ssh.proxy_logged("improved") > 0).then(now)
+        (rig.ssh.proxy_logged("path_upgraded") > 0).then(now)
     });
     measured_time("back on QUIC", back.expect("on QUIC within a minute") - freed);
     ticker.finish_in_order();

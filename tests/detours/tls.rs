@@ -34,7 +34,7 @@ fn a_session_goes_on_over_tls_when_udp_is_blocked_and_returns_to_quic() {
     lab.drop_udp("client", false);
     let freed = now();
     let back = wait_for(Duration::from_secs(60), || {
-        (rig.ssh.proxy_logged("improved") > 0).then(now)
+        (rig.ssh.proxy_logged("path_upgraded") > 0).then(now)
     });
     measured_time("back on QUIC", back.expect("on QUIC within a minute") - freed);
     sleep(Duration::from_secs(1));

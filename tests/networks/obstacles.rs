@@ -33,7 +33,7 @@ fn verdict(rig: &Rig, more: &[&str], path: &str) -> String {
     let is_it = |found: &&Value| found["path"].as_str().is_some_and(|name| name.contains(path));
     let found = paths.iter().find(is_it);
     let found = found.unwrap_or_else(|| panic!("no path {path}: {told:#}"));
-    found["verdict"].as_str().expect("a verdict").to_owned()
+    found["diagnosis"].as_str().expect("a diagnosis").to_owned()
 }
 
 /// What a client half says that finds no path.
@@ -56,7 +56,7 @@ fn a_path_that_is_too_narrow_for_quic_is_told_of_and_tls_takes_it() {
     assert_eq!(verdict(&rig, &[], "tls "), "works");
     let said = refused(&rig, &["--transport", "quic"]).err();
     assert!(
-        said.contains("the path takes packets of 576 bytes at most, and QUIC needs 1228"),
+        said.contains("the path MTU is 576 bytes, and QUIC needs 1228"),
         "{said}"
     );
     assert!(said.contains("--listen-tls") && !said.contains("firewall"), "{said}");

@@ -77,7 +77,7 @@ fn a_client_that_may_not_wait_so_long_blames_no_firewall_and_leaves_no_session()
     let client = slow.client(&["--connect-timeout", "2s", "--fallback", "tcp"]);
     let outcome = run(&mut client.proxy(), LIMIT).expect_code(UNAVAILABLE);
     let said = outcome.err();
-    assert!(said.contains("the server half has asked sshd for "), "{said}");
+    assert!(said.contains("sshd has not answered the server half for "), "{said}");
     assert!(!said.contains("firewall") && !said.contains("plain TCP"), "{said}");
     slow.expect_no_session();
 }

@@ -41,7 +41,7 @@ fn check_reports_it_and_the_proxy_says_so_instead_of_waiting() {
             .as_array()
             .expect("paths")
             .iter()
-            .any(|path| path["verdict"] == "works"),
+            .any(|path| path["diagnosis"] == "works"),
         "{document:#}"
     );
 }

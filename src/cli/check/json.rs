@@ -7,10 +7,10 @@
 //! over_bowline whether ssh itself, by its configuration, goes over bowline to the host
 //! not_given    options in ssh's ProxyCommand that this check was not given
 //! obstacle     null, or why ssh cannot use the paths: {words, hint}
-//! problem      null, or why there are no paths: {verdict, words}
-//! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, verdict, words, detail, hint,
+//! problem      null, or why there are no paths: {diagnosis, words}
+//! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, diagnosis, words, detail, hint,
 //!                banner, banner_age_ms, server, known_host}], as they would be dialed
-//! unlocated    relays whose names lead nowhere: why, in words
+//! unresolved_relays    relays whose names lead nowhere: why, in words
 //! keys         the user's keys that were tried or left out, in words, if none was accepted on some path
 //! asked_sshd   where sshd itself was connected to, without a login, because no path works: addresses with ports
 //! limits       [{side, what, survives_s, after_login, mend, file}], the soonest first
@@ -24,7 +24,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::carrier::Path;
-use crate::client::check::{Checked, Verdict};
+use crate::client::check::{CheckedPath, Diagnosis};
 
 use super::limits::{Limit, survival};
 use super::obstacle::other_way;
@@ -36,19 +36,19 @@ pub(super) fn write(account: &Account<'_>) -> String {
     let problem = account
         .paths
         .err()
-        .map(|error| json!({ "verdict": "name-unresolved", "words": format!("{error}: {}", error.source) }));
+        .map(|error| json!({ "diagnosis": "name-unresolved", "words": format!("{error}: {}", error.source) }));
     let is_there = words::answers_quic(paths);
     let document = json!({
         "version": 1,
         "host": account.host,
         "user": account.ssh.user,
-        "works": paths.iter().any(|path| path.verdict == Verdict::Works) && account.obstacle.is_none(),
+        "works": paths.iter().any(|path| path.diagnosis == Diagnosis::Works) && account.obstacle.is_none(),
         "over_bowline": other_way(account.ssh).is_none(),
         "not_given": account.not_given,
         "obstacle": account.obstacle.as_ref().map(|it| json!({ "words": it.what, "hint": it.hint })),
         "problem": problem,
         "paths": paths.iter().map(|checked| path(checked, is_there)).collect::<Vec<_>>(),
-        "unlocated": account.unlocated,
+        "unresolved_relays": account.unresolved_relays,
         "keys": account.keys,
         "asked_sshd": account.asked_sshd.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "limits": account.limits.iter().map(limit).collect::<Vec<_>>(),
@@ -59,7 +59,7 @@ pub(super) fn write(account: &Account<'_>) -> String {
     format!("{document:#}\n")
 }
 
-fn path(checked: &Checked, is_there: bool) -> Value {
+fn path(checked: &CheckedPath, is_there: bool) -> Value {
     let (kind, address, relay) = match &checked.path {
         Path::Quic(address) => ("quic", address.to_string(), None),
         Path::Tls(address) => ("tls", address.to_string(), None),
@@ -79,8 +79,8 @@ fn path(checked: &Checked, is_there: bool) -> Value {
         "handshake_ms": checked.handshake.map(milliseconds),
         "banner_ms": checked.banner.map(milliseconds),
         "mtu": checked.mtu,
-        "verdict": checked.verdict.name(),
-        "words": words::meaning(checked.verdict),
+        "diagnosis": checked.diagnosis.name(),
+        "words": words::meaning(checked.diagnosis),
         "detail": checked.detail.as_deref(),
         "hint": words::advice(checked, is_there),
         "banner": answer.map(|answer| answer.banner.as_str()),

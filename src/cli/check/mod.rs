@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::check::{CheckConfig, Checked, Verdict, check};
+use crate::client::check::{CheckConfig, CheckedPath, Diagnosis, check};
 use crate::client::{OpenError, ResolveError};
 use crate::identity::ssh_config::{SshConfig, SshConfigError};
 use crate::wire::Probed;
@@ -55,9 +55,9 @@ impl CheckSettings {
 struct Account<'a> {
     host: &'a str,
     ssh: &'a SshConfig,
-    paths: Result<&'a [Checked], &'a ResolveError>,
+    paths: Result<&'a [CheckedPath], &'a ResolveError>,
     /// Relays that are no paths, and why.
-    unlocated: &'a [String],
+    unresolved_relays: &'a [String],
     /// The user's keys that were tried or left out, if none was accepted on some path.
     keys: Vec<String>,
     /// Types of the keys that are known for this host, if bowline supports none of them.
@@ -99,7 +99,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         host,
         ssh: &ssh,
         paths: checked.as_ref().map(|checked| &*checked.paths),
-        unlocated: checked.as_ref().map_or(&[], |checked| &*checked.unlocated),
+        unresolved_relays: checked.as_ref().map_or(&[], |checked| &*checked.unresolved_relays),
         keys: match checked.as_ref().is_ok_and(|checked| is_key_refused(&checked.paths)) {
             true => credentials.describe(),
             false => Vec::new(),
@@ -131,20 +131,20 @@ fn given() -> Vec<String> {
     words.map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
-fn is_key_refused(paths: &[Checked]) -> bool {
-    paths.iter().any(|path| path.verdict == Verdict::KeyRefused)
+fn is_key_refused(paths: &[CheckedPath]) -> bool {
+    paths.iter().any(|path| path.diagnosis == Diagnosis::KeyRefused)
 }
 
 /// The first good one: it is the best path's.
-fn answer(paths: &[Checked]) -> Option<&Probed> {
+fn answer(paths: &[CheckedPath]) -> Option<&Probed> {
     paths.iter().find_map(|path| path.answer.as_ref())
 }
 
-fn exit(paths: &[Checked]) -> Result<(), Failure> {
-    let any = |wanted: &[Verdict]| paths.iter().any(|path| wanted.contains(&path.verdict));
-    if any(&[Verdict::Works]) {
+fn exit(paths: &[CheckedPath]) -> Result<(), Failure> {
+    let any = |wanted: &[Diagnosis]| paths.iter().any(|path| wanted.contains(&path.diagnosis));
+    if any(&[Diagnosis::Works]) {
         Ok(())
-    } else if any(&[Verdict::WrongKey, Verdict::KeyRefused, Verdict::OtherMethod]) {
+    } else if any(&[Diagnosis::WrongKey, Diagnosis::KeyRefused, Diagnosis::OtherMethod]) {
         Err(Failure::silent(Exit::Refused as i32))
     } else {
         Err(Failure::silent(Exit::Unavailable as i32))

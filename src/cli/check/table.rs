@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::client::check::{Checked, Verdict};
+use crate::client::check::{CheckedPath, Diagnosis};
 
 use super::limits::{Limit, UNKNOWN, survival};
 use super::obstacle::other_way;
@@ -17,7 +17,7 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
     let Ok(paths) = account.paths else { return String::new() };
     let mut text = String::new();
     table(&mut text, paths, width);
-    for relay in account.unlocated {
+    for relay in account.unresolved_relays {
         line(&mut text, &hung("no relay: ", relay, width));
     }
     for sshd in account.asked_sshd {
@@ -59,7 +59,7 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
     }
     if paths
         .iter()
-        .any(|path| path.verdict == Verdict::Works && path.is_unknown_host)
+        .any(|path| path.diagnosis == Diagnosis::Works && path.is_unknown_host)
     {
         line(&mut text, &unknown_host(&account.unsupported_types));
     }
@@ -78,7 +78,7 @@ fn unknown_host(unsupported_types: &[String]) -> String {
     }
 }
 
-fn table(text: &mut String, paths: &[Checked], width: Option<usize>) {
+fn table(text: &mut String, paths: &[CheckedPath], width: Option<usize>) {
     let names: Vec<String> = paths.iter().map(|checked| checked.path.to_string()).collect();
     let longest = names.iter().map(String::len).max().unwrap_or(0).max(4);
     let heading = format!("{:<longest$}  HANDSHAKE    BANNER   MTU  ", "PATH");
@@ -87,23 +87,23 @@ fn table(text: &mut String, paths: &[Checked], width: Option<usize>) {
         let (handshake, banner) = (milliseconds(checked.handshake), milliseconds(checked.banner));
         let mtu = checked.mtu.map_or("-".to_owned(), |mtu| mtu.to_string());
         let head = format!("{name:<longest$}  {handshake:>9} {banner:>9}  {mtu:>4}  ");
-        line(text, &hung(&head, &verdict(checked), width));
+        line(text, &hung(&head, &diagnosis(checked), width));
     }
 }
 
-fn verdict(checked: &Checked) -> String {
-    let meaning = words::meaning(checked.verdict);
+fn diagnosis(checked: &CheckedPath) -> String {
+    let meaning = words::meaning(checked.diagnosis);
     match (&checked.answer, &checked.detail) {
         (Some(answer), _) => format!("{meaning}: {}", answer.banner),
         // The meaning has said it all.
-        (None, Some(_)) if checked.verdict == Verdict::NobodyListens => meaning.to_owned(),
+        (None, Some(_)) if checked.diagnosis == Diagnosis::NobodyListens => meaning.to_owned(),
         (None, Some(detail)) => format!("{meaning} ({detail})"),
         (None, None) => meaning.to_owned(),
     }
 }
 
 /// Each piece of advice once.
-fn advice(text: &mut String, paths: &[Checked], width: Option<usize>) {
+fn advice(text: &mut String, paths: &[CheckedPath], width: Option<usize>) {
     let is_there = words::answers_quic(paths);
     let mut told: Vec<String> = Vec::new();
     for checked in paths {
@@ -119,7 +119,7 @@ fn advice(text: &mut String, paths: &[Checked], width: Option<usize>) {
     }
 }
 
-fn limits(text: &mut String, account: &Account<'_>, paths: &[Checked], width: Option<usize>) {
+fn limits(text: &mut String, account: &Account<'_>, paths: &[CheckedPath], width: Option<usize>) {
     line(text, "\nWhat ends a session in an outage:");
     for limit in &account.limits {
         line(text, &hung(&head(&time(limit)), &limit.what, width));

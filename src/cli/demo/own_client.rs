@@ -17,7 +17,7 @@ use super::DemoError;
 use super::stage::Stage;
 use super::visitor::{Ending, Remote};
 use crate::carrier::quic::MtuCap;
-use crate::client::{self as half, Boxed, ClientConfig, Credentials, HostTrust, Place, Port};
+use crate::client::{self as half, Boxed, ClientConfig, Credentials, HostTrust, Port, Target};
 use crate::identity::sshsig;
 use crate::identity::statement::{OPEN_NAMESPACE, ProvenKey};
 use crate::session::SessionConfig;
@@ -80,12 +80,12 @@ async fn log_in(stage: &Stage) -> Result<(Handle<Known>, Channel<Msg>), DemoErro
     });
     let address = stage.path.address();
     let session = half::open(ClientConfig {
-        place: Place {
+        target: Target {
             host: address.ip().to_string(),
             ports: vec![Port::Quic(address.port())],
             family: None,
             relays: Vec::new(),
-            detours: Vec::new(),
+            alternate_routes: Vec::new(),
         },
         state_dir: None,
         user: UserName::new(&*stage.user)?,

@@ -123,7 +123,7 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
             let what = format_args!("{host} accepted none of your keys for {user}: {}", refusal.message);
             not_authorized(Failure::new(Exit::Refused, what), &tried, ssh_has_more)
         }
-        error @ OpenError::StillAsking { .. } => still_asking(host, &error),
+        error @ OpenError::AwaitingSshd { .. } => still_asking(host, &error),
         OpenError::Refused(refusal) => refused(host, refusal.code, &refusal.message),
         OpenError::Protocol(error) => {
             let what = format_args!("what answers on {host} does not speak bowline's protocol");

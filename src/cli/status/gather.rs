@@ -10,10 +10,10 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::human;
-use crate::observe::{self, Answer, AskError, Found, Half, RelayReport, Request, SessionReport, State};
+use crate::observe::{self, ControlError, FoundSocket, Half, RelayReport, Request, Response, SessionReport, State};
 use crate::server::keeper::{Neighbour, Neighbours, StoreShortage, neighbours};
 
-/// Whoever lives answers within this: half a second for its sessions, and its turn behind somebody who asks slowly.
+/// Whoever lives responses within this: half a second for its sessions, and its turn behind somebody who asks slowly.
 const ANSWER: Duration = Duration::from_secs(3);
 
 /// A keeper has nothing to look up.
@@ -45,7 +45,7 @@ pub(crate) struct ServerReport {
     pub(crate) store_shortage: Option<StoreShortage>,
 }
 
-/// Somebody who should have told and has not.
+/// Somebody who should have replies and has not.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Silent {
     pub(crate) pid: Option<u32>,
@@ -69,22 +69,22 @@ struct Document<'a> {
     silent: &'a [Silent],
 }
 
-/// What one process told.
-pub(crate) struct Told {
-    whose: Whose,
-    pub(crate) answers: Result<Vec<Answer>, AskError>,
+/// What one process replies.
+pub(crate) struct Reply {
+    peer: Peer,
+    pub(crate) responses: Result<Vec<Response>, ControlError>,
 }
 
 /// Who was asked.
-enum Whose {
-    Desk { pid: Option<u32> },
+enum Peer {
+    ControlSocket { pid: Option<u32> },
     Worker(ServerReport),
 }
 
 /// What can be asked, and what cannot.
 #[derive(Default)]
 struct Askable {
-    open: Vec<(Whose, OwnedFd)>,
+    open: Vec<(Peer, OwnedFd)>,
     silent: Vec<Silent>,
     servers: Vec<ServerReport>,
 }
@@ -116,12 +116,12 @@ impl Overview {
 
 /// Asks everybody for everything.
 pub(crate) async fn overview(folders: &[PathBuf]) -> Overview {
-    let (told, mut overview) = ask_everybody(folders, &Request::Report).await;
-    for Told { whose, answers } in told {
-        match answers {
-            Ok(answers) => answers.into_iter().for_each(|answer| overview.add(&whose, answer)),
+    let (replies, mut overview) = request_from_all(folders, &Request::Status).await;
+    for Reply { peer, responses } in replies {
+        match responses {
+            Ok(responses) => responses.into_iter().for_each(|response| overview.add(&peer, response)),
             Err(error) => overview.silent.push(Silent {
-                pid: whose.pid(),
+                pid: peer.pid(),
                 socket: None,
                 reason: error.to_string(),
             }),
@@ -138,22 +138,22 @@ pub(crate) async fn overview(folders: &[PathBuf]) -> Overview {
 }
 
 /// Asks everybody the same.
-pub(crate) async fn ask_all(folders: &[PathBuf], request: &Request) -> Vec<Told> {
-    ask_everybody(folders, request).await.0
+pub(crate) async fn ask_all(folders: &[PathBuf], request: &Request) -> Vec<Reply> {
+    request_from_all(folders, request).await.0
 }
 
-async fn ask_everybody(folders: &[PathBuf], request: &Request) -> (Vec<Told>, Overview) {
+async fn request_from_all(folders: &[PathBuf], request: &Request) -> (Vec<Reply>, Overview) {
     let mut askable = Askable::default();
     for folder in folders {
-        askable.add_desks(observe::desks(folder));
+        askable.add_control_sockets(observe::control_sockets(folder));
         askable.add_servers(neighbours(folder, KEEPER_ANSWER, |_| false));
     }
     let mut asking = JoinSet::new();
-    for (whose, connection) in askable.open {
+    for (peer, connection) in askable.open {
         let request = request.clone();
         asking.spawn(async move {
-            let answers = observe::ask(connection, &request, ANSWER).await;
-            Told { whose, answers }
+            let responses = observe::send_request(connection, &request, ANSWER).await;
+            Reply { peer, responses }
         });
     }
     let overview = Overview {
@@ -170,36 +170,36 @@ fn is_closed(folder: &Path) -> bool {
 }
 
 impl Overview {
-    fn add(&mut self, whose: &Whose, answer: Answer) {
-        match answer {
-            Answer::Session(session) => self.sessions.push(match whose {
-                Whose::Worker(server) => SessionReport {
+    fn add(&mut self, peer: &Peer, response: Response) {
+        match response {
+            Response::Session(session) => self.sessions.push(match peer {
+                Peer::Worker(server) => SessionReport {
                     keeper_pid: Some(server.keeper_pid),
                     worker_pid: server.worker_pid,
                     ..*session
                 },
-                Whose::Desk { .. } => *session,
+                Peer::ControlSocket { .. } => *session,
             }),
-            Answer::Relay(relay) => self.relays.push(relay),
-            Answer::Path(path) => {
+            Response::Relay(relay) => self.relays.push(relay),
+            Response::Path(path) => {
                 if let Some(relay) = self.relays.last_mut() {
                     relay.paths.push(path);
                 }
             }
-            Answer::Ended(_) | Answer::Done | Answer::NotUnderstood => {}
+            Response::Ended(_) | Response::Done | Response::Unsupported => {}
         }
     }
 }
 
 impl Askable {
-    fn add_desks(&mut self, found: Vec<Found>) {
-        for desk in found {
-            match desk {
-                Found::Open { pid, connection } => self.open.push((Whose::Desk { pid }, connection)),
-                Found::Full { file } => self.silent.push(Silent {
+    fn add_control_sockets(&mut self, found: Vec<FoundSocket>) {
+        for socket in found {
+            match socket {
+                FoundSocket::Open { pid, connection } => self.open.push((Peer::ControlSocket { pid }, connection)),
+                FoundSocket::Full { file } => self.silent.push(Silent {
                     pid: None,
                     socket: Some(file),
-                    reason: AskError::Silent.to_string(),
+                    reason: ControlError::Silent.to_string(),
                 }),
             }
         }
@@ -209,13 +209,13 @@ impl Askable {
         self.silent.extend(neighbours.silent.into_iter().map(|file| Silent {
             pid: None,
             socket: Some(file),
-            reason: AskError::Silent.to_string(),
+            reason: ControlError::Silent.to_string(),
         }));
         for neighbour in neighbours.there {
             let server = ServerReport::of(&neighbour);
             self.servers.push(server.clone());
             match neighbour.ask_for_worker() {
-                Ok(connection) => self.open.push((Whose::Worker(server), connection)),
+                Ok(connection) => self.open.push((Peer::Worker(server), connection)),
                 Err(error) => self.silent.push(Silent {
                     pid: Some(server.keeper_pid),
                     socket: None,
@@ -241,11 +241,11 @@ impl ServerReport {
     }
 }
 
-impl Whose {
+impl Peer {
     fn pid(&self) -> Option<u32> {
         match self {
-            Whose::Desk { pid } => *pid,
-            Whose::Worker(server) => server.worker_pid.or(Some(server.keeper_pid)),
+            Peer::ControlSocket { pid } => *pid,
+            Peer::Worker(server) => server.worker_pid.or(Some(server.keeper_pid)),
         }
     }
 }

@@ -3,28 +3,28 @@
 //! A path works if an authorised probe went through it to a server half and came back with sshd's banner. For one that
 //! does not the likely cause is found from what was seen on it, beside it, and by a second look at its address.
 
-mod ask;
+mod authorization;
+mod diagnosis;
 mod probe;
-mod verdict;
-mod witness;
+mod tcp_probe;
 
-pub use verdict::Verdict;
+pub use diagnosis::Diagnosis;
 
 use super::ClientConfig;
-use super::paths::{Knowledge, Paths, ResolveError};
+use super::paths::{LookupContext, Paths, ResolveError};
 use crate::carrier::Path;
 use crate::clock;
 use crate::wire::{PeerText, Probed};
-use ask::Asker;
-use probe::{Finding, Probing};
+use authorization::Authorizer;
+use probe::{PathProbe, ProbeResult};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tcp_probe::{PortState, probe_long_packet, probe_port};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
-use witness::{Tcp, knock, say_something_long};
 
 /// What is to be checked.
 pub struct CheckConfig {
@@ -36,7 +36,7 @@ pub struct CheckConfig {
 
 /// A path, and how it did.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckedPath {
     /// The path.
     pub path: Path,
     /// From the first packet to the end of the handshake; `None` if it did not come to that.
@@ -46,7 +46,7 @@ pub struct Checked {
     /// Most bytes of UDP payload that QUIC found to fit, so far.
     pub mtu: Option<u16>,
     /// Whether it works, and if not the likely cause.
-    pub verdict: Verdict,
+    pub diagnosis: Diagnosis,
     /// What was seen, in the words of the one who saw it.
     pub detail: Option<PeerText>,
     /// The server half's answer.
@@ -59,11 +59,11 @@ pub struct Checked {
 
 /// Every path, and what did not even become one.
 #[derive(Debug)]
-pub struct CheckedAll {
+pub struct CheckReport {
     /// In the order in which they would be dialed.
-    pub paths: Vec<Checked>,
+    pub paths: Vec<CheckedPath>,
     /// Relays whose names lead nowhere, each with the reason.
-    pub unlocated: Vec<String>,
+    pub unresolved_relays: Vec<String>,
     /// Where sshd itself was connected to, without a login, because no path works and the cause was not certain.
     pub asked_sshd: Vec<SocketAddr>,
 }
@@ -74,37 +74,41 @@ pub struct CheckedAll {
 ///
 /// # Errors
 /// The name leads nowhere.
-pub async fn check(config: CheckConfig) -> Result<CheckedAll, ResolveError> {
+pub async fn check(config: CheckConfig) -> Result<CheckReport, ResolveError> {
     let CheckConfig { client, ssh_port } = config;
-    let knowledge = Knowledge {
+    let context = LookupContext {
         state_dir: client.state_dir.clone(),
         host_keys: client.trust.known_keys(),
     };
-    let is_unknown_host = knowledge.host_keys.is_empty();
-    let resolved = Paths::resolve(client.place.clone(), knowledge.clone()).await?;
-    let (paths, unlocated) = (resolved.all(), resolved.unlocated());
-    let (findings, mut witnesses) = probe_all(&Arc::new(client), &paths, knowledge, ssh_port).await;
-    let asked_sshd = ask_sshd(&findings, &mut witnesses, ssh_port).await;
-    let verdicts = verdict::judge(&findings, &witnesses);
-    let checked = findings.into_iter().zip(verdicts);
-    let checked = checked.map(|(finding, verdict)| finding.checked(verdict, is_unknown_host));
-    Ok(CheckedAll {
+    let is_unknown_host = context.host_keys.is_empty();
+    let resolved = Paths::resolve(client.target.clone(), context.clone()).await?;
+    let (paths, unresolved_relays) = (resolved.all(), resolved.unresolved_relays());
+    let (results, mut tcp_probes) = probe_all(&Arc::new(client), &paths, context, ssh_port).await;
+    let asked_sshd = ask_sshd(&results, &mut tcp_probes, ssh_port).await;
+    let diagnoses = diagnosis::diagnose(&results, &tcp_probes);
+    let checked = results.into_iter().zip(diagnoses);
+    let checked = checked.map(|(result, diagnosis)| result.checked(diagnosis, is_unknown_host));
+    Ok(CheckReport {
         paths: checked.collect(),
-        unlocated,
+        unresolved_relays,
         asked_sshd,
     })
 }
 
 /// Where no path works, and one of them ended in silence though the host lives: whether it is the long packets that get
 /// lost. Gives whom it asked.
-async fn ask_sshd(findings: &[Finding], witnesses: &mut HashMap<IpAddr, Tcp>, ssh_port: u16) -> Vec<SocketAddr> {
+async fn ask_sshd(
+    results: &[ProbeResult],
+    tcp_probes: &mut HashMap<IpAddr, PortState>,
+    ssh_port: u16,
+) -> Vec<SocketAddr> {
     let mut asked = JoinSet::new();
-    for ip in verdict::doubtful_hosts(findings, witnesses) {
-        let sshd = sshd_at(ip, ssh_port, findings.iter().map(|finding| &finding.path));
-        asked.spawn(async move { (sshd, say_something_long(sshd).await) });
+    for ip in diagnosis::doubtful_hosts(results, tcp_probes) {
+        let sshd = sshd_at(ip, ssh_port, results.iter().map(|result| &result.path));
+        asked.spawn(async move { (sshd, probe_long_packet(sshd).await) });
     }
     let answers = asked.join_all().await;
-    witnesses.extend(answers.iter().map(|(sshd, seen)| (sshd.ip(), *seen)));
+    tcp_probes.extend(answers.iter().map(|(sshd, seen)| (sshd.ip(), *seen)));
     answers.into_iter().map(|(sshd, _)| sshd).collect()
 }
 
@@ -112,62 +116,62 @@ async fn ask_sshd(findings: &[Finding], witnesses: &mut HashMap<IpAddr, Tcp>, ss
 async fn probe_all(
     client: &Arc<ClientConfig>,
     paths: &[Path],
-    knowledge: Knowledge,
+    context: LookupContext,
     ssh_port: u16,
-) -> (Vec<Finding>, HashMap<IpAddr, Tcp>) {
+) -> (Vec<ProbeResult>, HashMap<IpAddr, PortState>) {
     let half = client.connect_timeout / 2;
     let halfway = clock::now() + half;
-    let asker = Arc::new(Asker::new(Arc::clone(client)));
+    let authorizer = Arc::new(Authorizer::new(Arc::clone(client)));
     let mut probes = JoinSet::new();
-    for (place, path) in paths.iter().enumerate() {
-        let probing = Probing::new(
+    for (index, path) in paths.iter().enumerate() {
+        let probe = PathProbe::new(
             Arc::clone(client),
-            Arc::clone(&asker),
+            Arc::clone(&authorizer),
             path.clone(),
-            &knowledge.host_keys,
+            &context.host_keys,
         );
-        probes.spawn(async move { (place, probing.run().await) });
+        probes.spawn(async move { (index, probe.run().await) });
     }
-    let mut findings: Vec<Option<Finding>> = paths.iter().map(|_| None).collect();
+    let mut results: Vec<Option<ProbeResult>> = paths.iter().map(|_| None).collect();
     loop {
         tokio::select! {
-            Some(ended) = probes.join_next() => keep(&mut findings, ended),
+            Some(ended) = probes.join_next() => keep(&mut results, ended),
             () = sleep_until(halfway.into()), if !probes.is_empty() => break,
             else => break,
         }
     }
     let mut looks = JoinSet::new();
-    for ip in doubtful(paths, &findings) {
+    for ip in doubtful(paths, &results) {
         let sshd = sshd_at(ip, ssh_port, paths.iter());
-        looks.spawn(async move { (ip, knock(sshd, half).await) });
+        looks.spawn(async move { (ip, probe_port(sshd, half).await) });
     }
     while let Some(ended) = probes.join_next().await {
-        keep(&mut findings, ended);
+        keep(&mut results, ended);
     }
-    let witnesses = looks.join_all().await.into_iter().collect();
-    (all_of(paths, findings), witnesses)
+    let tcp_probes = looks.join_all().await.into_iter().collect();
+    (all_of(paths, results), tcp_probes)
 }
 
 /// One for each path: of a probe that panicked that is all that is known.
-fn all_of(paths: &[Path], findings: Vec<Option<Finding>>) -> Vec<Finding> {
-    let each = paths.iter().zip(findings);
-    each.map(|(path, finding)| finding.unwrap_or_else(|| Finding::fault(path.clone())))
+fn all_of(paths: &[Path], results: Vec<Option<ProbeResult>>) -> Vec<ProbeResult> {
+    let each = paths.iter().zip(results);
+    each.map(|(path, result)| result.unwrap_or_else(|| ProbeResult::fault(path.clone())))
         .collect()
 }
 
-fn keep(findings: &mut [Option<Finding>], ended: Result<(usize, Finding), tokio::task::JoinError>) {
+fn keep(results: &mut [Option<ProbeResult>], ended: Result<(usize, ProbeResult), tokio::task::JoinError>) {
     // Nobody aborts a probe, and one that panicked is told by its absence.
-    if let Ok((place, finding)) = ended {
-        findings[place] = Some(finding);
+    if let Ok((index, result)) = ended {
+        results[index] = Some(result);
     }
 }
 
 /// Addresses to which a straight path did not come through, each once.
-fn doubtful(paths: &[Path], findings: &[Option<Finding>]) -> Vec<IpAddr> {
+fn doubtful(paths: &[Path], results: &[Option<ProbeResult>]) -> Vec<IpAddr> {
     let mut found = Vec::new();
-    for (path, finding) in paths.iter().zip(findings) {
-        let came_through = finding.as_ref().is_some_and(|finding| finding.handshake.is_some());
-        if let Some(ip) = straight_to(path).filter(|ip| !came_through && !found.contains(ip)) {
+    for (path, result) in paths.iter().zip(results) {
+        let came_through = result.as_ref().is_some_and(|result| result.handshake.is_some());
+        if let Some(ip) = direct_host(path).filter(|ip| !came_through && !found.contains(ip)) {
             found.push(ip);
         }
     }
@@ -186,7 +190,7 @@ fn sshd_at<'a>(ip: IpAddr, port: u16, mut paths: impl Iterator<Item = &'a Path>)
 }
 
 /// The host at the other end of a straight path.
-fn straight_to(path: &Path) -> Option<IpAddr> {
+fn direct_host(path: &Path) -> Option<IpAddr> {
     match path {
         Path::Quic(address) | Path::Tls(address) => Some(address.ip()),
         Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => None,
@@ -200,10 +204,10 @@ mod tests {
     #[test]
     fn a_probe_that_panicked_is_told_and_no_path_is_left_out() {
         let paths = [1, 2].map(|port| Path::Quic(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
-        let findings = all_of(&paths, vec![None, Some(Finding::fault(paths[1].clone()))]);
-        assert_eq!(verdict::judge(&findings, &HashMap::new()), [Verdict::Broken; 2]);
-        let first = findings.into_iter().next().expect("one a path");
-        let told = first.checked(Verdict::Broken, false);
+        let results = all_of(&paths, vec![None, Some(ProbeResult::fault(paths[1].clone()))]);
+        assert_eq!(diagnosis::diagnose(&results, &HashMap::new()), [Diagnosis::Broken; 2]);
+        let first = results.into_iter().next().expect("one a path");
+        let told = first.checked(Diagnosis::Broken, false);
         assert_eq!(told.path, paths[0]);
         assert!(told.detail.is_some_and(|detail| detail.contains("fault of bowline")));
     }

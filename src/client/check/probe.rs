@@ -1,11 +1,11 @@
 //! One path, from the first packet to sshd's banner.
 
 use super::super::dialer::Dialer;
+use super::super::icmp_error::icmp_error;
 use super::super::path_mtu::SmallMtu;
-use super::super::unreachable::unreachable;
 use super::super::{ClientConfig, TrustError};
-use super::ask::{Asker, Deadline};
-use super::{Checked, Verdict};
+use super::authorization::{Authorizer, Deadline};
+use super::{CheckedPath, Diagnosis};
 use crate::carrier::via::RelayTransport;
 use crate::carrier::{Carrier, CarrierError, CloseReason, DialError, Dialed, Path, tls};
 use crate::clock;
@@ -23,18 +23,18 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout_at};
 
 /// QUIC's search for the MTU takes some round trips; for longer than this nobody waits.
-const MTU_TIME: Duration = Duration::from_secs(1);
+const MTU_TIMEOUT: Duration = Duration::from_secs(1);
 /// Its steps come a round trip apart, and a little.
-const MTU_STEP: Duration = Duration::from_millis(40);
+const MTU_STEP_DELAY: Duration = Duration::from_millis(40);
 
 /// A server half that is busy is asked again after this, and a part of it more, so that many clients do not come back
 /// together.
-const RETRY: Duration = Duration::from_millis(300);
+const RETRY_DELAY: Duration = Duration::from_millis(300);
 
 /// A path that is to be probed.
-pub(super) struct Probing {
+pub(super) struct PathProbe {
     client: Arc<ClientConfig>,
-    asker: Arc<Asker>,
+    authorizer: Arc<Authorizer>,
     path: Path,
     dialer: Dialer,
     key: Arc<TlsKey>,
@@ -43,12 +43,12 @@ pub(super) struct Probing {
 }
 
 /// What came of it.
-pub(super) struct Finding {
+pub(super) struct ProbeResult {
     pub(super) path: Path,
     pub(super) handshake: Option<Duration>,
     pub(super) banner: Option<Duration>,
     pub(super) mtu: Option<u16>,
-    pub(super) outcome: Result<Probed, Failure>,
+    pub(super) outcome: Result<Probed, ProbeFailure>,
     /// On TCP: connected, and how many segments were never acknowledged.
     pub(super) unacked: Option<u32>,
     /// On UDP: the kernel knows that QUIC's packets do not fit.
@@ -57,11 +57,11 @@ pub(super) struct Finding {
 
 /// Where it ended.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum ProbeFailure {
     /// Nothing more came in time.
     Silent,
     /// The server half was still asking sshd.
-    StillAsking,
+    AwaitingSshd,
     /// No handshake.
     Dial(DialError),
     /// The carrier was lost after its handshake.
@@ -78,15 +78,20 @@ pub(super) enum Failure {
     Fault,
 }
 
-impl Probing {
-    pub(super) fn new(client: Arc<ClientConfig>, asker: Arc<Asker>, path: Path, host_keys: &[Fingerprint]) -> Probing {
+impl PathProbe {
+    pub(super) fn new(
+        client: Arc<ClientConfig>,
+        authorizer: Arc<Authorizer>,
+        path: Path,
+        host_keys: &[Fingerprint],
+    ) -> PathProbe {
         // Each path alone: keys and sockets of its own.
         let key = Arc::new(TlsKey::generate());
         let mut dialer = Dialer::new(Arc::clone(&key), client.mtu_cap);
-        dialer.know(host_keys.iter().copied());
-        Probing {
+        dialer.add_host_keys(host_keys.iter().copied());
+        PathProbe {
             client,
-            asker,
+            authorizer,
             path,
             dialer,
             key,
@@ -94,55 +99,55 @@ impl Probing {
         }
     }
 
-    pub(super) async fn run(mut self) -> Finding {
+    pub(super) async fn run(mut self) -> ProbeResult {
         let mut deadline = Deadline::new(&self.client);
-        let mut finding = loop {
-            let finding = self.attempt(&mut deadline).await;
-            let pause = RETRY.mul_f64(1.0 + f64::from(super::super::opening::random::<1>()[0]) / 256.0);
-            if !finding.is_to_be_asked_again() || clock::now() + 2 * pause > deadline.at {
-                break finding;
+        let mut result = loop {
+            let result = self.attempt(&mut deadline).await;
+            let pause = RETRY_DELAY.mul_f64(1.0 + f64::from(super::super::opening::random::<1>()[0]) / 256.0);
+            if !result.is_to_be_asked_again() || clock::now() + 2 * pause > deadline.at {
+                break result;
             }
             sleep(pause).await;
         };
         let info = self.tcp.and_then(|tcp| TcpInfo::of(tcp.as_fd()).ok());
-        finding.unacked = info.map(|info| info.unacked);
-        finding.small_mtu = finding.path.udp_remote().and_then(SmallMtu::of_path_to);
-        finding
+        result.unacked = info.map(|info| info.unacked);
+        result.small_mtu = result.path.udp_remote().and_then(SmallMtu::of_path_to);
+        result
     }
 
-    async fn attempt(&mut self, deadline: &mut Deadline) -> Finding {
+    async fn attempt(&mut self, deadline: &mut Deadline) -> ProbeResult {
         let (begun, user) = (clock::now(), deadline.user);
         let since = |deadline: &Deadline| {
             clock::now()
                 .saturating_duration_since(begun)
                 .saturating_sub(deadline.user.saturating_sub(user))
         };
-        let mut finding = Finding {
+        let mut result = ProbeResult {
             path: self.path.clone(),
             handshake: None,
             banner: None,
             mtu: None,
-            outcome: Err(Failure::Silent),
+            outcome: Err(ProbeFailure::Silent),
             unacked: None,
             small_mtu: None,
         };
         match timeout_at(deadline.at.into(), self.dial()).await {
             Ok(Ok(dialed)) => {
-                finding.handshake = Some(since(deadline));
-                finding.outcome = match self.meet(dialed, deadline).await {
+                result.handshake = Some(since(deadline));
+                result.outcome = match self.meet(dialed, deadline).await {
                     Ok((mut carrier, probed)) => {
-                        finding.banner = Some(since(deadline));
-                        finding.mtu = search_mtu(&mut carrier, deadline.at).await;
+                        result.banner = Some(since(deadline));
+                        result.mtu = search_mtu(&mut carrier, deadline.at).await;
                         carrier.finish(CloseReason::Done).await;
                         Ok(probed)
                     }
                     Err(failure) => Err(failure),
                 };
             }
-            Ok(Err(error)) => finding.outcome = Err(Failure::Dial(error)),
+            Ok(Err(error)) => result.outcome = Err(ProbeFailure::Dial(error)),
             Err(_) => {}
         }
-        finding
+        result
     }
 
     async fn dial(&mut self) -> Result<Dialed, DialError> {
@@ -162,22 +167,22 @@ impl Probing {
     async fn dial_udp(&mut self, remote: SocketAddr) -> Result<Dialed, DialError> {
         tokio::select! {
             dialed = self.dialer.dial(&self.path, ServerKey::Any) => dialed,
-            error = unreachable(remote) => Err(DialError::Unreachable(error)),
+            error = icmp_error(remote) => Err(DialError::Unreachable(error)),
         }
     }
 
     /// Checks the host, and asks.
-    async fn meet(&self, dialed: Dialed, deadline: &mut Deadline) -> Result<(Carrier, Probed), Failure> {
+    async fn meet(&self, dialed: Dialed, deadline: &mut Deadline) -> Result<(Carrier, Probed), ProbeFailure> {
         let (mut carrier, host) = match timeout_at(deadline.at.into(), dialed.host()).await {
             Ok(Ok(introduced)) => introduced,
-            Ok(Err(CarrierError::Protocol(error))) => return Err(Failure::Protocol(error)),
-            Ok(Err(error)) => return Err(Failure::Lost(error)),
-            Err(_) => return Err(Failure::Silent),
+            Ok(Err(CarrierError::Protocol(error))) => return Err(ProbeFailure::Protocol(error)),
+            Ok(Err(error)) => return Err(ProbeFailure::Lost(error)),
+            Err(_) => return Err(ProbeFailure::Silent),
         };
         let proven = proven(&host, &carrier.info().peer_key);
         let judged = self.client.trust.judge(&proven, &carrier.info().peer_key).await;
-        judged.map_err(Failure::Untrusted)?;
-        let probed = self.asker.ask(&mut carrier, self.key.spki(), deadline).await?;
+        judged.map_err(ProbeFailure::Untrusted)?;
+        let probed = self.authorizer.ask(&mut carrier, self.key.spki(), deadline).await?;
         Ok((carrier, probed))
     }
 }
@@ -191,11 +196,11 @@ fn proven(host: &Host, tls_key: &[u8]) -> Vec<ProvenKey> {
 
 /// Waits until the MTU that QUIC finds grows no more.
 async fn search_mtu(carrier: &mut Carrier, deadline: Instant) -> Option<u16> {
-    let end = deadline.min(clock::now() + MTU_TIME);
+    let end = deadline.min(clock::now() + MTU_TIMEOUT);
     let mut found = carrier.mtu()?;
     let mut grown = clock::now();
     loop {
-        let step = carrier.rtt().unwrap_or_default() + MTU_STEP;
+        let step = carrier.rtt().unwrap_or_default() + MTU_STEP_DELAY;
         sleep(step / 2).await;
         let now = clock::now();
         match carrier.mtu() {
@@ -209,15 +214,15 @@ async fn search_mtu(carrier: &mut Carrier, deadline: Instant) -> Option<u16> {
     }
 }
 
-impl Finding {
+impl ProbeResult {
     /// What is known when the probe did not live to tell.
-    pub(super) fn fault(path: Path) -> Finding {
-        Finding {
+    pub(super) fn fault(path: Path) -> ProbeResult {
+        ProbeResult {
             path,
             handshake: None,
             banner: None,
             mtu: None,
-            outcome: Err(Failure::Fault),
+            outcome: Err(ProbeFailure::Fault),
             unacked: None,
             small_mtu: None,
         }
@@ -225,24 +230,24 @@ impl Finding {
 
     /// The server half itself says that it would answer another time.
     fn is_to_be_asked_again(&self) -> bool {
-        matches!(&self.outcome, Err(Failure::Refused(refusal)) if refusal.code == RefusalCode::RetryLater)
+        matches!(&self.outcome, Err(ProbeFailure::Refused(refusal)) if refusal.code == RefusalCode::RetryLater)
     }
 
-    pub(super) fn checked(self, verdict: Verdict, is_unknown_host: bool) -> Checked {
+    pub(super) fn checked(self, diagnosis: Diagnosis, is_unknown_host: bool) -> CheckedPath {
         let (answer, detail, recorded) = match self.outcome {
             Ok(probed) => (Some(probed), None, None),
-            Err(Failure::Silent) => {
+            Err(ProbeFailure::Silent) => {
                 let small = self.small_mtu.as_ref().map(|small| PeerText::of_error(small));
                 (None, small, None)
             }
             Err(failure) => (None, failure.detail(), failure.recorded()),
         };
-        Checked {
+        CheckedPath {
             path: self.path,
             handshake: self.handshake,
             banner: self.banner,
             mtu: self.mtu,
-            verdict,
+            diagnosis,
             detail,
             answer,
             is_unknown_host,
@@ -251,10 +256,12 @@ impl Finding {
     }
 }
 
-impl Failure {
+impl ProbeFailure {
     /// Where other keys are recorded.
     fn recorded(&self) -> Option<(String, PathBuf)> {
-        let Failure::Untrusted(error) = self else { return None };
+        let ProbeFailure::Untrusted(error) = self else {
+            return None;
+        };
         match error.downcast_ref::<TrustError>()? {
             TrustError::Changed { name, place, .. } => Some((name.clone(), place.file.to_path_buf())),
             _ => None,
@@ -264,13 +271,15 @@ impl Failure {
     /// In the words of the one who saw it.
     fn detail(&self) -> Option<PeerText> {
         let error: &(dyn Error + 'static) = match self {
-            Failure::Silent | Failure::StillAsking => return None,
-            Failure::Fault => return Some("a fault of bowline itself: -v tells more, please report it".into()),
-            Failure::Dial(error) => error,
-            Failure::Lost(error) => error,
-            Failure::Untrusted(error) => &**error,
-            Failure::NotAuthorized(refusal) | Failure::Refused(refusal) => return Some(refusal.message.clone()),
-            Failure::Protocol(error) => error,
+            ProbeFailure::Silent | ProbeFailure::AwaitingSshd => return None,
+            ProbeFailure::Fault => return Some("a fault of bowline itself: -v tells more, please report it".into()),
+            ProbeFailure::Dial(error) => error,
+            ProbeFailure::Lost(error) => error,
+            ProbeFailure::Untrusted(error) => &**error,
+            ProbeFailure::NotAuthorized(refusal) | ProbeFailure::Refused(refusal) => {
+                return Some(refusal.message.clone());
+            }
+            ProbeFailure::Protocol(error) => error,
         };
         Some(PeerText::of_error(error))
     }

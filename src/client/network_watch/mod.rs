@@ -4,7 +4,7 @@
 //! few packets, one too few some seconds.
 
 #[cfg(target_os = "linux")]
-mod picture;
+mod network_state;
 #[cfg(target_os = "linux")]
 mod rtnetlink;
 #[cfg(test)]
@@ -26,17 +26,17 @@ use crate::clock::{self, Timer};
 
 /// Changes within this time after a hint make one more hint, at its end: a new Wi-Fi brings a link, addresses and
 /// routes within some milliseconds of each other, and the first of them rarely suffices to dial.
-const COALESCE: Duration = Duration::from_millis(50);
+const COALESCE_DELAY: Duration = Duration::from_millis(50);
 
 /// How often the clocks are compared. On Linux the timer fires on wake itself if this much has passed asleep.
-const SLEEP_CHECK: Duration = Duration::from_secs(5);
+const SLEEP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Shorter sleeps cost no path.
-const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
+const MIN_SLEEP: Duration = Duration::from_secs(1);
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hint {
+pub enum NetworkEvent {
     /// An address was added or removed, a default route changed, or a link went up or down.
     Network,
     /// The machine was suspended.
@@ -57,14 +57,14 @@ pub struct NetworkWatch {
 }
 
 impl NetworkWatch {
-    /// Never fails: where the system does not tell of changes there are no [`Hint::Network`]s.
+    /// Never fails: where the system does not tell of changes there are no [`NetworkEvent::Network`]s.
     ///
     /// Must be called in a tokio runtime with I/O and time enabled.
     pub fn new() -> Self {
         let monitor = Monitor::new()
             .inspect_err(|error| tracing::debug!(%error, "cannot watch the network: its changes will be noticed late"));
         let mut check = Timer::new();
-        check.set(Some(clock::now() + SLEEP_CHECK));
+        check.set(Some(clock::now() + SLEEP_CHECK_INTERVAL));
         Self {
             monitor: monitor.ok(),
             changes: Changes::default(),
@@ -77,22 +77,22 @@ impl NetworkWatch {
     /// The next hint. The first one is told at once, those that follow within 50 ms as one.
     ///
     /// Cancel safe. Pending for as long as nothing happens.
-    pub async fn changed(&mut self) -> Hint {
+    pub async fn changed(&mut self) -> NetworkEvent {
         poll_fn(|cx| self.poll_changed(cx)).await
     }
 
-    fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<Hint> {
+    fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<NetworkEvent> {
         while self.check.poll(cx).is_ready() {
-            self.check.set(Some(clock::now() + SLEEP_CHECK));
+            self.check.set(Some(clock::now() + SLEEP_CHECK_INTERVAL));
             if let Some(slept) = self.sleep.observe(clock::slept()) {
-                return Poll::Ready(Hint::Woke { slept });
+                return Poll::Ready(NetworkEvent::Woke { slept });
             }
         }
         self.read_monitor(cx);
         self.settled.set(self.changes.due());
         self.settled.poll(cx).map(|()| {
             self.changes.told(clock::now());
-            Hint::Network
+            NetworkEvent::Network
         })
     }
 
@@ -135,7 +135,7 @@ impl Changes {
 
     fn told(&mut self, now: Instant) {
         self.due = None;
-        self.quiet_until = Some(now + COALESCE);
+        self.quiet_until = Some(now + COALESCE_DELAY);
     }
 }
 
@@ -148,7 +148,7 @@ struct SleepMeter {
 impl SleepMeter {
     fn observe(&mut self, slept: Duration) -> Option<Duration> {
         let gained = slept.saturating_sub(self.seen);
-        if gained < SHORTEST_SLEEP {
+        if gained < MIN_SLEEP {
             return None;
         }
         self.seen = slept;

@@ -15,7 +15,7 @@ use rustix::{
 };
 use tokio::io::Interest;
 
-use super::picture::{Message, Picture, messages};
+use super::network_state::{Message, NetworkState, messages};
 use crate::descriptor::Pollable;
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
@@ -37,7 +37,7 @@ const RTM_GETADDR: u16 = 22;
 pub(super) struct Monitor {
     fd: Pollable,
     port: u32,
-    picture: Picture,
+    state: NetworkState,
     buffer: Vec<u8>,
 }
 
@@ -50,7 +50,7 @@ impl Monitor {
         Ok(Self {
             fd,
             port,
-            picture: Picture::default(),
+            state: NetworkState::default(),
             buffer: vec![0; DATAGRAM],
         })
     }
@@ -85,7 +85,7 @@ impl Monitor {
                 NLMSG_ERROR if answers_us => {}
                 _ => {
                     let is_old = answers_us && message.flags & NLM_F_MULTI != 0;
-                    changed |= self.picture.handle_message(&message) && !is_old;
+                    changed |= self.state.handle_message(&message) && !is_old;
                 }
             }
         }
@@ -93,7 +93,7 @@ impl Monitor {
     }
 
     fn start_over(&mut self) -> io::Result<bool> {
-        self.picture = Picture::default();
+        self.state = NetworkState::default();
         match request_dump(&self.fd, RTM_GETLINK) {
             // One is under way still.
             Ok(()) | Err(Errno::BUSY) => Ok(true),

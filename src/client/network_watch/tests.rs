@@ -48,7 +48,7 @@ fn ip_batch(lines: &str) {
 
 async fn told(watch: &mut NetworkWatch) {
     let hint = timeout(Duration::from_secs(5), watch.changed()).await.expect("a hint");
-    assert_eq!(hint, Hint::Network);
+    assert_eq!(hint, NetworkEvent::Network);
 }
 
 /// Waits until the network has been quiet for a while; how many hints there were until then.
@@ -85,7 +85,7 @@ fn addresses_added_and_removed_are_told_at_once_but_not_their_refresh() {
         ip("address add 10.9.1.1/24 dev a0");
         let start = clock::now();
         told(&mut watch).await;
-        assert!(clock::now() - start < COALESCE);
+        assert!(clock::now() - start < COALESCE_DELAY);
         assert_eq!(hints(&mut watch).await, 0);
         ip("address change 10.9.1.1/24 dev a0 valid_lft 100 preferred_lft 50");
         ip("address change 10.9.0.1/24 dev a0 valid_lft 100 preferred_lft 50");
@@ -162,7 +162,7 @@ fn burst_of_changes_is_told_at_once_and_once_more_at_its_end() {
         told(&mut watch).await;
         let start = clock::now();
         ip_batch(&lines);
-        let most = 1 + ((clock::now() - start).as_millis() / COALESCE.as_millis()) as usize;
+        let most = 1 + ((clock::now() - start).as_millis() / COALESCE_DELAY.as_millis()) as usize;
         let count = hints(&mut watch).await;
         assert!((1..=most).contains(&count), "{count} hints");
     });
@@ -206,10 +206,10 @@ fn changes_after_a_hint_wait_for_the_end_of_its_quiet_time() {
     assert_eq!(changes.due(), Some(now));
     changes.told(now);
     assert_eq!(changes.due(), None);
-    changes.note(now + COALESCE / 2);
-    changes.note(now + COALESCE * 2);
-    assert_eq!(changes.due(), Some(now + COALESCE));
-    changes.told(now + COALESCE);
-    changes.note(now + COALESCE * 3);
-    assert_eq!(changes.due(), Some(now + COALESCE * 3));
+    changes.note(now + COALESCE_DELAY / 2);
+    changes.note(now + COALESCE_DELAY * 2);
+    assert_eq!(changes.due(), Some(now + COALESCE_DELAY));
+    changes.told(now + COALESCE_DELAY);
+    changes.note(now + COALESCE_DELAY * 3);
+    assert_eq!(changes.due(), Some(now + COALESCE_DELAY * 3));
 }

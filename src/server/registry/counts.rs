@@ -2,7 +2,7 @@
 
 use super::Registry;
 use super::entry::Entry;
-use crate::observe::{Boxed, Metrics, Page, Report, SessionReport, Source, State};
+use crate::observe::{Boxed, ControlHandler, Metrics, MetricsPage, Report, SessionReport, State};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Counts that only grow.
@@ -53,7 +53,7 @@ impl Metrics for Registry {
     fn page(&self) -> Boxed<'_, String> {
         Box::pin(async {
             let Report { sessions, .. } = self.report().await;
-            let page = Page::new();
+            let page = MetricsPage::new();
             self.add_sessions(&page, &sessions);
             self.add_counts(&page);
             page.text()
@@ -62,7 +62,7 @@ impl Metrics for Registry {
 }
 
 impl Registry {
-    fn add_sessions(&self, page: &Page, sessions: &[SessionReport]) {
+    fn add_sessions(&self, page: &MetricsPage, sessions: &[SessionReport]) {
         let states = [State::Connected, State::Probing, State::Detached].map(|state| {
             let count = sessions.iter().filter(|session| session.state == state).count();
             (state.word(), count as f64)
@@ -104,7 +104,7 @@ impl Registry {
         );
     }
 
-    fn add_counts(&self, page: &Page) {
+    fn add_counts(&self, page: &MetricsPage) {
         let mut sum = Sum::default();
         let (opened, ended) = {
             let known = self.known();

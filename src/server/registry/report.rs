@@ -2,7 +2,7 @@
 
 use super::entry::Entry;
 use super::{Known, Registry};
-use crate::observe::{Boxed, Ending, Half, Report, SessionReport, Source, look_at_all};
+use crate::observe::{Boxed, ControlHandler, Half, KillRequest, Report, SessionReport, query_all};
 use crate::wire::SessionId;
 use std::sync::Arc;
 use tracing::info;
@@ -10,12 +10,12 @@ use tracing::info;
 /// What the client half is told.
 const KILLED: &str = "`bowline kill` asked for it on the server";
 
-impl Source for Registry {
+impl ControlHandler for Registry {
     fn report(&self) -> Boxed<'_, Report> {
         Box::pin(async {
             let entries = self.entries();
             let facts: Vec<_> = entries.iter().map(|(_, entry)| Arc::clone(&entry.facts)).collect();
-            let vitals = look_at_all(&facts).await;
+            let vitals = query_all(&facts).await;
             let running = entries.iter().zip(&vitals).map(|((id, entry), vitals)| SessionReport {
                 user: Some(entry.user.clone()),
                 key: Some(entry.account.0.clone()),
@@ -29,13 +29,13 @@ impl Source for Registry {
         })
     }
 
-    fn end(&self, ending: &Ending) -> Vec<String> {
+    fn end(&self, kill: &KillRequest) -> Vec<String> {
         let known = self.known();
         let mut ended = Vec::new();
-        for name in &ending.sessions {
+        for name in &kill.sessions {
             let Some(id) = SessionId::from_hex(name) else { continue };
             let Some(entry) = known.sessions.get(&id) else { continue };
-            if !ending.only_detached || entry.facts.snapshot().detached_for.is_some() {
+            if !kill.only_detached || entry.facts.snapshot().detached_for.is_some() {
                 info!(session = %id, "told to end it");
                 entry.end(KILLED);
                 ended.push(name.clone());

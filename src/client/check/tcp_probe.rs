@@ -2,7 +2,7 @@
 //!
 //! At sshd's own TCP port, since that is the one that is open where any is. Whether the host lives is seen without a
 //! connection that sshd would learn of: it counts connections without a login against the address that they come from.
-//! Only the question about long packets needs one. What is said there is what any SSH client may say, and it ends before
+//! Only the probe about long packets needs one. What is said there is what any SSH client may say, and it ends before
 //! a login begins.
 
 use crate::clock;
@@ -18,34 +18,34 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 /// What TCP to sshd's port told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tcp {
+pub(super) enum PortState {
     /// Nothing came back.
     Silent,
     /// The host lives, and nobody listens at that port.
-    Refused,
+    Closed,
     /// Somebody listens.
-    Connects,
+    Open,
     /// Somebody listens, and a long segment did not get there while a short one did.
-    LongLost,
+    LosesLongPackets,
 }
 
 /// A packet that fits no path of less than 1400 bytes.
 const LONG: usize = 1400;
 /// Room for a loss and two repeats of TCP, from a round trip of 0 on.
-const ACK_TIME: Duration = Duration::from_millis(700);
-const LOOK: Duration = Duration::from_millis(30);
+const ACK_TIMEOUT: Duration = Duration::from_millis(700);
+const POLL_INTERVAL: Duration = Duration::from_millis(30);
 
 /// For the long packet, in all.
-const TALK_TIME: Duration = Duration::from_secs(2);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sees whether the host lives, for `limit` at most, by half of a TCP handshake: the answer to its first packet is
 /// answered with a reset, so that no connection comes about.
-pub(super) async fn knock(sshd: SocketAddr, limit: Duration) -> Tcp {
+pub(super) async fn probe_port(sshd: SocketAddr, limit: Duration) -> PortState {
     let connecting = async { half_open(sshd)?.connect(sshd).await };
     match timeout(limit, connecting).await {
-        Ok(Ok(_reset)) => Tcp::Connects,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Tcp::Refused,
-        _ => Tcp::Silent,
+        Ok(Ok(_reset)) => PortState::Open,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => PortState::Closed,
+        _ => PortState::Silent,
     }
 }
 
@@ -60,32 +60,32 @@ fn half_open(remote: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 /// Connects to sshd, which logs it, and sees whether a long packet gets there.
-pub(super) async fn say_something_long(sshd: SocketAddr) -> Tcp {
-    let end = clock::now() + TALK_TIME;
+pub(super) async fn probe_long_packet(sshd: SocketAddr) -> PortState {
+    let end = clock::now() + EXCHANGE_TIMEOUT;
     match timeout_at(end.into(), TcpStream::connect(sshd)).await {
-        Ok(Ok(stream)) => timeout_at(end.into(), talk(stream)).await.unwrap_or(Tcp::Connects),
+        Ok(Ok(stream)) => timeout_at(end.into(), talk(stream)).await.unwrap_or(PortState::Open),
         // It answered a moment ago.
-        Ok(Err(_)) | Err(_) => Tcp::Connects,
+        Ok(Err(_)) | Err(_) => PortState::Open,
     }
 }
 
 /// Says so much that it fills a packet, and sees whether that arrives.
-async fn talk(mut stream: TcpStream) -> Tcp {
+async fn talk(mut stream: TcpStream) -> PortState {
     let mut greeting = [0; 255];
     // Short: shows that something gets through, and is sshd's turn in any case.
-    let greeted = matches!(timeout(ACK_TIME, stream.read(&mut greeting)).await, Ok(Ok(1..)));
+    let greeted = matches!(timeout(ACK_TIMEOUT, stream.read(&mut greeting)).await, Ok(Ok(1..)));
     if !greeted || stream.set_nodelay(true).is_err() || stream.write_all(&long_greeting()).await.is_err() {
-        return Tcp::Connects;
+        return PortState::Open;
     }
     let rtt = TcpInfo::of(stream.as_fd()).map_or(Duration::ZERO, |info| info.rtt);
     let arrived = async {
         while TcpInfo::of(stream.as_fd()).is_ok_and(|info| info.unacked > 0) {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
-    match timeout(ACK_TIME + 3 * rtt, arrived).await {
-        Ok(()) => Tcp::Connects,
-        Err(_) => Tcp::LongLost,
+    match timeout(ACK_TIMEOUT + 3 * rtt, arrived).await {
+        Ok(()) => PortState::Open,
+        Err(_) => PortState::LosesLongPackets,
     }
 }
 
@@ -127,11 +127,11 @@ mod tests {
     async fn a_host_that_lives_is_told_from_a_closed_port_without_a_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(knock(address, ACK_TIME).await, Tcp::Connects);
-        let heard = timeout(ACK_TIME, listener.accept()).await;
+        assert_eq!(probe_port(address, ACK_TIMEOUT).await, PortState::Open);
+        let heard = timeout(ACK_TIMEOUT, listener.accept()).await;
         assert!(heard.is_err(), "the listener was told of a connection");
         drop(listener);
-        assert_eq!(knock(address, ACK_TIME).await, Tcp::Refused);
+        assert_eq!(probe_port(address, ACK_TIMEOUT).await, PortState::Closed);
     }
 
     #[tokio::test]
@@ -143,7 +143,7 @@ mod tests {
             stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
             stream.read_to_end(&mut Vec::new()).await.unwrap()
         };
-        let (seen, heard) = tokio::join!(say_something_long(address), answering);
-        assert_eq!((seen, heard), (Tcp::Connects, long_greeting().len()));
+        let (seen, heard) = tokio::join!(probe_long_packet(address), answering);
+        assert_eq!((seen, heard), (PortState::Open, long_greeting().len()));
     }
 }

@@ -8,30 +8,30 @@ use super::{PathReport, RelayReport, SessionReport};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
-    /// What is there? Answered by a line for each session, for a relay and each of its paths, and [`Answer::Done`].
-    Report,
-    /// End sessions. Answered by [`Answer::Ended`] and [`Answer::Done`].
-    End(Ending),
+    /// What is there? Answered by a line for each session, for a relay and each of its paths, and [`Response::Done`].
+    Status,
+    /// End sessions. Answered by [`Response::Ended`] and [`Response::Done`].
+    Kill(KillRequest),
 }
 
 /// Which sessions are to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ending {
-    /// Full ids, at most [`Ending::MOST`].
+pub(crate) struct KillRequest {
+    /// Full ids, at most [`KillRequest::MAX_SESSIONS`].
     pub(crate) sessions: Vec<String>,
     /// Those only that have no carrier at that moment.
     pub(crate) only_detached: bool,
 }
 
-impl Ending {
+impl KillRequest {
     /// As many as fit a line.
-    pub(crate) const MOST: usize = 500;
+    pub(crate) const MAX_SESSIONS: usize = 500;
 }
 
 /// What is answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Answer {
+pub(crate) enum Response {
     Session(Box<SessionReport>),
     /// Without its paths, which would not fit a line.
     Relay(RelayReport),
@@ -42,5 +42,5 @@ pub(crate) enum Answer {
     /// Nothing more comes.
     Done,
     /// It is of another version of bowline.
-    NotUnderstood,
+    Unsupported,
 }

@@ -1,12 +1,12 @@
-//! The question itself, on a carrier whose host is the right one: may this user open, and does sshd answer?
+//! The probe itself, on a carrier whose host is the right one: may this user open, and does sshd answer?
 //!
 //! Keys are tried on one path at a time, since each refusal counts against the user at sshd: what one path has learnt
-//! of a server half's verdict on them the others go by.
+//! of a server half's answer on them the others go by.
 
 use super::super::ClientConfig;
-use super::super::key_query::{KeyVerdict, ask_about};
-use super::super::waiting::{Unanswered, answer_to, while_it_waits};
-use super::probe::Failure;
+use super::super::handshake::{NoAnswer, keep_waiting, request};
+use super::super::key_query::{KeyAnswer, query_keys};
+use super::probe::ProbeFailure;
 use crate::carrier::{Carrier, CarrierError};
 use crate::clock;
 use crate::identity::statement::{OpenFacts, open_message};
@@ -19,20 +19,20 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 /// The share of a path's time for which it waits for another to try the keys.
-const PATIENCE: u32 = 3;
+const KEYS_WAIT_DIVISOR: u32 = 3;
 
 /// Asks on behalf of all paths.
-pub(super) struct Asker {
+pub(super) struct Authorizer {
     client: Arc<ClientConfig>,
     /// By server half, told apart by TLS key. Held by the path that tries the keys.
-    tried: Mutex<Vec<(Vec<u8>, Tried)>>,
-    /// A key may ask the user: one question at a time.
+    tried: Mutex<Vec<(Vec<u8>, KeysTried)>>,
+    /// A key may ask the user: one probe at a time.
     signing: Mutex<()>,
 }
 
 /// What a server half said to the user's keys.
 #[derive(Clone)]
-enum Tried {
+enum KeysTried {
     Accepted { round: usize },
     Refused(Refusal),
 }
@@ -61,9 +61,9 @@ impl Deadline {
     }
 }
 
-impl Asker {
-    pub(super) fn new(client: Arc<ClientConfig>) -> Asker {
-        Asker {
+impl Authorizer {
+    pub(super) fn new(client: Arc<ClientConfig>) -> Authorizer {
+        Authorizer {
             client,
             tried: Mutex::default(),
             signing: Mutex::default(),
@@ -76,7 +76,7 @@ impl Asker {
         carrier: &mut Carrier,
         spki: &[u8],
         deadline: &mut Deadline,
-    ) -> Result<Probed, Failure> {
+    ) -> Result<Probed, ProbeFailure> {
         let server = carrier.info().peer_key.to_vec();
         let session = SessionId::new(super::super::opening::random());
         let message = open_message(OpenFacts {
@@ -87,32 +87,32 @@ impl Asker {
             user: &self.client.user,
             version: VERSION,
         });
-        let mut is_told = false;
-        let turn = timeout(self.client.connect_timeout / PATIENCE, self.tried.lock());
-        let turn = while_it_waits(carrier, &mut is_told, turn).await;
-        let mut question = Question {
-            asker: self,
+        let mut wait_sent = false;
+        let turn = timeout(self.client.connect_timeout / KEYS_WAIT_DIVISOR, self.tried.lock());
+        let turn = keep_waiting(carrier, &mut wait_sent, turn).await;
+        let mut probe = CarrierProbe {
+            authorizer: self,
             carrier,
-            is_told,
+            wait_sent,
             session,
             message,
             deadline,
         };
         let Ok(mut tried) = turn else {
-            return question.try_all().await.1;
+            return probe.try_all().await.1;
         };
         let known = tried
             .iter()
             .find(|(key, _)| *key == server)
             .map(|(_, told)| told.clone());
         match known {
-            Some(Tried::Accepted { round }) => {
+            Some(KeysTried::Accepted { round }) => {
                 drop(tried);
-                question.try_round(round).await
+                probe.try_round(round).await
             }
-            Some(Tried::Refused(refusal)) => Err(Failure::NotAuthorized(refusal)),
+            Some(KeysTried::Refused(refusal)) => Err(ProbeFailure::NotAuthorized(refusal)),
             None => {
-                let (told, outcome) = question.try_all().await;
+                let (told, outcome) = probe.try_all().await;
                 tried.extend(told.map(|told| (server, told)));
                 outcome
             }
@@ -120,26 +120,26 @@ impl Asker {
     }
 }
 
-/// One carrier's question.
-struct Question<'a> {
-    asker: &'a Asker,
+/// One carrier's probe.
+struct CarrierProbe<'a> {
+    authorizer: &'a Authorizer,
     carrier: &'a mut Carrier,
     /// The server half waits for what the user may hold up.
-    is_told: bool,
+    wait_sent: bool,
     session: SessionId,
     message: Vec<u8>,
     deadline: &'a mut Deadline,
 }
 
-impl Question<'_> {
+impl CarrierProbe<'_> {
     /// Offers the keys round by round.
-    async fn try_all(&mut self) -> (Option<Tried>, Result<Probed, Failure>) {
+    async fn try_all(&mut self) -> (Option<KeysTried>, Result<Probed, ProbeFailure>) {
         let mut last = None;
         for round in 0.. {
             let signed = match self.offer(round).await {
                 Ok(Some(signed)) => signed,
                 Ok(None) => break,
-                Err(Failure::NotAuthorized(refusal)) => {
+                Err(ProbeFailure::NotAuthorized(refusal)) => {
                     last = Some(refusal);
                     continue;
                 }
@@ -149,39 +149,39 @@ impl Question<'_> {
                 continue;
             }
             match self.ask(signed).await {
-                Err(Failure::NotAuthorized(refusal)) => last = Some(refusal),
-                Ok(probed) => return (Some(Tried::Accepted { round }), Ok(probed)),
+                Err(ProbeFailure::NotAuthorized(refusal)) => last = Some(refusal),
+                Ok(probed) => return (Some(KeysTried::Accepted { round }), Ok(probed)),
                 Err(failure) => return (None, Err(failure)),
             }
         }
         let outcome = match last {
-            Some(refusal) => Err(Failure::NotAuthorized(refusal)),
+            Some(refusal) => Err(ProbeFailure::NotAuthorized(refusal)),
             // Without any key: a server half that leaves all to the login takes it.
             None => self.ask(Vec::new()).await,
         };
         let told = match &outcome {
-            Err(Failure::NotAuthorized(refusal)) => Some(Tried::Refused(refusal.clone())),
+            Err(ProbeFailure::NotAuthorized(refusal)) => Some(KeysTried::Refused(refusal.clone())),
             _ => None,
         };
         (told, outcome)
     }
 
-    async fn try_round(&mut self, round: usize) -> Result<Probed, Failure> {
+    async fn try_round(&mut self, round: usize) -> Result<Probed, ProbeFailure> {
         let signed = self.offer(round).await?.unwrap_or_default();
         self.ask(signed).await
     }
 
     /// What has signed of a round, once the server half was asked where that comes first; `None` if there are no more.
-    async fn offer(&mut self, round: usize) -> Result<Option<Vec<Authorization>>, Failure> {
-        let credentials = Arc::clone(&self.asker.client.credentials);
-        let keys = credentials.to_ask(round);
+    async fn offer(&mut self, round: usize) -> Result<Option<Vec<Authorization>>, ProbeFailure> {
+        let credentials = Arc::clone(&self.authorizer.client.credentials);
+        let keys = credentials.keys_to_query(round);
         if keys.is_empty() {
             let message = self.message.clone();
             return Ok(self.sign(credentials.sign(round, &message)).await);
         }
         let mut rest = &keys[..];
         while !rest.is_empty() {
-            match self.ask_about(rest).await? {
+            match self.query_keys(rest).await? {
                 None => break,
                 Some(index) => {
                     let message = self.message.clone();
@@ -198,25 +198,25 @@ impl Question<'_> {
     }
 
     /// Which of the keys would do; `None` if none is needed.
-    async fn ask_about(&mut self, keys: &[Bytes]) -> Result<Option<usize>, Failure> {
-        self.is_told = true;
-        let end = self.deadline.answer_by(&self.asker.client);
-        let asked = ask_about(self.carrier, &self.asker.client.user, keys.to_vec(), end);
-        let (verdict, took) = asked.await;
+    async fn query_keys(&mut self, keys: &[Bytes]) -> Result<Option<usize>, ProbeFailure> {
+        self.wait_sent = true;
+        let end = self.deadline.answer_by(&self.authorizer.client);
+        let asked = query_keys(self.carrier, &self.authorizer.client.user, keys.to_vec(), end);
+        let (answer, took) = asked.await;
         self.deadline.at += took;
-        match verdict {
-            Err(Unanswered::Silent) => Err(Failure::Silent),
-            Err(Unanswered::StillAsking) => Err(Failure::StillAsking),
-            Err(Unanswered::Lost(CarrierError::Protocol(error))) => Err(Failure::Protocol(error)),
-            Err(Unanswered::Lost(error)) => Err(Failure::Lost(error)),
-            Ok(KeyVerdict::NoneNeeded) => Ok(None),
-            Ok(KeyVerdict::Signs(index)) => Ok(Some(index)),
-            Ok(KeyVerdict::Refused(refusal)) if refusal.code == RefusalCode::NotAuthorized => {
-                Err(Failure::NotAuthorized(refusal))
+        match answer {
+            Err(NoAnswer::Silent) => Err(ProbeFailure::Silent),
+            Err(NoAnswer::AwaitingSshd) => Err(ProbeFailure::AwaitingSshd),
+            Err(NoAnswer::Lost(CarrierError::Protocol(error))) => Err(ProbeFailure::Protocol(error)),
+            Err(NoAnswer::Lost(error)) => Err(ProbeFailure::Lost(error)),
+            Ok(KeyAnswer::NoneNeeded) => Ok(None),
+            Ok(KeyAnswer::Signs(index)) => Ok(Some(index)),
+            Ok(KeyAnswer::Refused(refusal)) if refusal.code == RefusalCode::NotAuthorized => {
+                Err(ProbeFailure::NotAuthorized(refusal))
             }
-            Ok(KeyVerdict::Refused(refusal)) => Err(Failure::Refused(refusal)),
+            Ok(KeyAnswer::Refused(refusal)) => Err(ProbeFailure::Refused(refusal)),
             // As it says to a probe that it does not know.
-            Ok(KeyVerdict::NotUnderstood) => Err(Failure::Protocol(DecodeError::UnknownType {
+            Ok(KeyAnswer::Unsupported) => Err(ProbeFailure::Protocol(DecodeError::UnknownType {
                 what: "question about keys",
                 value: 0,
             })),
@@ -227,39 +227,39 @@ impl Question<'_> {
     async fn sign<T>(&mut self, signing: impl Future<Output = T>) -> T {
         let begun = clock::now();
         let signing = async {
-            let _turn = self.asker.signing.lock().await;
+            let _turn = self.authorizer.signing.lock().await;
             signing.await
         };
-        let signed = while_it_waits(self.carrier, &mut self.is_told, signing).await;
+        let signed = keep_waiting(self.carrier, &mut self.wait_sent, signing).await;
         let took = clock::now().saturating_duration_since(begun);
         self.deadline.at += took;
         self.deadline.user += took;
         signed
     }
 
-    async fn ask(&mut self, authorizations: Vec<Authorization>) -> Result<Probed, Failure> {
+    async fn ask(&mut self, authorizations: Vec<Authorization>) -> Result<Probed, ProbeFailure> {
         let probe = Probe {
             version: VERSION,
             session: self.session,
-            user: self.asker.client.user.clone(),
+            user: self.authorizer.client.user.clone(),
             authorizations,
         };
-        self.is_told = true;
-        let end = self.deadline.answer_by(&self.asker.client);
-        let (answer, took) = answer_to(self.carrier, Hello::Probe(probe).encode(), end).await;
+        self.wait_sent = true;
+        let end = self.deadline.answer_by(&self.authorizer.client);
+        let (answer, took) = request(self.carrier, Hello::Probe(probe).encode(), end).await;
         self.deadline.at += took;
         match answer {
-            Err(Unanswered::Silent) => Err(Failure::Silent),
-            Err(Unanswered::StillAsking) => Err(Failure::StillAsking),
-            Err(Unanswered::Lost(CarrierError::Protocol(error))) => Err(Failure::Protocol(error)),
-            Err(Unanswered::Lost(error)) => Err(Failure::Lost(error)),
+            Err(NoAnswer::Silent) => Err(ProbeFailure::Silent),
+            Err(NoAnswer::AwaitingSshd) => Err(ProbeFailure::AwaitingSshd),
+            Err(NoAnswer::Lost(CarrierError::Protocol(error))) => Err(ProbeFailure::Protocol(error)),
+            Err(NoAnswer::Lost(error)) => Err(ProbeFailure::Lost(error)),
             Ok(Answer::Probed(probed)) => Ok(*probed),
             Ok(Answer::Refused(refusal)) if refusal.code == RefusalCode::NotAuthorized => {
-                Err(Failure::NotAuthorized(refusal))
+                Err(ProbeFailure::NotAuthorized(refusal))
             }
-            Ok(Answer::Refused(refusal)) => Err(Failure::Refused(refusal)),
+            Ok(Answer::Refused(refusal)) => Err(ProbeFailure::Refused(refusal)),
             Ok(Answer::Accepted(_) | Answer::Standing | Answer::Reaped | Answer::Asking | Answer::KeyOk(_)) => {
-                Err(Failure::Protocol(DecodeError::UnknownType {
+                Err(ProbeFailure::Protocol(DecodeError::UnknownType {
                     what: "answer to a probe",
                     value: 0,
                 }))

@@ -1,30 +1,30 @@
-//! What a client half tells of its one session, and how that is ended from outside.
+//! Answers `bowline status` and `bowline kill` for the session of a client process.
 
 use super::Control;
-use crate::observe::{Boxed, Ending, Half, Report, SessionReport, Source, look_at_all};
+use crate::observe::{Boxed, ControlHandler, Half, KillRequest, Report, SessionReport, query_all};
 use crate::wire::SessionId;
 use std::sync::Arc;
 
-/// What ssh shows.
+/// Shown by ssh.
 const KILLED: &str = "`bowline kill` asked for it";
 
-/// A running session, for `bowline status`.
-pub(crate) struct Observed {
+/// A running session.
+pub(crate) struct SessionControlHandler {
     /// Its id.
     pub(crate) id: SessionId,
-    /// As ssh was given it.
+    /// The host as given to ssh.
     pub(crate) host: String,
-    /// Who logs in there.
+    /// The user on the server.
     pub(crate) user: Option<String>,
-    /// The session itself.
+    /// The handle of the session.
     pub(crate) control: Control,
 }
 
-impl Source for Observed {
+impl ControlHandler for SessionControlHandler {
     fn report(&self) -> Boxed<'_, Report> {
         Box::pin(async {
             let facts = &self.control.facts;
-            let vitals = look_at_all(&[Arc::clone(facts)]).await.pop().flatten();
+            let vitals = query_all(&[Arc::clone(facts)]).await.pop().flatten();
             let session = SessionReport {
                 host: Some(self.host.clone()),
                 user: self.user.clone(),
@@ -38,10 +38,10 @@ impl Source for Observed {
         })
     }
 
-    fn end(&self, ending: &Ending) -> Vec<String> {
+    fn end(&self, kill: &KillRequest) -> Vec<String> {
         let own = format!("{:#}", self.id);
-        let is_meant = ending.sessions.contains(&own);
-        if !is_meant || (ending.only_detached && self.control.facts.snapshot().detached_for.is_none()) {
+        let is_meant = kill.sessions.contains(&own);
+        if !is_meant || (kill.only_detached && self.control.facts.snapshot().detached_for.is_none()) {
             return Vec::new();
         }
         self.control.end(KILLED);

@@ -15,30 +15,30 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::debug;
 
-use super::{Answer, Boxed, Ending, Report, Request, line};
+use super::{Boxed, KillRequest, Report, Request, Response, json_lines};
 use crate::local_socket;
 
 /// Askers that wait for their turn; each has it at once.
-const WAITING: i32 = 16;
+const BACKLOG: i32 = 16;
 
 /// Whoever asks says so, and takes the answer, within this.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long nobody is let in after a failure that would come again at once, such as too many open files.
-const REST: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Somebody who has sessions.
-pub(crate) trait Source: Send + Sync {
+pub(crate) trait ControlHandler: Send + Sync {
     /// What there is now.
     fn report(&self) -> Boxed<'_, Report>;
 
     /// Tells sessions to end; gives the ids of those that were there.
-    fn end(&self, ending: &Ending) -> Vec<String>;
+    fn end(&self, kill: &KillRequest) -> Vec<String>;
 }
 
 /// No desk can be had. The sessions go on without.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenDeskError {
+pub(crate) enum OpenSocketError {
     /// Others may write there, so they could put a desk of their own in its place.
     #[error("the folder {folder} is another user's, or others may write there")]
     NotOurs {
@@ -58,33 +58,33 @@ pub(crate) enum OpenDeskError {
 /// A socket in the runtime folder. Its file goes with it where this process may still remove it then; else it is left to
 /// whoever looks next, and is known by refusing.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct ControlSocket {
     file: PathBuf,
     socket: OwnedFd,
 }
 
-impl Desk {
+impl ControlSocket {
     /// Opens one. `name` is unlike that of any other process, such as `client-ID`.
     ///
     /// # Errors
-    /// See [`OpenDeskError`].
-    pub(crate) fn open(folder: &Path, name: &str) -> Result<Desk, OpenDeskError> {
-        let failed = |source| OpenDeskError::Listen {
+    /// See [`OpenSocketError`].
+    pub(crate) fn open(folder: &Path, name: &str) -> Result<ControlSocket, OpenSocketError> {
+        let failed = |source| OpenSocketError::Listen {
             folder: folder.to_owned(),
             source,
         };
         let about = fs::metadata(folder).map_err(failed)?;
         if about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o022 != 0 {
             let folder = folder.to_owned();
-            return Err(OpenDeskError::NotOurs { folder });
+            return Err(OpenSocketError::NotOurs { folder });
         }
         let file = folder.join(name).with_extension("sock");
-        let socket = local_socket::listen(&file, SocketType::STREAM, WAITING).map_err(failed)?;
-        Ok(Desk { file, socket })
+        let socket = local_socket::listen(&file, SocketType::STREAM, BACKLOG).map_err(failed)?;
+        Ok(ControlSocket { file, socket })
     }
 
     /// Attends to askers, one after the other, for ever.
-    pub(crate) async fn run(self, source: Arc<dyn Source>) {
+    pub(crate) async fn run(self, source: Arc<dyn ControlHandler>) {
         let listening = self.socket.try_clone().map(StdListener::from);
         let listener = match listening.and_then(UnixListener::from_std) {
             Ok(listener) => listener,
@@ -92,18 +92,18 @@ impl Desk {
         };
         loop {
             match listener.accept().await {
-                Ok((stream, _)) if is_permitted(&stream) => attend(stream, &*source).await,
+                Ok((stream, _)) if is_permitted(&stream) => serve_connection(stream, &*source).await,
                 Ok(_) => debug!("another user is not heard"),
                 Err(error) => {
                     debug!(%error, "cannot let an asker in");
-                    tokio::time::sleep(REST).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
         }
     }
 }
 
-impl Drop for Desk {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.file) {
             debug!(file = %self.file.display(), %error, "cannot remove the socket's file");
@@ -117,8 +117,8 @@ fn is_permitted(stream: &impl AsFd) -> bool {
 }
 
 /// Hears one request of somebody who may ask, and answers it.
-pub(crate) async fn attend(mut stream: UnixStream, source: &dyn Source) {
-    let attended = tokio::time::timeout(PATIENCE, answer(&mut stream, source)).await;
+pub(crate) async fn serve_connection(mut stream: UnixStream, source: &dyn ControlHandler) {
+    let attended = tokio::time::timeout(REQUEST_TIMEOUT, answer(&mut stream, source)).await;
     match attended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "an asker left"),
@@ -126,27 +126,32 @@ pub(crate) async fn attend(mut stream: UnixStream, source: &dyn Source) {
     }
 }
 
-fn all_of(report: Report) -> Vec<Answer> {
-    let mut answers: Vec<_> = report.sessions.into_iter().map(Box::new).map(Answer::Session).collect();
+fn all_of(report: Report) -> Vec<Response> {
+    let mut answers: Vec<_> = report
+        .sessions
+        .into_iter()
+        .map(Box::new)
+        .map(Response::Session)
+        .collect();
     if let Some(mut relay) = report.relay {
         let paths = mem::take(&mut relay.paths);
-        answers.push(Answer::Relay(relay));
-        answers.extend(paths.into_iter().map(Answer::Path));
+        answers.push(Response::Relay(relay));
+        answers.extend(paths.into_iter().map(Response::Path));
     }
     answers
 }
 
-async fn answer(stream: &mut UnixStream, source: &dyn Source) -> io::Result<()> {
+async fn answer(stream: &mut UnixStream, source: &dyn ControlHandler) -> io::Result<()> {
     let (read, mut write) = stream.split();
-    let answers = match line::read::<Request>(&mut BufReader::new(read)).await {
-        Ok(Some(Request::Report)) => all_of(source.report().await),
-        Ok(Some(Request::End(ending))) => vec![Answer::Ended(source.end(&ending))],
+    let answers = match json_lines::read::<Request>(&mut BufReader::new(read)).await {
+        Ok(Some(Request::Status)) => all_of(source.report().await),
+        Ok(Some(Request::Kill(kill))) => vec![Response::Ended(source.end(&kill))],
         Ok(None) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => vec![Answer::NotUnderstood],
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => vec![Response::Unsupported],
         Err(error) => return Err(error),
     };
-    for answer in answers.iter().chain([&Answer::Done]) {
-        write.write_all(&line::of(answer)?).await?;
+    for answer in answers.iter().chain([&Response::Done]) {
+        write.write_all(&json_lines::of(answer)?).await?;
     }
     write.shutdown().await
 }

@@ -1,4 +1,4 @@
-//! Ends sessions whose owner died, with the token that the journal kept.
+//! Ends sessions whose client process died, with the token from the journal.
 
 use super::dialer::{Dialer, race};
 use super::failures::Failed;
@@ -10,32 +10,33 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Nobody waits for it.
-const TIME: Duration = Duration::from_secs(10);
+/// Runs in the background; nobody waits for it.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A session could not be ended now.
+/// Why a session could not be ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ReapError {
-    /// No path answered.
+    /// No path led to the server half.
     #[error("the server half cannot be reached")]
     NoPath(Vec<Failed>),
     /// The carrier was lost before the answer.
     #[error("lost before the answer")]
     Carrier(#[from] CarrierError),
-    /// The server half did not take it.
+    /// The server half rejected the token.
     #[error("refused")]
     Refused,
-    /// It took too long.
+    /// No answer within [`TIMEOUT`].
     #[error("no answer in time")]
     Silent,
 }
 
-/// Ends `session` at the server half with the TLS key `server_key`. No proof of user is needed: the token is one.
+/// Ends `session` at the server half that has the TLS key `server_key`. The token authorizes this; the user needs no
+/// key.
 ///
 /// # Errors
-/// See [`ReapError`]; the session may live on.
+/// See [`ReapError`]; the session may still exist.
 pub async fn reap(paths: &[Path], server_key: &[u8], session: SessionId, token: [u8; 32]) -> Result<(), ReapError> {
-    let reaping = async {
+    let cleanup = async {
         let (key, accept) = (Arc::new(TlsKey::generate()), ServerKey::Exactly(server_key.to_vec()));
         let (mut dialer, mut failed) = (Dialer::new(key, MtuCap::default()), Vec::new());
         let won = race(&mut dialer, paths, 1, &accept, &mut failed).await;
@@ -48,5 +49,5 @@ pub async fn reap(paths: &[Path], server_key: &[u8], session: SessionId, token: 
             Err(ReapError::Refused)
         }
     };
-    timeout(TIME, reaping).await.unwrap_or(Err(ReapError::Silent))
+    timeout(TIMEOUT, cleanup).await.unwrap_or(Err(ReapError::Silent))
 }

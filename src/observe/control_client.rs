@@ -12,7 +12,7 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tracing::debug;
 
-use super::{Answer, Request, line};
+use super::{Request, Response, json_lines};
 use crate::local_socket;
 
 /// How the names of desks begin.
@@ -20,11 +20,11 @@ const NAMES: [&str; 2] = ["client-", "relay-"];
 const END: &str = ".sock";
 
 /// Most lines of an answer: far more than a server half has sessions.
-const MOST_ANSWERS: usize = 100_000;
+const MAX_RESPONSES: usize = 100_000;
 
 /// A desk, as it was found.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum FoundSocket {
     /// Somebody may answer: whoever has opened it, by process id.
     Open { pid: Option<u32>, connection: OwnedFd },
     /// So many wait there already that somebody must hang.
@@ -33,7 +33,7 @@ pub(crate) enum Found {
 
 /// There is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub(crate) enum ControlError {
     /// Nothing came in time: the process is stopped, or hangs.
     #[error("it does not answer")]
     Silent,
@@ -42,34 +42,34 @@ pub(crate) enum AskError {
     Lost(#[source] io::Error),
     /// It is of another version of bowline.
     #[error("it is of another version of bowline")]
-    NotUnderstood,
+    OtherVersion,
 }
 
 /// All desks of a folder. What a dead process has left is removed where that is permitted.
-pub(crate) fn desks(folder: &Path) -> Vec<Found> {
+pub(crate) fn control_sockets(folder: &Path) -> Vec<FoundSocket> {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = files.map(|file| file.path()).filter(|path| is_desk(path));
-    files.filter_map(knock).collect()
+    let files = files.map(|file| file.path()).filter(|path| is_control_socket(path));
+    files.filter_map(connect).collect()
 }
 
 /// Removes what dead processes have left in a folder. One that has given up root may not do so at its own end.
-pub(crate) fn sweep(folder: &Path) {
-    drop(desks(folder));
+pub(crate) fn remove_stale_sockets(folder: &Path) {
+    drop(control_sockets(folder));
 }
 
-fn is_desk(path: &Path) -> bool {
+fn is_control_socket(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     NAMES.iter().any(|start| name.starts_with(start)) && name.ends_with(END)
 }
 
-fn knock(file: PathBuf) -> Option<Found> {
+fn connect(file: PathBuf) -> Option<FoundSocket> {
     match local_socket::connect(&file, SocketType::STREAM) {
         Ok(connection) => {
             let peer = sockopt::socket_peercred(connection.as_fd()).ok();
             let pid = peer.map(|peer| peer.pid.as_raw_nonzero().get().unsigned_abs());
-            Some(Found::Open { pid, connection })
+            Some(FoundSocket::Open { pid, connection })
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(Found::Full { file }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(FoundSocket::Full { file }),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             debug!(file = %file.display(), "a dead process has left its socket");
             let _ = fs::remove_file(&file);
@@ -82,32 +82,36 @@ fn knock(file: PathBuf) -> Option<Found> {
     }
 }
 
-/// Asks, and waits for all answers but [`Answer::Done`].
+/// Asks, and waits for all answers but [`Response::Done`].
 ///
 /// # Errors
-/// See [`AskError`].
-pub(crate) async fn ask(connection: OwnedFd, request: &Request, within: Duration) -> Result<Vec<Answer>, AskError> {
-    let asked = tokio::time::timeout(within, exchange(connection, request)).await;
-    asked.unwrap_or(Err(AskError::Silent))
+/// See [`ControlError`].
+pub(crate) async fn send_request(
+    connection: OwnedFd,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Vec<Response>, ControlError> {
+    let asked = tokio::time::timeout(timeout, exchange(connection, request)).await;
+    asked.unwrap_or(Err(ControlError::Silent))
 }
 
-async fn exchange(connection: OwnedFd, request: &Request) -> Result<Vec<Answer>, AskError> {
+async fn exchange(connection: OwnedFd, request: &Request) -> Result<Vec<Response>, ControlError> {
     let stream = StdStream::from(connection);
     let prepared = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
-    let (read, mut write) = prepared.map_err(AskError::Lost)?.into_split();
-    let request = line::of(request).map_err(AskError::Lost)?;
-    write.write_all(&request).await.map_err(AskError::Lost)?;
+    let (read, mut write) = prepared.map_err(ControlError::Lost)?.into_split();
+    let request = json_lines::of(request).map_err(ControlError::Lost)?;
+    write.write_all(&request).await.map_err(ControlError::Lost)?;
     let mut read = BufReader::new(read);
     let mut answers = Vec::new();
-    while answers.len() < MOST_ANSWERS {
-        match line::read(&mut read).await {
-            Ok(Some(Answer::Done)) => return Ok(answers),
-            Ok(Some(Answer::NotUnderstood)) => return Err(AskError::NotUnderstood),
+    while answers.len() < MAX_RESPONSES {
+        match json_lines::read(&mut read).await {
+            Ok(Some(Response::Done)) => return Ok(answers),
+            Ok(Some(Response::Unsupported)) => return Err(ControlError::OtherVersion),
             Ok(Some(answer)) => answers.push(answer),
-            Ok(None) => return Err(AskError::Lost(io::ErrorKind::UnexpectedEof.into())),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(AskError::NotUnderstood),
-            Err(error) => return Err(AskError::Lost(error)),
+            Ok(None) => return Err(ControlError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(ControlError::OtherVersion),
+            Err(error) => return Err(ControlError::Lost(error)),
         }
     }
-    Err(AskError::NotUnderstood)
+    Err(ControlError::OtherVersion)
 }

@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
 /// Most bytes of a line: five hundred ids, or one session with all its paths.
-const MOST_BYTES: u64 = 64 * 1024;
+const MAX_LINE_BYTES: u64 = 64 * 1024;
 
 /// The next line; `None` at the end.
 ///
@@ -14,7 +14,7 @@ const MOST_BYTES: u64 = 64 * 1024;
 /// `InvalidData` for what is too long, or no such value.
 pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<T>> {
     let mut line = Vec::new();
-    from.take(MOST_BYTES).read_until(b'\n', &mut line).await?;
+    from.take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await?;
     if line.is_empty() {
         return Ok(None);
     }
@@ -33,12 +33,12 @@ pub(super) fn of(value: &impl Serialize) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ending, Request};
+    use super::super::{KillRequest, Request};
     use super::*;
 
     #[tokio::test]
     async fn what_is_too_long_torn_or_garbage_is_refused() {
-        let long = [&vec![b' '; MOST_BYTES as usize][..], b"1\n"].concat();
+        let long = [&vec![b' '; MAX_LINE_BYTES as usize][..], b"1\n"].concat();
         for bad in [&long[..], b"\"Report\"", b"{nonsense}\n"] {
             let error = read::<u32>(&mut &bad[..]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -48,8 +48,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_longest_request_fits_a_line() {
-        let request = Request::End(Ending {
-            sessions: vec!["0".repeat(32); Ending::MOST],
+        let request = Request::Kill(KillRequest {
+            sessions: vec!["0".repeat(32); KillRequest::MAX_SESSIONS],
             only_detached: true,
         });
         let line = of(&request).unwrap();

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 /// Most entries remembered of each kind. Beyond that all are forgotten, and what is refreshed counts as new once.
-const MOST: usize = 4096;
+const MAX_ENTRIES: usize = 4096;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -40,7 +40,7 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Picture {
+pub(super) struct NetworkState {
     /// By interface index: whether it is up and has a carrier.
     links: HashMap<u32, bool>,
     /// Usable addresses: family, prefix length, interface and the addresses themselves.
@@ -49,10 +49,10 @@ pub(super) struct Picture {
     routes: HashMap<Vec<u8>, Vec<u8>>,
 }
 
-impl Picture {
+impl NetworkState {
     /// Whether the message tells something new that may matter to a path.
     pub(super) fn handle_message(&mut self, message: &Message<'_>) -> bool {
-        if self.links.len() > MOST || self.addresses.len() > MOST || self.routes.len() > MOST {
+        if self.links.len() > MAX_ENTRIES || self.addresses.len() > MAX_ENTRIES || self.routes.len() > MAX_ENTRIES {
             *self = Self::default();
         }
         let changed = match message.kind {
@@ -233,8 +233,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(kind in 14u16..28, body: Vec<u8>, datagram: Vec<u8>) {
-            let mut picture = Picture::default();
-            picture.handle_message(&Message { kind, flags: 0, sequence: 0, port: 0, body: &body });
+            let mut state = NetworkState::default();
+            state.handle_message(&Message { kind, flags: 0, sequence: 0, port: 0, body: &body });
             messages(&datagram).for_each(drop);
         }
     }

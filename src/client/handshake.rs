@@ -1,0 +1,86 @@
+//! Hello messages and their answers: asks a slow server half to wait for this client, and waits while the server half
+//! asks sshd.
+
+use crate::carrier::{Carrier, CarrierError};
+use crate::clock;
+use crate::wire::{Answer, Hello, PeerText, Refusal, RefusalCode};
+use bytes::Bytes;
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+use tokio::time::{timeout, timeout_at};
+
+/// Longest silence of a server half after an open or a probe. While it is asking sshd it sends `Asking` every second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long to wait before sending `Wait`. A server half waits five times as long for the first hello.
+const WAIT_DELAY: Duration = Duration::from_secs(1);
+
+/// Runs `work`, which may wait for an agent or the user. If it takes long and `wait_sent` is false, sends `Wait`, so
+/// that the server half keeps the carrier.
+pub(super) async fn keep_waiting<T>(carrier: &mut Carrier, wait_sent: &mut bool, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    if !*wait_sent {
+        if let Ok(done) = timeout(WAIT_DELAY, &mut work).await {
+            return done;
+        }
+        *wait_sent = true;
+        // If the carrier is lost, the next hello fails with the same error.
+        let _ = carrier.send_message(Hello::Wait.encode()).await;
+    }
+    work.await
+}
+
+/// Why an open or a probe got no answer.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// Nothing was received.
+    Silent,
+    /// The server half is still waiting for sshd.
+    AwaitingSshd,
+    /// The carrier was lost, or sent an invalid answer.
+    Lost(CarrierError),
+}
+
+/// Sends a hello and reads the answer. Waits until `end` while the server half is asking sshd. Also returns how long
+/// it reported to be asking.
+pub(super) async fn request(carrier: &mut Carrier, hello: Bytes, end: Instant) -> (Result<Answer, NoAnswer>, Duration) {
+    let begun = clock::now();
+    let (mut unsent, mut asked) = (Some(hello), None);
+    loop {
+        let hearing = async {
+            if let Some(hello) = unsent.take() {
+                carrier.send_message(hello).await?;
+            }
+            Ok::<_, CarrierError>(Answer::decode(carrier.read_message().await?)?)
+        };
+        let silence = clock::now() + ANSWER_TIMEOUT;
+        let heard = match timeout_at(end.min(silence).into(), hearing).await {
+            Ok(Ok(Answer::Asking)) => {
+                asked = Some(clock::now().saturating_duration_since(begun));
+                continue;
+            }
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(NoAnswer::Lost(error)),
+            Err(_) if asked.is_some() && end <= silence => Err(NoAnswer::AwaitingSshd),
+            Err(_) => Err(NoAnswer::Silent),
+        };
+        // A temporary refusal does not extend the deadline: the next attempt may take as long.
+        let asked = asked.filter(|_| !heard.as_ref().is_ok_and(is_for_now));
+        return (heard, asked.unwrap_or_default());
+    }
+}
+
+/// Whether the refusal is temporary.
+fn is_for_now(answer: &Answer) -> bool {
+    let is_for_now = |code: RefusalCode| code != RefusalCode::NotAuthorized && !code.is_final();
+    matches!(answer, Answer::Refused(refusal) if is_for_now(refusal.code))
+}
+
+/// The refusal that a server half means if it closes a carrier because it has too many of them.
+pub(super) fn busy_refusal(error: &CarrierError) -> Refusal {
+    Refusal {
+        code: RefusalCode::RetryLater,
+        message: PeerText::new(error),
+    }
+}

@@ -1,0 +1,74 @@
+//! Names that were replaced by standard terms, and where they must not come back.
+
+use super::source::tokens;
+use super::{Source, report, sources};
+
+/// A folder or file, the retired name, and the name that replaced it. A name is retired as a whole identifier and as the name
+/// of a file or folder.
+const RETIRED: &[(&str, &str, &str)] = &[
+    ("src/client", "AtHand", "DialProgress"),
+    ("src/client", "Claims", "PendingResumes"),
+    ("src/client", "Course", "DialRace"),
+    ("src/client", "course", "dial_race"),
+    ("src/client", "FirstWords", "EarlyData"),
+    ("src/client", "first_words", "early_data"),
+    ("src/client", "Guide", "RelayTarget"),
+    ("src/client", "Improvement", "PathUpgrade"),
+    ("src/client", "improvement", "path_upgrade"),
+    ("src/client", "Knowledge", "LookupContext"),
+    ("src/client", "penance", "backoff"),
+    ("src/client", "reaping", "orphan_cleanup"),
+    ("src/client/check", "Asker", "Authorizer"),
+    ("src/client/check", "Finding", "ProbeResult"),
+    ("src/client/check", "Verdict", "Diagnosis"),
+    ("src/client/check", "verdict", "diagnosis"),
+    ("src/client/check", "witness", "tcp_probe"),
+    ("src/client/network_watch", "Picture", "NetworkState"),
+    ("src/client/network_watch", "picture", "network_state"),
+    ("src/observe", "Answer", "Response"),
+    ("src/observe", "Desk", "ControlSocket"),
+    ("src/observe", "desk", "control_socket"),
+    ("src/observe", "Ending", "KillRequest"),
+    ("src/observe", "Found", "FoundSocket"),
+    ("src/observe", "Source", "ControlHandler"),
+    ("src/observe", "words", "messages"),
+];
+
+#[test]
+fn retired_names_do_not_come_back() {
+    let all = ["src", "tests", "benches", "examples"].map(sources);
+    report(all.iter().flatten().flat_map(retired));
+}
+
+#[test]
+fn a_retired_name_is_found_as_an_identifier_and_as_a_file() {
+    let source = |place: &str, text: &str| Source {
+        place: place.to_owned(),
+        text: text.to_owned(),
+    };
+    let found = |place: &str, text: &str| retired(&source(place, text)).len();
+    assert_eq!(found("src/client/redial.rs", "// Course\nstruct Course; \"Course\""), 1);
+    assert_eq!(found("src/client/redial/course.rs", ""), 1);
+    assert_eq!(found("src/server/course.rs", "struct Course;"), 0);
+}
+
+fn retired(source: &Source) -> Vec<String> {
+    let here = RETIRED.iter().filter(|(place, ..)| {
+        let rest = source.place.strip_prefix(place);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    let here: Vec<_> = here.collect();
+    if here.is_empty() {
+        return Vec::new();
+    }
+    let names = source.place.trim_end_matches(".rs").split('/').map(|name| (name, 1));
+    let all = tokens(&source.text);
+    let words = all.iter().map(|token| (token.text.as_str(), token.line));
+    let mut faults = Vec::new();
+    for (word, line) in names.chain(words) {
+        for (_, name, instead) in here.iter().filter(|(_, name, _)| *name == word) {
+            faults.push(format!("{}:{line}: `{name}` is called `{instead}` now", source.place));
+        }
+    }
+    faults
+}
