@@ -1,12 +1,12 @@
-//! A server half inside a program of one's own, in front of sshd or any other TCP service.
+//! A server half inside another program, in front of sshd or any other TCP service.
 //!
 //! ```text
 //! cargo run --example embedded_server -- LISTEN TARGET HOST_KEY AUTHORIZED_KEYS
 //! cargo run --example embedded_server -- 0.0.0.0:4022 127.0.0.1:22 my_host_key ~/.ssh/authorized_keys
 //! ```
 //!
-//! What `bowline serve` does beyond that: it keeps what needs privileges in a process of its own, asks sshd who may
-//! open, and stays the same for its clients over restarts (here the TLS key is new each time).
+//! `bowline serve` does more: it moves what needs privileges into a process of its own, asks sshd who may open a session,
+//! and keeps its TLS key across restarts. This example makes a new key each time.
 
 use std::error::Error;
 use std::future::Future;
@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         () = &mut running => return Ok(()),
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
-    // Every client is told.
+    // Tells every client that its session ends.
     stop.cancel();
     running.await;
     Ok(())
@@ -55,7 +55,7 @@ fn config(
     keys: AuthorizedKeys,
 ) -> Result<ServerConfig, Box<dyn Error>> {
     let tls_key = TlsKey::generate();
-    // Clients know an SSH host key; what it signs is that this TLS key is the host's.
+    // Clients know the SSH host key. Its signature says that this TLS key belongs to the host.
     let (host_keys, _) = load_host_keys(&[host_key], &[]);
     let host_key = host_keys.first().ok_or("the host key cannot be read")?;
     Ok(ServerConfig {
@@ -64,7 +64,7 @@ fn config(
         relays: RelayPlaces::default(),
         statements: host_key.statements(tls_key.spki())?,
         tls_key,
-        // Kept over restarts, it would tell clients of one within a packet.
+        // If this secret were kept across restarts, clients would notice a restart within one packet.
         secrets: EndpointSecrets::new(rand_seed()?),
         sshd: Arc::new(FromLoopback::new(target)),
         open_check: None,
@@ -83,7 +83,7 @@ fn rand_seed() -> Result<[u8; 32], Box<dyn Error>> {
     Ok(seed)
 }
 
-/// Who may open a session: any rule of one's own. Here a file, read again whenever it has changed.
+/// Decides who may open a session. Any rule will do; this one reads a file, again whenever it has changed.
 struct Keys(AuthorizedKeys);
 
 impl KeyList for Keys {

@@ -1,13 +1,13 @@
-//! An SSH client of one's own whose connection outlives its path.
+//! An SSH client whose connection survives its network path.
 //!
-//! Runs a command on a host where `bowline serve` runs, and prints what it prints:
+//! Runs a command on a host with `bowline serve`, and prints its output:
 //!
 //! ```text
 //! cargo run --example russh_client -- [-F SSH_CONFIG] [USER@]HOST COMMAND..
 //! ```
 //!
-//! Three steps: ask ssh what it knows of the host, open a session there, and speak SSH over it as over any stream. A
-//! path that dies in between is no event here: reads and writes wait until there is another one.
+//! It asks ssh about the host, opens a session there, and uses SSH over the session as over any stream. If the path
+//! fails, reads and writes wait until there is another one.
 
 use std::error::Error;
 use std::io::Write;
@@ -35,7 +35,7 @@ async fn main() -> Result<ExitCode> {
     let stream = open_session(&ssh, &query.host).await?;
     let outcome = stream.outcome();
     let code = run_command(&ssh, stream, &command).await?;
-    // Until here the session may wait out an outage; now both ends know that it is over.
+    // Wait until both ends know that the session is over. An outage may delay that.
     outcome.await;
     Ok(ExitCode::from(code))
 }
@@ -61,7 +61,7 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<(SshQuery, Strin
 
 /// Dials the server half, checks its host keys against known_hosts, and proves the user's keys to it.
 async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
-    // Where bowline remembers which key was accepted last.
+    // bowline remembers here which key was accepted last.
     let state = Path::new(&std::env::var("HOME")?).join(".local/state/bowline");
     let notice = Box::new(|line: &str| drop(writeln!(std::io::stderr(), "{line}")));
     let credentials = SshCredentials::gather(ssh, &[], host, &state, notice).await;
@@ -76,7 +76,7 @@ async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
     let session = client::open(ClientConfig {
         target: Target {
             host: ssh.hostname.clone(),
-            // The server half listens at the number of sshd's port, on UDP, and perhaps where UDP does not get through.
+            // The server half listens on UDP, at the number of sshd's port, and perhaps on TCP for networks that block UDP.
             ports: vec![Port::Quic(ssh.port), Port::Tls(443)],
             family: None,
             relays: Vec::new(),
@@ -95,7 +95,7 @@ async fn open_session(ssh: &SshConfig, host: &str) -> Result<ResumableStream> {
     Ok(session.await?.into_stream())
 }
 
-/// What every russh client does, over whatever stream. Gives the command's exit code.
+/// Runs the command as any russh client does over any stream. Returns the command's exit code.
 async fn run_command(ssh: &SshConfig, stream: ResumableStream, command: &str) -> Result<u8> {
     let known = KnownHosts::read(&ssh.known_hosts_files(), &ssh.known_hosts_name());
     let mut connection = russh::client::connect_stream(Arc::default(), stream, KnownHost(known)).await?;
@@ -115,7 +115,7 @@ async fn run_command(ssh: &SshConfig, stream: ResumableStream, command: &str) ->
     Ok(code)
 }
 
-/// With the first key file that is accepted. (The agent's keys opened the session; they could log in here too.)
+/// Logs in with the first key file that is accepted. (The agent's keys opened the session; they could log in here too.)
 async fn log_in(connection: &mut Handle<KnownHost>, ssh: &SshConfig) -> Result<()> {
     let rsa_hash = connection.best_supported_rsa_hash().await?.flatten();
     for file in &ssh.identity_files {
@@ -129,7 +129,7 @@ async fn log_in(connection: &mut Handle<KnownHost>, ssh: &SshConfig) -> Result<(
     Err("no key file was accepted".into())
 }
 
-/// SSH goes from end to end inside the session, so sshd's own host key is checked once more here.
+/// The SSH connection inside the session is end to end, so this checks sshd's own host key as well.
 struct KnownHost(KnownHosts);
 
 impl russh::client::Handler for KnownHost {

@@ -9,14 +9,21 @@ use super::{ROOT, report, sources};
 const PAGES: &[&str] = &[
     "README.md",
     "ARCHITECTURE.md",
+    "SECURITY.md",
+    "PROTOCOL.md",
+    "CHANGELOG.md",
+    "benches/RESULTS.md",
     "docs/claims.md",
     "docs/faq.md",
     "docs/operation.md",
     "docs/performance.md",
     "docs/proxies.md",
+    "docs/refusals.md",
     "docs/relays.md",
     "docs/setup.md",
     "docs/troubleshooting.md",
+    "packaging/README.md",
+    "packaging/grafana/README.md",
 ];
 
 /// A reader who looks for one thing reads no more than this.
