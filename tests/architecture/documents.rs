@@ -31,6 +31,17 @@ const MAX_README_LINES: usize = 170;
 
 const MAX_COLUMNS: usize = 100;
 
+/// Phrases that readers stumbled over, and what is written in their place.
+const RETIRED_PHRASES: &[(&str, &str)] = &[
+    ("afresh", "again, or a new one"),
+    ("anew", "again, or a new one"),
+    ("by way of", "through"),
+    ("gives way", "is disconnected, or is replaced"),
+    ("goes mad", "misbehaves"),
+    ("in vain", "without an answer"),
+    ("taken for", "accepted as"),
+];
+
 #[test]
 fn every_file_that_the_architecture_names_exists() {
     let page = read("ARCHITECTURE.md");
@@ -87,6 +98,22 @@ fn prose_is_wrapped_at_100_columns() {
             .map(|(number, _)| format!("{page}:{number}: longer than {MAX_COLUMNS} columns"))
             .collect();
         long
+    }));
+}
+
+#[test]
+fn no_page_has_a_phrase_that_was_retired() {
+    report(PAGES.iter().flat_map(|page| {
+        let text = read(page);
+        let found: Vec<String> = prose_and_tables(&text)
+            .flat_map(|(number, line)| {
+                // What stands in backquotes is the text of a program.
+                let words = line.split('`').step_by(2).collect::<Vec<_>>().join(" ").to_lowercase();
+                let phrases = RETIRED_PHRASES.iter().filter(move |(phrase, _)| words.contains(phrase));
+                phrases.map(move |(phrase, instead)| format!("{page}:{number}: {phrase:?} (say: {instead})"))
+            })
+            .collect();
+        found
     }));
 }
 
