@@ -22,7 +22,7 @@ use bowline::identity::authorized_keys::{AuthorizedKeys, Verdict};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{ProvenKey, load_host_keys};
 use bowline::server::connect_sshd::FromLoopback;
-use bowline::server::{Authority, KeyList, RegistryLimits, RelayPlaces, Server, ServerConfig};
+use bowline::server::{Authority, KeyList, RegistryLimits, RelaySettings, Server, ServerConfig};
 use bowline::session::SessionConfig;
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +61,7 @@ fn config(
     Ok(ServerConfig {
         sockets: vec![bind(listen)?],
         tls_listeners: Vec::new(),
-        relays: RelayPlaces::default(),
+        relays: RelaySettings::default(),
         statements: host_key.statements(tls_key.spki())?,
         tls_key,
         // If this secret were kept across restarts, clients would notice a restart within one packet.

@@ -302,7 +302,12 @@ fn a_refused_user_key_is_told() {
     let rig = loopback(|options| options, |setup| setup.identity(Some(key)));
     Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig)]).expect_all(77, "key-refused");
     // One path tried it for all: each try counts against the user at sshd.
-    assert_eq!(rig.serve().logged("no key was accepted"), 1, "{}", rig.serve().log());
+    assert_eq!(
+        rig.serve().logged("refused: no key was accepted"),
+        1,
+        "{}",
+        rig.serve().log()
+    );
 }
 
 #[test]

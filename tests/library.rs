@@ -9,7 +9,7 @@ use bowline::identity::raw_key::{ServerKey, TlsKey};
 use bowline::identity::statement::ProvenKey;
 use bowline::pump::Outcome;
 use bowline::server::connect_sshd::FromLoopback;
-use bowline::server::{Authority, RegistryLimits, RelayPlaces, Server, ServerConfig};
+use bowline::server::{Authority, RegistryLimits, RelaySettings, Server, ServerConfig};
 use bowline::session::SessionConfig;
 use bowline::wire::{Authorization, RefusalCode, UserName};
 use std::error::Error;
@@ -88,7 +88,7 @@ fn serve_with(target: SocketAddr, max_half_open: usize) -> (SocketAddr, Cancella
     let server = Server::new(ServerConfig {
         sockets: vec![bind("127.0.0.1:0".parse().unwrap()).unwrap()],
         tls_listeners: Vec::new(),
-        relays: RelayPlaces::default(),
+        relays: RelaySettings::default(),
         tls_key: TlsKey::generate(),
         statements: Vec::new(),
         secrets: EndpointSecrets::new([1; 32]),

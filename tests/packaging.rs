@@ -13,7 +13,7 @@ use support::{BOWLINE, Scratch, measured};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Descriptors in the store beside those of sessions: the lock, the tombstones, and room for more.
+/// Descriptors in the store beside those of sessions: the lock, the closed sessions, and room for more.
 const RESERVE: u64 = 16;
 
 /// The exposure that `systemd-analyze security` gives bowline.service, times ten; 96 without any hardening.

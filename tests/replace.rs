@@ -5,14 +5,13 @@
 mod client;
 #[path = "replace/killed.rs"]
 mod killed;
-#[path = "replace/lobby.rs"]
-mod lobby;
 mod support;
+#[path = "replace/takeover.rs"]
+mod takeover;
 #[path = "replace/tls_port.rs"]
 mod tls_port;
 
 use client::Client;
-use lobby::{Guest, doors};
 use rustix::process::Signal;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -32,6 +31,7 @@ use support::server_half::{is_alive, signal};
 use support::ssh::{HOST, SshSetup};
 use support::sshd::TestSshd;
 use support::{heavy, measured, measured_time, now, wait_for};
+use takeover::{Peer, socket_files};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const UNAVAILABLE: i32 = 69;
@@ -123,7 +123,14 @@ fn whoever_asks_is_answered_after_a_reload_and_by_a_keeper_that_was_raised() {
             .unwrap_or_else(|| panic!("{said}"))
     };
     rig.serve().signal(Signal::HUP);
-    assert!(wait_for(LIMIT, || (rig.serve().logged("keeper goes on") == 1).then_some(())).is_some());
+    assert!(
+        wait_for(LIMIT, || (rig
+            .serve()
+            .logged("keeper continues with an existing worker")
+            == 1)
+            .then_some(()))
+        .is_some()
+    );
     assert_eq!(who(), keeper);
     half.kill_keeper();
     let raised = half.keeper_after(keeper);
@@ -319,7 +326,7 @@ fn two_in_one_folder_are_told_apart_by_their_ports() {
     let file = std::fs::File::create(rig.serve().path("beside")).expect("the scratch folder");
     let mut command = rig.serve().another(beside, &["--replace"]);
     let other = Running::spawn(command.stdin(Stdio::null()).stdout(file).stderr(Stdio::null()));
-    let doors_of = |rig: &Rig| doors(&rig.serve().path("run")).len();
+    let doors_of = |rig: &Rig| socket_files(&rig.serve().path("run")).len();
     assert!(wait_for(LIMIT, || (doors_of(&rig) == 2).then_some(())).is_some());
     let any = SocketAddr::new(udp.ip(), 0);
     let said = run(&mut rig.serve().another(any, &["--replace"]), LIMIT)
@@ -345,17 +352,17 @@ fn asker_that_goes_away_half_way_leaves_the_keeper_as_it_was() {
     let rig = Rig::bowline();
     let mut session = echo(&rig, 1);
     let keeper = rig.serve().half().keeper();
-    let door = doors(&rig.serve().path("run")).remove(0);
-    let guest = Guest::enter(&door);
-    let said = guest.ask("\"Who\"");
+    let file = socket_files(&rig.serve().path("run")).remove(0);
+    let peer = Peer::enter(&file);
+    let said = peer.ask("\"Identify\"");
     assert!(said.contains(&format!("\"keeper\":{keeper}")), "{said}");
     // It hears that it may, gets everything but the worker, and leaves.
-    let version: u32 = granted_version(&guest);
-    drop(guest);
+    let version: u32 = granted_version(&peer);
+    drop(peer);
     session.expect_alive();
     // The same, but it stays and says nothing.
-    let guest = Guest::enter(&door);
-    let said = guest.ask(&format!("{{\"GiveUp\":{{\"parcel\":{version}}}}}"));
+    let peer = Peer::enter(&file);
+    let said = peer.ask(&format!("{{\"TakeOver\":{{\"version\":{version}}}}}"));
     assert_eq!(said, "\"Granted\"");
     assert!(wait_for(LIMIT, || (rig.serve().logged("going on") >= 2).then_some(())).is_some());
     session.expect_alive();
@@ -368,14 +375,14 @@ fn asker_that_goes_away_half_way_leaves_the_keeper_as_it_was() {
 }
 
 /// Asks with ever other versions until the keeper hands over: a refusal names the right one.
-fn granted_version(guest: &Guest) -> u32 {
-    let said = guest.ask("{\"GiveUp\":{\"parcel\":9999}}");
+fn granted_version(peer: &Peer) -> u32 {
+    let said = peer.ask("{\"TakeOver\":{\"version\":9999}}");
     let version = said
         .split("\"theirs\":")
         .nth(1)
         .and_then(|rest| rest.trim_end_matches('}').parse().ok());
     let version = version.unwrap_or_else(|| panic!("no version: {said}"));
-    let said = guest.ask(&format!("{{\"GiveUp\":{{\"parcel\":{version}}}}}"));
+    let said = peer.ask(&format!("{{\"TakeOver\":{{\"version\":{version}}}}}"));
     assert_eq!(said, "\"Granted\"");
     version
 }
@@ -384,18 +391,18 @@ fn granted_version(guest: &Guest) -> u32 {
 fn guests_that_babble_or_say_nothing_disturb_nobody() {
     let rig = Rig::bowline();
     let mut session = echo(&rig, 1);
-    let door = doors(&rig.serve().path("run")).remove(0);
-    let silent: Vec<Guest> = (0..24).map(|_| Guest::enter(&door)).collect();
-    let babbling: Vec<Guest> = (0..8).map(|_| Guest::enter(&door)).collect();
-    for (number, guest) in babbling.iter().enumerate() {
-        guest.say(&vec![number as u8; 1 + number * 4000]);
-        guest.say(b"\"Ready\"");
+    let file = socket_files(&rig.serve().path("run")).remove(0);
+    let silent: Vec<Peer> = (0..24).map(|_| Peer::enter(&file)).collect();
+    let babbling: Vec<Peer> = (0..8).map(|_| Peer::enter(&file)).collect();
+    for (number, peer) in babbling.iter().enumerate() {
+        peer.say(&vec![number as u8; 1 + number * 4000]);
+        peer.say(b"\"Ready\"");
     }
     // The keeper does its work meanwhile.
     let start = now();
     let before = rig.serve().half().kill_worker();
     rig.serve().half().worker_after(before);
-    measured_time("a new worker with the lobby full", start.elapsed());
+    measured_time("a new worker with all takeover connections in use", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(1));
     session.expect_alive();
     // Whoever asks properly gets an answer once the others were shown out.
@@ -467,7 +474,7 @@ fn one_of_another_user_is_not_replaced_and_goes_on() {
     ]);
     command.args(more).arg("--state-dir").arg(scratch.path());
     let said = run(&mut command, LIMIT).expect_code(UNAVAILABLE).err();
-    assert!(said.contains("it runs as the user with id 65534, not 0"), "{said}");
+    assert!(said.contains("it runs as user id 65534, not 0"), "{said}");
     assert_eq!(daemon.stop(), Some(0), "it has gone on");
 }
 
@@ -477,7 +484,7 @@ fn one_of_another_version_is_not_replaced_and_goes_on() {
     let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let udp = other.local_addr().expect("a bound socket");
     let folder = rig.serve().path("run");
-    let host = lobby::Host::open(&folder.join(format!("serve-{}-00000000.sock", udp.port())), udp);
+    let host = takeover::Host::open(&folder.join(format!("serve-{}-00000000.sock", udp.port())), udp);
     let said = run(&mut rig.serve().another(udp, &["--replace"]), LIMIT)
         .expect_code(UNAVAILABLE)
         .err();
@@ -486,7 +493,7 @@ fn one_of_another_version_is_not_replaced_and_goes_on() {
         "{said}"
     );
     assert!(said.contains("version 9.9.9") && said.contains("hint: "), "{said}");
-    assert_eq!(host.asked(), ["\"Who\"", "GiveUp"]);
+    assert_eq!(host.asked(), ["\"Identify\"", "TakeOver"]);
 }
 
 #[test]

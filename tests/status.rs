@@ -224,7 +224,7 @@ fn the_proxy_of_a_killed_session_ends_with_75() {
     assert!(told.out().contains(text(&session, "id")), "{}", told.out());
     let ended = running.finish(LIMIT).expect_code(75);
     assert!(
-        ended.err().contains("`bowline kill` asked for it on the server"),
+        ended.err().contains("ended by `bowline kill` on the server"),
         "{}",
         ended.err()
     );

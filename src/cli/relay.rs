@@ -357,6 +357,9 @@ fn reload(rules: &Rules, read_anew: &impl Fn() -> Result<RelaySettings, Settings
                 "whom to list and the limits are read anew; all else waits for a restart"
             );
         }
-        Err(failure) => warn!("reload failed: {}, going on with the old settings", failure.one_line()),
+        Err(failure) => warn!(
+            "reload failed: {}; continuing with the old settings",
+            failure.one_line()
+        ),
     }
 }

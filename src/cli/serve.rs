@@ -1,7 +1,6 @@
-//! `bowline serve`: its settings, and the two processes it consists of.
+//! `bowline serve`: its settings, and its two processes.
 
 mod answers;
-mod before;
 mod client_address;
 pub(super) mod holders;
 mod keep;
@@ -9,6 +8,7 @@ pub(super) mod keys;
 mod listen;
 pub(super) mod look;
 mod pause;
+mod predecessor;
 mod prepare;
 mod replace;
 mod target;
@@ -30,42 +30,44 @@ use crate::server::keeper::{Endpoint, Stop, WorkerInheritance};
 use crate::server::worker::{self, ClientAddressSetup, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
 
-use self::before::Before;
 pub(super) use self::keep::{run, run_keeper, take_over};
 pub(super) use self::pause::Pause;
+use self::predecessor::Predecessor;
 use super::values::{AuthWord, ByteSize, ClientAddressWord, Count, ListenAddress, Target};
 
 /// One full frame must always fit: 64 KiB.
-const LEAST_REPLAY_BUFFER: u64 = 64 << 10;
+const MIN_REPLAY_BUFFER: u64 = 64 << 10;
 
-/// The default, if all sessions together may have as much.
-const MAX_USUAL_REPLAY_BUFFER: u64 = 16 << 20;
+/// The default, unless the memory budget of all sessions is less.
+const DEFAULT_REPLAY_BUFFER: u64 = 16 << 20;
 
-/// What `bowline serve` works by.
+/// The settings of `bowline serve`.
 #[derive(Debug, Clone)]
 pub(crate) struct ServeSettings {
-    /// Where to listen for QUIC. Default: empty, which means every address at the number of sshd's TCP port; that
-    /// number also stands in where an address has no port.
+    /// Addresses for QUIC. Default: empty, which means every address, at the number of sshd's TCP port. That number is
+    /// also used if an address has no port.
     pub(crate) listen: Vec<ListenAddress>,
-    /// Where to listen for TLS; 443 stands in where an address has no port. Default: empty, which means nowhere.
+    /// Addresses for TLS; the default port is 443. Default: empty, which means none.
     pub(crate) listen_tls: Vec<ListenAddress>,
-    /// Relays at which to be listed. Default: empty, which means none.
+    /// Relays to register with. Default: empty, which means none.
     pub(crate) relays: Vec<RelayName>,
-    /// What sessions are joined to. Default: where `sshd -T` says that sshd listens, else 127.0.0.1:22.
+    /// The SSH server that sessions are connected to. Default: where sshd listens according to `sshd -T`, otherwise
+    /// 127.0.0.1:22.
     pub(crate) target: Option<Target>,
-    /// SSH host keys to prove. Default: empty, which means those sshd uses, else bowline's own.
+    /// SSH host keys to prove. Default: empty, which means sshd's, otherwise bowline's own.
     pub(crate) host_keys: Vec<PathBuf>,
-    /// Who decides whether a key may open. Default: sshd.
+    /// Who decides whether a key may open a session. Default: sshd.
     pub(crate) auth: Authorizer,
-    /// Which address of a client sshd sees. Default: the client's own if it can be shown.
+    /// Which address of a client sshd sees. Default: the client's own if possible.
     pub(crate) client_address: ClientAddressWord,
-    /// Open although sshd has rules by address, or may have, and sees all clients on loopback. Default: false.
+    /// Open sessions although sshd has, or may have, rules by address and sees all clients on loopback. Default:
+    /// false.
     pub(crate) accept_loopback_match: bool,
-    /// sshd's configuration. Default: where sshd itself looks.
+    /// sshd's configuration file. Default: sshd's own default.
     pub(crate) sshd_config: Option<PathBuf>,
-    /// The sshd to ask for its configuration. Default: where it is usually installed.
+    /// The sshd program to ask for its configuration. Default: the usual path.
     pub(crate) sshd_binary: Option<PathBuf>,
-    /// The user of the worker when started by root. Default: none named.
+    /// The user whom the worker runs as if the keeper is root. Default: `bowline` or `nobody`.
     pub(crate) worker_user: Option<String>,
     /// How long a session without a path is kept, at least 1 s. Default: 7 days.
     pub(crate) session_ttl: Duration,
@@ -76,50 +78,51 @@ pub(crate) struct ServeSettings {
     /// Bytes for the buffers of all sessions together, at least one replay buffer. Default: see
     /// [`machine_memory::serve_budget`].
     pub(crate) memory_budget: u64,
-    /// Most sessions in all. Default: 1000.
+    /// The most sessions. Default: 1000.
     pub(crate) max_sessions: u32,
-    /// Most sessions of one user key. Default: 100.
+    /// The most sessions of one user key. Default: 500.
     pub(crate) max_sessions_per_key: u32,
-    /// At a limit of sessions, how long one of the same key must have been without a client to make room. Default: 5 min.
+    /// If a session limit is reached, how long a session of the same key must have been without a client to be
+    /// replaced. Default: 5 min.
     pub(crate) abandoned_after: Duration,
-    /// Most handshakes under way at once. Default: 256.
+    /// The most handshakes at once. Default: 256.
     pub(crate) max_half_open: u32,
-    /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
+    /// The most bytes of UDP payload in a packet, at least 1200. Default: as many as the path allows.
     pub(crate) mtu_cap: Option<u16>,
-    /// Where metrics are served, on loopback. Default: nowhere.
+    /// The loopback address on which metrics are served. Default: none.
     pub(crate) metrics: Option<SocketAddr>,
     /// Whether sessions outlive the worker. Default: true.
-    pub(crate) vault: bool,
-    /// Keys that may log in to the built-in SSH server where it is the target and no other file decides. Default: those
+    pub(crate) session_store: bool,
+    /// Keys that may log in to the built-in SSH server, if it is the target and no other file decides. Default: those
     /// of `bowline sshd`.
     pub(crate) sshd_keys: Option<PathBuf>,
-    /// Take the place of the one that serves there already. Default: false.
+    /// Take over from the server half that runs at the same address. Default: false.
     pub(crate) replace: bool,
-    /// Where keys and sockets are.
+    /// The folders of keys and sockets.
     pub(crate) folders: Folders,
 }
 
 /// Who decides whether a user key may open a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Authorizer {
-    /// sshd is asked whether it would take the key.
+    /// sshd is asked whether it would accept the key.
     Sshd,
-    /// The keys in this file, in the form of authorized_keys.
+    /// The keys in this file, which has the format of authorized_keys.
     File(PathBuf),
-    /// Nobody: the inner login decides alone.
+    /// Nobody: only the login inside the session decides.
     None,
 }
 
 impl ServeSettings {
-    /// Where it is to listen; `usual_port` stands in for sshd's.
-    pub(super) fn endpoints(&self, usual_port: u16) -> Vec<Endpoint> {
-        listen::endpoints(self, Some(usual_port))
+    /// The addresses to listen on; `default_port` is used for sshd's port.
+    pub(super) fn endpoints(&self, default_port: u16) -> Vec<Endpoint> {
+        listen::endpoints(self, Some(default_port))
     }
 
-    /// Settles what the arguments leave open by the configuration file, then by default.
+    /// Takes each setting from the arguments, the configuration file or the default, in this order.
     ///
     /// # Errors
-    /// Contradictions, values too small to work, no folder for the state.
+    /// Contradictory settings, values that are too small, no state folder.
     pub(super) fn new(args: ServeArgs, context: &Context) -> Result<Self, SettingsError> {
         let table = &context.file.serve;
         let count = |count: Option<Count>, default: u32| count.map_or(default, |count| count.0);
@@ -149,7 +152,7 @@ impl ServeSettings {
                 .unwrap_or(Duration::from_secs(7 * 86_400)),
             replay_buffer: size(
                 args.replay_buffer.or(one(&table.replay_buffer)),
-                MAX_USUAL_REPLAY_BUFFER.min(memory_budget),
+                DEFAULT_REPLAY_BUFFER.min(memory_budget),
             ),
             memory_budget,
             max_sessions: count(args.max_sessions.or(one(&table.max_sessions)), 1000),
@@ -161,7 +164,7 @@ impl ServeSettings {
             max_half_open: count(args.max_half_open.or(one(&table.max_half_open)), 256),
             mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
             metrics: args.metrics.or(one(&table.metrics)).map(|address| address.0),
-            vault: !args.no_vault,
+            session_store: !args.no_session_store,
             sshd_keys: one(&context.file.sshd.authorized_keys),
             replace: args.replace || one(&table.replace).unwrap_or(false),
             folders: context.folders()?,
@@ -176,13 +179,13 @@ impl ServeSettings {
                 least: "1s",
             });
         }
-        if self.memory_budget < LEAST_REPLAY_BUFFER {
+        if self.memory_budget < MIN_REPLAY_BUFFER {
             return Err(SettingsError::TooSmall {
                 option: "--memory-budget",
                 least: "64KiB",
             });
         }
-        if self.replay_buffer < LEAST_REPLAY_BUFFER {
+        if self.replay_buffer < MIN_REPLAY_BUFFER {
             return Err(SettingsError::TooSmall {
                 option: "--replay-buffer",
                 least: "64KiB",
@@ -198,21 +201,21 @@ impl ServeSettings {
     }
 }
 
-/// Half of the processors: each session's sshd needs as much as its part of the worker, and threads of one session that run
-/// side by side mostly wake each other (5 % of the processor time of a transfer on two processors).
+/// Half of the processors: each session's sshd needs as much as its part of the worker, and parallel threads of one
+/// session mostly wake each other (5 % of the processor time of a transfer on two processors).
 fn worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
 }
 
-/// The worker's side, started by the keeper with all it needs.
+/// Runs the worker, which the keeper has started with everything it needs.
 ///
 /// # Errors
-/// It was not started by a keeper, or could not go on.
+/// It was not started by a keeper, or could not continue.
 pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
     let inherited = WorkerInheritance::take().map_err(|error| Failure::from_error(Exit::Internal, &error))?;
     logging::start(log);
     let setup =
-        WorkerSetup::decode(&inherited.handover).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+        WorkerSetup::decode(&inherited.worker_settings).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
     let client_address = setup.client_address;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(worker_threads());
@@ -241,8 +244,8 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
         tasks.shutdown(Duration::ZERO).await;
         served.map_err(|error| {
             let exit = match error {
-                // Another start may help: it is none of those codes that tell the keeper otherwise.
-                WorkerError::Vault(_) => Exit::Internal,
+                // A restart may help: this is not one of the exit codes that prevent it.
+                WorkerError::SessionStore(_) => Exit::Internal,
                 _ => Exit::Unavailable,
             };
             Failure::from_error(exit, &error)
@@ -250,7 +253,7 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
     })
 }
 
-/// The line that scripts wait for.
+/// Prints the line that scripts wait for.
 pub(super) fn announce(
     udp: &[SocketAddr],
     tls: &[SocketAddr],
@@ -261,11 +264,11 @@ pub(super) fn announce(
     let tls = tls.iter().map(|address| format!("tls={address} "));
     let shown = client_address.map(|shown| format!("client-address={shown} "));
     let addresses: String = udp.chain(tls).chain(shown).collect();
-    // A closed stdout is nobody waiting.
+    // If stdout is closed, nobody waits for it.
     let _ = writeln!(std::io::stdout(), "ready {addresses}fingerprint={fingerprint}");
 }
 
-/// A file of keys is an answer to "who decides" as well.
+/// A file of keys is also an answer to "who decides".
 fn authorizer(word: Option<AuthWord>, file: Option<PathBuf>) -> Result<Authorizer, SettingsError> {
     match (word, file) {
         (None, Some(file)) => Ok(Authorizer::File(file)),
@@ -308,7 +311,7 @@ mod tests {
         assert_eq!(
             (settings.replay_buffer, settings.memory_budget),
             (
-                MAX_USUAL_REPLAY_BUFFER.min(machine_memory::serve_budget()),
+                DEFAULT_REPLAY_BUFFER.min(machine_memory::serve_budget()),
                 machine_memory::serve_budget()
             )
         );

@@ -205,7 +205,7 @@ fn key_file(settings: &SshdSettings) -> Result<AuthorizedKeys, Failure> {
     match AuthorizedKeys::load(path) {
         Ok(keys) => {
             for warning in keys.warnings() {
-                warn!(file = %path.display(), %warning, "part of the file of keys is not used, or not safe");
+                warn!(file = %path.display(), %warning, "a line of the file of keys is ignored or unsafe");
             }
             Ok(keys)
         }

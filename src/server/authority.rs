@@ -1,6 +1,6 @@
-//! Who may open a session: sshd's verdict, a file's, or nobody's.
+//! Who may open a session: sshd decides, or a file of keys, or nobody.
 
-use super::ask_sshd::{AskError, AskLimits, AskSshd, Proof, Verdict};
+use super::ask_sshd::{AskError, AskLimits, AskSshd, Proof, SshdVerdict};
 use super::connect_sshd::Client;
 use super::failures::Failures;
 use crate::carrier::handshake_limiter;
@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::Instant;
 use tracing::{info, warn};
 
-/// Whether anything may be opened at all, whoever asks.
+/// Decides whether sessions may be opened at all, independent of the client.
 pub trait OpenCheck: Send + Sync {
-    /// Why not, in words for the log.
+    /// Why not, as a text for the log; `None`: they may.
     fn obstacle(&self) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>>;
 }
 
-/// Decides an `Open`.
+/// Decides about each `Open`.
 #[allow(clippy::large_enum_variant, reason = "there is one of them")]
 pub enum Authority {
     /// sshd is asked whether it would accept the key.
@@ -27,15 +27,15 @@ pub enum Authority {
         /// The sshd to ask.
         ask: AskSshd,
     },
-    /// A file in the form of `authorized_keys` decides, for every user.
+    /// A file in the format of `authorized_keys` decides, for every user.
     Keys(Box<dyn KeyList>),
-    /// The inner login decides alone.
+    /// The login inside the session decides alone.
     Anyone,
 }
 
-/// A list of keys that is looked up at each open.
+/// A list of keys that is consulted at each open.
 pub trait KeyList: Send + Sync {
-    /// Index of the first key that is permitted; `None` also when the list cannot be had.
+    /// Index of the first permitted key; `None` also if the list cannot be read.
     fn permitted<'a>(
         &'a self,
         user: &'a str,
@@ -44,12 +44,12 @@ pub trait KeyList: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Option<usize>> + Send + 'a>>;
 }
 
-/// An `Open` or `Probe` that may be.
-pub(super) struct Judged {
+/// The decision about an accepted `Open` or `Probe`.
+pub(super) struct KeyGrant {
     pub(super) account: Account,
-    /// Which of the keys counted.
+    /// Index of the accepted key.
     pub(super) key: Option<usize>,
-    /// What sshd said of itself meanwhile, where it was asked.
+    /// sshd's identification line, if sshd was asked.
     pub(super) greeting: Option<Greeting>,
 }
 
@@ -61,12 +61,12 @@ pub(super) struct Greeting {
     pub(super) at: Instant,
 }
 
-/// Whose session it is: what limits count by, and logs name.
+/// The owner of a session, as limits count and logs name him: a key's fingerprint, or a network.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Account(pub(crate) String);
 
 impl Authority {
-    /// Whether keys decide: if not, nobody needs to prove any.
+    /// Whether keys decide. If not, clients need not prove any.
     pub(super) fn is_about_keys(&self) -> bool {
         match self {
             Authority::Sshd { .. } | Authority::Keys(_) => true,
@@ -74,7 +74,7 @@ impl Authority {
         }
     }
 
-    /// What counts opens that fail, by network.
+    /// Counts failed opens by network.
     pub(super) fn failures(&self) -> Arc<Failures> {
         match self {
             Authority::Sshd { ask, .. } => ask.failures(),
@@ -82,39 +82,40 @@ impl Authority {
         }
     }
 
-    /// The client has signed with a key that was accepted before it did.
+    /// Called when a client has signed with a key that was accepted before.
     pub(super) fn handle_signed(&self, client: Client) {
         if let Authority::Sshd { ask } = self {
             ask.handle_signed(client);
         }
     }
 
-    /// Decides for keys whose signatures were verified, or are still to come.
-    pub(super) async fn judge(
+    /// Decides about keys whose signatures were verified, or will be.
+    pub(super) async fn authorize(
         &self,
         user: &str,
         keys: &[ProvenKey],
         client: Client,
         proof: Proof,
-    ) -> Result<Judged, Refusal> {
+    ) -> Result<KeyGrant, Refusal> {
         let (remote, mut greeting) = (client.remote, None);
         let accepted = match self {
             Authority::Anyone => {
-                // Keys that nobody checks can be made by the thousand; addresses cannot.
+                // Without authentication a client can create any number of keys, but not of addresses: limits count by
+                // network.
                 let account = format!("anyone from {}", handshake_limiter::network(remote.ip()));
-                return Ok(Judged {
+                return Ok(KeyGrant {
                     account: Account(account),
                     key: None,
                     greeting,
                 });
             }
-            // Whoever proved no key is nobody's, and not worth a question.
+            // Without a proved key sshd need not be asked.
             Authority::Keys(_) | Authority::Sshd { .. } if keys.is_empty() => None,
             Authority::Keys(list) => list.permitted(user, keys, remote.ip()).await,
             Authority::Sshd { ask, .. } => {
                 let (accepted, verdict) = ask_sshd(ask, user, keys, client, proof).await?;
                 greeting = verdict.map(|verdict| Greeting {
-                    line: verdict.upstream.identification,
+                    line: verdict.server.identification,
                     at: verdict.greeted,
                 });
                 accepted
@@ -122,14 +123,14 @@ impl Authority {
         };
         let Some((index, key)) = accepted.and_then(|index| Some((index, keys.get(index)?))) else {
             let tried: Vec<String> = keys.iter().map(ProvenKey::fingerprint).collect();
-            info!(event = "refused", user, %remote, ?tried, "no key was accepted");
-            // The same words for an unknown user and an unknown key; the log knows which.
+            info!(event = "refused", user, %remote, ?tried, "refused: no key was accepted");
+            // The same text for an unknown user and an unknown key; the log has the difference.
             return Err(refusal(
                 RefusalCode::NotAuthorized,
-                "none of the keys offered is accepted for this user",
+                "none of the offered keys is accepted for this user",
             ));
         };
-        Ok(Judged {
+        Ok(KeyGrant {
             account: Account(key.fingerprint()),
             key: Some(index),
             greeting,
@@ -143,7 +144,7 @@ async fn ask_sshd(
     keys: &[ProvenKey],
     client: Client,
     proof: Proof,
-) -> Result<(Option<usize>, Option<Verdict>), Refusal> {
+) -> Result<(Option<usize>, Option<SshdVerdict>), Refusal> {
     match ask.accepts_any(user, keys, client, proof).await {
         Ok(answered) => Ok(answered),
         Err(error) => {
@@ -151,13 +152,13 @@ async fn ask_sshd(
                 AskError::UpstreamDown { .. } | AskError::NotSsh { .. } => RefusalCode::UpstreamDown,
                 AskError::NoCommonAlgorithm { .. } | AskError::HangsUp { .. } => RefusalCode::UpstreamUnfit,
                 AskError::OtherMethod { .. } => RefusalCode::OtherMethod,
-                // It listens on loopback alone, and is to be asked from elsewhere.
+                // sshd listens on loopback only, but would have to be asked from another address.
                 AskError::Elsewhere(cause) if matches!(**cause, AskError::UpstreamDown { .. }) => {
                     RefusalCode::UpstreamUnfit
                 }
                 _ => RefusalCode::RetryLater,
             };
-            warn!(event = "refused", user, remote = %client.remote, error = %chain(&error), "sshd gave no verdict");
+            warn!(event = "refused", user, remote = %client.remote, error = %chain(&error), "cannot learn from sshd whether it accepts the key");
             Err(refusal(code, error.to_string()))
         }
     }

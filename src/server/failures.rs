@@ -9,34 +9,34 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-/// Most networks remembered, about 100 bytes each. Beyond it the longest known one is forgotten.
+/// The most networks in the table, about 100 bytes each. Beyond it the one that was added first is removed.
 const MAX_NETWORKS: usize = 16 * 1024;
 
-/// The failures that one address, or one IPv6 /64, may cause: `burst` at once, one more every `refill`. A /56 may cause four
-/// times as many, a /48 sixteen times.
+/// The failures allowed to one address, or to one IPv6 /64: `burst` at once, and one more after each `refill`. A /56
+/// is allowed four times as many, a /48 sixteen times.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FailureBudget {
     pub(super) burst: u32,
     pub(super) refill: Duration,
 }
 
-/// The failures of a network are used up.
+/// A network has used up its failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many failed opens from this network; the next one is allowed in {} s", retry_after.as_secs() + 1)]
+#[error("too many failed opens from this network; try again in {} s", retry_after.as_secs() + 1)]
 pub(super) struct TooManyFailed {
-    /// When one is allowed again.
+    /// How long until the next failure is allowed.
     pub(super) retry_after: Duration,
 }
 
-/// Who has failed how often.
+/// Failures by network.
 #[derive(Debug)]
 pub(super) struct Failures {
     budget: FailureBudget,
-    known: Mutex<Known>,
+    known: Mutex<Networks>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct Networks {
     networks: HashMap<IpNet, Count>,
     /// Oldest first.
     order: VecDeque<IpNet>,
@@ -45,7 +45,7 @@ struct Known {
 #[derive(Debug)]
 struct Count {
     failures: u32,
-    /// Since when `failures` counts; every `refill` after it takes one back.
+    /// `failures` is as of this time; after each `refill` one is forgiven.
     since: Instant,
 }
 
@@ -57,7 +57,7 @@ impl Failures {
         }
     }
 
-    /// Whether `source` may fail once more.
+    /// Whether `source` is allowed another failure.
     ///
     /// # Errors
     /// `TooManyFailed`.
@@ -76,7 +76,7 @@ impl Failures {
         }
     }
 
-    /// `source` has failed.
+    /// Counts a failure of `source`.
     pub(super) fn count(&self, source: IpAddr, now: Instant) {
         let mut known = self.lock();
         for (network, factor) in networks(source) {
@@ -86,7 +86,7 @@ impl Failures {
         }
     }
 
-    /// One failure of `source` was none after all.
+    /// Takes back one failure of `source`.
     pub(super) fn take_back(&self, source: IpAddr) {
         let mut known = self.lock();
         for (network, _) in networks(source) {
@@ -96,7 +96,7 @@ impl Failures {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, Networks> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -110,7 +110,7 @@ impl FailureBudget {
     }
 }
 
-impl Known {
+impl Networks {
     fn count(&mut self, network: IpNet, now: Instant) -> &mut Count {
         if !self.networks.contains_key(&network) {
             while self.networks.len() >= MAX_NETWORKS
@@ -139,7 +139,7 @@ impl Count {
     }
 }
 
-/// The networks that one customer may hold (RFC 6177), and how many times the budget of the least of them each has.
+/// The networks that one customer may hold (RFC 6177), each with its multiple of the smallest one's budget.
 fn networks(source: IpAddr) -> Vec<(IpNet, u32)> {
     let source = source.to_canonical();
     let lengths: &[(u8, u32)] = match source {

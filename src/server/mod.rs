@@ -1,27 +1,27 @@
-//! The server half: takes carriers, and joins sessions to sshd.
+//! The server half: accepts carriers and connects sessions to sshd.
 
 pub mod ask_sshd;
 mod authority;
 pub mod client_address;
 pub mod connect_sshd;
 mod failures;
+mod handshake;
 pub mod keeper;
 mod prober;
 mod registry;
 mod relays;
+mod session_store;
 mod shared_read;
 pub mod sshd_config;
 mod upstream;
-mod vault;
 mod verifier;
-mod welcome;
 pub mod worker;
 
 pub use authority::{Authority, KeyList, OpenCheck};
 pub use prober::SshdView;
-pub(crate) use registry::Leaving;
 pub use registry::RegistryLimits;
-pub use relays::RelayPlaces;
+pub(crate) use registry::ShutdownMode;
+pub use relays::RelaySettings;
 
 use crate::carrier::Carrier;
 use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin};
@@ -37,10 +37,12 @@ use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Host, Statement};
 use connect_sshd::{Client, ConnectSshd};
+use handshake::Acceptor;
 use prober::Prober;
 use registry::Registry;
 use relays::Relays;
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
+use session_store::{Recovery, SessionStore};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -49,52 +51,51 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use upstream::Upstream;
-use vault::{Recovery, Vault};
 use verifier::Verifier;
-use welcome::Welcome;
 
-/// How long sessions have to tell their clients that the server half stops.
+/// How long sessions may take to tell their clients that the server half stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
-/// The same for the close of their carriers, while a successor waits to be started.
+/// The same when a worker hands its sessions over: the next one waits until this one has closed its carriers.
 const HAND_OVER_GRACE: Duration = Duration::from_millis(100);
 
-/// Most streams that one relay may have open here.
+/// The most streams that one relay may have open here.
 const RELAYED_STREAMS: u32 = 512;
 
-/// When connections cannot be taken.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The delay after a failed accept.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// An undecided carrier costs memory only, a handshake work as well: there may be more of them.
-const UNDECIDED_PER_HANDSHAKE: usize = 8;
+/// A carrier without a session costs memory only, a handshake costs processor time too: more of the former are
+/// allowed.
+const UNCLAIMED_PER_HANDSHAKE: usize = 8;
 
-/// What a server half needs.
+/// The configuration of a server half.
 pub struct ServerConfig {
     /// Bound UDP sockets.
     pub sockets: Vec<UdpSocket>,
-    /// Listening TCP sockets, for clients whose networks let no UDP through.
+    /// Listening TCP sockets, for clients whose networks block UDP.
     pub tls_listeners: Vec<TcpListener>,
-    /// Relays at which to be listed. Default: none.
-    pub relays: RelayPlaces,
+    /// Relays to register with. Default: none.
+    pub relays: RelaySettings,
     /// bowline's own TLS key.
     pub tls_key: TlsKey,
-    /// SSH host keys' signatures over it.
+    /// Signatures of SSH host keys over the TLS key.
     pub statements: Vec<Statement>,
-    /// What lets clients notice a restart within a packet.
+    /// The secret behind QUIC's stateless resets, by which clients notice a restart within a packet.
     pub secrets: EndpointSecrets,
-    /// Opens connections to the sshd that sessions are joined to.
+    /// Opens connections to the sshd that sessions are connected to.
     pub sshd: Arc<dyn ConnectSshd>,
     /// Who may open sessions.
     pub authority: Authority,
-    /// Whether anything may be opened now. Default: none, it may.
+    /// Whether sessions may be opened at present. Default: none, they may.
     pub open_check: Option<Box<dyn OpenCheck>>,
-    /// Tells those who probe what sshd's settings mean for sessions. Default: none, nobody is told.
+    /// Tells clients that probe what sshd's settings mean for sessions. Default: none.
     pub sshd_view: Option<Box<dyn SshdView>>,
     /// Buffers of each session.
     pub session: SessionConfig,
-    /// Counts and times of sessions.
+    /// Limits on the number of sessions and on their times.
     pub limits: RegistryLimits,
-    /// Most handshakes and hellos under way. Default 256.
+    /// The most handshakes at once, and an eighth of the most carriers without a session. Default 256.
     pub max_half_open: usize,
     /// Settings of QUIC.
     pub quic: QuicLimits,
@@ -112,37 +113,37 @@ pub enum ServerError {
     /// A listening socket cannot be used.
     #[error("cannot use a TCP socket")]
     Tcp(#[source] io::Error),
-    /// The addresses listened on are unknown.
-    #[error("cannot tell the address that is listened on")]
+    /// The local address of a socket is unknown.
+    #[error("cannot determine the listening address")]
     Address(#[source] io::Error),
 }
 
-/// Takes carriers that came by other ways than the sockets of a [`Server`]: for embedding, and for tests.
+/// Accepts carriers that do not come from the sockets of a [`Server`]: for embedding, and for tests.
 #[derive(Clone)]
-pub struct Reception {
-    half: Arc<Welcome>,
+pub struct CarrierAcceptor {
+    acceptor: Arc<Acceptor>,
 }
 
-impl Reception {
-    /// Hears the hello on `carrier`, answers it, and hands the carrier to its session. The peer is taken to have proved
-    /// the key that [`Carrier::info`] names, and to know already who we are: no host message is sent.
+impl CarrierAcceptor {
+    /// Reads the hello on `carrier`, answers it and passes the carrier to its session. The caller guarantees that the
+    /// peer has proved the key in [`Carrier::info`] and knows the server's identity: no host message is sent.
     pub async fn receive(&self, carrier: Carrier) {
         let client = Client::new(carrier.info().remote.unwrap_or(IN_PROCESS), None);
         let origin = Origin::direct(client.remote.ip());
-        self.half.admit_carrier(carrier, client, origin).await;
+        self.acceptor.admit_carrier(carrier, client, origin).await;
     }
 }
 
-/// A server half, listening.
+/// A server half that listens.
 pub struct Server {
     listeners: Vec<Arc<QuicListener>>,
     tls: TlsServer,
-    relays: RelayPlaces,
+    relays: RelaySettings,
     registration: RegistrationSettings,
     tls_listeners: Vec<tokio::net::TcpListener>,
     addresses: Vec<SocketAddr>,
     tls_addresses: Vec<SocketAddr>,
-    half: Arc<Welcome>,
+    acceptor: Arc<Acceptor>,
     max_half_open: usize,
 }
 
@@ -152,11 +153,15 @@ impl Server {
     /// # Errors
     /// See [`ServerError`].
     pub fn new(config: ServerConfig) -> Result<Server, ServerError> {
-        Server::going_on(config, None)
+        Server::with_session_store(config, None)
     }
 
-    /// The same, with the sessions of a predecessor, and so that a successor can go on with all of them.
-    pub(crate) fn going_on(config: ServerConfig, vault: Option<(Vault, Recovery)>) -> Result<Server, ServerError> {
+    /// The same with a session store: continues the sessions of a previous worker, and stores all sessions for the
+    /// next one.
+    pub(crate) fn with_session_store(
+        config: ServerConfig,
+        store: Option<(SessionStore, Recovery)>,
+    ) -> Result<Server, ServerError> {
         let ServerConfig {
             sockets,
             tls_listeners,
@@ -165,25 +170,22 @@ impl Server {
             quic,
             ..
         } = config;
-        let listeners: Result<Vec<_>, _> = sockets
+        let listeners = sockets
             .into_iter()
             .map(|socket| QuicListener::new(socket, &tls_key, &secrets, &quic).map(Arc::new))
-            .collect();
-        let listeners = listeners?;
+            .collect::<Result<Vec<_>, _>>()?;
         let addresses: io::Result<Vec<_>> = listeners.iter().map(|listener| listener.local_addr()).collect();
         let tls_addresses: io::Result<Vec<_>> = tls_listeners.iter().map(TcpListener::local_addr).collect();
         let tls_listeners: io::Result<Vec<_>> = tls_listeners.into_iter().map(in_tokio).collect();
         let authority = Arc::new(config.authority);
         let upstream = Upstream::new(Arc::clone(&config.sshd));
-        let (kept, recovered) = match vault {
-            Some((vault, Recovery { tombs, sessions, .. })) => (Some((vault, tombs)), sessions),
-            None => (None, Vec::new()),
-        };
+        let split = |(store, recovery): (_, Recovery)| ((store, recovery.closed_sessions), recovery.sessions);
+        let (kept, recovered) = store.map(split).unzip();
         let prober = Prober::new(&upstream, config.limits.ttl, config.sshd_view);
         let registry = Registry::new(config.limits, config.session, upstream, kept);
-        registry.restore(recovered);
+        registry.restore(recovered.unwrap_or_default());
         let statements = config.statements.clone();
-        let half = Welcome {
+        let acceptor = Acceptor {
             host: Host { statements }.encode(),
             server_key: tls_key.spki().to_vec(),
             verifier: Verifier::new(authority.failures()),
@@ -192,7 +194,7 @@ impl Server {
             open_check: config.open_check,
             registry,
             prober,
-            undecided: HandshakeLimiter::new(config.max_half_open.saturating_mul(UNDECIDED_PER_HANDSHAKE)),
+            unclaimed: HandshakeLimiter::new(config.max_half_open.saturating_mul(UNCLAIMED_PER_HANDSHAKE)),
             // Bounded by each owner's share.
             owners: HandshakeLimiter::new(usize::MAX),
         };
@@ -211,53 +213,57 @@ impl Server {
             tls_listeners: tls_listeners.map_err(ServerError::Tcp)?,
             addresses: addresses.map_err(ServerError::Address)?,
             tls_addresses: tls_addresses.map_err(ServerError::Address)?,
-            half: Arc::new(half),
+            acceptor: Arc::new(acceptor),
             max_half_open: config.max_half_open,
         })
     }
 
-    /// Where it listens for TLS.
+    /// The addresses on which it listens for TLS.
     pub fn tls_addrs(&self) -> &[SocketAddr] {
         &self.tls_addresses
     }
 
-    /// Where it listens for QUIC.
+    /// The addresses on which it listens for QUIC.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// A way in for carriers made elsewhere, which share sessions and limits with those that come over the sockets.
-    pub fn reception(&self) -> Reception {
-        Reception {
-            half: Arc::clone(&self.half),
+    /// Accepts carriers from elsewhere. They share sessions and limits with those that come from the sockets.
+    pub fn carrier_acceptor(&self) -> CarrierAcceptor {
+        CarrierAcceptor {
+            acceptor: Arc::clone(&self.acceptor),
         }
     }
 
-    /// What is told of its sessions.
+    /// The sessions, for `bowline status`.
     pub(crate) fn observed(&self) -> Arc<dyn ControlHandler> {
-        Arc::clone(&self.half.registry) as Arc<dyn ControlHandler>
+        Arc::clone(&self.acceptor.registry) as Arc<dyn ControlHandler>
     }
 
-    /// The same, counted.
+    /// The metrics of its sessions.
     pub(crate) fn metrics(&self) -> Arc<dyn Metrics> {
-        Arc::clone(&self.half.registry) as Arc<dyn Metrics>
+        Arc::clone(&self.acceptor.registry) as Arc<dyn Metrics>
     }
 
-    /// Serves until `shutdown`; then tells every client and returns.
+    /// Serves until `shutdown`, then ends all sessions, tells their clients and returns.
     pub async fn run(self, shutdown: CancellationToken) {
-        self.run_and_leave(shutdown, || Leaving::Ended).await;
+        self.run_until(shutdown, || ShutdownMode::Ended).await;
     }
 
-    /// Serves until `shutdown`; then asks `how` to leave the sessions.
-    pub(crate) async fn run_and_leave(self, shutdown: CancellationToken, how: impl FnOnce() -> Leaving) {
-        let (half, listeners) = (Arc::clone(&self.half), self.listeners.clone());
+    /// Serves until `shutdown`, then ends the sessions or hands them over as `how` says.
+    pub(crate) async fn run_until(self, shutdown: CancellationToken, how: impl FnOnce() -> ShutdownMode) {
+        let (acceptor, listeners) = (Arc::clone(&self.acceptor), self.listeners.clone());
         self.serve(&shutdown).await;
         match how() {
-            Leaving::Ended => end(&half, &listeners).await,
-            Leaving::HandedOver => {
-                // A client dials again as soon as it has heard of it: the next worker is to find that.
+            ShutdownMode::Ended => end(&acceptor, &listeners).await,
+            ShutdownMode::HandedOver => {
+                // Clients dial again as soon as they are told. From now on their packets wait in the sockets for the
+                // next worker.
                 listeners.iter().for_each(|listener| listener.end_hearing());
-                half.registry.shutdown(Leaving::HandedOver, HAND_OVER_GRACE).await;
+                acceptor
+                    .registry
+                    .shutdown(ShutdownMode::HandedOver, HAND_OVER_GRACE)
+                    .await;
                 info!(event = "stopped", "sessions are left to the next worker");
             }
         }
@@ -267,27 +273,29 @@ impl Server {
         let limiter = HandshakeLimiter::new(self.max_half_open);
         let accepting = Tasks::under(shutdown);
         for listener in self.listeners {
-            let (half, limiter, token) = (Arc::clone(&self.half), limiter.clone(), accepting.token());
+            let (acceptor, limiter, token) = (Arc::clone(&self.acceptor), limiter.clone(), accepting.token());
             accepting.spawn("accept quic", async move {
-                token.run_until_cancelled(accept_quic(&listener, &half, &limiter)).await;
+                token
+                    .run_until_cancelled(accept_quic(&listener, &acceptor, &limiter))
+                    .await;
             });
         }
-        // A connection over TCP costs a stranger less than a handshake: those who hold many take no places from QUIC.
+        // A TCP connection costs an attacker less than a QUIC handshake, so TLS has a limit of its own.
         let limiter = HandshakeLimiter::new(self.max_half_open);
         for listener in self.tls_listeners {
-            let (half, limiter, token) = (Arc::clone(&self.half), limiter.clone(), accepting.token());
+            let (acceptor, limiter, token) = (Arc::clone(&self.acceptor), limiter.clone(), accepting.token());
             let tls = self.tls.clone();
             accepting.spawn("accept tls", async move {
                 token
-                    .run_until_cancelled(accept_tls(&listener, &tls, &half, &limiter))
+                    .run_until_cancelled(accept_tls(&listener, &tls, &acceptor, &limiter))
                     .await;
             });
         }
         let relays = (!self.relays.names.is_empty()).then(|| {
             let host_keys = host_keys(&self.registration);
             let (relays, arrived) = Relays::start(self.relays, host_keys, self.registration);
-            let (half, limiter) = (self.half, HandshakeLimiter::new(self.max_half_open));
-            accepting.spawn("accept relayed", accept_relayed(arrived, self.tls, half, limiter));
+            let (acceptor, limiter) = (self.acceptor, HandshakeLimiter::new(self.max_half_open));
+            accepting.spawn("accept relayed", accept_relayed(arrived, self.tls, acceptor, limiter));
             relays
         });
         shutdown.cancelled().await;
@@ -298,10 +306,10 @@ impl Server {
     }
 }
 
-async fn end(half: &Welcome, listeners: &[Arc<QuicListener>]) {
-    half.registry.shutdown(Leaving::Ended, STOP_GRACE).await;
+async fn end(acceptor: &Acceptor, listeners: &[Arc<QuicListener>]) {
+    acceptor.registry.shutdown(ShutdownMode::Ended, STOP_GRACE).await;
     for listener in listeners {
-        // Late or not, the sockets close with the process.
+        // Without a result in time the sockets are closed when the process ends.
         let _ = tokio::time::timeout(Duration::from_secs(1), listener.close()).await;
     }
     info!(event = "stopped", "server half stopped");
@@ -312,7 +320,7 @@ fn in_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(listener)
 }
 
-async fn accept_quic(listener: &QuicListener, half: &Arc<Welcome>, limiter: &HandshakeLimiter) {
+async fn accept_quic(listener: &QuicListener, acceptor: &Arc<Acceptor>, limiter: &HandshakeLimiter) {
     let carriers = Tasks::new();
     while let Some(incoming) = listener.accept().await {
         let source = incoming.remote_address().ip();
@@ -322,17 +330,17 @@ async fn accept_quic(listener: &QuicListener, half: &Arc<Welcome>, limiter: &Han
             clock::now(),
         ) {
             Admission::Admitted(permit) => {
-                let half = Arc::clone(half);
-                carriers.spawn("welcome", async move { half.receive(incoming, permit).await });
+                let acceptor = Arc::clone(acceptor);
+                carriers.spawn("handshake", async move { acceptor.receive(incoming, permit).await });
             }
             Admission::ProveAddress => {
                 if let Err(error) = incoming.retry() {
-                    debug!(%source, "cannot ask for proof of address");
+                    debug!(%source, "cannot send a QUIC Retry");
                     error.into_incoming().ignore();
                 }
             }
             Admission::Refused => {
-                debug!(%source, "too many handshakes under way");
+                debug!(%source, "refused: too many handshakes");
                 incoming.refuse();
             }
         }
@@ -342,7 +350,7 @@ async fn accept_quic(listener: &QuicListener, half: &Arc<Welcome>, limiter: &Han
 async fn accept_tls(
     listener: &tokio::net::TcpListener,
     tls: &TlsServer,
-    half: &Arc<Welcome>,
+    acceptor: &Arc<Acceptor>,
     limiter: &HandshakeLimiter,
 ) {
     let carriers = Tasks::new();
@@ -350,26 +358,26 @@ async fn accept_tls(
         let (stream, source) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors, mostly: those who wait are still there when some are free again.
-                warn!(%error, "cannot take a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                // Mostly because no file descriptors are left. The connections stay in the queue until some are free.
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
             }
         };
         let source = unmapped(source);
         let Admission::Admitted(permit) = limiter.admit(Origin::direct(source.ip()), true, clock::now()) else {
-            debug!(%source, "too many handshakes under way");
+            debug!(%source, "refused: too many handshakes");
             tls::turn_away(stream);
             continue;
         };
-        let (half, tls) = (Arc::clone(half), tls.clone());
-        carriers.spawn("welcome", async move {
-            half.receive_tls(stream, source, &tls, permit).await;
+        let (acceptor, tls) = (Arc::clone(acceptor), tls.clone());
+        carriers.spawn("handshake", async move {
+            acceptor.receive_tls(stream, source, &tls, permit).await;
         });
     }
 }
 
-/// Fingerprints of the host keys that vouch for us: by them relays and clients find us.
+/// Fingerprints of the host keys that have signed our TLS key: relays and clients find this server half by them.
 fn host_keys(registration: &RegistrationSettings) -> Vec<Fingerprint> {
     let proven = registration
         .statements
@@ -381,21 +389,21 @@ fn host_keys(registration: &RegistrationSettings) -> Vec<Fingerprint> {
 async fn accept_relayed(
     mut arrived: mpsc::Receiver<IncomingStream>,
     tls: TlsServer,
-    half: Arc<Welcome>,
+    acceptor: Arc<Acceptor>,
     limiter: HandshakeLimiter,
 ) {
     let carriers = Tasks::new();
     while let Some(incoming) = arrived.recv().await {
-        // What the relay says of the client is good enough to keep clients of one relay apart, and for nothing else.
+        // The client address that the relay reports is used only to tell the clients of one relay apart.
         let origin = Origin::relayed(&incoming.relay, incoming.source.ip());
         let Admission::Admitted(permit) = limiter.admit(origin, true, clock::now()) else {
-            debug!(relay = %incoming.relay, source = %incoming.source, "too many handshakes under way");
+            debug!(relay = %incoming.relay, source = %incoming.source, "refused: too many handshakes");
             tls::turn_away(incoming.stream);
             continue;
         };
-        let (half, tls) = (Arc::clone(&half), tls.clone());
-        carriers.spawn("welcome", async move {
-            half.receive_relayed(incoming, &tls, permit).await;
+        let (acceptor, tls) = (Arc::clone(&acceptor), tls.clone());
+        carriers.spawn("handshake", async move {
+            acceptor.receive_relayed(incoming, &tls, permit).await;
         });
     }
 }

@@ -1,10 +1,10 @@
-//! What a probe is answered with: sshd's banner, read here and now, and what in its settings would end a session.
+//! Answers probes with sshd's banner, read for this probe, and with the settings of sshd that would end a session.
 
 use super::ask_sshd::{AskError, read_banner};
 use super::authority::{Greeting, chain, refusal};
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::shared_read::SharedRead;
-use super::upstream::{Dropped, Upstream};
+use super::upstream::{DroppedClients, Upstream};
 use crate::clock;
 use crate::wire::{PeerText, Probed, Refusal, RefusalCode, SshdLimit};
 use std::convert::Infallible;
@@ -16,37 +16,37 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-/// Whoever asks, and however often: a greeting without a login is read no more often than this, since sshd may hold each
-/// against the address that it comes from.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest time between two reads of the banner, however many clients ask: sshd may count each as a connection
+/// without a login against the address that it comes from.
+const BANNER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Settings change rarely, and a verdict does not rest on them.
-const FRESH: Duration = Duration::from_secs(1);
+/// How long settings may be reused: they change rarely, and no decision depends on them.
+const LIMITS_TTL: Duration = Duration::from_secs(1);
 
-/// Longest wait for the banner. On loopback it takes a millisecond; a client that checks waits some seconds only.
-const BANNER_TIME: Duration = Duration::from_secs(3);
+/// Limit on reading the banner. On loopback it takes a millisecond; a client that checks waits for some seconds only.
+const BANNER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest wait for sshd's settings: without them the answer is still one.
-const VIEW_TIME: Duration = Duration::from_secs(2);
+/// Limit on reading sshd's settings: a probe is answered without them too.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tells what sshd's settings mean for sessions.
 pub trait SshdView: Send + Sync {
-    /// What ends or hinders sessions of this user; `None` where it cannot be told.
+    /// The settings that end or hinder sessions of this user; `None` if they are not known.
     fn limits<'a>(&'a self, user: &'a str) -> Pin<Box<dyn Future<Output = Option<Vec<SshdLimit>>> + Send + 'a>>;
 }
 
-/// Looks at sshd for those who probe.
+/// Answers probes.
 pub(super) struct Prober {
     sshd: Arc<dyn ConnectSshd>,
     ttl: Duration,
     view: Option<Box<dyn SshdView>>,
-    dropped: Arc<Dropped>,
+    dropped: Arc<DroppedClients>,
     banner: SharedRead<Result<PeerText, Refusal>>,
-    /// Held while they are read.
+    /// Locked while the settings are read.
     limits: Mutex<Option<(Instant, Limits)>>,
 }
 
-/// What was said of one user's sessions.
+/// The settings that concern one user.
 #[derive(Clone)]
 struct Limits {
     user: String,
@@ -54,20 +54,20 @@ struct Limits {
 }
 
 impl Prober {
-    /// For those whose sessions `upstream` connects.
+    /// For clients whose sessions `upstream` connects.
     pub(super) fn new(upstream: &Upstream, ttl: Duration, view: Option<Box<dyn SshdView>>) -> Prober {
         Prober {
             sshd: upstream.sshd(),
             dropped: upstream.dropped(),
             ttl,
             view,
-            banner: SharedRead::new(INTERVAL),
+            banner: SharedRead::new(BANNER_INTERVAL),
             limits: Mutex::default(),
         }
     }
 
-    /// The answer for an authorised user, whose key was number `key`. `greeting` is what sshd said when it was asked about
-    /// that; without it sshd is asked for one here.
+    /// The answer for an authorized user whose key has index `key`. `greeting` is what sshd said when it was asked
+    /// about the key; without it the banner is read here.
     pub(super) async fn look(
         &self,
         user: &str,
@@ -76,7 +76,7 @@ impl Prober {
         client: Client,
     ) -> Result<Probed, Refusal> {
         if self.dropped.holds(client.remote.ip(), clock::now()) {
-            self.look_again(client).await?;
+            self.check_again(client).await?;
         }
         let (greeting, limits) = tokio::join!(self.greeting(greeting), self.limits(user));
         let Greeting { line, at } = greeting?;
@@ -92,13 +92,13 @@ impl Prober {
         })
     }
 
-    /// One that was read after the question came.
+    /// A greeting that was read after the probe came.
     async fn greeting(&self, heard: Option<Greeting>) -> Result<Greeting, Refusal> {
         if let Some(heard) = heard {
             return Ok(heard);
         }
         let read = async {
-            let read = read_banner(&*self.sshd, Purpose::Banner, BANNER_TIME).await;
+            let read = read_banner(&*self.sshd, Purpose::Banner, BANNER_TIMEOUT).await;
             Ok::<_, Infallible>(read.map_err(|error| no_banner(&error)))
         };
         let Ok(reading) = self.banner.get(read).await;
@@ -106,10 +106,10 @@ impl Prober {
         reading.what.map(|line| Greeting { line, at })
     }
 
-    /// sshd did not greet the last session of this client. It may still do so: what counts there is the address that sessions
-    /// come from, which is another than that of questions.
-    async fn look_again(&self, client: Client) -> Result<(), Refusal> {
-        let read = read_banner(&*self.sshd, Purpose::Session(client), BANNER_TIME).await;
+    /// sshd did not greet the last session of this client, and may still refuse: sessions come from another address
+    /// than questions, which sshd penalizes separately.
+    async fn check_again(&self, client: Client) -> Result<(), Refusal> {
+        let read = read_banner(&*self.sshd, Purpose::Session(client), BANNER_TIMEOUT).await;
         read.map_err(|error| no_banner(&error))?;
         self.dropped.handle_greeted(client.remote.ip());
         Ok(())
@@ -119,7 +119,7 @@ impl Prober {
         let view = self.view.as_ref()?;
         let read = async {
             let mut last = self.limits.lock().await;
-            let is_fresh = |at: Instant| clock::now().saturating_duration_since(at) < FRESH;
+            let is_fresh = |at: Instant| clock::now().saturating_duration_since(at) < LIMITS_TTL;
             if let Some((at, seen)) = &*last
                 && is_fresh(*at)
                 && seen.user == user
@@ -134,9 +134,9 @@ impl Prober {
             *last = Some((clock::now(), seen));
             limits
         };
-        // Those who wait for others included: the answer is one without them too.
-        timeout(VIEW_TIME, read).await.unwrap_or_else(|_| {
-            debug!("sshd's settings do not come in time");
+        // The time limit includes waiting for other probes.
+        timeout(VIEW_TIMEOUT, read).await.unwrap_or_else(|_| {
+            debug!("sshd's settings were not read in time");
             None
         })
     }
@@ -147,7 +147,7 @@ fn no_banner(error: &AskError) -> Refusal {
         AskError::Dropped { .. } => RefusalCode::RetryLater,
         _ => RefusalCode::UpstreamDown,
     };
-    warn!(event = "refused", error = %chain(error), "no banner for a probe");
+    warn!(event = "refused", error = %chain(error), "cannot read sshd's banner for a probe");
     refusal(code, error.to_string())
 }
 

@@ -1,18 +1,18 @@
-//! All sessions of a server half: who owns them, how many there may be, and what became of them.
+//! All sessions of a server half: who owns them, how many are allowed, and why they ended.
 
 mod counts;
 mod entry;
-mod known;
+mod recently_closed;
 mod report;
 mod restore;
 mod room;
+mod session_table;
 mod task;
-mod tombstones;
 
 use super::authority::{Account, refusal};
 use super::connect_sshd::Client;
+use super::session_store::{ClosedSessions, Identity, SessionStore};
 use super::upstream::Upstream;
-use super::vault::{Identity, Tombs, Vault};
 use crate::carrier::{Carrier, CloseReason};
 use crate::clock;
 use crate::fault;
@@ -22,29 +22,29 @@ use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
 use bytes::Bytes;
 use counts::Counts;
-use entry::{Claim, Entry};
-use known::Known;
+use entry::{AttachRequest, Entry};
+use recently_closed::RecentlyClosed;
+use session_table::SessionTable;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
-use task::{Beginning, Opened, SessionTask};
+use task::{NewSession, SessionStart, SessionTask};
 use tokio::sync::{mpsc, watch};
-use tombstones::Tombstones;
 use tracing::{Instrument, info_span};
 
-/// Counts and times of sessions.
+/// Limits on the number of sessions and on their times.
 #[derive(Clone, Debug)]
 pub struct RegistryLimits {
-    /// Most sessions in all. Default 1000.
+    /// The most sessions. Default 1000.
     pub sessions: usize,
-    /// Most sessions of one user key. Default 500.
+    /// The most sessions of one user key. Default 500.
     pub sessions_per_key: usize,
-    /// At either limit, the session of the same key that has been without a client for longest ends if that is so long.
-    /// Default 5 minutes.
+    /// If a limit is reached, the session of the same key that has been without a client for longest ends, if that is
+    /// at least this long. Default 5 minutes.
     pub abandoned_after: Duration,
     /// How long a session without a carrier is kept. Default 7 days.
     pub ttl: Duration,
-    /// Bytes that all sessions together may hold. Default 1 GiB.
+    /// The most bytes of memory of all sessions together. Default 1 GiB.
     pub memory: usize,
 }
 
@@ -64,22 +64,22 @@ pub(super) struct Registry {
     limits: RegistryLimits,
     session: SessionConfig,
     upstream: Upstream,
-    /// Keeps sessions beyond the life of this process; `None` where they end with it.
-    vault: Option<Vault>,
+    /// Keeps sessions beyond the life of this process; `None`: they end with it.
+    session_store: Option<SessionStore>,
     budget: Arc<Budget>,
     counts: Counts,
     tasks: Mutex<Option<Tasks>>,
-    known: Mutex<Known>,
-    /// For the tasks of sessions, which must not keep their registry alive.
+    known: Mutex<SessionTable>,
+    /// Given to the tasks of sessions, which must not keep the registry alive.
     this: Weak<Registry>,
 }
 
-/// How a server half leaves its sessions.
+/// What happens to the sessions when a server half stops.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Leaving {
-    /// They end, and the clients are told.
+pub(crate) enum ShutdownMode {
+    /// They end, and their clients are told.
     Ended,
-    /// A successor goes on with them.
+    /// The next worker continues them.
     HandedOver,
 }
 
@@ -88,17 +88,17 @@ impl Registry {
         limits: RegistryLimits,
         session: SessionConfig,
         upstream: Upstream,
-        vault: Option<(Vault, Tombs)>,
+        session_store: Option<(SessionStore, ClosedSessions)>,
     ) -> Arc<Registry> {
-        let (vault, tombs) = vault.unzip();
-        let known = Known::new(tombs.map_or_else(Tombstones::default, Tombstones::kept));
+        let (session_store, closed_sessions) = session_store.unzip();
+        let known = SessionTable::new(closed_sessions.map_or_else(RecentlyClosed::default, RecentlyClosed::kept));
         Arc::new_cyclic(|this| Registry {
             budget: Budget::new(limits.memory),
             counts: Counts::default(),
             limits,
             session,
             upstream,
-            vault,
+            session_store,
             tasks: Mutex::new(Some(Tasks::new())),
             known: Mutex::new(known),
             this: Weak::clone(this),
@@ -118,11 +118,11 @@ impl Registry {
         self.known().is_owner(key)
     }
 
-    /// Makes a session. If the same owner made it a moment ago, that one is it.
+    /// Creates a session, unless the same owner has created it a moment ago.
     pub(super) fn open(&self, open: &Open, owner: &Bytes, client: Client, account: Account) -> Result<(), Refusal> {
         let known = self.known();
         if let Some(entry) = known.sessions.get(&open.session) {
-            // Public ids can be copied; under another key this one names nothing.
+            // Session ids are not secret. For another key this session does not exist.
             return if entry.owner == *owner { Ok(()) } else { Err(gone()) };
         }
         if known.ended.holds(open.session) {
@@ -140,17 +140,22 @@ impl Registry {
             opened: clock::to_boot_millis(clock::now()),
         };
         let facts = Facts::new(self.session.receive_window as u64);
-        let beginning = Beginning::Opened(Opened {
+        let start = SessionStart::Opened(NewSession {
             identity: identity.clone(),
             client,
             ready,
         });
-        let (entry, task) = self.prepare(&identity, facts, is_ready, beginning);
+        let (entry, task) = self.prepare(&identity, facts, is_ready, start);
         self.begin(known, entry, task)
     }
 
-    /// Makes a session known, and starts its task.
-    fn begin(&self, mut known: MutexGuard<'_, Known>, entry: Arc<Entry>, task: SessionTask) -> Result<(), Refusal> {
+    /// Adds a session to the table and starts its task.
+    fn begin(
+        &self,
+        mut known: MutexGuard<'_, SessionTable>,
+        entry: Arc<Entry>,
+        task: SessionTask,
+    ) -> Result<(), Refusal> {
         let tasks = lock(&self.tasks);
         let Some(tasks) = &*tasks else {
             return Err(refusal(RefusalCode::RetryLater, "the server half is stopping"));
@@ -162,7 +167,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Waits until the session that an `Open` made is connected to sshd.
+    /// Waits until a session that an `Open` created is connected to sshd.
     pub(super) async fn connected(&self, session: SessionId, key: &[u8]) -> Result<(), Refusal> {
         let entry = self.owned(session, key).ok_or_else(|| self.gone(session, key))?;
         let mut ready = entry.ready.clone();
@@ -172,23 +177,23 @@ impl Registry {
         }
     }
 
-    /// Leads a carrier to the session that its `Open` made, which is connected to sshd.
+    /// Passes a carrier to the session that its `Open` created, which is connected to sshd.
     pub(super) async fn attach_open(&self, carrier: Carrier, open: &Open, key: Option<u8>) {
         let Some(entry) = self.owned(open.session, &carrier.info().peer_key) else {
             let gone = self.gone(open.session, &carrier.info().peer_key);
             return refuse(carrier, gone).await;
         };
-        let claim = Claim {
+        let request = AttachRequest {
             epoch: open.epoch,
             received: Offset::ZERO,
             window: open.window,
             key,
             first: open.first.clone(),
         };
-        self.attach(carrier, &entry, claim).await
+        self.attach(carrier, &entry, request).await
     }
 
-    /// Leads a carrier to its session, if it proved the key that opened it.
+    /// Passes a carrier to its session, if it has proved the key that opened the session.
     pub(super) async fn attach_resume(&self, carrier: Carrier, resume: &Resume) {
         match self.owned(resume.session, &carrier.info().peer_key) {
             Some(entry) => {
@@ -201,7 +206,7 @@ impl Registry {
                 self.attach(
                     carrier,
                     &entry,
-                    Claim {
+                    AttachRequest {
                         epoch,
                         received,
                         window,
@@ -218,7 +223,7 @@ impl Registry {
         }
     }
 
-    /// Lets a carrier stand by its session, if it proved the key that opened it.
+    /// Adds a standby carrier to its session, if it has proved the key that opened the session.
     pub(super) async fn attach_standby(&self, mut carrier: Carrier, session: SessionId) {
         let Some(entry) = self.owned(session, &carrier.info().peer_key) else {
             let gone = self.gone(session, &carrier.info().peer_key);
@@ -229,12 +234,12 @@ impl Registry {
             return refuse(carrier, refused).await;
         }
         if carrier.send_message(Answer::Standing.encode()).await.is_ok() {
-            // A session that ended in this moment closes its channel, and with it the carrier.
+            // If the session has just ended, its channel is closed and the carrier is dropped.
             let _ = entry.standbys.send(carrier).await;
         }
     }
 
-    /// Ends a session whose reap token was shown.
+    /// Ends a session if its reap token is right.
     pub(super) fn reap(&self, reap: &Reap) {
         let known = self.known();
         let Some(entry) = known.sessions.get(&reap.session) else {
@@ -246,13 +251,14 @@ impl Registry {
         }
     }
 
-    /// Takes no more, lets go of every session, and waits up to `grace` until the clients are told.
-    pub(super) async fn shutdown(&self, leaving: Leaving, grace: Duration) {
+    /// Accepts no more sessions, ends or hands over the existing ones, and waits up to `grace` until their clients are
+    /// told.
+    pub(super) async fn shutdown(&self, mode: ShutdownMode, grace: Duration) {
         let tasks = lock(&self.tasks).take();
         for entry in self.known().sessions.values() {
-            entry.order(match leaving {
-                Leaving::Ended => Order::End("the server half was stopped".to_owned()),
-                Leaving::HandedOver => Order::HandOver,
+            entry.order(match mode {
+                ShutdownMode::Ended => Order::End("the server half was stopped".to_owned()),
+                ShutdownMode::HandedOver => Order::HandOver,
             });
         }
         if let Some(tasks) = tasks {
@@ -260,14 +266,14 @@ impl Registry {
         }
     }
 
-    async fn attach(&self, mut carrier: Carrier, entry: &Entry, claim: Claim) {
-        let Claim {
+    async fn attach(&self, mut carrier: Carrier, entry: &Entry, request: AttachRequest) {
+        let AttachRequest {
             epoch,
             received,
             window,
             key,
             first,
-        } = claim;
+        } = request;
         if !entry.epochs.take(epoch) {
             return refuse(
                 carrier,
@@ -291,12 +297,12 @@ impl Registry {
                 peer_window: window,
                 first,
             };
-            // A session that ended in this moment closes its channel; the client asks again and learns of it.
+            // If the session has just ended, its channel is closed. The client asks again and is told why.
             let _ = entry.arrivals.send(Box::new(arrival)).await;
         }
     }
 
-    /// What to say of a session that is not here; why it ended only to its owner.
+    /// The refusal for a session that does not exist. Only its owner is told why it ended.
     fn gone(&self, session: SessionId, key: &[u8]) -> Refusal {
         let why = self.known().ended.why(session, key);
         why.map_or_else(gone, |why| refusal(RefusalCode::Gone, why))
@@ -310,13 +316,13 @@ impl Registry {
             .cloned()
     }
 
-    /// A session as others see it, and its task.
+    /// A session's entry and its task.
     fn prepare(
         &self,
         identity: &Identity,
         facts: Facts,
         ready: watch::Receiver<Option<Result<(), Refusal>>>,
-        beginning: Beginning,
+        start: SessionStart,
     ) -> (Arc<Entry>, SessionTask) {
         let (arrivals, incoming) = mpsc::channel(ARRIVALS);
         let (standbys, standing) = mpsc::channel(STANDBYS);
@@ -345,35 +351,36 @@ impl Registry {
             arrivals: incoming,
             standbys: standing,
             orders: ordered,
-            beginning,
+            start,
         };
         (entry, task)
     }
 
-    /// The session is over. Its tombstone comes first: what a successor finds beside one is not a session any more.
-    fn bury(&self, session: SessionId, why: &str) {
+    /// Closes a session. It is added to the closed sessions first: if the worker dies in between, the next one does
+    /// not restore it.
+    fn close(&self, session: SessionId, why: &str) {
         let mut known = self.known();
         if let Some(entry) = known.remove(session) {
             self.counts.handle_ended(&entry);
             known.ended.add(session, &entry.owner, why.to_owned());
-            self.leave_vault(&entry);
+            self.remove_from_store(&entry);
         }
     }
 
-    /// The session never began: the client may ask for it again.
+    /// Removes a session that never started: the client may open it again.
     fn forget(&self, session: SessionId) {
         if let Some(entry) = self.known().remove(session) {
-            self.leave_vault(&entry);
+            self.remove_from_store(&entry);
         }
     }
 
-    fn leave_vault(&self, entry: &Entry) {
-        if let (Some(vault), Some(slot)) = (&self.vault, lock(&entry.slot).take()) {
-            vault.forget(slot);
+    fn remove_from_store(&self, entry: &Entry) {
+        if let (Some(session_store), Some(slot)) = (&self.session_store, lock(&entry.slot).take()) {
+            session_store.forget(slot);
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, SessionTable> {
         lock(&self.known)
     }
 }

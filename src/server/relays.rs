@@ -1,6 +1,6 @@
-//! Keeps a server half listed at its relays, and takes whoever comes by way of them.
+//! Keeps a server half registered with its relays, and accepts the streams of clients that come through them.
 //!
-//! Which relays these are is looked up again and again: names lead elsewhere, and fleets grow and shrink.
+//! The relays' names are resolved again from time to time: addresses change, and relays are added and removed.
 
 use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress, RelayName, RelayResolver};
 use crate::carrier::via::{IncomingStream, Registration, RegistrationSettings, Resolved, Way};
@@ -16,36 +16,36 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Streams that may wait to be taken: as many as a second of new carriers brings at most.
-const WAITING: usize = 64;
+/// The most streams that may wait to be accepted: no more new carriers than this come in a second.
+const MAX_WAITING_STREAMS: usize = 64;
 
-/// To tell every relay that this server half stops.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long deregistering from all relays may take.
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// At which relays to be listed.
+/// The relays to register with.
 #[derive(Clone, Debug, Default)]
-pub struct RelayPlaces {
-    /// By name. Where they lead to more than a few, the host keys choose.
+pub struct RelaySettings {
+    /// Their names. If these resolve to more than a few relays, the host keys choose among them.
     pub names: Vec<RelayName>,
-    /// Folder where it is remembered what the names led to. Default: none.
+    /// Folder that caches what the names resolved to. Default: none.
     pub cache: Option<PathBuf>,
 }
 
-/// The places at all relays.
+/// The registrations with all relays.
 pub(super) struct Relays(Tasks);
 
 impl Relays {
-    /// Begins to register everywhere. Streams of clients arrive in the receiver, from all relays.
+    /// Starts to register. The receiver yields the streams of clients from all relays.
     pub(super) fn start(
-        places: RelayPlaces,
+        relays: RelaySettings,
         host_keys: Vec<Fingerprint>,
         settings: RegistrationSettings,
     ) -> (Relays, mpsc::Receiver<IncomingStream>) {
-        let (incoming, arrived) = mpsc::channel(WAITING);
+        let (incoming, arrived) = mpsc::channel(MAX_WAITING_STREAMS);
         let tasks = Tasks::new();
-        let keeping = Keeping {
-            resolver: RelayResolver::new(places.cache.as_deref()),
-            names: places.names,
+        let registrar = Registrar {
+            resolver: RelayResolver::new(relays.cache.as_deref()),
+            names: relays.names,
             host_keys,
             settings,
             incoming,
@@ -53,35 +53,35 @@ impl Relays {
             failed: Vec::new(),
         };
         let stop = tasks.token();
-        tasks.spawn("relays", keeping.run(stop));
+        tasks.spawn("relays", registrar.run(stop));
         (Relays(tasks), arrived)
     }
 
-    /// Has every relay take this server half off its list; streams that run go on.
+    /// Deregisters from every relay. Open streams continue.
     pub(super) async fn stop(self) {
-        self.0.shutdown(GOODBYE).await;
+        self.0.shutdown(DEREGISTER_TIMEOUT).await;
     }
 }
 
-struct Keeping {
+struct Registrar {
     resolver: RelayResolver,
     names: Vec<RelayName>,
     host_keys: Vec<Fingerprint>,
     settings: RegistrationSettings,
     incoming: mpsc::Sender<IncomingStream>,
     /// By the relay's name.
-    listed: BTreeMap<String, Place>,
-    /// What could not be looked up the last time, in words: one line for each change.
+    listed: BTreeMap<String, RegisteredRelay>,
+    /// The last failed lookups, so that each change is logged once.
     failed: Vec<String>,
 }
 
-/// A place at one relay.
-struct Place {
-    way: Arc<Found>,
+/// The registration with one relay.
+struct RegisteredRelay {
+    way: Arc<KnownAddresses>,
     stop: CancellationToken,
 }
 
-impl Keeping {
+impl Registrar {
     async fn run(mut self, stop: CancellationToken) {
         let registrations = Tasks::under(&stop);
         while !stop.is_cancelled() {
@@ -93,26 +93,26 @@ impl Keeping {
             if failed != self.failed {
                 failed
                     .iter()
-                    .for_each(|failure| warn!(failure, "cannot look a relay up"));
+                    .for_each(|failure| warn!(failure, "cannot look up a relay"));
             }
-            // What is not answered for now may be as it was.
+            // Relays whose lookup failed keep their registrations.
             let is_whole = failed.is_empty();
             self.failed = failed;
             self.follow(found.relays, is_whole, &registrations);
             let again = clock::now() + found.refresh_after;
             stop.run_until_cancelled(clock::sleep_until(again)).await;
         }
-        registrations.shutdown(GOODBYE).await;
+        registrations.shutdown(DEREGISTER_TIMEOUT).await;
     }
 
-    /// Registers at relays that are new, and leaves those that are gone.
+    /// Registers with new relays, and deregisters from those that are no longer listed.
     fn follow(&mut self, found: Vec<RelayAddress>, is_whole: bool, registrations: &Tasks) {
         let names: Vec<String> = found.iter().map(|relay| relay.relay.endpoint.to_string()).collect();
         if is_whole {
             self.listed.retain(|name, place| {
                 let stays = names.contains(name);
                 if !stays {
-                    info!(relay = name, "leaving a relay that is not chosen any more");
+                    info!(relay = name, "deregistering from a relay that is no longer chosen");
                     place.stop.cancel();
                 }
                 stays
@@ -120,14 +120,14 @@ impl Keeping {
         }
         for (name, relay) in names.into_iter().zip(found) {
             match self.listed.get(&name) {
-                Some(place) => place.way.is_at(relay.addresses),
+                Some(place) => place.way.set(relay.addresses),
                 None => self.register(name, &relay, registrations),
             }
         }
     }
 
     fn register(&mut self, name: String, relay: &RelayAddress, registrations: &Tasks) {
-        let way = Arc::new(Found(Mutex::new(relay.addresses.clone())));
+        let way = Arc::new(KnownAddresses(Mutex::new(relay.addresses.clone())));
         let key = relay.each().find_map(|address| address.key);
         let registration = Registration::new(
             name.as_str(),
@@ -138,20 +138,20 @@ impl Keeping {
         let stop = registrations.token().child_token();
         let (incoming, until) = (self.incoming.clone(), stop.clone());
         registrations.spawn("registration", async move { registration.run(incoming, until).await });
-        self.listed.insert(name, Place { way, stop });
+        self.listed.insert(name, RegisteredRelay { way, stop });
     }
 }
 
-/// Where a relay was found last.
-struct Found(Mutex<Vec<SocketAddr>>);
+/// The addresses at which a relay was found last.
+struct KnownAddresses(Mutex<Vec<SocketAddr>>);
 
-impl Found {
-    fn is_at(&self, addresses: Vec<SocketAddr>) {
+impl KnownAddresses {
+    fn set(&self, addresses: Vec<SocketAddr>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 }
 
-impl Way for Found {
+impl Way for KnownAddresses {
     fn addresses(&self) -> Resolved<'_, Vec<SocketAddr>> {
         let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Box::pin(std::future::ready(Ok(addresses)))

@@ -1,7 +1,7 @@
-//! One reading for all who ask at the same time, none of it older than the question.
+//! One read for all who ask at the same time, never older than the question.
 //!
-//! Whoever asks while a reading is under way waits for the next one: what the present one finds may have been so
-//! before the question came.
+//! If a read is in progress, a caller waits for the next one: the current one may return a state from before the
+//! question.
 
 use std::time::{Duration, Instant};
 
@@ -10,25 +10,25 @@ use tokio::time::sleep_until;
 
 use crate::clock;
 
-/// Shares readings of one thing.
+/// Shares reads of one thing.
 #[derive(Debug)]
 pub(super) struct SharedRead<T> {
     interval: Duration,
-    /// Held while it is read. Fair: those who wait are served in the order in which they came.
+    /// Locked during a read. Fair: waiting callers are served in order.
     last: Mutex<Option<Reading<T>>>,
 }
 
-/// What was read, and when.
+/// A result and its times.
 #[derive(Clone, Debug)]
 pub(super) struct Reading<T> {
     begun: Instant,
-    /// When it was there.
+    /// When the read had ended.
     pub(super) at: Instant,
     pub(super) what: T,
 }
 
 impl<T: Clone> SharedRead<T> {
-    /// Readings begin at least `interval` apart, however many ask.
+    /// Reads start at least `interval` apart, however many callers there are.
     pub(super) fn new(interval: Duration) -> SharedRead<T> {
         SharedRead {
             interval,
@@ -36,10 +36,10 @@ impl<T: Clone> SharedRead<T> {
         }
     }
 
-    /// Gives a reading that began after this was called: somebody else's, or that of `read`.
+    /// Returns the result of a read that started after this call: another caller's, or that of `read`.
     ///
     /// # Errors
-    /// Those of `read`, which are shared with nobody: the next one reads again.
+    /// The errors of `read`. They are not shared: the next caller reads again.
     pub(super) async fn get<E>(&self, read: impl Future<Output = Result<T, E>>) -> Result<Reading<T>, E> {
         let asked = clock::now();
         let mut last = self.last.lock().await;

@@ -16,37 +16,37 @@ use tracing::warn;
 
 use crate::clock;
 
-/// On loopback an answer takes microseconds; a target elsewhere may need a few lost packets.
+/// On loopback connecting takes microseconds. A target on another machine may lose a few packets.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long sshd may take to greet before the session is opened all the same: the client needs the greeting anyway. sshd
-/// that drops a connection does so at once.
+/// How long to wait for sshd's greeting before the session is opened without it. An sshd that drops a connection does
+/// so at once.
 const GREETING_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// For so long no session waits for the greeting of a target that did not greet one in time: not everything that
-/// `--auth none` leads to speaks first.
-const UNGREETED_TIME: Duration = Duration::from_secs(60);
+/// If a target did not greet in time, no session waits for its greeting for this long: with `--auth none` a target may
+/// expect the client to speak first.
+const UNGREETED_TTL: Duration = Duration::from_secs(60);
 
-/// How often what has come is looked at. sshd takes some milliseconds.
-const GREETING_STEP: Duration = Duration::from_millis(5);
+/// How often received bytes are checked for the greeting. sshd takes some milliseconds.
+const GREETING_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// For so long it is remembered that sshd did not greet a client: the longest penalty of PerSourcePenalties by default.
-const DROPPED_TIME: Duration = Duration::from_secs(600);
+/// How long to remember that sshd did not greet a client: the longest penalty of PerSourcePenalties by default.
+const DROPPED_TTL: Duration = Duration::from_secs(600);
 
-/// Most of them, about 50 bytes each.
+/// The most such clients, about 50 bytes each.
 const MAX_DROPPED: usize = 4 * 1024;
 
-/// Where sessions are joined to.
+/// Opens connections for sessions.
 pub(super) struct Upstream {
     sshd: Arc<dyn ConnectSshd>,
-    dropped: Arc<Dropped>,
-    /// When a greeting was waited for in vain.
+    dropped: Arc<DroppedClients>,
+    /// When a greeting did not come in time.
     ungreeted: Mutex<Option<Instant>>,
 }
 
-/// Clients whose last session sshd did not greet.
+/// Clients whose last session sshd dropped without a greeting.
 #[derive(Debug, Default)]
-pub(super) struct Dropped(Mutex<HashMap<Source, Instant>>);
+pub(super) struct DroppedClients(Mutex<HashMap<Source, Instant>>);
 
 impl Upstream {
     pub(super) fn new(sshd: Arc<dyn ConnectSshd>) -> Upstream {
@@ -57,17 +57,17 @@ impl Upstream {
         }
     }
 
-    /// The sshd that is connected to.
+    /// The sshd that sessions are connected to.
     pub(super) fn sshd(&self) -> Arc<dyn ConnectSshd> {
         Arc::clone(&self.sshd)
     }
 
-    /// Whom sshd did not greet.
-    pub(super) fn dropped(&self) -> Arc<Dropped> {
+    /// The clients that sshd did not greet.
+    pub(super) fn dropped(&self) -> Arc<DroppedClients> {
         Arc::clone(&self.dropped)
     }
 
-    /// A connection for a client, on which sshd has greeted or takes its time. Nothing was read from it.
+    /// Connects for a client. sshd has greeted, or needs more time. Nothing is read from the connection.
     pub(super) async fn connect(&self, client: Client) -> Result<TcpStream, Refusal> {
         let connecting = self.sshd.connect(Purpose::Session(client));
         let stream = match timeout(CONNECT_TIMEOUT, connecting).await {
@@ -85,10 +85,10 @@ impl Upstream {
         if self.is_ungreeted(clock::now()) {
             return Ok(stream);
         }
-        match timeout(GREETING_TIMEOUT, last_words(&stream)).await {
+        match timeout(GREETING_TIMEOUT, hang_up_message(&stream)).await {
             Ok(Some(said)) => {
                 self.dropped.handle_dropped(client.remote.ip(), clock::now());
-                warn!(event = "refused", %target, remote = %client.remote, said = said.as_str(), "sshd hung up before its greeting");
+                warn!(event = "refused", %target, remote = %client.remote, said = said.as_str(), "sshd closed the connection before its greeting");
                 let error = AskError::Dropped { target, said };
                 Err(refusal(RefusalCode::RetryLater, error.to_string()))
             }
@@ -104,7 +104,7 @@ impl Upstream {
 
     fn is_ungreeted(&self, now: Instant) -> bool {
         self.ungreeted()
-            .is_some_and(|at| now.saturating_duration_since(at) < UNGREETED_TIME)
+            .is_some_and(|at| now.saturating_duration_since(at) < UNGREETED_TTL)
     }
 
     fn ungreeted(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -112,11 +112,11 @@ impl Upstream {
     }
 }
 
-/// What sshd said before it hung up without a greeting; `None` once it has greeted.
-async fn last_words(stream: &TcpStream) -> Option<PeerText> {
+/// What sshd said before it closed the connection without a greeting; `None` once it has greeted.
+async fn hang_up_message(stream: &TcpStream) -> Option<PeerText> {
     let mut said = [0; 255];
     loop {
-        // Asked for first: what comes later is there then.
+        // Checked first: after the end has been seen, everything before it is there.
         let is_over = stream
             .ready(Interest::READABLE)
             .await
@@ -131,15 +131,15 @@ async fn last_words(stream: &TcpStream) -> Option<PeerText> {
             let first = lines.split(|byte| *byte == b'\n').next().unwrap_or_default();
             return Some(PeerText::from_bytes(first.strip_suffix(b"\r").unwrap_or(first)));
         }
-        sleep(GREETING_STEP).await;
+        sleep(GREETING_POLL_INTERVAL).await;
     }
 }
 
-impl Dropped {
+impl DroppedClients {
     fn handle_dropped(&self, client: IpAddr, now: Instant) {
         let mut dropped = self.lock();
         if dropped.len() >= MAX_DROPPED {
-            dropped.retain(|_, at| now.saturating_duration_since(*at) < DROPPED_TIME);
+            dropped.retain(|_, at| now.saturating_duration_since(*at) < DROPPED_TTL);
         }
         if dropped.len() < MAX_DROPPED {
             dropped.insert(client.into(), now);
@@ -153,11 +153,11 @@ impl Dropped {
     /// Whether sshd did not greet the last session of this client.
     pub(super) fn holds(&self, client: IpAddr, now: Instant) -> bool {
         let at = self.lock().get(&client.into()).copied();
-        at.is_some_and(|at| now.saturating_duration_since(at) < DROPPED_TIME)
+        at.is_some_and(|at| now.saturating_duration_since(at) < DROPPED_TTL)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Source, Instant>> {
-        // Whole entries come and go: a panic elsewhere cannot have left one half written.
+        // Entries are inserted and removed as a whole: a panic elsewhere cannot have left one half written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -169,7 +169,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    /// What comes of a session before a server that says this, and then hangs up or stays.
+    /// The result of a session with a server that says this, and then closes the connection or does not.
     async fn before(said: &str, stays: bool) -> (Result<String, Refusal>, bool) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = Upstream::new(Arc::new(FromLoopback::new(listener.local_addr().unwrap())));
@@ -200,7 +200,7 @@ mod tests {
             let (read, is_dropped) = before(said, true).await;
             assert_eq!((read.unwrap().as_str(), is_dropped), (said, false));
         }
-        // As dropbear may, for whoever is too fast.
+        // As dropbear may do if the client is fast.
         let (read, _) = before("SSH-2.0-here\r\n", false).await;
         assert!(read.is_ok());
     }

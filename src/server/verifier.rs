@@ -1,5 +1,5 @@
-//! Verifies the signatures of opens: beside the threads that carry sessions, one open at a time, and none for a network that has
-//! failed too often.
+//! Verifies the signatures of opens: outside the threads that carry sessions, one open at a time, and not for a
+//! network that has failed too often.
 
 use super::failures::{Failures, TooManyFailed};
 use crate::clock;
@@ -11,25 +11,25 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
-/// Opens that are verified at once. Up to eight signatures take a millisecond; in this order no source is verified beyond its
-/// budget, however many carriers it has.
-const AT_ONCE: usize = 1;
+/// Opens that are verified at once. Up to eight signatures take a millisecond. With one at a time no source can exceed
+/// its failure budget, however many carriers it has.
+const MAX_CONCURRENT: usize = 1;
 
 pub(super) struct Verifier {
     failures: Arc<Failures>,
     turns: Arc<Semaphore>,
 }
 
-/// The keys of an open are not known, and it is not to be answered with a question for others.
+/// The keys of an open were not proved, and another hello cannot change that.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unproven {
-    /// Not even looked at.
+pub(super) enum ProofError {
+    /// The signatures were not verified.
     #[error(transparent)]
     TooManyFailed(#[from] TooManyFailed),
-    /// Counted against the source.
+    /// A failure that counts against the source.
     #[error("an authorization is not valid")]
     Invalid(#[source] StatementError),
-    /// The thread ended.
+    /// The verifying thread panicked.
     #[error("the signatures could not be verified")]
     Fault,
 }
@@ -38,32 +38,32 @@ impl Verifier {
     pub(super) fn new(failures: Arc<Failures>) -> Verifier {
         Verifier {
             failures,
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            turns: Arc::new(Semaphore::new(MAX_CONCURRENT)),
         }
     }
 
-    /// Lets a network ask about keys that have not signed, as often as it may fail.
+    /// Lets a network ask about keys that have not signed. Counts as a failure until it is taken back.
     ///
     /// # Errors
     /// `TooManyFailed`.
-    pub(super) fn allow_unsigned(&self, source: IpAddr) -> Result<Unsigned, TooManyFailed> {
+    pub(super) fn allow_unsigned(&self, source: IpAddr) -> Result<UnsignedQuery, TooManyFailed> {
         self.failures.check(source, clock::now())?;
         self.failures.count(source, clock::now());
         let failures = Arc::clone(&self.failures);
-        Ok(Unsigned { failures, source })
+        Ok(UnsignedQuery { failures, source })
     }
 
-    /// The keys that signed `message`, each with the place of its authorization. Kinds of keys that are not supported are left
+    /// The keys that have signed `message`, in the order of their authorizations. Keys of unsupported types are left
     /// out.
     ///
     /// # Errors
-    /// `Unproven`; the first signature that is not valid ends it, and counts against `source`.
+    /// `ProofError`. The first invalid signature ends the verification and counts against `source`.
     pub(super) async fn prove(
         &self,
         authorizations: &[Authorization],
         message: Vec<u8>,
         source: IpAddr,
-    ) -> Result<Vec<ProvenKey>, Unproven> {
+    ) -> Result<Vec<ProvenKey>, ProofError> {
         if authorizations.is_empty() {
             return Ok(Vec::new());
         }
@@ -72,27 +72,27 @@ impl Verifier {
         let (failures, authorizations) = (Arc::clone(&self.failures), authorizations.to_vec());
         let verified = off_thread("verify signatures", move || {
             let verified = verify_all(&authorizations, &message);
-            // Here, since nobody may be waiting for the result any more.
+            // Counted here because the caller may have gone.
             if verified.is_err() {
                 failures.count(source, clock::now());
             }
             drop(turn);
             verified
         });
-        let verified = verified.await.ok_or(Unproven::Fault)?;
-        verified.map_err(Unproven::Invalid)
+        let verified = verified.await.ok_or(ProofError::Fault)?;
+        verified.map_err(ProofError::Invalid)
     }
 }
 
-/// A question about keys that have not signed: a failure until one of them does.
+/// A question about keys that have not signed. It counts as a failure until it is taken back.
 #[must_use]
-pub(super) struct Unsigned {
+pub(super) struct UnsignedQuery {
     failures: Arc<Failures>,
     source: IpAddr,
 }
 
-impl Unsigned {
-    /// It was none: the key has signed, or the refusal was counted elsewhere.
+impl UnsignedQuery {
+    /// Not a failure after all: the key has signed, or the refusal was counted elsewhere.
     pub(super) fn take_back(self) {
         self.failures.take_back(self.source);
     }
@@ -103,7 +103,7 @@ fn verify_all(authorizations: &[Authorization], message: &[u8]) -> Result<Vec<Pr
     for authorization in authorizations {
         match verify_open(authorization, message) {
             Ok(key) => keys.push(key),
-            Err(error) if error.is_unsupported() => debug!(%error, "an authorization is left out"),
+            Err(error) if error.is_unsupported() => debug!(%error, "ignored an authorization of an unsupported type"),
             Err(error) => return Err(error),
         }
     }
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    /// A kind of key that nobody has thought of yet.
+    /// A key type that does not exist yet.
     fn of_the_future() -> Authorization {
         let string = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
         let name = string(b"ssh-future@example.org");
@@ -166,10 +166,10 @@ mod tests {
         assert_eq!(prove(&[good.clone(), good.clone()], CLIENT).await.unwrap().len(), 2);
         for _ in 0..2 {
             let verdict = prove(&[good.clone(), bad.clone()], CLIENT).await;
-            assert!(matches!(verdict, Err(Unproven::Invalid(_))), "{verdict:?}");
+            assert!(matches!(verdict, Err(ProofError::Invalid(_))), "{verdict:?}");
         }
         let verdict = prove(std::slice::from_ref(&good), CLIENT).await;
-        assert!(matches!(verdict, Err(Unproven::TooManyFailed(_))), "{verdict:?}");
+        assert!(matches!(verdict, Err(ProofError::TooManyFailed(_))), "{verdict:?}");
         assert_eq!(prove(&[good], OTHER).await.unwrap().len(), 1);
     }
 
@@ -187,13 +187,13 @@ mod tests {
     async fn whoever_goes_while_it_is_verified_is_counted_too() {
         let verifier = verifier(1);
         let bad = [signed(b"other message")];
-        // Polled once: until the work is on its thread.
+        // Polled once, until the work is on its thread.
         let mut prove = Box::pin(verifier.prove(&bad, MESSAGE.to_vec(), CLIENT));
         let _is_pending = poll_fn(|cx| Poll::Ready(prove.as_mut().poll(cx).is_pending())).await;
         drop(prove);
-        // Behind it, in order.
+        // Runs after the first one.
         let verdict = verifier.prove(&bad, MESSAGE.to_vec(), CLIENT).await;
-        assert!(matches!(verdict, Err(Unproven::TooManyFailed(_))), "{verdict:?}");
+        assert!(matches!(verdict, Err(ProofError::TooManyFailed(_))), "{verdict:?}");
     }
 
     #[tokio::test]
@@ -208,7 +208,7 @@ mod tests {
         let verdicts = asked.join_all().await;
         let verified = verdicts
             .iter()
-            .filter(|verdict| matches!(verdict, Err(Unproven::Invalid(_))));
+            .filter(|verdict| matches!(verdict, Err(ProofError::Invalid(_))));
         assert_eq!(verified.count(), 3);
     }
 }

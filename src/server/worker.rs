@@ -1,6 +1,6 @@
-//! The worker: the part of a server half that talks to the network, without privileges.
+//! The worker: the unprivileged part of a server half, which talks to the network.
 //!
-//! Everything that needs a privilege was done by the keeper before: keys read, statements signed, ports bound.
+//! The keeper has done everything that needs privileges before: read keys, signed statements, bound ports.
 
 mod key_file;
 
@@ -10,8 +10,8 @@ use super::client_address::Families;
 use super::connect_sshd::{ConnectSshd, FromClient, FromLoopback};
 use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
 use super::prober::SshdView;
-use super::vault::{Recovery, Vault, VaultError};
-use super::{Leaving, RegistryLimits, RelayPlaces, Server, ServerConfig, ServerError};
+use super::session_store::{Recovery, SessionStore, SessionStoreError};
+use super::{RegistryLimits, RelaySettings, Server, ServerConfig, ServerError, ShutdownMode};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
 use crate::observe::{self, ControlHandler};
@@ -33,11 +33,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-/// How often, and how long apart, a lock is tried that a dying worker may still hold.
+/// How often, and at which interval, to try a lock that a dying worker may still hold.
 const LOCK_TRIES: usize = 40;
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
-/// What the keeper hands to each worker.
+/// The settings that the keeper gives to each worker.
 #[derive(Serialize, Deserialize)]
 pub struct WorkerSetup {
     /// bowline's own TLS key, PKCS #8.
@@ -46,9 +46,9 @@ pub struct WorkerSetup {
     pub secrets: [u8; 32],
     /// Host keys and their signatures over the TLS key.
     pub statements: Vec<(Vec<u8>, Vec<u8>)>,
-    /// What sessions are joined to.
+    /// The sshd that sessions are connected to.
     pub target: SocketAddr,
-    /// Other addresses of the same name, for when nothing answers there.
+    /// Other addresses of the same name, tried if nothing answers at the first.
     #[serde(default)]
     pub other_targets: Vec<SocketAddr>,
     /// Which address of a client sshd sees.
@@ -70,23 +70,23 @@ pub struct WorkerSetup {
     pub memory_budget: usize,
     /// See [`ServerConfig`].
     pub max_half_open: usize,
-    /// Most bytes of a UDP payload; `None` is what the path takes.
+    /// The most bytes of a UDP payload; `None`: as many as the path allows.
     pub mtu_cap: Option<u16>,
     /// Whether sessions outlive the worker.
-    pub vault: bool,
-    /// Names of relays at which to be listed.
+    pub session_store: bool,
+    /// Names of the relays to register with.
     pub relays: Vec<String>,
-    /// Where the worker may write down what they led to.
+    /// Folder where the worker may cache what these names resolved to.
     pub relay_cache: PathBuf,
-    /// Where metrics are served.
+    /// The address on which metrics are served.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
-    /// What clients can pin.
+    /// The fingerprint that clients can pin.
     pub fingerprint: String,
-    /// Whether an sshd is the target, whose settings the keeper can tell. An earlier keeper is not asked.
+    /// Whether the target is an sshd whose settings the keeper can read.
     #[serde(default)]
     pub is_sshd: bool,
-    /// Whether the keeper is asked before anything is opened: sshd sees all clients on loopback.
+    /// Whether the keeper is asked before each open, because sshd sees all clients on loopback.
     #[serde(default)]
     pub asks_before_opens: bool,
 }
@@ -94,14 +94,14 @@ pub struct WorkerSetup {
 /// Which address of a client sshd sees.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub enum ClientAddressSetup {
-    /// One of loopback.
+    /// A loopback address.
     #[default]
     Loopback,
-    /// The client's own; the keeper connects.
+    /// The client's own address; the keeper opens the connection.
     Real {
-        /// For whom that can be done.
+        /// The address families for which that works.
         families: Families,
-        /// Whether others are refused.
+        /// Whether clients of other families are refused.
         insists: bool,
     },
 }
@@ -119,41 +119,41 @@ impl fmt::Display for ClientAddressSetup {
     }
 }
 
-/// Who may open sessions, as far as it can be handed over.
+/// Who may open sessions, in serializable form.
 #[derive(Serialize, Deserialize)]
 pub enum AuthoritySetup {
     /// sshd is asked.
     Sshd,
-    /// A file of keys, which the keeper opens: the worker's user often may not. The path is for messages.
+    /// A file of keys. The keeper opens it, because the worker's user often may not. The path is for messages.
     Keys(PathBuf),
     /// Nobody is asked.
     Anyone,
 }
 
-/// The worker cannot serve.
+/// Why the worker cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// What the keeper gave is not what this program understands: another version of it is on disk.
+    /// This program does not understand the keeper's settings: another version of it is on disk.
     #[error("the keeper's settings cannot be read")]
     Setup(#[from] serde_json::Error),
-    /// The TLS key is not one.
+    /// The TLS key is invalid.
     #[error(transparent)]
     Key(#[from] NotATlsKey),
     /// The server half could not start.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The sessions of the worker before cannot be taken over.
-    #[error("cannot take over the sessions of the worker before")]
-    Vault(#[source] Box<dyn Error + Send + Sync>),
+    /// The sessions of the previous worker cannot be taken over.
+    #[error("cannot take over the sessions of the previous worker")]
+    SessionStore(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl WorkerSetup {
-    /// As bytes for the keeper to hand over.
+    /// Encodes it for the keeper.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("plain values can be written")
     }
 
-    /// From what the keeper handed over.
+    /// Decodes what the keeper has sent.
     ///
     /// # Errors
     /// `Setup`.
@@ -162,8 +162,8 @@ impl WorkerSetup {
     }
 }
 
-/// Serves on `listeners` until the keeper says to stop, and goes on with what is `stored`. `ready` is shown the server
-/// half, for its addresses, and the fingerprint once it serves.
+/// Serves on `listeners` until the keeper says to stop, and continues the sessions in `stored`. Calls `ready` with the
+/// server half and its fingerprint once it serves.
 ///
 /// # Errors
 /// See [`WorkerError`].
@@ -176,13 +176,13 @@ pub async fn serve(
 ) -> Result<(), WorkerError> {
     let sshd = connect_sshd(&setup, &keeper);
     let authority = authority(&setup, &sshd, &keeper).await;
-    let vault = match setup.vault {
-        true => Some(open_vault(&keeper, stored).await?),
+    let session_store = match setup.session_store {
+        true => Some(open_session_store(&keeper, stored).await?),
         false => None,
     };
-    let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.vault);
+    let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.session_store);
     let metrics = setup.metrics;
-    // Where nobody is asked who he is, strangers neither learn sshd's settings nor set root to work.
+    // Without authentication strangers must neither learn sshd's settings nor make root run programs.
     let tells = setup.is_sshd && !matches!(setup.authority, AuthoritySetup::Anyone);
     let ask = || Box::new(AskKeeper::new(&keeper, setup.target));
     let view = tells.then(|| ask() as Box<dyn SshdView>);
@@ -190,40 +190,43 @@ pub async fn serve(
     let mut config = server_config(setup, listeners, sshd, authority)?;
     config.open_check = check;
     config.sshd_view = view;
-    let server = Server::going_on(config, vault)?;
+    let server = Server::with_session_store(config, session_store)?;
     let (udp, tls) = (server.local_addrs(), server.tls_addrs());
     info!(event = "ready", ?udp, ?tls, %target, "serving");
     ready(&server, &fingerprint);
     let tasks = Tasks::new();
-    if let Some(visitors) = keeper.visitors() {
-        tasks.spawn("visitors", attend_all(visitors, server.observed()));
+    if let Some(status_clients) = keeper.status_clients() {
+        tasks.spawn(
+            "status_clients",
+            serve_status_clients(status_clients, server.observed()),
+        );
     }
     if let Some(address) = metrics {
         tasks.spawn("metrics", observe::serve_metrics_at(address, server.metrics()));
     }
     let how = || match keeper.how_to_stop() {
-        Some(Stop::HandOver) if keeps => Leaving::HandedOver,
-        _ => Leaving::Ended,
+        Some(Stop::HandOver) if keeps => ShutdownMode::HandedOver,
+        _ => ShutdownMode::Ended,
     };
-    server.run_and_leave(keeper.stop_token(), how).await;
+    server.run_until(keeper.stop_token(), how).await;
     Ok(())
 }
 
-/// Attends to those who ask about sessions, one after the other, as long as keepers bring any.
-async fn attend_all(mut visitors: mpsc::Receiver<OwnedFd>, source: Arc<dyn ControlHandler>) {
-    while let Some(visitor) = visitors.recv().await {
-        let stream = UnixStream::from(visitor);
+/// Serves clients of the status protocol, one after the other.
+async fn serve_status_clients(mut status_clients: mpsc::Receiver<OwnedFd>, source: Arc<dyn ControlHandler>) {
+    while let Some(status_client) = status_clients.recv().await {
+        let stream = UnixStream::from(status_client);
         let stream = stream
             .set_nonblocking(true)
             .and_then(|()| tokio::net::UnixStream::from_std(stream));
         match stream {
             Ok(stream) => observe::serve_connection(stream, &*source).await,
-            Err(error) => debug!(%error, "an asker cannot be heard"),
+            Err(error) => debug!(%error, "cannot serve a status client"),
         }
     }
 }
 
-/// What the keeper handed over, as the server half takes it.
+/// Converts the keeper's settings to those of the server half.
 fn server_config(
     setup: WorkerSetup,
     listeners: Vec<Listener>,
@@ -241,8 +244,8 @@ fn server_config(
     Ok(ServerConfig {
         sockets,
         tls_listeners,
-        relays: RelayPlaces {
-            // The keeper has read them before.
+        relays: RelaySettings {
+            // The keeper has parsed them before.
             names: setup.relays.iter().filter_map(|name| name.parse().ok()).collect(),
             cache: Some(setup.relay_cache),
         },
@@ -276,16 +279,16 @@ fn server_config(
     })
 }
 
-/// The keeper starts a worker only when the one before is dead; a lock that is held all the same is tried again.
-async fn open_vault(
+/// The keeper starts a worker when the previous one is dead. If the lock is still held, it is tried again.
+async fn open_session_store(
     keeper: &KeeperClient,
     stored: Vec<(String, Arc<OwnedFd>)>,
-) -> Result<(Vault, Recovery), WorkerError> {
+) -> Result<(SessionStore, Recovery), WorkerError> {
     let mut tries = 1..=LOCK_TRIES;
     loop {
-        match Vault::open(Arc::new(keeper.clone()), stored.clone()).await {
-            Err(VaultError::Owned) if tries.next().is_some() => tokio::time::sleep(LOCK_RETRY).await,
-            opened => return opened.map_err(|error| WorkerError::Vault(Box::new(error))),
+        match SessionStore::open(Arc::new(keeper.clone()), stored.clone()).await {
+            Err(SessionStoreError::Owned) if tries.next().is_some() => tokio::time::sleep(LOCK_RETRY).await,
+            opened => return opened.map_err(|error| WorkerError::SessionStore(Box::new(error))),
         }
     }
 }
@@ -325,7 +328,7 @@ impl OpenCheck for AskKeeper {
         Box::pin(async {
             match self.keeper.request(Request::MayOpen).await.map(|reply| reply.response) {
                 Ok(Response::MayOpen { obstacle }) => obstacle,
-                Ok(_) => Some("the keeper does not know whether anything may be opened".to_owned()),
+                Ok(_) => Some("the keeper answered with an unexpected message".to_owned()),
                 Err(error) => Some(chain(&error)),
             }
         })

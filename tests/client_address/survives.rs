@@ -100,10 +100,10 @@ fn after_its_keeper_was_killed_sessions_go_on_and_a_new_one_is_for_sshd_on_loopb
         let ssh = server.ssh(&net);
         let mut talk = Talk::start(&ssh);
         talk.echoes("opened");
-        let before = server.serve.logged("a new keeper is there");
+        let before = server.serve.logged("a new keeper has taken over");
         server.serve.half().kill_keeper();
         let raised = wait_for(LIMIT, || {
-            (server.serve.logged("a new keeper is there") > before).then_some(())
+            (server.serve.logged("a new keeper has taken over") > before).then_some(())
         });
         assert!(raised.is_some(), "{}", server.serve.log());
         talk.echoes("the keeper was killed");

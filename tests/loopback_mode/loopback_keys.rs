@@ -61,7 +61,10 @@ fn a_key_that_is_for_loopback_addresses_opens_for_nobody_else() {
         machines.login("client").expect_code(REFUSED);
     }
     let log = machines.serve.log();
-    assert!(log.contains("sshd accepts this key from loopback alone"), "{log}");
+    assert!(
+        log.contains("refused: sshd accepts this key from loopback only"),
+        "{log}"
+    );
     machines.authorize("");
     let asked = || machines.sshd.connections_from("198.18.");
     let before = asked();

@@ -22,7 +22,7 @@ const REFUSED: i32 = 77;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// What every client hears, whoever it is.
-const NOTHING_IS_OPENED: &str = "no session is opened until an administrator has seen to it";
+const NOTHING_IS_OPENED: &str = "no session is opened until an administrator has changed something";
 
 /// A client half's attempt to open a session.
 fn open(sshd: &TestSshd, serve: &Serve) -> Outcome {

@@ -6,7 +6,7 @@ use bowline::carrier::{Carrier, memory};
 use bowline::identity::raw_key::TlsKey;
 use bowline::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Outcome, Pump, PumpParts};
 use bowline::server::connect_sshd::FromLoopback;
-use bowline::server::{Authority, Reception, RegistryLimits, RelayPlaces, Server, ServerConfig};
+use bowline::server::{Authority, CarrierAcceptor, RegistryLimits, RelaySettings, Server, ServerConfig};
 use bowline::session::{Session, SessionConfig, SessionMemory};
 use bowline::wire::{
     Accepted, Answer, CloseCode, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, UserName, VERSION,
@@ -28,7 +28,7 @@ pub(crate) const STRANGER: &[u8] = b"a stranger's key";
 pub(crate) const TOKEN: [u8; 32] = [5; 32];
 
 pub(crate) struct Bench {
-    reception: Reception,
+    carrier_acceptor: CarrierAcceptor,
     connections: Arc<AtomicUsize>,
     tasks: std::cell::RefCell<JoinSet<()>>,
     _server: Server,
@@ -42,7 +42,7 @@ impl Bench {
         let server = Server::new(ServerConfig {
             sockets: Vec::new(),
             tls_listeners: Vec::new(),
-            relays: RelayPlaces::default(),
+            relays: RelaySettings::default(),
             tls_key: TlsKey::generate(),
             statements: Vec::new(),
             secrets: EndpointSecrets::new([1; 32]),
@@ -57,7 +57,7 @@ impl Bench {
         })
         .unwrap();
         Bench {
-            reception: server.reception(),
+            carrier_acceptor: server.carrier_acceptor(),
             connections,
             tasks: tasks.into(),
             _server: server,
@@ -72,11 +72,11 @@ impl Bench {
     /// The client's end of a carrier on which it proved `key`.
     pub(crate) fn dial(&self, key: &'static [u8]) -> DuplexStream {
         let (ours, theirs) = duplex(64 * 1024);
-        let reception = self.reception.clone();
+        let carrier_acceptor = self.carrier_acceptor.clone();
         let carrier = memory::carrier(theirs, Bytes::from_static(key), [0; 32]);
         self.tasks
             .borrow_mut()
-            .spawn(async move { reception.receive(carrier).await });
+            .spawn(async move { carrier_acceptor.receive(carrier).await });
         ours
     }
 

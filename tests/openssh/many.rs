@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Until pools, caches and threads have their size.
 const WARM_UP: usize = 100;
 const SESSIONS: usize = 1_000;
-/// What a session may leave behind at most, its tombstone included, in KiB. Its buffers are a thousand times that.
+/// What a session may leave behind at most, with its entry among the closed ones, in KiB. Its buffers are a thousand times that.
 const KIB_PER_SESSION: u64 = 8;
 
 #[test]

@@ -103,7 +103,7 @@ fn what_sshd_says_before_it_hangs_up_on_a_session_is_told_everywhere() {
     let said = half.open().expect_code(UNAVAILABLE).err();
     assert!(said.contains(line) && said.contains("PerSourceMaxStartups"), "{said}");
     let log = half.serve.log();
-    assert!(log.contains(line) && !log.contains("ended in good order"), "{log}");
+    assert!(log.contains(line) && !log.contains("ended normally"), "{log}");
     let checked = half.check(UNAVAILABLE);
     assert!(checked.contains(line), "{checked}");
     drop(holder);

@@ -113,5 +113,5 @@ fn an_sshd_that_does_not_even_greet_is_told_as_that() {
     sshd.freeze();
     let setup = SshSetup::bowline(&sshd, serve.udp().port()).proxy_arguments(&["--connect-timeout", "12s"]);
     let outcome = run(&mut setup.write().proxy(), LIMIT).expect_code(UNAVAILABLE);
-    assert!(outcome.err().contains("gave no answer within 5s"), "{}", outcome.err());
+    assert!(outcome.err().contains("did not answer within 5s"), "{}", outcome.err());
 }

@@ -83,5 +83,5 @@ fn another_user_is_told_nothing_and_ends_nothing_even_where_permissions_are_lax(
     // They did get as far as the doors, and were shown out.
     let told = other.run(&client, &["status"]).expect_code(0).out();
     assert!(told.contains("tells nothing: it went away"), "{told}");
-    assert!(rig.serve().logged("another user is not heard in the lobby") > 0);
+    assert!(rig.serve().logged("refused a takeover connection of another user") > 0);
 }

@@ -1,6 +1,7 @@
-//! The worker crashes exactly before and after what it does to the vault and to sshd's socket, over and over.
+//! The worker crashes exactly before and after what it does to the session store and to sshd's socket, repeatedly.
 //!
-//! Each worker crashes at its N-th passing of a point, its successor again; between crashes progress is made.
+//! Each worker crashes when it passes a point for the N-th time, and so does the next one; between crashes there is
+//! progress.
 
 use crate::OpenHouse;
 use crate::session::Session;
@@ -10,8 +11,8 @@ use crate::upstream::{SCRIPTS, Upstream, Volume};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Enough for some ten crashes: each session reads and writes some 2.5 pieces for each passing that one crash takes.
-/// Workers that die young ever again are started ever more slowly, so there must not be hundreds.
+/// Enough for about ten crashes: each session reads and writes about 2.5 pieces for each passing that a crash takes.
+/// Workers that die early are restarted with growing delays, so there must not be hundreds.
 fn volume(passings: u32) -> Volume {
     Volume {
         bytes: 10_000 * u64::from(passings),
@@ -20,19 +21,19 @@ fn volume(passings: u32) -> Volume {
     }
 }
 
-/// As much where a point is passed once a session.
+/// The same, if a point is passed once in a session.
 const SELDOM: u32 = 20;
 
 /// A write takes several pieces at once.
 const PIECES_PER_WRITE: u32 = 4;
-/// Of any kind there are several on the way of a piece.
+/// There are several of each kind on the way of a piece.
 const POINTS_PER_PIECE: u32 = 2;
 /// Server halves at once.
 const AT_ONCE: usize = 4;
 const SELDOM_POINTS: [&str; 4] = ["shutdown", "end", "store", "accepted"];
 
-/// A point, and at which passings. Those on the way of every byte are passed some hundred times; a point *before*
-/// something that a successor must do first of all is never got beyond at the first passing.
+/// A point, and at which passings to crash. Points on the way of every byte are passed some hundred times. A point
+/// *before* something that the next worker must do first would never be passed if the crash came at the first passing.
 const POINTS: [(&str, &[u32]); 14] = [
     ("read-before", &[3, 50]),
     ("read-after", &[3, 50]),
@@ -107,7 +108,7 @@ fn crash(point: &str, passing: u32) {
     assert!(crashes > 0, "{fault}: it never happened");
 }
 
-/// One server half, four sessions; how many workers have died.
+/// One server half with four sessions; returns how many workers have died.
 fn play(fault: Option<&str>, passing: u32) -> usize {
     let is_any_of = |points: &[&str]| fault.is_some_and(|fault| points.iter().any(|point| fault.contains(point)));
     let volume = volume(match () {

@@ -1,4 +1,4 @@
-//! What the vault remembers of one session is damaged: that session ends and says why, the others go on.
+//! The session store's record of one session is damaged: that session ends with a reason, the others continue.
 
 use crate::held::{Door, Held};
 use crate::support::serve::ServeOptions;
@@ -9,20 +9,20 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-/// What is used of the header, which stands before the ring.
+/// Bytes of the header that are in use; the header stands before the ring.
 const USED: usize = 4096;
 const REPLAY: u64 = 1 << 20;
 /// The exit code of a lost session.
 const LOST: i32 = 75;
 
-/// Which bytes of a header become others, and what the log then says.
+/// Which bytes of a header are changed, and what the log then says.
 const DAMAGES: [(Range<usize>, &str); 6] = [
-    (0..8, "not a session's memory"),
+    (0..8, "the memory does not belong to a session"),
     (8..12, "layout"),
     (100..101, "identity is damaged"),
     (2048..2056, "mark"),
     (2112..2368, "latest record is damaged"),
-    (0..USED, "not a session's memory"),
+    (0..USED, "the memory does not belong to a session"),
 ];
 
 #[test]
@@ -58,14 +58,14 @@ fn damage_one(place: Range<usize>, said: &str) {
         file.read_exact_at(&mut page, 0).expect("a header");
         page[place].iter_mut().for_each(|byte| *byte ^= 0x55);
         file.write_all_at(&page, 0).expect("not sealed against writing");
-        // Those that wait for the successor send meanwhile.
+        // Clients that wait for the next worker send meanwhile.
         for session in &mut sessions {
             session.send(5_000);
         }
     });
     let mut ended = 0;
     for mut session in sessions {
-        // All three are tried; one of them is gone within a redial.
+        // All three are tried; one of them ends at its next redial.
         let came = crate::support::wait_for(Duration::from_secs(20), || {
             (session.client.down.bytes() >= session.sent || !session.client.runs()).then_some(())
         });
@@ -87,7 +87,7 @@ fn damage_one(place: Range<usize>, said: &str) {
     assert!(said, "{case}: the reason is logged\n{}", house.logs());
 }
 
-/// One for each session; the other memory files are smaller.
+/// One for each session; other memfds are smaller.
 fn rings(files: Vec<MemoryFile>) -> Vec<MemoryFile> {
     files
         .into_iter()

@@ -11,7 +11,7 @@ fn a_panic_in_one_session_is_not_noticed_by_the_others() {
     let house = OpenHouse::with(door.address(), ServeOptions::here().fault("panic-session=2"));
     let mut sessions: Vec<Held> = (0..3).map(|n| door.session(&house, n)).collect();
     let worker = house.serve.half().worker();
-    let panics = || house.serve.logged("a fault of bowline ended the session");
+    let panics = || house.serve.logged("a bug in bowline ended the session");
     let panicked = wait_for(LIMIT, || {
         sessions[1].try_send(100);
         sessions[0].expect_alive();

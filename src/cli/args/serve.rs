@@ -124,5 +124,5 @@ pub(in crate::cli) struct ServeArgs {
     pub(in crate::cli) take_over: bool,
     /// Let sessions end with the worker: for measuring what keeping them costs
     #[arg(long, hide = true)]
-    pub(in crate::cli) no_vault: bool,
+    pub(in crate::cli) no_session_store: bool,
 }

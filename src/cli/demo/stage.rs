@@ -20,7 +20,7 @@ use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::sign_host;
 use crate::server::ask_sshd::{AskLimits, AskSshd};
 use crate::server::connect_sshd::{ConnectSshd, FromLoopback};
-use crate::server::{Authority, RegistryLimits, RelayPlaces, Server, ServerConfig};
+use crate::server::{Authority, RegistryLimits, RelaySettings, Server, ServerConfig};
 use crate::session::SessionConfig;
 use crate::sshd::{Sshd, SshdConfig};
 use crate::tasks::Tasks;
@@ -149,7 +149,7 @@ fn start_server_half(
     let server = Server::new(ServerConfig {
         sockets: vec![loopback_socket()?],
         tls_listeners: Vec::new(),
-        relays: RelayPlaces::default(),
+        relays: RelaySettings::default(),
         tls_key,
         statements: vec![statement],
         secrets,

@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::{Exit, Failure, cannot_listen};
 use crate::cli::serve::holders::Holder;
 use crate::identity::statement::HostKeyWarning;
-use crate::server::keeper::{Endpoint, Protocol, Refusal, TakeOverError, Who};
+use crate::server::keeper::{Endpoint, KeeperInfo, Protocol, TakeoverError, TakeoverRefusal};
 use crate::server::sshd_config::Obstacle;
 
 /// Another bowline serves at the address.
-pub(crate) fn another_serves(endpoint: Endpoint, who: &Who) -> Failure {
+pub(crate) fn another_serves(endpoint: Endpoint, who: &KeeperInfo) -> Failure {
     let failure = there(endpoint).fact(facts(who));
     match who.managed {
         false => failure.hint("--replace takes its place and keeps its sessions"),
@@ -112,7 +112,7 @@ pub(crate) fn opens_refused(obstacle: &Obstacle) -> String {
 }
 
 /// With any port asked for, it is not clear whose place is meant.
-pub(crate) fn several_serve<'a>(all: impl Iterator<Item = &'a Who>) -> Failure {
+pub(crate) fn several_serve<'a>(all: impl Iterator<Item = &'a KeeperInfo>) -> Failure {
     let failure = Failure::new(Exit::Unavailable, "several bowlines serve here");
     let failure = all.fold(failure, |failure, who| {
         failure.fact(format_args!("{} on {}", facts(who), endpoints(who)))
@@ -121,7 +121,7 @@ pub(crate) fn several_serve<'a>(all: impl Iterator<Item = &'a Who>) -> Failure {
 }
 
 /// The running one listens at every address, and this one wants one of them, or the other way round.
-pub(crate) fn overlaps(endpoint: Endpoint, who: &Who) -> Failure {
+pub(crate) fn overlaps(endpoint: Endpoint, who: &KeeperInfo) -> Failure {
     Failure::new(
         Exit::Unavailable,
         format_args!("cannot listen on {endpoint} as long as the running bowline listens where it does"),
@@ -134,7 +134,7 @@ pub(crate) fn overlaps(endpoint: Endpoint, who: &Who) -> Failure {
 }
 
 /// The running one keeps its place.
-pub(crate) fn cannot_take_over(who: &Who, error: &TakeOverError) -> Failure {
+pub(crate) fn cannot_take_over(who: &KeeperInfo, error: &TakeoverError) -> Failure {
     let failure = Failure::from_error(Exit::Unavailable, error);
     let mut failure = Failure {
         what: format!("cannot take the place of the running bowline: {}", failure.what),
@@ -142,21 +142,23 @@ pub(crate) fn cannot_take_over(who: &Who, error: &TakeOverError) -> Failure {
     };
     failure.facts.insert(0, facts(who));
     match error {
-        TakeOverError::OtherUser { .. } => failure.hint("run this one as the user of the running one"),
-        TakeOverError::Refused(Refusal::Managed) => failure
+        TakeoverError::OtherUser { .. } => failure.hint("run this one as the user of the running one"),
+        TakeoverError::Refused(TakeoverRefusal::Managed) => failure
             .fact("a service manager runs it, and would end all of it")
             .hint("systemctl reload or systemctl restart do the same, and keep its sessions"),
-        TakeOverError::Refused(Refusal::Version { .. }) | TakeOverError::Estate(_) => failure
+        TakeoverError::Refused(TakeoverRefusal::Version { .. })
+        | TakeoverError::Handover(_)
+        | TakeoverError::UnexpectedReply => failure
             .fact(format_args!("this one is version {}", env!("CARGO_PKG_VERSION")))
             .hint(format_args!(
                 "the versions are too far apart. To end its sessions and start anew: kill {}",
                 who.keeper
             )),
-        TakeOverError::Refused(Refusal::Ending) => failure.hint("it is about to end: try again"),
-        TakeOverError::Foreign { .. } => {
+        TakeoverError::Refused(TakeoverRefusal::Ending) => failure.hint("it is about to end: try again"),
+        TakeoverError::Foreign { .. } => {
             failure.hint("its worker may have been broken into: see its log, then kill it")
         }
-        TakeOverError::Lost(_) => failure.hint("it goes on; try again, or see its log"),
+        TakeoverError::Lost(_) => failure.hint("it goes on; try again, or see its log"),
     }
 }
 
@@ -190,7 +192,7 @@ fn there(endpoint: Endpoint) -> Failure {
     Failure::new(Exit::Unavailable, format_args!("another bowline serves on {endpoint}"))
 }
 
-fn facts(who: &Who) -> String {
+fn facts(who: &KeeperInfo) -> String {
     format!(
         "process {}, version {}, for {}",
         who.keeper,
@@ -199,7 +201,7 @@ fn facts(who: &Who) -> String {
     )
 }
 
-fn endpoints(who: &Who) -> String {
+fn endpoints(who: &KeeperInfo) -> String {
     let endpoints: Vec<String> = who.endpoints().map(|endpoint| endpoint.to_string()).collect();
     endpoints.join(", ")
 }

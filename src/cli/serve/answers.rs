@@ -1,4 +1,5 @@
-//! What the keeper answers its worker: whether anything may be opened, what `sshd -T` says, and the open file of keys.
+//! Answers the worker's requests to its keeper: whether sessions may be opened, what `sshd -T` prints, and the open
+//! file of keys.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,23 +14,23 @@ use tracing::{info, warn};
 use crate::cli::report::{self, Failure};
 use crate::clock;
 use crate::identity::authorized_keys::open_key_file;
-use crate::server::keeper::{Answer, Reply, Request, Response};
+use crate::server::keeper::{Reply, Request, RequestHandler, Response};
 use crate::server::sshd_config::{Connection, LoopbackCheck, Obstacle, SshdConfig, SshdConfigError, is_here};
 
-/// Most lines of sshd's configuration that are named one by one.
+/// The most lines of sshd's configuration that are logged one by one.
 const MAX_LINES_NAMED: usize = 20;
 
-/// What answers are made from.
+/// The settings that answers depend on.
 #[derive(Debug, PartialEq)]
 pub(super) struct Answers {
     pub(super) sshd: SshdConfig,
     /// `--authorized-keys`.
     pub(super) key_file: Option<PathBuf>,
-    /// The sshd that sees all clients on loopback, if that must make no difference to it.
+    /// The address of the sshd that sees all clients on loopback, if that must not make a difference to it.
     pub(super) loopback: Option<SocketAddr>,
 }
 
-/// The same in a form for another keeper; paths need not be Unicode.
+/// The serialized form; paths need not be Unicode.
 #[derive(Serialize, Deserialize)]
 struct Written {
     binary: OsString,
@@ -38,7 +39,7 @@ struct Written {
     loopback: Option<SocketAddr>,
 }
 
-/// That the file of keys can be read now. What is in it is for the worker to parse.
+/// Checks that the file of keys can be read. The worker parses it.
 pub(super) fn check_key_file(path: &Path) -> Result<PathBuf, Failure> {
     let is_file = |file: &File| Ok(!file.metadata()?.is_dir());
     match open_key_file(path).and_then(|file| is_file(&file)) {
@@ -49,7 +50,7 @@ pub(super) fn check_key_file(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 impl Answers {
-    /// As bytes for a keeper that follows.
+    /// Encodes it for the next keeper.
     pub(super) fn encode(&self) -> Vec<u8> {
         let written = Written {
             binary: self.sshd.binary.clone().into(),
@@ -60,7 +61,7 @@ impl Answers {
         serde_json::to_vec(&written).expect("plain values can be written")
     }
 
-    /// From the bytes of the keeper before.
+    /// Decodes what the previous keeper has encoded.
     pub(super) fn decode(bytes: &[u8]) -> serde_json::Result<Answers> {
         let written: Written = serde_json::from_slice(bytes)?;
         Ok(Answers {
@@ -73,8 +74,8 @@ impl Answers {
         })
     }
 
-    /// With `looks` it looks at sshd's rules once, to name them before anybody is refused.
-    pub(super) fn into_answer(self, looks: bool) -> Answer {
+    /// With `looks` it checks sshd's rules once, so that they are logged before any client is refused.
+    pub(super) fn into_handler(self, looks: bool) -> RequestHandler {
         let mut guard = self.loopback.map(|target| Guard::new(&self.sshd, target));
         if let Some(guard) = guard.as_mut().filter(|_| looks) {
             guard.obstacle();
@@ -90,7 +91,8 @@ impl Answers {
                 local_port,
             } => self.limits(&user, SocketAddr::new(local_address, local_port)).into(),
             Request::OpenKeyFile => open(self.key_file.as_deref()),
-            // The keeper asks itself, where sshd is to see another address than the one that the client reached.
+            // The keeper asks itself, when sshd is going to see another local address than the one that the client
+            // reached.
             Request::ConnectToSshd { .. } => {
                 let obstacle = guard.as_mut().and_then(Guard::local_obstacle);
                 Response::MayOpen { obstacle }.into()
@@ -99,7 +101,7 @@ impl Answers {
     }
 
     fn limits(&self, user: &str, sshd: SocketAddr) -> Response {
-        // The configuration here says nothing of an sshd elsewhere.
+        // The configuration on this machine says nothing about an sshd elsewhere.
         if !is_here(sshd.ip()) {
             return Response::Unavailable;
         }
@@ -117,45 +119,45 @@ impl Answers {
                 limits: settings.limits(),
             },
             Err(error) => {
-                warn!(%error, "sshd -T gives no answer");
+                warn!(%error, "cannot read sshd's settings from sshd -T");
                 Response::Unavailable
             }
         }
     }
 }
 
-/// Whether anything may be opened, and what the log knows of it.
+/// Whether sessions may be opened, and what of that was logged.
 struct Guard {
     check: LoopbackCheck,
-    told: Option<String>,
+    logged: Option<String>,
 }
 
 impl Guard {
     fn new(sshd: &SshdConfig, target: SocketAddr) -> Guard {
         let check = LoopbackCheck::new(sshd.clone(), target);
-        Guard { check, told: None }
+        Guard { check, logged: None }
     }
 
-    /// Why sshd may not see another address of this machine than the client reached.
+    /// Why sshd must not see another local address than the one that the client reached.
     fn local_obstacle(&mut self) -> Option<String> {
         let obstacle = self.check.obstacle(clock::now);
         let obstacle = obstacle.filter(|obstacle| obstacle.is_about_local_address());
         obstacle.map(|obstacle| report::chain(obstacle).to_string())
     }
 
-    /// Why not; told in the log if it is another than before.
+    /// Why no session may be opened. Logged if it has changed.
     fn obstacle(&mut self) -> Option<String> {
         let obstacle = self.check.obstacle(clock::now);
         let text = obstacle.map(|obstacle| report::chain(obstacle).to_string());
-        if text != self.told {
-            tell(obstacle);
-            self.told.clone_from(&text);
+        if text != self.logged {
+            log_obstacle(obstacle);
+            self.logged.clone_from(&text);
         }
         text
     }
 }
 
-fn tell(obstacle: Option<&Obstacle>) {
+fn log_obstacle(obstacle: Option<&Obstacle>) {
     let Some(obstacle) = obstacle else {
         return info!(
             event = "opens-allowed",
@@ -164,7 +166,7 @@ fn tell(obstacle: Option<&Obstacle>) {
     };
     if let Obstacle::Rules { lines } = obstacle {
         for line in lines.iter().take(MAX_LINES_NAMED) {
-            warn!(%line, "this line of sshd's configuration may treat clients by where they connect from");
+            warn!(%line, "this line of sshd's configuration may depend on the address that a client connects from");
         }
     }
     let hint = report::opens_refused(obstacle);
@@ -174,7 +176,7 @@ fn tell(obstacle: Option<&Obstacle>) {
 
 fn open(key_file: Option<&Path>) -> Reply {
     let Some(path) = key_file else {
-        warn!("the worker asks for a file of keys, and there is none");
+        warn!("the worker requested a file of keys, but there is none");
         return Response::Unavailable.into();
     };
     match open_key_file(path) {

@@ -1,4 +1,4 @@
-//! Which address of a client sshd sees: the client's own where that can be had.
+//! Chooses which address of a client sshd sees: the client's own if possible.
 
 use std::net::SocketAddr;
 
@@ -10,16 +10,16 @@ use crate::cli::values::ClientAddressWord;
 use crate::server::client_address::{ClientAddresses, SetUpError};
 use crate::server::worker::ClientAddressSetup;
 
-/// What a keeper starts with.
+/// The choice.
 pub(super) struct Chosen {
     pub(super) addresses: Option<ClientAddresses>,
     pub(super) setup: ClientAddressSetup,
 }
 
-/// Sets up what the settings want for the sshd at `target`; `None` is the built-in server.
+/// Sets up what the settings ask for, for the sshd at `target`; `None` is the built-in server.
 ///
 /// # Errors
-/// Clients' own addresses were asked for and cannot be had.
+/// Clients' own addresses are required but cannot be used.
 pub(super) fn choose(settings: &ServeSettings, target: Option<SocketAddr>) -> Result<Chosen, Failure> {
     let word = settings.client_address;
     let Some(target) = target else {
@@ -39,7 +39,7 @@ pub(super) fn choose(settings: &ServeSettings, target: Option<SocketAddr>) -> Re
         Ok(addresses) => Ok(real(addresses, insists)),
         Err(error) if insists => Err(report::no_client_addresses(&error)),
         Err(error) => {
-            tell(&error);
+            log_reason(&error);
             Ok(loopback(ClientAddresses::left_behind(target)))
         }
     }
@@ -48,12 +48,8 @@ pub(super) fn choose(settings: &ServeSettings, target: Option<SocketAddr>) -> Re
 fn real(addresses: ClientAddresses, insists: bool) -> Chosen {
     let families = addresses.families();
     if !(families.v4 && families.v6) {
-        let become_of_others = if insists {
-            "refused"
-        } else {
-            "shown to sshd as on loopback"
-        };
-        info!(%families, become_of_others, "sshd listens for clients of one kind of address alone");
+        let become_of_others = if insists { "refused" } else { "seen by sshd on loopback" };
+        info!(%families, become_of_others, "sshd listens for clients of one address family only");
     }
     Chosen {
         addresses: Some(addresses),
@@ -61,7 +57,7 @@ fn real(addresses: ClientAddresses, insists: bool) -> Chosen {
     }
 }
 
-/// What is there of an earlier keeper stays for its sessions.
+/// The setup of an earlier keeper stays for its sessions.
 fn loopback(addresses: Option<ClientAddresses>) -> Chosen {
     Chosen {
         addresses,
@@ -69,8 +65,8 @@ fn loopback(addresses: Option<ClientAddresses>) -> Chosen {
     }
 }
 
-/// Whoever may not set it up, or whose sshd is elsewhere, has not asked for it either.
-fn tell(error: &SetUpError) {
+/// Logs why. If this process lacks the right, or sshd is elsewhere, that is no reason for a warning.
+fn log_reason(error: &SetUpError) {
     let (cause, hint) = (report::chain(error), report::client_address_hint(error));
     match error {
         SetUpError::NotAllowed | SetUpError::Elsewhere { .. } => {

@@ -1,4 +1,4 @@
-//! Which processes have a port, as far as `/proc` shows it: all to root, to others their own.
+//! Processes that have a port open, as far as `/proc` shows: root sees all, other users see their own.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use crate::server::client_address::parse_address;
 use crate::server::keeper::{Endpoint, Protocol};
 
-/// A state of TCP, as the kernel prints it.
+/// The TCP state LISTEN, as the kernel prints it.
 const TCP_LISTEN: &str = "0A";
 
-/// A process that has the port.
+/// A process that has a port open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) pid: u32,
     /// As `ps` shows it.
     pub(crate) name: String,
-    /// Whether it runs a program of our name.
+    /// Whether its program has our file name.
     is_bowline: bool,
     arguments: Vec<OsString>,
 }
@@ -28,22 +28,22 @@ impl Holder {
         self.is_bowline && (self.has("serve") || self.has("serve-keeper"))
     }
 
-    /// Whether it is the worker of one.
+    /// Whether it is the worker of a `bowline serve`.
     pub(crate) fn is_worker(&self) -> bool {
         self.is_bowline && self.has("serve-worker")
     }
 
-    /// Whether it can do anything: it is neither dead nor stopped.
+    /// Whether it can run: it is neither dead nor stopped.
     pub(crate) fn runs(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // The name stands in parentheses and may contain anything: look behind the last one.
+        // The name stands in parentheses and may contain any character: the state follows the last one.
         let state = stat
             .rsplit_once(')')
             .and_then(|(_, rest)| rest.trim_start().chars().next());
         !matches!(state, None | Some('Z' | 'X' | 'T' | 't'))
     }
 
-    /// Whether it listens at a Unix socket of this file, which may have had another ending when it was bound.
+    /// Whether it has the Unix socket of this file open. The socket may have been bound under another file extension.
     pub(crate) fn holds(&self, file: &Path) -> bool {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let table = fs::read_to_string("/proc/self/net/unix").unwrap_or_default();
@@ -63,7 +63,7 @@ impl Holder {
     }
 }
 
-/// Who keeps others from listening there.
+/// The processes whose sockets prevent others from listening at this endpoint.
 pub(crate) fn holders(endpoint: Endpoint) -> Vec<Holder> {
     let links = links_of(endpoint);
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -71,7 +71,7 @@ pub(crate) fn holders(endpoint: Endpoint) -> Vec<Holder> {
     pids.filter(|pid| has_any(*pid, &links)).filter_map(holder).collect()
 }
 
-/// The same process, if it is still the same.
+/// The process with this id.
 pub(crate) fn holder(pid: u32) -> Option<Holder> {
     let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
     let arguments = file("cmdline")?;
@@ -86,14 +86,14 @@ pub(crate) fn holder(pid: u32) -> Option<Holder> {
     })
 }
 
-/// The file name of its program, also where another has taken the file's place.
+/// The file name of its program, also if that file was replaced.
 fn program(pid: &str) -> Option<String> {
     let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     let name = path.file_name()?.to_string_lossy().into_owned();
     Some(name.strip_suffix(" (deleted)").map_or(name.clone(), str::to_owned))
 }
 
-/// How the sockets show in `/proc/PID/fd`.
+/// The sockets' names in `/proc/PID/fd`.
 fn links_of(Endpoint { protocol, address }: Endpoint) -> Vec<PathBuf> {
     let family = if address.is_ipv4() { "" } else { "6" };
     let table = fs::read_to_string(format!("/proc/self/net/{protocol}{family}")).unwrap_or_default();
@@ -102,7 +102,7 @@ fn links_of(Endpoint { protocol, address }: Endpoint) -> Vec<PathBuf> {
         let own = parse_address(fields.get(1)?)?;
         let is_every = own.ip().is_unspecified() || address.ip().is_unspecified();
         let clashes = own.port() == address.port() && (own.ip() == address.ip() || is_every);
-        // Connections from that port are in nobody's way.
+        // Connections from that port do not prevent listening.
         let is_bound = protocol == Protocol::Udp || fields.get(3) == Some(&TCP_LISTEN);
         (clashes && is_bound).then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")).into())
     });

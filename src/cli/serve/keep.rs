@@ -1,4 +1,4 @@
-//! The keeper's side of `bowline serve`: three ways to become one. No async runtime here.
+//! The keeper of `bowline serve`: the three ways to start one. No async runtime here.
 
 use std::time::Duration;
 
@@ -6,36 +6,36 @@ use tracing::warn;
 
 use super::answers::Answers;
 use super::prepare::{Draft, Prepared};
-use super::replace::{self, Place};
-use super::{Before, ServeSettings};
+use super::replace::{self, StartingPoint};
+use super::{Predecessor, ServeSettings};
 use crate::cli::args::{CommonArgs, ServeArgs};
 use crate::cli::logging::{self, LogSettings, Verbosity};
 use crate::cli::places::Owner;
 use crate::cli::report::{Exit, Failure};
 use crate::cli::settings::Context;
-use crate::server::keeper::{Estate, Keeper, KeeperEnd, KeeperError, ServiceManager};
+use crate::server::keeper::{Handover, Keeper, KeeperEnd, KeeperError, ServiceManager};
 
-/// How long a keeper that cannot start leaves its service manager in peace.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How long a keeper that cannot start waits before it exits, so that its service manager does not restart it at once.
+const FAILED_START_DELAY: Duration = Duration::from_millis(500);
 
-/// Serves until it is told to stop.
+/// Serves until told to stop.
 ///
 /// # Errors
-/// It could not start, or the worker could not be kept running.
+/// It could not start, or could not keep the worker running.
 pub(in crate::cli) fn run(settings: &ServeSettings, log: &LogSettings) -> Result<(), Failure> {
     let manager = ServiceManager::take();
     let is_managed = manager.is_there();
     let prepared = prepare(settings, log, manager).inspect_err(|_| {
         if is_managed {
-            // It starts us again within milliseconds, and by then nothing will have changed.
-            std::thread::sleep(PAUSE);
+            // The service manager starts this program again within milliseconds, when nothing has changed yet.
+            std::thread::sleep(FAILED_START_DELAY);
         }
     });
-    let (Prepared { plan, answer }, estate) = prepared?;
-    // From here on what the worker says belongs into the log; until here errors are for the terminal.
+    let (Prepared { plan, answer }, handover) = prepared?;
+    // From now on the worker's stderr goes to the log; until now errors go to the terminal.
     log.take_stderr();
-    keep(match estate {
-        Some(estate) => Keeper::go_on(estate, Some(plan), answer),
+    keep(match handover {
+        Some(handover) => Keeper::resume(handover, Some(plan), answer),
         None => Keeper::start(plan, answer),
     })
 }
@@ -44,62 +44,66 @@ fn prepare(
     settings: &ServeSettings,
     log: &LogSettings,
     manager: ServiceManager,
-) -> Result<(Prepared, Option<Estate>), Failure> {
-    let draft = Draft::new(settings, log.as_arguments(), Before::Manager(manager))?;
+) -> Result<(Prepared, Option<Handover>), Failure> {
+    let draft = Draft::new(settings, log.as_arguments(), Predecessor::Manager(manager))?;
     let mut draft = draft.with_client_address()?;
-    let Place { ports, estate } = replace::take_place(&draft, settings).inspect_err(|_| draft.abandon())?;
-    Ok((draft.finish(ports, estate.as_ref()), estate))
+    let StartingPoint { ports, handover } =
+        replace::acquire_ports(&draft, settings).inspect_err(|_| draft.abandon())?;
+    Ok((draft.finish(ports, handover.as_ref()), handover))
 }
 
-/// The same program as before or a newer one, in the same process, after SIGHUP. All is read anew; where that fails,
-/// it goes on as it was.
+/// Runs after SIGHUP, in the same process, as the same program or a newer one. Reads the configuration again; if that
+/// fails, continues as before.
 ///
 /// # Errors
 /// There was nothing to take over, or the worker could not be kept running.
 pub(in crate::cli) fn take_over(args: ServeArgs, common: CommonArgs) -> Result<(), Failure> {
     let by_arguments = LogSettings::of_worker(&common);
-    let mut estate = Estate::take().map_err(|error| Failure::from_error(Exit::Usage, &error))?;
-    match read_anew(args, common, &mut estate) {
-        Ok(Prepared { plan, answer }) => keep(Keeper::go_on(estate, Some(plan), answer)),
+    let mut handover = Handover::take().map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    match read_anew(args, common, &mut handover) {
+        Ok(Prepared { plan, answer }) => keep(Keeper::resume(handover, Some(plan), answer)),
         Err(failure) => {
-            // The first one to be started stays: where the configuration could be read, it is that of the configuration.
+            // The first logger that is started stays: if the configuration could be read, it is the configured one.
             logging::start(&by_arguments);
-            warn!("reload failed: {}, going on with the old settings", failure.one_line());
-            go_on(estate)
+            warn!(
+                "reload failed: {}; continuing with the old settings",
+                failure.one_line()
+            );
+            resume(handover)
         }
     }
 }
 
-/// A keeper that was raised by its worker, whose own had died. It prepares nothing.
+/// Runs a keeper that a worker has started because its own keeper had died. It prepares nothing.
 ///
 /// # Errors
 /// There was nothing to take over, or the worker could not be kept running.
 pub(in crate::cli) fn run_keeper(log: &LogSettings) -> Result<(), Failure> {
-    let estate = Estate::take().map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    let handover = Handover::take().map_err(|error| Failure::from_error(Exit::Usage, &error))?;
     logging::start(log);
-    go_on(estate)
+    resume(handover)
 }
 
-fn read_anew(args: ServeArgs, common: CommonArgs, estate: &mut Estate) -> Result<Prepared, Failure> {
+fn read_anew(args: ServeArgs, common: CommonArgs, handover: &mut Handover) -> Result<Prepared, Failure> {
     let context = Context::load(common, Owner::of_daemon())?;
     let settings = ServeSettings::new(args, &context)?;
     let log = context.log(Verbosity::Info);
     logging::start(&log);
-    let draft = Draft::new(&settings, log.as_arguments(), Before::Keeper(estate))?.with_client_address()?;
+    let draft = Draft::new(&settings, log.as_arguments(), Predecessor::Keeper(handover))?.with_client_address()?;
     let ports = draft.ports(None)?;
     log.take_stderr();
     Ok(draft.finish(ports, None))
 }
 
-fn go_on(estate: Estate) -> Result<(), Failure> {
-    let answers = Answers::decode(estate.answers()).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
-    keep(Keeper::go_on(estate, None, answers.into_answer(false)))
+fn resume(handover: Handover) -> Result<(), Failure> {
+    let answers = Answers::decode(handover.answers()).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    keep(Keeper::resume(handover, None, answers.into_handler(false)))
 }
 
 fn keep(keeper: Result<Keeper, KeeperError>) -> Result<(), Failure> {
     match keeper.and_then(Keeper::run) {
         Ok(KeeperEnd::Stopped | KeeperEnd::Replaced) => Ok(()),
-        // The worker has said why on its stderr, which is ours.
+        // The worker has printed the reason to its stderr, which is ours.
         Ok(KeeperEnd::WorkerGaveUp { code }) => Err(Failure::silent(code)),
         Err(error) => Err(Failure::from_error(Exit::Internal, &error)),
     }

@@ -1,4 +1,4 @@
-//! The keys of a server half: those it proves, and those it makes for itself.
+//! The keys of a server half: the host keys that it proves, and those that it creates.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 use tracing::{debug, info, warn};
 
 use super::ServeSettings;
-use super::look::Seen;
+use super::look::InspectedServer;
 use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::Target;
 use crate::identity::known_hosts::ServerKey;
@@ -19,10 +19,10 @@ use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::sshd::may_sign;
 use crate::wire::{MAX_HELLO, MAX_KEY, MAX_STATEMENTS};
 
-/// Key and signature, as they go over the wire.
+/// Keys and signatures as in the host message.
 type Statements = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The keys named, else one of bowline's own: the built-in SSH server's, whether it runs alone or as a target.
+/// The named keys, otherwise one of bowline's own. For the built-in SSH server, whether it runs alone or as a target.
 pub(in crate::cli) fn named_or_own(named: &[PathBuf], state: &Path) -> Result<Vec<HostKey>, Failure> {
     if named.is_empty() {
         return Ok(vec![own_host_key(state)?]);
@@ -34,26 +34,26 @@ pub(in crate::cli) fn named_or_own(named: &[PathBuf], state: &Path) -> Result<Ve
     }
 }
 
-/// Those of them that the built-in SSH server can prove itself by.
+/// Those of them that the built-in SSH server supports.
 ///
 /// # Errors
 /// There are none.
 pub(in crate::cli) fn for_builtin(keys: Vec<HostKey>) -> Result<Vec<HostKey>, Failure> {
     let (fit, unfit): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| may_sign(&key.key));
     for key in &unfit {
-        warn!(key = %key.path.display(), "left out: the built-in SSH server has no RSA host keys");
+        warn!(key = %key.path.display(), "ignored: the built-in SSH server does not support RSA host keys");
     }
     if fit.is_empty() {
         return Err(Failure::new(
             Exit::Usage,
-            "the built-in SSH server has no RSA host keys, and no other is named",
+            "the built-in SSH server does not support RSA host keys, and no other key is named",
         )
         .hint("name an Ed25519 or ECDSA key with --host-key, or none for one of bowline's own"));
     }
     Ok(fit)
 }
 
-/// The keys named, else those that the target uses. Not as root, who could read those: one of bowline's own.
+/// The named keys, otherwise those of the target, otherwise, if not root, one of bowline's own.
 ///
 /// # Errors
 /// Root can read none of sshd's keys: clients would take any other for an attack.
@@ -61,7 +61,7 @@ pub(super) fn host_keys(
     settings: &ServeSettings,
     sshd: &SshdConfig,
     told: Option<&Settings>,
-    seen: Option<&Seen>,
+    seen: Option<&InspectedServer>,
 ) -> Result<Vec<HostKey>, Failure> {
     if settings.target == Some(Target::Builtin) {
         return for_builtin(named_or_own(&settings.host_keys, &settings.folders.state)?);
@@ -69,7 +69,7 @@ pub(super) fn host_keys(
     if !settings.host_keys.is_empty() {
         return named_or_own(&settings.host_keys, &settings.folders.state);
     }
-    // While sshd cannot be asked (a mistake in its configuration, say), running sessions need its keys all the same.
+    // If sshd cannot be asked (its configuration may have an error), running sessions still need its keys.
     let (files, certificates) = match told {
         Some(told) => (told.host_key_files(), told.host_certificate_files()),
         None => sshd.host_key_lines(),
@@ -77,18 +77,18 @@ pub(super) fn host_keys(
     let (keys, warnings) = load_host_keys(&files, &certificates);
     for warning in &warnings {
         match warning {
-            // It is not for the administrator to mend, and clients may know the host by it alone.
+            // The administrator cannot change this, and clients may know the host by this key only.
             HostKeyWarning::UnsupportedType { .. } | HostKeyWarning::PublicOnly { .. } => {
-                warn!(%warning, "a host key of sshd is left out: clients that know the host by no other cannot be sure of it");
+                warn!(%warning, "a host key of sshd cannot be used: clients that know the host by this key only cannot verify it");
             }
-            _ => debug!(%warning, "a host key is left out"),
+            _ => debug!(%warning, "ignored a host key"),
         }
     }
-    if let Some(proved) = seen.and_then(Seen::host_key)
+    if let Some(proved) = seen.and_then(InspectedServer::host_key)
         && is_another_server(&keys, &proved, seen)
     {
         let key = own_host_key(&settings.folders.state)?;
-        tell_of_another(&key, &proved);
+        warn_of_other_server(&key, &proved);
         return Ok(vec![key]);
     }
     if !keys.is_empty() {
@@ -98,35 +98,35 @@ pub(super) fn host_keys(
         return Err(report::no_host_keys(&warnings));
     }
     let key = own_host_key(&settings.folders.state)?;
-    tell(&key, &files);
+    warn_of_own_key(&key, &files);
     Ok(vec![key])
 }
 
-/// Whether what answers at the target is not the sshd whose keys these are: its clients know it by another.
-fn is_another_server(keys: &[HostKey], proved: &PublicKey, seen: Option<&Seen>) -> bool {
+/// Whether the server at the target is not the sshd that has these keys: its clients know it by another key.
+fn is_another_server(keys: &[HostKey], proved: &PublicKey, seen: Option<&InspectedServer>) -> bool {
     let is_same = |key: &HostKey| key.key.public_key().key_data() == proved.key_data();
     match keys.is_empty() {
         false => !keys.iter().any(is_same),
-        // An sshd whose keys cannot be read proves its own.
+        // An sshd whose keys this process cannot read proves its own.
         true => seen.is_some_and(|seen| !seen.identification.contains("OpenSSH")),
     }
 }
 
-/// How clients learn a key that is not the one of the login inside.
-fn tell_of_another(key: &HostKey, proved: &PublicKey) {
+/// Logs how clients learn a key that is not the one of the login inside.
+fn warn_of_other_server(key: &HostKey, proved: &PublicKey) {
     let public = key.key.public_key();
     let fingerprint = public.fingerprint(HashAlg::Sha256);
     warn!(
         event = "other-host-key",
         key = public.to_openssh().unwrap_or_default(),
         target_proves = %proved.fingerprint(HashAlg::Sha256),
-        "the SSH server at the target proves a host key that is none of this machine's sshd, so this server half proves a key of \
+        "the SSH server at the target has a host key that is not one of this machine's sshd, so this server half proves a key of \
          its own. A client learns it by one `bowline ssh --pin {fingerprint}`. If the private key of the target's is at hand, \
          name it with --host-key"
     );
 }
 
-/// A host key of bowline's own, made at first use.
+/// A host key of bowline's own, created at first use.
 fn own_host_key(state: &Path) -> Result<HostKey, Failure> {
     let path = state.join("ssh_host_ed25519_key");
     if !path.exists() {
@@ -146,8 +146,8 @@ fn own_host_key(state: &Path) -> Result<HostKey, Failure> {
     }
 }
 
-/// How clients learn a key that is not among those they know this host by.
-fn tell(key: &HostKey, files: &[PathBuf]) {
+/// Logs how clients learn a key that they do not know this host by.
+fn warn_of_own_key(key: &HostKey, files: &[PathBuf]) {
     let public = key.key.public_key();
     let fingerprint = public.fingerprint(HashAlg::Sha256);
     warn!(
@@ -158,7 +158,7 @@ fn tell(key: &HostKey, files: &[PathBuf]) {
     debug!(unreadable = ?files, "host keys of sshd");
 }
 
-/// What each host key says of the TLS key, and the fingerprint that stands for all.
+/// The statements of all host keys about the TLS key, and the fingerprint to show.
 pub(super) fn statements(keys: &[HostKey], tls_key: &TlsKey) -> Result<(Statements, String), Failure> {
     let mut statements = Vec::new();
     let mut room = MAX_HELLO - 16;
@@ -169,7 +169,7 @@ pub(super) fn statements(keys: &[HostKey], tls_key: &TlsKey) -> Result<(Statemen
         for statement in made {
             let length = statement.key.len() + statement.signature.len() + 8;
             if length > room || statement.key.len() > MAX_KEY || statements.len() == MAX_STATEMENTS {
-                warn!(key = %key.path.display(), length, room, "a host key or certificate is left out: there is no room for it beside the others");
+                warn!(key = %key.path.display(), length, room, "ignored a host key or certificate: it does not fit into the host message beside the others");
                 continue;
             }
             room -= length;
@@ -179,14 +179,14 @@ pub(super) fn statements(keys: &[HostKey], tls_key: &TlsKey) -> Result<(Statemen
     Ok((statements, fingerprint(keys)))
 }
 
-/// Logs a TLS key (PKCS#8) as an SSH key, for whoever has to revoke it one day.
-pub(super) fn tell_tls_key(key: &[u8]) {
+/// Logs a TLS key (PKCS#8) as an SSH key, in case it has to be revoked.
+pub(super) fn log_tls_key(key: &[u8]) {
     let key = TlsKey::from_pkcs8(key).ok();
     let key = key.and_then(|key| ServerKey::of_tls_key(key.spki())?.to_openssh().ok());
-    info!(tls_key = key, "the host keys vouch for this TLS key");
+    info!(tls_key = key, "the host keys have signed this TLS key");
 }
 
-/// The fingerprint that stands for all.
+/// The fingerprint that is shown for all keys.
 pub(in crate::cli) fn fingerprint(keys: &[HostKey]) -> String {
     let is_usual = |key: &&HostKey| key.key.algorithm() == Algorithm::Ed25519;
     let shown = keys.iter().find(is_usual).or(keys.first());
@@ -195,7 +195,7 @@ pub(in crate::cli) fn fingerprint(keys: &[HostKey]) -> String {
     })
 }
 
-/// 32 random bytes that outlive restarts; made at first use.
+/// 32 random bytes that are kept over restarts; created at first use.
 pub(in crate::cli) fn secret(path: &Path) -> Result<[u8; 32], Failure> {
     let mut secret = [0; 32];
     let read = safe_path::read(path).and_then(|file| match file {
@@ -208,12 +208,13 @@ pub(in crate::cli) fn secret(path: &Path) -> Result<[u8; 32], Failure> {
         Err(error) => return Err(report::cannot_use_file(path, &error)),
     }
     aws_lc_rs::rand::fill(&mut secret).expect("the system gives random bytes");
-    // A new secret costs running clients a timeout instead of a packet, nothing else.
+    // With a new secret, running clients notice the restart by a timeout instead of a packet. There is no other
+    // effect.
     write_secret(path, &secret)?;
     Ok(secret)
 }
 
-/// Puts a file for its owner only in place of whatever has that name: a link is replaced, not followed.
+/// Replaces a file by one that only its owner can read. A symbolic link is replaced, not followed.
 fn write_secret(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let write = || {
         let mut file = NamedTempFile::with_prefix_in(".new-", path.parent().unwrap_or(Path::new(".")))?;

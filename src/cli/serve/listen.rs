@@ -1,4 +1,4 @@
-//! Where `bowline serve` listens: for QUIC, and for TLS where that is asked for.
+//! The sockets of `bowline serve`: for QUIC, and for TLS if that is configured.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,19 +11,19 @@ use crate::cli::sshd;
 use crate::cli::values::ListenAddress;
 use crate::server::keeper::{Endpoint, Listener, Protocol};
 
-/// TLS where networks let nothing else through.
-const USUAL_TLS_PORT: u16 = 443;
+/// The port that most networks let through.
+const DEFAULT_TLS_PORT: u16 = 443;
 
 const EVERY_V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const EVERY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// For QUIC, without any address: every one.
+/// The default for QUIC: every address.
 const EVERYWHERE: &[ListenAddress] = &[ListenAddress { ip: None, port: None }];
 
-/// All that are meant; 0 is any port, and so is a usual port that nobody knows yet.
-pub(super) fn endpoints(settings: &ServeSettings, usual_port: Option<u16>) -> Vec<Endpoint> {
+/// All configured addresses. Port 0 means any port, or a default port that is not known yet.
+pub(super) fn endpoints(settings: &ServeSettings, default_port: Option<u16>) -> Vec<Endpoint> {
     let all = wanted(settings).into_iter().flat_map(|(protocol, address)| {
-        let port = port(protocol, address, usual_port.unwrap_or(0));
+        let port = port(protocol, address, default_port.unwrap_or(0));
         let ips = address.ip.map_or(vec![EVERY_V4, EVERY_V6], |ip| vec![ip]);
         ips.into_iter().map(move |ip| Endpoint {
             protocol,
@@ -43,10 +43,10 @@ fn wanted(settings: &ServeSettings) -> Vec<(Protocol, ListenAddress)> {
     udp.iter().map(of(Protocol::Udp)).chain(tcp).collect()
 }
 
-fn port(protocol: Protocol, address: ListenAddress, usual_port: u16) -> u16 {
+fn port(protocol: Protocol, address: ListenAddress, default_port: u16) -> u16 {
     address.port.unwrap_or(match protocol {
-        Protocol::Udp => usual_port,
-        Protocol::Tcp => USUAL_TLS_PORT,
+        Protocol::Udp => default_port,
+        Protocol::Tcp => DEFAULT_TLS_PORT,
     })
 }
 
@@ -54,18 +54,18 @@ fn port(protocol: Protocol, address: ListenAddress, usual_port: u16) -> u16 {
 pub(super) struct Bound<'a>(pub(super) &'a [Listener]);
 
 impl Bound<'_> {
-    /// Binds every address; for QUIC without any, IPv6 and IPv4 at `usual_port`, which is sshd's.
+    /// Binds every address; without any for QUIC, IPv6 and IPv4 at `default_port`, which is sshd's.
     ///
     /// # Errors
-    /// What could not be bound, and why.
+    /// The address that could not be bound, and why.
     pub(super) fn listen(
         &self,
         settings: &ServeSettings,
-        usual_port: u16,
+        default_port: u16,
     ) -> Result<Vec<Listener>, (Endpoint, io::Error)> {
         let mut listeners = Vec::new();
         for (protocol, address) in wanted(settings) {
-            let port = port(protocol, address, usual_port);
+            let port = port(protocol, address, default_port);
             let at = |ip| Endpoint {
                 protocol,
                 address: SocketAddr::new(ip, port),
@@ -82,7 +82,7 @@ impl Bound<'_> {
         self.bind(endpoint, taken).map_err(|error| (endpoint, error))
     }
 
-    /// Both families at one port; a machine without IPv6 does with IPv4.
+    /// Binds both families at one port. Without IPv6 on this machine, only IPv4.
     fn all(&self, every: Endpoint, taken: &[Listener]) -> Result<Vec<Listener>, (Endpoint, io::Error)> {
         let v4 = self.one(every, taken)?;
         let port = v4.endpoint().map_err(|error| (every, error))?.address.port();
@@ -100,7 +100,7 @@ impl Bound<'_> {
         }
     }
 
-    /// The socket that is bound there already, else a new one. Any port is whichever it was.
+    /// The socket that is bound already, otherwise a new one. Port 0 fits every port.
     fn bind(&self, wanted: Endpoint, taken: &[Listener]) -> io::Result<Listener> {
         let is_taken = |own| taken.iter().any(|one| one.endpoint().is_ok_and(|other| other == own));
         let fits = |listener: &&Listener| {

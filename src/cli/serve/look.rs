@@ -1,4 +1,4 @@
-//! A look at the SSH server at the target, by a process of its own: the keeper itself parses nothing that comes from a network.
+//! Inspects the SSH server at the target in a process of its own: the keeper parses nothing that comes from a network.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,24 +19,24 @@ use crate::server::connect_sshd::FromLoopback;
 use crate::server::keeper::{Endpoint, WorkerUser};
 use crate::server::sshd_config::run_bounded;
 
-/// The command that looks.
+/// The subcommand of that process.
 const COMMAND: &str = "look-at-target";
 
-/// How long it may take to look. On this machine it takes milliseconds.
-const LOOK_TIME: Duration = Duration::from_secs(4);
+/// How long the inspection may take. On this machine it takes milliseconds.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The same with the start of the process.
-const PROCESS_TIME: Duration = Duration::from_secs(6);
+const PROCESS_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// The name of OpenSSH's server.
 const SSHD: &str = "sshd";
 
-/// Whom the question is about: a name that every system has.
+/// The user in the question: a name that every system has.
 const USER: &str = "root";
 
-/// What was seen.
+/// The result.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Seen {
+pub(super) struct InspectedServer {
     /// The identification line.
     pub(super) identification: String,
     /// The host key that it proved, as in known_hosts.
@@ -45,30 +45,30 @@ pub(super) struct Seen {
     pub(super) accepts_any_key: bool,
 }
 
-impl Seen {
+impl InspectedServer {
     /// The host key that it proved.
     pub(super) fn host_key(&self) -> Option<PublicKey> {
         PublicKey::from_openssh(self.host_key.as_deref()?).ok()
     }
 }
 
-/// Looks at what answers at `target`, unless that is the sshd whose settings say that it listens there.
+/// Inspects the server at `target`, unless it is the sshd whose settings say that it listens there.
 pub(super) fn look_unless_known(
     program: &Path,
     user: Option<&WorkerUser>,
     target: SocketAddr,
     is_listed: bool,
-) -> Option<Seen> {
+) -> Option<InspectedServer> {
     let others = holders(Endpoint::tcp(target));
     if is_listed && others.iter().all(|holder| holder.name == SSHD) {
         return None;
     }
     let seen = look(program, user, target);
-    seen.inspect_err(|error| debug!(%target, %error, "the SSH server at the target is not known"))
+    seen.inspect_err(|error| debug!(%target, %error, "cannot inspect the SSH server at the target"))
         .ok()
 }
 
-fn look(program: &Path, user: Option<&WorkerUser>, target: SocketAddr) -> io::Result<Seen> {
+fn look(program: &Path, user: Option<&WorkerUser>, target: SocketAddr) -> io::Result<InspectedServer> {
     let mut command = Command::new(program);
     command
         .args([OsString::from(COMMAND), target.to_string().into()])
@@ -76,24 +76,24 @@ fn look(program: &Path, user: Option<&WorkerUser>, target: SocketAddr) -> io::Re
     if let Some(user) = user {
         command.uid(user.uid()).gid(user.gid());
     }
-    let output = run_bounded(&mut command, PROCESS_TIME)?;
+    let output = run_bounded(&mut command, PROCESS_TIMEOUT)?;
     if !output.status.success() {
         return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The process that looks.
+/// Runs the inspection.
 ///
 /// # Errors
-/// What answers is no SSH server, or nothing does.
+/// There is no SSH server.
 pub(in crate::cli) async fn run(target: SocketAddr) -> Result<(), Failure> {
     let sshd = FromLoopback::new(target);
-    let seen = ask_sshd::look(&sshd, USER, LOOK_TIME).await;
+    let seen = ask_sshd::inspect(&sshd, USER, INSPECT_TIMEOUT).await;
     let seen = seen.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
-    let told = Seen {
-        identification: seen.upstream.identification.to_string(),
-        host_key: seen.upstream.host_key.and_then(|key| key.to_openssh().ok()),
+    let told = InspectedServer {
+        identification: seen.server.identification.to_string(),
+        host_key: seen.server.host_key.and_then(|key| key.to_openssh().ok()),
         accepts_any_key: seen.accepts_any_key,
     };
     serde_json::to_writer(io::stdout(), &told).map_err(|error| report::cannot_start(&error.into()))

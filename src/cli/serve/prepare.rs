@@ -1,4 +1,4 @@
-//! What the keeper does before its first worker: keys, statements, ports, and a look at sshd's configuration.
+//! What the keeper prepares before its first worker: keys, statements, ports, and a check of sshd's configuration.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::Before;
+use super::Predecessor;
 use super::answers::{Answers, check_key_file};
 use super::client_address::{self, Chosen};
-use super::keys::{host_keys, secret, statements, tell_tls_key};
+use super::keys::{host_keys, log_tls_key, secret, statements};
 use super::listen::{self, Bound};
-use super::look::{Seen, look_unless_known};
-use super::target::Found;
+use super::look::{InspectedServer, look_unless_known};
+use super::target::ResolvedTarget;
 use super::{Authorizer, ServeSettings, target};
 use crate::cli::places;
 use crate::cli::report::{self, Exit, Failure};
@@ -25,32 +25,32 @@ use crate::identity::statement::HostKey;
 use crate::safe_path;
 use crate::server::client_address::ClientAddresses;
 use crate::server::keeper::{
-    Answer, CompanionPlan, Door, Endpoint, Estate, Listener, Protocol, WorkerPlan, WorkerUser, choose_worker_user,
-    descriptors_for, raise_descriptor_limit, sessions_within, store_limit,
+    Endpoint, Handover, Listener, Protocol, RequestHandler, SidecarPlan, TakeoverListener, WorkerPlan, WorkerUser,
+    choose_worker_user, descriptors_for, raise_descriptor_limit, sessions_within, store_limit,
 };
 use crate::server::sshd_config::{Settings, SshdConfig, is_here, with_client_addresses};
 use crate::server::worker::{AuthoritySetup, ClientAddressSetup, WorkerSetup};
 
-/// How long a worker may take to say goodbye to its clients.
-const GRACE: Duration = Duration::from_secs(8);
+/// How long a worker may take to tell its clients that it stops.
+const STOP_GRACE: Duration = Duration::from_secs(8);
 
-/// A folder in the state folder.
+/// Name of a folder in the state folder.
 const RELAY_CACHE: &str = "relays";
 
-/// Says that there is something to go on with, on standard input.
+/// The option for a handover on standard input.
 const TAKE_OVER: &str = "--take-over";
 
-/// Everything a keeper runs by.
+/// What a keeper needs.
 pub(super) struct Prepared {
     pub(super) plan: WorkerPlan,
-    pub(super) answer: Answer,
+    pub(super) answer: RequestHandler,
 }
 
-/// What is prepared before anybody is disturbed: it does not depend on what another keeper holds.
+/// Everything that can be prepared without disturbing a running keeper.
 pub(super) struct Draft<'a> {
     settings: &'a ServeSettings,
-    before: Before<'a>,
-    /// What follows the worker's own arguments.
+    predecessor: Predecessor<'a>,
+    /// Further arguments of the worker.
     worker_arguments: Vec<OsString>,
     program: PathBuf,
     user: Option<WorkerUser>,
@@ -60,20 +60,20 @@ pub(super) struct Draft<'a> {
     /// `None`: the built-in server.
     target: Option<SocketAddr>,
     store_limit: usize,
-    /// For connections to sshd from clients' addresses.
+    /// Opens connections to sshd from clients' addresses.
     addresses: Option<ClientAddresses>,
 }
 
-/// What can be had once only.
+/// What only one keeper can have.
 pub(super) struct Ports {
     listeners: Vec<Listener>,
     target: SocketAddr,
-    companion: Option<CompanionPlan>,
+    sidecar: Option<SidecarPlan>,
 }
 
-/// Why there are none.
+/// Why the ports cannot be had.
 pub(super) enum NoPorts {
-    /// Somebody has one of them.
+    /// Another process has one of them.
     InUse(Endpoint, io::Error),
     Failed(Failure),
 }
@@ -94,14 +94,14 @@ impl From<NoPorts> for Failure {
 }
 
 impl<'a> Draft<'a> {
-    /// Does all that needs privileges but to bind ports. `worker_arguments` follow the worker's own.
+    /// Does everything that needs privileges, except binding ports. `worker_arguments` are added to the worker's own.
     ///
     /// # Errors
-    /// What must be there and is not: keys, users.
+    /// A key or user is missing or invalid.
     pub(super) fn new(
         settings: &'a ServeSettings,
         worker_arguments: Vec<OsString>,
-        mut before: Before<'a>,
+        mut predecessor: Predecessor<'a>,
     ) -> Result<Self, Failure> {
         let user = choose_worker_user(settings.worker_user.as_deref());
         let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
@@ -119,18 +119,18 @@ impl<'a> Draft<'a> {
             config: settings.sshd_config.clone(),
         };
         let is_sshd = settings.target != Some(Target::Builtin);
-        let sshd_settings = if is_sshd { look_at(&sshd) } else { None };
+        let sshd_settings = if is_sshd { read_settings(&sshd) } else { None };
         if let (Authorizer::Sshd, Some(told)) = (&settings.auth, &sshd_settings) {
             warn_of_users_without_key(&sshd, told);
         }
         let program = own_program()?;
         let found = target::find(settings, sshd_settings.as_ref())?;
-        let seen = see(settings, found.as_ref(), &program, user.as_ref())?;
+        let seen = inspect(settings, found.as_ref(), &program, user.as_ref())?;
         let other_targets = found.as_ref().map_or_else(Vec::new, |found| found.others.clone());
         let target = found.map(|found| with_aliases(found.address, sshd_settings.as_ref()));
         let loopback = target.filter(|_| !settings.accept_loopback_match);
         let host_keys = host_keys(settings, &sshd, sshd_settings.as_ref(), seen.as_ref())?;
-        let sessions = sessions_that_fit(settings.max_sessions as usize, &mut before)?;
+        let sessions = sessions_that_fit(settings.max_sessions as usize, &mut predecessor)?;
         Ok(Draft {
             setup: WorkerSetup {
                 other_targets,
@@ -145,7 +145,7 @@ impl<'a> Draft<'a> {
             },
             store_limit: store_limit(sessions),
             settings,
-            before,
+            predecessor,
             worker_arguments,
             user,
             host_keys,
@@ -156,7 +156,7 @@ impl<'a> Draft<'a> {
     /// Sets up which address of a client sshd sees.
     ///
     /// # Errors
-    /// Clients' own were asked for and cannot be had.
+    /// Clients' own addresses are required but cannot be used.
     pub(super) fn with_client_address(self) -> Result<Self, Failure> {
         let Chosen { addresses, setup } = client_address::choose(self.settings, self.target)?;
         let setup = WorkerSetup {
@@ -170,28 +170,28 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// There will be no keeper: takes back what nobody else needs.
+    /// Removes what was set up, because no keeper starts.
     pub(super) fn abandon(&mut self) {
-        self.addresses.iter_mut().for_each(ClientAddresses::take_back);
+        self.addresses.iter_mut().for_each(ClientAddresses::remove_setup);
     }
 
-    /// Where it is to listen; 0 is any port.
+    /// The addresses to listen on; port 0 means any.
     pub(super) fn endpoints(&self) -> Vec<Endpoint> {
         listen::endpoints(self.settings, self.target.map(|target| target.port()))
     }
 
-    /// Binds all ports. What there was before, or an `estate` has that is to be taken over, is used again.
+    /// Binds all ports. Sockets that exist already, or that `handover` has, are used again.
     ///
     /// # Errors
     /// See [`NoPorts`]. Nothing is bound then.
-    pub(super) fn ports(&self, estate: Option<&Estate>) -> Result<Ports, NoPorts> {
-        let (target, companion) = match self.target {
+    pub(super) fn ports(&self, handover: Option<&Handover>) -> Result<Ports, NoPorts> {
+        let (target, sidecar) = match self.target {
             Some(target) => (target, None),
             None => self
-                .builtin(estate)
-                .map(|(target, companion)| (target, Some(companion)))?,
+                .builtin(handover)
+                .map(|(target, sidecar)| (target, Some(sidecar)))?,
         };
-        let bound = estate.map_or(self.before.listeners(), Estate::listeners);
+        let bound = handover.map_or(self.predecessor.listeners(), Handover::listeners);
         let listening = Bound(bound).listen(self.settings, target.port());
         let listeners = listening.map_err(|(endpoint, error)| match error.kind() {
             io::ErrorKind::AddrInUse => NoPorts::InUse(endpoint, error),
@@ -200,14 +200,14 @@ impl<'a> Draft<'a> {
         Ok(Ports {
             listeners,
             target,
-            companion,
+            sidecar,
         })
     }
 
-    /// Everything is there. From here on this process is the keeper, also of the `estate`.
-    pub(super) fn finish(mut self, ports: Ports, estate: Option<&Estate>) -> Prepared {
-        tell_tls_key(&self.setup.tls_key);
-        let door = self.door(&ports.listeners, estate);
+    /// Completes the plan. From now on this process is the keeper, also of what `handover` has.
+    pub(super) fn finish(mut self, ports: Ports, handover: Option<&Handover>) -> Prepared {
+        log_tls_key(&self.setup.tls_key);
+        let takeover_listener = self.takeover_listener(&ports.listeners, handover);
         self.setup.target = ports.target;
         let is_loopback = matches!(self.setup.client_address, ClientAddressSetup::Loopback);
         let with = |own: &str| {
@@ -220,53 +220,54 @@ impl<'a> Draft<'a> {
             keeper_args: with("serve-keeper"),
             reload_args: Some(reload_arguments(std::env::args_os().skip(1))),
             listeners: ports.listeners,
-            handover: self.setup.encode(),
+            worker_settings: self.setup.encode(),
             answers: self.answers.encode(),
             store_limit: self.store_limit,
             user: self.user,
-            companion: ports.companion,
-            door,
-            grace: GRACE,
-            manager: self.before.into_manager(),
+            sidecar: ports.sidecar,
+            takeover_listener,
+            grace: STOP_GRACE,
+            manager: self.predecessor.into_manager(),
             shown: self.setup.client_address.to_string(),
             addresses: self.addresses,
         };
         Prepared {
             plan,
-            answer: self.answers.into_answer(is_loopback),
+            answer: self.answers.into_handler(is_loopback),
         }
     }
 
-    /// Where others ask who is running, unless it is open already. It is no condition for serving.
-    fn door(&self, listeners: &[Listener], estate: Option<&Estate>) -> Option<Door> {
+    /// Opens the socket on which other keepers ask who is running, unless it is open already. If that fails, the
+    /// keeper serves all the same.
+    fn takeover_listener(&self, listeners: &[Listener], handover: Option<&Handover>) -> Option<TakeoverListener> {
         let folder = &self.settings.folders.runtime;
-        // One of them is nobody else's: they tell this one from others, also when TLS comes or goes.
+        // UDP ports are exclusive, so they identify this keeper, even if TLS is added or removed.
         let udp = listeners.iter().filter(|listener| listener.protocol() == Protocol::Udp);
         let addresses: Vec<SocketAddr> = udp.filter_map(|own| Some(own.endpoint().ok()?.address)).collect();
-        if estate
-            .map_or(self.before.door(), Estate::door)
-            .is_some_and(|door| door.is_for(folder, &addresses))
+        if handover
+            .map_or(self.predecessor.takeover_listener(), Handover::takeover_listener)
+            .is_some_and(|takeover_listener| takeover_listener.is_for(folder, &addresses))
         {
             return None;
         }
-        let opened = places::make_folder(folder).and_then(|()| Door::open(folder, &addresses));
+        let opened = places::make_folder(folder).and_then(|()| TakeoverListener::open(folder, &addresses));
         if let Err(error) = &opened {
-            warn!(folder = %folder.display(), %error, "nobody can ask who serves here, nor take over by --replace");
+            warn!(folder = %folder.display(), %error, "cannot create the takeover socket: --replace and bowline status will not find this server half");
         }
         opened.ok()
     }
 }
 
-/// What is at the target, if it is not sshd and that makes a difference.
+/// Inspects the server at the target, if it is not sshd and that makes a difference.
 ///
 /// # Errors
-/// It says yes to every key, and is to be asked about keys.
-fn see(
+/// It accepts every key although it is to be asked about keys.
+fn inspect(
     settings: &ServeSettings,
-    found: Option<&Found>,
+    found: Option<&ResolvedTarget>,
     program: &Path,
     user: Option<&WorkerUser>,
-) -> Result<Option<Seen>, Failure> {
+) -> Result<Option<InspectedServer>, Failure> {
     let asks = settings.auth == Authorizer::Sshd;
     let matters = asks || settings.host_keys.is_empty();
     let there = found.filter(|found| matters && found.answers);
@@ -277,21 +278,21 @@ fn see(
     }
 }
 
-/// Where this program is on disk. The kernel says so when another has taken its place.
+/// The path of this program. If its file was replaced, the kernel appends " (deleted)".
 fn own_program() -> Result<PathBuf, Failure> {
     let path = std::env::current_exe().map_err(|error| report::cannot_start(&error))?;
     let clean = path.as_os_str().as_encoded_bytes().strip_suffix(b" (deleted)");
     Ok(clean.map_or(path.clone(), |clean| OsStr::from_bytes(clean).into()))
 }
 
-/// The same command line again, to go on with what is there.
+/// The arguments of this process again, with the option to continue.
 fn reload_arguments(own: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let again = own.filter(|argument| argument != TAKE_OVER);
     again.chain([TAKE_OVER.into()]).collect()
 }
 
-/// As many as wanted, unless there are too few descriptors for them, here or in a service manager's store.
-fn sessions_that_fit(wanted: usize, before: &mut Before<'_>) -> Result<usize, Failure> {
+/// How many of the wanted sessions are possible with the file descriptors and the service manager's store.
+fn sessions_that_fit(wanted: usize, predecessor: &mut Predecessor<'_>) -> Result<usize, Failure> {
     let descriptors = raise_descriptor_limit().unwrap_or(usize::MAX);
     let most = sessions_within(descriptors).min(wanted);
     if most == 0 && wanted > 0 {
@@ -307,22 +308,22 @@ fn sessions_that_fit(wanted: usize, before: &mut Before<'_>) -> Result<usize, Fa
             most,
             descriptors,
             needed = descriptors_for(wanted),
-            "fewer sessions: the limit of open files (LimitNOFILE of the unit, ulimit -n) is low"
+            "fewer sessions than configured: the limit of open files (LimitNOFILE= of the unit, ulimit -n) is too low"
         );
     }
-    let fit = before.most_sessions(most).unwrap_or(most);
+    let fit = predecessor.max_stored_sessions(most).unwrap_or(most);
     if fit < most {
         warn!(
             wanted,
             most = fit,
-            "fewer sessions: the service manager's store (FileDescriptorStoreMax) is small"
+            "fewer sessions than configured: the service manager's store (FileDescriptorStoreMax=) is too small"
         );
     }
     Ok(fit)
 }
 
-/// sshd's settings, and what in them would end detached sessions.
-fn look_at(sshd: &SshdConfig) -> Option<Settings> {
+/// Reads sshd's settings, and warns of those that would end detached sessions.
+fn read_settings(sshd: &SshdConfig) -> Option<Settings> {
     match sshd.settings() {
         Ok(settings) => {
             for warning in settings.warnings() {
@@ -333,13 +334,13 @@ fn look_at(sshd: &SshdConfig) -> Option<Settings> {
         }
         Err(error) => {
             let error = Failure::from_error(Exit::Unavailable, &error);
-            info!(error = error.one_line(), "sshd's configuration is not known");
+            info!(error = error.one_line(), "cannot read sshd's configuration");
             None
         }
     }
 }
 
-/// Those get no session: sshd answers no question about a key of theirs.
+/// Warns of users who get no session, because sshd answers no question about their keys.
 fn warn_of_users_without_key(sshd: &SshdConfig, told: &Settings) {
     for users in sshd.without_key_first(told) {
         warn!(
@@ -350,7 +351,7 @@ fn warn_of_users_without_key(sshd: &SshdConfig, told: &Settings) {
     }
 }
 
-/// But for the target.
+/// Everything except the target.
 fn setup(
     settings: &ServeSettings,
     host_keys: &[HostKey],
@@ -382,7 +383,7 @@ fn setup(
         max_half_open: settings.max_half_open as usize,
         mtu_cap: settings.mtu_cap,
         metrics: settings.metrics,
-        vault: settings.vault,
+        session_store: settings.session_store,
         relays: settings.relays.iter().map(ToString::to_string).collect(),
         relay_cache: relay_cache(settings, user),
         fingerprint,
@@ -391,20 +392,20 @@ fn setup(
     })
 }
 
-/// A folder where the worker remembers what names of relays led to: it starts again when DNS may be down. Where it
-/// cannot be had, that is not remembered.
+/// A folder where the worker caches what relays' names resolved to, because DNS may be down when it restarts. If the
+/// folder cannot be created, nothing is cached.
 fn relay_cache(settings: &ServeSettings, user: Option<&WorkerUser>) -> PathBuf {
     let (state, folder) = (&settings.folders.state, settings.folders.state.join(RELAY_CACHE));
     if !settings.relays.is_empty()
         && let Err(error) = safe_path::make_folder_in(state, RELAY_CACHE, user.map(|user| (user.uid(), user.gid())))
     {
-        info!(folder = %folder.display(), %error, "what relays' names lead to will not be remembered");
+        info!(folder = %folder.display(), %error, "cannot create the cache folder for relays' addresses");
     }
     folder
 }
 
-/// The address of the same sshd at which each client can have an address of its own, if it has one: sshd's penalties for
-/// one client must not meet the others.
+/// Another address of the same sshd at which each client can have a loopback address of its own, if there is one:
+/// otherwise sshd's penalties for one client affect all.
 fn with_aliases(target: SocketAddr, sshd: Option<&Settings>) -> SocketAddr {
     let listens = |settings: &&Settings| {
         let at = |address: &SocketAddr| {
@@ -422,11 +423,11 @@ fn with_aliases(target: SocketAddr, sshd: Option<&Settings>) -> SocketAddr {
 }
 
 impl Draft<'_> {
-    /// The built-in server and its listening socket, which outlives each of its runs. Everything is said to it: what the
-    /// environment or a configuration file say of `bowline sshd` is for one that is started by hand.
-    fn builtin(&self, estate: Option<&Estate>) -> Result<(SocketAddr, CompanionPlan), Failure> {
+    /// The built-in server and its listening socket, which outlives the server's process. All settings are passed as
+    /// arguments: environment and configuration file of `bowline sshd` are for a server that is started by hand.
+    fn builtin(&self, handover: Option<&Handover>) -> Result<(SocketAddr, SidecarPlan), Failure> {
         let settings = self.settings;
-        let listener = match estate.map_or(self.before.companion_input(), Estate::companion_input) {
+        let listener = match handover.map_or(self.predecessor.sidecar_input(), Handover::sidecar_input) {
             Some(listener) => listener.try_clone_to_owned().map(TcpListener::from),
             None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
         };
@@ -447,12 +448,12 @@ impl Draft<'_> {
         if let Some(keys) = keys {
             args.extend(["--authorized-keys".into(), keys.into()]);
         }
-        let companion = CompanionPlan {
+        let sidecar = SidecarPlan {
             program: self.program.clone(),
             args,
             stdin: Some(listener.into()),
         };
-        Ok((address, companion))
+        Ok((address, sidecar))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A second `bowline serve` at the same address: says who is there, or takes its place.
+//! A second `bowline serve` at the same address: reports the running one, or replaces it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,52 +12,55 @@ use super::holders::{Holder, holder, holders};
 use super::prepare::{Draft, NoPorts, Ports};
 use crate::cli::report::{self, Failure};
 use crate::clock;
-use crate::server::keeper::{Endpoint, Estate, Neighbour, Neighbours, Refusal, TakeOverError, neighbours};
+use crate::server::keeper::{
+    Endpoint, Handover, RunningKeeper, RunningKeepers, TakeoverError, TakeoverRefusal, find_running_keepers,
+};
 
-/// A keeper that lives answers within milliseconds, one that asks sshd just now within a second.
-const ANSWER: Duration = Duration::from_secs(5);
+/// A running keeper answers within milliseconds, or within a second if it is just asking sshd.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whoever cannot be replaced by then is not.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit for replacing a server half.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Between two attempts, when the one asked went away or was busy.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Delay between two attempts.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// What a keeper starts from.
-pub(super) struct Place {
+pub(super) struct StartingPoint {
     pub(super) ports: Ports,
-    /// What the one before has handed over.
-    pub(super) estate: Option<Estate>,
+    /// The handover of the replaced keeper.
+    pub(super) handover: Option<Handover>,
 }
 
-/// Everything else is prepared: binds the ports, or with `--replace` takes them over from whoever has them.
+/// Binds the ports, or takes them over from their owner with `--replace`. Everything else is prepared before.
 ///
 /// # Errors
-/// What must be there and is not; who has the ports.
-pub(super) fn take_place(draft: &Draft<'_>, settings: &ServeSettings) -> Result<Place, Failure> {
-    // Any port can always be bound: whether somebody is to be replaced must be asked.
-    let is_asked = settings.replace && decisive(draft).iter().any(is_any);
-    if !is_asked {
+/// Something is missing; the ports have another owner.
+pub(super) fn acquire_ports(draft: &Draft<'_>, settings: &ServeSettings) -> Result<StartingPoint, Failure> {
+    // With port 0 binding always succeeds, so running keepers must be asked.
+    let must_ask = settings.replace && identifying_endpoints(draft).iter().any(is_any);
+    if !must_ask {
         match draft.ports(None) {
-            Ok(ports) => return Ok(Place { ports, estate: None }),
+            Ok(ports) => return Ok(StartingPoint { ports, handover: None }),
             Err(NoPorts::InUse(..)) if settings.replace => {}
             Err(NoPorts::InUse(endpoint, error)) => {
-                return Err(who_has(endpoint, &error, &settings.folders.runtime));
+                return Err(in_use_error(endpoint, &error, &settings.folders.runtime));
             }
             Err(NoPorts::Failed(failure)) => return Err(failure),
         }
     }
-    Replacing {
+    Replacement {
         draft,
         settings,
-        end: clock::now() + PATIENCE,
+        end: clock::now() + REPLACE_TIMEOUT,
         killed: None,
     }
     .run()
 }
 
-/// Where whoever is to be replaced listens. Any port says of nobody that he is meant while another is named.
-fn decisive(draft: &Draft<'_>) -> Vec<Endpoint> {
+/// The addresses by which the keeper to be replaced is recognized. If some have a port, those with port 0 do not
+/// count.
+fn identifying_endpoints(draft: &Draft<'_>) -> Vec<Endpoint> {
     let all = draft.endpoints();
     let named: Vec<_> = all.iter().copied().filter(|endpoint| !is_any(endpoint)).collect();
     if named.is_empty() { all } else { named }
@@ -67,10 +70,13 @@ fn is_any(endpoint: &Endpoint) -> bool {
     endpoint.address.port() == 0
 }
 
-/// What is said without `--replace`.
-fn who_has(endpoint: Endpoint, error: &io::Error, folder: &Path) -> Failure {
-    let Neighbours { there, silent } = neighbours(folder, ANSWER, |who| who.is_at(endpoint));
-    if let Some(who) = there.iter().map(Neighbour::who).find(|who| who.is_at(endpoint)) {
+/// The error without `--replace`.
+fn in_use_error(endpoint: Endpoint, error: &io::Error, folder: &Path) -> Failure {
+    let RunningKeepers {
+        responding: there,
+        unresponsive: silent,
+    } = find_running_keepers(folder, ANSWER_TIMEOUT, |who| who.is_at(endpoint));
+    if let Some(who) = there.iter().map(RunningKeeper::info).find(|who| who.is_at(endpoint)) {
         return report::another_serves(endpoint, who);
     }
     let holders = holders(endpoint);
@@ -80,18 +86,18 @@ fn who_has(endpoint: Endpoint, error: &io::Error, folder: &Path) -> Failure {
     }
 }
 
-/// Of one that has no door here, nobody knows whether it would answer.
+/// A keeper without a socket in this folder is not counted: it is unknown whether it would answer.
 fn silent_keeper<'a>(holders: &'a [Holder], silent: &[PathBuf]) -> Option<&'a Holder> {
-    let has_door = |holder: &&Holder| silent.iter().any(|door| holder.holds(door));
-    holders.iter().filter(|holder| holder.is_keeper()).find(has_door)
+    let has_socket = |holder: &&Holder| silent.iter().any(|file| holder.holds(file));
+    holders.iter().filter(|holder| holder.is_keeper()).find(has_socket)
 }
 
 fn worker(holders: &[Holder]) -> Option<&Holder> {
     holders.iter().find(|holder| holder.is_worker())
 }
 
-/// The attempt to take somebody's place.
-struct Replacing<'a> {
+/// An attempt to replace a running keeper.
+struct Replacement<'a> {
     draft: &'a Draft<'a>,
     settings: &'a ServeSettings,
     end: Instant,
@@ -99,79 +105,84 @@ struct Replacing<'a> {
     killed: Option<u32>,
 }
 
-impl Replacing<'_> {
-    fn run(mut self) -> Result<Place, Failure> {
+impl Replacement<'_> {
+    fn run(mut self) -> Result<StartingPoint, Failure> {
         loop {
-            let (neighbour, silent) = self.who_is_there()?;
-            let place = match neighbour {
-                Some(neighbour) => self.take_over(neighbour)?,
-                None => self.take_what_is_free(&silent)?,
+            let (keeper, silent) = self.find_running_keeper()?;
+            let place = match keeper {
+                Some(keeper) => self.take_over(keeper)?,
+                None => self.bind_or_kill(&silent)?,
             };
             match place {
                 Some(place) => return Ok(place),
-                None => std::thread::sleep(PAUSE),
+                None => std::thread::sleep(RETRY_DELAY),
             }
         }
     }
 
-    /// The one to be replaced, and doors behind which nobody answers.
-    fn who_is_there(&self) -> Result<(Option<Neighbour>, Vec<PathBuf>), Failure> {
-        let endpoints = decisive(self.draft);
+    /// The keeper to be replaced, and sockets of keepers that do not answer.
+    fn find_running_keeper(&self) -> Result<(Option<RunningKeeper>, Vec<PathBuf>), Failure> {
+        let endpoints = identifying_endpoints(self.draft);
         let folder = &self.settings.folders.runtime;
-        // Of any port there may be several: all are heard.
+        // With port 0 there may be several: waits for all.
         let is_one = !endpoints.iter().any(is_any);
-        let is_there = |neighbour: &Neighbour| endpoints.iter().any(|endpoint| neighbour.who().is_at(*endpoint));
-        let Neighbours { mut there, silent } = neighbours(folder, ANSWER, |who| {
+        let is_there = |keeper: &RunningKeeper| endpoints.iter().any(|endpoint| keeper.info().is_at(*endpoint));
+        let RunningKeepers {
+            responding: mut there,
+            unresponsive: silent,
+        } = find_running_keepers(folder, ANSWER_TIMEOUT, |who| {
             is_one && endpoints.iter().any(|endpoint| who.is_at(*endpoint))
         });
         there.retain(is_there);
         match there.len() {
             0 | 1 => Ok((there.pop(), silent)),
-            _ => Err(report::several_serve(there.iter().map(Neighbour::who))),
+            _ => Err(report::several_serve(there.iter().map(RunningKeeper::info))),
         }
     }
 
-    /// `None`: to be tried again.
-    fn take_over(&self, neighbour: Neighbour) -> Result<Option<Place>, Failure> {
-        let who = neighbour.who().clone();
-        let failed = |error: TakeOverError| match error {
-            TakeOverError::Lost(_) | TakeOverError::Refused(Refusal::Ending) if clock::now() < self.end => Ok(None),
+    /// `None`: try again.
+    fn take_over(&self, keeper: RunningKeeper) -> Result<Option<StartingPoint>, Failure> {
+        let who = keeper.info().clone();
+        let failed = |error: TakeoverError| match error {
+            TakeoverError::Lost(_) | TakeoverError::Refused(TakeoverRefusal::Ending) if clock::now() < self.end => {
+                Ok(None)
+            }
             error => Err(report::cannot_take_over(&who, &error)),
         };
-        let offer = match neighbour.ask_for_estate() {
+        let offer = match keeper.request_handover() {
             Ok(offer) => offer,
             Err(error) => return failed(error),
         };
-        // Whatever fails here, the one that runs goes on.
-        let ports = match self.draft.ports(Some(offer.estate())) {
+        // If anything fails from here on, the running keeper continues.
+        let ports = match self.draft.ports(Some(offer.handover())) {
             Ok(ports) => ports,
             Err(NoPorts::InUse(endpoint, _)) => return Err(report::overlaps(endpoint, &who)),
             Err(NoPorts::Failed(failure)) => return Err(failure),
         };
         match offer.accept() {
-            Ok(estate) => {
-                info!(from = who.keeper, "taken over");
-                let estate = Some(estate);
-                Ok(Some(Place { ports, estate }))
+            Ok(handover) => {
+                info!(from = who.keeper, "took over from another keeper");
+                let handover = Some(handover);
+                Ok(Some(StartingPoint { ports, handover }))
             }
             Err(error) => failed(error),
         }
     }
 
-    /// Between the death of one keeper and the first word of the next.
-    fn is_being_raised(&self, worker: &Holder, there: &[Holder]) -> bool {
+    /// Whether a worker is just starting a new keeper because the previous one has died.
+    fn is_being_restarted(&self, worker: &Holder, there: &[Holder]) -> bool {
         worker.runs() && !there.iter().any(Holder::is_keeper) && clock::now() < self.end
     }
 
-    /// Nobody answers: perhaps nobody is there, or somebody who hangs.
-    fn take_what_is_free(&mut self, silent: &[PathBuf]) -> Result<Option<Place>, Failure> {
+    /// No keeper answers: there may be none, or one that hangs.
+    fn bind_or_kill(&mut self, silent: &[PathBuf]) -> Result<Option<StartingPoint>, Failure> {
         match self.draft.ports(None) {
-            Ok(ports) => Ok(Some(Place { ports, estate: None })),
+            Ok(ports) => Ok(Some(StartingPoint { ports, handover: None })),
             Err(NoPorts::Failed(failure)) => Err(failure),
             Err(NoPorts::InUse(endpoint, error)) => {
                 let there = holders(endpoint);
                 match (silent_keeper(&there, silent), worker(&there)) {
-                    (None, Some(worker)) if self.is_being_raised(worker, &there) => Ok(None),
+                    (None, Some(worker)) if self.is_being_restarted(worker, &there) => Ok(None),
                     (Some(keeper), _) if self.killed == Some(keeper.pid) && clock::now() < self.end => Ok(None),
                     (Some(keeper), Some(worker)) if self.killed.is_none() && worker.runs() => {
                         self.killed = Some(keeper.pid);
@@ -186,17 +197,17 @@ impl Replacing<'_> {
     }
 }
 
-/// A worker that has lost its keeper raises another, and so loses nothing.
+/// Kills a keeper that hangs. Its worker starts another one, so no session is lost.
 fn kill(keeper: u32, endpoint: Endpoint) {
     let watch = i32::try_from(keeper).ok().and_then(Pid::from_raw);
     let watch = watch.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    // Looked at again: from here on it cannot be another.
+    // Checked again: the pidfd exists, so the process cannot be another one any more.
     let is_keeper = holder(keeper).is_some_and(|holder| holder.is_keeper());
     if let Some(watch) = watch.filter(|_| is_keeper) {
         warn!(
             pid = keeper,
             %endpoint,
-            "the running keeper does not answer: killed, its worker raises another and its sessions go on"
+            "the running keeper does not answer: killed; its worker starts another keeper and the sessions continue"
         );
         let _ = pidfd_send_signal(&watch, Signal::KILL);
     }

@@ -1,4 +1,4 @@
-//! Where sshd is: where it was said, else where `sshd -T` says.
+//! Finds sshd: at the configured target, otherwise where `sshd -T` says that it listens.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -13,38 +13,38 @@ use crate::cli::values::Target;
 use crate::server::connect_sshd::OWN_ALIAS;
 use crate::server::sshd_config::{Settings, is_here};
 
-/// Where sshd is unless anybody says otherwise.
-const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 22);
+/// The default target, if nothing else is known.
+const DEFAULT_TARGET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 22);
 
 /// How long each address is tried. On this machine an answer takes microseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Most addresses tried, of a name or of sshd.
+/// The most addresses that are tried.
 const MAX_ADDRESSES: usize = 8;
 
-/// What sessions are joined to.
+/// The SSH server that sessions are connected to.
 #[derive(Debug)]
-pub(super) struct Found {
-    /// Where they are, as far as it is known.
+pub(super) struct ResolvedTarget {
+    /// Its address, as far as known.
     pub(super) address: SocketAddr,
-    /// The other addresses of the name, for as long as nothing answers at the first.
+    /// Other addresses of its name, tried if nothing answers at the first.
     pub(super) others: Vec<SocketAddr>,
-    /// Whether something answers there now.
+    /// Whether something accepted a connection at the address.
     pub(super) answers: bool,
-    /// Whether sshd says that it listens there.
+    /// Whether sshd's settings say that it listens there.
     pub(super) is_listed: bool,
 }
 
-/// Finds the target; `None` is the built-in server. `sshd` is what `sshd -T` says.
+/// Finds the target; `None` is the built-in server. `sshd` are the settings from `sshd -T`.
 ///
 /// # Errors
-/// The name leads nowhere.
-pub(super) fn find(settings: &ServeSettings, sshd: Option<&Settings>) -> Result<Option<Found>, Failure> {
+/// The name cannot be resolved.
+pub(super) fn find(settings: &ServeSettings, sshd: Option<&Settings>) -> Result<Option<ResolvedTarget>, Failure> {
     let listening = sshd.map_or_else(Vec::new, where_it_listens);
     let candidates = match &settings.target {
         Some(Target::Builtin) => return Ok(None),
         Some(Target::Tcp { host, port }) => resolve(host, *port)?,
-        None if listening.is_empty() => vec![USUAL],
+        None if listening.is_empty() => vec![DEFAULT_TARGET],
         None => listening.clone(),
     };
     let found = choose(candidates, &listening, answers);
@@ -54,13 +54,17 @@ pub(super) fn find(settings: &ServeSettings, sshd: Option<&Settings>) -> Result<
     Ok(Some(found))
 }
 
-/// The first that answers; else the first at which sshd says that it listens.
-fn choose(candidates: Vec<SocketAddr>, listening: &[SocketAddr], answers: impl Fn(SocketAddr) -> bool) -> Found {
+/// The first address that answers, otherwise the first on which sshd listens.
+fn choose(
+    candidates: Vec<SocketAddr>,
+    listening: &[SocketAddr],
+    answers: impl Fn(SocketAddr) -> bool,
+) -> ResolvedTarget {
     let mut rest: Vec<SocketAddr> = candidates.into_iter().take(MAX_ADDRESSES).collect();
     let answering = rest.iter().position(|address| answers(*address));
     let best = answering.or_else(|| rest.iter().position(|address| listening.contains(address)));
     let address = rest.remove(best.unwrap_or(0));
-    Found {
+    ResolvedTarget {
         address,
         others: rest,
         answers: answering.is_some(),
@@ -68,7 +72,7 @@ fn choose(candidates: Vec<SocketAddr>, listening: &[SocketAddr], answers: impl F
     }
 }
 
-/// IPv4 first: there each client can have an address of its own.
+/// IPv4 first: there each client can have a loopback address of its own.
 fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     let found = (host, port).to_socket_addrs().map_err(|error| {
         Failure::new(
@@ -86,7 +90,7 @@ fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-/// Addresses at which sshd can be joined: loopback before others, and IPv4 before IPv6. The first port first.
+/// Addresses to reach sshd at: loopback first, then IPv4 before IPv6. The first port first.
 fn where_it_listens(sshd: &Settings) -> Vec<SocketAddr> {
     let joined = sshd.listen_addresses().into_iter().map(|address| {
         let ip = match address.ip() {
@@ -104,15 +108,15 @@ fn where_it_listens(sshd: &Settings) -> Vec<SocketAddr> {
     addresses
 }
 
-/// Whether something takes connections there. It is asked by half of a handshake of TCP, which sshd does not learn of: it
-/// counts connections without a login against the address that they come from.
+/// Whether something accepts connections there. The probe is half a TCP handshake, which sshd does not notice: it
+/// counts connections without a login against their address.
 fn answers(address: SocketAddr) -> bool {
     let connect = || -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_tcp_quickack(false)?;
         socket.set_linger(Some(Duration::ZERO))?;
         if address.is_ipv4() && is_here(address.ip()) {
-            // Where there is none, 127.0.0.1 will do.
+            // If that address is missing, 127.0.0.1 will do.
             let _ = socket.bind(&SocketAddr::from((OWN_ALIAS, 0)).into());
         }
         socket.connect_timeout(&address.into(), CONNECT_TIMEOUT)
@@ -120,7 +124,7 @@ fn answers(address: SocketAddr) -> bool {
     connect().is_ok()
 }
 
-fn warn_of_silence(found: &Found, listening: &[SocketAddr]) {
+fn warn_of_silence(found: &ResolvedTarget, listening: &[SocketAddr]) {
     let target = found.address;
     let elsewhere: Vec<String> = listening.iter().map(ToString::to_string).collect();
     if elsewhere.is_empty() || listening.contains(&target) {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::human;
 use crate::observe::{self, ControlError, FoundSocket, Half, RelayReport, Request, Response, SessionReport, State};
-use crate::server::keeper::{Neighbour, Neighbours, StoreShortage, neighbours};
+use crate::server::keeper::{RunningKeeper, RunningKeepers, StoreShortage, find_running_keepers};
 
 /// Whoever lives responses within this: half a second for its sessions, and its turn behind somebody who asks slowly.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -146,7 +146,7 @@ async fn request_from_all(folders: &[PathBuf], request: &Request) -> (Vec<Reply>
     let mut askable = Askable::default();
     for folder in folders {
         askable.add_control_sockets(observe::control_sockets(folder));
-        askable.add_servers(neighbours(folder, KEEPER_ANSWER, |_| false));
+        askable.add_servers(find_running_keepers(folder, KEEPER_ANSWER, |_| false));
     }
     let mut asking = JoinSet::new();
     for (peer, connection) in askable.open {
@@ -205,16 +205,16 @@ impl Askable {
         }
     }
 
-    fn add_servers(&mut self, neighbours: Neighbours) {
-        self.silent.extend(neighbours.silent.into_iter().map(|file| Silent {
+    fn add_servers(&mut self, keepers: RunningKeepers) {
+        self.silent.extend(keepers.unresponsive.into_iter().map(|file| Silent {
             pid: None,
             socket: Some(file),
             reason: ControlError::Silent.to_string(),
         }));
-        for neighbour in neighbours.there {
-            let server = ServerReport::of(&neighbour);
+        for keeper in keepers.responding {
+            let server = ServerReport::of(&keeper);
             self.servers.push(server.clone());
-            match neighbour.ask_for_worker() {
+            match keeper.connect_to_worker() {
                 Ok(connection) => self.open.push((Peer::Worker(server), connection)),
                 Err(error) => self.silent.push(Silent {
                     pid: Some(server.keeper_pid),
@@ -227,8 +227,8 @@ impl Askable {
 }
 
 impl ServerReport {
-    fn of(neighbour: &Neighbour) -> ServerReport {
-        let who = neighbour.who();
+    fn of(keeper: &RunningKeeper) -> ServerReport {
+        let who = keeper.info();
         ServerReport {
             keeper_pid: who.keeper,
             worker_pid: who.worker,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::observe::{Half, SessionReport, State};
 
-/// `connected 2 s`, `detached 3 m`, `gone: no carrier came for 60 s`.
+/// `connected 2 s`, `detached 3 m`, `gone: no client connected for 60 s`.
 pub(super) fn state(session: &SessionReport) -> String {
     let word = session.state.word();
     match (session.state, &session.reason, session.age_ms) {

@@ -10,11 +10,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::identity::statement::ProvenKey;
 
-/// How long such an answer counts. The key itself is asked about at each open; this is for how long a new `from=` on it
-/// may go unnoticed. Each question is held against one address of this machine where sshd has penalties.
+/// How long such an answer is valid. sshd is asked about the key itself at each open; only a new `from=` option on it
+/// may go unnoticed for this long. An sshd with penalties counts each question against one address of this machine.
 const CONFIRMED_TTL: Duration = Duration::from_secs(600);
 
-/// Most answers kept, about 100 bytes each. Beyond it the oldest is forgotten.
+/// The most answers, about 100 bytes each. Beyond it the oldest is removed.
 const MAX_CONFIRMED: usize = 4096;
 
 #[derive(Debug, Default)]

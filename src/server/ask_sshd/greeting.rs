@@ -9,21 +9,22 @@ use super::super::connect_sshd::{ConnectSshd, Purpose};
 use super::AskError;
 use crate::wire::PeerText;
 
-/// Most bytes that an SSH server may say up to the end of its identification; others may come before it.
+/// The most bytes that an SSH server may send up to the end of its identification line; other lines may come before
+/// it.
 const MAX_GREETING: usize = 4 * 1024;
 
-/// A connection whose server has said that it speaks SSH.
+/// A connection whose server has identified itself as an SSH server.
 #[derive(Debug)]
-pub(super) struct Greeted {
+pub(super) struct GreetedStream {
     pub(super) stream: TcpStream,
     /// The identification line without its end, such as `SSH-2.0-OpenSSH_9.2p1`.
     pub(super) identification: PeerText,
-    /// Bytes read beyond that line.
+    /// Bytes read after that line.
     pub(super) beyond: Vec<u8>,
 }
 
 /// Connects, and reads the greeting.
-pub(super) async fn greet(sshd: &dyn ConnectSshd, purpose: Purpose) -> Result<Greeted, AskError> {
+pub(super) async fn greet(sshd: &dyn ConnectSshd, purpose: Purpose) -> Result<GreetedStream, AskError> {
     let target = sshd.target();
     let mut stream = sshd
         .connect(purpose)
@@ -34,7 +35,7 @@ pub(super) async fn greet(sshd: &dyn ConnectSshd, purpose: Purpose) -> Result<Gr
         if let Some((identification, end)) = find_identification(&said) {
             let identification = first_line(identification);
             let beyond = said.split_off(end);
-            return Ok(Greeted {
+            return Ok(GreetedStream {
                 stream,
                 identification,
                 beyond,
@@ -53,7 +54,7 @@ pub(super) async fn greet(sshd: &dyn ConnectSshd, purpose: Purpose) -> Result<Gr
     }
 }
 
-/// The identification line and where the bytes after it start.
+/// The identification line, and the position of the bytes after it.
 fn find_identification(said: &[u8]) -> Option<(&[u8], usize)> {
     let mut start = 0;
     while let Some(length) = said[start..].iter().position(|&byte| byte == b'\n') {
@@ -66,8 +67,8 @@ fn find_identification(said: &[u8]) -> Option<(&[u8], usize)> {
     None
 }
 
-/// The server hung up before it greeted. sshd may say why in plain text: `Exceeded MaxStartups`, or `Not allowed
-/// at this time` for a penalised address.
+/// The server closed the connection before its greeting. sshd may give the reason in plain text: `Exceeded
+/// MaxStartups`, or `Not allowed at this time` for a penalized address.
 fn ended(target: SocketAddr, said: &[u8]) -> AskError {
     let known = [&b"Exceeded MaxStartups"[..], b"Not allowed at this time"];
     if said.is_empty() || known.iter().any(|reason| said.starts_with(reason)) {
@@ -79,7 +80,7 @@ fn ended(target: SocketAddr, said: &[u8]) -> AskError {
     }
 }
 
-/// What a server said up to the end of its first line, at most 255 bytes of it (as RFC 4253 allows).
+/// The first line that a server sent, at most 255 bytes of it (as RFC 4253 allows).
 fn first_line(said: &[u8]) -> PeerText {
     let line = said.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);

@@ -1,11 +1,11 @@
 //! Asks the local sshd whether it would accept a key for a user.
 //!
-//! sshd is asked, not imitated: the `publickey` query without a signature (RFC 4252 section 7), which it answers
-//! by its whole policy. Nothing is decided here beyond how often and for whom it may be asked.
+//! sshd is asked, not imitated: by the `publickey` query without a signature (RFC 4252 section 7), which it answers by
+//! its whole policy. This module only decides how often it is asked, and for whom.
 
 mod confirmed;
 mod greeting;
-mod look;
+mod inspect;
 mod penalties;
 mod query;
 mod sources;
@@ -33,69 +33,69 @@ use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Quoting};
 use confirmed::Confirmed;
 use penalties::Penalties;
-use query::{Answer, MAX_QUERIES, Query};
-use sources::{Crowded, Sources};
+use query::{KeyAnswer, MAX_QUERIES, Query};
+use sources::{Sources, TooManyQueries};
 
-pub use look::{Look, look};
+pub use inspect::{ServerInfo, inspect};
 pub(in crate::server) use sources::Source;
 
-/// How often whoever waits looks whether another was answered about the same key.
+/// How often a waiting caller checks whether another one got an answer about the same key.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How much sshd may be asked.
+/// Limits on questions to sshd.
 #[derive(Clone, Copy, Debug)]
 pub struct AskLimits {
-    /// Asks that run at once, over all sources. Default 4: sshd's MaxStartups drops logins from 10 on. A quarter, but at least
-    /// one if there is more than one, is for sources that sshd has accepted a key of in the last seven days. Half is the most
-    /// of one source.
+    /// The most questions at once, over all sources. Default 4: sshd's MaxStartups drops logins from 10 on. A quarter,
+    /// but at least one if there is more than one, is reserved for known sources: those of which sshd has accepted a
+    /// key in the last seven days. One source may have at most half.
     pub at_once: usize,
-    /// Asks that run or wait, over all sources. Default 256; a quarter for the same sources, and a third is
-    /// the most of one source.
+    /// The most questions at once and waiting, over all sources. Default 256. A quarter is reserved for known sources;
+    /// one source may have at most a third.
     pub queued: usize,
-    /// How long one ask may wait for its turn. Default 8 s.
+    /// How long a question may wait for its turn. Default 8 s.
     pub wait: Duration,
-    /// How long sshd may take to greet and to exchange keys, once it is an ask's turn. Default 5 s.
+    /// How long sshd may take to greet and to exchange keys, once it is a question's turn. Default 5 s.
     pub time: Duration,
-    /// How long sshd may take for all that it says in one ask. Default 120 s, as long as it waits for a login by default
-    /// (LoginGraceTime): an AuthorizedKeysCommand may ask a directory that is slow.
+    /// How long sshd may take for all answers to one open. Default 120 s, as long as it waits for a login by default
+    /// (LoginGraceTime): an AuthorizedKeysCommand may ask a slow directory.
     pub verdict: Duration,
-    /// Failed opens that one source may cause at once: asks that are not accepted, for whatever reason, and signatures that are
-    /// not valid. Default 10; four times as many for an IPv6 /56, sixteen times for a /48.
+    /// Failed opens that one source may cause at once: questions without an accepted key, for whatever reason, and
+    /// invalid signatures. Default 10; four times as many for an IPv6 /56, sixteen times for a /48.
     pub failures: u32,
-    /// After this time one more failure is allowed. Default 6 s, so 10 a minute.
+    /// After this time one more failure is allowed. Default 6 s, that is 10 a minute.
     pub failure_refill: Duration,
 }
 
-/// Asks one sshd, for many clients at once.
+/// Asks one sshd for many clients.
 #[derive(Debug)]
 pub struct AskSshd {
     sshd: Arc<dyn ConnectSshd>,
     limits: AskLimits,
     sources: Sources,
     confirmed: Confirmed,
-    /// For clients whose own address sshd sees.
+    /// Used for clients whose own address sshd sees.
     penalties: Penalties,
     /// Whether the SSH server has penalties, as far as is known.
     has_penalties: AtomicBool,
     failures: Arc<Failures>,
-    all: Places,
-    /// Those of sources that are not known also take one of these, of which there are fewer.
-    strangers: Places,
-    /// Questions that somebody waits for an answer to.
-    open: Mutex<HashMap<Question, Arc<SharedRead<Verdict>>>>,
+    all: Capacity,
+    /// The capacity for sources that are not known. They need a permit of both.
+    strangers: Capacity,
+    /// Questions that are being asked.
+    open: Mutex<HashMap<Question, Arc<SharedRead<SshdVerdict>>>>,
 }
 
-/// How many may ask.
+/// How many questions may run and wait.
 #[derive(Debug)]
-struct Places {
+struct Capacity {
     queue: Semaphore,
-    /// Fair: tokio's semaphore serves in order, and a source waits here with one ask only.
+    /// Fair: tokio's semaphore serves in order, and each source waits here with one question only.
     running: Semaphore,
 }
 
-impl Places {
-    fn new(queued: usize, at_once: usize) -> Places {
-        Places {
+impl Capacity {
+    fn new(queued: usize, at_once: usize) -> Capacity {
+        Capacity {
             queue: Semaphore::new(queued),
             running: Semaphore::new(at_once),
         }
@@ -110,76 +110,76 @@ impl Places {
     }
 }
 
-/// All that sshd's verdict depends on. Whoever asks the same at the same time gets the same answer: a monitor that
-/// looks at every path of a host costs sshd one connection, not one a path.
+/// Everything that sshd's answer depends on. Callers with the same question at the same time share the answer: a
+/// monitor that checks every path of a host costs sshd one connection, not one for each path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {
     user: String,
     keys: Vec<Bytes>,
-    /// Where the client is, and the address of this machine that it reached.
+    /// The client's address, and the local address that it reached.
     remote: IpAddr,
     local: Option<IpAddr>,
     proof: Proof,
 }
 
-/// Whether the client has signed with the keys that are asked about.
+/// Whether the client has signed with the keys in question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Proof {
-    /// It has: an accepted key speaks for the client's network.
+    /// It has: an accepted key makes the client's network a known source.
     Signed,
-    /// Not yet: an accepted key says nothing of who asks.
+    /// Not yet: an accepted key says nothing about the client.
     Unsigned,
 }
 
-/// A question for as long as somebody waits for its answer.
-struct Asked<'a> {
+/// A question as long as somebody waits for its answer.
+struct SharedQuestion<'a> {
     ask: &'a AskSshd,
     question: Question,
-    answers: Arc<SharedRead<Verdict>>,
+    answers: Arc<SharedRead<SshdVerdict>>,
 }
 
-/// What sshd said about the keys of one open.
+/// sshd's answer about the keys of one open.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct SshdVerdict {
     /// Index of the first key that it would accept.
     pub accepted: Option<usize>,
-    /// Who said so.
-    pub upstream: Upstream,
-    /// The address that it was asked from, as it stands in sshd's log.
+    /// The server that answered.
+    pub server: ServerIdentity,
+    /// The address that it was asked from, as in sshd's log.
     pub asked_from: SocketAddr,
     /// When its identification line was read.
     pub greeted: Instant,
 }
 
-/// Who answers at the target.
+/// The SSH server at the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
+pub struct ServerIdentity {
     /// Its identification line, such as `SSH-2.0-OpenSSH_9.2p1`.
     pub identification: PeerText,
     /// The host key that it proved.
     pub host_key: Option<PublicKey>,
 }
 
-/// sshd gave no verdict.
+/// Why sshd's answer is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nothing accepts connections there.
+    /// Nothing accepts connections at the target.
     #[error("no SSH server at {target}")]
     UpstreamDown {
         /// Where sshd should be.
         target: SocketAddr,
-        /// What the system said.
+        /// The error of the connect.
         source: io::Error,
     },
-    /// It hung up before it greeted: MaxStartups, or PerSourcePenalties against the asking source.
-    #[error("the SSH server at {target} hung up before its greeting: {said:?}")]
+    /// It closed the connection before its greeting: MaxStartups, or PerSourcePenalties against the asking address.
+    #[error("the SSH server at {target} closed the connection before its greeting: {said:?}")]
     Dropped {
         /// Where sshd is.
         target: SocketAddr,
-        /// What it said before, if anything.
+        /// What it sent before.
         said: PeerText,
     },
-    /// Something else answers there.
+    /// Another protocol is spoken there.
     #[error("what answers at {target} does not speak SSH: {said:?}")]
     NotSsh {
         /// Where sshd should be.
@@ -187,73 +187,73 @@ pub enum AskError {
         /// Its first line.
         said: PeerText,
     },
-    /// It and bowline know no algorithm in common.
+    /// It and bowline have no algorithm in common.
     #[error("the SSH server at {target} and bowline have no {kind} algorithm in common; it offers {offered}")]
     NoCommonAlgorithm {
         /// Where sshd is.
         target: SocketAddr,
-        /// What the algorithm is for.
+        /// The kind of algorithm.
         kind: &'static str,
-        /// What it offers, with commas in between.
+        /// What it offers, separated by commas.
         offered: PeerText,
     },
-    /// It hung up on the question.
-    #[error("the SSH server at {target} hung up when it was asked about a key of this user: {said:?}")]
+    /// It closed the connection when it was asked.
+    #[error("the SSH server at {target} closed the connection when it was asked about a key of this user: {said:?}")]
     HungUp {
         /// Where sshd is.
         target: SocketAddr,
-        /// What it said before, if anything.
+        /// What it sent before.
         said: PeerText,
     },
-    /// The same, and again on a new connection.
-    #[error("the SSH server at {target} ends each connection on which it is asked about a key of this user: {said:?}")]
+    /// It did the same again on a new connection.
+    #[error(
+        "the SSH server at {target} closes every connection on which it is asked about a key of this user: {said:?}"
+    )]
     HangsUp {
         /// Where sshd is.
         target: SocketAddr,
-        /// What it said before, if anything.
+        /// What it sent before.
         said: PeerText,
     },
-    /// The user's login begins with something else than a key.
-    #[error("sshd begins the login of this user with {first}, and takes no key before")]
+    /// The user's login must begin with another method than a key.
+    #[error("sshd requires {first} before a key for this user")]
     OtherMethod {
-        /// Methods, with commas in between.
+        /// Methods, separated by commas.
         first: PeerText,
     },
-    /// The SSH protocol failed under way.
+    /// The SSH protocol failed.
     #[error("asking the SSH server at {target} failed")]
     Ssh {
         /// Where sshd is.
         target: SocketAddr,
-        /// What went wrong.
+        /// The cause.
         source: Quoting<russh::Error>,
     },
     /// It did not answer in time.
-    #[error("the SSH server at {target} gave no answer within {limit:?}")]
+    #[error("the SSH server at {target} did not answer within {limit:?}")]
     TimedOut {
         /// Where sshd is.
         target: SocketAddr,
         /// [`AskLimits::time`] or [`AskLimits::verdict`].
         limit: Duration,
     },
-    /// It accepts the key from loopback; whether also from elsewhere could not be asked.
-    #[error("the SSH server cannot be asked from another address than loopback")]
+    /// It accepts the key from loopback, but could not be asked whether also from elsewhere.
+    #[error("the SSH server cannot be asked from an address that is not on loopback")]
     Elsewhere(#[source] Box<AskError>),
-    /// This source has caused too many refusals.
-    #[error("too many failed asks; the next one is allowed in {retry_after:?}")]
+    /// This source has caused too many failures.
+    #[error("too many failed attempts; try again in {retry_after:?}")]
     TooManyFailed {
-        /// When to come again.
+        /// How long to wait.
         retry_after: Duration,
     },
-    /// sshd would lock this client's address out.
-    #[error(
-        "one more question now, and sshd would not let this address in for a while; the next one is due in {retry_after:?}"
-    )]
+    /// Another question would make sshd lock out this client's address.
+    #[error("another question now would make sshd refuse this address for a while; try again in {retry_after:?}")]
     PenaltyDue {
-        /// When to come again.
+        /// How long to wait.
         retry_after: Duration,
     },
-    /// Too many asks are waiting, for this source or in all.
-    #[error("too many asks are waiting")]
+    /// Too many questions are waiting, for this source or in all.
+    #[error("too many questions to sshd are waiting")]
     Busy,
 }
 
@@ -281,7 +281,7 @@ impl AskLimits {
 }
 
 impl AskError {
-    /// Whether a client may be able to bring it about. If sshd is down nobody is to pay for it.
+    /// Whether a client may have caused it. If sshd is down, no client is to be blamed.
     fn is_brought_about(&self) -> bool {
         match self {
             AskError::Dropped { .. }
@@ -301,7 +301,7 @@ impl AskError {
     }
 }
 
-/// Counts a query against its source, also if nobody waits for the answer any more.
+/// Counts a failure of a source when dropped, also if nobody waits for the answer any more.
 struct Charge<'a> {
     failures: &'a Failures,
     source: IpAddr,
@@ -323,7 +323,7 @@ impl AskSshd {
     /// Asks the SSH server that `sshd` connects to, within `limits`.
     #[must_use]
     pub fn new(sshd: Arc<dyn ConnectSshd>, limits: AskLimits) -> Self {
-        // What is left is for those who are known.
+        // The rest is reserved for known sources.
         let most = |all: usize| all - (all / 4).max(1).min(all.saturating_sub(1));
         Self {
             sshd,
@@ -331,29 +331,34 @@ impl AskSshd {
             sources: Sources::sharing(limits.at_once, limits.queued),
             confirmed: Confirmed::default(),
             failures: Arc::new(Failures::new(limits.budget())),
-            all: Places::new(limits.queued, limits.at_once),
-            strangers: Places::new(most(limits.queued), most(limits.at_once)),
+            all: Capacity::new(limits.queued, limits.at_once),
+            strangers: Capacity::new(most(limits.queued), most(limits.at_once)),
             open: Mutex::default(),
             penalties: Penalties::default(),
             has_penalties: AtomicBool::new(true),
         }
     }
 
-    /// What counts the failures.
+    /// Counts failures by network.
     pub(super) fn failures(&self) -> Arc<Failures> {
         Arc::clone(&self.failures)
     }
 
     /// Whether sshd would accept one of `keys`, in this order, for a login as `user`.
     ///
-    /// The client has signed with these keys. Unless one is accepted, or sshd is down, that counts as one failure of the
-    /// client's network.
+    /// The client has signed with these keys. Unless one is accepted or sshd is down, this counts as one failure of
+    /// the client's network.
     ///
-    /// Those who ask the same at the same time share the answer, which sshd gave after each of them asked.
+    /// Concurrent callers with the same question share the answer, which sshd gave after each of them had asked.
     ///
     /// # Errors
-    /// `AskError`, and the client is to be told nothing but that it may try again.
-    pub async fn would_accept_any(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
+    /// `AskError`. The client is to be told nothing but that it may try again.
+    pub async fn would_accept_any(
+        &self,
+        user: &str,
+        keys: &[ProvenKey],
+        client: Client,
+    ) -> Result<SshdVerdict, AskError> {
         self.would_accept(user, keys, client, Proof::Signed).await
     }
 
@@ -363,7 +368,7 @@ impl AskSshd {
         keys: &[ProvenKey],
         client: Client,
         proof: Proof,
-    ) -> Result<Verdict, AskError> {
+    ) -> Result<SshdVerdict, AskError> {
         let asked = self.join(Question {
             user: user.to_owned(),
             keys: keys.iter().map(|key| key.blob.clone()).collect(),
@@ -371,9 +376,9 @@ impl AskSshd {
             local: client.local,
             proof,
         });
-        // Boxed: those who wait for somebody else's answer need no room for it.
+        // Boxed, so that callers who share another's answer need no memory for it.
         let answer = asked.answers.get(Box::pin(self.ask_once(user, keys, client, proof)));
-        // Behind one that runs already, and then in turn.
+        // First behind a question that runs already, then in turn.
         let limit = 2 * (self.limits.wait + self.limits.verdict);
         let reading = timeout(limit, answer).await.map_err(|_| AskError::Busy)??;
         Ok(reading.what)
@@ -385,14 +390,14 @@ impl AskSshd {
         keys: &[ProvenKey],
         client: Client,
         proof: Proof,
-    ) -> Result<Verdict, AskError> {
+    ) -> Result<SshdVerdict, AskError> {
         let source = client.remote.ip();
         let strangers = (!self.sources.is_known(source, clock::now())).then_some(&self.strangers);
-        let _place = (strangers.map(Places::queue).transpose()?, self.all.queue()?);
+        let _place = (strangers.map(Capacity::queue).transpose()?, self.all.queue()?);
         self.failures.check(source, clock::now())?;
-        let turnstile = self.sources.admit(source)?;
+        let queue = self.sources.admit(source)?;
         let waiting = async {
-            let own = turnstile.turn().await;
+            let own = queue.turn().await;
             let stranger = match strangers {
                 Some(strangers) => Some(strangers.turn().await),
                 None => None,
@@ -400,24 +405,24 @@ impl AskSshd {
             (own, stranger, self.all.turn().await)
         };
         let _turns = timeout(self.limits.wait, waiting).await.map_err(|_| AskError::Busy)?;
-        // Those before it may have used them up.
+        // Those before it may have used up the failures.
         self.failures.check(source, clock::now())?;
         self.ask_charged(user, keys, client, proof).await
     }
 
-    /// The same, but that a key which sshd accepted some minutes ago, for this user and client, still counts if sshd sees
-    /// the client's own address: its penalties for questions would otherwise meet whoever opens several sessions. Gives the
-    /// index, and the verdict if sshd was asked.
+    /// The same, with a cache for clients whose own address sshd sees: a key that sshd accepted some minutes ago for
+    /// this user and client counts as accepted. Otherwise sshd would penalize a client for the questions of several
+    /// sessions. Returns the key's index, and the answer if sshd was asked.
     ///
     /// # Errors
-    /// As above; `PenaltyDue` too.
+    /// As above, and `PenaltyDue`.
     pub async fn accepts_any(
         &self,
         user: &str,
         keys: &[ProvenKey],
         client: Client,
         proof: Proof,
-    ) -> Result<(Option<usize>, Option<Verdict>), AskError> {
+    ) -> Result<(Option<usize>, Option<SshdVerdict>), AskError> {
         if !self.sshd.shows(client) {
             let verdict = self.would_accept(user, keys, client, proof).await?;
             return Ok((verdict.accepted, Some(verdict)));
@@ -425,7 +430,7 @@ impl AskSshd {
         let source = client.remote.ip();
         let end = clock::now() + self.limits.wait;
         loop {
-            // Somebody with the same key may be answered meanwhile.
+            // Meanwhile another session may have got an answer about the same key.
             if let Some(index) = self.penalties.accepted(user, keys, source, clock::now()) {
                 return Ok((Some(index), None));
             }
@@ -439,7 +444,7 @@ impl AskSshd {
             }
         }
         let verdict = self.would_accept(user, keys, client, proof).await?;
-        let has_penalties = penalties::are_given_by(verdict.upstream.identification.as_str());
+        let has_penalties = penalties::are_given_by(verdict.server.identification.as_str());
         self.has_penalties.store(has_penalties, Relaxed);
         if let Some(index) = verdict.accepted {
             self.penalties.handle_accepted(user, &keys[index], source, clock::now());
@@ -447,14 +452,14 @@ impl AskSshd {
         Ok((verdict.accepted, Some(verdict)))
     }
 
-    /// Asks, and counts it unless a key is accepted.
+    /// Asks, and counts a failure unless a key is accepted.
     async fn ask_charged(
         &self,
         user: &str,
         keys: &[ProvenKey],
         client: Client,
         proof: Proof,
-    ) -> Result<Verdict, AskError> {
+    ) -> Result<SshdVerdict, AskError> {
         let (source, limit) = (client.remote.ip(), self.limits.verdict);
         let charge = Charge {
             failures: &self.failures,
@@ -482,37 +487,38 @@ impl AskSshd {
         self.sshd.handle_accepted(client);
     }
 
-    fn join(&self, question: Question) -> Asked<'_> {
+    fn join(&self, question: Question) -> SharedQuestion<'_> {
         let mut open = self.open();
         let answers = open.entry(question.clone());
         let answers = answers.or_insert_with(|| Arc::new(SharedRead::new(Duration::ZERO)));
-        Asked {
+        SharedQuestion {
             ask: self,
             question,
             answers: Arc::clone(answers),
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<Question, Arc<SharedRead<Verdict>>>> {
-        // Whole entries come and go: a panic elsewhere cannot have left one half written.
+    fn open(&self) -> MutexGuard<'_, HashMap<Question, Arc<SharedRead<SshdVerdict>>>> {
+        // Entries are inserted and removed as a whole: a panic elsewhere cannot have left one half written.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection on which sshd can be asked. Nothing slow is done for it yet: a server that does not answer now hangs.
+    /// A connection on which sshd can be asked. Opening it costs sshd nothing that is slow: a server that does not
+    /// answer now hangs.
     async fn open_query(&self, purpose: Purpose) -> Result<Query, AskError> {
         let (target, limit) = (self.sshd.target(), self.limits.time);
         let opened = timeout(limit, Query::open(&*self.sshd, purpose, self.limits.verdict)).await;
         opened.unwrap_or(Err(AskError::TimedOut { target, limit }))
     }
 
-    async fn ask(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<Verdict, AskError> {
+    async fn ask(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<SshdVerdict, AskError> {
         let (mut next, mut is_hung_up) = (0, false);
         loop {
             let mut query = self.open_query(Purpose::Query(client)).await?;
             let greeted = clock::now();
             let before = next;
             let mut accepted = match ask_some(&mut query, user, keys, &mut next).await {
-                // Once may be a mishap. Twice on the first question is sshd's answer.
+                // Once may be an accident. Twice at the first question is sshd's answer.
                 Err(AskError::HungUp { .. }) if next == before && !is_hung_up => {
                     is_hung_up = true;
                     continue;
@@ -522,7 +528,7 @@ impl AskSshd {
                 }
                 asked => asked?,
             };
-            let (upstream, asked_from) = (query.upstream(), query.asked_from());
+            let (server, asked_from) = (query.server(), query.asked_from());
             query.close().await;
             if let Some(key) = accepted.and_then(|index| keys.get(index))
                 && !self.accepts_elsewhere(user, key, client).await?
@@ -531,9 +537,9 @@ impl AskSshd {
                 next += 1;
             }
             if accepted.is_some() || next == keys.len() {
-                return Ok(Verdict {
+                return Ok(SshdVerdict {
                     accepted,
-                    upstream,
+                    server,
                     asked_from,
                     greeted,
                 });
@@ -542,10 +548,10 @@ impl AskSshd {
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for SharedQuestion<'_> {
     fn drop(&mut self) {
         let mut open = self.ask.open();
-        // The map's and this one.
+        // The map's reference and this one.
         if Arc::strong_count(&self.answers) <= 2 {
             open.remove(&self.question);
         }
@@ -553,8 +559,8 @@ impl Drop for Asked<'_> {
 }
 
 impl AskSshd {
-    /// Whether sshd accepts the key from an address that is not on loopback too. One that is for this machine alone
-    /// (`from="127.0.0.0/8"`) must not open for everybody whom sshd sees there.
+    /// Whether sshd accepts the key from an address that is not on loopback too. A key for this machine only
+    /// (`from="127.0.0.0/8"`) must not admit everybody whom sshd sees on loopback.
     async fn accepts_elsewhere(&self, user: &str, key: &ProvenKey, client: Client) -> Result<bool, AskError> {
         if !self.sshd.hides(client) {
             return Ok(true);
@@ -562,7 +568,7 @@ impl AskSshd {
         let certificate = key.certificate.as_deref();
         if certificate.is_some_and(|certificate| !is_for_address(certificate, client.remote.ip())) {
             let key = key.fingerprint();
-            info!(event = "refused", user, key, remote = %client.remote, "the certificate is for other addresses");
+            info!(event = "refused", user, key, remote = %client.remote, "refused: the certificate is valid for other addresses only");
             return Ok(false);
         }
         if self.confirmed.contains(user, key, clock::now()) {
@@ -574,7 +580,7 @@ impl AskSshd {
             self.confirmed.insert(user, key, clock::now());
         } else {
             let key = key.fingerprint();
-            info!(event = "refused", user, key, remote = %client.remote, "sshd accepts this key from loopback alone");
+            info!(event = "refused", user, key, remote = %client.remote, "refused: sshd accepts this key from loopback only");
         }
         Ok(is_accepted)
     }
@@ -583,7 +589,7 @@ impl AskSshd {
         let mut query = self.open_query(Purpose::SecondQuery(client)).await?;
         let answer = query.ask(user, key).await?;
         query.close().await;
-        Ok(answer == Answer::Accepted)
+        Ok(answer == KeyAnswer::Accepted)
     }
 }
 
@@ -595,14 +601,14 @@ impl From<TooManyFailed> for AskError {
     }
 }
 
-impl From<Crowded> for AskError {
-    fn from(_: Crowded) -> Self {
+impl From<TooManyQueries> for AskError {
+    fn from(_: TooManyQueries) -> Self {
         Self::Busy
     }
 }
 
-/// Reads the greeting of the SSH server on a connection for this purpose, such as `SSH-2.0-OpenSSH_9.2p1`, within `limit`. sshd may count it as a
-/// connection without login.
+/// Reads the greeting of the SSH server, such as `SSH-2.0-OpenSSH_9.2p1`, on a connection for this purpose, within
+/// `limit`. sshd may count it as a connection without a login.
 ///
 /// # Errors
 /// `AskError`: down, dropped, not SSH or timed out.
@@ -613,7 +619,8 @@ pub async fn read_banner(sshd: &dyn ConnectSshd, purpose: Purpose, limit: Durati
     Ok(greeted.identification)
 }
 
-/// Asks about keys from `next` on, as many as one connection allows, and moves `next` past those refused.
+/// Asks about keys from index `next` on, as many as one connection allows, and moves `next` past those that were
+/// refused.
 async fn ask_some(
     query: &mut Query,
     user: &str,
@@ -622,13 +629,13 @@ async fn ask_some(
 ) -> Result<Option<usize>, AskError> {
     for key in keys.iter().skip(*next).take(MAX_QUERIES) {
         match query.ask(user, key).await? {
-            Answer::Accepted => return Ok(Some(*next)),
-            Answer::Refused => *next += 1,
-            Answer::RefusedAndClosed => {
+            KeyAnswer::Accepted => return Ok(Some(*next)),
+            KeyAnswer::Refused => *next += 1,
+            KeyAnswer::RefusedAndClosed => {
                 *next += 1;
                 break;
             }
-            Answer::OtherMethod(methods) => return Err(other_method(&methods)),
+            KeyAnswer::OtherMethod(methods) => return Err(other_method(&methods)),
         }
     }
     Ok(None)

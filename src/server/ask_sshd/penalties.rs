@@ -1,9 +1,9 @@
-//! Keeps sshd from locking out a client because of the questions asked for it.
+//! Prevents sshd from locking out a client because of the questions asked on its behalf.
 //!
-//! A question ends without a login. OpenSSH 9.8 and later hold that against the address that it came from, as if the login
-//! had failed: 5 s each, and from more than 15 s on the address is not let in. A good login takes nothing back. Where sshd
-//! sees the client's own address, somebody who opens four sessions in a row would so be locked out. Hence a key that was
-//! accepted is not asked about again for some time, and questions for one address are spaced.
+//! A question ends without a login. OpenSSH 9.8 and later penalize the address that it came from, as if the login had
+//! failed: by 5 s each, and above 15 s the address is refused. A later login does not reduce the penalty. Where sshd
+//! sees the client's own address, a user who opens four sessions in a row would be locked out. Therefore a key that
+//! was accepted is not asked about again for some time, and questions for one address are spaced.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -14,47 +14,47 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::identity::statement::ProvenKey;
 
-/// How long an accepted key counts as accepted, for the same user and the same client address. sshd decides anew about
-/// the login inside in any case: whoever had a key taken away meanwhile comes as far as its login, and no further.
-const ACCEPTED_TIME: Duration = Duration::from_secs(300);
+/// How long an accepted key counts as accepted, for the same user and client address. sshd decides again at the login
+/// inside: a key that was removed meanwhile gets as far as sshd's login, and no further.
+const ACCEPTED_TTL: Duration = Duration::from_secs(300);
 
-/// Most of them, about 100 bytes each.
+/// The most accepted keys, about 100 bytes each.
 const MAX_ACCEPTED: usize = 8 * 1024;
 
-/// What sshd holds against an address for one question: `authfail` of PerSourcePenalties, by default.
+/// sshd's penalty for one question: the default `authfail` of PerSourcePenalties.
 const PENALTY: Duration = Duration::from_secs(5);
 
-/// What an address may have without being locked out: `min` of PerSourcePenalties, by default.
+/// The highest penalty at which an address is not refused: the default `min` of PerSourcePenalties.
 const MAX_PENALTY: Duration = Duration::from_secs(15);
 
-/// Most addresses with a penalty, about 50 bytes each.
+/// The most addresses with a penalty, about 50 bytes each.
 const MAX_ADDRESSES: usize = 16 * 1024;
 
-/// A user, a key and a client's address.
+/// Hash of a user, a key and a client's address.
 type Name = [u8; 32];
 
 #[derive(Debug, Default)]
 pub(super) struct Penalties {
-    known: Mutex<Known>,
+    known: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    /// Since when.
+struct State {
+    /// When each key was accepted.
     accepted: HashMap<Name, Instant>,
     /// Oldest first.
     order: VecDeque<(Name, Instant)>,
-    /// Until when an address has a penalty.
+    /// When the penalty of an address ends.
     until: HashMap<IpAddr, Instant>,
 }
 
 impl Penalties {
-    /// Index of the first of `keys` that was accepted a moment ago.
+    /// Index of the first of `keys` that was accepted recently.
     pub(super) fn accepted(&self, user: &str, keys: &[ProvenKey], client: IpAddr, now: Instant) -> Option<usize> {
         let known = self.lock();
         let is_accepted = |key: &ProvenKey| {
             let since = known.accepted.get(&name(user, key, client));
-            since.is_some_and(|since| now.saturating_duration_since(*since) < ACCEPTED_TIME)
+            since.is_some_and(|since| now.saturating_duration_since(*since) < ACCEPTED_TTL)
         };
         keys.iter().position(is_accepted)
     }
@@ -74,7 +74,8 @@ impl Penalties {
         }
     }
 
-    /// How long to wait before sshd is asked once more for this address; zero: it may be now, and counts.
+    /// How long to wait before sshd may be asked for this address. Zero: it may be asked now, and the question is
+    /// counted.
     pub(super) fn wait(&self, client: IpAddr, now: Instant) -> Duration {
         let mut known = self.lock();
         if known.until.len() >= MAX_ADDRESSES {
@@ -82,19 +83,19 @@ impl Penalties {
         }
         let until = known.until.get(&client).copied().unwrap_or(now).max(now) + PENALTY;
         let wait = until.saturating_duration_since(now).saturating_sub(MAX_PENALTY);
-        // Whoever comes from so many addresses has more of them than memory is worth.
+        // If so many addresses have penalties, further ones are not limited: memory is more important.
         if wait.is_zero() && known.until.len() < MAX_ADDRESSES {
             known.until.insert(client, until);
         }
         wait
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether an SSH server of this identification holds failures against addresses.
+/// Whether an SSH server with this identification penalizes addresses.
 pub(super) fn are_given_by(identification: &str) -> bool {
     let Some((_, version)) = identification.split_once("OpenSSH_") else {
         return false;
@@ -102,7 +103,7 @@ pub(super) fn are_given_by(identification: &str) -> bool {
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (9, 8),
-        // Better too slow than locked out.
+        // An unknown version: too slow is better than locked out.
         _ => true,
     }
 }
@@ -136,13 +137,13 @@ mod tests {
         assert_eq!(at("ada", CLIENT, Duration::ZERO), Some(1));
         assert_eq!(at("bob", CLIENT, Duration::ZERO), None);
         assert_eq!(at("ada", OTHER, Duration::ZERO), None);
-        assert_eq!(at("ada", CLIENT, ACCEPTED_TIME), None);
+        assert_eq!(at("ada", CLIENT, ACCEPTED_TTL), None);
     }
 
     #[test]
     fn no_address_gets_more_penalties_than_it_may_have() {
         let (penalties, start) = (Penalties::default(), clock::now());
-        // sshd's own count, for a client that always asks as soon as it may.
+        // sshd's own count, for a client that always asks as early as it may.
         let (mut now, mut until) = (start, start);
         for _ in 0..50 {
             loop {

@@ -16,27 +16,27 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use super::super::connect_sshd::{ConnectSshd, Purpose};
-use super::greeting::{Greeted, greet};
-use super::{AskError, Upstream};
+use super::greeting::{GreetedStream, greet};
+use super::{AskError, ServerIdentity};
 use crate::identity::statement::ProvenKey;
 use crate::wire::{PeerText, Quoting};
 
-/// Most keys asked about over one connection: sshd's default MaxAuthTries is 6, and it hangs up with the last.
+/// The most questions on one connection: sshd's default MaxAuthTries is 6, and it closes the connection at the last.
 pub(super) const MAX_QUERIES: usize = 5;
 
-/// What sshd says when it hangs up because of MaxAuthTries, which may be set below [`MAX_QUERIES`].
+/// sshd's reason when it closes the connection because of MaxAuthTries, which may be lower than [`MAX_QUERIES`].
 const TOO_MANY: &str = "Too many authentication failures";
 
-/// What sshd answered about one key.
+/// sshd's answer about one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// `SSH_MSG_USERAUTH_PK_OK`: the key would do, once it signs.
+pub(super) enum KeyAnswer {
+    /// `SSH_MSG_USERAUTH_PK_OK`: the key would be accepted once it signs.
     Accepted,
     /// `SSH_MSG_USERAUTH_FAILURE`.
     Refused,
-    /// It refused the key and hung up.
+    /// It refused the key and closed the connection.
     RefusedAndClosed,
-    /// It takes no key now: the user's login begins with one of these methods.
+    /// It accepts no key now: the user's login must begin with one of these methods.
     OtherMethod(MethodSet),
 }
 
@@ -45,29 +45,29 @@ pub(super) struct Query {
     target: SocketAddr,
     asked_from: SocketAddr,
     handle: Handle<Listener>,
-    heard: Arc<Mutex<Heard>>,
+    events: Arc<Mutex<ConnectionEvents>>,
     identification: PeerText,
 }
 
-/// What russh tells about the connection.
+/// What russh reports about the connection.
 #[derive(Debug, Default)]
-struct Heard {
+struct ConnectionEvents {
     host_key: Option<PublicKey>,
     goodbye: Option<RemoteDisconnectInfo>,
 }
 
 impl Query {
-    /// Connects for `purpose` and exchanges keys. The connection ends by itself once it is silent for `idle`.
+    /// Connects for `purpose` and exchanges keys. The connection is closed after `idle` without data.
     pub(super) async fn open(sshd: &dyn ConnectSshd, purpose: Purpose, idle: Duration) -> Result<Self, AskError> {
         let target = sshd.target();
-        let Greeted {
+        let GreetedStream {
             stream,
             identification,
             beyond,
         } = greet(sshd, purpose).await?;
         let asked_from = stream.local_addr();
         let asked_from = asked_from.map_err(|source| AskError::UpstreamDown { target, source })?;
-        let given_up = HangUp::of(&stream).map_err(|source| AskError::UpstreamDown { target, source })?;
+        let given_up = ShutdownOnDrop::of(&stream).map_err(|source| AskError::UpstreamDown { target, source })?;
         let (read, write) = stream.into_split();
         let said = [identification.as_bytes(), b"\r\n", &beyond].concat();
         let stream = tokio::io::join(std::io::Cursor::new(said).chain(read), write);
@@ -76,21 +76,21 @@ impl Query {
             inactivity_timeout: Some(idle),
             ..client::Config::default()
         };
-        let heard = Arc::new(Mutex::new(Heard::default()));
-        let connected = client::connect_stream(Arc::new(config), stream, Listener(heard.clone())).await;
+        let events = Arc::new(Mutex::new(ConnectionEvents::default()));
+        let connected = client::connect_stream(Arc::new(config), stream, Listener(events.clone())).await;
         let handle = connected.map_err(|error| not_connected(target, error))?;
         given_up.disarm();
         Ok(Self {
             target,
             asked_from,
             handle,
-            heard,
+            events,
             identification,
         })
     }
 
-    /// Asks whether `key` would do for `user`, who must be the same each time.
-    pub(super) async fn ask(&mut self, user: &str, key: &ProvenKey) -> Result<Answer, AskError> {
+    /// Asks whether `key` would be accepted for `user`, who must be the same each time.
+    pub(super) async fn ask(&mut self, user: &str, key: &ProvenKey) -> Result<KeyAnswer, AskError> {
         let hash = self.hash_for(key).await?;
         let result = match &key.certificate {
             None => {
@@ -107,34 +107,34 @@ impl Query {
             }
         };
         match result {
-            // Success without a signature would be odd, but it is not for us to be stricter than sshd.
-            Err(Stopped::BeforeSigning) | Ok(AuthResult::Success) => Ok(Answer::Accepted),
+            // Success without a signature would be odd, but we need not be stricter than sshd.
+            Err(Stopped::BeforeSigning) | Ok(AuthResult::Success) => Ok(KeyAnswer::Accepted),
             Ok(AuthResult::Failure { remaining_methods, .. }) if remaining_methods.contains(&MethodKind::PublicKey) => {
-                Ok(Answer::Refused)
+                Ok(KeyAnswer::Refused)
             }
             Ok(AuthResult::Failure { remaining_methods, .. }) if !remaining_methods.is_empty() => {
-                Ok(Answer::OtherMethod(remaining_methods))
+                Ok(KeyAnswer::OtherMethod(remaining_methods))
             }
             Ok(AuthResult::Failure { .. }) | Err(Stopped::Closed) => self.closed(),
         }
     }
 
-    /// Whom we talked to.
-    pub(super) fn upstream(&self) -> Upstream {
-        Upstream {
+    /// The server's identity.
+    pub(super) fn server(&self) -> ServerIdentity {
+        ServerIdentity {
             identification: self.identification.clone(),
-            host_key: self.heard().host_key.clone(),
+            host_key: self.events().host_key.clone(),
         }
     }
 
-    /// Where sshd sees the question come from.
+    /// The address from which sshd sees the question come.
     pub(super) fn asked_from(&self) -> SocketAddr {
         self.asked_from
     }
 
-    /// Ends the connection as a client does that has no more keys.
+    /// Closes the connection like a client that has no more keys.
     pub(super) async fn close(self) {
-        // When it is closed already there is nobody left to tell.
+        // If it is closed already, there is nobody left to tell.
         let _ = self.handle.disconnect(Disconnect::ByApplication, "asked", "").await;
     }
 
@@ -150,10 +150,10 @@ impl Query {
         Ok(Some(best.flatten().unwrap_or(HashAlg::Sha512)))
     }
 
-    fn closed(&self) -> Result<Answer, AskError> {
-        let goodbye = self.heard().goodbye.take();
+    fn closed(&self) -> Result<KeyAnswer, AskError> {
+        let goodbye = self.events().goodbye.take();
         match goodbye {
-            Some(goodbye) if goodbye.message.starts_with(TOO_MANY) => Ok(Answer::RefusedAndClosed),
+            Some(goodbye) if goodbye.message.starts_with(TOO_MANY) => Ok(KeyAnswer::RefusedAndClosed),
             goodbye => Err(AskError::HungUp {
                 target: self.target,
                 said: goodbye.map(|goodbye| goodbye.message.into()).unwrap_or_default(),
@@ -161,18 +161,18 @@ impl Query {
         }
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn events(&self) -> std::sync::MutexGuard<'_, ConnectionEvents> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Ends a connection unless it is disarmed: russh goes on with one whose future was dropped while keys are exchanged.
-struct HangUp(Option<Socket>);
+/// Closes a connection when dropped, unless disarmed: russh continues a key exchange whose future was dropped.
+struct ShutdownOnDrop(Option<Socket>);
 
-impl HangUp {
-    fn of(stream: &TcpStream) -> io::Result<HangUp> {
+impl ShutdownOnDrop {
+    fn of(stream: &TcpStream) -> io::Result<ShutdownOnDrop> {
         let socket = stream.as_fd().try_clone_to_owned()?;
-        Ok(HangUp(Some(socket.into())))
+        Ok(ShutdownOnDrop(Some(socket.into())))
     }
 
     fn disarm(mut self) {
@@ -180,14 +180,14 @@ impl HangUp {
     }
 }
 
-impl Drop for HangUp {
+impl Drop for ShutdownOnDrop {
     fn drop(&mut self) {
-        // Where it has ended already there is nothing to do.
+        // Fails if the connection has ended already.
         let _ = self.0.as_ref().map(|socket| socket.shutdown(Shutdown::Both));
     }
 }
 
-/// Why keys were not exchanged.
+/// The error of a failed key exchange.
 fn not_connected(target: SocketAddr, error: russh::Error) -> AskError {
     match error {
         russh::Error::NoCommonAlgo { kind, theirs, .. } => AskError::NoCommonAlgorithm {
@@ -208,27 +208,28 @@ fn not_connected(target: SocketAddr, error: russh::Error) -> AskError {
     }
 }
 
-struct Listener(Arc<Mutex<Heard>>);
+struct Listener(Arc<Mutex<ConnectionEvents>>);
 
 impl client::Handler for Listener {
     type Error = russh::Error;
 
-    /// Any: nothing secret is sent, and the verdict only lets a stranger as near as the same address lets us.
+    /// Accepts any host key: nothing secret is sent, and whoever answers falsely cannot get a client past the login
+    /// inside.
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         let key = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
             PublicKeyOrCertificate::Certificate(certificate) => certificate.public_key().clone().into(),
         };
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.host_key = Some(key);
+        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        events.host_key = Some(key);
         Ok(true)
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
         match reason {
             DisconnectReason::ReceivedDisconnect(goodbye) => {
-                let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                heard.goodbye = Some(goodbye);
+                let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                events.goodbye = Some(goodbye);
                 Ok(())
             }
             DisconnectReason::Error(error) => Err(error),
@@ -236,7 +237,7 @@ impl client::Handler for Listener {
     }
 }
 
-/// Being asked to sign is the answer: it happens after PK_OK only.
+/// Being asked to sign is the answer: it happens only after PK_OK.
 struct NeverSign;
 
 enum Stopped {

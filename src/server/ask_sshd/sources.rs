@@ -1,4 +1,5 @@
-//! Whom the asks are for: how many of one client source run and wait, and which sources sshd has accepted a key of.
+//! The share of each client source in the questions to sshd, and which sources are known because sshd has accepted a
+//! key of theirs.
 //!
 //! Pure bookkeeping behind a lock; time is an argument.
 
@@ -9,34 +10,34 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-/// Most sources remembered that were accepted, about 100 bytes each. Beyond it the one that was accepted first is forgotten.
+/// The most known sources, about 100 bytes each. Beyond it the one that was accepted first is removed.
 const MAX_ACCEPTED: usize = 4 * 1024;
 
-/// For so long a source is known after it was accepted.
-const ACCEPTED_FOR: Duration = Duration::from_secs(7 * 86_400);
+/// How long a source is known after a key of it was accepted.
+const ACCEPTED_TTL: Duration = Duration::from_secs(7 * 86_400);
 
-/// A source has too many asks waiting.
+/// A source has too many questions waiting.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Crowded;
+pub(super) struct TooManyQueries;
 
-/// The turnstile of one source: hold it while waiting and asking.
+/// A place in the queue of one source: to be held while waiting and asking.
 #[derive(Debug)]
-pub(super) struct Turnstile(Arc<Semaphore>);
+pub(super) struct SourceQueue(Arc<Semaphore>);
 
-impl Turnstile {
+impl SourceQueue {
     /// Waits for this source's turn.
     pub(super) async fn turn(&self) -> tokio::sync::SemaphorePermit<'_> {
-        self.0.acquire().await.expect("the turnstile is never closed")
+        self.0.acquire().await.expect("the queue is never closed")
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Sources {
-    /// Asks of one source that run at once.
+    /// The most questions of one source at once.
     at_once: usize,
-    /// Most asks of one source, those that run included.
+    /// The most questions of one source, at once and waiting.
     most: usize,
-    /// Of those that ask now: each holds a place in the bounded queue.
+    /// The sources with questions now: each holds a place in the bounded queue.
     asking: Mutex<HashMap<Source, Weak<Semaphore>>>,
     accepted: Mutex<Accepted>,
 }
@@ -48,7 +49,7 @@ struct Accepted {
     order: VecDeque<Source>,
 }
 
-/// Who counts as one client: an IPv4 address, or the /64 that a single IPv6 host commonly has for itself.
+/// What counts as one client: an IPv4 address, or an IPv6 /64, which a single host commonly has for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::server) enum Source {
     V4(Ipv4Addr),
@@ -56,8 +57,8 @@ pub(in crate::server) enum Source {
 }
 
 impl Sources {
-    /// One source may take half of what runs and a third of the queue: a network address translator is one source too, and
-    /// so is a machine that runs many jobs.
+    /// One source may take half of the questions at once and a third of the queue: a NAT, or a machine that runs many
+    /// jobs, is one source too.
     pub(super) fn sharing(at_once: usize, queued: usize) -> Sources {
         Sources {
             at_once: (at_once / 2).max(1),
@@ -67,21 +68,21 @@ impl Sources {
         }
     }
 
-    /// The turnstile of `source`.
-    pub(super) fn admit(&self, source: IpAddr) -> Result<Turnstile, Crowded> {
+    /// A place in the queue of `source`.
+    pub(super) fn admit(&self, source: IpAddr) -> Result<SourceQueue, TooManyQueries> {
         let mut asking = lock(&self.asking);
         let known = asking.get(&Source::from(source)).and_then(Weak::upgrade);
-        let turnstile = known.unwrap_or_else(|| {
-            asking.retain(|_, turnstile| turnstile.strong_count() > 0);
-            let turnstile = Arc::new(Semaphore::new(self.at_once));
-            asking.insert(source.into(), Arc::downgrade(&turnstile));
-            turnstile
+        let queue = known.unwrap_or_else(|| {
+            asking.retain(|_, queue| queue.strong_count() > 0);
+            let queue = Arc::new(Semaphore::new(self.at_once));
+            asking.insert(source.into(), Arc::downgrade(&queue));
+            queue
         });
-        // One count is ours.
-        if Arc::strong_count(&turnstile) > self.most {
-            return Err(Crowded);
+        // One reference is our own.
+        if Arc::strong_count(&queue) > self.most {
+            return Err(TooManyQueries);
         }
-        Ok(Turnstile(turnstile))
+        Ok(SourceQueue(queue))
     }
 
     /// sshd has accepted a key of this source.
@@ -99,10 +100,10 @@ impl Sources {
         }
     }
 
-    /// Whether sshd has accepted a key of this source recently.
+    /// Whether sshd has recently accepted a key of this source.
     pub(super) fn is_known(&self, source: IpAddr, now: Instant) -> bool {
         let last = lock(&self.accepted).last.get(&source.into()).copied();
-        last.is_some_and(|last| now.saturating_duration_since(last) < ACCEPTED_FOR)
+        last.is_some_and(|last| now.saturating_duration_since(last) < ACCEPTED_TTL)
     }
 }
 
@@ -147,9 +148,9 @@ mod tests {
         let (sources, now) = (Sources::sharing(4, 60), clock::now());
         assert!(!sources.is_known(address("2001:db8::1"), now));
         sources.handle_accepted(address("2001:db8::1"), now);
-        assert!(sources.is_known(address("2001:db8::ffff:2"), now + ACCEPTED_FOR / 2));
+        assert!(sources.is_known(address("2001:db8::ffff:2"), now + ACCEPTED_TTL / 2));
         assert!(!sources.is_known(address("2001:db8:0:1::1"), now));
-        assert!(!sources.is_known(address("2001:db8::1"), now + ACCEPTED_FOR));
+        assert!(!sources.is_known(address("2001:db8::1"), now + ACCEPTED_TTL));
     }
 
     #[test]

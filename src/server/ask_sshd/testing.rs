@@ -1,4 +1,4 @@
-//! A real sshd with throw-away keys, for tests.
+//! A real sshd with temporary keys, for tests.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::identity::statement::{ProvenKey, parse_key};
 
-/// sshd in the foreground, on a port of its own on all of loopback, ended when dropped.
+/// sshd in the foreground, on a port of its own on all of loopback; stopped when dropped.
 pub(in crate::server) struct TestSshd {
     pub(in crate::server) address: SocketAddr,
     pub(in crate::server) folder: TempDir,
@@ -18,17 +18,17 @@ pub(in crate::server) struct TestSshd {
 }
 
 impl TestSshd {
-    /// Starts it with these lines in front of a configuration that takes keys from `authorized_keys` in its folder.
+    /// Starts it with these lines before a configuration that accepts the keys in `authorized_keys` in its folder.
     pub(in crate::server) fn start(lines: &str) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), lines)
     }
 
-    /// As [`start`](Self::start), in a folder that holds something already.
+    /// Like [`start`](Self::start), in a folder with existing files.
     pub(in crate::server) fn start_in(folder: TempDir, lines: &str) -> Self {
         if !folder.path().join("host").exists() {
             keygen(folder.path(), "host", "ed25519");
         }
-        // Between finding a free port and sshd's bind another process may take it.
+        // Another process may take a free port before sshd binds it.
         for _ in 0..5 {
             if let Some((child, address)) = spawn(folder.path(), lines) {
                 return Self { address, folder, child };
@@ -38,7 +38,7 @@ impl TestSshd {
         panic!("sshd did not start: {log}");
     }
 
-    /// A fresh user key that `authorized_keys` holds, after `options`.
+    /// Creates a user key and adds it to `authorized_keys`, after `options`.
     pub(in crate::server) fn authorize(&self, name: &str, kind: &str, options: &str) -> ProvenKey {
         let path = keygen(self.folder.path(), name, kind);
         let public = std::fs::read_to_string(path.with_extension("pub")).unwrap();
@@ -61,19 +61,19 @@ impl Drop for TestSshd {
     }
 }
 
-/// The name of whoever runs the tests: the only user that sshd can log in when it is not root.
+/// The name of the user who runs the tests: the only one that sshd can log in if it is not root.
 pub(in crate::server) fn this_user() -> String {
     let output = Command::new("id").arg("-un").output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// A fresh key that nobody knows.
+/// A new key that is in no file.
 pub(in crate::server) fn strange_key(kind: &str) -> ProvenKey {
     let folder = tempfile::tempdir().unwrap();
     proven(&keygen(folder.path(), "stranger", kind))
 }
 
-/// The public half of the private key at `path`, as if it had signed.
+/// The public half of the private key at `path`, as if its signature had been verified.
 pub(in crate::server) fn proven(path: &Path) -> ProvenKey {
     let key = PublicKey::read_openssh_file(path.with_extension("pub")).unwrap();
     proven_blob(key.to_bytes().unwrap())
@@ -118,7 +118,7 @@ fn spawn(folder: &Path, lines: &str) -> Option<(Child, SocketAddr)> {
     command.args(["-D", "-E"]).arg(folder.join("log")).arg("-f").arg(path);
     let mut child = command.stdin(Stdio::null()).spawn().unwrap();
     for _ in 0..1000 {
-        // The log tells, not a connection: that would count as one without login.
+        // Read from the log: a connection would count as one without a login.
         let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
         if log.contains("Server listening") {
             return Some((child, address));

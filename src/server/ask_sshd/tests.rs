@@ -140,12 +140,12 @@ async fn the_verdict_names_who_gave_it() {
         .await
         .unwrap();
     let host_key = proven(&sshd.folder.path().join("host"));
-    assert_eq!(verdict.upstream.host_key.unwrap().key_data(), &host_key.key);
-    assert!(verdict.upstream.identification.starts_with("SSH-2.0-OpenSSH_"));
+    assert_eq!(verdict.server.host_key.unwrap().key_data(), &host_key.key);
+    assert!(verdict.server.identification.starts_with("SSH-2.0-OpenSSH_"));
     let banner = read_banner(&*at(sshd.address), Purpose::Banner, Duration::from_secs(5))
         .await
         .unwrap();
-    assert_eq!(banner, verdict.upstream.identification);
+    assert_eq!(banner, verdict.server.identification);
 }
 
 #[tokio::test]
@@ -224,10 +224,10 @@ async fn what_is_no_ssh_server_or_hangs_up_is_told_apart() {
 
 #[tokio::test]
 async fn sshd_is_asked_a_few_at_a_time_and_one_source_holds_no_more_than_its_turn() {
-    // Whoever connects waits for ever, so that the asks that run stay counted.
+    // Nothing is answered, so the running questions stay counted.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let limits = AskLimits {
-        // One of them, and four of those in the queue, are for others.
+        // One of these, and four of those in the queue, are for other sources.
         at_once: 3,
         queued: 16,
         wait: Duration::from_millis(200),
@@ -236,7 +236,7 @@ async fn sshd_is_asked_a_few_at_a_time_and_one_source_holds_no_more_than_its_tur
     };
     let ask = Arc::new(AskSshd::new(at(listener.local_addr().unwrap()), limits));
     let keys = [strange_key("ed25519")];
-    // Each about another user: whoever asks the same waits for the same answer.
+    // Each about another user: the same question would share the answer.
     let asked = std::cell::Cell::new(0);
     let from = |number: u8| {
         let (ask, keys) = (ask.clone(), keys.clone());
@@ -245,7 +245,7 @@ async fn sshd_is_asked_a_few_at_a_time_and_one_source_holds_no_more_than_its_tur
         async move { ask.would_accept_any(&user, &keys, client(number)).await }
     };
     let flood = async {
-        // Ten from one source: one runs, four wait in vain, five are turned away; then three others.
+        // Ten from one source: one runs, four wait without success, five are refused; then three from other sources.
         tokio::join!(
             async { tokio::join!(from(1), from(1), from(1), from(1), from(1)) },
             async { tokio::join!(from(1), from(1), from(1), from(1), from(1)) },
@@ -295,7 +295,7 @@ async fn strangers_from_many_networks_leave_room_for_who_was_accepted_before() {
         let (ask, strange, user) = (ask.clone(), strange.clone(), user.clone());
         flood.spawn(async move { ask.would_accept_any(&user, &*strange, client(number)).await });
     }
-    // All of them have come to the queue.
+    // All of them are in the queue now.
     tokio::task::yield_now().await;
     let newcomer = ask.would_accept_any(&user, &known, CLIENT).await;
     assert!(matches!(newcomer, Err(AskError::Busy)), "{newcomer:?}");
@@ -330,7 +330,7 @@ async fn queries_that_end_in_an_error_or_are_given_up_count_as_failures() {
         let verdict = ask.would_accept_any("me", &keys, CLIENT).await;
         assert!(matches!(verdict, Err(AskError::TooManyFailed { .. })), "{verdict:?}");
     }
-    // Nobody answers, and nobody waits for the answer.
+    // No answer comes, and nobody waits for one.
     let ask = AskSshd::new(at(listener.local_addr().unwrap()), limits);
     let timed_out = ask.would_accept_any("me", &keys, CLIENT).await;
     assert!(matches!(timed_out, Err(AskError::TimedOut { .. })), "{timed_out:?}");
@@ -356,7 +356,7 @@ async fn an_sshd_that_is_down_counts_against_nobody() {
     }
 }
 
-/// How many connect within this time. They are kept open.
+/// How many connections arrive within this time. They are kept open.
 async fn count(listener: &TcpListener, time: Duration) -> usize {
     let mut kept = Vec::new();
     let accepting = async {
@@ -368,8 +368,8 @@ async fn count(listener: &TcpListener, time: Duration) -> usize {
     kept.len()
 }
 
-/// Asks a server that says this and no more, and then stays or hangs up.
-async fn against(said: &str, limits: AskLimits, stays: bool) -> Result<Verdict, AskError> {
+/// Asks a server that sends this and then waits or closes the connection.
+async fn against(said: &str, limits: AskLimits, stays: bool) -> Result<SshdVerdict, AskError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let ask = AskSshd::new(at(listener.local_addr().unwrap()), limits);
     let keys = [strange_key("ed25519")];
@@ -402,7 +402,7 @@ async fn those_who_ask_the_same_at_the_same_time_share_what_sshd_says_after_that
     let asked = connections() - before;
     assert!(asked <= 2, "one for the first, one for all who came meanwhile: {asked}");
     assert!(ask.open().is_empty(), "nobody waits any more");
-    // An answer of before is none to who asks now.
+    // An earlier answer does not count for a later question.
     assert_eq!(question().await.unwrap().accepted, Some(0));
     let another = ask
         .would_accept_any("there-is-no-such-user", &keys, CLIENT)

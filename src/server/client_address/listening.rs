@@ -1,4 +1,4 @@
-//! Which TCP ports of this machine somebody listens at, as the kernel lists them (proc(5), `/proc/net/tcp`).
+//! Addresses on which TCP sockets of this machine listen, as the kernel lists them (proc(5), `/proc/net/tcp`).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::netlink::Family;
 
-/// `TCP_LISTEN`, as the table has it.
+/// `TCP_LISTEN`, as in the table.
 const TCP_LISTEN: &str = "0A";
 
-/// The addresses at which somebody listens for connections to `port` that come by IPv4 or IPv6.
+/// The listening addresses for connections to `port` over IPv4 or IPv6.
 pub(super) fn listening(family: Family, port: u16) -> Vec<IpAddr> {
-    // A socket for both families is in the table of IPv6 alone.
+    // A dual-stack socket is in the table of IPv6 only.
     let tables: &[&str] = match family {
         Family::V4 => &["tcp", "tcp6"],
         Family::V6 => &["tcp6"],
@@ -25,17 +25,17 @@ pub(super) fn listening(family: Family, port: u16) -> Vec<IpAddr> {
     mine.filter(fits).collect()
 }
 
-/// Whether a connection to this address finds somebody.
+/// Whether a connection to this address would be accepted.
 ///
-/// A socket at every IPv6 address may be for IPv6 alone; the table does not tell. One beside it at every IPv4 address, as
-/// sshd has, makes it no matter; without one, it is taken to be for both.
+/// A socket on the unspecified IPv6 address may be for IPv6 only; the table does not tell. It does not matter if there
+/// is another one on the unspecified IPv4 address, as with sshd; otherwise it is taken for a dual-stack socket.
 pub(super) fn is_listening(at: SocketAddr) -> bool {
     let all = listening(Family::of(at.ip()), at.port());
     all.iter()
         .any(|address| *address == at.ip() || address.is_unspecified())
 }
 
-/// Those that listen are first in each table.
+/// Listening sockets come first in each table.
 fn listeners(table: &str) -> Vec<SocketAddr> {
     let Ok(file) = File::open(format!("/proc/self/net/{table}")) else {
         return Vec::new();
@@ -53,7 +53,7 @@ fn listeners(table: &str) -> Vec<SocketAddr> {
     found
 }
 
-/// `0100007F:0016`: the kernel prints an address as words of 32 bits in the machine's own order.
+/// Parses `0100007F:0016`: the kernel prints an address as 32-bit words in native byte order.
 pub fn parse_address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_the_kernel_prints_them() {
-        // As on a little-endian machine, turned for this one.
+        // The words of a little-endian machine, converted to this machine's byte order.
         let word = |word: u32| format!("{:08X}", u32::from_ne_bytes(word.to_be_bytes()));
         let v4 = format!("{}:0016", word(0x7f00_0001));
         assert_eq!(parse_address(&v4), "127.0.0.1:22".parse().ok());

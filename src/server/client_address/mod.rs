@@ -1,12 +1,12 @@
-//! Connections to sshd that come from the client's own address (`--client-address real`).
+//! Connections to sshd from the client's own address (`--client-address real`).
 //!
-//! The connecting socket is bound to the client's address (IP_TRANSPARENT) and carries a mark. sshd's answers go to the
-//! client's address, so out to the network, unless something says otherwise: sshd's end of the connection takes over the
-//! mark (`net.ipv4.tcp_fwmark_accept`), a policy rule sends what carries it to a routing table of its own, and there every
-//! address is one of this machine. All this belongs to a network namespace, not to a process: it is set up at start, stays
-//! while another keeper follows, and is taken back when the last one stops.
+//! The connecting socket is bound to the client's address (IP_TRANSPARENT) and has a mark. Without further measures
+//! sshd's answers would leave for the network, to the client's address. Therefore sshd's end of the connection
+//! inherits the mark (`net.ipv4.tcp_fwmark_accept`), a policy rule sends packets with the mark to a routing table of
+//! its own, and in that table every address is local. All this belongs to a network namespace, not to a process: it is
+//! set up at the start, stays while another keeper follows, and is removed when the last one stops.
 //!
-//! For the keeper alone: it needs CAP_NET_ADMIN, and waits for nobody but the kernel.
+//! For the keeper only: it needs CAP_NET_ADMIN, and never blocks on anything but the kernel.
 
 mod listening;
 mod netlink;
@@ -33,30 +33,30 @@ use crate::clock;
 
 pub use self::listening::parse_address;
 
-/// What connections to sshd carry. Few bits, and none of those that others use with a mask: Kubernetes 0xc000, Calico
+/// The mark of connections to sshd. Few bits, none of which others use with a mask: Kubernetes 0xc000, Calico
 /// 0xffff0000, Tailscale 0xff0000, Cilium 0xf00.
 const MARK: u32 = 0xb0;
 
-/// The routing table. Above 255, where tables are of whoever comes first.
+/// The routing table. Numbers above 255 have no predefined meaning.
 const TABLE: u32 = 45_232;
 
-/// Right behind the rule that finds addresses of this machine (0), before those of VPNs (strongSwan 220, Tailscale 5210).
+/// Directly after the rule for local addresses (0), before the rules of VPNs (strongSwan 220, Tailscale 5210).
 const PRIORITY: u32 = 22;
 
-/// Who has made a rule or a route, as `ip rule` shows it: `proto 176`.
+/// Marks our rules and routes, as `ip rule` shows it: `proto 176`.
 const PROTOCOL: u8 = 176;
 
-/// The same, and `tcp_fwmark_accept` was off before: whoever takes it all back turns it off again.
+/// The same, if `tcp_fwmark_accept` was off before: removing everything turns it off again.
 const PROTOCOL_WITH_SYSCTL: u8 = 177;
 
-/// How often it is made sure that everything is still there. Rules are watched beside.
+/// How often to check that everything is still there. Changes of rules are also reported by the kernel.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Addresses asked for that are logged one by one; further ones within [`LOG_INTERVAL`] are counted.
+/// Requests that are logged one by one; further ones within [`LOG_INTERVAL`] are only counted.
 const MAX_LOGGED: u32 = 100;
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// For clients of which kinds of address sshd can be connected to in this way.
+/// The address families whose clients sshd can be connected to from their own address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Families {
     /// IPv4.
@@ -66,8 +66,8 @@ pub struct Families {
 }
 
 impl Families {
-    /// Whether `address` is one of them. Link-local addresses never are: the answers would have to leave by the device
-    /// that the address belongs to.
+    /// Whether `address` is of one of these families. Link-local addresses never are: the answers would have to leave
+    /// by the device of the address.
     #[must_use]
     pub fn include(self, address: IpAddr) -> bool {
         match address {
@@ -113,10 +113,10 @@ pub enum SetUpError {
     /// No CAP_NET_ADMIN.
     #[error("it takes CAP_NET_ADMIN, which this process does not have")]
     NotAllowed,
-    /// The kernel refused.
+    /// A system call failed.
     #[error("the kernel refused {what}")]
     Kernel {
-        /// What was to be done.
+        /// What was attempted.
         what: &'static str,
         /// What it said.
         source: io::Error,
@@ -124,60 +124,60 @@ pub enum SetUpError {
     /// `net.ipv4.tcp_fwmark_accept` is off and cannot be turned on.
     #[error("net.ipv4.tcp_fwmark_accept is off and cannot be turned on")]
     Sysctl(#[source] io::Error),
-    /// Somebody else's rule takes what is ours.
-    #[error("another's policy rule takes the packets marked {MARK:#x}: {rule}")]
+    /// A rule of another program matches our packets first.
+    #[error("a policy rule of another program matches the packets with mark {MARK:#x}: {rule}")]
     Taken {
-        /// That rule, as `ip rule` shows it, or what is known of it.
+        /// That rule, as `ip rule` shows it.
         rule: String,
     },
-    /// `net.ipv4.tcp_fwmark_accept` would be turned on, and that would change where others' packets go.
+    /// Turning `net.ipv4.tcp_fwmark_accept` on would change the routing of other programs' connections.
     #[error(
-        "others have policy rules for marked packets, and these would count for accepted connections as well: {rules}"
+        "other programs have policy rules for marked packets, which would apply to accepted connections as well: {rules}"
     )]
     OthersRules {
-        /// Those rules, as `ip rule` shows them.
+        /// Their rules, as `ip rule` shows them.
         rules: String,
     },
-    /// The connection for a test got no answer.
-    #[error("a test connection to sshd at {at} from {from} got no answer within {limit:?}", limit = self_test::LIMIT)]
+    /// The test connection got no answer.
+    #[error("a test connection to sshd at {at} from {from} got no answer within {limit:?}", limit = self_test::TEST_TIMEOUT)]
     NoAnswer {
         /// Where sshd is.
         at: SocketAddr,
-        /// The address of nobody that it came from.
+        /// The documentation address that it came from.
         from: IpAddr,
     },
     /// sshd is on another machine.
-    #[error("{target} is no address of this machine")]
+    #[error("{target} is not an address of this machine")]
     Elsewhere {
         /// Where sshd is.
         target: SocketAddr,
     },
 }
 
-/// A connection to sshd that is being made.
+/// A connection to sshd that is being opened.
 #[derive(Debug)]
-pub struct Opened {
+pub struct PendingConnection {
     /// Not yet connected: it becomes writable when it is.
     pub socket: OwnedFd,
     /// The address that sshd is connected to.
     pub local: IpAddr,
-    /// Whether that is the one that the client reached.
+    /// Whether that is the address that the client reached.
     pub is_reached: bool,
 }
 
-/// Why no connection is made for a client.
+/// Why no connection is opened for a client.
 #[derive(Debug, thiserror::Error)]
-pub enum NotOpened {
-    /// The address is this machine's: any program here may connect from it.
+pub enum ConnectError {
+    /// The address belongs to this machine: any program here may connect from it.
     #[error("{0} is an address of this machine")]
     OwnAddress(IpAddr),
-    /// The address is nobody's, or one that this cannot be done for.
+    /// No client can have this address, or it cannot be used for this.
     #[error("no client can be at {0}")]
     NoClient(IpAddr),
-    /// sshd does not listen where a client of this family could be connected to.
-    #[error("sshd does not listen for {0} at port {1}")]
+    /// sshd does not listen at an address that a client of this family could be connected to.
+    #[error("sshd does not listen for {0} on port {1}")]
     NotListening(&'static str, u16),
-    /// The kernel refused.
+    /// A system call failed.
     #[error("cannot connect to sshd")]
     Kernel(#[from] io::Error),
 }
@@ -188,16 +188,16 @@ pub struct ClientAddresses {
     netlink: Netlink,
     target: SocketAddr,
     families: Families,
-    /// Tells other keepers of this namespace that somebody needs what was set up.
+    /// Tells other keepers of this namespace that the setup is in use.
     presence: Option<Presence>,
     watch: Option<RuleWatch>,
-    /// Whether this process turned `tcp_fwmark_accept` on.
+    /// Whether this process has turned `tcp_fwmark_accept` on.
     turned_on: bool,
     next_check: Instant,
     log: LogBudget,
 }
 
-/// How much is logged of addresses asked for.
+/// Limits the log lines about requests.
 #[derive(Debug)]
 struct LogBudget {
     since: Instant,
@@ -206,19 +206,20 @@ struct LogBudget {
 }
 
 impl ClientAddresses {
-    /// Sets everything up for the sshd at `target`, and sees whether it works by a connection to sshd from an address of
-    /// nobody. What another keeper has left is used again. With `insists`, others' rules for marks are only warned of.
+    /// Sets everything up for the sshd at `target`, and tests it by a connection to sshd from an address that nobody
+    /// has. What another keeper has left is used again. With `insists`, rules of other programs cause a warning
+    /// instead of an error.
     ///
     /// # Errors
-    /// See [`SetUpError`]. Nothing is left behind then.
+    /// See [`SetUpError`]. Everything is removed again then.
     pub fn set_up(target: SocketAddr, insists: bool) -> Result<Self, SetUpError> {
         let netlink = Netlink::open().map_err(kernel("to talk about routes"))?;
         let mut this = Self::new(netlink, target);
         if !this.is_own(target.ip())? {
             return Err(SetUpError::Elsewhere { target });
         }
-        may_be_transparent()?;
-        // First of all: another keeper that stops now leaves everything.
+        check_transparent()?;
+        // First of all: a keeper that stops now must not remove anything.
         this.presence = Presence::show().ok();
         let done = this.install(insists).and_then(|()| this.test());
         match done {
@@ -228,17 +229,17 @@ impl ClientAddresses {
                 Ok(this)
             }
             Err(error) => {
-                this.take_back();
+                this.remove_setup();
                 Err(error)
             }
         }
     }
 
-    /// Goes on with what a keeper before has set up. What is missing is added where this process may.
+    /// Continues with the setup of a previous keeper. What is missing is added if this process may do so.
     ///
     /// # Errors
-    /// The kernel's routing cannot be asked.
-    pub fn go_on(target: SocketAddr, families: Families) -> io::Result<Self> {
+    /// The kernel's routing cannot be read.
+    pub fn adopt(target: SocketAddr, families: Families) -> io::Result<Self> {
         let mut this = Self::new(Netlink::open()?, target);
         this.families = families;
         this.presence = Presence::show().ok();
@@ -246,8 +247,8 @@ impl ClientAddresses {
         Ok(this)
     }
 
-    /// What an earlier keeper has left, if it has left anything: sessions may need it still. For one that does not connect
-    /// in this way itself.
+    /// The setup that an earlier keeper has left, if there is one: sessions may still need it. For a keeper that does
+    /// not use it itself.
     #[must_use]
     pub fn left_behind(target: SocketAddr) -> Option<Self> {
         let mut this = Self::new(Netlink::open().ok()?, target);
@@ -257,7 +258,7 @@ impl ClientAddresses {
             }
         }
         this.families.any().then_some(())?;
-        Self::go_on(target, this.families).ok()
+        Self::adopt(target, this.families).ok()
     }
 
     fn new(netlink: Netlink, target: SocketAddr) -> Self {
@@ -278,12 +279,12 @@ impl ClientAddresses {
         }
     }
 
-    /// For whom sshd can be connected to.
+    /// The families that work.
     pub fn families(&self) -> Families {
         self.families
     }
 
-    /// Where sshd is.
+    /// sshd's address.
     pub fn target(&self) -> SocketAddr {
         self.target
     }
@@ -298,8 +299,8 @@ impl ClientAddresses {
         self.next_check
     }
 
-    /// Adds again what somebody has removed: without it every session hangs. Some managers of networks remove all rules
-    /// that they do not know.
+    /// Restores what another program has removed: without it every session hangs. Some network managers remove all
+    /// rules that they do not know.
     pub fn check(&mut self, now: Instant) {
         let has_changed = self.watch.as_ref().is_some_and(RuleWatch::has_changed);
         if !has_changed && now < self.next_check {
@@ -307,71 +308,71 @@ impl ClientAddresses {
         }
         self.next_check = now + CHECK_INTERVAL;
         for family in Family::ALL.into_iter().filter(|family| self.families.has(*family)) {
-            match self.is_there(family) {
+            match self.is_installed(family) {
                 Ok(true) | Err(_) => {}
                 Ok(false) => match self.add(family, PROTOCOL) {
                     Ok(()) => {
-                        warn!(%family, "somebody removed the policy rule or the route for connections to sshd: added again")
+                        warn!(%family, "another program removed the policy rule or the route for connections to sshd: added again")
                     }
                     Err(error) => {
-                        warn!(%family, %error, "the policy rule or the route for connections to sshd is gone")
+                        warn!(%family, %error, "the policy rule or the route for connections to sshd was removed and cannot be added again")
                     }
                 },
             }
         }
         if matches!(sysctl::is_on(), Ok(false)) {
             match sysctl::turn(true) {
-                Ok(()) => warn!("somebody turned net.ipv4.tcp_fwmark_accept off: on again"),
+                Ok(()) => warn!("another program turned net.ipv4.tcp_fwmark_accept off: turned on again"),
                 Err(error) => warn!(%error, "net.ipv4.tcp_fwmark_accept is off: no session can be opened"),
             }
         }
     }
 
-    /// Begins to connect to sshd from the address of `client`, from its port too if that is free here (0: any port), at
-    /// the address `reached`, or another one of this machine if sshd does not listen there.
+    /// Starts to connect to sshd from the address of `client`, and from its port if that is free here (0: any port).
+    /// Connects to the address `reached`, or to another address of this machine if sshd does not listen there.
     ///
     /// # Errors
-    /// See [`NotOpened`].
-    pub fn connect(&mut self, client: SocketAddr, reached: Option<IpAddr>) -> Result<Opened, NotOpened> {
+    /// See [`ConnectError`].
+    pub fn connect(&mut self, client: SocketAddr, reached: Option<IpAddr>) -> Result<PendingConnection, ConnectError> {
         let opened = self.try_connect(client, reached);
         if let Some(left_out) = self.log.take(clock::now()) {
             let cause = opened.as_ref().err().map(tracing::field::display);
             let local = opened.as_ref().ok().map(|opened| tracing::field::display(opened.local));
-            info!(event = "client-address", %client, local, cause, left_out, "the worker asks for a connection to sshd");
+            info!(event = "client-address", %client, local, cause, left_out, "the worker requests a connection to sshd");
         }
         opened
     }
 
-    fn try_connect(&self, client: SocketAddr, reached: Option<IpAddr>) -> Result<Opened, NotOpened> {
+    fn try_connect(&self, client: SocketAddr, reached: Option<IpAddr>) -> Result<PendingConnection, ConnectError> {
         let address = client.ip();
-        if !is_somebody(address) {
-            return Err(NotOpened::NoClient(address));
+        if !is_possible_client(address) {
+            return Err(ConnectError::NoClient(address));
         }
         let route = self.netlink.route_to(address, None)?;
         match route.as_ref().map(|route| route.kind) {
-            Some(RouteType::Local) => return Err(NotOpened::OwnAddress(address)),
+            Some(RouteType::Local) => return Err(ConnectError::OwnAddress(address)),
             Some(RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast) => {
-                return Err(NotOpened::NoClient(address));
+                return Err(ConnectError::NoClient(address));
             }
-            // Without a route the client has one of its own to here, or none any more.
+            // If there is no route to the client, it may still have one to this machine.
             _ => {}
         }
         let reached = reached.or(route.and_then(|route| route.source));
         let local = self.destination(address, reached)?;
-        Ok(Opened {
+        Ok(PendingConnection {
             socket: connect_from(client, SocketAddr::new(local, self.target.port()))?,
             local,
             is_reached: reached == Some(local),
         })
     }
 
-    /// Where a client of this address is to be connected to: where it came to, if sshd listens there.
-    fn destination(&self, client: IpAddr, reached: Option<IpAddr>) -> Result<IpAddr, NotOpened> {
+    /// The address to connect to for a client: the one that it reached, if sshd listens there.
+    fn destination(&self, client: IpAddr, reached: Option<IpAddr>) -> Result<IpAddr, ConnectError> {
         let (family, port) = (Family::of(client), self.target.port());
         let candidates = [reached, Some(self.target.ip()), Some(family.loopback())];
         let fits = |address: &IpAddr| {
             Family::of(*address) == family
-                && is_somebody_or_loopback(*address)
+                && is_client_or_loopback(*address)
                 && is_listening(SocketAddr::new(*address, port))
         };
         for address in candidates.into_iter().flatten().filter(fits) {
@@ -381,7 +382,7 @@ impl ClientAddresses {
         }
         let own = listening(family, port).into_iter().find(|address| fits(address));
         let name = if family == Family::V4 { "IPv4" } else { "IPv6" };
-        own.ok_or(NotOpened::NotListening(name, port))
+        own.ok_or(ConnectError::NotListening(name, port))
     }
 
     fn is_own(&self, address: IpAddr) -> Result<bool, SetUpError> {
@@ -394,7 +395,7 @@ impl ClientAddresses {
     }
 
     fn install(&mut self, insists: bool) -> Result<(), SetUpError> {
-        // Where the kernel's settings are not to be seen, the test tells.
+        // If the setting cannot be read, the test shows whether it works.
         let is_off = matches!(sysctl::is_on(), Ok(false));
         for family in Family::ALL {
             match self.install_family(family, is_off, insists) {
@@ -430,16 +431,18 @@ impl ClientAddresses {
         if !marked.is_empty() {
             let rules = marked.join("; ");
             match insists {
-                true => warn!(%family, rules, "from now on these policy rules count for accepted connections as well"),
+                true => {
+                    warn!(%family, rules, "these policy rules of other programs apply to accepted connections as well from now on")
+                }
                 false => return Err(SetUpError::OthersRules { rules }),
             }
         }
         let protocol = if turns_on { PROTOCOL_WITH_SYSCTL } else { PROTOCOL };
         self.add(family, protocol).map_err(kernel("a policy rule or a route"))?;
-        match self.is_there(family).map_err(kernel("to find a route"))? {
+        match self.is_installed(family).map_err(kernel("to find a route"))? {
             true => Ok(()),
             false => Err(SetUpError::Taken {
-                rule: "see `ip rule` for those before ours".to_owned(),
+                rule: "see `ip rule` for the rules before ours".to_owned(),
             }),
         }
     }
@@ -450,14 +453,16 @@ impl ClientAddresses {
         self.netlink.add_rule(family, &OUR_RULE)
     }
 
-    /// Whether packets with our mark come back to this machine, by our table.
-    fn is_there(&self, family: Family) -> io::Result<bool> {
+    /// Whether packets with our mark are routed to this machine by our table.
+    fn is_installed(&self, family: Family) -> io::Result<bool> {
         Ok(self.our_route(family)?.is_some())
     }
 
-    /// The protocol of our route.
+    /// The protocol number of our route.
     fn our_route(&self, family: Family) -> io::Result<Option<u8>> {
-        let found = self.netlink.route_to(self_test::nobody(family), Some(MARK))?;
+        let found = self
+            .netlink
+            .route_to(self_test::documentation_address(family), Some(MARK))?;
         let ours = found.filter(|found| found.kind == RouteType::Local && found.table == TABLE);
         Ok(ours.map(|found| found.protocol))
     }
@@ -466,16 +471,16 @@ impl ClientAddresses {
         let families = self_test::run(self)?;
         match families.any() {
             true => Ok(families),
-            // sshd is not there yet: what was set up is all that there can be.
+            // sshd is not running yet, so nothing could be tested.
             false => Ok(self.families),
         }
     }
 
-    /// Takes back what was set up, unless another keeper here needs it, or this process may not.
-    pub fn take_back(&mut self) {
+    /// Removes the setup, unless another keeper here needs it or this process may not.
+    pub fn remove_setup(&mut self) {
         let others = self.presence.take().is_some_and(|presence| presence.others());
         if others {
-            return debug!("another server half still needs the policy rules for connections to sshd: they stay");
+            return debug!("another server half still needs the policy rules for connections to sshd: they are kept");
         }
         for family in Family::ALL {
             self.turned_on |= self.our_route(family).ok().flatten() == Some(PROTOCOL_WITH_SYSCTL);
@@ -488,13 +493,13 @@ impl ClientAddresses {
                 .filter_map(Result::err)
                 .filter(|error| !is_gone(error))
             {
-                info!(%family, %error, "the policy rule for connections to sshd stays");
+                info!(%family, %error, "cannot remove the policy rule or the route for connections to sshd");
             }
         }
         if std::mem::take(&mut self.turned_on)
             && let Err(error) = sysctl::turn(false)
         {
-            info!(%error, "net.ipv4.tcp_fwmark_accept stays on");
+            info!(%error, "cannot turn net.ipv4.tcp_fwmark_accept off");
         }
     }
 }
@@ -520,8 +525,8 @@ fn shown(rule: &Rule) -> String {
     }
 }
 
-/// Whether a client can be there, as far as the address itself tells.
-fn is_somebody(address: IpAddr) -> bool {
+/// Whether a client can have this address, as far as the address itself tells.
+fn is_possible_client(address: IpAddr) -> bool {
     let is_kind = match address {
         IpAddr::V4(address) => !address.is_broadcast() && address.octets()[0] != 0,
         IpAddr::V6(address) => !is_special(address),
@@ -529,16 +534,16 @@ fn is_somebody(address: IpAddr) -> bool {
     is_kind && !address.is_loopback() && !address.is_unspecified() && !address.is_multicast()
 }
 
-fn is_somebody_or_loopback(address: IpAddr) -> bool {
-    is_somebody(address) || address.is_loopback()
+fn is_client_or_loopback(address: IpAddr) -> bool {
+    is_possible_client(address) || address.is_loopback()
 }
 
-/// Link-local, or an IPv4 address in IPv6's clothes.
+/// Link-local, or IPv4-mapped.
 fn is_special(address: Ipv6Addr) -> bool {
     address.is_unicast_link_local() || address.to_ipv4_mapped().is_some()
 }
 
-/// Whether there was nothing to remove, or nothing of that family.
+/// Whether there was nothing to remove, or the family is not supported.
 fn is_gone(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     [Errno::NOENT, Errno::SRCH, Errno::AFNOSUPPORT]
@@ -554,7 +559,7 @@ fn kernel(what: &'static str) -> impl Fn(io::Error) -> SetUpError {
 }
 
 /// Whether this process may do what each connection needs.
-fn may_be_transparent() -> Result<(), SetUpError> {
+fn check_transparent() -> Result<(), SetUpError> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP));
     let marked = socket.and_then(|socket| transparent(&socket, Family::V4));
     marked.map_err(kernel("a connection from another's address"))
@@ -568,7 +573,7 @@ fn transparent(socket: &Socket, family: Family) -> io::Result<()> {
     socket.set_mark(MARK)
 }
 
-/// A connection that is being made, from the client's port if that is free.
+/// A connection that is being opened, from the client's port if that is free.
 fn connect_from(client: SocketAddr, to: SocketAddr) -> io::Result<OwnedFd> {
     let family = Family::of(client.ip());
     let domain = if family == Family::V4 {
@@ -585,7 +590,7 @@ fn connect_from(client: SocketAddr, to: SocketAddr) -> io::Result<OwnedFd> {
     match socket.connect(&to.into()) {
         Ok(()) => Ok(socket.into()),
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => Ok(socket.into()),
-        // A connection of the same four numbers ended a moment ago.
+        // A connection with the same addresses and ports ended a moment ago.
         Err(error) if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) && client.port() != 0 => {
             connect_from(SocketAddr::new(client.ip(), 0), to)
         }
@@ -594,7 +599,7 @@ fn connect_from(client: SocketAddr, to: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 impl LogBudget {
-    /// How many were left out before; `None`: this one is left out as well.
+    /// How many were left out before; `None`: this one is left out too.
     fn take(&mut self, now: Instant) -> Option<u32> {
         if now.saturating_duration_since(self.since) >= LOG_INTERVAL {
             (self.since, self.logged) = (now, 0);
@@ -615,13 +620,13 @@ mod tests {
     #[test]
     fn nobody_is_connected_for_who_can_be_no_client() {
         for address in ["127.0.0.1", "0.0.0.0", "0.1.2.3", "255.255.255.255", "224.0.0.1"] {
-            assert!(!is_somebody(address.parse().expect("an address")), "{address}");
+            assert!(!is_possible_client(address.parse().expect("an address")), "{address}");
         }
         for address in ["::1", "::", "ff02::1", "fe80::1", "::ffff:192.0.2.1"] {
-            assert!(!is_somebody(address.parse().expect("an address")), "{address}");
+            assert!(!is_possible_client(address.parse().expect("an address")), "{address}");
         }
-        assert!(is_somebody("192.0.2.1".parse().expect("an address")));
-        assert!(is_somebody("2001:db8::1".parse().expect("an address")));
+        assert!(is_possible_client("192.0.2.1".parse().expect("an address")));
+        assert!(is_possible_client("2001:db8::1".parse().expect("an address")));
     }
 
     #[test]

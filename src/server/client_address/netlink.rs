@@ -1,4 +1,4 @@
-//! Policy rules and routes of this machine, asked for and changed by rtnetlink(7), one request at a time.
+//! Reads and changes policy rules and routes of this machine by rtnetlink(7), one request at a time.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,16 +23,16 @@ use rustix::net::{
 /// The kernel answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The most the kernel puts into one datagram of a dump (`netlink_dump`, af_netlink.c).
+/// The most bytes that the kernel puts into one datagram of a dump (`netlink_dump`, af_netlink.c).
 const DATAGRAM: usize = 32 * 1024;
 
-/// RTNLGRP_IPV4_RULE and RTNLGRP_IPV6_RULE, as bits of a subscription.
+/// RTNLGRP_IPV4_RULE and RTNLGRP_IPV6_RULE, as a bit mask.
 const RULE_GROUPS: u32 = (1 << 7) | (1 << 18);
 
 /// The loopback device has this number in every network namespace.
 const LOOPBACK_DEVICE: u32 = 1;
 
-/// One of the two families of addresses, each with rules and routes of its own.
+/// An address family, which has rules and routes of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
@@ -73,11 +73,11 @@ impl std::fmt::Display for Family {
     }
 }
 
-/// A policy rule, as far as it matters here.
+/// The relevant part of a policy rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) priority: u32,
-    /// The mark that packets must have, and the bits of it that count.
+    /// The mark that packets must have, and its mask.
     pub(super) mark: Option<(u32, u32)>,
     pub(super) table: u32,
     pub(super) protocol: u8,
@@ -85,15 +85,15 @@ pub(super) struct Rule {
 
 /// Where packets to an address go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct RouteInfo {
     pub(super) kind: RouteType,
     pub(super) table: u32,
     pub(super) protocol: u8,
-    /// The address of this machine that such packets come from.
+    /// The source address of such packets.
     pub(super) source: Option<IpAddr>,
 }
 
-/// A connection with the kernel's routing.
+/// A netlink socket.
 #[derive(Debug)]
 pub(super) struct Netlink(OwnedFd);
 
@@ -116,10 +116,10 @@ impl Netlink {
         Ok(rules.collect())
     }
 
-    /// Adds a rule, unless it is there.
+    /// Adds a rule, unless it exists.
     pub(super) fn add_rule(&self, family: Family, rule: &Rule) -> io::Result<()> {
         let message = RouteNetlinkMessage::NewRule(message_of(family, rule));
-        unless_there(self.request(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL))
+        unless_exists(self.request(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL))
     }
 
     pub(super) fn remove_rule(&self, family: Family, rule: &Rule) -> io::Result<()> {
@@ -127,11 +127,11 @@ impl Netlink {
         self.request(message, NLM_F_ACK).map(drop)
     }
 
-    /// Adds a route of `table` by which every packet is for this machine, unless there is one; `replace` one if so.
+    /// Adds a route to `table` that makes every address local. If there is one, keeps it or replaces it.
     pub(super) fn add_local_route(&self, family: Family, table: u32, protocol: u8, replace: bool) -> io::Result<()> {
         let how = if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
         let message = RouteNetlinkMessage::NewRoute(local_route(family, table, protocol));
-        unless_there(self.request(message, NLM_F_ACK | NLM_F_CREATE | how))
+        unless_exists(self.request(message, NLM_F_ACK | NLM_F_CREATE | how))
     }
 
     /// Removes that route, whoever made it.
@@ -140,14 +140,14 @@ impl Netlink {
         self.request(message, NLM_F_ACK).map(drop)
     }
 
-    /// Where packets to `address` go, with a mark or without. `None`: nowhere.
-    pub(super) fn route_to(&self, address: IpAddr, mark: Option<u32>) -> io::Result<Option<Found>> {
+    /// Where packets to `address` go, with or without a mark. `None`: there is no route.
+    pub(super) fn route_to(&self, address: IpAddr, mark: Option<u32>) -> io::Result<Option<RouteInfo>> {
         let family = Family::of(address);
         let mut message = RouteMessage::default();
         message.header = RouteHeader {
             address_family: family.number(),
             destination_prefix_length: if family == Family::V4 { 32 } else { 128 },
-            // Without a mark the source of packets is of interest, with one the route itself.
+            // Without a mark the packets' source is of interest, with one the route itself.
             flags: match mark {
                 None => RouteFlags::LookupTable,
                 Some(_) => RouteFlags::LookupTable | RouteFlags::FibMatch,
@@ -157,7 +157,7 @@ impl Netlink {
         message.attributes = vec![RouteAttribute::Destination(address.into())];
         message.attributes.extend(mark.map(RouteAttribute::Mark));
         let answers = match self.request(RouteNetlinkMessage::GetRoute(message), 0) {
-            Err(error) if is_nowhere(&error) => return Ok(None),
+            Err(error) if has_no_route(&error) => return Ok(None),
             answers => answers?,
         };
         let mut routes = answers.into_iter().filter_map(|answer| match answer {
@@ -167,7 +167,8 @@ impl Netlink {
         Ok(routes.next_back())
     }
 
-    /// Asks, and gives the answers. Without any that are asked for by `flags`, one answer is waited for.
+    /// Sends a request and returns the answers. Unless `flags` request a dump or an acknowledgement, waits for one
+    /// answer.
     fn request(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.drain();
         let mut request = NetlinkMessage::from(message);
@@ -184,7 +185,7 @@ impl Netlink {
             let (_, length) = rustix::io::retry_on_intr(|| recv(&self.0, buffer.as_mut_slice(), RecvFlags::empty()))?;
             for message in messages(&buffer[..length.min(DATAGRAM)]) {
                 match message {
-                    // What this crate cannot read is nothing of ours.
+                    // A message that this crate cannot parse does not concern us.
                     None => {}
                     Some(NetlinkPayload::Error(error)) => match error.code {
                         None => return Ok(answers),
@@ -201,14 +202,14 @@ impl Netlink {
         }
     }
 
-    /// What is left of an answer that came too late.
+    /// Discards the rest of an answer that came too late.
     fn drain(&self) {
         let mut buffer = [0; 1];
         while recv(&self.0, buffer.as_mut_slice(), RecvFlags::DONTWAIT).is_ok() {}
     }
 }
 
-/// Tells when somebody changes policy rules: whoever manages networks may remove those of others.
+/// Reports changes of policy rules: network managers may remove the rules of others.
 #[derive(Debug)]
 pub(super) struct RuleWatch(OwnedFd);
 
@@ -220,12 +221,12 @@ impl RuleWatch {
         Ok(RuleWatch(fd))
     }
 
-    /// Whether anything has changed since the last time.
+    /// Whether anything has changed since the last call.
     pub(super) fn has_changed(&self) -> bool {
         let (mut changed, mut buffer) = (false, [0; 1]);
         loop {
             match recv(&self.0, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
-                // ENOBUFS: so much has changed that some of it was lost.
+                // ENOBUFS: there were more changes than the buffer holds.
                 Ok(_) | Err(Errno::NOBUFS) => changed = true,
                 Err(Errno::INTR) => {}
                 Err(_) => return changed,
@@ -240,7 +241,7 @@ impl AsFd for RuleWatch {
     }
 }
 
-/// The messages of a datagram; `None` for one that cannot be read.
+/// The messages of a datagram; `None` for one that cannot be parsed.
 fn messages(mut bytes: &[u8]) -> Vec<Option<NetlinkPayload<RouteNetlinkMessage>>> {
     let mut all = Vec::new();
     while let Some(length) = bytes.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize) {
@@ -254,14 +255,14 @@ fn messages(mut bytes: &[u8]) -> Vec<Option<NetlinkPayload<RouteNetlinkMessage>>
     all
 }
 
-fn unless_there(done: io::Result<Vec<RouteNetlinkMessage>>) -> io::Result<()> {
+fn unless_exists(done: io::Result<Vec<RouteNetlinkMessage>>) -> io::Result<()> {
     match done {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => Ok(()),
         done => done.map(drop),
     }
 }
 
-fn is_nowhere(error: &io::Error) -> bool {
+fn has_no_route(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::SRCH]
         .map(Some)
@@ -323,8 +324,8 @@ fn local_route(family: Family, table: u32, protocol: u8) -> RouteMessage {
     message
 }
 
-fn found(message: &RouteMessage) -> Found {
-    let mut found = Found {
+fn found(message: &RouteMessage) -> RouteInfo {
+    let mut found = RouteInfo {
         kind: message.header.kind,
         table: u32::from(message.header.table),
         protocol: message.header.protocol.into(),

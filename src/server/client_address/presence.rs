@@ -1,8 +1,8 @@
-//! Which keepers of this network namespace need what was set up.
+//! Which keepers of this network namespace need the setup.
 //!
-//! Each has a Unix socket with a name that begins alike, in the abstract namespace: that belongs to the network namespace,
-//! and the kernel takes it away when the process ends, however it ends. Any local user may have such a name too: all that
-//! comes of it is that rules stay that nobody needs.
+//! Each has a Unix socket in the abstract namespace, with a common prefix in its name. Abstract names belong to the
+//! network namespace, and the kernel removes them when the process ends. Any local user may use such a name too, but
+//! the only effect is that rules stay that nobody needs.
 
 use std::fs;
 use std::io;
@@ -21,7 +21,7 @@ pub(super) struct Presence {
 impl Presence {
     pub(super) fn show() -> io::Result<Presence> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-        // A process id alone is not enough: process namespaces share a network.
+        // A process id is not enough: pid namespaces may share a network namespace.
         let mut random = [0; 8];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| io::ErrorKind::Other)?;
         let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random));
@@ -29,7 +29,7 @@ impl Presence {
         Ok(Presence { _socket: socket, name })
     }
 
-    /// Whether there are others. If that cannot be told, there may be.
+    /// Whether there are other keepers. If that cannot be read, there may be.
     pub(super) fn others(&self) -> bool {
         let Ok(table) = fs::read_to_string("/proc/self/net/unix") else {
             return true;

@@ -1,4 +1,4 @@
-//! A connection to sshd from an address of nobody: whether what was set up works, through all firewalls of this machine.
+//! Tests the setup by a connection to sshd from an address that nobody has, through all firewalls of this machine.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,21 +9,21 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv, sockopt::socket_error};
 
 use super::netlink::Family;
-use super::{ClientAddresses, Families, NotOpened, SetUpError, connect_from};
+use super::{ClientAddresses, ConnectError, Families, SetUpError, connect_from};
 use crate::clock;
 
-/// sshd greets within milliseconds, or asks a name server first.
-pub(super) const LIMIT: Duration = Duration::from_secs(3);
+/// sshd greets within milliseconds, or queries a name server first.
+pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// An address of nobody, for documentation (RFC 5737, RFC 3849).
-pub(super) fn nobody(family: Family) -> IpAddr {
+/// A documentation address, which nobody has (RFC 5737, RFC 3849).
+pub(super) fn documentation_address(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
         Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
     }
 }
 
-/// Others, where somebody uses that one: tests do.
+/// Alternatives, in case somebody uses that one, as tests do.
 const OTHERS: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 254)),
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 254)),
@@ -31,7 +31,7 @@ const OTHERS: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0xfe)),
 ];
 
-/// A connection whose answer is waited for.
+/// A connection that waits for its answer.
 struct Attempt {
     family: Family,
     at: SocketAddr,
@@ -39,23 +39,23 @@ struct Attempt {
     socket: OwnedFd,
 }
 
-/// For which families sshd answers. None if it listens nowhere yet.
+/// The families for which sshd answers. None if it does not listen yet.
 pub(super) fn run(addresses: &ClientAddresses) -> Result<Families, SetUpError> {
     let mut waiting = Vec::new();
     for family in Family::ALL.into_iter().filter(|family| addresses.families.has(*family)) {
         match attempt(addresses, family) {
             Ok(attempt) => waiting.push(attempt),
-            // Clients of that family are not connected in this way.
-            Err(NotOpened::NotListening(..)) => {}
-            Err(NotOpened::Kernel(source)) => {
+            // Clients of that family cannot be connected in this way.
+            Err(ConnectError::NotListening(..)) => {}
+            Err(ConnectError::Kernel(source)) => {
                 let what = "a connection from another's address";
                 return Err(SetUpError::Kernel { what, source });
             }
-            Err(NotOpened::OwnAddress(_) | NotOpened::NoClient(_)) => {}
+            Err(ConnectError::OwnAddress(_) | ConnectError::NoClient(_)) => {}
         }
     }
     let mut works = Families::default();
-    let end = clock::now() + LIMIT;
+    let end = clock::now() + TEST_TIMEOUT;
     for attempt in waiting {
         match has_answered(&attempt.socket, end) {
             true => works = works.with(attempt.family),
@@ -68,11 +68,11 @@ pub(super) fn run(addresses: &ClientAddresses) -> Result<Families, SetUpError> {
     Ok(works)
 }
 
-fn attempt(addresses: &ClientAddresses, family: Family) -> Result<Attempt, NotOpened> {
-    let all = std::iter::once(nobody(family)).chain(OTHERS);
+fn attempt(addresses: &ClientAddresses, family: Family) -> Result<Attempt, ConnectError> {
+    let all = std::iter::once(documentation_address(family)).chain(OTHERS);
     let mut of_family = all.filter(|address| Family::of(*address) == family);
     let from = of_family.find(|address| matches!(addresses.is_local(*address), Ok(false)));
-    let from = from.ok_or(NotOpened::NoClient(nobody(family)))?;
+    let from = from.ok_or(ConnectError::NoClient(documentation_address(family)))?;
     let local = addresses.destination(from, None)?;
     let at = SocketAddr::new(local, addresses.target.port());
     Ok(Attempt {
@@ -83,7 +83,7 @@ fn attempt(addresses: &ClientAddresses, family: Family) -> Result<Attempt, NotOp
     })
 }
 
-/// Whether anything comes back: the banner, or the end, by which sshd says that it does not talk with that address.
+/// Whether sshd answers: by its banner, or by closing the connection because it refuses the address.
 fn has_answered(socket: &OwnedFd, end: Instant) -> bool {
     loop {
         let left = end.saturating_duration_since(clock::now());

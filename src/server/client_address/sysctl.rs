@@ -1,4 +1,4 @@
-//! `net.ipv4.tcp_fwmark_accept`: accepted connections take over the mark of the packet that opened them, for IPv6 too.
+//! `net.ipv4.tcp_fwmark_accept`: accepted connections inherit the mark of the packet that opened them, for IPv6 too.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,5 @@
-//! sshd sees each client's own address: the keeper opens the connection, which takes a privilege, and hands it over.
+//! Connections to sshd from each client's own address: the keeper opens them, which takes a privilege, and passes them
+//! to the worker.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,11 +16,12 @@ use super::super::keeper::{KeeperClient, NotConnected, Reply, Request, Response}
 use super::super::sshd_config::is_here_in_zone;
 use super::{Client, ConnectSshd, Connecting, FromLoopback, Purpose};
 
-/// How long a connection from the client's own port may take. A connection of the client's with the same four numbers
-/// makes sshd's end ignore ours; from another port there is none. On this machine, an answer takes microseconds.
+/// How long a connection from the client's own port may take. If the client itself has a connection with the same
+/// addresses and ports, sshd's end ignores ours; another port is tried then. On this machine an answer takes
+/// microseconds.
 const OWN_PORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long any may take.
+/// How long connecting may take in other cases.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connects from the addresses of clients.
@@ -27,16 +29,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct FromClient {
     keeper: KeeperClient,
     families: Families,
-    /// Whether a client whose address cannot be shown is refused; it is otherwise connected for from loopback.
+    /// Whether a client whose address cannot be shown to sshd is refused. Otherwise its connection comes from
+    /// loopback.
     insists: bool,
-    /// The keeper has said that it may not: one that a worker before this one raised has no more rights than we.
+    /// The keeper has said that it may not: it was started by an earlier worker, and has no more rights than this
+    /// process.
     is_denied: AtomicBool,
-    /// For the banner, and for such clients.
+    /// For the banner, and for clients whose address cannot be shown.
     loopback: FromLoopback,
 }
 
-/// What came of asking the keeper.
-enum Asked {
+/// The keeper's answer.
+enum KeeperAnswer {
     Connecting(OwnedFd),
     Not(NotConnected),
 }
@@ -65,42 +69,43 @@ impl FromClient {
         }
         let asked = self.ask(SocketAddr::new(address, port), client.local).await?;
         let asked = match asked {
-            Asked::Connecting(socket) if port != 0 => match timeout(OWN_PORT_TIMEOUT, connected(socket)).await {
+            KeeperAnswer::Connecting(socket) if port != 0 => match timeout(OWN_PORT_TIMEOUT, connected(socket)).await {
                 Ok(connected) => return connected,
                 Err(_) => self.ask(SocketAddr::new(address, 0), client.local).await?,
             },
             asked => asked,
         };
         match asked {
-            Asked::Connecting(socket) => match timeout(CONNECT_TIMEOUT, connected(socket)).await {
+            KeeperAnswer::Connecting(socket) => match timeout(CONNECT_TIMEOUT, connected(socket)).await {
                 Ok(connected) => connected,
                 Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, NO_ANSWER)),
             },
-            Asked::Not(NotConnected::OwnAddress) => self.connect_here(client).await,
-            Asked::Not(why) => {
-                // From now on such clients are for loopback, with its rules; this one was let in without them.
+            KeeperAnswer::Not(NotConnected::OwnAddress) => self.connect_here(client).await,
+            KeeperAnswer::Not(why) => {
+                // From now on sshd sees such clients on loopback, where other rules apply; this client was admitted
+                // without them.
                 self.is_denied.fetch_or(why == NotConnected::NotAllowed, Relaxed);
                 Err(self.not_connected(why, address))
             }
         }
     }
 
-    async fn ask(&self, client: SocketAddr, reached: Option<IpAddr>) -> io::Result<Asked> {
+    async fn ask(&self, client: SocketAddr, reached: Option<IpAddr>) -> io::Result<KeeperAnswer> {
         let request = Request::ConnectToSshd { client, reached };
         match self.keeper.request(request).await.map_err(io::Error::other)? {
             Reply {
                 response: Response::Connecting { .. },
                 descriptor: Some(socket),
-            } => Ok(Asked::Connecting(socket)),
+            } => Ok(KeeperAnswer::Connecting(socket)),
             Reply {
                 response: Response::NotConnected(why),
                 ..
-            } => Ok(Asked::Not(why)),
-            _ => Err(io::Error::other("the keeper does not know how to connect to sshd")),
+            } => Ok(KeeperAnswer::Not(why)),
+            _ => Err(io::Error::other("the keeper answered with an unexpected message")),
         }
     }
 
-    /// A client on this machine comes from its address as it would without bowline.
+    /// A client on this machine is connected from its address, as it would be without bowline.
     async fn connect_here(&self, client: Client) -> io::Result<TcpStream> {
         let target = self.loopback.target();
         let reached = client.reached().map(|mut reached| {
@@ -113,7 +118,7 @@ impl FromClient {
                 connected => return connected,
             }
         }
-        // sshd listens for the other family alone: any address of this machine is as good.
+        // sshd listens for the other family only: any address of this machine will do.
         let stream = TcpStream::connect(target).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
@@ -145,14 +150,14 @@ impl FromClient {
         let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
         io::Error::other(match why {
             NotConnected::NotListening => {
-                format!("sshd cannot be connected to from {address}: it does not listen for {family} at port {port}")
+                format!("cannot connect to sshd from {address}: it does not listen for {family} on port {port}")
             }
             NotConnected::OtherAddress => {
-                "sshd does not listen at the address that the client came to, and has rules that depend on \
+                "sshd does not listen at the address that the client reached, and has rules that depend on \
                                            that address"
                     .to_owned()
             }
-            NotConnected::NotAllowed => "the server half has lost its rights: start bowline serve anew".to_owned(),
+            NotConnected::NotAllowed => "the server half has lost its privileges: restart bowline serve".to_owned(),
             NotConnected::OwnAddress | NotConnected::NoClient => format!("no client can be at {address}"),
             NotConnected::Failed { errno } => return io::Error::from(Errno::from_raw_os_error(errno)),
         })
@@ -168,7 +173,7 @@ impl ConnectSshd for FromClient {
         Box::pin(async move {
             match purpose {
                 Purpose::Banner | Purpose::SecondQuery(_) => self.loopback.connect(purpose).await,
-                // The session is to have the client's port.
+                // The client's own port is for the session.
                 Purpose::Query(client) => self.connect_for(client, 0, purpose).await,
                 Purpose::Session(client) => self.connect_for(client, client.remote.port(), purpose).await,
             }
@@ -191,7 +196,7 @@ impl ConnectSshd for FromClient {
 const NO_ANSWER: &str = "sshd did not answer a connection from the client's address; a firewall of this machine may drop what \
                          comes in on lo";
 
-/// Waits until a connection is there that another process began.
+/// Waits until a connection that the keeper has started is established.
 async fn connected(socket: OwnedFd) -> io::Result<TcpStream> {
     let stream = TcpStream::from_std(socket.into())?;
     stream.writable().await?;
@@ -202,9 +207,9 @@ async fn connected(socket: OwnedFd) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-const LINK_LOCAL: &str = "sshd cannot be connected to from a link-local address of another machine";
+const LINK_LOCAL: &str = "cannot connect to sshd from a link-local address of another machine";
 
-/// Whether the client is on this machine, at a link-local address. The keeper knows no zones.
+/// Whether the client is on this machine, at a link-local address. The keeper does not know zones.
 fn is_own_in_zone(client: Client) -> bool {
     client.is_link_local() && is_here_in_zone(client.remote)
 }

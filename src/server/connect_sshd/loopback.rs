@@ -1,8 +1,8 @@
-//! sshd sees loopback addresses in place of clients.
+//! Connections to sshd from loopback addresses, one for each client.
 //!
-//! sshd's PerSourcePenalties count failures by address. So that those of one client meet nobody else, each client has
-//! addresses of its own: one in 127.64.0.0/11 to ask from, and one in 127.96.0.0/11 for its sessions. 127.0.0.1 is not
-//! among them: what an administrator allows there, he allows to this machine.
+//! sshd's PerSourcePenalties count failures by address. So that one client's failures do not affect others, each
+//! client has addresses of its own: one in 127.64.0.0/11 for questions, and one in 127.96.0.0/11 for its sessions.
+//! 127.0.0.1 is not among them: what an administrator allows to that address is meant for this machine.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -15,27 +15,27 @@ use super::super::ask_sshd::Source;
 use super::super::sshd_config::{is_here, is_here_in_zone};
 use super::{Client, ConnectSshd, Connecting, Purpose};
 
-/// Most sources that have an alias at a time, about 100 bytes each. Beyond it the one known longest gets another when it
-/// comes again.
+/// The most sources with an alias, about 100 bytes each. Beyond it the oldest one is removed, and gets another alias
+/// when it comes back.
 const MAX_SOURCES: usize = 16 * 1024;
 
-/// First address of 127.64.0.0/11, where nothing else is likely to live.
+/// First address of 127.64.0.0/11, which is unlikely to be in use.
 const FIRST_FOR_QUERIES: u32 = u32::from_be_bytes([127, 64, 0, 0]);
 
 /// First address of 127.96.0.0/11.
 const FIRST_FOR_SESSIONS: u32 = u32::from_be_bytes([127, 96, 0, 0]);
 
-/// Addresses in each. Handed out in turn: one is used again only after two million others.
+/// Addresses in each block. They are used in turn: one is reused only after two million others.
 const ALIASES: u32 = 1 << 21;
 
-/// Aliases kept for bowline's own connections.
+/// Aliases reserved for bowline's own connections.
 const RESERVED: u32 = 256;
 
-/// Where bowline's own connections to sshd come from, such as reading its greeting: sshd penalises addresses that
-/// connect without logging in, and that must not fall on 127.0.0.1.
+/// Source address of bowline's own connections to sshd, such as for reading its greeting: sshd penalizes addresses
+/// that connect without logging in, which must not affect 127.0.0.1.
 pub const OWN_ALIAS: Ipv4Addr = Ipv4Addr::new(127, 64, 0, 1);
 
-/// Documentation addresses (RFC 5737, RFC 3849): nobody is there, and nothing is sent.
+/// Documentation addresses (RFC 5737, RFC 3849): nobody has them, and nothing is sent.
 const ANYWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 9),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9),
@@ -47,7 +47,7 @@ pub struct FromLoopback {
     target: SocketAddr,
     /// Tried if nothing answers at the target.
     others: Vec<SocketAddr>,
-    /// Whether clients can have addresses of their own: sshd is on this machine, and reached over IPv4.
+    /// Whether clients can have addresses of their own: sshd is on this machine and is reached over IPv4.
     has_aliases: bool,
     asks_twice: bool,
     aliases: Mutex<Aliases>,
@@ -66,7 +66,7 @@ impl FromLoopback {
         }
     }
 
-    /// The same, but that a key which sshd accepts on loopback must be good elsewhere too.
+    /// The same, but a key that sshd accepts on loopback must be accepted from another address too.
     #[must_use]
     pub fn asking_twice(self) -> Self {
         Self {
@@ -75,13 +75,13 @@ impl FromLoopback {
         }
     }
 
-    /// The same, and where nothing answers at the target one of these is connected to: other addresses of its name.
+    /// The same, but if nothing answers at the target, tries these other addresses of its name.
     #[must_use]
     pub fn or_at(self, others: Vec<SocketAddr>) -> Self {
         Self { others, ..self }
     }
 
-    /// From where to connect, and where to.
+    /// Source and destination of a connection.
     fn ends(&self, purpose: Purpose) -> io::Result<(Option<SocketAddr>, SocketAddr)> {
         let remote = |client: Client| client.remote.ip();
         let alias = match purpose {
@@ -94,8 +94,8 @@ impl FromLoopback {
         Ok((Some(alias).filter(|_| self.has_aliases), self.target))
     }
 
-    /// An address of this machine that is not on loopback: the one that the client reached, else whatever there is. If
-    /// it is of the other family, sshd is asked there.
+    /// An address of this machine that is not on loopback: the one that the client reached, or any other. If it is of
+    /// the other family, sshd is asked there.
     fn ends_beyond_loopback(&self, client: Client) -> io::Result<(Option<SocketAddr>, SocketAddr)> {
         let here = |address: &SocketAddr| {
             !address.ip().is_loopback() && !address.ip().is_unspecified() && is_here_in_zone(*address)
@@ -120,7 +120,7 @@ impl FromLoopback {
     async fn connect_for(&self, purpose: Purpose) -> io::Result<TcpStream> {
         let (from, to) = self.ends(purpose)?;
         let mut connected = connect(from, to).await;
-        // Nobody is at the first address of the name: perhaps sshd is at another.
+        // Nothing answers at the first address of the name: sshd may be at another.
         for other in self.others.iter().filter(|_| to == self.target) {
             match &connected {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -145,7 +145,7 @@ async fn connect(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStre
     };
     if let Some(from) = from {
         let bound = socket.bind(from);
-        // Systems whose loopback is 127.0.0.1 alone refuse an alias; sshd then sees that address.
+        // Systems whose loopback is 127.0.0.1 only refuse an alias; sshd then sees that address.
         if !from.ip().is_loopback() {
             bound?;
         }
@@ -168,14 +168,14 @@ impl ConnectSshd for FromLoopback {
         self.asks_twice && !client.remote.ip().is_loopback()
     }
 
-    /// The client is asked for from a new alias: a query ends without a login, which sshd holds against the address, so that somebody
+    /// Gives the client a new alias for questions: a question ends without a login, which sshd penalizes, so a user
     /// who opens many sessions in a row would be locked out.
     fn handle_accepted(&self, client: Client) {
         self.aliases().renew(client.remote.ip());
     }
 }
 
-/// This machine's address towards another, by the routing table.
+/// This machine's source address for packets to another address.
 fn own_address_towards(address: SocketAddr) -> Option<SocketAddr> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -188,18 +188,18 @@ fn own_address_towards(address: SocketAddr) -> Option<SocketAddr> {
     Some(own)
 }
 
-/// Two addresses for each source, as places in their blocks.
+/// Two aliases for each source, as positions in their blocks.
 #[derive(Debug, Default)]
 struct Aliases {
-    of_sources: HashMap<Source, Places>,
+    of_sources: HashMap<Source, AliasPair>,
     /// Oldest first.
     order: VecDeque<Source>,
     given: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Places {
-    /// Another after each accepted query.
+struct AliasPair {
+    /// Changed after each accepted question.
     queries: u32,
     sessions: u32,
 }
@@ -213,31 +213,31 @@ impl Aliases {
         Ipv4Addr::from(FIRST_FOR_SESSIONS + self.of(source).sessions)
     }
 
-    /// The places of `source`, the same until they are renewed or forgotten.
-    fn of(&mut self, source: IpAddr) -> Places {
+    /// The aliases of `source`, the same until they are renewed or removed.
+    fn of(&mut self, source: IpAddr) -> AliasPair {
         let source = Source::from(source);
-        if let Some(places) = self.of_sources.get(&source) {
-            return *places;
+        if let Some(pair) = self.of_sources.get(&source) {
+            return *pair;
         }
         let place = self.next();
-        let places = Places {
+        let pair = AliasPair {
             queries: place,
             sessions: place,
         };
-        self.of_sources.insert(source, places);
+        self.of_sources.insert(source, pair);
         self.order.push_back(source);
         while self.of_sources.len() > MAX_SOURCES {
             let Some(oldest) = self.order.pop_front() else { break };
             self.of_sources.remove(&oldest);
         }
-        places
+        pair
     }
 
     fn renew(&mut self, source: IpAddr) {
         self.of(source);
         let next = self.next();
-        if let Some(places) = self.of_sources.get_mut(&Source::from(source)) {
-            places.queries = next;
+        if let Some(pair) = self.of_sources.get_mut(&Source::from(source)) {
+            pair.queries = next;
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(
             aliases.for_sessions(address("192.0.2.1")),
             session,
-            "it has not failed to log in"
+            "the alias for sessions is not renewed"
         );
     }
 

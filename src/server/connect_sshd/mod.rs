@@ -1,7 +1,7 @@
 //! Opens TCP connections to sshd, on behalf of clients and for bowline itself.
 //!
-//! Everything that talks to sshd gets its connections here: what asks about keys, what carries sessions, and what reads
-//! the banner. Which address sshd sees is decided here and nowhere else.
+//! All connections to sshd are opened here: those for questions about keys, for sessions and for the banner. Only this
+//! module decides which address sshd sees.
 
 mod client;
 mod loopback;
@@ -22,14 +22,14 @@ pub use loopback::{FromLoopback, OWN_ALIAS};
 /// A client, as the sockets of this server half see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// Where it is. Behind a relay this is the relay: the relay's word about its clients counts for nothing here.
+    /// Its address. Behind a relay this is the relay's address: what the relay says about its clients is not trusted.
     pub remote: SocketAddr,
-    /// The address of this machine that it reached, where the system tells.
+    /// The local address that it reached, if the system tells.
     pub local: Option<IpAddr>,
 }
 
 impl Client {
-    /// IPv4 addresses that an IPv6 socket saw are IPv4 addresses again.
+    /// Converts IPv4-mapped addresses to IPv4 addresses.
     #[must_use]
     pub fn new(remote: SocketAddr, local: Option<IpAddr>) -> Self {
         Self {
@@ -38,7 +38,8 @@ impl Client {
         }
     }
 
-    /// The address that it reached, in the zone that it came by: a link-local one means nothing without. No port.
+    /// The local address that it reached, with the zone of its remote address: a link-local address means nothing
+    /// without a zone. The port is 0.
     fn reached(&self) -> Option<SocketAddr> {
         Some(match (self.local?, self.remote) {
             (IpAddr::V6(local), SocketAddr::V6(remote)) if local.is_unicast_link_local() => {
@@ -58,35 +59,35 @@ impl Client {
 pub enum Purpose {
     /// To ask whether sshd would accept a key of this client.
     Query(Client),
-    /// The same from an address that is not on loopback, of a client for whom [`ConnectSshd::hides`] holds.
+    /// The same from an address that is not on loopback, for a client for which [`ConnectSshd::hides`] holds.
     SecondQuery(Client),
     /// To carry a session of this client.
     Session(Client),
-    /// To read the banner, for nobody in particular.
+    /// To read the banner, for no particular client.
     Banner,
 }
 
-/// The connection, or why there is none.
+/// The result of connecting.
 pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send + 'a>>;
 
 /// Opens connections to one sshd.
 pub trait ConnectSshd: fmt::Debug + Send + Sync {
-    /// Where sshd is, as it was configured.
+    /// sshd's address, as configured.
     fn target(&self) -> SocketAddr;
 
-    /// Connects. Whoever drops the future gives up.
+    /// Connects. Dropping the future cancels it.
     fn connect(&self, purpose: Purpose) -> Connecting<'_>;
 
-    /// Whether sshd sees this client on loopback, where it is not.
+    /// Whether sshd sees this client on loopback although it is elsewhere.
     fn hides(&self, _client: Client) -> bool {
         false
     }
 
-    /// sshd accepted a key of this client on a connection for a query, which then ended without a login.
+    /// sshd has accepted a key of this client on a connection for a question, which then ended without a login.
     fn handle_accepted(&self, _client: Client) {}
 
-    /// Whether sshd sees the address of this client, so that its own rules decide. Otherwise it sees one of loopback, and
-    /// nothing may be opened if that could make a difference.
+    /// Whether sshd sees this client's own address, so that its own rules decide. Otherwise it sees a loopback
+    /// address, and no session may be opened if that could make a difference.
     fn shows(&self, _client: Client) -> bool {
         false
     }

@@ -1,7 +1,8 @@
-//! What keeper and worker ask and tell each other: one message per packet.
+//! Messages between keeper and worker: one message in each packet.
 //!
-//! The keeper trusts its worker little: fixed limits, and whatever is not understood ends the worker. What is kept for
-//! the worker travels beside, on a connection of its own ([`Notice`](super::notice::Notice)).
+//! The keeper trusts its worker little: limits are fixed, and a message that it does not understand ends the worker.
+//! Descriptors that the worker stores use a connection of their own
+//! ([`Notification`](super::sd_notify::Notification)).
 
 use std::{
     io,
@@ -11,43 +12,43 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::packet;
+use super::seqpacket;
 use crate::server::sshd_config::SshdWarning;
 
-/// What a worker may ask of its keeper.
+/// What a worker may request from its keeper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Whether anything may be opened while sshd sees all clients on loopback.
+    /// Whether sessions may be opened while sshd sees all clients on loopback.
     MayOpen,
-    /// What in sshd's settings ends or hinders sessions of this user.
+    /// Which of sshd's settings end or hinder sessions of this user.
     SshdLimits {
-        /// Who.
+        /// The user name.
         user: String,
-        /// Where sshd is.
+        /// sshd's address.
         local_address: IpAddr,
         /// sshd's port.
         local_port: u16,
     },
-    /// The file of keys that decides who may open, opened anew.
+    /// The file of authorized keys, opened again.
     OpenKeyFile,
     /// A connection to sshd that comes from a client's address.
     ConnectToSshd {
-        /// Where the client is; with port 0 from any port.
+        /// The client's address; port 0 means any port.
         client: SocketAddr,
-        /// The address of this machine that the client reached, if that is known.
+        /// The local address that the client reached, if it is known.
         reached: Option<IpAddr>,
     },
 }
 
-/// What the keeper answers.
+/// The keeper's answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
-    /// Whether anything may be opened.
+    /// Whether sessions may be opened.
     MayOpen {
-        /// Why not; the keeper has logged what is to be done.
+        /// Why not; the keeper has logged what to do.
         obstacle: Option<String>,
     },
-    /// What in sshd's settings ends or hinders sessions.
+    /// The settings of sshd that end or hinder sessions.
     SshdLimits {
         /// The worst first.
         limits: Vec<SshdWarning>,
@@ -56,46 +57,46 @@ pub enum Response {
     KeyFile,
     /// The file could not be opened.
     CannotOpen {
-        /// What the system said.
+        /// The error number of the system call.
         errno: i32,
     },
     /// sshd could not be asked, or there is no such file. The keeper has logged why.
     Unavailable,
-    /// The connection is being made; its descriptor comes with the answer.
+    /// A connection is being opened; its descriptor comes with the answer.
     Connecting {
         /// Whether it goes to the address that the client reached.
         is_reached: bool,
     },
-    /// There is no such connection.
+    /// No connection was opened.
     NotConnected(NotConnected),
 }
 
-/// Why the keeper makes no connection from a client's address.
+/// Why the keeper opens no connection from a client's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NotConnected {
-    /// The address is this machine's own: the worker may connect from it by itself.
+    /// The address belongs to this machine: the worker may connect from it itself.
     OwnAddress,
-    /// No client can be there.
+    /// No client can have this address.
     NoClient,
-    /// sshd does not listen where such a client could be connected to.
+    /// sshd does not listen at an address that a client of this family could be connected to.
     NotListening,
-    /// sshd does not listen where the client came to, and has rules for which that may matter.
+    /// sshd does not listen at the address that the client reached, and has rules that may depend on that address.
     OtherAddress,
-    /// The keeper may not, or not any more.
+    /// The keeper has not, or no longer, the right to do so.
     NotAllowed,
-    /// The kernel refused.
+    /// A system call failed.
     Failed {
-        /// What it said.
+        /// Its error number.
         errno: i32,
     },
 }
 
-/// An answer, and what comes with it.
+/// An answer and its descriptor.
 #[derive(Debug)]
 pub struct Reply {
     /// The answer.
     pub response: Response,
-    /// Of [`Response::KeyFile`] and [`Response::Connecting`].
+    /// With [`Response::KeyFile`] and [`Response::Connecting`].
     pub descriptor: Option<OwnedFd>,
 }
 
@@ -115,47 +116,47 @@ pub(super) struct ToKeeper {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromKeeper {
     Answer {
-        /// Of the request.
+        /// The id of the request.
         id: u64,
         response: Response,
     },
-    /// Somebody who may ask about sessions; the connection comes with this.
-    Visitor,
-    /// End gracefully.
+    /// A client of the status protocol; its connection comes with this message.
+    StatusClient,
+    /// Stop gracefully.
     Stop(Stop),
-    /// The companion was started anew; what watches its process comes with this.
-    Companion {
+    /// The sidecar was started again; its pidfd comes with this message.
+    Sidecar {
         /// Its process id.
         pid: u32,
     },
 }
 
-/// How a worker is to end.
+/// How a worker is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stop {
     /// Another worker follows: leave the sessions to it, in [`hand_over`](super::KeeperClient::hand_over).
     HandOver,
-    /// There will be none: end the sessions.
+    /// No worker follows: end the sessions.
     End,
 }
 
-/// Sends a message, without waiting for room.
+/// Sends a message. Does not block.
 ///
 /// # Errors
-/// `WouldBlock`, `BrokenPipe`, `InvalidInput` if it is longer than the receiver would take.
+/// `WouldBlock`, `BrokenPipe`, `InvalidInput` if the message is longer than the receiver accepts.
 pub(super) fn send(fd: impl AsFd, message: &impl Serialize) -> io::Result<()> {
     send_with(fd, message, &[])
 }
 
 /// Sends a message with descriptors.
 pub(super) fn send_with(fd: impl AsFd, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    packet::send(fd, &serde_json::to_vec(message)?, descriptors)
+    seqpacket::send(fd, &serde_json::to_vec(message)?, descriptors)
 }
 
-/// Takes the next message, without waiting for one; `None` at the end.
+/// Receives the next message; `None` at the end. Does not block.
 ///
 /// # Errors
-/// `WouldBlock`, `InvalidData` for what is too long, not understood, or brings descriptors.
+/// `WouldBlock`; `InvalidData` if the message is too long, is not understood or comes with descriptors.
 pub(super) fn receive<T: DeserializeOwned>(fd: impl AsFd) -> io::Result<Option<T>> {
     match receive_with(fd)? {
         Some((message, descriptors)) if descriptors.is_empty() => Ok(Some(message)),
@@ -164,9 +165,9 @@ pub(super) fn receive<T: DeserializeOwned>(fd: impl AsFd) -> io::Result<Option<T
     }
 }
 
-/// Takes the next message with its descriptors.
+/// Receives the next message with its descriptors.
 pub(super) fn receive_with<T: DeserializeOwned>(fd: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    match packet::receive(fd)? {
+    match seqpacket::receive(fd)? {
         Some((bytes, descriptors)) => Ok(Some((serde_json::from_slice(&bytes)?, descriptors))),
         None => Ok(None),
     }
@@ -176,13 +177,13 @@ pub(super) fn receive_with<T: DeserializeOwned>(fd: impl AsFd) -> io::Result<Opt
 mod tests {
     use rustix::net::SendFlags;
 
-    use super::packet::{MOST_BYTES, pair};
+    use super::seqpacket::{MAX_BYTES, pair};
     use super::*;
 
     #[test]
     fn message_too_long_for_its_receiver_is_refused_by_its_sender() {
         let (left, _right) = pair().unwrap();
-        let error = send(&left, &"x".repeat(MOST_BYTES)).unwrap_err();
+        let error = send(&left, &"x".repeat(MAX_BYTES)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
@@ -190,7 +191,7 @@ mod tests {
     fn garbage_an_overlong_packet_and_unasked_descriptors_are_invalid() {
         let (left, right) = pair().unwrap();
         rustix::net::send(&left, b"garbage", SendFlags::empty()).unwrap();
-        rustix::net::send(&left, &[b'1'; MOST_BYTES + 1], SendFlags::empty()).unwrap();
+        rustix::net::send(&left, &[b'1'; MAX_BYTES + 1], SendFlags::empty()).unwrap();
         send_with(&left, &1, &[left.as_fd()]).unwrap();
         for _ in 0..3 {
             assert_eq!(receive::<u64>(&right).unwrap_err().kind(), io::ErrorKind::InvalidData);

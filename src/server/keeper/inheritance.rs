@@ -10,61 +10,61 @@ use rustix::process::DumpableBehavior;
 use zeroize::Zeroizing;
 
 use super::{
-    MOST_HANDOVER,
+    MAX_WORKER_SETTINGS,
     client::KeeperClient,
-    estate::{Estate, EstateError, take_stdin},
+    fd_bundle::read_sealed,
+    handover::{Handover, HandoverError, take_stdin},
     limits::raise_descriptor_limit,
     listener::Listener,
-    parcel::read_sealed,
 };
 use crate::tasks::Tasks;
 
-/// What the keeper gave this process.
+/// What the keeper has handed over to this process.
 #[derive(Debug)]
 pub struct WorkerInheritance {
     /// The bound sockets, in the order of the plan.
     pub listeners: Vec<Listener>,
     /// The settings of the plan, byte for byte. Secret: wiped when dropped.
-    pub handover: Zeroizing<Vec<u8>>,
-    /// All that earlier workers stored and did not remove, under their names.
+    pub worker_settings: Zeroizing<Vec<u8>>,
+    /// Everything that earlier workers stored and did not remove, with its names.
     ///
-    /// Shared with what a new keeper would be given: a second descriptor of the same file would, when it is closed,
-    /// free this process's locks on it (fcntl_locking(2)).
+    /// Shared with the handover for a new keeper: closing a second descriptor of the same file would release this
+    /// process's locks on it (fcntl_locking(2)).
     pub stored: Vec<(String, Arc<OwnedFd>)>,
-    /// The way to the keeper.
+    /// The connection to the keeper.
     pub control: Control,
 }
 
 /// Why this process cannot be a worker.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritanceError {
-    /// Standard input is no control socket.
+    /// Standard input is not a control socket.
     #[error("a worker is started by its keeper, not by hand")]
     NotStartedByKeeper,
-    /// What came is not what a keeper gives.
-    #[error("the keeper's inheritance cannot be taken")]
-    Estate(#[source] EstateError),
-    /// The process still has root's rights though it should not.
+    /// The handover is invalid.
+    #[error("cannot use the keeper's handover")]
+    Handover(#[source] HandoverError),
+    /// The process still has root's rights although it should not.
     #[error("the worker still has the rights of root")]
     Privileged,
     /// A system call failed.
-    #[error("cannot take over from the keeper")]
+    #[error("cannot become a worker")]
     Io(#[from] io::Error),
 }
 
-impl From<EstateError> for InheritanceError {
-    fn from(error: EstateError) -> Self {
+impl From<HandoverError> for InheritanceError {
+    fn from(error: HandoverError) -> Self {
         match error {
-            EstateError::NotGiven => Self::NotStartedByKeeper,
-            error => Self::Estate(error),
+            HandoverError::NotGiven => Self::NotStartedByKeeper,
+            error => Self::Handover(error),
         }
     }
 }
 
 impl WorkerInheritance {
-    /// Takes everything over from standard input, where `/dev/null` is left, and gives up what a worker must not have:
-    /// new privileges through exec, ambient capabilities, and (if it was root's to give) core dumps and
-    /// debuggers that would show its keys to others of the same user.
+    /// Receives everything from standard input, which is replaced by `/dev/null`. Then drops what a worker must not
+    /// have: new privileges through exec, ambient capabilities, and, if the keeper is root, core dumps and debuggers,
+    /// which would show its keys to other processes of its user.
     ///
     /// To be called before there is a second thread: privileges belong to threads.
     ///
@@ -72,43 +72,47 @@ impl WorkerInheritance {
     /// See [`InheritanceError`].
     pub fn take() -> Result<Self, InheritanceError> {
         let socket = take_stdin()?;
-        // Before there are more than the soft limit allows.
+        // Before more descriptors arrive than the soft limit allows.
         raise_descriptor_limit();
-        let mut estate = Estate::receive(&socket)?;
-        give_up_privileges(estate.terms.user.is_some())?;
-        // For ps(1): it was started by way of a descriptor, whose number would be its name.
+        let mut handover = Handover::receive(&socket)?;
+        give_up_privileges(handover.config.user.is_some())?;
+        // For ps(1): the program was started through a descriptor, whose number would be its name.
         rustix::thread::set_name(c"bowline-worker").map_err(io::Error::from)?;
-        let notify = estate
+        let notify = handover
             .notify
             .take()
-            .ok_or(EstateError::Incomplete { what: "connection" })?;
-        let listeners: io::Result<_> = estate.listeners.iter().map(Listener::try_clone).collect();
+            .ok_or(HandoverError::Incomplete { what: "connection" })?;
+        let listeners: io::Result<_> = handover.listeners.iter().map(Listener::try_clone).collect();
         Ok(Self {
             listeners: listeners?,
-            handover: read_sealed(estate.settings.as_fd(), MOST_HANDOVER)?,
-            stored: estate.stored.clone(),
-            control: Control { socket, notify, estate },
+            worker_settings: read_sealed(handover.settings.as_fd(), MAX_WORKER_SETTINGS)?,
+            stored: handover.stored.clone(),
+            control: Control {
+                socket,
+                notify,
+                handover,
+            },
         })
     }
 }
 
-/// The worker's ends of its connections with the keeper, not in use yet.
+/// The worker's ends of its connections to the keeper, not in use yet.
 #[derive(Debug)]
 pub struct Control {
     socket: OwnedFd,
     notify: OwnedFd,
-    estate: Estate,
+    handover: Handover,
 }
 
 impl Control {
-    /// Puts it to use: a task listens to the keeper, and raises another should it die.
+    /// Starts a task that serves the keeper, and starts a new keeper if it dies.
     ///
     /// Must be called in a tokio runtime with I/O and time enabled.
     ///
     /// # Errors
-    /// What registering the sockets failed with.
+    /// The errors of registering the sockets.
     pub(crate) fn connect(self, tasks: &Tasks) -> io::Result<KeeperClient> {
-        KeeperClient::connect(self.socket, self.notify, self.estate, tasks)
+        KeeperClient::connect(self.socket, self.notify, self.handover, tasks)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A worker's connection with whichever keeper there is; and how it raises another when its own is gone.
+//! A worker's connection to its current keeper. If the keeper dies, the worker starts another one.
 
 use std::{
     io,
@@ -20,53 +20,53 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Stop, StoreError,
+    FdStoreError, Stop,
+    backoff::Backoff,
+    connection::Connection,
     control::FromKeeper,
-    estate::{Estate, Inventory, Role},
-    holdings::Holdings,
+    handover::{Handover, Inventory, Role},
     manager::TRIAL_NAME,
-    notice::Notice,
-    pace::Pace,
-    packet, signals,
-    wire::Wire,
+    sd_notify::Notification,
+    seqpacket, signals,
+    stored_fds::StoredFds,
 };
 use crate::clock;
 
-/// Requests under way at once; the rest wait. The keeper answers one after the other.
-const MOST_REQUESTS: usize = 16;
+/// The most requests under way at once; others wait. The keeper answers one after the other.
+const MAX_REQUESTS: usize = 16;
 
-/// Askers that wait for their turn: all that a keeper has in its lobby.
-const MOST_VISITORS: usize = 8;
+/// Clients of the status protocol that wait for their turn: as many as a keeper serves at once.
+const MAX_STATUS_CLIENTS: usize = 8;
 
-/// A new keeper is there within milliseconds; after this long it is tried anew.
-const RAISE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A new keeper answers within milliseconds; after this time another one is started.
+const KEEPER_START_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Link {
-    /// What every keeper gets, beside what is in `state`.
-    estate: Estate,
+    /// What every keeper is given, beside what is in `state`.
+    handover: Handover,
     state: Mutex<State>,
-    /// The present keeper's; `None` once there will be no other.
-    present: watch::Sender<Option<Arc<Wire>>>,
+    /// The connection to the current keeper; `None` if there is no keeper and none is going to be started.
+    present: watch::Sender<Option<Arc<Connection>>>,
     pub(super) next_id: AtomicU64,
     pub(super) slots: Semaphore,
-    visitors: mpsc::Sender<OwnedFd>,
-    /// Until somebody attends to them.
-    visiting: Mutex<Option<mpsc::Receiver<OwnedFd>>>,
-    /// Whether the present keeper was started from here, with the rights of this process.
-    pub(super) is_raised: AtomicBool,
+    status_clients: mpsc::Sender<OwnedFd>,
+    /// Until the worker takes it.
+    status_clients_receiver: Mutex<Option<mpsc::Receiver<OwnedFd>>>,
+    /// Whether this process has started the current keeper, which then has only its rights.
+    pub(super) is_own_child: AtomicBool,
     /// Cancelled when this process is to stop.
     pub(super) stop: CancellationToken,
 }
 
 #[derive(Debug)]
 struct State {
-    holdings: Holdings,
-    companion: Option<(u32, OwnedFd)>,
+    stored_fds: StoredFds,
+    sidecar: Option<(u32, OwnedFd)>,
     how_to_stop: Option<Stop>,
 }
 
-/// Something that the service manager is to keep until this is dropped.
+/// A descriptor that tests whether the service manager's store has room. It is removed when this is dropped.
 pub(super) struct Trial<'a> {
     link: &'a Link,
     name: String,
@@ -74,110 +74,116 @@ pub(super) struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// To be asked once it has done all that it was told.
+    /// Whether the descriptor is stored. To be called after a barrier.
     pub(super) fn was_kept(&self) -> bool {
-        !packet::is_hung_up(self.ours.as_fd())
+        !seqpacket::is_hung_up(self.ours.as_fd())
     }
 }
 
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name);
-        self.link.post(Notice::Remove { name }, Vec::new());
+        self.link.post(Notification::Remove { name }, Vec::new());
     }
 }
 
 impl Link {
-    pub(super) fn new(control: OwnedFd, notify: OwnedFd, mut estate: Estate) -> io::Result<Arc<Self>> {
-        let holdings = Holdings::of(std::mem::take(&mut estate.stored), estate.terms.store_limit);
-        let companion = estate.companion.take();
-        let wire = Wire::new(control, notify)?;
-        let (visitors, visiting) = mpsc::channel(MOST_VISITORS);
+    pub(super) fn new(control: OwnedFd, notify: OwnedFd, mut handover: Handover) -> io::Result<Arc<Self>> {
+        let stored_fds = StoredFds::of(std::mem::take(&mut handover.stored), handover.config.store_limit);
+        let sidecar = handover.sidecar.take();
+        let connection = Connection::new(control, notify)?;
+        let (status_clients, status_clients_receiver) = mpsc::channel(MAX_STATUS_CLIENTS);
         Ok(Arc::new(Self {
-            estate,
-            visitors,
-            visiting: Mutex::new(Some(visiting)),
+            handover,
+            status_clients,
+            status_clients_receiver: Mutex::new(Some(status_clients_receiver)),
             state: Mutex::new(State {
-                holdings,
-                companion,
+                stored_fds,
+                sidecar,
                 how_to_stop: None,
             }),
-            present: watch::Sender::new(Some(Arc::new(wire))),
+            present: watch::Sender::new(Some(Arc::new(connection))),
             next_id: AtomicU64::new(0),
-            slots: Semaphore::new(MOST_REQUESTS),
-            is_raised: AtomicBool::new(false),
+            slots: Semaphore::new(MAX_REQUESTS),
+            is_own_child: AtomicBool::new(false),
             stop: CancellationToken::new(),
         }))
     }
 
-    /// A keeper that lives, as far as is known; `None` when there will be none.
-    pub(super) async fn wire(&self) -> Option<Arc<Wire>> {
+    /// The current keeper, as far as is known; `None` if there is none and none is going to be started.
+    pub(super) async fn connection(&self) -> Option<Arc<Connection>> {
         let mut present = self.present.subscribe();
-        let is_news = |wire: &Option<Arc<Wire>>| wire.as_ref().is_none_or(|wire| !wire.is_gone());
+        let is_news =
+            |connection: &Option<Arc<Connection>>| connection.as_ref().is_none_or(|connection| !connection.is_gone());
         present.wait_for(is_news).await.ok()?.clone()
     }
 
-    /// Whether a service manager has all that is stored: it starts another keeper, and needs none from here.
-    fn is_kept_above(&self) -> bool {
-        let manager = self.estate.terms.manager.as_ref();
-        manager.is_some_and(|manager| manager.keeps > 0)
+    /// Whether a service manager stores everything: it starts the next keeper itself.
+    fn manager_has_store(&self) -> bool {
+        let manager = self.handover.config.manager.as_ref();
+        manager.is_some_and(|manager| manager.capacity > 0)
     }
 
     pub(super) fn how_to_stop(&self) -> Option<Stop> {
         self.state().how_to_stop
     }
 
-    /// Those whom keepers bring. `None` after the first time.
-    pub(super) fn visitors(&self) -> Option<mpsc::Receiver<OwnedFd>> {
-        self.visiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Connections of clients of the status protocol, from all keepers. `None` from the second call on.
+    pub(super) fn status_clients(&self) -> Option<mpsc::Receiver<OwnedFd>> {
+        self.status_clients_receiver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     pub(super) fn ready(&self) {
-        self.post(Notice::Ready, Vec::new());
+        self.post(Notification::Ready, Vec::new());
     }
 
-    /// Keeps more, here and with the keeper.
-    pub(super) fn keep(&self, name: &str, descriptors: Vec<Arc<OwnedFd>>) -> Result<(), StoreError> {
+    /// Stores descriptors here and with the keeper.
+    pub(super) fn keep(&self, name: &str, descriptors: Vec<Arc<OwnedFd>>) -> Result<(), FdStoreError> {
         let mut state = self.state();
-        let kept = state.holdings.put(name, descriptors.clone());
-        kept.map_err(|_full| StoreError::Full {
-            limit: self.estate.terms.store_limit,
+        let kept = state.stored_fds.put(name, descriptors.clone());
+        kept.map_err(|_full| FdStoreError::Full {
+            limit: self.handover.config.store_limit,
         })?;
-        // With the state locked: a keeper is given what was kept before it, and told what is kept after.
-        self.post(Notice::Store { name: name.to_owned() }, descriptors);
+        // With the state locked: a keeper that is started gets what was stored before, and is sent what is stored
+        // afterwards.
+        self.post(Notification::Store { name: name.to_owned() }, descriptors);
         Ok(())
     }
 
-    /// Has the service manager keep one thing more, which shows that it kept what came before. `None` without one.
+    /// Stores one more descriptor with the service manager. If it is kept, so is everything before it. `None` without
+    /// a service manager.
     pub(super) fn start_trial(&self) -> io::Result<Option<Trial<'_>>> {
-        if !self.is_kept_above() {
+        if !self.manager_has_store() {
             return Ok(None);
         }
-        let (ours, theirs) = packet::pair()?;
-        // Unlike any other under way: as many as fit the length of a name.
+        let (ours, theirs) = seqpacket::pair()?;
+        // Different from all others that are under way: 4096 numbers fit into the name.
         let number = self.next_id.fetch_add(1, Ordering::Relaxed) % 0x1000;
         let name = format!("{TRIAL_NAME}{number:03x}");
-        self.post(Notice::Store { name: name.clone() }, vec![Arc::new(theirs)]);
+        self.post(Notification::Store { name: name.clone() }, vec![Arc::new(theirs)]);
         Ok(Some(Trial { link: self, name, ours }))
     }
 
-    /// There is no room for what was kept last.
-    pub(super) fn full(&self) -> StoreError {
-        StoreError::Full {
-            limit: self.state().holdings.iter().count(),
+    /// The error for descriptors that did not fit into the store.
+    pub(super) fn full(&self) -> FdStoreError {
+        FdStoreError::Full {
+            limit: self.state().stored_fds.iter().count(),
         }
     }
 
     pub(super) fn release(&self, name: &str) {
         let mut state = self.state();
-        if state.holdings.remove(name) {
-            self.post(Notice::Remove { name: name.to_owned() }, Vec::new());
+        if state.stored_fds.remove(name) {
+            self.post(Notification::Remove { name: name.to_owned() }, Vec::new());
         }
     }
 
-    fn post(&self, notice: Notice, descriptors: Vec<Arc<OwnedFd>>) {
-        if let Some(wire) = &*self.present.borrow() {
-            wire.post(notice, descriptors);
+    fn post(&self, notification: Notification, descriptors: Vec<Arc<OwnedFd>>) {
+        if let Some(connection) = &*self.present.borrow() {
+            connection.post(notification, descriptors);
         }
     }
 
@@ -189,45 +195,53 @@ impl Link {
         let mut descriptors = descriptors.into_iter();
         match message {
             FromKeeper::Stop(stop) => {
-                info!(?stop, "the keeper asks to stop");
+                info!(?stop, "the keeper asks this worker to stop");
                 self.state().how_to_stop = Some(stop);
                 self.stop.cancel();
             }
-            FromKeeper::Visitor => {
-                // Where too many wait, or nobody attends to them, this one is not let in.
-                let _ = descriptors.next().map(|visitor| self.visitors.try_send(visitor));
+            FromKeeper::StatusClient => {
+                // If too many clients wait, or the worker takes none, this one is closed.
+                let _ = descriptors
+                    .next()
+                    .map(|status_client| self.status_clients.try_send(status_client));
             }
-            FromKeeper::Companion { pid } => self.state().companion = descriptors.next().map(|watch| (pid, watch)),
-            // Whoever waits for it has got it from the wire.
+            FromKeeper::Sidecar { pid } => self.state().sidecar = descriptors.next().map(|watch| (pid, watch)),
+            // The connection has passed it to the request.
             FromKeeper::Answer { .. } => {}
         }
     }
 
-    /// Starts a keeper of the very program that runs here, and gives it everything.
-    fn raise(&self) -> io::Result<(Arc<Wire>, Child)> {
-        let (heirs, theirs) = packet::pair()?;
-        let (control, their_control) = packet::pair()?;
-        let (notify, their_notify) = packet::pair()?;
-        // First of all: should this process die now, whoever has been started finds all that it needs.
-        let wire = self.give(&heirs, (their_control, their_notify), Wire::new(control, notify)?)?;
-        let terms = &self.estate.terms;
+    /// Starts a keeper from the same program file and hands everything over to it.
+    fn start_keeper(&self) -> io::Result<(Arc<Connection>, Child)> {
+        let (ours, theirs) = seqpacket::pair()?;
+        let (control, their_control) = seqpacket::pair()?;
+        let (notify, their_notify) = seqpacket::pair()?;
+        // The handover is sent before the keeper starts: if this process dies now, the keeper still finds everything
+        // it needs.
+        let connection = self.send_handover(&ours, (their_control, their_notify), Connection::new(control, notify)?)?;
+        let config = &self.handover.config;
         let mut command = Command::new("/proc/self/exe");
         command
-            .arg0(&terms.program)
-            .args(&terms.keeper_args)
+            .arg0(&config.program)
+            .args(&config.keeper_args)
             .stdin(Stdio::from(theirs))
             .process_group(0);
-        match signals::held_by(|| command.spawn()) {
-            Ok(child) => Ok((wire, child)),
+        match signals::with_signals_blocked(|| command.spawn()) {
+            Ok(child) => Ok((connection, child)),
             Err(error) => {
-                wire.close();
+                connection.close();
                 Err(error)
             }
         }
     }
 
-    /// Leaves everything for a keeper that is to come, and takes it for the present one.
-    fn give(&self, heirs: &OwnedFd, theirs: (OwnedFd, OwnedFd), wire: Wire) -> io::Result<Arc<Wire>> {
+    /// Sends everything to a keeper that is about to be started, and makes it the current one.
+    fn send_handover(
+        &self,
+        ours: &OwnedFd,
+        theirs: (OwnedFd, OwnedFd),
+        connection: Connection,
+    ) -> io::Result<Arc<Connection>> {
         let this = pidfd_open(getpid(), PidfdFlags::empty())?;
         let state = self.state();
         let mut inventory = self.inventory(&state);
@@ -236,104 +250,106 @@ impl Link {
         inventory.add(Role::WorkerProcess { pid, asked }, &this);
         inventory.add(Role::WorkerControl, &theirs.0);
         inventory.add(Role::Notify, &theirs.1);
-        inventory.send(heirs, RAISE_TIMEOUT)?;
-        let wire = Arc::new(wire);
-        self.present.send_replace(Some(Arc::clone(&wire)));
-        Ok(wire)
+        inventory.send(ours, KEEPER_START_TIMEOUT)?;
+        let connection = Arc::new(connection);
+        self.present.send_replace(Some(Arc::clone(&connection)));
+        Ok(connection)
     }
 
     fn inventory<'a>(&'a self, state: &'a State) -> Inventory<'a> {
-        let mut inventory = Inventory::new(&self.estate.terms);
-        inventory.add(Role::Settings, &self.estate.settings);
-        for listener in &self.estate.listeners {
+        let mut inventory = Inventory::new(&self.handover.config);
+        inventory.add(Role::Settings, &self.handover.settings);
+        for listener in &self.handover.listeners {
             inventory.add(Role::Listener, listener);
         }
-        for (name, descriptor) in state.holdings.iter() {
+        for (name, descriptor) in state.stored_fds.iter() {
             inventory.add(Role::Stored(name.to_owned()), &**descriptor);
         }
-        if let Some(input) = &self.estate.companion_input {
-            inventory.add(Role::CompanionInput, input);
+        if let Some(input) = &self.handover.sidecar_input {
+            inventory.add(Role::SidecarInput, input);
         }
-        if let Some((pid, watch)) = &state.companion {
-            inventory.add(Role::CompanionProcess { pid: *pid }, watch);
+        if let Some((pid, watch)) = &state.sidecar {
+            inventory.add(Role::SidecarProcess { pid: *pid }, watch);
         }
-        if let Some(door) = &self.estate.door {
-            inventory.add_door(door);
+        if let Some(takeover_listener) = &self.handover.takeover_listener {
+            inventory.add_takeover_listener(takeover_listener);
         }
         inventory
     }
 
     /// There will be no keeper any more.
     fn close(&self) {
-        if let Some(wire) = self.present.send_replace(None) {
-            wire.close();
+        if let Some(connection) = self.present.send_replace(None) {
+            connection.close();
         }
         self.stop.cancel();
     }
 }
 
-/// Listens to one keeper after the other, until told that no other is wanted.
+/// Serves one keeper after the other, until cancelled or until no other keeper is to follow.
 pub(super) async fn run(link: Arc<Link>, token: CancellationToken) {
     token.run_until_cancelled(serve(&link)).await;
     link.close();
 }
 
 async fn serve(link: &Link) {
-    let Some(mut wire) = link.wire().await else { return };
-    // A keeper that is this process's child. It must outlive this process: nothing is done when it is dropped.
-    let mut raised: Option<Child> = None;
-    let mut pace = Pace::default();
+    let Some(mut connection) = link.connection().await else {
+        return;
+    };
+    // A keeper that this process has started. It must outlive this process, so dropping it does nothing.
+    let mut child: Option<Child> = None;
+    let mut backoff = Backoff::default();
     let mut since = clock::now();
     loop {
-        let mut is_good = raised.is_none();
+        let mut is_good = child.is_none();
         let error = tokio::select! {
-            error = wire.serve(|message, descriptors| link.handle_message(message, descriptors)) => error,
-            // The one that started this process may take its time: it cannot be ended from here.
-            () = test(&wire, since, &mut is_good), if raised.is_some() => Some(io::ErrorKind::TimedOut.into()),
+            error = connection.serve(|message, descriptors| link.handle_message(message, descriptors)) => error,
+            // Only a keeper that this process has started is tested: another one cannot be ended from here.
+            () = test(&connection, since, &mut is_good), if child.is_some() => Some(io::ErrorKind::TimedOut.into()),
         };
-        warn!(error = error.map(tracing::field::display), "the keeper is gone");
-        wire.close();
-        raised.take().into_iter().for_each(end);
+        warn!(error = error.map(tracing::field::display), "the keeper has ended");
+        connection.close();
+        child.take().into_iter().for_each(end);
         if link.how_to_stop() == Some(Stop::End) {
             return;
         }
-        if link.is_kept_above() {
-            info!("the service manager starts a new keeper, and has everything");
+        if link.manager_has_store() {
+            info!("the service manager has stored everything and starts a new keeper");
             link.state().how_to_stop = Some(Stop::HandOver);
             return;
         }
-        (wire, raised) = loop {
+        (connection, child) = loop {
             let lived = clock::now().saturating_duration_since(since);
-            tokio::time::sleep(pace.after_death(lived, is_good)).await;
+            tokio::time::sleep(backoff.delay_after_exit(lived, is_good)).await;
             since = clock::now();
-            match link.raise() {
-                Ok((wire, keeper)) => {
-                    link.is_raised.store(true, Ordering::Relaxed);
-                    break (wire, Some(keeper));
+            match link.start_keeper() {
+                Ok((connection, keeper)) => {
+                    link.is_own_child.store(true, Ordering::Relaxed);
+                    break (connection, Some(keeper));
                 }
-                Err(error) => warn!(%error, "cannot raise a new keeper"),
+                Err(error) => warn!(%error, "cannot start a new keeper"),
             }
             is_good = false;
         };
     }
 }
 
-/// Sees whether a keeper works; returns if it does not.
-async fn test(wire: &Wire, since: Instant, is_good: &mut bool) {
-    match tokio::time::timeout(RAISE_TIMEOUT, wire.barrier()).await {
+/// Tests whether a keeper works; returns if it does not.
+async fn test(connection: &Connection, since: Instant, is_good: &mut bool) {
+    match tokio::time::timeout(KEEPER_START_TIMEOUT, connection.barrier()).await {
         Ok(Ok(())) => {
             *is_good = true;
             let took_ms = clock::now().saturating_duration_since(since).as_millis();
-            info!(took_ms, "a new keeper is there");
+            info!(took_ms, "a new keeper has taken over");
         }
-        // It has told, or will, by its end.
+        // The connection reports the keeper's end.
         Ok(Err(_)) => {}
         Err(_) => return,
     }
     std::future::pending().await
 }
 
-/// It is gone already, or good for nothing.
+/// Ends a keeper that has died or does not work.
 fn end(mut child: Child) {
     let _ = child.kill();
     let _ = child.wait();

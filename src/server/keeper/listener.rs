@@ -1,4 +1,4 @@
-//! Listening sockets: bound once, and the same for every worker. What one is, the kernel says.
+//! Listening sockets: bound once, and the same for every worker. Their type is read from the kernel.
 
 use std::{
     fmt, io,
@@ -8,16 +8,16 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-/// A bound socket that clients come to.
+/// A bound socket that accepts clients.
 #[derive(Debug)]
 pub enum Listener {
     /// For QUIC.
     Udp(UdpSocket),
-    /// For TLS. It listens: connections wait in it while a worker is replaced.
+    /// For TLS. It queues connections while a worker is replaced.
     Tcp(TcpListener),
 }
 
-/// What a port is of.
+/// The protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Ports for QUIC.
@@ -26,12 +26,12 @@ pub enum Protocol {
     Tcp,
 }
 
-/// Where somebody listens.
+/// An address and its protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
-    /// What the port is of.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Port 0 is any.
+    /// Port 0 means any.
     pub address: SocketAddr,
 }
 
@@ -50,7 +50,7 @@ impl Endpoint {
 }
 
 impl Listener {
-    /// What somebody else has bound, if it is one.
+    /// A socket that another process has bound, if it is a listening one.
     pub(super) fn of(descriptor: OwnedFd) -> Result<Self, OwnedFd> {
         let is_inet = sockopt::socket_domain(&descriptor)
             .is_ok_and(|domain| matches!(domain, AddressFamily::INET | AddressFamily::INET6));
@@ -61,7 +61,7 @@ impl Listener {
         }
     }
 
-    /// Those for QUIC and those for TLS, each in their order.
+    /// The sockets for QUIC and those for TLS, each in their order.
     pub fn sort(listeners: Vec<Self>) -> (Vec<UdpSocket>, Vec<TcpListener>) {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for listener in listeners {
@@ -73,7 +73,7 @@ impl Listener {
         (udp, tcp)
     }
 
-    /// What its port is of.
+    /// Its protocol.
     pub fn protocol(&self) -> Protocol {
         match self {
             Self::Udp(_) => Protocol::Udp,
@@ -81,7 +81,7 @@ impl Listener {
         }
     }
 
-    /// Where it listens.
+    /// Its local address.
     ///
     /// # Errors
     /// As `getsockname(2)`.
@@ -135,7 +135,7 @@ pub(super) fn addresses(listeners: &[Listener], protocol: Protocol) -> Vec<Socke
     own.map(|endpoint| endpoint.address).collect()
 }
 
-/// Whether it takes connections, and is none.
+/// Whether it is a socket that accepts connections.
 pub(super) fn listens(descriptor: BorrowedFd<'_>) -> bool {
     sockopt::socket_acceptconn(descriptor).unwrap_or(false)
 }
@@ -156,7 +156,7 @@ mod tests {
         let udp = Listener::of(UdpSocket::bind(any).unwrap().into()).unwrap();
         assert_eq!(udp.try_clone().unwrap().protocol(), Protocol::Udp);
         assert!(Listener::of(connection.into()).is_err());
-        assert!(Listener::of(super::super::packet::pair().unwrap().0).is_err());
+        assert!(Listener::of(super::super::seqpacket::pair().unwrap().0).is_err());
         let both = [udp, listener];
         assert_eq!(addresses(&both, Protocol::Tcp), [address]);
     }

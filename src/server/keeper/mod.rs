@@ -1,41 +1,43 @@
-//! The keeper: holds what needs privilege and what must outlive a worker, starts the worker and keeps it running.
+//! The keeper: the process of `bowline serve` that holds what needs privileges and what must outlive a worker. It
+//! starts the worker and restarts it when it dies.
 //!
-//! It parses nothing from the network and has neither an async runtime nor threads: one loop over signals, the worker's
-//! process and its two connections. Everything a worker needs is handed to each: settings and listening sockets, made
-//! once, and all that the worker before wanted kept. A worker may die at any moment and the next goes on.
+//! It parses nothing from the network and has neither an async runtime nor threads: one loop waits for signals, for
+//! the end of the worker's process, and for its two connections. Each worker is given the same settings and listening
+//! sockets, which are made once, and every descriptor that earlier workers stored. A worker may die at any moment; the
+//! next one continues its sessions.
 
+mod backoff;
 mod bus;
 mod client;
-mod companion;
+mod connection;
 mod control;
 mod environment;
-mod estate;
-mod heed;
-mod holdings;
+mod fd_bundle;
+mod fdstore;
+mod handover;
 mod inheritance;
 mod limits;
 mod link;
 mod listener;
-mod lobby;
 mod manager;
-mod notice;
-mod pace;
-mod packet;
-mod parcel;
 mod plan;
 mod process;
 mod reload;
+mod sd_notify;
+mod seqpacket;
+mod sidecar;
 mod signals;
 mod stop;
-mod store;
 mod store_check;
+mod stored_fds;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod unit;
 mod user;
 mod watchdog;
-mod wire;
 mod worker;
+mod worker_messages;
 
 use std::{
     collections::BTreeSet,
@@ -54,174 +56,180 @@ pub use self::{
     client::{KeeperClient, RequestError},
     control::{NotConnected, Reply, Request, Response, Stop},
     environment::ServiceManager,
-    estate::{Estate, EstateError},
+    fdstore::{FdStore, FdStoreError},
+    handover::{Handover, HandoverError},
     inheritance::{Control, InheritanceError, WorkerInheritance},
     limits::{descriptors_for, raise_descriptor_limit, sessions_within, store_limit},
     listener::{Endpoint, Listener, Protocol},
-    lobby::{Door, Neighbour, Neighbours, Offer, Refusal, TakeOverError, Who, neighbours},
-    plan::{Answer, CompanionPlan, KeeperError, MOST_HANDOVER, MOST_LISTENERS, WorkerPlan},
-    store::{Store, StoreError},
+    plan::{KeeperError, MAX_LISTENERS, MAX_WORKER_SETTINGS, RequestHandler, SidecarPlan, WorkerPlan},
     store_check::StoreShortage,
+    takeover::{
+        KeeperInfo, Offer, RunningKeeper, RunningKeepers, TakeoverError, TakeoverListener, TakeoverRefusal,
+        find_running_keepers,
+    },
     user::{WorkerUser, WorkerUserError, choose_worker_user},
 };
 use self::{
-    companion::Companion,
-    estate::{Inventory, Role, Terms},
-    holdings::Holdings,
-    lobby::Lobby,
+    handover::{Inventory, KeeperConfig, Role},
     manager::Manager,
-    plan::Settled,
+    plan::PreparedPlan,
     process::OwnProgram,
+    sidecar::Sidecar,
     signals::{Signal, Signals},
     store_check::StoreCheck,
+    stored_fds::StoredFds,
+    takeover::TakeoverServer,
     worker::Worker,
 };
 use crate::clock;
 use crate::server::client_address::ClientAddresses;
 
-/// Exit codes by which the first worker says that another start would not help either: sysexits' usage, unavailable,
-/// no permission, configuration. Any other end, and any after one has served, is answered by a new worker.
+/// Exit codes with which the first worker says that a restart would not help: sysexits' usage, unavailable, no
+/// permission and configuration. After any other exit, and after any exit of a worker that has served, the keeper
+/// starts a new worker.
 pub const FINAL_EXIT_CODES: [i32; 4] = [64, 69, 77, 78];
 
-/// Notices heeded before signals are looked at again.
-const NOTICES_PER_TURN: usize = 1024;
+/// Notifications handled before signals are checked again.
+const NOTIFICATIONS_PER_TURN: usize = 1024;
 
-/// How the keeper ended.
+/// Why the keeper ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeeperEnd {
-    /// It was told to by SIGTERM or SIGINT.
+    /// SIGTERM or SIGINT.
     Stopped,
-    /// Another keeper has everything by now.
+    /// Another keeper has taken over.
     Replaced,
-    /// The worker said by its exit code, one of [`FINAL_EXIT_CODES`], that it cannot work.
+    /// The worker cannot work: it ended with one of [`FINAL_EXIT_CODES`].
     WorkerGaveUp {
-        /// That exit code.
+        /// The worker's exit code.
         code: i32,
     },
 }
 
-/// Runs workers until it is told to stop: SIGTERM or SIGINT stop it gracefully, a second one at once; SIGHUP
+/// Runs workers until it is told to stop. The first SIGTERM or SIGINT stops it gracefully, the second at once. SIGHUP
 /// reloads.
 pub struct Keeper {
-    terms: Terms,
+    config: KeeperConfig,
     settings: OwnedFd,
     listeners: Vec<Listener>,
-    holdings: Holdings,
-    /// Names under which the worker tries out the manager now.
+    stored_fds: StoredFds,
+    /// Names of the descriptors by which the worker tests the service manager's store now.
     trials: BTreeSet<String>,
     worker: Worker,
     /// Whether a worker has served.
     served: bool,
-    companion: Option<Companion>,
-    lobby: Option<Lobby>,
+    sidecar: Option<Sidecar>,
+    takeover: Option<TakeoverServer>,
     manager: Option<Manager>,
-    answer: Answer,
-    /// Connects to sshd from clients' addresses.
+    answer: RequestHandler,
+    /// Opens connections to sshd from clients' addresses.
     addresses: Option<ClientAddresses>,
     signals: Signals,
     program: OwnProgram,
     ending: Option<KeeperEnd>,
-    /// When sessions end, unless a start overtakes the stop.
-    give_up_at: Option<Instant>,
+    /// When sessions end, unless the service is started again before.
+    end_sessions_at: Option<Instant>,
     store_check: StoreCheck,
 }
 
 impl Keeper {
-    /// Prepares everything and starts the first worker. From here on this process's signals are the keeper's.
+    /// Prepares everything and starts the first worker. From now on the keeper handles this process's signals.
     ///
     /// # Errors
     /// See [`KeeperError`].
-    pub fn start(plan: WorkerPlan, answer: Answer) -> Result<Self, KeeperError> {
+    pub fn start(plan: WorkerPlan, answer: RequestHandler) -> Result<Self, KeeperError> {
         let now = clock::now();
-        let mut keeper = Self::new(plan.settle()?, answer, now)?;
+        let mut keeper = Self::new(plan.prepare()?, answer, now)?;
         keeper.start_worker(now).map_err(|source| KeeperError::Start {
-            program: keeper.terms.program.clone().into(),
+            program: keeper.config.program.clone().into(),
             source,
         })?;
         Ok(keeper)
     }
 
-    /// Goes on with what another keeper held. With a plan, the worker is replaced by one that goes by it; without, all
-    /// stays as it was.
+    /// Continues with everything that another keeper held. If there is a plan, a new worker with the plan's settings
+    /// replaces the running one; without a plan the worker keeps running.
     ///
     /// # Errors
     /// See [`KeeperError`].
-    pub fn go_on(estate: Estate, plan: Option<WorkerPlan>, answer: Answer) -> Result<Self, KeeperError> {
+    pub fn resume(handover: Handover, plan: Option<WorkerPlan>, answer: RequestHandler) -> Result<Self, KeeperError> {
         let now = clock::now();
         let is_changed = plan.is_some();
-        let (old, heirloom) = Settled::of(estate);
-        let has_rights = !old.terms.privileged || rustix::process::geteuid().is_root();
+        let (old, running) = PreparedPlan::of(handover);
+        let has_rights = !old.config.privileged || rustix::process::geteuid().is_root();
         if !has_rights {
             warn!(
-                "this keeper was raised by its worker and is not root: ports, host keys and sshd's settings stay as they \
+                "this keeper was started by its worker and is not root: ports, host keys and sshd's settings stay as they \
                  are until bowline serve is started anew"
             );
-            // It has read what its user must not show to others of that name.
+            // This process has read secrets that other processes of its user must not see.
             let hidden = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
             hidden.map_err(|error| KeeperError::Prepare(error.into()))?;
         }
-        let had_manager = old.terms.manager.is_some();
-        let mut settled = match plan {
-            Some(plan) => plan.settle()?.after(old),
+        let had_manager = old.config.manager.is_some();
+        let mut prepared = match plan {
+            Some(plan) => plan.prepare()?.after(old),
             None => old,
         };
-        settled.go_on_with_addresses();
-        let companion = settled.companion.take();
-        let mut keeper = Self::new(settled, answer, now)?;
-        keeper.companion = companion.map(|plan| Companion::go_on(plan, heirloom.companion, has_rights, now));
-        keeper.inherit_door(heirloom.door, now);
+        prepared.adopt_addresses();
+        let sidecar = prepared.sidecar.take();
+        let mut keeper = Self::new(prepared, answer, now)?;
+        keeper.sidecar = sidecar.map(|plan| Sidecar::adopt(plan, running.sidecar, has_rights, now));
+        keeper.inherit_takeover_listener(running.takeover_listener, now);
         keeper.served = true;
-        if let Some(running) = heirloom.worker {
-            keeper.worker.go_on(running, now);
+        if let Some(running) = running.worker {
+            keeper.worker.adopt(running, now);
         }
         if !had_manager {
-            keeper.pass_on_all();
+            keeper.forward_all();
         }
         if let Some(manager) = keeper.manager.as_ref().filter(|_| !is_changed) {
-            manager.still_ready("not reloaded");
+            manager.still_ready("the configuration was not reloaded");
         }
         if is_changed {
-            keeper.worker.stop(Stop::HandOver, keeper.terms.grace, now);
+            keeper.worker.stop(Stop::HandOver, keeper.config.grace, now);
         }
         info!(
-            kept = keeper.holdings.names(),
+            kept = keeper.stored_fds.names(),
             worker = keeper.worker_pid(),
-            "keeper goes on"
+            "keeper continues with an existing worker"
         );
         Ok(keeper)
     }
 
-    fn new(settled: Settled, answer: Answer, now: Instant) -> Result<Self, KeeperError> {
+    fn new(prepared: PreparedPlan, answer: RequestHandler, now: Instant) -> Result<Self, KeeperError> {
         limits::raise_descriptor_limit();
         let signals = Signals::catch().map_err(KeeperError::Signals)?;
         let program = || OwnProgram::open().map_err(KeeperError::Prepare);
-        let companion = settled.companion.map(|plan| Companion::start(plan, now)).transpose()?;
-        let manager = settled.terms.manager.as_ref();
-        let manager = manager.and_then(|terms| Manager::of(terms, now));
+        let sidecar = prepared.sidecar.map(|plan| Sidecar::start(plan, now)).transpose()?;
+        let manager = prepared.config.manager.as_ref();
+        let manager = manager.and_then(|config| Manager::of(config, now));
         let mut store_check = StoreCheck::new(now);
         if let Some(manager) = &manager {
-            manager.clear(settled.leftovers);
+            manager.clear(prepared.leftovers);
             store_check.post_sentinel(manager);
-            manager.keep_listeners(&settled.listeners);
-            manager.warn_if_silent();
+            manager.keep_listeners(&prepared.listeners);
+            manager.warn_if_unreachable();
         }
         Ok(Self {
-            holdings: Holdings::of(settled.stored, settled.terms.store_limit),
+            stored_fds: StoredFds::of(prepared.stored, prepared.config.store_limit),
             trials: BTreeSet::new(),
             manager,
-            terms: settled.terms,
-            settings: settled.settings,
-            listeners: settled.listeners,
+            config: prepared.config,
+            settings: prepared.settings,
+            listeners: prepared.listeners,
             worker: Worker::none(program()?, now),
             served: false,
-            companion,
-            lobby: settled.door.map(|door| Lobby::new(door, now)),
+            sidecar,
+            takeover: prepared
+                .takeover_listener
+                .map(|takeover_listener| TakeoverServer::new(takeover_listener, now)),
             answer,
-            addresses: settled.addresses,
+            addresses: prepared.addresses,
             signals,
             program: program()?,
             ending: None,
-            give_up_at: None,
+            end_sessions_at: None,
             store_check,
         })
     }
@@ -234,14 +242,14 @@ impl Keeper {
     /// Keeps the worker running until the end.
     ///
     /// # Errors
-    /// `Wait`. The worker is killed then.
+    /// `Wait`. The worker is killed in that case.
     pub fn run(mut self) -> Result<KeeperEnd, KeeperError> {
         loop {
             let now = clock::now();
             self.reap(now);
-            if let Some(end) = self.ending.filter(|_| self.nothing_runs()) {
-                self.lobby.iter().for_each(Lobby::close);
-                self.leave_addresses();
+            if let Some(end) = self.ending.filter(|_| self.has_ended()) {
+                self.takeover.iter().for_each(TakeoverServer::close);
+                self.remove_addresses();
                 info!("keeper ended");
                 return Ok(end);
             }
@@ -250,60 +258,60 @@ impl Keeper {
             for signal in self.signals.take() {
                 self.handle_signal(signal);
             }
-            self.heed_notices(NOTICES_PER_TURN);
+            self.handle_notifications(NOTIFICATIONS_PER_TURN);
             self.answer_requests();
-            self.give_up_if_due(clock::now());
+            self.end_sessions_if_due(clock::now());
             self.check_store_if_due(clock::now());
-            self.kill_what_hangs(clock::now());
-            if self.attend_lobby(clock::now()) {
+            self.kill_overdue(clock::now());
+            if self.serve_takeover(clock::now()) {
                 self.ending = Some(KeeperEnd::Replaced);
                 return Ok(KeeperEnd::Replaced);
             }
         }
     }
 
-    /// Sessions that go on without this keeper need what was set up for their connections to sshd.
-    fn leave_addresses(&mut self) {
+    /// Sessions that continue without this keeper need the rules for their connections to sshd.
+    fn remove_addresses(&mut self) {
         let goes_on = self.worker.was_told_to_hand_over();
         if let Some(addresses) = self.addresses.as_mut().filter(|_| !goes_on) {
-            addresses.take_back();
+            addresses.remove_setup();
         }
     }
 
-    fn nothing_runs(&self) -> bool {
-        self.worker.process().is_none() && self.companion.as_ref().is_none_or(Companion::has_ended)
+    fn has_ended(&self) -> bool {
+        self.worker.process().is_none() && self.sidecar.as_ref().is_none_or(Sidecar::has_ended)
     }
 
     fn reap(&mut self, now: Instant) {
         if self.worker.has_ended() {
-            // What it wanted kept is for the next one.
-            self.heed_notices(usize::MAX);
+            // What it stored is for the next worker.
+            self.handle_notifications(usize::MAX);
             self.end_trials();
         }
         let ended = self.worker.reap(now);
         if ended.is_some() {
-            self.look_once_more(now);
+            self.check_stop_again(now);
         }
         let code = ended.flatten();
         let gave_up = code.filter(|code| FINAL_EXIT_CODES.contains(code) && !self.served);
         if let Some(code) = gave_up.filter(|_| self.ending.is_none()) {
-            warn!(code, "the worker cannot work, not starting another");
+            warn!(code, "the worker cannot work; not starting another one");
             self.ending = Some(KeeperEnd::WorkerGaveUp { code });
         }
-        if let Some(companion) = &mut self.companion {
-            companion.reap(now);
-            // After the worker: its sessions may still have bytes for the companion.
+        if let Some(sidecar) = &mut self.sidecar {
+            sidecar.reap(now);
+            // After the worker: its sessions may still have bytes for the sidecar.
             if self.ending.is_some() && self.worker.process().is_none() {
-                companion.stop(now + self.terms.grace);
+                sidecar.stop(now + self.config.grace);
             }
         }
     }
 
     fn start_what_is_due(&mut self, now: Instant) {
-        if let Some(companion) = &mut self.companion
-            && companion.start_if_due(now)
+        if let Some(sidecar) = &mut self.sidecar
+            && sidecar.start_if_due(now)
         {
-            self.tell_of_companion();
+            self.send_sidecar();
         }
         if self.ending.is_none()
             && self.worker.is_due(now)
@@ -314,64 +322,64 @@ impl Keeper {
     }
 
     fn start_worker(&mut self, now: Instant) -> io::Result<()> {
-        let (process, ends) = match self.worker.take_next() {
+        let (process, sockets) = match self.worker.take_next() {
             Some(next) => next,
-            None => self.worker.start(&self.terms, self.inventory())?,
+            None => self.worker.start(&self.config, self.inventory())?,
         };
-        self.worker.started(process, ends, now);
+        self.worker.started(process, sockets, now);
         Ok(())
     }
 
-    /// Everything but the worker.
+    /// Everything except the worker.
     fn inventory(&self) -> Inventory<'_> {
-        let mut inventory = Inventory::new(&self.terms);
+        let mut inventory = Inventory::new(&self.config);
         inventory.add(Role::Settings, &self.settings);
         for listener in &self.listeners {
             inventory.add(Role::Listener, listener);
         }
-        for (name, descriptor) in self.holdings.iter() {
+        for (name, descriptor) in self.stored_fds.iter() {
             inventory.add(Role::Stored(name.to_owned()), &**descriptor);
         }
-        if let Some(companion) = &self.companion {
-            companion.list(&mut inventory);
+        if let Some(sidecar) = &self.sidecar {
+            sidecar.list(&mut inventory);
         }
-        if let Some(lobby) = &self.lobby {
-            inventory.add_door(lobby.door());
+        if let Some(takeover) = &self.takeover {
+            inventory.add_takeover_listener(takeover.listener());
         }
         inventory
     }
 
-    fn kill_what_hangs(&mut self, now: Instant) {
+    fn kill_overdue(&mut self, now: Instant) {
         self.worker.kill_if_needed(now);
-        if let Some(companion) = &mut self.companion {
-            companion.kill_if_overdue(now);
+        if let Some(sidecar) = &mut self.sidecar {
+            sidecar.kill_if_overdue(now);
         }
         if let Some(manager) = &mut self.manager {
-            manager.give_sign(now);
+            manager.send_watchdog(now);
         }
         if let Some(addresses) = &mut self.addresses {
             addresses.check(now);
         }
     }
 
-    /// Until a signal, an end, a request, a notice or the next deadline.
+    /// Waits for a signal, the end of a process, a request, a notification or the next deadline.
     fn wait(&self, now: Instant) -> io::Result<()> {
-        // At the end there is no next worker to be started at its time.
+        // While the keeper ends, no next worker is started.
         let worker = self
             .worker
             .deadline()
             .filter(|_| self.ending.is_none() || self.worker.process().is_some());
-        let companion = self.companion.as_ref().and_then(Companion::deadline);
-        let lobby = self.lobby.as_ref().and_then(Lobby::deadline);
+        let sidecar = self.sidecar.as_ref().and_then(Sidecar::deadline);
+        let takeover = self.takeover.as_ref().and_then(TakeoverServer::deadline);
         let manager = self.manager.as_ref().and_then(Manager::deadline);
         let addresses = self.addresses.as_ref().map(ClientAddresses::deadline);
         let deadlines = [
             worker,
-            companion,
-            lobby,
+            sidecar,
+            takeover,
             manager,
             addresses,
-            self.give_up_at,
+            self.end_sessions_at,
             self.store_check_deadline(),
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
@@ -381,10 +389,7 @@ impl Keeper {
                 tv_nsec: wait.subsec_nanos() as _,
             }
         });
-        let processes = [
-            self.worker.process(),
-            self.companion.as_ref().and_then(Companion::process),
-        ];
+        let processes = [self.worker.process(), self.sidecar.as_ref().and_then(Sidecar::process)];
         let sources = [
             Some(self.signals.as_fd()),
             self.worker.control(),
@@ -396,7 +401,7 @@ impl Keeper {
             .chain(processes.map(|process| process.map(AsFd::as_fd)));
         let mut fds: Vec<_> = sources
             .flatten()
-            .chain(self.lobby.iter().flat_map(Lobby::sources))
+            .chain(self.takeover.iter().flat_map(TakeoverServer::sources))
             .chain(self.store_check.source())
             .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
             .collect();
@@ -411,11 +416,11 @@ impl Keeper {
         match signal {
             Signal::Reload if self.ending.is_some() => {}
             Signal::Reload => self.reload(now),
-            Signal::Stop if self.ending.is_none() => self.begin_to_stop(now),
+            Signal::Stop if self.ending.is_none() => self.handle_stop(now),
             Signal::Stop => {
-                warn!("told to stop again: killing what is left");
+                warn!("second signal to stop: killing the remaining processes");
                 self.worker.kill();
-                self.companion.iter_mut().for_each(Companion::kill);
+                self.sidecar.iter_mut().for_each(Sidecar::kill);
             }
         }
     }
@@ -424,10 +429,10 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.worker.drop_next();
-        // What another has now is none of ours.
+        // Another keeper owns these processes now.
         if self.ending != Some(KeeperEnd::Replaced) {
             self.worker.kill();
-            self.companion.iter_mut().for_each(Companion::kill);
+            self.sidecar.iter_mut().for_each(Sidecar::kill);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a keeper is started with, and why it may not start.
+//! What a keeper is started with, and why a keeper cannot start.
 
 use std::{ffi::OsString, io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
@@ -7,60 +7,63 @@ use tracing::warn;
 use super::{
     control::{Reply, Request},
     environment::ServiceManager,
-    estate::{Estate, RunningWorker, Terms},
+    fd_bundle::sealed_memory,
+    handover::{Handover, KeeperConfig, RunningWorker},
     listener::Listener,
-    lobby::Door,
-    parcel::sealed_memory,
+    takeover::TakeoverListener,
     user::WorkerUser,
 };
 use crate::server::client_address::ClientAddresses;
 
-/// Most listening sockets.
-pub const MOST_LISTENERS: usize = 64;
+/// The most listening sockets.
+pub const MAX_LISTENERS: usize = 64;
 
-/// Most bytes of settings and keys handed to a worker.
-pub const MOST_HANDOVER: usize = 16 * 1024 * 1024;
+/// The most bytes of settings and keys that a worker is given.
+pub const MAX_WORKER_SETTINGS: usize = 16 * 1024 * 1024;
 
-/// What to run, and what with. Workers are of the very program that the keeper is.
+/// What to run, and its settings. Workers run the same program file as the keeper.
 #[derive(Debug)]
 pub struct WorkerPlan {
-    /// Where this program is on disk. Looked up anew for a reload, which so takes the one that is there by then.
+    /// Path of this program. It is opened again at each reload, so a reload runs the file that is there then.
     pub program: PathBuf,
-    /// A worker's arguments.
+    /// Arguments of a worker.
     pub args: Vec<OsString>,
-    /// Arguments of a keeper that a worker raises when its own is gone. It is given an [`Estate`](super::Estate).
+    /// Arguments of a keeper that a worker starts when its own keeper has died. Standard input passes it a
+    /// [`Handover`](super::Handover).
     pub keeper_args: Vec<OsString>,
-    /// Arguments of the keeper that this one becomes on SIGHUP, which reads its configuration anew. It is given an
-    /// [`Estate`](super::Estate). `None`: SIGHUP only replaces the worker.
+    /// Arguments of the keeper that this one becomes on SIGHUP, which reads its configuration again. Standard input
+    /// passes it a [`Handover`](super::Handover). `None`: SIGHUP only replaces the worker.
     pub reload_args: Option<Vec<OsString>>,
-    /// Bound sockets, at most [`MOST_LISTENERS`]. Datagrams and connections wait in them while a worker is replaced.
+    /// Bound sockets, at most [`MAX_LISTENERS`]. They queue datagrams and connections while a worker is replaced.
     pub listeners: Vec<Listener>,
-    /// Settings, keys and statements, opaque here, at most [`MOST_HANDOVER`]. Never on disk, in arguments or in the
-    /// environment.
-    pub handover: Vec<u8>,
-    /// What [`Answer`] is made from, opaque here: for a keeper that goes on with this one's estate.
+    /// Settings, keys and statements of the worker, opaque here, at most [`MAX_WORKER_SETTINGS`] bytes. They are never
+    /// passed in files, arguments or the environment.
+    pub worker_settings: Vec<u8>,
+    /// The settings of [`RequestHandler`], opaque here: a keeper that continues with this handover creates its handler
+    /// from them.
     pub answers: Vec<u8>,
-    /// Most descriptors kept for workers.
+    /// The most descriptors stored for workers.
     pub store_limit: usize,
-    /// Whom the worker runs as; `None` is the keeper's own user.
+    /// The user whom the worker runs as; `None` is the keeper's own user.
     pub user: Option<WorkerUser>,
     /// A second program to keep running, as the keeper's own user: the built-in SSH server.
-    pub companion: Option<CompanionPlan>,
-    /// Where others ask who is running; `None`: where they did before, if they did.
-    pub door: Option<Door>,
-    /// How long a worker that is told to end its sessions may take before it is killed.
+    pub sidecar: Option<SidecarPlan>,
+    /// The socket on which other keepers ask who is running; `None` keeps the previous one, if there is one.
+    pub takeover_listener: Option<TakeoverListener>,
+    /// How long a worker may take to end its sessions before it is killed.
     pub grace: Duration,
-    /// The service manager that started this program, with what it has kept.
+    /// The service manager that started this program, with the descriptors that it has stored.
     pub manager: ServiceManager,
-    /// Which address of a client sshd sees, in a word: for those who ask.
+    /// Which address of a client sshd sees, as a word for `bowline status`.
     pub shown: String,
-    /// Connects to sshd from clients' addresses, or keeps for sessions what an earlier one has set up; `None`: neither.
+    /// Opens connections to sshd from clients' addresses, or keeps the rules that an earlier keeper has added; `None`:
+    /// neither.
     pub addresses: Option<ClientAddresses>,
 }
 
 /// A program that runs beside the workers and outlives each of them.
 #[derive(Debug)]
-pub struct CompanionPlan {
+pub struct SidecarPlan {
     /// The program.
     pub program: PathBuf,
     /// Its arguments.
@@ -69,143 +72,143 @@ pub struct CompanionPlan {
     pub stdin: Option<OwnedFd>,
 }
 
-/// Answers a worker's request. It runs in the keeper's loop, which does nothing else meanwhile.
-pub type Answer = Box<dyn FnMut(Request) -> Reply>;
+/// Answers a worker's request. The keeper's loop does nothing else while it runs.
+pub type RequestHandler = Box<dyn FnMut(Request) -> Reply>;
 
-/// Why there is no worker.
+/// Why the keeper or its worker cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     /// More sockets than can be handed over.
-    #[error("{given} listening sockets, at most {MOST_LISTENERS} can be handed to the worker")]
+    #[error("there are {given} listening sockets, but a worker can be given at most {MAX_LISTENERS}")]
     TooManyListeners {
         /// How many there are.
         given: usize,
     },
     /// More settings than can be handed over.
-    #[error("{given} bytes of settings, at most {MOST_HANDOVER} can be handed to the worker")]
-    HandoverTooLarge {
-        /// How many there are.
+    #[error("the worker's settings have {given} bytes, but a worker can be given at most {MAX_WORKER_SETTINGS}")]
+    WorkerSettingsTooLarge {
+        /// The size in bytes.
         given: usize,
     },
-    /// What every worker gets could not be prepared.
+    /// The worker's settings could not be prepared.
     #[error("cannot prepare the worker's settings")]
     Prepare(#[source] io::Error),
-    /// Signals could not be caught, or another keeper in this process catches them.
+    /// Signal handlers could not be installed, or another keeper in this process has installed them.
     #[error("cannot catch signals")]
     Signals(#[source] io::Error),
-    /// The first worker, or the companion, could not be started.
+    /// The first worker, or the sidecar, could not be started.
     #[error("cannot start {program}")]
     Start {
         /// The program.
         program: PathBuf,
-        /// What starting it failed with.
+        /// The error of the start.
         source: io::Error,
     },
-    /// The kernel refused to wait for events.
+    /// The kernel failed to wait for events.
     #[error("cannot wait for the worker")]
     Wait(#[source] io::Error),
 }
 
-/// A plan, as what is kept of it.
-pub(super) struct Settled {
-    pub(super) terms: Terms,
+/// A plan in the form in which the keeper stores it.
+pub(super) struct PreparedPlan {
+    pub(super) config: KeeperConfig,
     pub(super) settings: OwnedFd,
     pub(super) listeners: Vec<Listener>,
-    pub(super) companion: Option<CompanionPlan>,
-    pub(super) door: Option<Door>,
-    /// What was kept for the worker.
+    pub(super) sidecar: Option<SidecarPlan>,
+    pub(super) takeover_listener: Option<TakeoverListener>,
+    /// Descriptors that the service manager stored for the worker.
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
-    /// What the service manager is not to keep any longer.
+    /// Names that the service manager is to remove from its store.
     pub(super) leftovers: Vec<String>,
     pub(super) addresses: Option<ClientAddresses>,
 }
 
-/// What somebody held beside it.
-pub(super) struct Heirloom {
-    pub(super) companion: Option<(u32, OwnedFd)>,
+/// The running processes and sockets of a handover.
+pub(super) struct RunningParts {
+    pub(super) sidecar: Option<(u32, OwnedFd)>,
     pub(super) worker: Option<RunningWorker>,
-    pub(super) door: Option<Door>,
+    pub(super) takeover_listener: Option<TakeoverListener>,
 }
 
-impl Settled {
-    /// What an estate says.
-    pub(super) fn of(estate: Estate) -> (Self, Heirloom) {
-        let companion = estate.terms.companion.clone().map(|(program, args)| CompanionPlan {
+impl PreparedPlan {
+    /// Splits a handover.
+    pub(super) fn of(handover: Handover) -> (Self, RunningParts) {
+        let sidecar = handover.config.sidecar.clone().map(|(program, args)| SidecarPlan {
             program: program.into(),
             args,
-            stdin: estate.companion_input,
+            stdin: handover.sidecar_input,
         });
-        let settled = Self {
-            terms: estate.terms,
-            settings: estate.settings,
-            listeners: estate.listeners,
-            companion,
-            door: None,
-            stored: estate.stored,
+        let prepared = Self {
+            config: handover.config,
+            settings: handover.settings,
+            listeners: handover.listeners,
+            sidecar,
+            takeover_listener: None,
+            stored: handover.stored,
             leftovers: Vec::new(),
             addresses: None,
         };
-        let heirloom = Heirloom {
-            companion: estate.companion,
-            worker: estate.worker,
-            door: estate.door,
+        let running = RunningParts {
+            sidecar: handover.sidecar,
+            worker: handover.worker,
+            takeover_listener: handover.takeover_listener,
         };
-        (settled, heirloom)
+        (prepared, running)
     }
 
-    /// A companion that was there stays: sessions may be joined to it.
+    /// Combines the new plan with the old one. The old sidecar stays: sessions may be connected to it.
     pub(super) fn after(self, old: Self) -> Self {
-        let mut terms = self.terms;
-        terms.privileged |= old.terms.privileged;
-        let companion = self.companion.or(old.companion);
-        if terms.companion.is_none() {
-            terms.companion = old.terms.companion;
+        let mut config = self.config;
+        config.privileged |= old.config.privileged;
+        let sidecar = self.sidecar.or(old.sidecar);
+        if config.sidecar.is_none() {
+            config.sidecar = old.config.sidecar;
         }
-        // Sessions that were opened before need it still.
-        terms.client_address = terms.client_address.or(old.terms.client_address);
-        // One that is replaced has none: it would not have made way.
-        terms.manager = terms.manager.or(old.terms.manager);
+        // Sessions that were opened earlier still need it.
+        config.client_address = config.client_address.or(old.config.client_address);
+        // A keeper that is replaced by `--replace` has no service manager: it would have refused.
+        config.manager = config.manager.or(old.config.manager);
         Self {
-            terms,
-            companion,
+            config,
+            sidecar,
             stored: old.stored,
             ..self
         }
     }
 
-    /// What the keeper before has set up is needed for as long as there are sessions.
-    pub(super) fn go_on_with_addresses(&mut self) {
+    /// The rules that the previous keeper added are needed as long as there are sessions.
+    pub(super) fn adopt_addresses(&mut self) {
         if self.addresses.is_some() {
             return;
         }
-        let Some((target, families)) = self.terms.client_address else {
+        let Some((target, families)) = self.config.client_address else {
             return;
         };
-        match ClientAddresses::go_on(target, families) {
+        match ClientAddresses::adopt(target, families) {
             Ok(addresses) => self.addresses = Some(addresses),
-            Err(error) => warn!(%error, "cannot look after the policy rules for connections to sshd"),
+            Err(error) => warn!(%error, "cannot watch the policy rules for connections to sshd"),
         }
     }
 }
 
 impl WorkerPlan {
-    pub(super) fn settle(self) -> Result<Settled, KeeperError> {
-        if self.listeners.len() > MOST_LISTENERS {
+    pub(super) fn prepare(self) -> Result<PreparedPlan, KeeperError> {
+        if self.listeners.len() > MAX_LISTENERS {
             return Err(KeeperError::TooManyListeners {
                 given: self.listeners.len(),
             });
         }
-        if self.handover.len() > MOST_HANDOVER {
-            return Err(KeeperError::HandoverTooLarge {
-                given: self.handover.len(),
+        if self.worker_settings.len() > MAX_WORKER_SETTINGS {
+            return Err(KeeperError::WorkerSettingsTooLarge {
+                given: self.worker_settings.len(),
             });
         }
-        let companion = self
-            .companion
+        let sidecar = self
+            .sidecar
             .as_ref()
             .map(|plan| (plan.program.clone().into_os_string(), plan.args.clone()));
-        Ok(Settled {
-            terms: Terms {
+        Ok(PreparedPlan {
+            config: KeeperConfig {
                 program: self.program.into_os_string(),
                 worker_args: self.args,
                 keeper_args: self.keeper_args,
@@ -215,15 +218,15 @@ impl WorkerPlan {
                 grace: self.grace,
                 privileged: rustix::process::geteuid().is_root(),
                 store_limit: self.store_limit,
-                companion,
-                manager: self.manager.terms,
+                sidecar,
+                manager: self.manager.config,
                 shown: self.shown,
                 client_address: self.addresses.as_ref().map(|own| (own.target(), own.families())),
             },
-            settings: sealed_memory("bowline-worker-settings", &self.handover).map_err(KeeperError::Prepare)?,
+            settings: sealed_memory("bowline-worker-settings", &self.worker_settings).map_err(KeeperError::Prepare)?,
             listeners: self.listeners,
-            companion: self.companion,
-            door: self.door,
+            sidecar: self.sidecar,
+            takeover_listener: self.takeover_listener,
             stored: self.manager.stored,
             leftovers: self.manager.leftovers,
             addresses: self.addresses,

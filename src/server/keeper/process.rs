@@ -1,6 +1,7 @@
-//! A process that is watched, and one after the other of them.
+//! A supervised process, which is started again when it ends.
 //!
-//! Watched by a pidfd: whoever follows a keeper is not the parent of its worker, and a number could be another's by then.
+//! It is watched by a pidfd: a keeper that has taken over is not the parent of its worker, and a process id might have
+//! been reused.
 
 use std::{
     fmt, io,
@@ -17,15 +18,15 @@ use rustix::{
 };
 use tracing::warn;
 
-use super::{pace::Pace, packet};
+use super::{backoff::Backoff, seqpacket};
 
-/// How long after a start that failed another is tried at the earliest: nothing has changed by then, most likely.
-const RETRY: Duration = Duration::from_millis(100);
+/// The shortest delay after a failed start: the cause has most likely not changed before.
+const START_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// A killed process is gone within this time, or hangs in the kernel.
-const AFTER_KILL: Duration = Duration::from_secs(10);
+/// A killed process ends within this time, or hangs in the kernel.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The program that runs here, however its file was replaced, renamed or deleted since.
+/// The program of this process, even if its file was replaced, renamed or deleted since.
 #[derive(Debug)]
 pub(super) struct OwnProgram(OwnedFd);
 
@@ -35,7 +36,8 @@ impl OwnProgram {
         Ok(Self(rustix::fs::open("/proc/self/exe", flags, Mode::empty())?))
     }
 
-    /// To be started, also by a user who may not enter the folder (a home, a build folder) that the program is in.
+    /// A command that runs it. It also works for a user who may not enter the program's folder (a home, a build
+    /// folder).
     pub(super) fn command(&self) -> Command {
         command(self.0.as_fd())
     }
@@ -47,19 +49,19 @@ impl AsFd for OwnProgram {
     }
 }
 
-/// A program that is open.
+/// A command that runs an open program.
 pub(super) fn command(program: BorrowedFd<'_>) -> Command {
     Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
 }
 
-/// A process that runs, or has ended and nobody has looked yet.
+/// A process that runs, or has ended and was not waited for yet.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: u32,
     watch: OwnedFd,
 }
 
-/// How a process ended. Both empty: it was another's child.
+/// How a process ended. Both are `None` if it was not our child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) code: Option<i32>,
@@ -71,13 +73,13 @@ impl fmt::Display for Ended {
         match (self.code, self.signal) {
             (Some(code), _) => write!(f, "exit code {code}"),
             (_, Some(signal)) => write!(f, "signal {signal}"),
-            (None, None) => f.write_str("somehow"),
+            (None, None) => f.write_str("an unknown status"),
         }
     }
 }
 
 impl Process {
-    /// A child, from here on waited for by us alone.
+    /// A child. Nobody else waits for it from now on.
     pub(super) fn of_child(mut child: Child) -> io::Result<Self> {
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(watch) => Ok(Self { pid: child.id(), watch }),
@@ -89,7 +91,7 @@ impl Process {
         }
     }
 
-    /// One that somebody else has started.
+    /// A process that another process has started.
     pub(super) fn of_another(pid: u32, watch: OwnedFd) -> Self {
         Self { pid, watch }
     }
@@ -100,7 +102,7 @@ impl Process {
 
     /// Whether it ends within some time.
     pub(super) fn has_ended(&self, within: Duration) -> bool {
-        packet::wait_for(self.watch.as_fd(), PollFlags::IN, within).unwrap_or(false)
+        seqpacket::wait_for(self.watch.as_fd(), PollFlags::IN, within).unwrap_or(false)
     }
 
     /// How it ended, if it has.
@@ -109,7 +111,7 @@ impl Process {
             return None;
         }
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        // Fails for what is not our child.
+        // Fails if the process is not our child.
         let status = waitid(WaitId::PidFd(self.watch.as_fd()), options).ok().flatten();
         Some(Ended {
             code: status.as_ref().and_then(|status| status.exit_status()),
@@ -117,13 +119,13 @@ impl Process {
         })
     }
 
-    /// `false`: it is not ours to signal.
+    /// `false`: this process has no right to signal it.
     pub(super) fn signal(&self, signal: Signal) -> bool {
         match pidfd_send_signal(&self.watch, signal) {
-            // Ended already.
+            // It has ended already.
             Ok(()) | Err(Errno::SRCH) => true,
             Err(error) => {
-                warn!(pid = self.pid, %error, "cannot signal a process");
+                warn!(pid = self.pid, %error, "cannot send a signal");
                 error != Errno::PERM
             }
         }
@@ -137,27 +139,27 @@ impl AsFd for Process {
     }
 }
 
-/// One process after the other.
+/// A process that is started again when it ends.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct SupervisedProcess {
     process: Option<Process>,
-    pace: Pace,
+    backoff: Backoff,
     since: Instant,
-    /// Whether the present process has done what it was started for.
+    /// Whether the current process has become ready.
     ready: bool,
-    /// When the next may start.
+    /// When the next one may start.
     due: Instant,
-    /// Whether the present, or last, process was asked to end.
+    /// Whether the current or last process was asked to end.
     asked: bool,
-    /// When to kill the present one.
+    /// When to kill the current one.
     kill_at: Option<Instant>,
 }
 
-impl Life {
+impl SupervisedProcess {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             process: None,
-            pace: Pace::default(),
+            backoff: Backoff::default(),
             since: now,
             ready: false,
             due: now,
@@ -198,7 +200,7 @@ impl Life {
         }
     }
 
-    /// `false` if it was asked already, or there is none to be told.
+    /// `false` if it was asked before, or no process is running.
     pub(super) fn ask_to_end(&mut self, deadline: Instant) -> bool {
         let is_first = !self.asked;
         self.asked = true;
@@ -206,7 +208,7 @@ impl Life {
         is_first && self.process.is_some()
     }
 
-    /// It is killed if it has not ended by then.
+    /// Kills it if it has not ended by then.
     pub(super) fn end_by(&mut self, deadline: Instant) {
         self.kill_at.get_or_insert(deadline);
     }
@@ -214,28 +216,32 @@ impl Life {
     pub(super) fn reap(&mut self, now: Instant) -> Option<Ended> {
         let ended = self.process.as_ref()?.ended()?;
         self.process = None;
-        // One that was asked to end did not die of a fault.
+        // A process that was asked to end has not failed.
         self.due = match self.asked {
             true => now,
             false => {
                 now + self
-                    .pace
-                    .after_death(now.saturating_duration_since(self.since), self.ready)
+                    .backoff
+                    .delay_after_exit(now.saturating_duration_since(self.since), self.ready)
             }
         };
         Some(ended)
     }
 
-    /// A start failed: as if it had died at once.
+    /// A failed start counts like a process that ended at once.
     pub(super) fn failed(&mut self, now: Instant) {
-        self.due = now + self.pace.after_death(Duration::ZERO, false).max(RETRY);
+        self.due = now
+            + self
+                .backoff
+                .delay_after_exit(Duration::ZERO, false)
+                .max(START_RETRY_DELAY);
     }
 
     pub(super) fn kill_if_overdue(&mut self, now: Instant) {
         if self.process.is_some() && self.kill_at.is_some_and(|deadline| now >= deadline) {
-            warn!("did not end in time: killed");
+            warn!("a process did not end in time: killed");
             self.kill();
-            self.kill_at = Some(now + AFTER_KILL);
+            self.kill_at = Some(now + KILL_TIMEOUT);
         }
     }
 
@@ -243,7 +249,7 @@ impl Life {
         self.signal(Signal::KILL);
     }
 
-    /// `false`: it is not ours to signal.
+    /// `false`: this process has no right to signal it.
     pub(super) fn signal(&self, signal: Signal) -> bool {
         self.process.as_ref().is_none_or(|process| process.signal(signal))
     }

@@ -1,4 +1,4 @@
-//! Signals as something to poll: a handler that writes to a pipe.
+//! Signals as a pollable descriptor: the handler writes to a pipe.
 
 use std::{
     io,
@@ -17,10 +17,10 @@ pub(super) enum Signal {
     Reload,
 }
 
-/// What is caught.
+/// The signals that are handled.
 const CAUGHT: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
-/// Caught signals. Once caught, they stay caught until the process ends.
+/// The handled signals. The handlers stay installed until the process ends.
 pub(super) struct Signals {
     caught: OwnedFd,
 }
@@ -30,7 +30,7 @@ static NOTE: OnceLock<OwnedFd> = OnceLock::new();
 
 impl Signals {
     /// # Errors
-    /// `AlreadyExists` the second time in a process; what the system calls failed with.
+    /// `AlreadyExists` the second time in a process; the errors of the system calls.
     pub(super) fn catch() -> io::Result<Self> {
         let (caught, note) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         NOTE.set(note).map_err(|_| io::ErrorKind::AlreadyExists)?;
@@ -42,13 +42,13 @@ impl Signals {
                 return Err(io::Error::last_os_error());
             }
         }
-        // A keeper that has become this one by exec, or the worker that raised it, held them until now.
+        // They were blocked until now by the keeper that has become this one, or by the worker that started it.
         mask(libc::SIG_UNBLOCK)?;
         Ok(Self { caught })
     }
 
-    /// From here on they wait, also through an exec, until somebody catches them.
-    pub(super) fn hold(&self) -> io::Result<()> {
+    /// Blocks the signals. They stay pending, also through an exec, until they are unblocked.
+    pub(super) fn block(&self) -> io::Result<()> {
         mask(libc::SIG_BLOCK)?;
         for signal in self.take() {
             let number = match signal {
@@ -60,12 +60,12 @@ impl Signals {
         Ok(())
     }
 
-    /// They are caught again.
-    pub(super) fn release(&self) -> io::Result<()> {
+    /// Unblocks the signals.
+    pub(super) fn unblock(&self) -> io::Result<()> {
         mask(libc::SIG_UNBLOCK)
     }
 
-    /// What was caught since the last time.
+    /// The signals since the last call.
     pub(super) fn take(&self) -> Vec<Signal> {
         let mut numbers = [0; 64];
         let count = rustix::io::read(&self.caught, &mut numbers).unwrap_or(0);
@@ -92,8 +92,8 @@ impl Signal {
     }
 }
 
-/// Has what `spawn` starts hold them until it catches them: a process that is told to stop before that would just die.
-pub(super) fn held_by<T>(spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+/// Runs `spawn` with the signals blocked, so that the new process does not die of a signal before it has handlers.
+pub(super) fn with_signals_blocked<T>(spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     mask(libc::SIG_BLOCK)?;
     let spawned = spawn();
     mask(libc::SIG_UNBLOCK)?;
@@ -117,8 +117,8 @@ fn mask(how: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// Async-signal-safe (signal-safety(7)): an atomic load and write(2), which rustix does without touching errno.
-/// A full pipe loses nothing that matters: it wakes the loop as well as one more byte would.
+/// Async-signal-safe (signal-safety(7)): an atomic load and write(2), which rustix does without touching errno. A full
+/// pipe loses nothing that matters: it wakes the loop too.
 extern "C" fn handle(signal: libc::c_int) {
     if let Some(note) = NOTE.get() {
         let _ = rustix::io::write(note, &[signal as u8]);

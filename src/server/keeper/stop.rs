@@ -1,7 +1,8 @@
-//! How the keeper ends when it is told to: whether sessions are left to the next start, or end.
+//! How the keeper stops: whether sessions are left to the next start, or end.
 //!
-//! A service manager that has a store is asked. Without its answer sessions are left there: if it was a stop, clients wait
-//! in vain until their patience ends; if it was a restart, ending them would have cost users their sessions.
+//! A service manager with a store is asked whether this is a restart. Without its answer sessions are left in the
+//! store: if it was a stop, clients wait in vain until their time limit; if it was a restart, ending the sessions
+//! would have cost users their work.
 
 use std::time::{Duration, Instant};
 
@@ -10,74 +11,74 @@ use tracing::{info, warn};
 use super::{Keeper, KeeperEnd, Stop, manager::Manager, unit::Next};
 use crate::clock;
 
-/// How long a start has to overtake a stop, before sessions end for ever: the time of two commands in a script.
-const SECOND_LOOK: Duration = Duration::from_millis(150);
+/// How long to wait for a start command before sessions end: the time between two commands in a script.
+const CONFIRM_STOP_DELAY: Duration = Duration::from_millis(150);
 
-/// How long clients have to come back to a worker that is there only to tell them of the end. They dial again within
-/// some 150 ms while somebody waits.
-const COME_BACK: Duration = Duration::from_secs(1);
+/// How long clients have to come back to a worker that only tells them of the end. If a user waits they dial again
+/// within about 150 ms.
+const CLIENT_RETURN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Keeper {
-    /// At SIGTERM or SIGINT.
-    pub(super) fn begin_to_stop(&mut self, now: Instant) {
+    /// Handles SIGTERM and SIGINT.
+    pub(super) fn handle_stop(&mut self, now: Instant) {
         info!("stopping");
         self.ending = Some(KeeperEnd::Stopped);
         self.manager.iter().for_each(Manager::stopping);
-        if !self.is_kept_above() {
-            return self.worker.stop(Stop::End, self.terms.grace, now);
+        if !self.manager_has_store() {
+            return self.worker.stop(Stop::End, self.config.grace, now);
         }
         match self.next() {
-            Some(Next::Nothing) => self.give_up_at = Some(now + SECOND_LOOK),
+            Some(Next::Nothing) => self.end_sessions_at = Some(now + CONFIRM_STOP_DELAY),
             Some(Next::Start) | None => {
                 self.check_store(now);
-                self.worker.stop(Stop::HandOver, self.terms.grace, now);
+                self.worker.stop(Stop::HandOver, self.config.grace, now);
             }
         }
     }
 
-    /// The worker has ended. If it has left its sessions to another start, and a stop has overtaken that, another worker
-    /// tells the clients.
-    pub(super) fn look_once_more(&mut self, now: Instant) {
+    /// Called when the worker has ended. If it has left its sessions to a restart, but a stop command has come since,
+    /// another worker is started that tells the clients of the end.
+    pub(super) fn check_stop_again(&mut self, now: Instant) {
         let has_left = self.ending == Some(KeeperEnd::Stopped) && self.worker.was_told_to_hand_over();
-        if !has_left || !self.is_kept_above() || self.next() != Some(Next::Nothing) {
+        if !has_left || !self.manager_has_store() || self.next() != Some(Next::Nothing) {
             return;
         }
-        info!("a stop has overtaken the restart: sessions end");
+        info!("a stop command came during the restart: sessions end");
         if let Err(error) = self.start_worker(now) {
-            warn!(%error, "cannot start a worker that tells clients of the end");
+            warn!(%error, "cannot start a worker that tells clients about the end of their sessions");
         }
     }
 
-    /// A worker serves, perhaps one that is only to tell clients of the end.
-    pub(super) fn give_up_if_ending(&mut self, now: Instant) {
-        if self.ending.is_some() && self.is_kept_above() {
-            self.give_up_at = Some(now + COME_BACK);
+    /// Called when a worker serves. It may be one that only tells clients of the end.
+    pub(super) fn schedule_end_of_sessions(&mut self, now: Instant) {
+        if self.ending.is_some() && self.manager_has_store() {
+            self.end_sessions_at = Some(now + CLIENT_RETURN_TIMEOUT);
         }
     }
 
-    /// Ends the sessions, unless something has overtaken the stop.
-    pub(super) fn give_up_if_due(&mut self, now: Instant) {
-        if self.give_up_at.take_if(|due| *due <= now).is_none() {
+    /// Ends the sessions, unless the service is being started again.
+    pub(super) fn end_sessions_if_due(&mut self, now: Instant) {
+        if self.end_sessions_at.take_if(|due| *due <= now).is_none() {
             return;
         }
         let stop = match self.next() {
             Some(Next::Start) => Stop::HandOver,
-            // What it said before holds.
+            // Its earlier answer still counts.
             Some(Next::Nothing) | None => Stop::End,
         };
         match stop {
-            Stop::End => info!("the service is stopped, not restarted: sessions end"),
-            Stop::HandOver => info!("a start has overtaken the stop: sessions are kept"),
+            Stop::End => info!("this is a stop, not a restart: sessions end"),
+            Stop::HandOver => info!("a start command came during the stop: sessions are kept"),
         }
-        self.worker.stop(stop, self.terms.grace, clock::now());
+        self.worker.stop(stop, self.config.grace, clock::now());
     }
 
-    /// Whether a service manager has the sessions.
-    pub(super) fn is_kept_above(&self) -> bool {
-        self.manager.as_ref().is_some_and(Manager::keeps_things)
+    /// Whether a service manager stores the sessions.
+    pub(super) fn manager_has_store(&self) -> bool {
+        self.manager.as_ref().is_some_and(Manager::has_store)
     }
 
-    /// What follows the end of this process; `None` if that is not known.
+    /// What the service manager does next; `None` if that is not known.
     fn next(&self) -> Option<Next> {
         match self.manager.as_ref()?.next() {
             Ok(next) => Some(next),

@@ -1,7 +1,7 @@
-//! Notices when the service manager has dropped what it was given to keep, and gives it again what there is room for.
+//! Detects that the service manager has dropped stored descriptors, and stores again what there is room for.
 //!
-//! systemd drops stored descriptors without a word: `daemon-reload` with a lower `FileDescriptorStoreMax=` closes what is
-//! too many, and up to systemd 252 at least one that does not find the unit's file any more closes all.
+//! systemd drops stored descriptors silently: `daemon-reload` with a lower `FileDescriptorStoreMax=` closes those
+//! above the limit, and systemd 252 and earlier close all of them if the unit's file is missing at that moment.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -15,32 +15,32 @@ use super::{
     Keeper,
     bus::BusError,
     manager::Manager,
-    notice::{Notice, SENTINEL_NAME},
-    packet,
+    sd_notify::{Notification, SENTINEL_NAME},
+    seqpacket,
     unit::Stored,
 };
 
-/// How often it is asked. Until then a crash of the whole service costs what was dropped.
+/// How often the service manager is asked. If the whole service crashes before, dropped sessions are lost.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the service manager does not keep of what it was given.
+/// Descriptors that are missing in the service manager's store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreShortage {
-    /// Descriptors that it should keep.
+    /// The number of descriptors that should be stored.
     pub wanted: usize,
-    /// Those that it does keep.
+    /// The number that is stored.
     pub kept: usize,
-    /// The most that it keeps, by its present settings.
+    /// The capacity of the store now.
     pub most: usize,
 }
 
-/// When to look, and what was seen.
+/// When to check, and the last result.
 #[derive(Debug)]
 pub(super) struct StoreCheck {
     due: Instant,
     shortage: Option<StoreShortage>,
-    /// Hung up when the other end, which the service manager has, is dropped. It is older than all else in the store,
-    /// which by the order of systemd's makes it the first to go.
+    /// Hangs up when the service manager drops the other end. It was stored before everything else, so systemd drops
+    /// it first.
     sentinel: Option<OwnedFd>,
 }
 
@@ -53,48 +53,50 @@ impl StoreCheck {
         }
     }
 
-    /// Readable when the sentinel is gone.
+    /// Becomes readable when the sentinel was dropped.
     pub(super) fn source(&self) -> Option<BorrowedFd<'_>> {
         self.sentinel.as_ref().map(AsFd::as_fd)
     }
 
-    /// Has the service manager keep a sentinel, unless it does.
+    /// Stores a sentinel, unless there is one.
     pub(super) fn post_sentinel(&mut self, manager: &Manager) {
-        if self.sentinel.is_some() || !manager.keeps_things() {
+        if self.sentinel.is_some() || !manager.has_store() {
             return;
         }
-        match packet::pair() {
+        match seqpacket::pair() {
             Ok((ours, theirs)) => {
-                // One of a keeper before says nothing to this one.
+                // The sentinel of a previous keeper is of no use to this one.
                 self.withdraw_sentinel(manager);
                 let name = SENTINEL_NAME.to_owned();
-                manager.pass_on(&Notice::Store { name }, &[theirs.as_fd()]);
+                manager.forward(&Notification::Store { name }, &[theirs.as_fd()]);
                 self.sentinel = Some(ours);
             }
-            Err(error) => warn!(%error, "what the service manager drops is noticed late"),
+            Err(error) => {
+                warn!(%error, "cannot store a sentinel: descriptors that the service manager drops are noticed late")
+            }
         }
     }
 
     fn withdraw_sentinel(&mut self, manager: &Manager) {
         let name = SENTINEL_NAME.to_owned();
-        manager.pass_on(&Notice::Remove { name }, &[]);
+        manager.forward(&Notification::Remove { name }, &[]);
         self.sentinel = None;
     }
 
     fn is_sentinel_gone(&self) -> bool {
-        self.source().is_some_and(packet::is_hung_up)
+        self.source().is_some_and(seqpacket::is_hung_up)
     }
 }
 
 impl Keeper {
-    /// What the service manager lacks, as of the last look.
+    /// What was missing at the last check.
     pub(super) fn store_shortage(&self) -> Option<StoreShortage> {
         self.store_check.shortage
     }
 
-    /// When to look again.
+    /// When the next check is due.
     pub(super) fn store_check_deadline(&self) -> Option<Instant> {
-        (self.ending.is_none() && self.is_kept_above()).then_some(self.store_check.due)
+        (self.ending.is_none() && self.manager_has_store()).then_some(self.store_check.due)
     }
 
     pub(super) fn check_store_if_due(&mut self, now: Instant) {
@@ -104,32 +106,32 @@ impl Keeper {
         }
     }
 
-    /// Looks whether all is there, and stores again what is not.
+    /// Checks whether everything is stored, and stores what is missing.
     pub(super) fn check_store(&mut self, now: Instant) {
         self.store_check.due = now + CHECK_INTERVAL;
-        let Some(manager) = self.manager.as_ref().filter(|manager| manager.keeps_things()) else {
+        let Some(manager) = self.manager.as_ref().filter(|manager| manager.has_store()) else {
             return;
         };
         let is_gone = self.store_check.is_sentinel_gone();
         if is_gone {
             self.store_check.sentinel = None;
         }
-        let wanted = self.holdings.count() + self.listeners.len();
+        let wanted = self.stored_fds.count() + self.listeners.len();
         match look(manager, wanted, self.store_check.sentinel.is_some()) {
             Ok(stored) if stored.count >= wanted => self.note(None),
             Ok(stored) => self.store_again(wanted, stored),
             Err(error) if is_gone => {
-                warn!(%error, "the service manager has dropped descriptors that it was to keep: storing them again");
-                self.store_what_fits(manager, usize::MAX);
+                warn!(%error, "the service manager has dropped stored descriptors: storing them again");
+                self.store_as_much_as_fits(manager, usize::MAX);
             }
             Err(error) => {
-                debug!(%error, "cannot ask the service manager what it keeps");
+                debug!(%error, "cannot ask the service manager how many descriptors it has stored");
                 self.store_check.post_sentinel(manager);
             }
         }
     }
 
-    /// Has it keep what is missing, as far as there is room.
+    /// Stores what is missing, as far as there is room.
     fn store_again(&mut self, wanted: usize, before: Stored) {
         let Some(manager) = &self.manager else { return };
         let mut after = before;
@@ -139,10 +141,10 @@ impl Keeper {
                 missing = wanted - before.count,
                 stored = before.count,
                 most = before.most,
-                "the service manager has dropped descriptors that it was to keep: storing them again"
+                "the service manager has dropped stored descriptors: storing them again"
             );
             self.store_check.withdraw_sentinel(manager);
-            self.store_what_fits(manager, before.most);
+            self.store_as_much_as_fits(manager, before.most);
             after = look(manager, wanted, false).unwrap_or(before);
         }
         self.note((after.count < wanted).then_some(StoreShortage {
@@ -152,14 +154,15 @@ impl Keeper {
         }));
     }
 
-    /// Stores everything, or the most useful part of it if there is no room for all: it takes no notice of what it has
+    /// Stores everything, or the most useful part if there is no room for all. The manager ignores what it has
     /// already.
-    fn store_what_fits(&self, manager: &Manager, most: usize) {
+    fn store_as_much_as_fits(&self, manager: &Manager, most: usize) {
         let Some(mut room) = most.checked_sub(self.listeners.len()) else {
             return;
         };
-        // First what all sessions need, which is single; a session without its other descriptor is worth nothing.
-        let mut groups: Vec<_> = self.holdings.groups().collect();
+        // First the descriptors that all sessions need, which are single; half a session's descriptors would be
+        // useless.
+        let mut groups: Vec<_> = self.stored_fds.groups().collect();
         groups.sort_by_key(|(name, kept)| (kept.len(), name.len(), *name));
         let (fit, rest): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(_, kept)| {
             let left = room.checked_sub(kept.len());
@@ -167,12 +170,12 @@ impl Keeper {
             left.is_some()
         });
         for (name, _) in rest {
-            manager.pass_on(&Notice::Remove { name: name.to_owned() }, &[]);
+            manager.forward(&Notification::Remove { name: name.to_owned() }, &[]);
         }
         manager.keep_listeners(&self.listeners);
         for (name, kept) in fit {
             let kept: Vec<_> = kept.iter().map(|descriptor| descriptor.as_fd()).collect();
-            manager.pass_on(&Notice::Store { name: name.to_owned() }, &kept);
+            manager.forward(&Notification::Store { name: name.to_owned() }, &kept);
         }
     }
 
@@ -193,7 +196,7 @@ impl Keeper {
                     wanted,
                     kept,
                     most,
-                    "sessions that the service manager does not keep end with the next restart, and it takes no new ones: \
+                    "the service manager's store is too small: some sessions will end at the next restart, and new ones are refused; \
                      raise FileDescriptorStoreMax (or bring the unit's file back) and run systemctl daemon-reload"
                 );
                 manager.still_ready(&format!(
@@ -201,14 +204,15 @@ impl Keeper {
                 ));
             }
             None => {
-                info!("the service manager keeps everything again");
-                manager.ready(self.holdings.names());
+                info!("the service manager stores everything again");
+                manager.ready(self.stored_fds.names());
             }
         }
     }
 }
 
-/// What is in the store, beside a sentinel. If something seems to be missing: once all is done that it was told.
+/// What is in the store, without the sentinel. If something seems to be missing, waits until all messages were
+/// processed and looks again.
 fn look(manager: &Manager, wanted: usize, has_sentinel: bool) -> Result<Stored, BusError> {
     let stored = || {
         let stored = manager.stored()?;

@@ -1,7 +1,7 @@
-//! What systemd says of the unit that this process is: what follows this process's end, and what the unit's store holds.
+//! What systemd says about this process's unit: what follows this process's end, and what the unit's store holds.
 //!
-//! sd_notify(3) tells a service neither. The signal, `$SERVICE_RESULT` and the environment are the same for a stop and a
-//! restart; the unit's job is not.
+//! sd_notify(3) tells a service neither. Signal, `$SERVICE_RESULT` and environment are the same for a stop and a
+//! restart; only the unit's job differs.
 
 use std::{io, path::Path, time::Duration};
 
@@ -11,31 +11,31 @@ const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const JOB: &str = "org.freedesktop.systemd1.Job";
 
-/// The unit whose job is a soft reboot, after which units find their stores again.
+/// The target of a soft reboot, after which units get their stores back.
 const SOFT_REBOOT: &str = "/org/freedesktop/systemd1/unit/soft_2dreboot_2etarget";
 
-/// How often a job is asked about that has ended before its type was told.
+/// How often to ask again if a job has ended before its type was read.
 const MAX_JOBS: usize = 5;
 
 /// What follows the end of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Another start, with everything that is in the store.
+    /// The service is started again, with everything in the store.
     Start,
-    /// Nothing: the store is emptied.
+    /// Nothing: the store is cleared.
     Nothing,
 }
 
 /// What is in the unit's store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stored {
-    /// Descriptors in it.
+    /// The number of descriptors in it.
     pub(super) count: usize,
-    /// Most descriptors, `FileDescriptorStoreMax=`.
+    /// Its capacity, `FileDescriptorStoreMax=`.
     pub(super) most: usize,
 }
 
-/// This process's unit, and a connection with its manager.
+/// This process's unit, and a connection to its manager.
 #[derive(Debug)]
 pub(super) struct Unit {
     bus: Bus,
@@ -43,17 +43,17 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// The unit of this process, by the manager whose notification socket this is. All answers must be there within the
-    /// limit.
+    /// The unit of this process. `notify_address` is the manager's notification socket. `limit` bounds the time of all
+    /// questions together.
     ///
     /// # Errors
-    /// See [`BusError`]: the manager is not systemd, or this process may not ask it, not being its user.
+    /// See [`BusError`]: the manager is not systemd, or this process is not its user and may not ask.
     pub(super) fn of_manager_at(notify_address: &str, limit: Duration) -> Result<Self, BusError> {
         let notify = Path::new(notify_address);
         if !notify.is_absolute() {
             return Err(io::Error::from(io::ErrorKind::NotFound).into());
         }
-        // Beside each other, for the system's manager and for a user's.
+        // The private socket is beside the notification socket, for the system manager and for user managers.
         let mut bus = Bus::connect(&notify.with_file_name("private"), limit)?;
         let path = bus.own_unit()?;
         Ok(Self { bus, path })
@@ -62,11 +62,11 @@ impl Unit {
     /// What follows the end of this process, which was told to end.
     pub(super) fn next(&mut self) -> Result<Next, BusError> {
         let follows = match self.job()?.as_deref() {
-            // Also of a restart that a stop has overtaken.
+            // Also if a stop command came during a restart.
             Some("stop") => false,
-            // A restart in its first half; or a start that waits for the end of what it has overtaken, a stop.
+            // The first half of a restart; or a start that waits until a stop before it has finished.
             Some(_) => true,
-            // Somebody has sent a signal.
+            // There is no job: somebody has sent a signal.
             None => matches!(&*self.text(SERVICE, "Restart")?, "always" | "on-success"),
         };
         match follows || self.is_kept_over_a_stop()? {
@@ -92,13 +92,13 @@ impl Unit {
             match self.bus.property(&job, JOB, "JobType") {
                 Ok(Value::Text(kind)) => return Ok(Some(kind)),
                 Ok(_) => return Err(wrong_type()),
-                // Another job has taken its place.
+                // The job has ended, and there may be another one.
                 Err(error) if error.is_unknown() => {}
                 Err(error) => return Err(error),
             }
         }
         Err(BusError::NotUnderstood {
-            what: "one job after the other",
+            what: "too many jobs in succession",
         })
     }
 
@@ -110,7 +110,7 @@ impl Unit {
         }
     }
 
-    /// `FileDescriptorStorePreserve=yes`; but the store is not kept over the machine's end.
+    /// `FileDescriptorStorePreserve=yes`, unless the machine is shutting down.
     fn is_kept_over_a_stop(&mut self) -> Result<bool, BusError> {
         match self.text(SERVICE, "FileDescriptorStorePreserve") {
             Ok(preserve) if preserve == "yes" => {}

@@ -1,18 +1,18 @@
-//! Whom the worker runs as.
+//! The user whom the worker runs as.
 //!
-//! From `/etc/passwd` only: system users are local, and asking further would load code into a root process.
+//! Only `/etc/passwd` is read: system users are local, and NSS would load code into a root process.
 
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-/// Where system users are.
+/// The file of users.
 const PASSWD: &str = "/etc/passwd";
 
-/// Taken in this order where none is named.
-const USUAL: [&str; 2] = ["bowline", "nobody"];
+/// Tried in this order if no user is named.
+const DEFAULT_USERS: [&str; 2] = ["bowline", "nobody"];
 
-/// What `nobody` is on every Linux (the kernel's overflow id), for systems without a list of users.
+/// The user id of `nobody` on every Linux (the kernel's overflow id), for systems without `/etc/passwd`.
 const OVERFLOW: u32 = 65534;
 
 /// An unprivileged user of this system.
@@ -49,7 +49,7 @@ pub enum WorkerUserError {
         /// The name.
         name: String,
     },
-    /// The user is root by another name, or in root's group.
+    /// The user has user id 0 or group id 0.
     #[error("user {name} has the rights of root, which the worker must not have")]
     Privileged {
         /// The name.
@@ -61,13 +61,13 @@ pub enum WorkerUserError {
         /// The name.
         name: String,
     },
-    /// The list of users cannot be read.
+    /// `/etc/passwd` cannot be read.
     #[error("cannot read {PASSWD}")]
     Read(#[source] io::Error),
 }
 
-/// Whom the worker should run as: the named user; else `bowline` if there is one, else `nobody`. `None` means as the
-/// keeper itself, which is not root then.
+/// The user whom the worker should run as: the named one, otherwise `bowline` if it exists, otherwise `nobody`.
+/// `None`: the keeper's own user, who is not root then.
 ///
 /// # Errors
 /// See [`WorkerUserError`].
@@ -84,7 +84,7 @@ fn choose(name: Option<&str>, passwd: &str, own_uid: u32) -> Result<Option<Worke
     let user = match name {
         Some(name) => find(passwd, name).ok_or_else(|| WorkerUserError::Unknown { name: name.to_owned() })?,
         None if own_uid != 0 => return Ok(None),
-        None => USUAL
+        None => DEFAULT_USERS
             .iter()
             .find_map(|name| find(passwd, name).filter(is_unprivileged))
             .unwrap_or_else(overflow_user),

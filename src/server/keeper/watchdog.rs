@@ -1,18 +1,19 @@
-//! Whether a worker still lives, from what it says and the keeper's own ticks.
+//! Detects a worker that hangs, from its messages and the keeper's own ticks.
 //!
-//! Pure: time is an argument. Ticks are counted rather than time measured: what the keeper itself slept through (a
-//! suspended machine, a stopped process, a slow answer) is one tick and no fault of the worker's.
+//! Pure: time is an argument. Ticks are counted instead of measuring time, so that a time when the keeper itself did
+//! not run (a suspended machine, a stopped process, a slow request) counts as one tick and is not blamed on the
+//! worker.
 
 use std::time::{Duration, Instant};
 
-/// Between two looks. A worker says twice as often that it lives.
+/// The interval between two checks. A worker sends a message twice as often.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
-/// Silent ticks after which a worker hangs: 3 to 4 s.
-const SILENT: u32 = 4;
+/// Ticks without a message after which a worker hangs: 3 to 4 s.
+const MAX_SILENT_TICKS: u32 = 4;
 
-/// The same before its first word: it may have many sessions to recover.
-const SILENT_AT_START: u32 = 15;
+/// The same before its first message: it may have many sessions to recover.
+const MAX_SILENT_TICKS_AT_START: u32 = 15;
 
 #[derive(Debug)]
 pub(super) struct Watchdog {
@@ -30,24 +31,29 @@ impl Watchdog {
         }
     }
 
-    /// It said something.
+    /// A message has arrived.
     pub(super) fn heard(&mut self) {
         self.silent = 0;
         self.heard = true;
     }
 
-    /// When to look again.
+    /// When the next check is due.
     pub(super) fn deadline(&self) -> Instant {
         self.next
     }
 
-    /// Whether the worker hangs. To be asked after everything that it has said was heard.
+    /// Whether the worker hangs. To be called after all its messages were handled.
     pub(super) fn is_silent(&mut self, now: Instant) -> bool {
         if now >= self.next {
             self.silent += 1;
             self.next = now + TICK;
         }
-        self.silent >= if self.heard { SILENT } else { SILENT_AT_START }
+        self.silent
+            >= if self.heard {
+                MAX_SILENT_TICKS
+            } else {
+                MAX_SILENT_TICKS_AT_START
+            }
     }
 }
 
@@ -56,7 +62,7 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    /// Ticks until it is taken to hang.
+    /// Number of ticks until it is taken to hang.
     fn ticks(watchdog: &mut Watchdog, start: Instant) -> u32 {
         (1..100)
             .find(|&count| watchdog.is_silent(start + TICK * count))
@@ -66,10 +72,10 @@ mod tests {
     #[test]
     fn silence_is_noticed_after_four_ticks_and_later_before_the_first_word() {
         let start = clock::now();
-        assert_eq!(ticks(&mut Watchdog::new(start), start), SILENT_AT_START);
+        assert_eq!(ticks(&mut Watchdog::new(start), start), MAX_SILENT_TICKS_AT_START);
         let mut watchdog = Watchdog::new(start);
         watchdog.heard();
-        assert_eq!(ticks(&mut watchdog, start), SILENT);
+        assert_eq!(ticks(&mut watchdog, start), MAX_SILENT_TICKS);
     }
 
     #[test]
@@ -79,7 +85,7 @@ mod tests {
         watchdog.heard();
         let morning = start + Duration::from_secs(8 * 3600);
         assert!(!watchdog.is_silent(morning));
-        assert_eq!(ticks(&mut watchdog, morning), SILENT - 1);
+        assert_eq!(ticks(&mut watchdog, morning), MAX_SILENT_TICKS - 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The keeper's view of its worker: the present one, or when to start the next.
+//! The worker, as its keeper sees it: the current process, or when to start the next one.
 
 use std::{
     io,
@@ -15,25 +15,26 @@ use tracing::{error, info, warn};
 
 use super::{
     control::{self, FromKeeper, Stop},
-    estate::{Inventory, Role, RunningWorker, Terms},
-    notice::Notice,
-    packet,
-    process::{Life, OwnProgram, Process},
+    handover::{Inventory, KeeperConfig, Role, RunningWorker},
+    process::{OwnProgram, Process, SupervisedProcess},
+    sd_notify::Notification,
+    seqpacket,
     watchdog::Watchdog,
 };
 
-/// How long a worker may take to leave its sessions to the next. What it does not manage is as after a crash.
+/// How long a worker may take to leave its sessions to the next one. After that it is killed, and they are recovered
+/// as after a crash.
 const HAND_OVER_GRACE: Duration = Duration::from_secs(2);
 
-/// The same for what is killed.
-const AFTER_KILL: Duration = Duration::from_millis(500);
+/// How long a killed worker may take to end.
+const KILL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A new worker reads what it gets at once; longer than this means that it died.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A new worker reads the handover at once; if it takes longer than this, it has died.
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Our ends of a worker's two connections.
+/// The keeper's ends of a worker's two connections.
 #[derive(Debug)]
-pub(super) struct Ends {
+pub(super) struct WorkerSockets {
     control: OwnedFd,
     notify: OwnedFd,
 }
@@ -41,21 +42,21 @@ pub(super) struct Ends {
 #[derive(Debug)]
 pub(super) struct Worker {
     program: OwnProgram,
-    life: Life,
+    supervised: SupervisedProcess,
     control: Option<OwnedFd>,
     notify: Option<OwnedFd>,
-    /// One that has everything, and waits until the present one is dead.
-    next: Option<(Process, Ends)>,
+    /// The next worker. It has everything, and waits until the current one is dead.
+    next: Option<(Process, WorkerSockets)>,
     asked: Option<Stop>,
     watchdog: Watchdog,
 }
 
 impl Worker {
-    /// None yet: one is due.
+    /// No process yet; one is due.
     pub(super) fn none(program: OwnProgram, now: Instant) -> Self {
         Self {
             program,
-            life: Life::new(now),
+            supervised: SupervisedProcess::new(now),
             control: None,
             notify: None,
             next: None,
@@ -64,34 +65,39 @@ impl Worker {
         }
     }
 
-    /// One that somebody else has started, and that serves.
-    pub(super) fn go_on(&mut self, running: RunningWorker, now: Instant) {
+    /// A worker that another keeper has started, and that serves.
+    pub(super) fn adopt(&mut self, running: RunningWorker, now: Instant) {
         self.begin(Process::of_another(running.pid, running.process), now);
         (self.control, self.notify) = (Some(running.control), Some(running.notify));
         self.is_ready();
         if let Some(stop) = running.asked {
             self.asked = Some(stop);
-            self.life.ask_to_end(now + HAND_OVER_GRACE);
+            self.supervised.ask_to_end(now + HAND_OVER_GRACE);
         }
     }
 
-    /// Starts one with everything in `inventory`.
-    pub(super) fn start(&self, terms: &Terms, inventory: Inventory<'_>) -> io::Result<(Process, Ends)> {
-        let (control, theirs) = packet::pair()?;
+    /// Starts a worker and gives it everything in `inventory`.
+    pub(super) fn start(
+        &self,
+        config: &KeeperConfig,
+        inventory: Inventory<'_>,
+    ) -> io::Result<(Process, WorkerSockets)> {
+        let (control, theirs) = seqpacket::pair()?;
         let mut command = self.program.command();
-        // In a process group of its own: a terminal's Ctrl-C is for the keeper, which then stops the worker in order.
+        // In a process group of its own: a terminal's Ctrl-C is for the keeper, which then stops the worker
+        // gracefully.
         command
-            .arg0(&terms.program)
-            .args(&terms.worker_args)
+            .arg0(&config.program)
+            .args(&config.worker_args)
             .stdin(Stdio::from(theirs))
             .process_group(0);
-        if let Some(user) = &terms.user {
-            // For root, std drops the supplementary groups as well, and the kernel all capabilities.
+        if let Some(user) = &config.user {
+            // If the keeper is root, std drops the supplementary groups as well, and the kernel all capabilities.
             command.uid(user.uid()).gid(user.gid());
         }
         let process = Process::of_child(command.spawn()?)?;
-        match give(&control, inventory, PATIENCE) {
-            Ok(notify) => Ok((process, Ends { control, notify })),
+        match give(&control, inventory, SEND_TIMEOUT) {
+            Ok(notify) => Ok((process, WorkerSockets { control, notify })),
             Err(error) => {
                 process.signal(Signal::KILL);
                 Err(error)
@@ -99,35 +105,35 @@ impl Worker {
         }
     }
 
-    /// It was started.
-    pub(super) fn started(&mut self, process: Process, ends: Ends, now: Instant) {
+    /// Makes a worker the current one.
+    pub(super) fn started(&mut self, process: Process, sockets: WorkerSockets, now: Instant) {
         info!(pid = process.pid(), "worker started");
         self.begin(process, now);
-        (self.control, self.notify) = (Some(ends.control), Some(ends.notify));
+        (self.control, self.notify) = (Some(sockets.control), Some(sockets.notify));
     }
 
-    /// It has let go of everything that it had. Whether that was asked of it.
-    /// The present one has let go of everything: it is killed once the next one has it all, so that it is never this
-    /// keeper's alone. The vault's lock keeps the next one waiting until then.
-    pub(super) fn replace(&mut self, terms: &Terms, next: io::Result<(Process, Ends)>) {
+    /// Kills the current worker, which has left everything to the next one. The next one has received everything
+    /// before, so that at no moment only this keeper has it. It waits for the lock of the session store.
+    pub(super) fn replace(&mut self, config: &KeeperConfig, next: io::Result<(Process, WorkerSockets)>) {
         match next {
             Ok(next) => self.next = Some(next),
-            // It is tried again once the present one is dead.
-            Err(error) => warn!(%error, program = %terms.program.display(), "cannot start the next worker"),
+            // Another start is tried once the current one is dead.
+            Err(error) => warn!(%error, program = %config.program.display(), "cannot start the next worker"),
         }
         self.kill();
-        if let Some(process) = self.life.process() {
-            // Before anything else is done that would have to reckon with two of them. What is killed dies at once.
-            process.has_ended(AFTER_KILL);
+        if let Some(process) = self.supervised.process() {
+            // Waits for the end before anything else is done, so that there are never two workers. A killed process
+            // ends at once.
+            process.has_ended(KILL_TIMEOUT);
         }
     }
 
-    /// The one that waits, if there is one.
-    pub(super) fn take_next(&mut self) -> Option<(Process, Ends)> {
+    /// The next worker, if there is one.
+    pub(super) fn take_next(&mut self) -> Option<(Process, WorkerSockets)> {
         self.next.take()
     }
 
-    /// There is to be no next one, or another.
+    /// Kills the next worker, if there is one.
     pub(super) fn drop_next(&mut self) {
         if let Some((process, _)) = self.next.take() {
             process.signal(Signal::KILL);
@@ -139,19 +145,20 @@ impl Worker {
     }
 
     fn begin(&mut self, process: Process, now: Instant) {
-        self.life.begin(process, now);
+        self.supervised.begin(process, now);
         self.asked = None;
         self.watchdog = Watchdog::new(now);
     }
 
-    /// It could not be started.
+    /// A start failed.
     pub(super) fn failed(&mut self, error: &io::Error, now: Instant) {
         warn!(%error, "cannot start the worker");
-        self.life.failed(now);
+        self.supervised.failed(now);
     }
 
     pub(super) fn list<'a>(&'a self, inventory: &mut Inventory<'a>) {
-        let (Some(process), Some(control), Some(notify)) = (self.life.process(), &self.control, &self.notify) else {
+        let (Some(process), Some(control), Some(notify)) = (self.supervised.process(), &self.control, &self.notify)
+        else {
             return;
         };
         let (pid, asked) = (process.pid(), self.asked);
@@ -161,40 +168,40 @@ impl Worker {
     }
 
     pub(super) fn process(&self) -> Option<&Process> {
-        self.life.process()
+        self.supervised.process()
     }
 
-    /// Our end, while the worker is spoken with.
+    /// The keeper's end of the control connection, if it is in use.
     pub(super) fn control(&self) -> Option<BorrowedFd<'_>> {
         self.control.as_ref().map(AsFd::as_fd)
     }
 
-    /// Where its notices come from.
+    /// The connection on which notifications arrive.
     pub(super) fn notify(&self) -> Option<BorrowedFd<'_>> {
         self.notify.as_ref().map(AsFd::as_fd)
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.life.is_due(now)
+        self.supervised.is_due(now)
     }
 
-    /// When to look after it at the latest.
+    /// When to call [`Self::kill_if_needed`] at the latest.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let watch = self.life.process().map(|_| self.watchdog.deadline());
-        self.life.deadline().into_iter().chain(watch).min()
+        let watch = self.supervised.process().map(|_| self.watchdog.deadline());
+        self.supervised.deadline().into_iter().chain(watch).min()
     }
 
-    /// Its next notice with what came with it; `None` for now, or for ever.
-    pub(super) fn next_notice(&mut self) -> Option<(Notice, Vec<OwnedFd>)> {
+    /// The next notification and its descriptors; `None`: there is none now, or the connection has ended.
+    pub(super) fn next_notification(&mut self) -> Option<(Notification, Vec<OwnedFd>)> {
         loop {
-            match packet::receive(self.notify.as_ref()?) {
-                Ok(Some((text, descriptors))) => match Notice::of(&text) {
-                    Some(notice) => return Some((notice, descriptors)),
-                    None => warn!("the worker notifies of something unknown"),
+            match seqpacket::receive(self.notify.as_ref()?) {
+                Ok(Some((text, descriptors))) => match Notification::of(&text) {
+                    Some(notification) => return Some((notification, descriptors)),
+                    None => warn!("ignored an unknown notification of the worker"),
                 },
                 Ok(None) => self.notify = None,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) => error!(%error, "something that the worker wants kept is lost"),
+                Err(error) => error!(%error, "cannot receive a notification of the worker: what it stores is lost"),
             }
         }
     }
@@ -205,36 +212,36 @@ impl Worker {
 
     pub(super) fn is_ready(&mut self) {
         self.watchdog.heard();
-        self.life.is_ready();
+        self.supervised.is_ready();
     }
 
-    /// Whether it has ended; its exit code, if it ended without being asked to. Everything it had to say must have
-    /// been heard before.
+    /// Whether it has ended; the exit code if it was not asked to end. To be called after all its messages were
+    /// handled.
     pub(super) fn reap(&mut self, now: Instant) -> Option<Option<i32>> {
-        let ended = self.life.reap(now)?;
+        let ended = self.supervised.reap(now)?;
         (self.control, self.notify) = (None, None);
-        match self.life.was_asked() {
+        match self.supervised.was_asked() {
             true => info!(%ended, "worker ended"),
             false => warn!(%ended, "worker died"),
         }
-        Some(ended.code.filter(|_| !self.life.was_asked()))
+        Some(ended.code.filter(|_| !self.supervised.was_asked()))
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.life
+        self.supervised
             .process()
             .is_some_and(|process| process.has_ended(Duration::ZERO))
     }
 
-    /// Asks it to end, and kills it when it takes too long. Does nothing if it was asked already, but that a hand-over
-    /// becomes an end.
+    /// Asks it to end, and kills it if it takes too long. Does nothing if it was asked before, except that a hand-over
+    /// may become an end.
     pub(super) fn stop(&mut self, stop: Stop, grace: Duration, now: Instant) {
         let deadline = match stop {
             Stop::HandOver => now + HAND_OVER_GRACE.min(grace),
             Stop::End => now + grace,
         };
-        let is_first = self.life.ask_to_end(deadline);
-        let is_other = self.life.process().is_some() && self.asked == Some(Stop::HandOver) && stop == Stop::End;
+        let is_first = self.supervised.ask_to_end(deadline);
+        let is_other = self.supervised.process().is_some() && self.asked == Some(Stop::HandOver) && stop == Stop::End;
         if !is_first && !is_other {
             return;
         }
@@ -251,36 +258,36 @@ impl Worker {
     /// It has closed its end: it is about to end, and is killed if it does not.
     pub(super) fn close(&mut self, deadline: Instant) {
         self.control = None;
-        self.life.end_by(deadline);
+        self.supervised.end_by(deadline);
     }
 
-    /// Ends what cannot be spoken with.
+    /// Kills a worker that violates the protocol.
     pub(super) fn hang_up(&mut self, error: &io::Error) {
-        warn!(%error, "the worker does not keep to the protocol: killed");
+        warn!(%error, "the worker violated the protocol: killed");
         self.control = None;
         self.kill();
     }
 
     pub(super) fn kill(&mut self) {
-        self.life.kill();
+        self.supervised.kill();
     }
 
-    /// Kills it if it is overdue, or hangs.
+    /// Kills it if it is overdue or hangs.
     pub(super) fn kill_if_needed(&mut self, now: Instant) {
-        self.life.kill_if_overdue(now);
-        if self.life.process().is_some() && self.watchdog.is_silent(now) {
-            warn!("the worker gives no sign of life: killed");
+        self.supervised.kill_if_overdue(now);
+        if self.supervised.process().is_some() && self.watchdog.is_silent(now) {
+            warn!("the worker does not respond: killed");
             self.kill();
             self.watchdog = Watchdog::new(now);
         }
     }
 }
 
-/// Sends everything, and the other end of what is stored by, whose own end it returns.
-fn give(control: &OwnedFd, inventory: Inventory<'_>, patience: Duration) -> io::Result<OwnedFd> {
-    let (notify, theirs) = packet::pair()?;
+/// Sends everything, with the worker's end of the notification connection. Returns the keeper's end.
+fn give(control: &OwnedFd, inventory: Inventory<'_>, timeout: Duration) -> io::Result<OwnedFd> {
+    let (notify, theirs) = seqpacket::pair()?;
     let mut inventory = inventory;
     inventory.add(Role::Notify, &theirs);
-    inventory.send(control, patience)?;
+    inventory.send(control, timeout)?;
     Ok(notify)
 }

@@ -1,11 +1,11 @@
-//! What a server half has done since its worker began, and the page of metrics that is made of it.
+//! Counters of a server half since its worker started, and the metrics page.
 
 use super::Registry;
 use super::entry::Entry;
 use crate::observe::{Boxed, ControlHandler, Metrics, MetricsPage, Report, SessionReport, State};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counts that only grow.
+/// Counters that only grow.
 #[derive(Default)]
 pub(super) struct Counts {
     opened: AtomicU64,
@@ -16,9 +16,9 @@ pub(super) struct Counts {
     outages: AtomicU64,
 }
 
-/// What sessions have carried, and how often they lost their path.
+/// Bytes and outages of sessions.
 #[derive(Default)]
-struct Sum {
+struct Totals {
     bytes_in: u64,
     bytes_out: u64,
     outages: u64,
@@ -29,9 +29,9 @@ impl Counts {
         self.opened.fetch_add(1, Relaxed);
     }
 
-    /// To be called where the session is taken off the list, under the same lock: it is counted once at any time.
+    /// To be called with the lock held while the session is removed from the table: so it is counted exactly once.
     pub(super) fn handle_ended(&self, entry: &Entry) {
-        let mut sum = Sum::default();
+        let mut sum = Totals::default();
         sum.add(entry);
         self.ended.fetch_add(1, Relaxed);
         self.bytes_in.fetch_add(sum.bytes_in, Relaxed);
@@ -40,7 +40,7 @@ impl Counts {
     }
 }
 
-impl Sum {
+impl Totals {
     fn add(&mut self, entry: &Entry) {
         let (bytes_in, bytes_out) = entry.facts.carried_here();
         self.bytes_in += bytes_in;
@@ -69,7 +69,7 @@ impl Registry {
         });
         page.gauges(
             "bowline_sessions",
-            "Sessions by state: connected was heard within the last 35 s, probing was not, detached has no path",
+            "Sessions by state: connected (the client was heard within the last 35 s), probing (it was not), detached (no path)",
             "state",
             &states,
         );
@@ -79,33 +79,33 @@ impl Registry {
         let silence = attached.filter_map(|session| session.age_ms);
         page.gauge(
             "bowline_silence_seconds",
-            "The longest time since a client half was heard, of those that have a path",
+            "The longest time since a client half with a path was heard",
             silence.max().unwrap_or(0) as f64 / 1e3,
         );
         page.gauge(
             "bowline_buffered_bytes",
-            "Bytes that clients have not acknowledged and sshd has not taken, of all sessions",
+            "Bytes in the buffers of all sessions: not acknowledged by clients, or not accepted by sshd",
             sessions.iter().filter_map(|session| session.buffered).sum::<u64>() as f64,
         );
         page.gauge(
             "bowline_sessions_limit",
-            "Most sessions in all",
+            "Maximum number of sessions",
             self.limits.sessions as f64,
         );
         page.gauge(
             "bowline_memory_bytes",
-            "Memory of the buffers of all sessions",
+            "Memory that the buffers of all sessions use",
             self.budget.used() as f64,
         );
         page.gauge(
             "bowline_memory_limit_bytes",
-            "Most memory of the buffers of all sessions",
+            "Maximum memory of the buffers of all sessions",
             self.limits.memory as f64,
         );
     }
 
     fn add_counts(&self, page: &MetricsPage) {
-        let mut sum = Sum::default();
+        let mut sum = Totals::default();
         let (opened, ended) = {
             let known = self.known();
             known.sessions.values().for_each(|entry| sum.add(entry));
@@ -116,22 +116,22 @@ impl Registry {
         };
         page.counter(
             "bowline_sessions_opened_total",
-            "Sessions opened since the worker began",
+            "Sessions opened since the worker started",
             opened,
         );
         page.counter(
             "bowline_sessions_ended_total",
-            "Sessions ended since the worker began",
+            "Sessions ended since the worker started",
             ended,
         );
         page.counter(
             "bowline_outages_total",
-            "How often a session lost its path since the worker began",
+            "Number of times that a session lost its path since the worker started",
             sum.outages,
         );
         page.counters(
             "bowline_bytes_total",
-            "Bytes of sessions from clients (in) and for clients (out) since the worker began",
+            "Bytes of sessions from clients (in) and to clients (out) since the worker started",
             "direction",
             &[("in", sum.bytes_in), ("out", sum.bytes_out)],
         );

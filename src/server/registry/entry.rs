@@ -1,9 +1,9 @@
-//! One session, as its registry sees it.
+//! A session's entry in the registry.
 
 use crate::carrier::Carrier;
 use crate::pump::{Arrival, Epochs, Facts, Order};
 use crate::server::authority::Account;
-use crate::server::vault::Slot;
+use crate::server::session_store::Slot;
 use crate::wire::{Epoch, Offset, Refusal};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -12,37 +12,37 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// One session, as others see it.
+/// A session, as the rest of the server half sees it.
 pub(super) struct Entry {
     pub(super) owner: Bytes,
     pub(super) account: Account,
     pub(super) user: String,
-    /// Where the client half was when it opened the session.
+    /// The client half's address at the open.
     pub(super) opened_from: SocketAddr,
-    /// What sshd sees in place of it, once that is connected.
+    /// Our end of the connection to sshd: the address that sshd sees. Set once connected.
     pub(super) upstream_from: OnceLock<SocketAddr>,
     pub(super) reap_hash: [u8; 32],
     pub(super) arrivals: mpsc::Sender<Box<Arrival>>,
     pub(super) standbys: mpsc::Sender<Carrier>,
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) facts: Arc<Facts>,
-    /// The highest epoch that was ever given the lead, by a hello or a frame.
+    /// The highest epoch of any carrier that has led the session.
     pub(super) epochs: Arc<Epochs>,
-    /// Set once upstream is connected and a crash would not lose it any more, or why that cannot be.
+    /// Set once the session is connected to sshd and stored, or has failed.
     pub(super) ready: watch::Receiver<Option<Result<(), Refusal>>>,
     /// Set by [`Entry::end`].
     pub(super) is_told_to_end: AtomicBool,
-    /// Where it is in the vault.
+    /// Its slot in the session store.
     pub(super) slot: Mutex<Option<Slot>>,
 }
 
-/// What a client half says of its side when it wants a carrier to lead.
-pub(super) struct Claim {
+/// A client half's request that a carrier shall lead the session.
+pub(super) struct AttachRequest {
     pub(super) epoch: Epoch,
     pub(super) received: Offset,
     pub(super) window: u64,
     pub(super) key: Option<u8>,
-    /// What came along with it, from the first byte of the stream on.
+    /// The bytes that followed the hello, from the start of the stream.
     pub(super) first: Bytes,
 }
 
@@ -52,7 +52,7 @@ impl Entry {
         self.order(Order::End(why.to_owned()));
     }
 
-    /// Whether it counts: it has not ended, nor was it told to.
+    /// Whether it counts for limits: it has not ended, and was not told to end.
     pub(super) fn is_running(&self) -> bool {
         !self.facts.is_ended() && !self.is_told_to_end.load(Relaxed)
     }
@@ -63,7 +63,7 @@ impl Entry {
     }
 
     pub(super) fn order(&self, order: Order) {
-        // A full channel holds orders to end already.
+        // If the channel is full, it holds an order to end already.
         let _ = self.orders.try_send(order);
     }
 }

@@ -1,14 +1,14 @@
-//! What is told of a server half's sessions, and how they are ended from outside.
+//! Reports a server half's sessions, and ends them on request.
 
 use super::entry::Entry;
-use super::{Known, Registry};
+use super::{Registry, SessionTable};
 use crate::observe::{Boxed, ControlHandler, Half, KillRequest, Report, SessionReport, query_all};
 use crate::wire::SessionId;
 use std::sync::Arc;
 use tracing::info;
 
-/// What the client half is told.
-const KILLED: &str = "`bowline kill` asked for it on the server";
+/// The reason that the client half is given.
+const KILLED: &str = "ended by `bowline kill` on the server";
 
 impl ControlHandler for Registry {
     fn report(&self) -> Boxed<'_, Report> {
@@ -36,7 +36,7 @@ impl ControlHandler for Registry {
             let Some(id) = SessionId::from_hex(name) else { continue };
             let Some(entry) = known.sessions.get(&id) else { continue };
             if !kill.only_detached || entry.facts.snapshot().detached_for.is_some() {
-                info!(session = %id, "told to end it");
+                info!(session = %id, "ending the session: requested by `bowline kill`");
                 entry.end(KILLED);
                 ended.push(name.clone());
             }
@@ -48,7 +48,7 @@ impl ControlHandler for Registry {
 impl Registry {
     fn entries(&self) -> Vec<(SessionId, Arc<Entry>)> {
         let known = self.known();
-        // One that is not open yet is nobody's to see.
+        // A session that is not open yet is not shown.
         let open = known
             .sessions
             .iter()
@@ -57,7 +57,7 @@ impl Registry {
     }
 }
 
-fn gone(known: &Known) -> impl Iterator<Item = SessionReport> {
+fn gone(known: &SessionTable) -> impl Iterator<Item = SessionReport> {
     known.ended.latest().map(|(session, why, age)| SessionReport {
         age_ms: u64::try_from(age.as_millis()).ok(),
         reason: Some(why.to_owned()),

@@ -1,17 +1,17 @@
-//! Sessions of a predecessor, made known again.
+//! Restores the sessions of a previous worker.
 
 use super::Registry;
-use super::task::Beginning;
+use super::task::SessionStart;
 use crate::pump::{Facts, Held};
-use crate::server::vault::RecoveredSession;
+use crate::server::session_store::RecoveredSession;
 use crate::wire::Refusal;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
 impl Registry {
-    /// Goes on with sessions. To be called before any carrier comes.
+    /// Restores sessions. To be called before any carrier arrives.
     pub(in crate::server) fn restore(&self, recovered: Vec<RecoveredSession>) {
-        // All are counted before one of them runs, or it would take the memory that the others have already.
+        // All are counted before one of them runs, which otherwise could take memory that the others already use.
         let count = |session: &RecoveredSession| self.budget.hold(session.kept.session.memory_held());
         let held: Vec<Held> = recovered.iter().map(count).collect();
         for (session, held) in recovered.into_iter().zip(held) {
@@ -23,20 +23,25 @@ impl Registry {
         let known = self.known();
         let id = recovered.identity.session;
         if known.ended.holds(id) || known.sessions.contains_key(&id) {
-            debug!(session = %id, "a session that had ended is let go");
-            if let Some(vault) = &self.vault {
-                vault.forget(recovered.kept.slot);
+            debug!(session = %id, "removed a stored session that had ended");
+            if let Some(session_store) = &self.session_store {
+                session_store.forget(recovered.kept.slot);
             }
             return;
         }
         let facts = Facts::of_restored(&recovered.kept.session, recovered.detached_since);
-        // Connected, and kept: what an `Open` that is repeated now waits for.
+        // Connected and stored: a repeated `Open` need not wait.
         let (_, ready) = watch::channel(Some(Ok::<(), Refusal>(())));
         let (identity, epoch) = (recovered.identity.clone(), recovered.kept.session.epoch());
-        let (entry, task) = self.prepare(&identity, facts, ready, Beginning::Recovered(Box::new(recovered), held));
+        let (entry, task) = self.prepare(
+            &identity,
+            facts,
+            ready,
+            SessionStart::Recovered(Box::new(recovered), held),
+        );
         entry.epochs.take(epoch);
-        info!(session = %id, user = identity.user, key = identity.account.0, remote = %identity.remote, "session goes on");
-        // Refused only at the end of this process, which leaves the session in the vault.
+        info!(session = %id, user = identity.user, key = identity.account.0, remote = %identity.remote, "session restored");
+        // Refused only while this process ends; the session stays in the session store.
         let _ = self.begin(known, entry, task);
     }
 }

@@ -1,21 +1,21 @@
-//! Whether there is room for one more session, and who ends to make it.
+//! Whether another session is allowed, and which session ends to make room for it.
 
 use super::super::authority::{Account, refusal};
 use super::entry::Entry;
-use super::{Known, Registry};
+use super::{Registry, SessionTable};
 use crate::wire::{Refusal, RefusalCode};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
 
-/// sshd has ended these: what is left are their last bytes, which a client that lives fetches as soon as it is back.
-const LEFT_AFTER: Duration = Duration::from_secs(60);
+/// sshd has ended such a session. Only its last bytes are left, which a running client fetches as soon as it is back.
+const INPUT_ENDED_AFTER: Duration = Duration::from_secs(60);
 
 impl Registry {
-    /// Counts, and ends a session of the same key where that makes room: one whose client was killed looks like one in an
-    /// outage, so it must have been without a client for some time. Nobody makes room with another key's sessions that
-    /// could go on.
-    pub(super) fn make_room(&self, known: &Known, account: &Account) -> Result<(), Refusal> {
+    /// Checks the limits, and ends a session of the same key if that makes room. A session whose client was killed
+    /// looks like one in an outage, so it must have been without a client for some time. No session of another key
+    /// ends as long as it could continue.
+    pub(super) fn make_room(&self, known: &SessionTable, account: &Account) -> Result<(), Refusal> {
         let running = || known.sessions.values().filter(|entry| entry.is_running());
         let own = || running().filter(|entry| entry.account == *account);
         let is_full = running().count() >= self.limits.sessions;
@@ -26,9 +26,9 @@ impl Registry {
         if let Some((entry, detached_for)) = self.abandoned(own()) {
             let detached_s = detached_for.as_secs();
             info!(key = account.0, user = entry.user, opened_from = %entry.opened_from, detached_s,
-                "at the limit of sessions: the key's own that was without a client for longest ends");
+                "session limit reached: ending the session of this key that was without a client for longest");
             entry.end(&format!(
-                "there are too many sessions, and this one had been without a client for {detached_s} s"
+                "the session limit was reached, and this session had been without a client for {detached_s} s"
             ));
             return Ok(());
         }
@@ -39,16 +39,16 @@ impl Registry {
         if let Some((entry, _)) = left.filter(|(_, detached_for)| *detached_for >= self.limits.abandoned_after) {
             info!(
                 key = entry.account.0,
-                "the server half is full: a session that sshd had ended already ends"
+                "session limit reached: ending a session that sshd had already ended"
             );
-            entry.end("the server half was full, and sshd had ended this session already");
+            entry.end("the session limit was reached, and sshd had already ended this session");
             return Ok(());
         }
         warn!(
             event = "refused",
             key = account.0,
             limit = self.limits.sessions,
-            "too many sessions"
+            "refused: the session limit is reached"
         );
         let most = self.limits.sessions;
         let message = match own().count() {
@@ -67,7 +67,7 @@ impl Registry {
             event = "refused",
             key = account.0,
             limit,
-            "too many sessions of one key"
+            "refused: the session limit of this key is reached"
         );
         let message = format!(
             "this key has {} sessions, and {limit} are allowed: {}",
@@ -77,7 +77,7 @@ impl Registry {
         refusal(RefusalCode::Busy, message)
     }
 
-    /// What the sessions of a key that is refused do, and when the next of them gives way.
+    /// Describes the sessions of a key that is refused, and when the next of them may end.
     fn occupation<'a>(&self, own: impl Iterator<Item = &'a Arc<Entry>> + Clone) -> String {
         let after = self.limits.abandoned_after;
         let detached = own.clone().filter(|entry| entry.detached_for().is_some()).count();
@@ -86,20 +86,20 @@ impl Registry {
         match next {
             None => format!("{attached} with a client, none without"),
             Some(next) => format!(
-                "{attached} with a client, {detached} without one for less than {} s; the next gives way in {} s",
+                "{attached} with a client, {detached} without one for less than {} s; the next of these can be replaced in {} s",
                 after.as_secs(),
                 next.as_secs() + 1
             ),
         }
     }
 
-    /// The session that may end for another of the same key, and for how long it has been without a client: one that sshd
-    /// has ended before one that could go on, of these the one without a client for longest.
+    /// The session that may end in favour of another of the same key, and how long it has been without a client.
+    /// Sessions that sshd has ended come first, then the one without a client for longest.
     fn abandoned<'a>(&self, own: impl Iterator<Item = &'a Arc<Entry>> + Clone) -> Option<(&'a Arc<Entry>, Duration)> {
         let after = self.limits.abandoned_after;
         let beyond = |(_, detached_for): &(_, Duration), limit| *detached_for >= limit;
         let left = longest_detached(own.clone().filter(|entry| entry.facts.is_input_ended()));
-        let left = left.filter(|found| beyond(found, after.min(LEFT_AFTER)));
+        let left = left.filter(|found| beyond(found, after.min(INPUT_ENDED_AFTER)));
         left.or_else(|| longest_detached(own).filter(|found| beyond(found, after)))
     }
 }

@@ -1,8 +1,8 @@
-//! The life of one session: connect to sshd or go on where a predecessor died, pump, be buried.
+//! The life of one session: connect to sshd or restore, run the pump, close.
 
 use super::super::authority::{chain, refusal};
 use super::super::connect_sshd::Client;
-use super::super::vault::{Identity, Kept, RecoveredSession};
+use super::super::session_store::{Identity, RecoveredSession, StoredSession};
 use super::entry::Entry;
 use super::{Registry, lock};
 use crate::carrier::Carrier;
@@ -20,9 +20,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 /// As long as sshd waits for a login by default (LoginGraceTime).
-const UNCONFIRMED: Duration = Duration::from_secs(120);
+const UNCONFIRMED_TTL: Duration = Duration::from_secs(120);
 
-/// Everything one session's task owns.
+/// What the task of one session owns.
 pub(super) struct SessionTask {
     pub(super) registry: Weak<Registry>,
     pub(super) entry: Arc<Entry>,
@@ -30,43 +30,43 @@ pub(super) struct SessionTask {
     pub(super) arrivals: mpsc::Receiver<Box<Arrival>>,
     pub(super) standbys: mpsc::Receiver<Carrier>,
     pub(super) orders: mpsc::Receiver<Order>,
-    pub(super) beginning: Beginning,
+    pub(super) start: SessionStart,
 }
 
-/// How a session comes to this process.
-pub(super) enum Beginning {
-    /// It was opened just now.
-    Opened(Opened),
-    /// A predecessor left it, and that much memory in it.
+/// How a session starts in this process.
+pub(super) enum SessionStart {
+    /// It was just opened.
+    Opened(NewSession),
+    /// A previous worker left it, with this much memory in use.
     Recovered(Box<RecoveredSession>, Held),
 }
 
-/// What is known of a session that begins.
-pub(super) struct Opened {
+/// A session that is being opened.
+pub(super) struct NewSession {
     pub(super) identity: Identity,
     pub(super) client: Client,
-    /// Told once upstream is connected and a crash would not lose it any more, or why that cannot be.
+    /// Set once the session is connected to sshd and stored, or has failed.
     pub(super) ready: watch::Sender<Option<Result<(), Refusal>>>,
 }
 
-/// What the pump joins.
-struct Ends {
+/// What the pump connects.
+struct PumpEnds {
     session: Session,
     input: Box<dyn AsyncRead + Send + Unpin>,
     output: Box<dyn AsyncWrite + Send + Unpin>,
     ledger: Option<Box<dyn Ledger>>,
     detached_since: Instant,
     confirmed: bool,
-    /// Until the pump counts for itself.
+    /// Dropped once the pump counts its memory itself.
     held: Option<Held>,
 }
 
-/// What is to be done about a session that is over here.
-enum Afterwards {
-    Bury(String),
-    /// The client may ask for the same session again.
+/// What to do when a session's task ends.
+enum Disposition {
+    Close(String),
+    /// The client may open the same session again.
     Forget,
-    /// A successor goes on with it.
+    /// The next worker continues it.
     Leave,
 }
 
@@ -76,27 +76,27 @@ impl SessionTask {
             return;
         };
         let id = self.id;
-        // A panic is the end of its own session and of no other.
-        let afterwards = catch_panic(Box::pin(self.live(&registry)))
+        // A panic ends its own session only.
+        let disposition = catch_panic(Box::pin(self.live(&registry)))
             .await
             .unwrap_or_else(|panic| {
                 error!(
                     event = "closed",
                     panic = panic_text(&*panic),
-                    "a fault of bowline ended the session"
+                    "a bug in bowline ended the session"
                 );
-                Afterwards::Bury("a fault in the server half ended it".to_owned())
+                Disposition::Close("a bug in the server half ended it".to_owned())
             });
-        match afterwards {
-            Afterwards::Bury(why) => registry.bury(id, &why),
-            Afterwards::Forget => registry.forget(id),
-            Afterwards::Leave => {}
+        match disposition {
+            Disposition::Close(why) => registry.close(id, &why),
+            Disposition::Forget => registry.forget(id),
+            Disposition::Leave => {}
         }
     }
 
-    async fn live(self, registry: &Registry) -> Afterwards {
-        let ends = match self.beginning {
-            Beginning::Opened(opened) => {
+    async fn live(self, registry: &Registry) -> Disposition {
+        let ends = match self.start {
+            SessionStart::Opened(opened) => {
                 let begun = opened.begin(registry, &self.entry).await;
                 opened
                     .ready
@@ -106,10 +106,10 @@ impl SessionTask {
                         registry.counts.handle_opened();
                         ends
                     }
-                    Err(_) => return Afterwards::Forget,
+                    Err(_) => return Disposition::Forget,
                 }
             }
-            Beginning::Recovered(recovered, held) => {
+            SessionStart::Recovered(recovered, held) => {
                 let RecoveredSession {
                     kept,
                     detached_since,
@@ -118,9 +118,9 @@ impl SessionTask {
                 } = *recovered;
                 let local = kept.slot.upstream_from();
                 local.map(|local| self.entry.upstream_from.set(local));
-                Ends {
+                PumpEnds {
                     held: Some(held),
-                    ..Ends::kept(kept, &self.entry, detached_since, confirmed)
+                    ..PumpEnds::kept(kept, &self.entry, detached_since, confirmed)
                 }
             }
         };
@@ -128,20 +128,20 @@ impl SessionTask {
         let running = ends.join(carriers, self.orders, &self.entry, registry);
         let outcome = tokio::select! {
             outcome = running => outcome,
-            () = fault::panic_in_session() => return Afterwards::Leave,
+            () = fault::panic_in_session() => return Disposition::Leave,
         };
         if outcome == Outcome::HandedOver {
-            return Afterwards::Leave;
+            return Disposition::Leave;
         }
         let why = describe(&outcome, registry.limits.ttl);
         info!(event = "closed", reason = why, "session closed");
-        Afterwards::Bury(why)
+        Disposition::Close(why)
     }
 }
 
-impl Opened {
-    /// Connects to sshd, and puts the connection where a crash does not lose it.
-    async fn begin(&self, registry: &Registry, entry: &Entry) -> Result<Ends, Refusal> {
+impl NewSession {
+    /// Connects to sshd and stores the connection, so that a crash does not lose it.
+    async fn begin(&self, registry: &Registry, entry: &Entry) -> Result<PumpEnds, Refusal> {
         let Identity {
             user, account, remote, ..
         } = &self.identity;
@@ -150,23 +150,25 @@ impl Opened {
         info!(event = "opened", user, key = account.0, %remote,
             upstream_from = local.map(tracing::field::display), "session opened");
         local.map(|local| entry.upstream_from.set(local));
-        let Some(vault) = &registry.vault else {
-            return Ok(Ends::without_vault(&registry.session, stream));
+        let Some(session_store) = &registry.session_store else {
+            return Ok(PumpEnds::without_store(&registry.session, stream));
         };
-        let kept = vault.create(self.identity.clone(), stream, &registry.session).await;
+        let kept = session_store
+            .create(self.identity.clone(), stream, &registry.session)
+            .await;
         let kept = kept.map_err(|error| {
-            warn!(event = "refused", error = %chain(&error), "the session cannot be kept");
+            warn!(event = "refused", error = %chain(&error), "cannot store the session");
             refusal(
                 RefusalCode::RetryLater,
-                "the server half cannot keep another session now",
+                "the server half cannot store another session now",
             )
         })?;
-        Ok(Ends::kept(kept, entry, clock::now(), false))
+        Ok(PumpEnds::kept(kept, entry, clock::now(), false))
     }
 }
 
-impl Ends {
-    /// Runs the pump between them.
+impl PumpEnds {
+    /// Runs the pump.
     fn join(
         self,
         (arrivals, standbys): (mpsc::Receiver<Box<Arrival>>, mpsc::Receiver<Carrier>),
@@ -190,16 +192,16 @@ impl Ends {
             detached_since: self.detached_since,
             confirmed: self.confirmed,
             patience: registry.limits.ttl,
-            unconfirmed_patience: UNCONFIRMED,
+            unconfirmed_patience: UNCONFIRMED_TTL,
             budget: Arc::clone(&registry.budget),
         });
         drop(self.held);
         pump.run()
     }
 
-    fn without_vault(config: &SessionConfig, stream: TcpStream) -> Ends {
+    fn without_store(config: &SessionConfig, stream: TcpStream) -> PumpEnds {
         let (input, output) = stream.into_split();
-        Ends {
+        PumpEnds {
             session: Session::new(session_memory(config)),
             input: Box::new(input),
             output: Box::new(output),
@@ -210,9 +212,9 @@ impl Ends {
         }
     }
 
-    fn kept(kept: Kept, entry: &Entry, detached_since: Instant, confirmed: bool) -> Ends {
+    fn kept(kept: StoredSession, entry: &Entry, detached_since: Instant, confirmed: bool) -> PumpEnds {
         *lock(&entry.slot) = Some(kept.slot);
-        Ends {
+        PumpEnds {
             session: kept.session,
             input: Box::new(kept.input),
             output: Box::new(kept.output),
@@ -226,12 +228,12 @@ impl Ends {
 
 fn describe(outcome: &Outcome, ttl: Duration) -> String {
     match outcome {
-        Outcome::Finished => "ended in good order".to_owned(),
+        Outcome::Finished => "ended normally".to_owned(),
         Outcome::ClosedByPeer(_, message) => format!("closed by the client half: {message}"),
-        Outcome::Unfinished => "ended without a confirmation".to_owned(),
+        Outcome::Unfinished => "ended, but the client half did not confirm the last bytes".to_owned(),
         Outcome::Ended(why) | Outcome::Lost(why) => why.clone(),
-        Outcome::HandedOver => "handed over to a successor".to_owned(),
-        Outcome::Expired => format!("no carrier came for {} s", ttl.as_secs()),
+        Outcome::HandedOver => "handed over to the next worker".to_owned(),
+        Outcome::Expired => format!("no client connected for {} s", ttl.as_secs()),
         Outcome::Desync(error) => format!("protocol error: {error}"),
     }
 }

@@ -1,16 +1,17 @@
-//! Which lines of sshd's configuration may treat clients by where they connect from, or to.
+//! Finds the lines of sshd's configuration that may depend on the addresses of a connection.
 //!
-//! By a list of what certainly does not: whatever a later OpenSSH brings counts until it is known.
+//! There is a list of what certainly does not depend on them. Keywords of later OpenSSH versions count until they are
+//! known.
 
 use std::fs;
 use std::path::Path;
 
 use super::files::{ConfigFiles, Line};
 
-/// Files that sshd asks about each connection if it was built with libwrap, as Debian's is (hosts_access(5)).
+/// Files that sshd consults for each connection if it was built with libwrap, as on Debian (hosts_access(5)).
 const HOSTS_FILES: [&str; 2] = ["/etc/hosts.allow", "/etc/hosts.deny"];
 
-/// The lines of `files` that count.
+/// The lines of `files` that may depend on addresses.
 pub(super) fn among(files: &ConfigFiles) -> Vec<Line> {
     files
         .lines
@@ -21,14 +22,14 @@ pub(super) fn among(files: &ConfigFiles) -> Vec<Line> {
 }
 
 fn is_address_rule(line: &Line) -> bool {
-    // A command that looks at the connection by itself.
+    // A command that looks at the connection itself.
     let asks = ["SSH_CLIENT", "SSH_CONNECTION"]
         .iter()
         .any(|name| line.text.contains(name));
     let arguments = line.arguments.as_slice();
     asks || match line.keyword.as_str() {
         "match" => !is_by_user_only(arguments),
-        // OpenSSH 9.2 splits at the first @, 10 at the last: any counts.
+        // OpenSSH 9.2 splits at the first @, OpenSSH 10 at the last one: any counts.
         "allowusers" | "denyusers" => arguments.iter().any(|pattern| pattern.contains('@')),
         "authorizedkeyscommand" | "authorizedprincipalscommand" | "rdomain" => {
             arguments.iter().any(|argument| has_token(argument, ['C', 'D']))
@@ -38,7 +39,7 @@ fn is_address_rule(line: &Line) -> bool {
     }
 }
 
-/// Whether all criteria of a `Match` are of those that depend on the user and the server alone.
+/// Whether all criteria of a `Match` depend on the user and the server only.
 fn is_by_user_only(arguments: &[String]) -> bool {
     let mut words = arguments.iter().flat_map(|argument| match argument.split_once('=') {
         Some((criterion, value)) => vec![criterion, value],
@@ -67,7 +68,7 @@ fn has_token(argument: &str, tokens: [char; 2]) -> bool {
     false
 }
 
-/// The lines of hosts_access(5) that name sshd, if one of these programs asks them.
+/// The lines of hosts_access(5) files that concern sshd, if one of these programs uses them.
 pub(super) fn of_hosts_files(files: &mut ConfigFiles, programs: &[&Path]) -> Vec<Line> {
     let mut lines = Vec::new();
     for path in HOSTS_FILES.map(Path::new) {
@@ -89,14 +90,14 @@ pub(super) fn of_hosts_files(files: &mut ConfigFiles, programs: &[&Path]) -> Vec
     lines
 }
 
-/// Whether the list of daemons names sshd, everybody, or a file of names.
+/// Whether the list of daemons has sshd, all daemons, or a file of names.
 fn names_sshd(text: &str) -> bool {
     let text = text.trim();
     let daemons = text.split(':').next().unwrap_or_default().to_ascii_lowercase();
     !text.starts_with('#') && ["sshd", "all", "/"].iter().any(|name| daemons.contains(name))
 }
 
-/// Whether a program asks hosts_access(5), or may: it cannot be read.
+/// Whether a program uses hosts_access(5), or cannot be read.
 fn uses_libwrap(program: &Path) -> bool {
     let name = b"libwrap";
     fs::read(program).map_or(true, |content| content.windows(name.len()).any(|window| window == name))

@@ -1,7 +1,7 @@
-//! The lines of sshd's configuration files, split into words as sshd splits them.
+//! The lines of sshd's configuration files, split into words as sshd does.
 //!
-//! What they mean is for `sshd -T` to say. The files are read for what it does not tell: which criteria there are, in
-//! which line, and the host keys while sshd cannot be asked.
+//! Their effect is read from `sshd -T`. The files are read for what that does not print: the criteria of `Match`, the
+//! position of each line, and the host keys if sshd cannot be asked.
 
 use std::fmt;
 use std::fs;
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 
 use crate::identity::authorized_keys::{Stamp, wildcard};
 
-/// Where sshd looks for files that are included by a relative name.
+/// Base folder of relative `Include` paths.
 const SSH_FOLDER: &str = "/etc/ssh";
 
-/// Most files read, and how deep they may include each other (sshd stops at 16).
+/// The most files read, and how deep includes may be nested (sshd's limit is 16).
 const MAX_FILES: usize = 256;
 const MAX_DEPTH: usize = 16;
 
-/// Longest file read, in bytes.
+/// The largest file read, in bytes.
 const MAX_LENGTH: u64 = 4 * 1024 * 1024;
 
 /// One line of a configuration file that is neither empty nor a comment.
@@ -27,7 +27,7 @@ pub struct Line {
     pub path: PathBuf,
     /// The line, counted from 1.
     pub number: usize,
-    /// What it says, without blanks around it.
+    /// Its text, trimmed.
     pub text: String,
     /// In lower case.
     pub(super) keyword: String,
@@ -40,7 +40,7 @@ impl fmt::Display for Line {
     }
 }
 
-/// A part of the configuration is not known.
+/// Why a part of the configuration is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// A file or folder could not be read.
@@ -48,48 +48,48 @@ pub enum Unreadable {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of reading.
         source: io::Error,
     },
-    /// It is longer than any that is read, or there are too many, or they include each other in a circle.
-    #[error("{} is too long, or one of too many files", path.display())]
+    /// The file is too large, there are too many files, or they include each other in a circle.
+    #[error("{} is too large, or there are too many included files", path.display())]
     TooMuch {
         /// The file.
         path: PathBuf,
     },
-    /// A line that cannot be split into words.
-    #[error("{}:{number} cannot be understood: an open quotation mark, or a zero byte", path.display())]
+    /// The line cannot be split into words.
+    #[error("{}:{number} cannot be parsed: it has an unterminated quotation mark or a zero byte", path.display())]
     Line {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         number: usize,
     },
-    /// An `Include` whose files bowline cannot find.
-    #[error("{line}: bowline knows wildcards in the last part of a path only, and no brackets")]
+    /// bowline cannot expand this `Include`.
+    #[error("{line}: bowline supports wildcards only in the last part of a path, and no brackets")]
     Include {
         /// The line.
         line: Line,
     },
 }
 
-/// A file or folder and the state in which it was seen; `None` if there was none.
-pub(super) type Seen = (PathBuf, Option<Stamp>);
+/// The state of a file or folder; `None` if it did not exist.
+pub(super) type FileState = (PathBuf, Option<Stamp>);
 
-/// What the state of `path` is now.
-pub(super) fn look(path: &Path) -> Seen {
+/// The current state of `path`.
+pub(super) fn look(path: &Path) -> FileState {
     let stamp = fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
     (path.to_owned(), stamp)
 }
 
-/// A configuration file and all that it includes, as far as they can be read.
+/// A configuration file and everything it includes, as far as it can be read.
 #[derive(Debug, Default)]
 pub(super) struct ConfigFiles {
     /// In sshd's order.
     pub(super) lines: Vec<Line>,
-    /// Every file and folder that was looked at.
-    pub(super) seen: Vec<Seen>,
-    /// The first thing that could not be read; with one, lines may be missing.
+    /// Every file and folder that was read.
+    pub(super) seen: Vec<FileState>,
+    /// The first error; if there is one, lines may be missing.
     pub(super) unreadable: Option<Unreadable>,
     files: usize,
 }
@@ -101,9 +101,9 @@ impl ConfigFiles {
         files
     }
 
-    /// Adds the lines of one file without looking for includes.
+    /// Reads a file without following its includes.
     pub(super) fn read_text(&mut self, path: &Path) -> Option<String> {
-        // Taken before reading: a write in between is then seen as a change at the next look.
+        // Taken before reading: a write in between then counts as a change.
         self.seen.push(look(path));
         match read(path) {
             Ok(text) => Some(text),
@@ -161,8 +161,8 @@ impl ConfigFiles {
         }
     }
 
-    /// The files that a pattern names; `None` if that cannot be told. Wildcards only in the last part of the path, as
-    /// in `sshd_config.d/*.conf`.
+    /// The files that a pattern matches; `None` if bowline cannot expand it. Wildcards are supported in the last part
+    /// of the path only, as in `sshd_config.d/*.conf`.
     fn expand(&mut self, pattern: &str) -> Result<Option<Vec<PathBuf>>, Unreadable> {
         let path = Path::new(SSH_FOLDER).join(pattern);
         let Some((folder, name)) = path.parent().zip(path.file_name().and_then(|name| name.to_str())) else {
@@ -175,7 +175,7 @@ impl ConfigFiles {
         if !is_wild(name) {
             self.seen.push(look(&path));
             return match fs::metadata(&path) {
-                // sshd passes over what is not there, too.
+                // sshd also ignores missing files.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Vec::new())),
                 _ => Ok(Some(vec![path])),
             };
@@ -215,10 +215,11 @@ fn unreadable(path: &Path, source: io::Error) -> Unreadable {
     Unreadable::File { path, source }
 }
 
-/// Keyword in lower case and arguments, both empty for a comment; `None` if a quotation mark stays open.
+/// Keyword in lower case and arguments, both empty for a comment; `None` if a quotation mark is not closed.
 ///
-/// As `strdelim` and `argv_split` of OpenSSH: the keyword ends at a blank, a quotation mark or `=`; arguments may be
-/// quoted in part or whole, `\` is for quotation marks, blanks and itself, and a word that starts with `#` begins a comment.
+/// As `strdelim` and `argv_split` of OpenSSH: the keyword ends at white space, a quotation mark or `=`; arguments may
+/// be quoted in part or as a whole, `\` escapes quotation marks, white space and itself, and a word that starts with
+/// `#` begins a comment.
 fn split(text: &str) -> Option<(String, Vec<String>)> {
     let text = text.trim();
     if text.starts_with('#') {

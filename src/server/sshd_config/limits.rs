@@ -1,7 +1,7 @@
-//! sshd's warnings as those see them who probe: what a session survives, and which line mends it.
+//! Converts sshd's warnings for clients that probe: how long a session survives, and the line that changes it.
 
 use super::SshdWarning;
-use super::settings::SHORT_GRACE;
+use super::settings::MIN_LOGIN_GRACE;
 use crate::wire::{PeerText, SshdLimit};
 
 impl From<&SshdWarning> for SshdLimit {
@@ -17,7 +17,7 @@ impl From<&SshdWarning> for SshdLimit {
             | SshdWarning::NoPublicKeys => None,
         };
         let mend = match warning {
-            SshdWarning::LoginGraceTime { after } if *after >= SHORT_GRACE => String::new(),
+            SshdWarning::LoginGraceTime { after } if *after >= MIN_LOGIN_GRACE => String::new(),
             warning => warning.mending_line(),
         };
         SshdLimit {
@@ -44,7 +44,7 @@ mod tests {
             (Some(45), "ClientAliveInterval 0")
         );
         assert_eq!(limits[0].file, "/etc/ssh/sshd_config.d/bowline.conf");
-        // Two minutes for a login are as they should be; that an outage may last no longer is worth a word.
+        // 120 s for a login is fine, but it limits outages before login, so it is reported.
         assert_eq!((limits[1].survives, limits[1].mend.as_str()), (Some(120), ""));
         assert_eq!(Settings::parse("logingracetime 30\n").limits().len(), 1);
     }

@@ -1,5 +1,5 @@
-//! Whether sshd may take every client for one on loopback: without a rule that depends on the address, nobody gets in
-//! by that who would not get in directly.
+//! Whether sshd may see all clients on loopback: if no rule depends on the client's address, nobody is admitted who
+//! would not be admitted directly.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -7,52 +7,54 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::super::connect_sshd::OWN_ALIAS;
-use super::files::{ConfigFiles, Line, Seen, Unreadable, look};
+use super::files::{ConfigFiles, FileState, Line, Unreadable, look};
 use super::{Connection, NOBODY, Settings, SshdConfig, SshdConfigError, address_rules};
 
-/// While the configuration cannot be read it is tried again no more often than this.
+/// How often to try again if the configuration cannot be read.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// If trying takes long, the keeper has other things to do for this many times as long.
+/// If a try takes long, the keeper waits this many times as long until the next one.
 const RETRY_SHARE: u32 = 4;
 
-/// A client's address on loopback, as sshd sees one.
+/// A client's address as sshd sees it.
 const ALIAS: IpAddr = IpAddr::V4(OWN_ALIAS);
 
-/// Why nothing is opened while sshd sees all clients on loopback.
+/// Why no session may be opened while sshd sees all clients on loopback.
 #[derive(Debug, thiserror::Error)]
 pub enum Obstacle {
-    /// Lines that may treat clients by where they connect from, or to.
+    /// Lines that may depend on the addresses of a connection.
     #[error("sshd has rules that depend on where a client connects from: {}", Lines(lines))]
     Rules {
         /// All of them, in sshd's order.
         lines: Vec<Line>,
     },
     /// Part of the configuration cannot be read.
-    #[error("sshd's configuration is not known")]
+    #[error("cannot read sshd's configuration")]
     Files(#[source] Unreadable),
-    /// sshd does not tell its settings: they are malformed, or something it needs is missing.
-    #[error("sshd's configuration is not known")]
+    /// sshd does not print its settings: they are invalid, or something it needs is missing.
+    #[error("cannot read sshd's configuration")]
     Sshd(#[source] SshdConfigError),
-    /// The target is another machine, whose configuration is not here.
-    #[error("sshd's configuration is not known: {target} is another machine")]
+    /// The target is another machine, whose configuration cannot be read.
+    #[error("cannot read sshd's configuration: {target} is another machine")]
     Elsewhere {
         /// The target.
         target: SocketAddr,
     },
-    /// sshd locks out addresses whose logins fail, and all clients have one.
-    #[error("sshd locks out addresses whose logins fail (PerSourcePenalties), and at {target} all clients have one")]
+    /// sshd penalizes addresses, and all clients have the same.
+    #[error(
+        "sshd refuses addresses after failed logins (PerSourcePenalties), and at {target} all clients have the same address"
+    )]
     SharedPenalties {
         /// The target.
         target: SocketAddr,
-        /// Where the same sshd listens and each client can have an address of its own.
+        /// Another address of the same sshd, at which each client can have a loopback address of its own.
         instead: Option<SocketAddr>,
     },
 }
 
 impl Obstacle {
-    /// Whether it may be about the address that a client connects to, and not only about where it comes from. The
-    /// words decide: in doubt it is.
+    /// Whether the local address of a connection may matter, and not only the client's. Decided by words in the lines;
+    /// in doubt it may.
     #[must_use]
     pub fn is_about_local_address(&self) -> bool {
         let words = ["local", "rdomain", "ssh_connection", "%c", "%d"];
@@ -67,7 +69,7 @@ impl Obstacle {
     }
 }
 
-/// The first lines, and how many more there are.
+/// Shows the first line, and how many more there are.
 struct Lines<'a>(&'a [Line]);
 
 impl fmt::Display for Lines<'_> {
@@ -83,7 +85,7 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
-/// Looks at the configuration of one sshd, and again when a file has changed.
+/// Checks the configuration of one sshd, and again when a file has changed.
 #[derive(Debug)]
 pub struct LoopbackCheck {
     sshd: SshdConfig,
@@ -93,22 +95,22 @@ pub struct LoopbackCheck {
 
 #[derive(Debug)]
 struct Checked {
-    seen: Vec<Seen>,
+    seen: Vec<FileState>,
     obstacle: Option<Obstacle>,
-    /// When to look again though no file has changed.
+    /// When to check again although no file has changed.
     again: Option<Instant>,
 }
 
 impl LoopbackCheck {
-    /// Of the sshd that listens at `target`. Nothing is read yet.
+    /// Checks the sshd at `target`. Nothing is read yet.
     #[must_use]
     pub fn new(sshd: SshdConfig, target: SocketAddr) -> Self {
         let last = None;
         Self { sshd, target, last }
     }
 
-    /// Why nothing may be opened. Costs a system call for each file if none has
-    /// changed, and else as much as `sshd -T`.
+    /// Why no session may be opened. Costs a system call for each file if none has changed, otherwise as much as `sshd
+    /// -T`.
     pub fn obstacle(&mut self, now: impl Fn() -> Instant) -> Option<&Obstacle> {
         let start = now();
         let is_current = self.last.as_ref().is_some_and(|last| last.is_current(start));
@@ -126,13 +128,13 @@ impl LoopbackCheck {
         self.last.as_ref()?.obstacle.as_ref()
     }
 
-    fn look(&self) -> (Option<Obstacle>, Vec<Seen>) {
+    fn look(&self) -> (Option<Obstacle>, Vec<FileState>) {
         let target = self.target;
         if !is_here(target.ip()) {
             return (Some(Obstacle::Elsewhere { target }), Vec::new());
         }
         let mut files = ConfigFiles::read(self.sshd.file());
-        // Another sshd may have other rules, and know others.
+        // Another sshd program may support other rules.
         files.seen.push(look(&self.sshd.binary));
         let settings = self.sshd.settings_for(Connection {
             user: NOBODY,
@@ -165,7 +167,7 @@ impl Checked {
     }
 }
 
-/// The address of a target at which each client can have an address of its own, if the same sshd listens there.
+/// Another address of the target at which each client can have an address of its own, if the same sshd listens there.
 #[must_use]
 pub fn with_client_addresses(settings: &Settings, target: SocketAddr) -> Option<SocketAddr> {
     let listening = settings.listen_addresses();
@@ -179,10 +181,10 @@ pub fn with_client_addresses(settings: &Settings, target: SocketAddr) -> Option<
     Some(SocketAddr::from((best, target.port())))
 }
 
-/// Strangers' wrong keys must not lock out others: sshd's penalties have to meet one client alone.
+/// sshd's penalties must affect single clients only: otherwise strangers could lock out others.
 fn shared_penalties(settings: &Settings, target: SocketAddr) -> Option<Obstacle> {
     let has_aliases = target.is_ipv4() && is_here(ALIAS);
-    // Without an address of its own a client comes from the one that it connects to.
+    // Without an alias, a client's connection comes from the address that it goes to.
     let source = if has_aliases { ALIAS } else { target.ip() };
     let is_shared = !has_aliases || !settings.penalises_single_addresses();
     if !is_shared || !settings.penalises(source) {
@@ -192,12 +194,12 @@ fn shared_penalties(settings: &Settings, target: SocketAddr) -> Option<Obstacle>
     Some(Obstacle::SharedPenalties { target, instead })
 }
 
-/// Whether an address is one of this machine's.
+/// Whether an address belongs to this machine.
 pub(crate) fn is_here(address: IpAddr) -> bool {
     is_here_in_zone(SocketAddr::new(address, 0))
 }
 
-/// The same of an address that may have a zone; its port does not count.
+/// The same for an address that may have a zone; its port is ignored.
 pub(crate) fn is_here_in_zone(mut address: SocketAddr) -> bool {
     address.set_port(0);
     UdpSocket::bind(address).is_ok()

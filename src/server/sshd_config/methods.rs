@@ -1,4 +1,4 @@
-//! For which users sshd looks at no key first, so that asking it about one is of no use.
+//! Finds users for whom sshd accepts no key first, so that asking about a key is useless.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use super::{Line, Settings, SshdConfig};
 /// Users whose login begins with another method than a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoKeyFirst {
-    /// The block that they are in; `None` for all that no block treats otherwise.
+    /// The `Match` block of these users; `None`: all users outside of such blocks.
     block: Option<Line>,
-    /// What AuthenticationMethods says.
+    /// Their AuthenticationMethods.
     methods: String,
 }
 
@@ -18,13 +18,13 @@ impl fmt::Display for NoKeyFirst {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.block {
             Some(line) => write!(f, "the users of {line}"),
-            None => f.write_str("all users whom no Match block treats otherwise"),
+            None => f.write_str("all users outside of Match blocks that say otherwise"),
         }
     }
 }
 
 impl NoKeyFirst {
-    /// What AuthenticationMethods says of them.
+    /// Their AuthenticationMethods.
     #[must_use]
     pub fn methods(&self) -> &str {
         &self.methods
@@ -32,7 +32,8 @@ impl NoKeyFirst {
 }
 
 impl SshdConfig {
-    /// Users whose AuthenticationMethods do not let a login begin with a key. `settings` are those outside of `Match` blocks.
+    /// Users whose AuthenticationMethods do not let a login begin with a key. `settings` are those outside of `Match`
+    /// blocks.
     #[must_use]
     pub fn without_key_first(&self, settings: &Settings) -> Vec<NoKeyFirst> {
         let usual = settings.values("authenticationmethods").join(" ");
@@ -54,7 +55,7 @@ fn in_blocks(lines: &[Line]) -> Vec<NoKeyFirst> {
         match &*line.keyword {
             "match" => block = Some(line),
             "authenticationmethods" if !begin_with_key(&line.arguments.join(" ")) => {
-                // The block of an included file ends with the file.
+                // A block in an included file ends with the file.
                 let block = block.filter(|block| block.path == line.path);
                 found.extend(block.map(|block| NoKeyFirst {
                     block: Some(block.clone()),
@@ -67,7 +68,7 @@ fn in_blocks(lines: &[Line]) -> Vec<NoKeyFirst> {
     found
 }
 
-/// Whether one of these lists does. Without any, every method will do.
+/// Whether one of these lists begins with a key. If there is none, every method is allowed.
 fn begin_with_key(methods: &str) -> bool {
     let mut lists = methods.split_whitespace().peekable();
     lists.peek().is_none() || lists.any(|list| matches!(list.split([',', ':']).next(), Some("publickey" | "any")))
@@ -97,7 +98,7 @@ mod tests {
         for any in ["authenticationmethods any\n", ""] {
             assert_eq!(told(any), std::slice::from_ref(&staff));
         }
-        let everybody = "all users whom no Match block treats otherwise".to_owned();
+        let everybody = "all users outside of Match blocks that say otherwise".to_owned();
         assert_eq!(told("authenticationmethods password,publickey\n"), [everybody, staff]);
     }
 }

@@ -1,7 +1,7 @@
-//! What is known of sshd's configuration: its settings, as `sshd -T` prints them, and whether one of its rules depends on
-//! where clients connect from.
+//! sshd's configuration: its settings, as `sshd -T` prints them, and whether one of its rules depends on the client's
+//! address.
 //!
-//! Blocking: for the keeper, which has no async runtime. What a setting means is for sshd to say.
+//! Blocking, for the keeper, which has no async runtime. sshd itself interprets its settings.
 
 mod address_rules;
 mod files;
@@ -35,13 +35,13 @@ pub(crate) use loopback::{is_here, is_here_in_zone};
 pub use methods::NoKeyFirst;
 pub use settings::{Settings, SshdWarning};
 
-/// How long `sshd -T` may take. It takes 8 ms.
-const TIME_LIMIT: Duration = Duration::from_secs(5);
+/// How long `sshd -T` may take. It usually takes 8 ms.
+const SSHD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where sshd's configuration is unless `--sshd-config` says otherwise.
+/// sshd's default configuration file.
 const DEFAULT_CONFIG: &str = "/etc/ssh/sshd_config";
 
-/// Where sshd looks for host keys if no line names one, of every version.
+/// sshd's default host keys, of all versions.
 const DEFAULT_HOST_KEYS: [&str; 4] = [
     "/etc/ssh/ssh_host_ed25519_key",
     "/etc/ssh/ssh_host_ecdsa_key",
@@ -49,10 +49,10 @@ const DEFAULT_HOST_KEYS: [&str; 4] = [
     "/etc/ssh/ssh_host_mldsa44_ed25519_key",
 ];
 
-/// sshd's port unless it is told otherwise.
+/// sshd's default port.
 const SSH_PORT: u16 = 22;
 
-/// A user that no `Match` names, for settings that are nobody's.
+/// A user name that no `Match` has, for settings outside of `Match` blocks.
 const NOBODY: &str = "bowline-asks";
 
 /// An sshd and its configuration.
@@ -60,11 +60,11 @@ const NOBODY: &str = "bowline-asks";
 pub struct SshdConfig {
     /// The program, by its absolute path. Default `/usr/sbin/sshd`.
     pub binary: PathBuf,
-    /// Its configuration; `None` for its own default.
+    /// Its configuration file; `None` for its own default.
     pub config: Option<PathBuf>,
 }
 
-/// A connection as sshd sees it, or would.
+/// A connection as sshd sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection<'a> {
     /// Login name.
@@ -75,15 +75,15 @@ pub struct Connection<'a> {
     pub local: SocketAddr,
 }
 
-/// sshd did not tell its settings.
+/// Why sshd's settings are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum SshdConfigError {
-    /// The program could not be run to its end: not found, not allowed, too slow.
+    /// The program could not be run: it was not found, not permitted, or took too long.
     #[error("cannot run {} -T", binary.display())]
     Run {
         /// The program.
         binary: PathBuf,
-        /// What the system said.
+        /// The error of running it.
         source: io::Error,
     },
     /// It ended with an error.
@@ -93,11 +93,11 @@ pub enum SshdConfigError {
         binary: PathBuf,
         /// How it ended.
         status: ExitStatus,
-        /// The last line of its complaint.
+        /// The last line of its stderr.
         said: String,
     },
-    /// A user name that cannot be given to `sshd -C`, where a comma starts another fact.
-    #[error("the user name {user:?} cannot be put to sshd -C")]
+    /// The user name cannot be passed to `sshd -C`, which separates values by commas.
+    #[error("the user name {user:?} cannot be passed to sshd -C")]
     UserName {
         /// The name.
         user: String,
@@ -114,10 +114,10 @@ impl Default for SshdConfig {
 }
 
 impl SshdConfig {
-    /// The settings for nobody in particular: those outside of `Match` blocks, and of blocks that match everybody.
+    /// The settings outside of `Match` blocks and in blocks that match everybody.
     ///
-    /// Before OpenSSH 9.3, sshd wants as root its folder `/run/sshd` and one readable host key. Not as root it is given
-    /// a throw-away key, because it may read none; its configuration it must be able to read.
+    /// Before OpenSSH 9.3, root needs the folder `/run/sshd` and one readable host key. Other users cannot read the
+    /// host keys, so sshd is given a temporary one; its configuration must be readable.
     ///
     /// # Errors
     /// `SshdConfigError`.
@@ -130,16 +130,16 @@ impl SshdConfig {
         })
     }
 
-    /// The settings that sshd applies to one connection.
+    /// The settings for one connection.
     ///
     /// # Errors
-    /// As [`SshdConfig::settings`]; `UserName` for a name that sshd cannot be asked about.
+    /// As [`SshdConfig::settings`]; `UserName` for a name that cannot be passed to sshd.
     pub fn settings_for(&self, connection: Connection<'_>) -> Result<Settings, SshdConfigError> {
         self.dump(connection)
     }
 
-    /// Private host keys and host certificates as the configuration files name them, else where sshd looks by default:
-    /// for as long as sshd itself cannot be asked.
+    /// Private host keys and host certificates that the configuration files name, otherwise sshd's defaults. For times
+    /// when sshd cannot be asked.
     #[must_use]
     pub fn host_key_lines(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
         let files = ConfigFiles::read(self.file());
@@ -161,8 +161,8 @@ impl SshdConfig {
         self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))
     }
 
-    /// Prints the settings for one connection. Always with every fact that there is: sshd wants the local port as soon as
-    /// one `Match` looks at it. Since OpenSSH 9.3 `-G` needs neither sshd's folder nor its keys.
+    /// Prints the settings for one connection. All values are passed: sshd requires the local port if any `Match` uses
+    /// it. Since OpenSSH 9.3 `-G` needs neither the folder nor keys.
     fn dump(&self, connection: Connection<'_>) -> Result<Settings, SshdConfigError> {
         let specification = specification(connection)?;
         let output = self.run(&["-G", "-T"], &specification, None)?;
@@ -202,7 +202,7 @@ impl SshdConfig {
         if let Some(key) = key {
             command.arg("-h").arg(&key.path);
         }
-        run(&mut command, TIME_LIMIT).map_err(|source| self.run_error(source))
+        run(&mut command, SSHD_TIMEOUT).map_err(|source| self.run_error(source))
     }
 
     fn run_error(&self, source: io::Error) -> SshdConfigError {
@@ -219,14 +219,14 @@ impl SshdConfig {
     }
 }
 
-/// An sshd before 9.3 says so of `-G`, and how it is to be used.
+/// Whether sshd is older than 9.3 and says that it does not know `-G`.
 fn is_unknown_option(complaint: &[u8]) -> bool {
     let text = String::from_utf8_lossy(complaint);
     let first = text.lines().next().unwrap_or_default();
     first.contains("option") && first.trim_end().ends_with('G')
 }
 
-/// The argument of `-C`: facts with commas in between, of which a later one replaces an earlier.
+/// The argument of `-C`: values separated by commas, of which a later one replaces an earlier one.
 fn specification(connection: Connection<'_>) -> Result<String, SshdConfigError> {
     let Connection { user, address, local } = connection;
     if user.contains([',', '\0']) || user.is_empty() {
@@ -234,7 +234,7 @@ fn specification(connection: Connection<'_>) -> Result<String, SshdConfigError> 
     }
     let address = address.to_canonical();
     let (local_address, local_port) = (local.ip().to_canonical(), local.port());
-    // sshd takes the address for the name too, unless it looks names up.
+    // Unless it resolves names, sshd uses the address as the name too.
     Ok(format!(
         "user={user},host={address},addr={address},laddr={local_address},lport={local_port}"
     ))
@@ -253,7 +253,7 @@ fn last_line(complaint: &[u8]) -> String {
         .collect()
 }
 
-/// A host key file for an sshd that may read none of the real ones. The key is no secret: nothing is signed with it.
+/// A temporary host key for an sshd that cannot read its own. The key is not secret: nothing is signed with it.
 struct StandInKey {
     path: PathBuf,
 }
@@ -267,7 +267,7 @@ impl StandInKey {
         let path = std::env::temp_dir().join(format!("bowline-{}-{number}.key", std::process::id()));
         let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let mut file = match open() {
-            // Left by a process that had our id before.
+            // Left by an earlier process with our process id.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 fs::remove_file(&path)?;
                 open()?

@@ -1,4 +1,4 @@
-//! Runs a program to its end, with limits on its time and its output, and without an async runtime.
+//! Runs a program with limits on its time and output, and without an async runtime.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,23 +11,23 @@ use rustix::io::Errno;
 
 use crate::clock;
 
-/// Most bytes taken from one of its two outputs. `sshd -T` says about 6 KiB.
+/// The most bytes of each output. `sshd -T` prints about 6 KiB.
 const MAX_OUTPUT: usize = 1024 * 1024;
 
-/// How often a program that has closed its outputs is looked at until it ends.
+/// How often to check whether a program that has closed its outputs has ended.
 const REAP_INTERVAL: Duration = Duration::from_millis(2);
 
-/// What a program said and how it ended.
+/// A program's output and exit status.
 pub(crate) struct Output {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
 }
 
-/// Runs `command` without input. After `limit`, or beyond a megabyte of output, it is killed.
+/// Runs `command` without input. It is killed after `limit`, or if it prints more than a megabyte.
 ///
 /// # Errors
-/// What the system says; `TimedOut`; `FileTooLarge`.
+/// The errors of the system calls; `TimedOut`; `FileTooLarge`.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> io::Result<Output> {
     let deadline = clock::now() + limit;
     command
@@ -47,12 +47,12 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> io::Result<Output> 
     }
 }
 
-/// Ends its program however the function is left.
+/// Kills and waits for its program when dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // Both fail only where it has ended and been waited for already.
+        // Both fail only if it has already been waited for.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -101,7 +101,7 @@ impl Pipe {
         PollFd::new(&self.file, PollFlags::IN)
     }
 
-    /// One read, after poll has said that it will not block.
+    /// Reads once, after poll has said that it will not block.
     fn read(&mut self) -> io::Result<()> {
         let mut bytes = [0; 8192];
         match self.file.read(&mut bytes)? {

@@ -1,4 +1,4 @@
-//! sshd's effective settings, as `sshd -T` prints them, and what of them would harm sessions.
+//! sshd's effective settings, as `sshd -T` prints them, and those that harm sessions.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -8,38 +8,40 @@ use std::time::Duration;
 
 use crate::identity::authorized_keys::{ListMatch, address_in_list};
 
-/// Shortest LoginGraceTime that is not warned about: an outage before login may last no longer.
-pub(super) const SHORT_GRACE: Duration = Duration::from_secs(60);
+/// The shortest LoginGraceTime without a warning: it limits an outage before login.
+pub(super) const MIN_LOGIN_GRACE: Duration = Duration::from_secs(60);
 
-/// Least MaxStartups that is not warned about: four asks at once, and as many sessions before login.
-const FEW_STARTUPS: u32 = 8;
+/// The lowest MaxStartups without a warning: four questions at once, and as many sessions before login.
+const MIN_STARTUPS: u32 = 8;
 
-/// The file of ours that keeps any sshd from ending detached sessions; `packaging/sshd_config.d` has it.
+/// The drop-in that prevents sshd from ending detached sessions, see `packaging/sshd_config.d`.
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/bowline.conf";
 
-/// The same for what OpenSSH 9.2 brought, which earlier ones refuse to start with.
+/// The same for keywords of OpenSSH 9.2, with which earlier versions refuse to start.
 const DROP_IN_9_2: &str = "/etc/ssh/sshd_config.d/bowline-9.2.conf";
 
-/// And for what 9.8 brought.
+/// The same for keywords of OpenSSH 9.8.
 const DROP_IN_9_8: &str = "/etc/ssh/sshd_config.d/bowline-9.8.conf";
 
-/// Keywords in lower case with their values, one for each line that sshd printed.
+/// Keywords in lower case with their values, one for each printed line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(pub(super) BTreeMap<String, Vec<String>>);
 
-/// A setting of sshd's that ends or hinders bowline's sessions.
+/// A setting of sshd that ends or hinders bowline's sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SshdWarning {
-    /// sshd ends a connection whose client does not answer for this long: every longer outage.
-    #[error("sshd ends a session after {after:?} without an answer (ClientAliveInterval x ClientAliveCountMax)")]
+    /// sshd ends a connection whose client does not answer for this long, as in an outage.
+    #[error(
+        "sshd ends a session whose client does not answer for {after:?} (ClientAliveInterval x ClientAliveCountMax)"
+    )]
     ClientAlive {
         /// Interval times count.
         after: Duration,
     },
-    /// sshd closes channels that are idle, detached ones among them.
+    /// sshd closes idle channels, also those of detached sessions.
     #[error("sshd closes idle channels (ChannelTimeout {value})")]
     ChannelTimeout {
-        /// Types of channels and their times.
+        /// Channel types and their timeouts.
         value: String,
     },
     /// sshd ends a connection without channels, such as an idle ControlMaster.
@@ -48,34 +50,34 @@ pub enum SshdWarning {
         /// The time.
         after: Duration,
     },
-    /// An outage during login may last no longer than this.
-    #[error("sshd ends a session that is not logged in after {after:?} (LoginGraceTime)")]
+    /// Limits an outage during login.
+    #[error("sshd ends a session without a login after {after:?} (LoginGraceTime)")]
     LoginGraceTime {
         /// The time.
         after: Duration,
     },
-    /// sshd drops connections at random from this number of logins under way.
-    #[error("sshd drops connections from {start} logins under way on (MaxStartups)")]
+    /// From this number of pending logins sshd drops connections at random.
+    #[error("sshd drops connections if {start} or more logins are pending (MaxStartups)")]
     MaxStartups {
         /// The first number of `start:rate:full`.
         start: u32,
     },
-    /// sshd limits logins under way per address, and one client may begin several.
-    #[error("sshd takes {most} logins under way from one address (PerSourceMaxStartups)")]
+    /// sshd limits the pending logins of an address, and one client may have several.
+    #[error("sshd allows {most} pending logins from one address (PerSourceMaxStartups)")]
     PerSourceMaxStartups {
         /// The limit.
         most: u32,
     },
-    /// sshd locks out addresses whose logins fail, and clients on this machine share one.
-    #[error("sshd locks out 127.0.0.1, where clients on this machine come from, if logins fail (PerSourcePenalties)")]
+    /// sshd refuses addresses after failed logins, and clients on this machine share one.
+    #[error("sshd refuses 127.0.0.1, the address of clients on this machine, after failed logins (PerSourcePenalties)")]
     PerSourcePenalties,
-    /// sshd accepts no public keys, so it will accept no session under `--auth sshd`.
+    /// sshd accepts no public keys, so it admits no session with `--auth sshd`.
     #[error("sshd accepts no public keys (PubkeyAuthentication no)")]
     NoPublicKeys,
 }
 
 impl SshdWarning {
-    /// The line for sshd_config that mends it.
+    /// The line for sshd_config that changes it.
     #[must_use]
     pub fn mending_line(&self) -> String {
         match self {
@@ -90,7 +92,7 @@ impl SshdWarning {
         }
     }
 
-    /// The file that mends it, as packages install it; `None` where the administrator has to weigh it.
+    /// The packaged file that changes it; `None` if the administrator should decide.
     #[must_use]
     pub fn drop_in(&self) -> Option<&'static str> {
         match self {
@@ -138,13 +140,13 @@ impl Settings {
         self.values("hostkey").iter().map(PathBuf::from).collect()
     }
 
-    /// Host certificates that sshd uses, beside those that lie at their keys.
+    /// Host certificates that sshd uses, besides those that are beside their keys.
     #[must_use]
     pub fn host_certificate_files(&self) -> Vec<PathBuf> {
         self.values("hostcertificate").iter().map(PathBuf::from).collect()
     }
 
-    /// Where sshd listens.
+    /// The addresses on which sshd listens.
     #[must_use]
     pub fn listen_addresses(&self) -> Vec<SocketAddr> {
         let addresses = self.values("listenaddress").iter();
@@ -153,18 +155,18 @@ impl Settings {
         first.filter_map(|address| address.parse().ok()).collect()
     }
 
-    /// Whether sshd locks out this address when logins from it fail.
+    /// Whether sshd refuses this address after failed logins.
     #[must_use]
     pub fn penalises(&self, address: IpAddr) -> bool {
         let exempt = self.value("persourcepenaltyexemptlist").unwrap_or_default();
-        // Versions before 9.8 do not know it.
+        // Unknown before 9.8.
         let is_on = self
             .value("persourcepenalties")
             .is_some_and(|value| !matches!(value, "no" | "none"));
         is_on && address_in_list(address, exempt) != ListMatch::Yes
     }
 
-    /// Whether each IPv4 address counts for itself when sshd locks out addresses.
+    /// Whether sshd penalizes single IPv4 addresses and not networks.
     #[must_use]
     pub(super) fn penalises_single_addresses(&self) -> bool {
         let bits = self.value("persourcenetblocksize").map(|bits| bits.split(':').next());
@@ -186,7 +188,7 @@ impl Settings {
         ports
     }
 
-    /// What here ends detached sessions or hinders new ones. Settings inside `Match` blocks are not seen.
+    /// Settings that end detached sessions or hinder new ones. Settings inside `Match` blocks are not seen.
     #[must_use]
     pub fn warnings(&self) -> Vec<SshdWarning> {
         let found = [
@@ -200,7 +202,7 @@ impl Settings {
             self.seconds("unusedconnectiontimeout")
                 .map(|after| SshdWarning::UnusedConnectionTimeout { after }),
             self.seconds("logingracetime")
-                .filter(|&after| after < SHORT_GRACE)
+                .filter(|&after| after < MIN_LOGIN_GRACE)
                 .map(|after| SshdWarning::LoginGraceTime { after }),
             self.max_startups(),
             self.number("persourcemaxstartups")
@@ -211,11 +213,11 @@ impl Settings {
         found.into_iter().flatten().collect()
     }
 
-    /// All that ends or hinders sessions, also what is as it should be: the time for a login.
+    /// The same, and also the login grace time if it is long enough.
     #[must_use]
     pub fn limits(&self) -> Vec<SshdWarning> {
         let mut limits = self.warnings();
-        let grace = self.seconds("logingracetime").filter(|&after| after >= SHORT_GRACE);
+        let grace = self.seconds("logingracetime").filter(|&after| after >= MIN_LOGIN_GRACE);
         limits.extend(grace.map(|after| SshdWarning::LoginGraceTime { after }));
         limits
     }
@@ -229,7 +231,7 @@ impl Settings {
 
     fn max_startups(&self) -> Option<SshdWarning> {
         let start = self.value("maxstartups")?.split(':').next()?.parse().ok()?;
-        (start < FEW_STARTUPS).then_some(SshdWarning::MaxStartups { start })
+        (start < MIN_STARTUPS).then_some(SshdWarning::MaxStartups { start })
     }
 
     fn penalties(&self) -> Option<SshdWarning> {
@@ -237,7 +239,7 @@ impl Settings {
             .then_some(SshdWarning::PerSourcePenalties)
     }
 
-    /// A time in seconds; `None` for `none` and for 0, which mean that there is no limit.
+    /// A duration in seconds; `None` for `none` and 0, which mean no limit.
     fn seconds(&self, keyword: &str) -> Option<Duration> {
         let seconds = self.number(keyword)?;
         (seconds > 0).then(|| Duration::from_secs(seconds.into()))

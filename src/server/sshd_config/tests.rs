@@ -135,7 +135,7 @@ fn what_cannot_be_read_is_tried_again_and_never_taken_for_harmless() {
     let start = clock::now();
     let text = obstacle(&mut check).unwrap();
     assert!(
-        text.contains("not known") && text.contains("bad configuration option"),
+        text.contains("cannot read sshd's configuration") && text.contains("bad configuration option"),
         "{text}"
     );
     fixture.append("X");

@@ -1,6 +1,6 @@
 //! The file of keys that decides instead of sshd: the keeper opens it, the worker reads it.
 //!
-//! The worker's user often may not open it (0600, in a folder of root's); the keeper parses nothing.
+//! The worker's user often may not open it (mode 0600, in a folder of root's); the keeper does not parse anything.
 
 use crate::identity::authorized_keys::{AuthorizedKeys, AuthorizedKeysError, Verdict};
 use crate::identity::statement::ProvenKey;
@@ -16,27 +16,32 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tracing::{debug, warn};
 
-/// Read anew when it has changed.
+/// Read again when the file has changed.
 pub(super) struct KeyFile {
     keys: Arc<AuthorizedKeys>,
     keeper: KeeperClient,
 }
 
-/// Why the file of keys says nothing. Nobody is permitted then.
+/// Why the file of keys cannot be used. No key is permitted then.
 #[derive(Debug, thiserror::Error)]
 enum KeyFileError {
     #[error(transparent)]
     Keeper(#[from] RequestError),
     #[error("the keeper cannot open {}", path.display())]
     Open { path: PathBuf, source: io::Error },
-    #[error("the keeper did not answer the question")]
-    Answer,
+    #[error("the keeper has no file of keys")]
+    NoFile,
+    #[error("the keeper answered with an unexpected message")]
+    UnexpectedAnswer,
+    #[error("reading the file of keys failed: a thread panicked")]
+    Panicked,
     #[error(transparent)]
     Read(#[from] AuthorizedKeysError),
 }
 
 impl KeyFile {
-    /// That it can be read at all the keeper has seen to at the start; by now it may have gone, and come back.
+    /// The keeper has checked at its start that the file can be read. It may have been removed since, and may come
+    /// back.
     pub(super) async fn read(path: &Path, keeper: &KeeperClient) -> KeyFile {
         let file = KeyFile {
             keys: Arc::new(AuthorizedKeys::unread(path)),
@@ -46,18 +51,18 @@ impl KeyFile {
         file
     }
 
-    /// `false`: it cannot be read now.
+    /// `false`: the file cannot be read now.
     async fn refresh_or_warn(&self) -> bool {
         match self.refresh().await {
             Ok(()) => true,
             Err(error) => {
-                warn!(error = %chain(&error), "the file of keys cannot be used: nobody is permitted");
+                warn!(error = %chain(&error), "the file of keys cannot be used: no key is permitted");
                 false
             }
         }
     }
 
-    /// As sshd, which sees an edit at the next login: opened each time, read where it has changed.
+    /// Like sshd, which sees an edit at the next login: the file is opened each time, and read if it has changed.
     async fn refresh(&self) -> Result<(), KeyFileError> {
         let file = match self.keeper.request(Request::OpenKeyFile).await? {
             Reply {
@@ -73,14 +78,18 @@ impl KeyFile {
                     source: io::Error::from_raw_os_error(errno),
                 });
             }
-            _ => return Err(KeyFileError::Answer),
+            Reply {
+                response: Response::Unavailable,
+                ..
+            } => return Err(KeyFileError::NoFile),
+            _ => return Err(KeyFileError::UnexpectedAnswer),
         };
         let keys = Arc::clone(&self.keys);
         let read = tokio::task::spawn_blocking(move || keys.refresh(file)).await;
-        if read.map_err(|_panic| KeyFileError::Answer)?? {
+        if read.map_err(|_panic| KeyFileError::Panicked)?? {
             let file = self.keys.path().display();
             for warning in self.keys.warnings() {
-                warn!(%file, %warning, "part of the file of keys is not used, or not safe");
+                warn!(%file, %warning, "a line of the file of keys is ignored or unsafe");
             }
         }
         Ok(())

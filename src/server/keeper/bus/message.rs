@@ -1,18 +1,18 @@
-//! Messages of the D-Bus protocol, as far as short questions and their answers go.
+//! Messages of the D-Bus protocol, as far as they are needed for short questions and their answers.
 
 use super::{BusError, not_understood};
 
-/// Longest message. Answers have some hundred bytes; signals about other units, which come in between, have a few
+/// The longest message. Answers have a few hundred bytes; signals about other units, which may come in between, a few
 /// thousand.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 
-/// Types of messages, D-Bus specification.
+/// Message types of the D-Bus specification.
 const METHOD_CALL: u8 = 1;
 pub(super) const METHOD_RETURN: u8 = 2;
 pub(super) const ERROR: u8 = 3;
 pub(super) const SIGNAL: u8 = 4;
 
-/// Codes of header fields, D-Bus specification.
+/// Header field codes of the D-Bus specification.
 const PATH: u8 = 1;
 const INTERFACE: u8 = 2;
 const MEMBER: u8 = 3;
@@ -89,9 +89,9 @@ impl Message {
     }
 }
 
-/// Reads values; what is not there is an error.
+/// Reads values. Missing bytes are an error.
 pub(super) struct Reader<'a> {
-    /// For alignment.
+    /// Needed for alignment.
     position: usize,
     rest: &'a [u8],
 }

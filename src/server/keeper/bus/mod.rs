@@ -1,8 +1,8 @@
-//! Questions to systemd on its private socket, in as much of the D-Bus protocol as two kinds of question need.
+//! Asks systemd on its private socket, with the part of the D-Bus protocol that two kinds of questions need.
 //!
-//! Not over the message bus: at poweroff it is gone before this service is told to stop, and minimal systems have none.
-//! Not by a D-Bus crate: they bring an async runtime, and look for their sockets in the environment. Answers are bounded
-//! in bytes and time, and whatever is not exactly what was asked for is an error.
+//! The message bus is not used: at poweroff it ends before this service is told to stop, and minimal systems have
+//! none. No D-Bus crate is used: they bring an async runtime, and look for their sockets in the environment. Answers
+//! are bounded in size and time, and every unexpected answer is an error.
 
 mod message;
 
@@ -21,42 +21,42 @@ use rustix::{
     },
 };
 
-use super::packet;
+use super::seqpacket;
 use crate::clock;
 use message::{ERROR, MAX_MESSAGE, METHOD_RETURN, Message, OWN_ENDIANNESS, Reader, SIGNAL, VERSION, Writer};
 
-/// Where systemd's manager object is.
+/// The path of systemd's manager object.
 pub(super) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
-/// What that object is.
+/// Its interface.
 pub(super) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// Longest answer to the handshake, which is `OK` and 32 digits.
+/// The longest answer to the handshake, which is `OK` and 32 digits.
 const MAX_HANDSHAKE: usize = 256;
 
-/// Most bytes received for one question. While the machine shuts down there is a signal for every unit.
+/// The most bytes received for one question. While the machine shuts down there is a signal for every unit.
 const MAX_RECEIVED: usize = 4 * 1024 * 1024;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BusError {
-    /// It could not be asked; `TimedOut` if there was no answer in time.
+    /// The question could not be sent; `TimedOut` if there was no answer in time.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The handshake was refused.
-    #[error("the service manager refuses the connection")]
+    #[error("the service manager refused the connection")]
     NotLetIn,
     /// The answer is an error.
-    #[error("the service manager answers with {name}")]
+    #[error("the service manager answered with the error {name}")]
     Refused { name: String },
-    /// The answer is none that is understood here.
-    #[error("the service manager's answer is not understood: {what}")]
+    /// The answer has an unexpected format.
+    #[error("the service manager's answer has an unexpected format: {what}")]
     NotUnderstood { what: &'static str },
 }
 
 impl BusError {
-    /// Whether what was asked about does not exist, or no longer.
+    /// Whether the object or property in question does not exist, or no longer.
     pub(super) fn is_unknown(&self) -> bool {
         matches!(self, Self::Refused { name } if name.starts_with("org.freedesktop.DBus.Error.Unknown"))
     }
@@ -77,28 +77,28 @@ const fn not_understood(what: &'static str) -> BusError {
 pub(super) enum Value {
     Text(String),
     Number(u32),
-    /// A number and the path of an object, as the property `Job` has them.
+    /// A number and the path of an object, as in the property `Job`.
     Object(u32, String),
 }
 
-/// A connection with the service manager.
+/// A connection to the service manager.
 #[derive(Debug)]
 pub(super) struct Bus {
     socket: OwnedFd,
-    /// All answers must be there by then.
+    /// The time limit for all answers.
     deadline: Instant,
     serial: u32,
 }
 
 impl Bus {
-    /// Connects as this process's user, who must be root, or the user whose manager it is.
+    /// Connects. This process must be root, or the user whose manager it is.
     ///
     /// # Errors
     /// `Io`, `NotLetIn`.
     pub(super) fn connect(path: &Path, limit: Duration) -> Result<Self, BusError> {
         let address = SocketAddrUnix::new(path)?;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // Also for connecting, if too many others wait (unix(7)).
+        // Also limits connecting, which blocks if the socket's queue is full (unix(7)).
         set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
         rustix::net::connect(&socket, &address)?;
         let deadline = clock::now() + limit;
@@ -116,7 +116,7 @@ impl Bus {
         let user: String = user.bytes().map(|digit| format!("{digit:02x}")).collect();
         self.send(format!("\0AUTH EXTERNAL {user}\r\nBEGIN\r\n").as_bytes())?;
         let mut line = Vec::new();
-        // What follows the line belongs to messages.
+        // Bytes after the line belong to messages.
         while !line.ends_with(b"\r\n") {
             if line.len() == MAX_HANDSHAKE {
                 return Err(not_understood("the handshake"));
@@ -129,13 +129,13 @@ impl Bus {
         }
     }
 
-    /// The object that is the unit of this process.
+    /// The path of this process's unit.
     ///
     /// # Errors
     /// See [`BusError`].
     pub(super) fn own_unit(&mut self) -> Result<String, BusError> {
-        // Not by its name, which an administrator may choose, and not by process id, of which there may be another in
-        // a namespace: 0 is whoever asks.
+        // Asks for process id 0, which means the caller: an administrator may change the unit's name, and the process
+        // id may differ between pid namespaces.
         let reply = self.call(MANAGER_PATH, MANAGER, "GetUnitByPID", "u", &0u32.to_ne_bytes())?;
         let mut body = reply.body("o")?;
         let path = body.text()?;
@@ -180,7 +180,7 @@ impl Bus {
         self.answer()
     }
 
-    /// The answer to what was asked last. Signals are passed over.
+    /// The answer to the last question. Signals are skipped.
     fn answer(&mut self) -> Result<Message, BusError> {
         let mut received = 0;
         while received < MAX_RECEIVED {
@@ -244,7 +244,7 @@ impl Bus {
         let mut filled = 0;
         while filled < bytes.len() {
             let left = self.deadline.saturating_duration_since(clock::now());
-            if !packet::wait_for(self.socket.as_fd(), PollFlags::IN, left)? {
+            if !seqpacket::wait_for(self.socket.as_fd(), PollFlags::IN, left)? {
                 return Err(io::Error::from(io::ErrorKind::TimedOut).into());
             }
             let (rest, flags) = (&mut bytes[filled..], RecvFlags::DONTWAIT);

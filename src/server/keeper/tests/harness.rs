@@ -15,19 +15,19 @@ use tempfile::TempDir;
 use super::roles::{CONFIGURATION, PROGRAM, REPORT_TO, ROLE, test_arguments};
 use crate::clock;
 
-/// A keeper's process, and the socket to its worker. Dropped, everything ends that was started for it.
+/// A keeper's process, and the socket to its worker. Dropping it ends all processes that were started for it.
 pub(super) struct KeeperProcess {
     pub(super) child: Child,
     pub(super) socket: UdpSocket,
     pub(super) worker: u32,
-    /// What the worker was given as configuration.
+    /// The configuration that the worker was given.
     pub(super) configuration: String,
     /// Program and configuration.
     pub(super) folder: TempDir,
 }
 
 impl KeeperProcess {
-    /// From a folder of its own, that a worker's user may not enter.
+    /// Starts a keeper from a folder of its own, which the worker's user may not enter.
     pub(super) fn start(role: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         install(&std::env::current_exe().unwrap(), &folder.path().join("bowline"));
@@ -58,7 +58,7 @@ impl KeeperProcess {
         keeper
     }
 
-    /// Waits for a worker to start. All that earlier ones had to say is skipped.
+    /// Waits for a worker to start. Skips all reports of earlier ones.
     pub(super) fn next_worker(&mut self) -> u32 {
         loop {
             let mut report = [0; 1000];
@@ -117,19 +117,19 @@ impl KeeperProcess {
         children(self.child.id())
     }
 
-    /// The keeper that the worker has raised.
-    pub(super) fn raised(&self) -> u32 {
+    /// The keeper that the worker has started.
+    pub(super) fn new_keeper(&self) -> u32 {
         let deadline = clock::now() + Duration::from_secs(20);
         loop {
-            if let Some(&raised) = children(self.worker).first() {
-                return raised;
+            if let Some(&new_keeper) = children(self.worker).first() {
+                return new_keeper;
             }
-            assert!(clock::now() < deadline, "no keeper is raised");
+            assert!(clock::now() < deadline, "no new keeper was started");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// All that run for it, wherever they come from.
+    /// All its running processes, whoever is their parent.
     pub(super) fn running(&self) -> Vec<u32> {
         let mark = format!("{REPORT_TO}={}", self.socket.local_addr().unwrap());
         let is_ours = |pid: &u32| {
@@ -160,13 +160,14 @@ impl Drop for KeeperProcess {
 
 fn install(program: &Path, place: &Path) {
     let new = place.with_extension("new");
-    // By another process: one that is started here meanwhile would keep the file open for writing, and so not startable.
+    // Copied by another process: a program that this process starts meanwhile would inherit the file open for writing,
+    // which then could not be executed.
     let copied = Command::new("cp").arg(program).arg(&new).status().unwrap();
     assert!(copied.success());
     fs::rename(&new, place).unwrap();
 }
 
-/// Those that run: who has ended and was not waited for yet is none, wherever in the list it stands.
+/// The running children. A process that has ended and was not waited for is not one of them.
 pub(super) fn children(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
     let lists = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default());
@@ -178,7 +179,7 @@ pub(super) fn children(pid: u32) -> Vec<u32> {
     pids.filter(|pid| is_running(*pid)).collect()
 }
 
-/// What has ended already needs none.
+/// A process that has ended already needs no signal.
 pub(super) fn send_signal(pid: u32, signal: OsSignal) {
     let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), signal);
 }
@@ -203,7 +204,7 @@ pub(super) fn status_field(status: &str, name: &str) -> String {
         .to_owned()
 }
 
-/// Other tests of this process catch signals, which ends a read that has a time limit.
+/// Other tests of this process catch signals, which interrupts a read with a time limit.
 fn uninterrupted<T>(mut read: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
     loop {
         match read() {

@@ -1,8 +1,8 @@
-//! Real processes. The worker reports to the test, and takes orders from it, through the listening socket that it
-//! inherited.
+//! Tests with real processes. The worker reports to the test, and takes orders from it, on the listening socket that
+//! it inherited.
 
 mod harness;
-mod raised;
+mod orphaned;
 mod reload;
 mod roles;
 mod stored;
@@ -60,7 +60,7 @@ fn second_sigterm_does_not_wait_for_the_grace_period() {
     let mut keeper = KeeperProcess::start("deaf");
     let start = clock::now();
     keeper.signal(OsSignal::TERM);
-    // Two signals that are both pending are one; the worker's answer shows that the first was seen.
+    // Two pending signals of the same kind count as one; the worker's answer shows that the first was handled.
     while clock::now() - start < Duration::from_millis(100) {
         keeper.ask("stdin");
     }
@@ -93,18 +93,18 @@ fn worker_that_speaks_another_language_is_replaced() {
 }
 
 #[test]
-fn companion_is_kept_running_through_workers_and_stopped_at_the_end() {
-    let mut keeper = KeeperProcess::start("companion");
-    let companion = |keeper: &KeeperProcess| keeper.children().into_iter().find(|&pid| pid != keeper.worker);
-    let first = companion(&keeper).unwrap();
+fn sidecar_is_kept_running_through_workers_and_stopped_at_the_end() {
+    let mut keeper = KeeperProcess::start("sidecar");
+    let sidecar = |keeper: &KeeperProcess| keeper.children().into_iter().find(|&pid| pid != keeper.worker);
+    let first = sidecar(&keeper).unwrap();
     keeper.kill_worker();
     keeper.next_worker();
-    assert_eq!(companion(&keeper), Some(first));
+    assert_eq!(sidecar(&keeper), Some(first));
     send_signal(first, OsSignal::KILL);
     wait_until_gone(first);
     keeper.signal(OsSignal::HUP);
     keeper.next_worker();
-    let second = companion(&keeper).unwrap();
+    let second = sidecar(&keeper).unwrap();
     keeper.signal(OsSignal::TERM);
     assert_eq!(keeper.wait().code(), Some(0));
     assert!(!is_running(second) && !is_running(keeper.worker));
@@ -139,12 +139,12 @@ fn process_that_no_keeper_started_is_told_so() {
         WorkerInheritance::take(),
         Err(InheritanceError::NotStartedByKeeper)
     ));
-    assert!(matches!(Estate::take(), Err(EstateError::NotGiven)));
+    assert!(matches!(Handover::take(), Err(HandoverError::NotGiven)));
 }
 
 #[test]
 fn plan_that_cannot_be_handed_over_is_refused() {
-    let plan = |listeners: usize, handover: usize| WorkerPlan {
+    let plan = |listeners: usize, worker_settings: usize| WorkerPlan {
         program: "/nonexistent".into(),
         args: Vec::new(),
         keeper_args: Vec::new(),
@@ -152,12 +152,12 @@ fn plan_that_cannot_be_handed_over_is_refused() {
         listeners: (0..listeners)
             .map(|_| Listener::Udp(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()))
             .collect(),
-        handover: vec![0; handover],
+        worker_settings: vec![0; worker_settings],
         answers: Vec::new(),
         store_limit: 0,
         user: None,
-        companion: None,
-        door: None,
+        sidecar: None,
+        takeover_listener: None,
         grace: Duration::ZERO,
         manager: ServiceManager::default(),
         shown: String::new(),
@@ -169,12 +169,12 @@ fn plan_that_cannot_be_handed_over_is_refused() {
             .unwrap()
     };
     assert!(matches!(
-        start(plan(MOST_LISTENERS + 1, 0)),
+        start(plan(MAX_LISTENERS + 1, 0)),
         KeeperError::TooManyListeners { given: 65 }
     ));
     assert!(matches!(
-        start(plan(0, MOST_HANDOVER + 1)),
-        KeeperError::HandoverTooLarge { .. }
+        start(plan(0, MAX_WORKER_SETTINGS + 1)),
+        KeeperError::WorkerSettingsTooLarge { .. }
     ));
 }
 
@@ -193,7 +193,7 @@ fn sigterm_and_sigint_end_the_sessions_then_the_worker_then_the_keeper() {
 fn worker_that_hangs_is_killed_and_replaced() {
     let mut keeper = KeeperProcess::start("plain");
     let before = keeper.worker;
-    // Before its first word it has more time.
+    // Before its first message it has more time.
     keeper.ask("ready");
     send_signal(before, OsSignal::STOP);
     let start = clock::now();

@@ -1,4 +1,4 @@
-//! SIGHUP: the keeper becomes what is on disk by then, and the worker is replaced.
+//! SIGHUP: the keeper becomes the program on disk, and the worker is replaced.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -50,7 +50,7 @@ fn worker_that_dies_in_the_hand_over_is_replaced_at_once() {
         let before = keeper.worker;
         keeper.kill_worker();
         wait_until_gone(before);
-        // It may have started anew before it was killed.
+        // It may have been restarted before it was killed.
         while keeper.next_worker() == before {}
         assert_eq!(keeper.ask("kept"), "1=one");
     }
@@ -97,7 +97,7 @@ fn program_that_cannot_be_used_or_is_gone_is_done_without() {
             Some(program) => keeper.install(program),
             None => fs::remove_file(keeper.folder.path().join("bowline")).unwrap(),
         }
-        // A worker that dies is not of that program either.
+        // The next worker does not run this program either.
         keeper.kill_worker();
         keeper.next_worker();
         keeper.configure(Some(&format!("round {round}")));
@@ -109,21 +109,21 @@ fn program_that_cannot_be_used_or_is_gone_is_done_without() {
 }
 
 #[test]
-fn companion_goes_on_untouched_over_reloads() {
-    let mut keeper = KeeperProcess::start("companion");
-    let companion = |keeper: &KeeperProcess| keeper.children().into_iter().find(|&pid| pid != keeper.worker);
-    let first = companion(&keeper).unwrap();
+fn sidecar_goes_on_untouched_over_reloads() {
+    let mut keeper = KeeperProcess::start("sidecar");
+    let sidecar = |keeper: &KeeperProcess| keeper.children().into_iter().find(|&pid| pid != keeper.worker);
+    let first = sidecar(&keeper).unwrap();
     for _ in 0..2 {
         let before = keeper.worker;
         keeper.signal(OsSignal::HUP);
         keeper.next_worker();
         wait_until_gone(before);
-        assert_eq!(companion(&keeper), Some(first));
+        assert_eq!(sidecar(&keeper), Some(first));
     }
     send_signal(first, OsSignal::KILL);
     keeper.kill_worker();
     keeper.next_worker();
-    let second = companion(&keeper).unwrap();
+    let second = sidecar(&keeper).unwrap();
     keeper.signal(OsSignal::TERM);
     assert_eq!(keeper.wait().code(), Some(0));
     assert!(!is_running(second) && !is_running(first));

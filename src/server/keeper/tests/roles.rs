@@ -13,17 +13,17 @@ use super::super::*;
 use crate::server::sshd_config::SshdWarning;
 use crate::tasks::Tasks;
 
-/// Tells a test process what it is, and where to report.
+/// Environment variables that tell a test process its role, and where to report.
 pub(super) const ROLE: &str = "BOWLINE_TEST_KEEPER_ROLE";
 pub(super) const REPORT_TO: &str = "BOWLINE_TEST_KEEPER_REPORT_TO";
-/// Where the program is on disk, and what stands in for its configuration.
+/// The path of the program, and of the file that stands in for its configuration.
 pub(super) const PROGRAM: &str = "BOWLINE_TEST_KEEPER_PROGRAM";
 pub(super) const CONFIGURATION: &str = "BOWLINE_TEST_KEEPER_CONFIGURATION";
 
-/// Most descriptors that these keepers keep.
+/// The most descriptors that these keepers store.
 pub(super) const STORE_LIMIT: usize = 3000;
 
-/// 1 MiB that no accident could reproduce, and the configuration.
+/// 1 MiB that no accident could reproduce, followed by the configuration.
 fn settings() -> std::io::Result<Vec<u8>> {
     let noise = (0..1024 * 1024u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8);
     let configuration = fs::read(std::env::var_os(CONFIGURATION).unwrap())?;
@@ -46,13 +46,13 @@ fn role_keeper() {
     if std::env::var_os(ROLE).is_none() {
         return;
     }
-    let keeper = match packet::is_packet_socket(rustix::stdio::stdin()) {
+    let keeper = match seqpacket::is_seqpacket(rustix::stdio::stdin()) {
         true => {
-            let estate = Estate::take().unwrap();
-            let listeners = estate.listeners().iter().map(Listener::try_clone);
-            // As where a configuration cannot be read.
+            let handover = Handover::take().unwrap();
+            let listeners = handover.listeners().iter().map(Listener::try_clone);
+            // As if a configuration could not be read.
             let plan = settings().map(|settings| plan(listeners.map(Result::unwrap).collect(), settings));
-            Keeper::go_on(estate, plan.ok(), answer())
+            Keeper::resume(handover, plan.ok(), answer())
         }
         false => {
             let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -64,13 +64,13 @@ fn role_keeper() {
     end(keeper)
 }
 
-/// Not a test of its own: a keeper raised by its worker.
+/// Not a test of its own: a keeper that a worker starts.
 #[test]
-fn role_raised() {
+fn role_restarted() {
     if std::env::var_os(ROLE).is_some() {
-        let estate = Estate::take().unwrap();
-        assert_eq!(estate.answers(), b"answers");
-        end(Keeper::go_on(estate, None, answer()));
+        let handover = Handover::take().unwrap();
+        assert_eq!(handover.answers(), b"answers");
+        end(Keeper::resume(handover, None, answer()));
     }
 }
 
@@ -82,9 +82,9 @@ fn end(keeper: Result<Keeper, KeeperError>) {
     })
 }
 
-fn plan(listeners: Vec<Listener>, handover: Vec<u8>) -> WorkerPlan {
+fn plan(listeners: Vec<Listener>, worker_settings: Vec<u8>) -> WorkerPlan {
     let role = std::env::var(ROLE).unwrap();
-    let companion = role.contains("companion").then(|| CompanionPlan {
+    let sidecar = role.contains("sidecar").then(|| SidecarPlan {
         program: "/bin/sleep".into(),
         args: vec!["1000".into()],
         stdin: None,
@@ -92,15 +92,15 @@ fn plan(listeners: Vec<Listener>, handover: Vec<u8>) -> WorkerPlan {
     WorkerPlan {
         program: std::env::var_os(PROGRAM).unwrap().into(),
         args: test_arguments("role_worker"),
-        keeper_args: test_arguments("role_raised"),
+        keeper_args: test_arguments("role_restarted"),
         reload_args: Some(test_arguments("role_keeper")),
         listeners,
-        handover,
+        worker_settings,
         answers: b"answers".into(),
         store_limit: STORE_LIMIT,
         user: choose_worker_user(None).unwrap(),
-        companion,
-        door: None,
+        sidecar,
+        takeover_listener: None,
         manager: ServiceManager::default(),
         shown: String::new(),
         addresses: None,
@@ -108,7 +108,7 @@ fn plan(listeners: Vec<Listener>, handover: Vec<u8>) -> WorkerPlan {
     }
 }
 
-fn answer() -> Answer {
+fn answer() -> RequestHandler {
     Box::new(|request| {
         Reply::from(match request {
             Request::ConnectToSshd { .. } => Response::Unavailable,
@@ -139,7 +139,7 @@ fn role_worker() {
     let inheritance = WorkerInheritance::take().unwrap();
     let socket = udp_of(&inheritance);
     socket.connect(report_to).unwrap();
-    let configuration = String::from_utf8_lossy(&inheritance.handover[1024 * 1024..]).into_owned();
+    let configuration = String::from_utf8_lossy(&inheritance.worker_settings[1024 * 1024..]).into_owned();
     let started = format!("started {} {configuration}", std::process::id());
     socket.send(started.as_bytes()).unwrap();
     tokio::runtime::Builder::new_multi_thread()
@@ -185,7 +185,7 @@ async fn work(inheritance: WorkerInheritance) {
             "open" => read_all(keeper.request(Request::OpenKeyFile).await.unwrap()),
             "store" => store(&keeper, argument).await,
             "remove" => {
-                // Nothing more, but a barrier for what was said before.
+                // A barrier: returns after the removal was handled.
                 keeper.remove(argument);
                 keeper.put("barrier", Vec::new()).await.unwrap();
                 "removed".to_owned()
@@ -214,7 +214,7 @@ fn udp_of(inheritance: &WorkerInheritance) -> UdpSocket {
     }
 }
 
-/// Which sockets they are, and where they listen.
+/// Each socket's address and inode.
 fn describe_listeners(listeners: &[Listener]) -> String {
     let each = listeners.iter().map(|listener| {
         let inode = rustix::fs::fstat(listener).unwrap().st_ino;
@@ -223,19 +223,19 @@ fn describe_listeners(listeners: &[Listener]) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// `NAME CONTENT`: memory with that content; `NAME socket`, `NAME fresh`: something that is not kept; `NAME *COUNT`: many;
-/// `NAME connection`: one; `NAME turned`: one that is made to listen afterwards.
+/// `NAME CONTENT`: a memfd with that content; `NAME socket`, `NAME fresh`: descriptors that may not be stored; `NAME
+/// *COUNT`: many; `NAME connection`: a TCP connection; `NAME turned`: one that is made to listen afterwards.
 async fn store(keeper: &KeeperClient, what: &str) -> String {
     let (name, content) = what.split_once(' ').unwrap();
     let connected = Arc::new(OwnedFd::from(connection()));
-    let memory = |content: &str| Arc::new(parcel::sealed_memory("test", content.as_bytes()).unwrap());
+    let memory = |content: &str| Arc::new(fd_bundle::sealed_memory("test", content.as_bytes()).unwrap());
     let descriptors = match (content, content.strip_prefix('*')) {
         ("socket", _) => vec![vec![Arc::new(
             UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().into(),
         )]],
         ("fresh", _) => vec![vec![Arc::new(fresh_stream())]],
         ("connection" | "turned", _) => vec![vec![Arc::clone(&connected)]],
-        (_, Some(count)) => vec![vec![memory("many"); MOST_AT_ONCE]; count.parse::<usize>().unwrap() / MOST_AT_ONCE],
+        (_, Some(count)) => vec![vec![memory("many"); MAX_AT_ONCE]; count.parse::<usize>().unwrap() / MAX_AT_ONCE],
         _ => vec![vec![memory(content)]],
     };
     for batch in descriptors {
@@ -244,13 +244,13 @@ async fn store(keeper: &KeeperClient, what: &str) -> String {
         }
     }
     if content == "turned" {
-        super::super::holdings::disconnect(&*connected);
+        super::super::stored_fds::disconnect(&*connected);
         rustix::net::listen(&connected, 1).unwrap();
     }
     "stored".to_owned()
 }
 
-/// The other end stays open for as long as this process.
+/// The other end stays open as long as this process.
 fn connection() -> TcpStream {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -263,15 +263,15 @@ fn fresh_stream() -> OwnedFd {
     rustix::net::socket(rustix::net::AddressFamily::INET, kind, None).unwrap()
 }
 
-const MOST_AT_ONCE: usize = 100;
+const MAX_AT_ONCE: usize = 100;
 
-/// `NAME=CONTENT ..`, those of the same name and content counted.
+/// `NAME=CONTENT ..`; several of the same name and content are counted.
 fn describe(kept: &[(String, Arc<OwnedFd>)]) -> String {
     let mut counts = std::collections::BTreeMap::<String, usize>::new();
     for (name, kept) in kept {
         let content = match rustix::net::getpeername(kept) {
             Ok(_) => b"connection".to_vec(),
-            Err(_) => parcel::read_sealed(kept.as_fd(), 100).unwrap().to_vec(),
+            Err(_) => fd_bundle::read_sealed(kept.as_fd(), 100).unwrap().to_vec(),
         };
         *counts
             .entry(format!("{name}={}", String::from_utf8_lossy(&content)))
@@ -284,7 +284,7 @@ fn describe(kept: &[(String, Arc<OwnedFd>)]) -> String {
     described.collect::<Vec<_>>().join(" ")
 }
 
-/// In place of a file of keys: a file for the keeper alone, written just now.
+/// Instead of a file of keys: a file that only the keeper can read, just written.
 fn open_file() -> Reply {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(format!("by {}", std::process::id()).as_bytes()).unwrap();
@@ -308,7 +308,7 @@ fn request(user: &str) -> Request {
     }
 }
 
-/// The control socket of this worker, found anew.
+/// Finds the control socket of this worker.
 fn babble_socket() -> OwnedFd {
     let sockets = (3..100).filter_map(|number| {
         // SAFETY: only borrowed for this expression; a closed one fails with EBADF.
@@ -318,6 +318,6 @@ fn babble_socket() -> OwnedFd {
     });
     sockets
         .into_iter()
-        .find(|fd| packet::is_packet_socket(fd.as_fd()))
+        .find(|fd| seqpacket::is_seqpacket(fd.as_fd()))
         .unwrap()
 }

@@ -1,4 +1,4 @@
-//! What a worker stores comes back to the next.
+//! What a worker stores is given to the next one.
 
 use super::{KeeperProcess, roles::STORE_LIMIT};
 
