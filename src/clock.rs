@@ -1,7 +1,7 @@
-//! The only source of the present: an `Instant` that goes on while the machine sleeps.
+//! The only source of the current time: an `Instant` that includes time in suspend.
 //!
-//! The protocol core takes time as an argument; what it is given comes from here. Not a wall clock: setting
-//! the date changes nothing.
+//! The protocol core takes the time as an argument, and the drivers get it here. Not a wall clock: setting the date
+//! has no effect.
 
 use std::{
     future::poll_fn,
@@ -12,19 +12,19 @@ use std::{
 
 use self::alarm::Alarm;
 
-/// The present, time spent suspended included.
+/// The current time, including time in suspend.
 ///
-/// `std::time::Instant` stands still while a Linux machine sleeps (`CLOCK_MONOTONIC`), so that after a night
-/// with a closed lid no deadline would have passed. Where there is no suspend-aware clock it is plain
-/// `Instant::now()`. Never goes backwards.
+/// `std::time::Instant` stops while a Linux machine is suspended (`CLOCK_MONOTONIC`), so no deadline would pass
+/// overnight with the lid closed. On systems without a suspend-aware clock this is `Instant::now()`. Never goes
+/// backwards.
 pub fn now() -> Instant {
     let origin = origin();
     origin.awake + since_boot().saturating_sub(origin.boot)
 }
 
-/// `instant` on the system's own clock: milliseconds since boot, time spent suspended included (`CLOCK_BOOTTIME`).
+/// `instant` in milliseconds since boot, including time in suspend (`CLOCK_BOOTTIME`).
 ///
-/// Another process of the same boot understands it, and [`from_boot_millis`] reads it back. 0 before boot.
+/// Another process of the same boot can read it with [`from_boot_millis`]. 0 for times before boot.
 pub fn to_boot_millis(instant: Instant) -> u64 {
     let origin = origin();
     let since_boot = match instant.checked_duration_since(origin.awake) {
@@ -36,7 +36,8 @@ pub fn to_boot_millis(instant: Instant) -> u64 {
     u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The moment that [`to_boot_millis`] gave; the present where that would lie ahead, or has no `Instant`.
+/// The `Instant` for a result of [`to_boot_millis`]; the current time if that would lie in the future or has no
+/// `Instant`.
 pub fn from_boot_millis(millis: u64) -> Instant {
     let (origin, present) = (origin(), now());
     let since_boot = Duration::from_millis(millis);
@@ -47,13 +48,13 @@ pub fn from_boot_millis(millis: u64) -> Instant {
     moment.map_or(present, |moment| moment.min(present))
 }
 
-/// How long the machine has slept in all since the process first asked for the time, in whole milliseconds.
+/// Total time in suspend since the process first asked for the time, in whole milliseconds.
 ///
-/// Two calls with equal answers: it did not sleep in between.
+/// If two calls return the same, the machine was not suspended in between.
 pub fn slept() -> Duration {
     let origin = origin();
-    // The two clocks cannot be read at once; between them lie microseconds, or a preemption. Rounding hides
-    // the former, the smallest of a few tries the latter.
+    // The two clocks are read microseconds apart, or further if the thread is preempted. Rounding removes the former,
+    // the minimum of several reads the latter.
     let slept = (0..3)
         .map(|_| {
             let awake = awake().saturating_duration_since(origin.awake);
@@ -64,11 +65,11 @@ pub fn slept() -> Duration {
     Duration::from_millis((slept + Duration::from_micros(500)).as_millis() as u64)
 }
 
-/// Returns at `deadline` on the clock of [`now`], or at once where that has passed.
+/// Returns at `deadline` on the clock of [`now`], or at once if that has passed.
 ///
-/// After a sleep of the machine over the deadline it returns on wake (see [`Timer`]). For a `select!` in a
-/// loop keep a [`Timer`] instead: this one makes and drops a descriptor per call. A loop over deadlines that have
-/// passed lets other tasks run (`tokio::task::coop`).
+/// If the deadline passes in suspend, returns on wake-up (see [`Timer`]). In the `select!` of a loop keep a [`Timer`]
+/// instead: this function creates and drops a descriptor per call. A loop over passed deadlines yields to other tasks
+/// (`tokio::task::coop`).
 pub async fn sleep_until(deadline: Instant) {
     let mut timer = Timer::new();
     timer.set(Some(deadline));
@@ -76,19 +77,19 @@ pub async fn sleep_until(deadline: Instant) {
     tokio::task::coop::consume_budget().await;
 }
 
-/// One deadline on the clock of [`now`], which can be moved for next to nothing.
+/// One deadline on the clock of [`now`], which is cheap to move.
 ///
-/// On Linux it is a `CLOCK_BOOTTIME` timerfd: exact to microseconds rather than tokio's millisecond, and the
-/// kernel fires it on wake from sleep, which no timer of tokio's does. Where there is none, or no descriptor
-/// is left for one, it is tokio's timer, looked at again at least once a second.
+/// On Linux a `CLOCK_BOOTTIME` timerfd: precise to microseconds instead of tokio's millisecond, and fired by the
+/// kernel on wake-up from suspend, unlike tokio's timers. Without timerfd, or without a free descriptor, it is a
+/// tokio timer that is checked at least once per second.
 ///
 /// Must be polled inside a tokio runtime with I/O and time enabled, and always in the same one.
 #[derive(Debug, Default)]
 pub struct Timer {
     deadline: Option<Instant>,
-    /// When the alarm goes off, if it is set. May be earlier than the deadline, never later.
+    /// When the alarm fires, if it is armed. May be earlier than the deadline, never later.
     armed: Option<Instant>,
-    /// Made at the first poll that has to wait.
+    /// Created at the first poll that has to wait.
     alarm: Option<Alarm>,
 }
 
@@ -100,8 +101,8 @@ impl Timer {
 
     /// Replaces the deadline; `None` never fires. Poll again afterwards.
     ///
-    /// Costs nothing by itself: the kernel hears of it at the next poll, and of a later deadline only once the
-    /// earlier one has gone off.
+    /// Makes no system call: the kernel is told at the next poll, and of a later deadline only after the earlier one
+    /// has fired.
     pub fn set(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
@@ -111,7 +112,7 @@ impl Timer {
         self.deadline
     }
 
-    /// Ready once the deadline has been reached, and again at each poll until another one is set.
+    /// Ready from the deadline on, at each poll until another deadline is set.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.deadline else {
             return Poll::Pending;
@@ -130,7 +131,7 @@ impl Timer {
     }
 }
 
-/// The moment from which both clocks are counted.
+/// The common origin of both clocks.
 struct Origin {
     awake: Instant,
     boot: Duration,
@@ -149,21 +150,21 @@ fn awake() -> Instant {
     Instant::now()
 }
 
-/// A clock that goes on in suspend, from an arbitrary beginning.
+/// A clock that includes suspend, from an arbitrary origin.
 #[cfg(target_os = "linux")]
 fn since_boot() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Elsewhere std's clock has to do (on macOS it stops in sleep as well).
+/// Other systems use the clock of std (on macOS it stops in suspend as well).
 #[cfg(not(target_os = "linux"))]
 fn since_boot() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(awake).elapsed()
 }
 
-/// tokio's timer, as an alarm that may go off early.
+/// A tokio timer as an alarm that may fire early.
 mod coarse {
     use std::{
         pin::Pin,
@@ -173,7 +174,7 @@ mod coarse {
 
     use tokio::time::Sleep;
 
-    /// tokio's clock stands still in suspend; this is how late a deadline slept over can be noticed.
+    /// tokio's clock stops in suspend; this is how late a deadline that passed in suspend can be noticed.
     const RECHECK: Duration = Duration::from_secs(1);
 
     #[derive(Debug)]
@@ -184,7 +185,7 @@ mod coarse {
             Self(Box::pin(tokio::time::sleep(RECHECK)))
         }
 
-        /// Returns when it will really go off.
+        /// Returns when it will actually fire.
         pub(super) fn arm(&mut self, deadline: Instant) -> Instant {
             let now = super::now();
             let wait = deadline.saturating_duration_since(now).min(RECHECK);
@@ -234,7 +235,7 @@ mod alarm {
             }
         }
 
-        /// Returns when it will really go off.
+        /// Returns when it will actually fire.
         pub(super) fn arm(&mut self, deadline: Instant) -> Instant {
             if let Self::Kernel(fd) = self {
                 match settime(fd, deadline) {
@@ -249,11 +250,11 @@ mod alarm {
             }
         }
 
-        /// May be ready early, for a deadline armed before; then arm it again.
+        /// May be ready early, for a deadline that was armed before; then arm it again.
         pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
             match self {
-                // The count of expirations need not be read: arming again clears it, and tokio's epoll is
-                // edge-triggered. An error here means that the runtime is going down.
+                // The number of expirations need not be read: arming again clears it, and tokio's epoll is
+                // edge-triggered. An error means that the runtime is shutting down.
                 Self::Kernel(fd) => match ready!(fd.poll_read_ready(cx)) {
                     Ok(mut guard) => {
                         guard.clear_ready();
@@ -275,7 +276,7 @@ mod alarm {
     fn settime(fd: &Pollable, deadline: Instant) -> io::Result<()> {
         let origin = super::origin();
         let boot = origin.boot + deadline.saturating_duration_since(origin.awake);
-        // All zeros would disarm it; a deadline before the machine booted is not one of ours.
+        // All zeros would disarm it; no deadline of ours is before boot.
         let it_value = Timespec {
             tv_sec: boot.as_secs() as _,
             tv_nsec: boot.subsec_nanos() as _,

@@ -1,6 +1,6 @@
 //! Descriptors of any kind, registered with tokio.
 //!
-//! Only the registration; what is read or written, and how, is the caller's.
+//! Only the registration; reading and writing are up to the caller.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// An owned descriptor whose readiness tokio watches.
 ///
-/// What is done with it must not block: it is either in non-blocking mode or used with calls that say so.
+/// Operations on it must not block: it is in non-blocking mode, or used with calls that do not block.
 #[derive(Debug)]
 pub(crate) struct Pollable<T: AsRawFd = OwnedFd>(AsyncFd<T>);
 
@@ -21,11 +21,11 @@ impl Pollable {
     /// Registers the descriptor with the current tokio runtime.
     ///
     /// # Errors
-    /// `PermissionDenied` for what the kernel cannot poll (a regular file, `/dev/null`); the descriptor is
-    /// closed then. Whatever registering may fail with otherwise.
+    /// `PermissionDenied` for descriptors that the kernel cannot poll (a regular file, `/dev/null`), which are closed
+    /// then. Other errors of registering.
     pub(crate) fn new(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
-        // SAFETY: the descriptor is owned, and as only shared references to the `AsyncFd` are given out,
-        // nobody can close or replace it while it is registered.
+        // SAFETY: the descriptor is owned, and only shared references to the `AsyncFd` are given out, so it cannot be
+        // closed or replaced while it is registered.
         #[allow(unsafe_code)]
         let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
         Ok(Self(registered?))
@@ -33,12 +33,12 @@ impl Pollable {
 }
 
 impl Pollable<Arc<OwnedFd>> {
-    /// The same for a descriptor that others hold as well.
+    /// The same for a shared descriptor.
     ///
     /// # Errors
     /// As [`Pollable::new`].
     pub(crate) fn shared(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<Self> {
-        // SAFETY: our own share of the descriptor keeps it open, and only shared references to it are given out.
+        // SAFETY: our `Arc` keeps the descriptor open, and only shared references to it are given out.
         #[allow(unsafe_code)]
         let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
         Ok(Self(registered?))

@@ -1,9 +1,10 @@
-//! Faults that tests inject into a running half. Not compiled into release builds.
+//! Faults that tests inject into a running process. Not compiled into release builds.
 //!
-//! `BOWLINE_FAULT=close-carrier-after=500ms` closes every carrier that long after it was attached, loudly;
-//! `=panic` panics where a session begins, `=panic-session=N` in the Nth that a worker opens; `=damage-file` changes a
-//! bit of the file that the demo has sent; `=crash-at=POINT:N` kills the process when it passes POINT for the Nth time,
-//! where POINT is one of [`POINTS`] or `any`; `=no-copies` loses every copy of what is typed; `=relay-FAULT=N` makes a relay malicious.
+//! `BOWLINE_FAULT=close-carrier-after=500ms` closes every carrier 500 ms after it was attached; `=panic` panics at
+//! the start of a session, `=panic-session=N` in the Nth session of a worker; `=damage-file` flips a bit of the file
+//! that the demo has sent; `=crash-at=POINT:N` kills the process when it passes POINT for the Nth time, where POINT
+//! is one of [`POINTS`] or `any`; `=no-copies` drops every redundant copy of typed bytes; `=relay-FAULT=N` makes a
+//! relay malicious.
 
 mod relay;
 
@@ -13,14 +14,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Panics, if that is the fault asked for.
+/// Panics if this fault was requested.
 pub(crate) fn panic_if_asked() {
     if std::env::var_os("BOWLINE_FAULT").is_some_and(|fault| fault == "panic") {
         panic!("on purpose:\nin two lines");
     }
 }
 
-/// How long a carrier may live.
+/// The lifetime of carriers, if limited.
 pub(crate) fn carrier_lifetime() -> Option<Duration> {
     static LIFETIME: OnceLock<Option<Duration>> = OnceLock::new();
     *LIFETIME.get_or_init(|| {
@@ -30,14 +31,14 @@ pub(crate) fn carrier_lifetime() -> Option<Duration> {
     })
 }
 
-/// Whether copies of interactive bytes are lost.
+/// Whether redundant copies of typed bytes are dropped.
 pub(crate) fn loses_copies() -> bool {
     static LOSES: OnceLock<bool> = OnceLock::new();
     *LOSES.get_or_init(|| std::env::var_os("BOWLINE_FAULT").is_some_and(|fault| fault == "no-copies"))
 }
 
-/// Where a worker can be killed: before and after everything that its successor must find its way from; and where a
-/// keeper that takes another's place, and the one that makes way.
+/// Points at which a worker can be killed: before and after each step from which its successor must recover; and
+/// points in a keeper that takes over from another, and in the other.
 pub(crate) const POINTS: [&str; 19] = [
     "read-before",
     "read-after",
@@ -60,7 +61,7 @@ pub(crate) const POINTS: [&str; 19] = [
     "handed-over",
 ];
 
-/// Dies here, as by `kill -9`, if that is the fault asked for.
+/// Kills the process as `kill -9` does, if this fault was requested.
 pub(crate) fn pass(point: &'static str) {
     static CRASH: OnceLock<Option<Crash>> = OnceLock::new();
     debug_assert!(POINTS.contains(&point), "{point} is none of the points");
@@ -76,9 +77,9 @@ pub(crate) fn pass(point: &'static str) {
     }
 }
 
-/// A crash to come.
+/// A requested crash.
 struct Crash {
-    /// `None` counts them all.
+    /// `None` counts all points.
     point: Option<String>,
     left: AtomicU64,
 }
@@ -102,7 +103,7 @@ impl Crash {
     }
 }
 
-/// Panics in the middle of the Nth session that this process has, if that is the fault asked for.
+/// Panics in the Nth session of this process, if this fault was requested.
 pub(crate) async fn panic_in_session() {
     static SESSIONS: AtomicU64 = AtomicU64::new(0);
     let count = SESSIONS.fetch_add(1, Ordering::Relaxed) + 1;
@@ -122,7 +123,7 @@ pub(crate) fn damages_files() -> bool {
     std::env::var("BOWLINE_FAULT").is_ok_and(|fault| fault == "damage-file")
 }
 
-/// Crashes within one thread of a test: what a killed process would have left undone is skipped by unwinding.
+/// Simulates crashes in one thread of a test: unwinding skips what a killed process would not have done.
 #[cfg(test)]
 pub(crate) mod rehearsal {
     use std::cell::Cell;
@@ -131,10 +132,11 @@ pub(crate) mod rehearsal {
         static LEFT: Cell<u64> = const { Cell::new(0) };
     }
 
-    /// What such a crash unwinds with.
+    /// The panic payload of a simulated crash.
     pub(crate) struct Crashed;
 
-    /// Crashes when this thread passes its Nth point from now on; 0 is never. Gives what was left of the last call.
+    /// Crashes when this thread passes its Nth point from now on; 0 disables it. Returns the rest of the previous
+    /// countdown.
     pub(crate) fn crash_after(points: u64) -> u64 {
         LEFT.replace(points)
     }

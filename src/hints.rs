@@ -1,6 +1,6 @@
-//! What was best the last time: small files of names and values in the state folder.
+//! Hints from earlier sessions: small files of names and values in the state folder.
 //!
-//! Only hints. A missing, damaged or outdated file costs a round trip or two.
+//! A missing, damaged or outdated file costs a round trip or two.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -10,19 +10,19 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Most names remembered; beyond, one of the others is forgotten.
+/// Most names per file; beyond that an old one is dropped.
 const MAX_ENTRIES: usize = 1000;
 
-/// Most bytes read: [`MAX_ENTRIES`] with names and values of 400 bytes.
+/// Most bytes read: [`MAX_ENTRIES`] names and values of 400 bytes.
 const MAX_BYTES: u64 = 512 << 10;
 
-/// A hint could not be written down.
+/// A hint could not be written.
 #[derive(Debug, Error)]
 #[error("cannot write {}", file.display())]
 pub(crate) struct HintError {
     /// The file.
     pub(crate) file: PathBuf,
-    /// Why.
+    /// The error.
     #[source]
     pub(crate) source: std::io::Error,
 }
@@ -31,33 +31,34 @@ pub(crate) struct HintError {
 #[derive(Clone, Debug)]
 pub(crate) struct Hints(PathBuf);
 
-/// Which key opened the last session: `user@host` to fingerprint.
+/// The key that opened the last session, by `user@host`.
 const KEYS: &str = "winners.toml";
-/// Which path led to the server half last: host to path.
+/// The path that worked last, by host.
 const PATHS: &str = "paths.toml";
 
 impl Hints {
-    /// Which user key opened the last session, by `user@host`.
+    /// Hints about which user key opened the last session, by `user@host`.
     pub(crate) fn of_keys(state_dir: &Path) -> Hints {
         Hints(state_dir.join(KEYS))
     }
 
-    /// Which path led to a server half last, by its host.
+    /// Hints about which path worked last, by host.
     pub(crate) fn of_paths(state_dir: &Path) -> Hints {
         Hints(state_dir.join(PATHS))
     }
 
-    /// What was remembered under `name`.
+    /// The value stored under `name`.
     pub(crate) fn recall(&self, name: &str) -> Option<String> {
         read(&self.0).remove(name)
     }
 
-    /// Remembers a value. Replaces the file whole, mode 0600; the folder must exist. Does nothing if it is known.
+    /// Stores a value. Replaces the whole file, mode 0600; the folder must exist. Does nothing if the value is
+    /// already stored.
     ///
-    /// Of two processes that do this at the same moment one may be forgotten.
+    /// If two processes do this at the same moment, one value may be lost.
     ///
     /// # Errors
-    /// If the folder cannot be written to.
+    /// The folder is not writable.
     pub(crate) fn remember(&self, name: &str, value: &str) -> Result<(), HintError> {
         let mut hints = read(&self.0);
         if hints.insert(name.to_owned(), value.to_owned()).as_deref() == Some(value) {
@@ -85,7 +86,7 @@ fn replace(file: &Path, text: &[u8]) -> std::io::Result<()> {
     let scratch = file.with_extension(format!("toml.{}", std::process::id()));
     let written = write_new(&scratch, text).and_then(|()| std::fs::rename(&scratch, file));
     if written.is_err() {
-        // The write is what failed; that the rest of it may stay behind adds nothing.
+        // The failed write is reported; the temporary file may stay.
         let _ = std::fs::remove_file(&scratch);
     }
     written

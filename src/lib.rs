@@ -1,8 +1,8 @@
 //! SSH sessions that do not break.
 //!
-//! A client half and a server half carry an ordinary SSH connection over QUIC. The path between them may
-//! die; the session waits, keeps the bytes, and goes on from the exact byte where it stopped.
-//! `ARCHITECTURE.md` says what lives where; `PROTOCOL.md` gives the wire format.
+//! A client half and a server half carry an ordinary SSH connection over QUIC. If the path between them fails, the
+//! session keeps the unacknowledged bytes, and continues at the exact byte on a new path. `ARCHITECTURE.md` says
+//! where to find what; `PROTOCOL.md` has the wire format.
 
 pub mod carrier;
 #[doc(hidden)]

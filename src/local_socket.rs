@@ -1,7 +1,7 @@
-//! Unix sockets that have a file.
+//! Unix sockets with a file name.
 //!
-//! One is under its name only while it listens, so whatever has a name and refuses is dead. Paths may be longer than the
-//! 107 bytes that a socket's address has room for.
+//! A socket has its name only while it listens, so a socket that refuses connections is dead. Paths may be longer
+//! than the 107 bytes of a socket address.
 
 use std::{
     fs::{self, File, Permissions},
@@ -16,19 +16,20 @@ use std::{
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
-/// Listens there, for the file's owner only. What has that name is replaced. Askers beyond `waiting` are refused at once.
+/// Listens at `file`, for the file's owner only. Replaces an existing file. Connections beyond `backlog` are refused
+/// at once.
 ///
 /// # Errors
-/// As `bind(2)`, `listen(2)` and `rename(2)`. Nothing is left behind then.
-pub(crate) fn listen(file: &Path, kind: SocketType, waiting: i32) -> io::Result<OwnedFd> {
+/// As `bind(2)`, `listen(2)` and `rename(2)`. Then no file is left.
+pub(crate) fn listen(file: &Path, kind: SocketType, backlog: i32) -> io::Result<OwnedFd> {
     let early = file.with_extension(format!("{}", std::process::id()));
     let _ = fs::remove_file(&early);
     let socket = unconnected(kind)?;
-    // Linux makes the file with the mode that the socket has, so it is never reached by its name.
+    // Linux creates the file with the mode of the socket, so there is no moment in which others may connect.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     with_address(&early, |address| Ok(rustix::net::bind(&socket, address)?))?;
     let opened = protect(&early)
-        .and_then(|()| Ok(rustix::net::listen(&socket, waiting)?))
+        .and_then(|()| Ok(rustix::net::listen(&socket, backlog)?))
         .and_then(|()| fs::rename(&early, file));
     match opened {
         Ok(()) => Ok(socket),
@@ -39,17 +40,17 @@ pub(crate) fn listen(file: &Path, kind: SocketType, waiting: i32) -> io::Result<
     }
 }
 
-/// A connection, in non-blocking mode, with whoever listens there.
+/// Connects in non-blocking mode.
 ///
 /// # Errors
-/// As `connect(2)`; `ConnectionRefused` if nobody does, `WouldBlock` if nobody lets anybody in.
+/// As `connect(2)`; `ConnectionRefused` if no process listens, `WouldBlock` if the backlog is full.
 pub(crate) fn connect(file: &Path, kind: SocketType) -> io::Result<OwnedFd> {
     let socket = unconnected(kind)?;
     with_address(file, |address| Ok(rustix::net::connect(&socket, address)?))?;
     Ok(socket)
 }
 
-/// Others reach a socket's file by its mode only.
+/// Other systems check the mode of the file.
 fn protect(file: &Path) -> io::Result<()> {
     match cfg!(target_os = "linux") {
         true => Ok(()),
@@ -62,7 +63,7 @@ fn unconnected(kind: SocketType) -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::UNIX, kind, flags, None)?)
 }
 
-/// A longer path is reached through the folder's descriptor.
+/// A longer path is addressed through a descriptor of its folder.
 fn with_address<T>(file: &Path, act: impl FnOnce(&SocketAddrUnix) -> io::Result<T>) -> io::Result<T> {
     if let Ok(address) = SocketAddrUnix::new(file) {
         return act(&address);

@@ -1,6 +1,6 @@
-//! Memory by the page: anonymous, or of a file that only lives in memory and outlives the process.
+//! Mapped memory: anonymous, or of a memory file that outlives the process.
 //!
-//! Only the mapping; what lies where is the caller's.
+//! Only the mapping; the layout is up to the caller.
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -10,12 +10,13 @@ use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
-/// A file in memory of `len` bytes, zeroed, which can neither shrink nor grow. A page costs nothing until it is written.
+/// Creates a zeroed memory file of `len` bytes that can neither shrink nor grow. Pages use no memory until they are
+/// written.
 ///
-/// `name` shows up in /proc, and need not be unique.
+/// `name` appears in /proc and need not be unique.
 ///
 /// # Errors
-/// No descriptor is left, or no memory.
+/// There is no free descriptor, or not enough memory.
 pub(crate) fn memory_file(name: &str, len: u64) -> io::Result<OwnedFd> {
     let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     rustix::fs::ftruncate(&file, len)?;
@@ -28,10 +29,10 @@ pub(crate) fn memory_file(name: &str, len: u64) -> io::Result<OwnedFd> {
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    give_back: Advice,
+    release_advice: Advice,
 }
 
-// SAFETY: the memory belongs to the mapping alone, and is reached by its borrows only.
+// SAFETY: the mapping owns the memory, which is accessed through borrows of the mapping only.
 #[allow(unsafe_code)]
 unsafe impl Send for Mapping {}
 // SAFETY: shared borrows only read.
@@ -39,12 +40,12 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Zeroed memory of this process alone.
+    /// Private zeroed memory.
     ///
     /// # Errors
-    /// `len` is 0, or there is no room for it.
+    /// `len` is 0, or there is not enough address space.
     pub(crate) fn anonymous(len: usize) -> io::Result<Mapping> {
-        // SAFETY: the system chooses the place, where nothing else is.
+        // SAFETY: the kernel chooses an unused address.
         #[allow(unsafe_code)]
         let start = unsafe {
             rustix::mm::mmap_anonymous(
@@ -57,13 +58,13 @@ impl Mapping {
         Mapping::new(start?, len, Advice::LinuxDontNeed)
     }
 
-    /// `len` bytes of a [`memory_file`] from `offset` on, a multiple of the page size. What is written lies in the file at
-    /// once, and survives the process as long as anyone holds a descriptor of it.
+    /// Maps `len` bytes of a [`memory_file`] from `offset`, a multiple of the page size. Writes are in the file at
+    /// once, which exists as long as any process has a descriptor of it.
     ///
-    /// Only one process may have a file mapped at a time; to see to that is the caller's.
+    /// Only one process may map a file at a time; the caller ensures that.
     ///
     /// # Errors
-    /// `InvalidInput` for a file that ends before, or that may shrink below our feet (SIGBUS); else as the system says.
+    /// `InvalidInput` if the file is too short, or could shrink (which would cause SIGBUS); other errors of mmap.
     pub(crate) fn of_file(file: impl AsFd, offset: u64, len: usize) -> io::Result<Mapping> {
         let size = rustix::fs::fstat(&file)?.st_size as u64;
         let seals = rustix::fs::fcntl_get_seals(&file)?;
@@ -71,7 +72,7 @@ impl Mapping {
         if !is_whole || !seals.contains(SealFlags::SHRINK) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // SAFETY: the system chooses the place, where nothing else is; all of it is backed by a file that cannot shrink.
+        // SAFETY: the kernel chooses an unused address; all of it is backed by a file that cannot shrink.
         #[allow(unsafe_code)]
         let start = unsafe {
             rustix::mm::mmap(
@@ -86,34 +87,38 @@ impl Mapping {
         Mapping::new(start?, len, Advice::LinuxRemove)
     }
 
-    /// Gives the whole pages of `range` back to the system, in a file too; they are zero afterwards.
+    /// Frees the whole pages within `range`, in the file too; they read as zero afterwards.
     ///
     /// # Errors
-    /// As the system says; the bytes may be as they were then.
+    /// As madvise(2); the bytes may be unchanged then.
     ///
     /// # Panics
-    /// `range` lies outside.
+    /// `range` is out of bounds.
     pub(crate) fn release(&mut self, range: Range<usize>) -> io::Result<()> {
         let page = rustix::param::page_size();
         let bytes = &mut self[range.clone()];
         let start = bytes.as_mut_ptr();
-        // The start of a mapping is also the start of a page.
+        // A mapping starts at a page boundary.
         let skipped = range.start.next_multiple_of(page) - range.start;
         let whole = bytes.len().saturating_sub(skipped) / page * page;
         if whole == 0 {
             return Ok(());
         }
-        // SAFETY: these pages lie in our own mapping, which is borrowed mutably, and any byte is as good as another.
+        // SAFETY: these pages belong to this mapping, which is borrowed mutably, and any content is valid.
         #[allow(unsafe_code)]
         unsafe {
-            rustix::mm::madvise(start.add(skipped).cast(), whole, self.give_back)?;
+            rustix::mm::madvise(start.add(skipped).cast(), whole, self.release_advice)?;
         }
         Ok(())
     }
 
-    fn new(start: *mut c_void, len: usize, give_back: Advice) -> io::Result<Mapping> {
+    fn new(start: *mut c_void, len: usize, release_advice: Advice) -> io::Result<Mapping> {
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Mapping { start, len, give_back })
+        Ok(Mapping {
+            start,
+            len,
+            release_advice,
+        })
     }
 }
 
@@ -121,7 +126,7 @@ impl Deref for Mapping {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: mapped readable for `len` bytes as long as `self` lives, and zeroed at first.
+        // SAFETY: `len` readable, initialized bytes, valid as long as `self`.
         #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts(self.start.as_ptr(), self.len)
@@ -131,7 +136,7 @@ impl Deref for Mapping {
 
 impl DerefMut for Mapping {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: mapped writable for `len` bytes as long as `self` lives, and borrowed by nobody else.
+        // SAFETY: `len` writable bytes, valid as long as `self`, and borrowed exclusively.
         #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len)
@@ -141,7 +146,7 @@ impl DerefMut for Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: exactly what was mapped, and no borrow of it is left. It fails only for what was not mapped.
+        // SAFETY: exactly the mapped range, and no borrow of it is left. It can only fail for other ranges.
         #[allow(unsafe_code)]
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
     }

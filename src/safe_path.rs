@@ -1,8 +1,7 @@
-//! Whether somebody else decides where a path leads: what OpenSSH's `safe_path()` asks, and sudo.
+//! Whether another user controls where a path leads, as OpenSSH's `safe_path()` and sudo check.
 //!
-//! It matters to root, who writes wherever a path leads: a folder that another user owns may hold a link to any file of the
-//! machine. A user without privileges can write nowhere that a link could not lead him anyway; for him only the folder
-//! itself is looked at.
+//! This matters to root: a folder of another user may hold a link to any file of the machine. An unprivileged user
+//! can only write where a link could lead anyway, so for them only the folder itself is checked.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -14,44 +13,44 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// As many as the kernel follows.
+/// Most symbolic links followed, as in the kernel.
 const MAX_LINKS: usize = 40;
 
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// Somebody else has a say in where a path leads. In an [`io::Error`] of kind `PermissionDenied`.
+/// Another user controls where a path leads. Contained in an [`io::Error`] of kind `PermissionDenied`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UnsafePath {
-    /// Another user's, who may put anything in its place.
-    #[error("{} belongs to the user with id {owner}, expected root's or the calling user's", path.display())]
+    /// Another user owns it, and may replace it.
+    #[error("{} belongs to user id {owner}, expected root or the calling user", path.display())]
     Owner {
-        /// A folder on the way, a link, or the file itself.
+        /// A folder of the path, a link, or the file itself.
         path: PathBuf,
-        /// Whose it is.
+        /// The owner's user id.
         owner: u32,
     },
-    /// Others may add and remove what is in it.
-    #[error("others may write to {} (mode {mode:04o})", path.display())]
+    /// Other users may add and remove entries.
+    #[error("other users may write to {} (mode {mode:04o})", path.display())]
     Writable {
-        /// A folder on the way, or the last one.
+        /// A folder of the path.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// The same file has another name, which another user may have given it.
-    #[error("{} has {links} names (hard links), expected one", path.display())]
+    /// The file has another name, which another user may have created.
+    #[error("{} has {links} hard links, expected one", path.display())]
     HardLinks {
         /// The file.
         path: PathBuf,
-        /// How many.
+        /// The number of names.
         links: u64,
     },
 }
 
 impl UnsafePath {
-    /// The one in an error, if that is why.
+    /// The [`UnsafePath`] in an error, if there is one.
     pub(crate) fn of(error: &io::Error) -> Option<&UnsafePath> {
         error.get_ref()?.downcast_ref()
     }
@@ -63,35 +62,35 @@ impl From<UnsafePath> for io::Error {
     }
 }
 
-/// Makes a folder and those above it, for their owner only, where there are none. For root, nobody else may decide what is in
-/// it.
+/// Creates a folder and its parents, mode 0700, if they do not exist. For root, no other user may control its
+/// content.
 ///
 /// # Errors
-/// [`UnsafePath`], and nothing was made; as `mkdir(2)`.
+/// [`UnsafePath`], then nothing was created; as `mkdir(2)`.
 pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
     if !is_root() {
         return DirBuilder::new().recursive(true).mode(0o700).create(path);
     }
-    let mut way = Way::along(path)?;
-    while let Some(name) = way.missing.pop_front() {
-        way.check_last()?;
-        way.last.push(name);
-        match DirBuilder::new().mode(0o700).create(&way.last) {
+    let mut resolved = ResolvedPath::resolve(path)?;
+    while let Some(name) = resolved.missing.pop_front() {
+        resolved.check_last()?;
+        resolved.last.push(name);
+        match DirBuilder::new().mode(0o700).create(&resolved.last) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        way.enter_last()?;
+        resolved.enter_last()?;
     }
-    way.check_last()?;
-    let about = fs::metadata(&way.last)?;
-    check_mode(&way.last, &about, GROUP_WRITES | OTHERS_WRITE)
+    resolved.check_last()?;
+    let about = fs::metadata(&resolved.last)?;
+    check_mode(&resolved.last, &about, GROUP_WRITES | OTHERS_WRITE)
 }
 
-/// Makes a folder in one of our own, and gives it to a user, who may then pass through the latter and see nothing. What is
-/// opened here is what is given away: never what a link leads to.
+/// Creates a folder in one of our own and gives it to a user, who may then pass through the parent but not list it.
+/// The ownership of the opened folder is changed, never that of a link's target.
 ///
 /// # Errors
-/// As `mkdirat(2)`, `openat(2)` (a link is none) and `fchown(2)`.
+/// As `mkdirat(2)`, `openat(2)` (links are not followed) and `fchown(2)`.
 pub(crate) fn make_folder_in(parent: &Path, name: &str, owner: Option<(u32, u32)>) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent = rustix::fs::open(parent, flags, Mode::empty())?;
@@ -105,10 +104,10 @@ pub(crate) fn make_folder_in(parent: &Path, name: &str, owner: Option<(u32, u32)
     Ok(rustix::fs::fchmod(&parent, Mode::RWXU | Mode::XGRP | Mode::XOTH)?)
 }
 
-/// Opens a file to append to it, which is made for its owner only if there is none. Never waits for a reader of a FIFO.
+/// Opens a file for appending, and creates it with mode 0600 if needed. Does not wait for the reader of a FIFO.
 ///
-/// For root neither it nor a folder on the way may be another user's, and no link of another user is followed. The last
-/// folder may be open to others as `/tmp` is, or `/var/log` to a group.
+/// For root, neither the file nor a folder of the path may belong to another user, and no link of another user is
+/// followed. The last folder may be writable by others as `/tmp` is, or by a group as `/var/log` is.
 ///
 /// # Errors
 /// [`UnsafePath`]; as `open(2)`.
@@ -119,27 +118,27 @@ pub(crate) fn append(path: &Path) -> io::Result<File> {
     if !is_root() {
         return options.custom_flags(nonblocking).open(path);
     }
-    let mut way = Way::along(path)?;
-    match (way.missing.pop_front(), way.missing.is_empty()) {
-        (Some(name), true) => way.last.push(name),
+    let mut resolved = ResolvedPath::resolve(path)?;
+    match (resolved.missing.pop_front(), resolved.missing.is_empty()) {
+        (Some(name), true) => resolved.last.push(name),
         (Some(_), false) => return Err(io::ErrorKind::NotFound.into()),
         (None, _) => {}
     }
-    let follow = match is_kernels(&way.last) {
+    let follow = match is_kernels(&resolved.last) {
         true => OFlags::empty(),
         false => OFlags::NOFOLLOW,
     };
     let file = options
         .custom_flags(nonblocking | follow.bits() as i32)
-        .open(&way.last)?;
-    check_file(&way.last, &file.metadata()?)?;
+        .open(&resolved.last)?;
+    check_file(&resolved.last, &file.metadata()?)?;
     Ok(file)
 }
 
-/// Opens a file of our own to read it: no link, nothing that could hold us up. `None`: there is none.
+/// Opens one of our own files for reading; follows no link, and never blocks. `None` if it does not exist.
 ///
 /// # Errors
-/// [`UnsafePath`] for another user's; `InvalidInput` for what is no file; as `open(2)`.
+/// [`UnsafePath`] if another user owns it; `InvalidInput` if it is not a regular file; as `open(2)`.
 pub(crate) fn read(path: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = OpenOptions::new()
@@ -159,43 +158,43 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// A path as far as it leads, every step of it checked.
-struct Way {
-    /// What is there, behind all links.
+/// A path resolved as far as it exists, with every step checked.
+struct ResolvedPath {
+    /// The existing part, without links.
     last: PathBuf,
-    /// What is not.
+    /// The components that do not exist.
     missing: VecDeque<OsString>,
-    /// Others may write to the last folder: nothing in it may be followed.
-    loose: Option<UnsafePath>,
+    /// Set if others may write to the last folder: then nothing in it may be followed.
+    writable: Option<UnsafePath>,
 }
 
-impl Way {
-    fn along(path: &Path) -> io::Result<Way> {
-        let mut way = Way {
+impl ResolvedPath {
+    fn resolve(path: &Path) -> io::Result<ResolvedPath> {
+        let mut resolved = ResolvedPath {
             last: PathBuf::from("/"),
             missing: VecDeque::new(),
-            loose: None,
+            writable: None,
         };
         let (mut links, mut ahead) = (0, names(&std::path::absolute(path)?));
         while let Some(name) = ahead.pop_front() {
             if name == ".." {
-                way.last.pop();
+                resolved.last.pop();
                 continue;
             }
-            let step = way.last.join(&name);
+            let step = resolved.last.join(&name);
             let about = match fs::symlink_metadata(&step) {
                 Ok(about) => about,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    way.missing.push_back(name);
-                    way.missing.extend(ahead);
-                    return Ok(way);
+                    resolved.missing.push_back(name);
+                    resolved.missing.extend(ahead);
+                    return Ok(resolved);
                 }
                 Err(error) => return Err(error),
             };
             if is_kernels(&step) {
-                way.last = step;
+                resolved.last = step;
             } else if about.is_symlink() {
-                way.check_last()?;
+                resolved.check_last()?;
                 check_owner(&step, &about)?;
                 links += 1;
                 if links > MAX_LINKS {
@@ -203,33 +202,33 @@ impl Way {
                 }
                 let to = fs::read_link(&step)?;
                 if to.is_absolute() {
-                    way.last = PathBuf::from("/");
+                    resolved.last = PathBuf::from("/");
                 }
                 let rest = std::mem::replace(&mut ahead, names(&to));
                 ahead.extend(rest);
             } else {
                 if about.is_dir() {
-                    way.check_last()?;
+                    resolved.check_last()?;
                 }
-                way.last = step;
-                way.enter(&about)?;
+                resolved.last = step;
+                resolved.enter(&about)?;
             }
         }
-        Ok(way)
+        Ok(resolved)
     }
 
-    /// The last step is into this.
+    /// Records that the last component is `about`.
     fn enter(&mut self, about: &Metadata) -> io::Result<()> {
         if !about.is_dir() {
             return Ok(());
         }
         check_owner(&self.last, about)?;
-        let loose = match about.mode() & STICKY {
+        let forbidden = match about.mode() & STICKY {
             0 => OTHERS_WRITE | if about.gid() == 0 { 0 } else { GROUP_WRITES },
-            // Nobody removes or renames what is another's.
+            // In a sticky folder nobody can remove or rename the entries of others.
             _ => 0,
         };
-        self.loose = writable(&self.last, about, loose).err();
+        self.writable = writable(&self.last, about, forbidden).err();
         Ok(())
     }
 
@@ -242,7 +241,7 @@ impl Way {
     }
 
     fn check_last(&mut self) -> io::Result<()> {
-        match self.loose.take() {
+        match self.writable.take() {
             Some(error) => Err(error.into()),
             None => Ok(()),
         }
@@ -258,12 +257,12 @@ fn names(path: &Path) -> VecDeque<OsString> {
     steps.collect()
 }
 
-/// Links in `/proc`, to which `/dev/stderr` leads too, lead to what this process has open already.
+/// Links in `/proc`, such as the target of `/dev/stderr`, lead to files that this process already has open.
 fn is_kernels(path: &Path) -> bool {
     path.starts_with("/proc")
 }
 
-/// What is written to a device or down a pipe of ours changes no file.
+/// Writing to a device or to a pipe of ours changes no file.
 fn check_file(path: &Path, about: &Metadata) -> io::Result<()> {
     if about.file_type().is_char_device() || is_kernels(path) {
         return Ok(());
@@ -311,7 +310,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
-    /// Nobody, as the kernel has it.
+    /// The user id of `nobody`.
     const OTHER: u32 = 65534;
 
     fn with_mode(folder: &Path, name: &str, mode: u32) -> PathBuf {
@@ -341,12 +340,16 @@ mod tests {
         symlink("real", path("link")).unwrap();
         symlink(path("link"), path("absolute")).unwrap();
         for name in ["real", "link", "absolute", "link/../real/./", "absolute/"] {
-            assert_eq!(Way::along(&path(name)).unwrap().last, folder.join("real"), "{name}");
+            assert_eq!(
+                ResolvedPath::resolve(&path(name)).unwrap().last,
+                folder.join("real"),
+                "{name}"
+            );
         }
-        let way = Way::along(&path("link/more/and/more")).unwrap();
-        assert_eq!((way.last, way.missing.len()), (folder.join("real"), 3));
+        let resolved = ResolvedPath::resolve(&path("link/more/and/more")).unwrap();
+        assert_eq!((resolved.last, resolved.missing.len()), (folder.join("real"), 3));
         symlink("loop", path("loop")).unwrap();
-        assert!(Way::along(&path("loop")).is_err());
+        assert!(ResolvedPath::resolve(&path("loop")).is_err());
     }
 
     #[test]

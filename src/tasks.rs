@@ -1,7 +1,7 @@
-//! The only place that spawns: every task has an owner that awaits it.
+//! The only place that spawns tasks: every task has an owner that awaits it.
 //!
-//! Stopping has two steps. The token asks: a task sees it and ends in order. What has not ended within the
-//! grace period is dropped at its next `.await`.
+//! Stopping has two steps. First the token is cancelled, and tasks end in order. Tasks that have not ended within the
+//! grace period are dropped at their next `.await`.
 
 use std::{
     any::Any,
@@ -16,17 +16,17 @@ use tracing::error;
 
 /// A group of tasks with one owner.
 ///
-/// Dropped without [`shutdown`](Self::shutdown), it drops its tasks: none outlives its owner by more than a poll.
+/// If dropped without [`shutdown`](Self::shutdown), it drops its tasks: none outlives its owner by more than a poll.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
-    /// Ends what did not heed `stop`.
+    /// Drops tasks that ignored `stop`.
     kill: CancellationToken,
 }
 
 impl Tasks {
-    /// An empty group, whose token nothing else cancels.
+    /// An empty group with its own token.
     pub(crate) fn new() -> Self {
         Self::under(&CancellationToken::new())
     }
@@ -40,27 +40,27 @@ impl Tasks {
         }
     }
 
-    /// Cancelled when the tasks should end in order. Cancelling it asks them all to.
+    /// Cancelled when the tasks should end. Cancelling it asks all tasks to end.
     pub(crate) fn token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Starts a task in the current tokio runtime. A panic in it ends that task only, and is logged.
+    /// Starts a task in the current tokio runtime. A panic ends only that task, and is logged.
     pub(crate) fn spawn<F>(&self, name: &'static str, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let kill = self.kill.clone();
-        // Each wrapper would have room for it twice: as what it is given, and as what it waits for.
+        // Boxed, because each wrapper would hold the future twice: as its argument and as what it awaits.
         let future = log_panic(name, Box::pin(future));
         self.tracker.spawn(async move {
             kill.run_until_cancelled(future).await;
         });
     }
 
-    /// Asks every task to stop, waits up to `grace` for them, then drops what is left.
+    /// Asks every task to stop, waits up to `grace`, then drops the rest.
     ///
-    /// Returns how many tasks were dropped that way.
+    /// Returns how many tasks were dropped.
     pub(crate) async fn shutdown(self, grace: Duration) -> usize {
         self.stop.cancel();
         self.tracker.close();
@@ -73,8 +73,8 @@ impl Tasks {
         left
     }
 
-    /// Leaves the tasks to end by themselves, for tasks that do so soon.
-    pub(crate) fn let_end(mut self) {
+    /// Detaches the tasks, for tasks that end soon by themselves.
+    pub(crate) fn detach(mut self) {
         self.stop = CancellationToken::new();
         self.kill = CancellationToken::new();
     }
@@ -93,8 +93,8 @@ impl Drop for Tasks {
     }
 }
 
-/// Runs what computes for long on a thread beside those of the runtime. `None` after a panic in it, which is logged, or where the
-/// runtime ends. It goes on by itself if the future is dropped.
+/// Runs a long computation on a thread outside the runtime. `None` if it panicked, which is logged, or if the runtime
+/// ends. Continues if the future is dropped.
 pub(crate) async fn off_thread<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -110,13 +110,13 @@ async fn log_panic(name: &'static str, future: impl Future<Output = ()>) {
     }
 }
 
-/// What a panic carries.
+/// The payload of a panic.
 pub(crate) type Panic = Box<dyn Any + Send>;
 
-/// Runs `future`, and gives a panic in it as a value.
+/// Runs `future`; returns a panic in it as an error.
 pub(crate) async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, Panic> {
     let mut future = pin!(future);
-    // Unwind safe as tokio's own catch is: after a panic the future is dropped, never polled again.
+    // Unwind safe, as in tokio: after a panic the future is dropped and never polled again.
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(polled) => polled.map(Ok),
         Err(panic) => Poll::Ready(Err(panic)),
@@ -124,7 +124,7 @@ pub(crate) async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T,
     .await
 }
 
-/// Its message.
+/// The message of a panic.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&'static str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))

@@ -1,28 +1,28 @@
-//! What the kernel tells of a TCP connection (`TCP_INFO`, tcp(7)). Nothing here reads, writes or changes it.
+//! What the kernel reports about a TCP connection (`TCP_INFO`, tcp(7)). Read-only.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// What is used of the kernel's `tcp_info`.
+/// The used fields of the kernel's `tcp_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TcpInfo {
-    /// As in Linux' `tcp_states.h`.
+    /// As in Linux's `tcp_states.h`.
     pub(crate) state: u8,
     /// Segments sent and not acknowledged.
     pub(crate) unacked: u32,
-    /// Smoothed round trip.
+    /// Smoothed round-trip time.
     pub(crate) rtt: Duration,
-    /// Bytes that the other side acknowledged, one for the SYN, and one for our FIN.
+    /// Bytes that the peer acknowledged, plus one for the SYN and one for our FIN.
     pub(crate) acked: u64,
-    /// Bytes that arrived, and one for a FIN.
+    /// Bytes received, plus one for a FIN.
     pub(crate) received: u64,
-    /// Segments that arrived, of whatever content; wraps around.
+    /// Segments received, with or without data; wraps around.
     pub(crate) segments: u32,
 }
 
-/// Offsets in `struct tcp_info` of linux/tcp.h: a part of the kernel's interface, the same everywhere. libc's
-/// structure ends before the counters, which came with Linux 4.1 and 4.2.
+/// Offsets in `struct tcp_info` of linux/tcp.h, which are the same on all architectures. libc's structure ends before
+/// the counters, which came with Linux 4.1 and 4.2.
 const UNACKED: usize = 24;
 const RTT_MICROS: usize = 68;
 const BYTES_ACKED: usize = 120;
@@ -31,10 +31,10 @@ const SEGMENTS_IN: usize = 140;
 const LEN: usize = 144;
 
 impl TcpInfo {
-    /// The counts at this moment.
+    /// Reads the current values.
     ///
     /// # Errors
-    /// As getsockopt(2): no TCP socket. `Unsupported` before Linux 4.2.
+    /// As getsockopt(2). `Unsupported` before Linux 4.2.
     pub(crate) fn of(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         let mut info = [0_u8; LEN];
         let mut len = LEN as libc::socklen_t;

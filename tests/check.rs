@@ -1,6 +1,6 @@
-//! `bowline check` against one fault at a time: the verdict on each path, and the exit code.
+//! `bowline check` against one fault at a time: the diagnosis of each path, and the exit code.
 //!
-//! Those that need a network of namespaces need root; without it each says on standard error that it was skipped.
+//! Tests that use network namespaces need root; without it each prints to standard error that it was skipped.
 
 mod support;
 
@@ -29,7 +29,7 @@ fn lab(test: &str, hosts: &[(&str, &str)]) -> Option<(Turn, Lab)> {
     Lab::possible(test).then(|| (heavy(), Lab::up(&hosts)))
 }
 
-/// What `bowline check --json` said.
+/// The output of `bowline check --json`.
 struct Account {
     document: Value,
     outcome: Outcome,
@@ -50,7 +50,7 @@ impl Account {
         Account { document, outcome }
     }
 
-    /// The one path whose name begins so.
+    /// The path whose name begins with `name`.
     #[track_caller]
     fn path(&self, name: &str) -> &Value {
         let paths = self.document["paths"].as_array().expect("paths");
@@ -60,19 +60,19 @@ impl Account {
     }
 
     #[track_caller]
-    fn verdict(&self, name: &str) -> &str {
+    fn diagnosis(&self, name: &str) -> &str {
         self.path(name)["diagnosis"].as_str().expect("a diagnosis")
     }
 
-    /// What is said, in two words: the exit code, and the verdicts on QUIC and on TLS at the server half's own ports.
+    /// The exit code, and the diagnoses of QUIC and of TLS at the server half's own ports.
     #[track_caller]
     fn expect(&self, rig: &Rig, code: i32, quic: &str, tls: &str) {
         let ip = rig.sshd.address().ip();
         let port = rig.serve.as_ref().map_or(22, |serve| serve.udp().port());
         let found = (
             self.outcome.code,
-            self.verdict(&format!("quic {ip}:{port}")),
-            self.verdict(&format!("tls {ip}:443")),
+            self.diagnosis(&format!("quic {ip}:{port}")),
+            self.diagnosis(&format!("tls {ip}:443")),
         );
         assert_eq!(
             found,
@@ -104,9 +104,9 @@ fn all_well_is_told_with_times_mtu_banner_and_limits() {
             .is_some_and(|banner| banner.starts_with("SSH-2.0-"))
     );
     assert_eq!(quic["known_host"], true);
-    // Nobody has taken UDP port 443.
+    // Nothing listens on UDP port 443.
     assert_eq!(
-        account.verdict(&format!("quic {}:443", rig.sshd.address().ip())),
+        account.diagnosis(&format!("quic {}:443", rig.sshd.address().ip())),
         "nobody-listens"
     );
     let hints = account.document["paths"].as_array().expect("paths").iter();
@@ -117,7 +117,7 @@ fn all_well_is_told_with_times_mtu_banner_and_limits() {
     );
     assert_eq!(account.document["sshd_known"], true);
     assert_eq!(account.document["survives_s"], 7 * 86_400);
-    // What is probed is no session and no login.
+    // A probe opens no session and no login.
     assert_eq!(rig.sshd.logins(), 0);
     let table = run(&mut rig.ssh.check(&[]), AT_MOST).expect_code(0).out();
     assert!(table.starts_with("PATH "), "{table}");
@@ -135,9 +135,9 @@ fn blocked_udp_is_told_from_a_server_half_that_is_gone() {
     let before = rig.sshd.connections_from("");
     let account = Account::of(&rig.ssh, &[]);
     account.expect(&rig, 0, "udp-blocked", "works");
-    // sshd counts connections without a login against the client: it saw the server half's question about the key, once.
+    // sshd counts connections without a login against the client: it saw the server half's key query once.
     assert_eq!(account.document["asked_sshd"], json!([]));
-    // The second time it asked from an address of its own, where a key that is for loopback alone does not count.
+    // The second query came from an address of its own, where a key for loopback only is not accepted.
     assert_eq!(rig.sshd.connections_from("127.64."), 1, "{}", rig.sshd.log());
     assert_eq!(rig.sshd.connections_from("") - before, 2, "{}", rig.sshd.log());
     lab.drop_tcp("client", true);
@@ -146,12 +146,12 @@ fn blocked_udp_is_told_from_a_server_half_that_is_gone() {
     let udp = rig.serve().udp();
     rig.serve = None;
     let account = Account::of(&rig.ssh, &[]);
-    assert_eq!(account.verdict(&format!("quic {udp}")), "udp-silent");
+    assert_eq!(account.diagnosis(&format!("quic {udp}")), "udp-silent");
     lab.drop_udp("client", false);
     let account = Account::of(&rig.ssh, &[]);
     assert_eq!(account.outcome.code, Some(69));
-    assert_eq!(account.verdict(&format!("quic {udp}")), "nobody-listens");
-    assert_eq!(account.verdict("tls "), "nobody-listens");
+    assert_eq!(account.diagnosis(&format!("quic {udp}")), "nobody-listens");
+    assert_eq!(account.diagnosis("tls "), "nobody-listens");
 }
 
 #[test]
@@ -164,10 +164,10 @@ fn a_path_that_takes_no_long_packets_is_called_a_black_hole() {
     let account = Account::of(&rig.ssh, &[]);
     account.expect(&rig, 69, "mtu-black-hole", "mtu-black-hole");
     assert_eq!(account.document["asked_sshd"], json!([]), "TLS has told enough");
-    // QUIC alone needs no TLS beside it to be told.
+    // QUIC alone can be diagnosed without TLS.
     let account = Account::of(&rig.ssh, &["--transport", "quic"]);
     assert_eq!(
-        account.verdict(&format!("quic {}", rig.serve().udp())),
+        account.diagnosis(&format!("quic {}", rig.serve().udp())),
         "mtu-black-hole"
     );
     assert_eq!(account.document["asked_sshd"], json!([rig.sshd.address().to_string()]));
@@ -177,7 +177,8 @@ fn a_path_that_takes_no_long_packets_is_called_a_black_hole() {
         "{}",
         table.out()
     );
-    // Enough for QUIC, which starts small and finds out; too little for TCP, which believes its interface.
+    // Enough for QUIC, which starts small and discovers the MTU; too little for TCP, which trusts the interface's
+    // MTU.
     lab.set("client", "mtu=1300");
     let account = Account::of(&rig.ssh, &[]);
     account.expect(&rig, 0, "works", "mtu-black-hole");
@@ -203,7 +204,7 @@ fn sshd_that_dies_between_two_checks_is_down_to_the_second() {
     }
 }
 
-/// As many as a fleet's monitoring starts at once.
+/// As many as the monitoring of a fleet starts at once.
 const CHECKS: usize = 20;
 
 #[test]
@@ -247,7 +248,7 @@ fn twenty_checks_at_once_work_and_cost_sshd_a_few_connections() {
 fn an_sshd_that_hangs_is_told_by_every_path_that_leads_to_it() {
     let rig = loopback(|options| options, |setup| setup);
     rig.sshd.freeze();
-    // Less than the server half gives sshd, so that it does not answer in its place.
+    // Less than the server half's limit for sshd, so that the client's limit is reached first.
     let account = Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig), "--connect-timeout", "3s"]);
     account.expect_all(69, "sshd-slow");
     for name in [format!("quic {}", rig.serve().udp()), "tls ".to_owned()] {
@@ -264,16 +265,16 @@ fn an_sshd_that_hangs_is_told_by_every_path_that_leads_to_it() {
 fn a_server_half_that_hangs_is_told_where_the_system_still_connects() {
     let rig = loopback(|options| options, |setup| setup);
     let half = rig.serve().half();
-    // The keeper first: it replaces a worker that hangs.
+    // Stop the keeper first: it replaces a worker that hangs.
     for pid in [half.keeper(), half.worker()] {
         signal(pid, Signal::STOP);
     }
     let account = Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig), "--connect-timeout", "3s"]);
     assert_eq!(account.outcome.code, Some(69), "{:#}", account.document);
-    assert_eq!(account.verdict("tls "), "stalled");
+    assert_eq!(account.diagnosis("tls "), "stalled");
     assert_eq!(account.path("tls ")["handshake_ms"], Value::Null);
-    // Without TLS it looks like one behind a firewall.
-    assert_eq!(account.verdict(&format!("quic {}", rig.serve().udp())), "udp-silent");
+    // Without TLS it looks like a firewall.
+    assert_eq!(account.diagnosis(&format!("quic {}", rig.serve().udp())), "udp-silent");
 }
 
 #[test]
@@ -301,7 +302,7 @@ fn a_refused_user_key_is_told() {
     make_key(&key, "ed25519");
     let rig = loopback(|options| options, |setup| setup.identity(Some(key)));
     Account::of(&rig.ssh, &["--tls-port", &tls_port(&rig)]).expect_all(77, "key-refused");
-    // One path tried it for all: each try counts against the user at sshd.
+    // One path tried the keys for all paths: sshd counts each try against the user.
     assert_eq!(
         rig.serve().logged("refused: no key was accepted"),
         1,
@@ -340,7 +341,7 @@ fn settings_that_end_sessions_are_named_with_their_times_and_lines() {
             (
                 limit["side"].as_str(),
                 limit["survives_s"].as_u64(),
-                limit["mend"].as_str(),
+                limit["fix"].as_str(),
             )
         })
         .collect();
@@ -379,10 +380,10 @@ fn a_relay_without_the_server_half_is_told_from_one_that_is_down() {
     let rig = Rig::tls_in(&lab);
     let account = Account::of(&rig.ssh, &["--relay", &name]);
     account.expect(&rig, 0, "works", "works");
-    assert_eq!(account.verdict("relay "), "not-registered");
+    assert_eq!(account.diagnosis("relay "), "not-registered");
     relay.kill();
     let account = Account::of(&rig.ssh, &["--relay", &name]);
-    assert_eq!(account.verdict("relay "), "nobody-listens");
+    assert_eq!(account.diagnosis("relay "), "nobody-listens");
 }
 
 #[test]
@@ -413,7 +414,7 @@ fn a_path_by_a_relay_is_checked_to_the_end() {
         "by QUIC and by TLS: {:#}",
         account.document
     );
-    assert_eq!(account.verdict("quic "), "host-silent");
+    assert_eq!(account.diagnosis("quic "), "host-silent");
 }
 
 #[test]
@@ -431,7 +432,7 @@ fn a_relay_whose_name_leads_nowhere_is_told() {
     );
 }
 
-/// Over loopback, with TLS too.
+/// Over loopback, with QUIC and TLS.
 fn loopback(options: impl FnOnce(ServeOptions) -> ServeOptions, adjust: impl FnOnce(SshSetup) -> SshSetup) -> Rig {
     let tls = Place::free_port();
     let here = ServeOptions::here()
@@ -446,9 +447,9 @@ fn tls_port(rig: &Rig) -> String {
 }
 
 impl Account {
-    /// The same verdict on every path but UDP port 443, which this machine may use for something else.
+    /// Expects the same diagnosis on every path but UDP port 443, which something else on this machine may use.
     #[track_caller]
-    fn expect_all(&self, code: i32, verdict: &str) {
+    fn expect_all(&self, code: i32, diagnosis: &str) {
         assert_eq!(self.outcome.code, Some(code), "{:#}", self.document);
         let paths = self.document["paths"].as_array().expect("paths");
         let own: Vec<_> = paths
@@ -461,7 +462,7 @@ impl Account {
             .collect();
         assert!(own.len() >= 2, "{:#}", self.document);
         for path in own {
-            assert_eq!(path["diagnosis"], verdict, "{:#}", self.document);
+            assert_eq!(path["diagnosis"], diagnosis, "{:#}", self.document);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What is counted, as a scraper reads it: names, kinds and units as Prometheus wants them, and a dashboard that asks for
-//! nothing else.
+//! Metrics as a scraper reads them: names, types and units follow Prometheus's conventions, and the dashboard uses
+//! existing metrics only.
 
 mod support;
 
@@ -20,7 +20,7 @@ use support::{BOWLINE, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A port that nobody has now.
+/// A free port.
 fn free() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address")
@@ -42,7 +42,7 @@ fn scrape(address: SocketAddr) -> String {
     wait_for(LIMIT, || try_to_scrape(address)).expect("metrics are served")
 }
 
-/// A sample's value, by its name and labels as written.
+/// The value of a sample, by name and labels as written.
 fn value(page: &str, sample: &str) -> f64 {
     let found = page
         .lines()
@@ -57,7 +57,7 @@ fn wait_for_value(address: SocketAddr, sample: &str, wanted: f64) {
     assert!(reached.is_some(), "{sample} is not {wanted}: {}", scrape(address));
 }
 
-/// `promtool check metrics` finds nothing to say.
+/// `promtool check metrics` reports no problem.
 fn check(page: &str) {
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]);
@@ -106,7 +106,7 @@ fn a_server_half_counts_its_sessions() {
         value(&after, "bowline_bytes_total{direction=\"out\"}") > 100_000.0,
         "what ended is still counted"
     );
-    // The next worker takes the port over, and counts from the beginning.
+    // The next worker takes over the port, and its counters start at zero.
     rig.serve().reload();
     wait_for_value(address, "bowline_sessions_opened_total", 0.0);
 }
@@ -182,7 +182,7 @@ fn the_dashboard_and_the_documentation_name_what_there_is() {
     assert_eq!(documented, known, "packaging/grafana/README.md names every metric");
 }
 
-/// What stands at every `expr`, and in every query of a variable.
+/// Every `expr`, and every query of a variable.
 fn collect_queries(value: &Value, queries: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -198,7 +198,7 @@ fn collect_queries(value: &Value, queries: &mut Vec<String>) {
     }
 }
 
-/// Words that begin as our names do.
+/// Words with the prefix of our metrics.
 fn names_in(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words

@@ -13,8 +13,8 @@ mod chance;
 mod crashes;
 #[path = "session_schedules/half.rs"]
 mod half;
-#[path = "session_schedules/shelf.rs"]
-mod shelf;
+#[path = "session_schedules/memory_store.rs"]
+mod memory_store;
 #[path = "session_schedules/world.rs"]
 mod world;
 

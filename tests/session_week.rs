@@ -1,10 +1,10 @@
-//! A week with two ends and one relay, and nothing else: no name server, no other path, nobody to ask.
+//! Simulates a week with two ends, one relay and no other path.
 //!
-//! The real session cores, the real watch on the path, the real pacer of dials and the real pauses of a server half that
-//! is not listed, with real frames, in virtual time. The relay is killed, either leg swallows packets one way or both, the
-//! client's machine sleeps, its NAT forgets, the server half's worker dies, for moments and for two days. No session is
-//! lost, every byte comes once and in order, each is back as soon as the cadence says, and new ones open.
-//! `BOWLINE_WEEK` plays one week again.
+//! The real session cores, liveness check, redial pacer and registration backoff exchange real frames in virtual
+//! time. The relay is killed, each leg drops packets in one direction or both, the client's machine is suspended, its
+//! NAT drops mappings, and the server half's worker dies, for moments and for two days. No session is lost, every
+//! byte arrives once and in order, each session is back as soon as the redial schedule says, and new ones open.
+//! `BOWLINE_WEEK` repeats one week.
 
 #![allow(clippy::print_stderr, reason = "figures are for people")]
 
@@ -13,34 +13,34 @@
 mod chance;
 #[path = "session_week/client.rs"]
 mod client;
+#[path = "session_week/conditions.rs"]
+mod conditions;
 #[path = "session_week/due.rs"]
 mod due;
 #[path = "session_week/end.rs"]
 mod end;
-#[path = "session_week/life.rs"]
-mod life;
 #[path = "session_week/line.rs"]
 mod line;
-#[path = "session_week/listing.rs"]
-mod listing;
 #[path = "session_week/load.rs"]
 mod load;
+#[path = "session_schedules/memory_store.rs"]
+mod memory_store;
 #[path = "session_week/network.rs"]
 mod network;
 #[path = "session_week/race.rs"]
 mod race;
-#[path = "session_week/seen.rs"]
-mod seen;
+#[path = "session_week/registration.rs"]
+mod registration;
 #[path = "session_week/server.rs"]
 mod server;
-#[path = "session_schedules/shelf.rs"]
-mod shelf;
-#[path = "session_week/weather.rs"]
-mod weather;
+#[path = "session_week/sim.rs"]
+mod sim;
+#[path = "session_week/stats.rs"]
+mod stats;
 #[path = "session_week/week.rs"]
 mod week;
 
-use seen::Seen;
+use stats::Stats;
 use std::panic::resume_unwind;
 use std::thread;
 use week::Week;
@@ -53,9 +53,9 @@ fn a_week_over_one_relay_costs_no_session_and_no_byte() {
         Week::new(seed.parse().expect("a number")).play();
         return;
     }
-    let mut all = Seen::default();
+    let mut all = Stats::default();
     thread::scope(|scope| {
-        let parts = [0, 1].map(|part| scope.spawn(move || (part..WEEKS).step_by(2).map(play).collect::<Vec<Seen>>()));
+        let parts = [0, 1].map(|part| scope.spawn(move || (part..WEEKS).step_by(2).map(play).collect::<Vec<Stats>>()));
         for part in parts {
             let weeks = part.join().unwrap_or_else(|panic| resume_unwind(panic));
             weeks.iter().for_each(|week| all.merge(week));
@@ -73,12 +73,12 @@ fn a_week_over_one_relay_costs_no_session_and_no_byte() {
     );
 }
 
-fn play(seed: u64) -> Seen {
+fn play(seed: u64) -> Stats {
     eprintln!("week {seed} (BOWLINE_WEEK={seed} plays it again)");
-    let seen = Week::new(seed).play();
+    let stats = Week::new(seed).play();
     eprintln!(
         "week {seed} is over: {} outages, {} returns",
-        seen.outages, seen.returns
+        stats.outages, stats.returns
     );
-    seen
+    stats
 }

@@ -21,7 +21,7 @@ use support::{BOWLINE, now, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// `bowline COMMAND`, looking at one runtime folder.
+/// Runs `bowline COMMAND` on one runtime folder.
 fn bowline(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(BOWLINE);
     command.args(arguments).arg("--runtime-dir").arg(folder);
@@ -40,7 +40,7 @@ fn live(folder: &Path) -> Vec<Value> {
     sessions
 }
 
-/// Waits until the one session there is in this state.
+/// Waits until the only session is in this state.
 fn in_state(folder: &Path, state: &str) -> Value {
     let found = wait_for(LIMIT, || {
         live(folder).into_iter().find(|session| session["state"] == state)
@@ -56,7 +56,7 @@ fn server_folder(rig: &Rig) -> PathBuf {
     rig.serve().path("run")
 }
 
-/// A login that stays.
+/// A login that stays open.
 fn log_in(rig: &Rig) -> Running {
     let mut command = rig.ssh.ssh(&[HOST, "echo here; exec sleep 600"]);
     let running = Running::start(&mut command);
@@ -105,7 +105,7 @@ fn both_halves_tell_of_a_session_and_of_its_outage() {
     );
     assert_eq!(ours["outages"]["survived"], 0);
     assert_eq!(ours["epoch"], theirs["epoch"]);
-    // What sshd sees is a loopback address and the port of this very connection.
+    // sshd sees a loopback address and the port of this connection.
     let alias = text(&theirs, "alias");
     assert!(alias.starts_with("127."), "{alias}");
     assert_eq!(theirs["keeper_pid"], rig.serve().half().keeper());
@@ -113,7 +113,7 @@ fn both_halves_tell_of_a_session_and_of_its_outage() {
     assert!(text(&theirs, "key").starts_with("SHA256:"), "{theirs:#}");
 
     rig.gate().cut();
-    // The client half knows soon that it hears nothing, and does not call that connected.
+    // The client half soon detects the silence and does not report `connected`.
     let suspected = wait_for(LIMIT, || {
         live(&client)
             .into_iter()
@@ -137,7 +137,7 @@ fn both_halves_tell_of_a_session_and_of_its_outage() {
     assert!(back["outages"]["longest_ms"].as_u64() > Some(0), "{back:#}");
 }
 
-/// Each half closes a carrier by itself after a second, so that neither has to find out that the path is cut.
+/// Each half closes its carriers after one second, so that neither has to detect that the path is cut.
 fn rig_of_short_carriers() -> Rig {
     const FAULT: &str = "close-carrier-after=1000ms";
     let sshd = TestSshd::start();
@@ -172,7 +172,7 @@ fn a_detached_session_has_an_age_and_can_be_killed() {
 
     let told = run(&mut bowline(&client, &["kill", &id[..6]]), LIMIT).expect_code(0);
     assert!(told.out().starts_with(&format!("ended {id}")), "{}", told.out());
-    // A ProxyCommand's exit code is not ssh's, but what it says is seen.
+    // The exit code of a ProxyCommand is not ssh's, but its messages are shown.
     let ended = ssh.finish(LIMIT).expect_code(255);
     assert!(
         ended
@@ -182,7 +182,7 @@ fn a_detached_session_has_an_age_and_can_be_killed() {
         ended.err()
     );
     assert!(live(&client).is_empty());
-    // Nobody could tell the server half.
+    // The server half could not be told.
     let orphan = in_state(&server, "detached");
     assert_eq!(text(&orphan, "id"), id);
     let told = run(&mut bowline(&server, &["kill", "--orphans"]), LIMIT).expect_code(0);
@@ -217,7 +217,7 @@ fn the_proxy_of_a_killed_session_ends_with_75() {
         "it was told"
     );
 
-    // From the other side, by the key.
+    // From the server, by the key.
     let (session, running, _stdin, _stdout) = open();
     let key = text(&in_state(&server, "connected"), "key").to_owned();
     let told = run(&mut bowline(&server, &["kill", "--key", &key]), LIMIT).expect_code(0);
@@ -265,7 +265,7 @@ fn a_process_that_is_stopped_or_dead_holds_nobody_up() {
         kill_process(stopped, Signal::CONT).expect("our own process");
         let silent = told["silent"].as_array().expect("a list");
         if silent.is_empty() && stopped != proxy {
-            // A keeper ends a worker that hangs, in about the time that is waited for its answer.
+            // The keeper kills a worker that hangs after about the time that `status` waits for an answer.
             assert_ne!(pid_of(rig.serve().half().worker()), stopped, "{told:#}");
             continue;
         }

@@ -78,7 +78,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.control.hang_up();
         if let Some(tasks) = self.tasks.take() {
-            tasks.let_end();
+            tasks.detach();
         }
     }
 }

@@ -1,27 +1,27 @@
-//! What release builds have in place of faults: nothing.
+//! Empty stand-ins for release builds.
 
-/// Nothing happens here.
+/// Does nothing.
 #[inline(always)]
 pub(crate) fn pass(_point: &str) {}
 
-/// Nor here.
+/// Never returns.
 pub(crate) async fn panic_in_session() {
     std::future::pending().await
 }
 
-/// Everything goes on as it is.
+/// Changes nothing.
 #[inline(always)]
 pub(crate) fn tamper(_piece: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-/// Nobody is led astray.
+/// Never misdirects.
 #[inline(always)]
 pub(crate) fn misleads() -> bool {
     false
 }
 
-/// Copies arrive.
+/// Drops nothing.
 #[inline(always)]
 pub(crate) fn loses_copies() -> bool {
     false

@@ -1,6 +1,6 @@
-//! What a malicious relay does: `BOWLINE_FAULT=relay-tampers=N` does something else, in turn, to every Nth piece of the
-//! ciphertext that it carries: see [`KINDS`]. `relay-misleads=N` leads every Nth client to a server half that it did not ask
-//! for; `relay-records=FILE` changes nothing and writes all that passes down, in a file that there is.
+//! A malicious relay. `BOWLINE_FAULT=relay-tampers=N` tampers with every Nth piece of ciphertext, in turn in each of
+//! the ways in [`KINDS`]. `relay-misleads=N` connects every Nth client to a server half that it did not ask for.
+//! `relay-records=FILE` changes nothing, and appends all traffic to an existing file.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::warn;
 
-/// A bit is flipped; the piece comes twice; after the next piece; the one taken before comes in its place, of whichever
-/// stream and direction that was; a TLS record of noise comes before it.
+/// Flips a bit; sends the piece twice; sends it after the next piece; sends the previous piece of any stream and
+/// direction in its place; inserts a random TLS record before it.
 const KINDS: [&str; 5] = ["flips", "replays", "reorders", "swaps", "injects"];
 
-/// What is asked for, and at each how manieth.
+/// The requested fault and its value.
 fn asked() -> Option<&'static (String, String)> {
     static ASKED: OnceLock<Option<(String, String)>> = OnceLock::new();
     let read = || {
@@ -25,13 +25,13 @@ fn asked() -> Option<&'static (String, String)> {
     ASKED.get_or_init(read).as_ref()
 }
 
-/// How many times it was due before, if it is due now.
+/// If it is due now: how often it was due before.
 fn due(count: &AtomicU64, every: &str) -> Option<u64> {
     let (every, count) = (every.parse().ok()?, count.fetch_add(1, Ordering::Relaxed) + 1);
     count.is_multiple_of(every).then(|| count / every - 1)
 }
 
-/// What goes on in place of a piece; `None`: the piece itself.
+/// The bytes to forward instead of `piece`; `None` for the piece itself.
 pub(crate) fn tamper(piece: &[u8]) -> Option<Vec<u8>> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     thread_local! {
@@ -64,12 +64,12 @@ pub(crate) fn tamper(piece: &[u8]) -> Option<Vec<u8>> {
             Some(Vec::new())
         }
         "swaps" => Some(before),
-        // Application data of TLS 1.3 (RFC 8446 section 5.2), 32 bytes of it.
+        // A TLS 1.3 record of 32 bytes of application data (RFC 8446 section 5.2).
         _ => Some([&[0x17, 3, 3, 0, 32], &[0x5a; 32][..], piece].concat()),
     }
 }
 
-/// Whether this client is led astray.
+/// Whether this client is to be misdirected.
 pub(crate) fn misleads() -> bool {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let misleads = asked().is_some_and(|(kind, value)| kind == "misleads" && due(&COUNT, value).is_some());

@@ -1,4 +1,4 @@
-//! The asker's side: which desks there are, and what they answer.
+//! Finds control sockets and sends requests to them.
 
 use std::fs;
 use std::io;
@@ -15,51 +15,51 @@ use tracing::debug;
 use super::{Request, Response, json_lines};
 use crate::local_socket;
 
-/// How the names of desks begin.
-const NAMES: [&str; 2] = ["client-", "relay-"];
-const END: &str = ".sock";
+/// File name prefixes of control sockets.
+const PREFIXES: [&str; 2] = ["client-", "relay-"];
+const SUFFIX: &str = ".sock";
 
-/// Most lines of an answer: far more than a server half has sessions.
+/// Most lines of a response: far more than a server half has sessions.
 const MAX_RESPONSES: usize = 100_000;
 
-/// A desk, as it was found.
+/// A control socket that was found.
 #[derive(Debug)]
 pub(crate) enum FoundSocket {
-    /// Somebody may answer: whoever has opened it, by process id.
+    /// A connection to it, and the process id of its owner.
     Open { pid: Option<u32>, connection: OwnedFd },
-    /// So many wait there already that somebody must hang.
+    /// Its backlog is full, so its owner hangs.
     Full { file: PathBuf },
 }
 
-/// There is no answer.
+/// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
-    /// Nothing came in time: the process is stopped, or hangs.
-    #[error("it does not answer")]
+    /// No response in time: the process is stopped or hangs.
+    #[error("the process does not answer")]
     Silent,
-    /// The connection ended before the answer did.
-    #[error("it went away")]
+    /// The connection was closed before the response was complete.
+    #[error("the process closed the connection")]
     Lost(#[source] io::Error),
-    /// It is of another version of bowline.
-    #[error("it is of another version of bowline")]
+    /// The process runs another version of bowline.
+    #[error("the process runs another version of bowline")]
     OtherVersion,
 }
 
-/// All desks of a folder. What a dead process has left is removed where that is permitted.
+/// Connects to all control sockets in a folder. Removes sockets of dead processes if permitted.
 pub(crate) fn control_sockets(folder: &Path) -> Vec<FoundSocket> {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let files = files.map(|file| file.path()).filter(|path| is_control_socket(path));
     files.filter_map(connect).collect()
 }
 
-/// Removes what dead processes have left in a folder. One that has given up root may not do so at its own end.
+/// Removes sockets of dead processes. A process that has dropped root privileges cannot remove its own.
 pub(crate) fn remove_stale_sockets(folder: &Path) {
     drop(control_sockets(folder));
 }
 
 fn is_control_socket(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    NAMES.iter().any(|start| name.starts_with(start)) && name.ends_with(END)
+    PREFIXES.iter().any(|start| name.starts_with(start)) && name.ends_with(SUFFIX)
 }
 
 fn connect(file: PathBuf) -> Option<FoundSocket> {
@@ -71,18 +71,18 @@ fn connect(file: PathBuf) -> Option<FoundSocket> {
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(FoundSocket::Full { file }),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            debug!(file = %file.display(), "a dead process has left its socket");
+            debug!(file = %file.display(), "removing the socket of a dead process");
             let _ = fs::remove_file(&file);
             None
         }
         Err(error) => {
-            debug!(file = %file.display(), %error, "cannot ask there");
+            debug!(file = %file.display(), %error, "cannot connect to the control socket");
             None
         }
     }
 }
 
-/// Asks, and waits for all answers but [`Response::Done`].
+/// Sends a request and returns all responses before [`Response::Done`].
 ///
 /// # Errors
 /// See [`ControlError`].

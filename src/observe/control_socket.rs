@@ -1,4 +1,4 @@
-//! Where askers come, and how they are attended to.
+//! The control socket: answers requests about this process's sessions.
 
 use std::fs;
 use std::io;
@@ -18,34 +18,34 @@ use tracing::debug;
 use super::{Boxed, KillRequest, Report, Request, Response, json_lines};
 use crate::local_socket;
 
-/// Askers that wait for their turn; each has it at once.
+/// Connections that may wait; each is accepted at once.
 const BACKLOG: i32 = 16;
 
-/// Whoever asks says so, and takes the answer, within this.
+/// Limit for one request and its response.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long nobody is let in after a failure that would come again at once, such as too many open files.
+/// Delay after a failed accept that would fail again at once, for example with too many open files.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Somebody who has sessions.
+/// A process that has sessions.
 pub(crate) trait ControlHandler: Send + Sync {
-    /// What there is now.
+    /// The current state.
     fn report(&self) -> Boxed<'_, Report>;
 
-    /// Tells sessions to end; gives the ids of those that were there.
+    /// Ends sessions; returns the ids of those that existed.
     fn end(&self, kill: &KillRequest) -> Vec<String>;
 }
 
-/// No desk can be had. The sessions go on without.
+/// Why there is no control socket. Sessions run without one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenSocketError {
-    /// Others may write there, so they could put a desk of their own in its place.
+    /// Other users may write to the folder, so they could replace the socket.
     #[error("the folder {folder} is another user's, or others may write there")]
     NotOurs {
         /// The runtime folder.
         folder: PathBuf,
     },
-    /// The socket cannot be made.
+    /// The socket cannot be created.
     #[error("cannot listen in the folder {folder}")]
     Listen {
         /// The runtime folder.
@@ -55,8 +55,8 @@ pub(crate) enum OpenSocketError {
     },
 }
 
-/// A socket in the runtime folder. Its file goes with it where this process may still remove it then; else it is left to
-/// whoever looks next, and is known by refusing.
+/// A socket in the runtime folder. Its file is removed on drop if this process may still do so; otherwise the next
+/// process that looks removes it, because it refuses connections.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     file: PathBuf,
@@ -64,7 +64,7 @@ pub(crate) struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Opens one. `name` is unlike that of any other process, such as `client-ID`.
+    /// Opens a socket. `name` must be unique to this process, for example `client-ID`.
     ///
     /// # Errors
     /// See [`OpenSocketError`].
@@ -83,19 +83,19 @@ impl ControlSocket {
         Ok(ControlSocket { file, socket })
     }
 
-    /// Attends to askers, one after the other, for ever.
+    /// Serves connections one after the other, forever.
     pub(crate) async fn run(self, source: Arc<dyn ControlHandler>) {
         let listening = self.socket.try_clone().map(StdListener::from);
         let listener = match listening.and_then(UnixListener::from_std) {
             Ok(listener) => listener,
-            Err(error) => return debug!(%error, "no askers can come"),
+            Err(error) => return debug!(%error, "cannot serve the control socket"),
         };
         loop {
             match listener.accept().await {
                 Ok((stream, _)) if is_permitted(&stream) => serve_connection(stream, &*source).await,
-                Ok(_) => debug!("another user is not heard"),
+                Ok(_) => debug!("rejected a connection from another user"),
                 Err(error) => {
-                    debug!(%error, "cannot let an asker in");
+                    debug!(%error, "cannot accept a control connection");
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
@@ -111,18 +111,18 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Root, or the user whom this process runs as.
+/// Whether the peer is root or the user of this process.
 fn is_permitted(stream: &impl AsFd) -> bool {
     sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
 }
 
-/// Hears one request of somebody who may ask, and answers it.
+/// Reads one request from an authorized peer and answers it.
 pub(crate) async fn serve_connection(mut stream: UnixStream, source: &dyn ControlHandler) {
-    let attended = tokio::time::timeout(REQUEST_TIMEOUT, answer(&mut stream, source)).await;
-    match attended {
+    let served = tokio::time::timeout(REQUEST_TIMEOUT, answer(&mut stream, source)).await;
+    match served {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "an asker left"),
-        Err(_) => debug!("an asker took too long"),
+        Ok(Err(error)) => debug!(%error, "control connection failed"),
+        Err(_) => debug!("control connection timed out"),
     }
 }
 

@@ -1,6 +1,6 @@
-//! The page of metrics over HTTP/1, for a scraper on this machine.
+//! Serves metrics over HTTP/1 to a Prometheus scraper on this machine.
 //!
-//! One request a connection, nothing but `GET /metrics`, and nothing of a request is used but its first line.
+//! One request per connection. Only `GET /metrics` exists; only the request line is used.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,28 +14,28 @@ use tracing::{debug, info, warn};
 
 use super::metrics::Metrics;
 
-/// Scrapers at once; more wait.
+/// Most concurrent connections; further ones wait.
 const MAX_SCRAPERS: usize = 8;
 
-/// Longest head of a request.
+/// Longest request head in bytes.
 const MAX_HEAD: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
 
-/// For a whole request and its answer.
+/// Limit for a request and its response.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between attempts to listen, and after a failure to take a connection.
+/// Delay between attempts to listen, and after a failed accept.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Listens there, as soon as that is free, and serves for ever. A worker before may hold the port for a moment longer.
+/// Listens as soon as the port is free, and serves forever. The previous worker may hold the port for a moment.
 pub(crate) async fn serve_metrics_at(address: SocketAddr, source: Arc<dyn Metrics>) {
     let mut is_logged = false;
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
-            Err(error) if is_logged => debug!(%address, %error, "still no metrics"),
+            Err(error) if is_logged => debug!(%address, %error, "cannot listen for metrics"),
             Err(error) => {
-                warn!(%address, %error, "metrics cannot be served there yet");
+                warn!(%address, %error, "cannot listen for metrics yet; will retry");
                 is_logged = true;
             }
         }
@@ -44,7 +44,7 @@ pub(crate) async fn serve_metrics_at(address: SocketAddr, source: Arc<dyn Metric
     serve_metrics(listener, source).await;
 }
 
-/// Serves for ever.
+/// Serves forever.
 pub(crate) async fn serve_metrics(listener: TcpListener, source: Arc<dyn Metrics>) {
     let address = listener.local_addr().ok().map(tracing::field::display);
     info!(event = "metrics", address, "serving metrics");
@@ -56,7 +56,7 @@ pub(crate) async fn serve_metrics(listener: TcpListener, source: Arc<dyn Metrics
                     scrapers.spawn(serve_connection(stream, Arc::clone(&source)));
                 }
                 Err(error) => {
-                    debug!(%error, "cannot take a scraper");
+                    debug!(%error, "cannot accept a metrics connection");
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
             },
@@ -69,27 +69,28 @@ async fn serve_connection(mut stream: TcpStream, source: Arc<dyn Metrics>) {
     let attended = tokio::time::timeout(REQUEST_TIMEOUT, async {
         let answer = match read_head(&mut stream).await? {
             HttpRequest::Metrics => answer("200 OK", &source.page().await),
-            HttpRequest::Other => answer("404 Not Found", "only /metrics is here\n"),
-            HttpRequest::Nonsense => answer("400 Bad Request", "this is no request\n"),
-            HttpRequest::Change => answer("405 Method Not Allowed\r\nAllow: GET", "only GET is understood\n"),
+            HttpRequest::Other => answer("404 Not Found", "only /metrics exists here\n"),
+            HttpRequest::Malformed => answer("400 Bad Request", "malformed request\n"),
+            HttpRequest::OtherMethod => answer("405 Method Not Allowed\r\nAllow: GET", "only GET is supported\n"),
         };
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await
     });
     match attended.await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "a scraper left"),
-        Err(_) => debug!("a scraper took too long"),
+        Ok(Err(error)) => debug!(%error, "metrics connection failed"),
+        Err(_) => debug!("metrics connection timed out"),
     }
 }
 
-/// What a request is for.
+/// A parsed request.
 #[derive(Debug, PartialEq)]
 enum HttpRequest {
     Metrics,
     Other,
-    Change,
-    Nonsense,
+
+    OtherMethod,
+    Malformed,
 }
 
 async fn read_head(stream: &mut TcpStream) -> io::Result<HttpRequest> {
@@ -99,7 +100,7 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<HttpRequest> {
             return Ok(asked);
         }
         if head.len() >= MAX_HEAD {
-            return Ok(HttpRequest::Nonsense);
+            return Ok(HttpRequest::Malformed);
         }
         if stream.read_buf(&mut head).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -107,12 +108,12 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<HttpRequest> {
     }
 }
 
-/// `None`: there is more to come.
+/// `None` if the head is incomplete.
 fn parse(head: &[u8]) -> Option<HttpRequest> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
-        Err(_) => return Some(HttpRequest::Nonsense),
+        Err(_) => return Some(HttpRequest::Malformed),
         Ok(httparse::Status::Partial) => return None,
         Ok(httparse::Status::Complete(_)) => {}
     }
@@ -120,7 +121,7 @@ fn parse(head: &[u8]) -> Option<HttpRequest> {
     Some(match (request.method, path) {
         (Some("GET"), Some("/metrics")) => HttpRequest::Metrics,
         (Some("GET"), _) => HttpRequest::Other,
-        _ => HttpRequest::Change,
+        _ => HttpRequest::OtherMethod,
     })
 }
 
@@ -155,8 +156,8 @@ mod tests {
         );
         assert_eq!(asked("GET /metrics?a=b HTTP/1.0\r\n\r\n"), Some(HttpRequest::Metrics));
         assert_eq!(asked("GET / HTTP/1.1\r\n\r\n"), Some(HttpRequest::Other));
-        assert_eq!(asked("POST /metrics HTTP/1.1\r\n\r\n"), Some(HttpRequest::Change));
-        assert_eq!(asked("SSH-2.0-x\r\n\r\n"), Some(HttpRequest::Nonsense));
+        assert_eq!(asked("POST /metrics HTTP/1.1\r\n\r\n"), Some(HttpRequest::OtherMethod));
+        assert_eq!(asked("SSH-2.0-x\r\n\r\n"), Some(HttpRequest::Malformed));
         assert_eq!(asked("GET /metr"), None);
     }
 

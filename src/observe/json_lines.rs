@@ -1,17 +1,17 @@
-//! Lines of JSON, of bounded length.
+//! JSON lines of bounded length.
 
 use std::io;
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
-/// Most bytes of a line: five hundred ids, or one session with all its paths.
+/// Longest line: 500 session ids, or one session with all its paths.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
 
 /// The next line; `None` at the end.
 ///
 /// # Errors
-/// `InvalidData` for what is too long, or no such value.
+/// `InvalidData` if the line is too long or has no such value.
 pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<T>> {
     let mut line = Vec::new();
     from.take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await?;
@@ -24,7 +24,7 @@ pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Un
     Ok(Some(serde_json::from_slice(&line)?))
 }
 
-/// A value as its line.
+/// Encodes a value as one line.
 pub(super) fn of(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');

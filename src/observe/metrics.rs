@@ -1,21 +1,21 @@
-//! Counts and gauges in the form that Prometheus reads.
+//! Counters and gauges in Prometheus text format.
 
 use prometheus::core::Collector;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use super::Boxed;
 
-/// Somebody who counts.
+/// A process with metrics.
 pub(crate) trait Metrics: Send + Sync {
-    /// All of it, as it is now.
+    /// All current values.
     fn page(&self) -> Boxed<'_, String>;
 }
 
-/// Names, what they mean, and their values. Names end in their unit, and in `_total` what only grows.
+/// Metrics with names, help texts and values. Names end in their unit; counters end in `_total`.
 pub(crate) struct MetricsPage(Registry);
 
 impl MetricsPage {
-    /// One that says which version of bowline tells.
+    /// Contains `bowline_build_info`.
     pub(crate) fn new() -> MetricsPage {
         let page = MetricsPage(Registry::new());
         let version = env!("CARGO_PKG_VERSION");
@@ -28,34 +28,34 @@ impl MetricsPage {
         page
     }
 
-    /// What goes up and down.
+    /// Adds a gauge.
     pub(crate) fn gauge(&self, name: &str, help: &str, value: f64) {
         self.put_gauge(name, help, &[], &[(&[], value)]);
     }
 
-    /// The same for each value of a label.
+    /// Adds one value per label value.
     pub(crate) fn gauges(&self, name: &str, help: &str, label: &str, values: &[(&str, f64)]) {
         for_each_label(values, |values| self.put_gauge(name, help, &[label], values));
     }
 
-    /// What only grows, until this process ends.
+    /// Adds a counter of this process.
     pub(crate) fn counter(&self, name: &str, help: &str, value: u64) {
         self.put_counter(name, help, &[], &[(&[], value)]);
     }
 
-    /// The same for each value of a label.
+    /// Adds one value per label value.
     pub(crate) fn counters(&self, name: &str, help: &str, label: &str, values: &[(&str, u64)]) {
         for_each_label(values, |values| self.put_counter(name, help, &[label], values));
     }
 
-    /// As it is sent.
+    /// The text format.
     pub(crate) fn text(&self) -> String {
         let text = TextEncoder::new().encode_to_string(&self.0.gather());
-        text.expect("a String takes every byte")
+        text.expect("writing to a String does not fail")
     }
 
     fn put_gauge(&self, name: &str, help: &str, labels: &[&str], values: &[(&[&str], f64)]) {
-        let gauges = GaugeVec::new(Opts::new(name, help), labels).expect("names are ours, and good");
+        let gauges = GaugeVec::new(Opts::new(name, help), labels).expect("the names are valid constants");
         for (label, value) in values {
             gauges.with_label_values(label).set(*value);
         }
@@ -63,7 +63,7 @@ impl MetricsPage {
     }
 
     fn put_counter(&self, name: &str, help: &str, labels: &[&str], values: &[(&[&str], u64)]) {
-        let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("names are ours, and good");
+        let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("the names are valid constants");
         for (label, value) in values {
             counters.with_label_values(label).inc_by(*value);
         }
@@ -71,7 +71,9 @@ impl MetricsPage {
     }
 
     fn put(&self, collector: impl Collector + 'static) {
-        self.0.register(Box::new(collector)).expect("each name is given once");
+        self.0
+            .register(Box::new(collector))
+            .expect("each name is registered once");
     }
 }
 

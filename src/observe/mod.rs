@@ -1,9 +1,9 @@
-//! What a process of bowline tells of its sessions, and what it is told about them: `bowline status`, `bowline kill`,
-//! and metrics.
+//! What bowline processes report about their sessions, and how sessions are ended from outside: `bowline status`,
+//! `bowline kill` and metrics.
 //!
-//! Whoever has sessions keeps a [`ControlSocket`]: a socket in the runtime folder, where one asker at a time says one line of JSON
-//! and is answered by lines. The server half's worker has no folder; its keeper brings the askers. Only root and the
-//! user whom the process runs as are heard.
+//! Each process that has sessions opens a [`ControlSocket`] in the runtime folder. It serves one connection at a
+//! time: a request is one line of JSON, a response one or more lines. The server half's worker has no folder; its
+//! keeper passes it connections. Only root and the user of the process are served.
 
 mod control_client;
 mod control_socket;
@@ -25,7 +25,7 @@ pub(crate) use state::{State, query_all};
 use std::future::Future;
 use std::pin::Pin;
 
-/// What a boxed asynchronous method gives.
+/// A boxed future.
 pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 #[cfg(test)]

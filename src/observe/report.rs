@@ -1,4 +1,4 @@
-//! What is told of a session, and of a relay: the shape of `bowline status --json`.
+//! Reports about sessions and relays: the format of `bowline status --json`.
 
 use std::net::SocketAddr;
 
@@ -9,14 +9,14 @@ use crate::carrier::CarrierInfo;
 use crate::pump::{Facts, Vitals};
 use crate::wire::SessionId;
 
-/// Everything that one process tells.
+/// The report of one process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     pub(crate) sessions: Vec<SessionReport>,
     pub(crate) relay: Option<RelayReport>,
 }
 
-/// Which half of a session tells of it.
+/// Which half of a session reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Half {
@@ -24,101 +24,102 @@ pub(crate) enum Half {
     Server,
 }
 
-/// One session, as one of its halves sees it.
+/// A session as seen by one of its halves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SessionReport {
     /// 32 hexadecimal digits.
     pub(crate) id: String,
     pub(crate) half: Half,
-    /// As ssh was given it; the server half does not know it.
+    /// The host as given to ssh; unknown to the server half.
     pub(crate) host: Option<String>,
-    /// Who logs in.
+    /// The user on the server.
     pub(crate) user: Option<String>,
-    /// The user key that opened it, as far as the server half knows.
+    /// Fingerprint of the user key that opened it, if the server half knows it.
     pub(crate) key: Option<String>,
-    /// Where the other half is; a relay where that hides it. On the server half, while detached, where it was at first.
+    /// Address of the other half, or of the relay that hides it. On the server half, while detached: its address when
+    /// the session was opened.
     pub(crate) peer: Option<SocketAddr>,
-    /// What sshd sees in place of the client: the local end of the server half's connection to it.
+    /// The client's address as sshd sees it: the local end of the server half's connection to sshd.
     pub(crate) alias: Option<SocketAddr>,
-    /// The lead's way: `quic 192.0.2.7:4433`, `tls via relay r1.example.org`.
+    /// The lead's path: `quic 192.0.2.7:4433`, `tls via relay r1.example.org`.
     pub(crate) path: Option<String>,
-    /// Those of carriers that stand by.
+    /// The paths of standby carriers.
     pub(crate) standby: Vec<String>,
-    /// Smoothed round trip of the lead.
+    /// Smoothed round-trip time of the lead.
     pub(crate) rtt_ms: Option<f64>,
-    /// Part of the lead's packets that were lost, from 0 to 1; not known of TCP.
+    /// Fraction of the lead's packets that were lost, from 0 to 1; unknown for TCP.
     pub(crate) loss: Option<f64>,
-    /// From the other half.
+    /// Bytes received from the other half.
     pub(crate) bytes_in: u64,
-    /// For the other half, those that it has not acknowledged included.
+    /// Bytes sent to the other half, including unacknowledged ones.
     pub(crate) bytes_out: u64,
     pub(crate) epoch: Option<u32>,
     pub(crate) outages: Outages,
-    /// Bytes held here: for replay, and for a reader that does not read.
+    /// Bytes held in memory, for replay and for a slow reader.
     pub(crate) buffered: Option<u64>,
     pub(crate) state: State,
-    /// `connected` and `probing`: since the peer was heard, at most. `detached`: since there has been no path. `gone`:
-    /// since then.
+    /// Milliseconds in this state. `connected` and `probing`: since the peer was heard last. `detached`: since there
+    /// has been no path. `gone`: since the end.
     pub(crate) age_ms: Option<u64>,
-    /// Why it is gone.
+    /// Why it ended.
     pub(crate) reason: Option<String>,
-    /// The client half's process.
+    /// Process id of the client half.
     pub(crate) pid: Option<u32>,
     pub(crate) keeper_pid: Option<u32>,
     pub(crate) worker_pid: Option<u32>,
 }
 
-/// Breaks of a session's path.
+/// Outages of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outages {
     pub(crate) survived: u64,
-    /// Of these.
+    /// The longest of them.
     pub(crate) longest_ms: u64,
 }
 
-/// What a relay tells: it knows no sessions, only their paths.
+/// The report of a relay: it knows no sessions, only their paths.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RelayReport {
     pub(crate) pid: u32,
-    /// Where it listens for QUIC.
+    /// Addresses on which it listens for QUIC.
     pub(crate) udp: Vec<SocketAddr>,
-    /// Where it listens for TLS.
+    /// Addresses on which it listens for TLS.
     pub(crate) tls: Vec<SocketAddr>,
-    /// Server halves that are listed now, by connections.
+    /// Server halves that are registered now, counted by connection.
     pub(crate) registered: u64,
-    /// Sessions' paths that go through it now.
+    /// Paths of sessions through this relay now.
     pub(crate) splices: u64,
-    /// From clients to server halves, since it began.
+    /// Bytes from clients to server halves since the relay started.
     pub(crate) bytes_up: u64,
-    /// From server halves to clients.
+    /// Bytes from server halves to clients.
     pub(crate) bytes_down: u64,
-    /// Of the paths those that are told of one by one, the newest first.
+    /// The newest of these paths, in detail.
     pub(crate) paths: Vec<PathReport>,
 }
 
-/// One path of a session through a relay. A session with a standby there has two.
+/// One path of a session through a relay. A session with a standby at the same relay has two.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PathReport {
-    /// Where the client is, as the relay sees it.
+    /// The client's address as seen by the relay.
     pub(crate) peer: SocketAddr,
-    /// How it came: `quic` or `tls`.
+    /// The client's transport: `quic` or `tls`.
     pub(crate) transport: String,
-    /// That of the server half which it leads to, as `ssh-keygen -l` shows it.
+    /// Fingerprint of the server half's host key, in the format of `ssh-keygen -l`.
     pub(crate) host_key: String,
-    /// From the client to the server half.
+    /// Bytes from the client to the server half.
     pub(crate) bytes_up: u64,
-    /// From the server half to the client.
+    /// Bytes from the server half to the client.
     pub(crate) bytes_down: u64,
-    /// Since they were joined.
+    /// Milliseconds since the path was established.
     pub(crate) age_ms: u64,
 }
 
 impl SessionReport {
-    /// What the session's own facts say, and its pump where that has answered; the rest is not known.
+    /// From the session's statistics and, if its pump has answered, from the pump.
     pub(crate) fn new(id: SessionId, half: Half, facts: &Facts, vitals: Option<&Vitals>) -> SessionReport {
         let (snapshot, roster) = (facts.snapshot(), facts.roster().borrow().clone());
         let (state, age) = State::of(half, facts.is_ended(), &snapshot, vitals);
-        // What leads nowhere is no path.
+        // A path that is down is not reported.
         let is_detached = state == State::Detached;
         let carrier = roster.lead.as_ref().filter(|_| !is_detached);
         let lead = vitals.and_then(|vitals| vitals.lead.as_ref()).filter(|_| !is_detached);
@@ -144,7 +145,7 @@ impl SessionReport {
         }
     }
 
-    /// Nothing is known but that it was.
+    /// A session of which only the id is known.
     pub(crate) fn gone(id: SessionId, half: Half) -> SessionReport {
         SessionReport {
             id: format!("{id:#}"),
@@ -173,7 +174,7 @@ impl SessionReport {
     }
 }
 
-/// A carrier's way, as a person would say it.
+/// Describes the path of a carrier.
 fn path(carrier: &CarrierInfo) -> String {
     match (&carrier.via, carrier.remote) {
         (Some(relay), _) => format!("{} via relay {relay}", carrier.kind),

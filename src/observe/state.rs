@@ -1,7 +1,7 @@
-//! How a session is, in one word, and for how long.
+//! The state of a session in one word, and its age.
 //!
-//! "Up" means up: what is called connected was heard, and its age is that of the last word of the peer, never of an
-//! object in memory.
+//! `connected` means that the peer was heard: the age is the time since its last message, never the age of an object
+//! in memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,31 +11,31 @@ use serde::{Deserialize, Serialize};
 use super::Half;
 use crate::pump::{Facts, Snapshot, Vitals};
 
-/// The client half says something on every path at least every 30 s; longer silence is none.
+/// The client half sends something on every path at least every 30 s; longer silence means that the path is down.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// A fresh carrier is there within round trips, if there is a path at all.
+/// Time within which redialing succeeds if there is any path.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A pump that is not kept from running answers at once; whoever waits has other sessions to tell of.
+/// Limit for a pump's answer. A running pump answers at once, and there are other sessions to report.
 const STATS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// In one word.
+/// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
-    /// The other half was heard a short while ago.
+    /// The other half was heard recently.
     Connected,
-    /// It was not heard when it should have been; whether it is there is being found out.
+    /// The other half was not heard in time; probes are under way.
     Probing,
-    /// No path leads there; the session waits.
+    /// There is no path; the session waits.
     Detached,
     /// It has ended.
     Gone,
 }
 
 impl State {
-    /// And for how long.
+    /// The state, and for how long.
     pub(super) fn of(
         half: Half,
         is_ended: bool,
@@ -51,13 +51,14 @@ impl State {
         let Some(vitals) = vitals else {
             return (State::Probing, None);
         };
-        // Lost since the facts were looked at.
+        // The lead was lost after the snapshot was taken.
         let Some(lead) = &vitals.lead else {
             return (State::Detached, Some(Duration::ZERO));
         };
         let is_overdue = half == Half::Server && lead.heard_for > SILENCE_TIMEOUT;
         let state = match vitals.is_suspect || is_overdue {
-            // A race that has brought nothing for so long: there is no path, whatever the lead's transport still hopes for.
+            // Redialing has not succeeded for so long that there is no path, even if the lead's transport is still
+            // trying.
             true if vitals.is_suspect && lead.heard_for > RECOVERY_TIMEOUT => State::Detached,
             true => State::Probing,
             false => State::Connected,
@@ -75,7 +76,7 @@ impl State {
     }
 }
 
-/// Asks all pumps at once; `None` for those that do not answer in time, or have ended.
+/// Asks all pumps at the same time; `None` for those that do not answer in time or have ended.
 pub(crate) async fn query_all(facts: &[Arc<Facts>]) -> Vec<Option<Vitals>> {
     let asked: Vec<_> = facts.iter().map(|facts| facts.look()).collect();
     let answers = async {

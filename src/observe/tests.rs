@@ -1,4 +1,4 @@
-//! Desks and those who ask there.
+//! Control sockets and their clients.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -80,7 +80,7 @@ fn connection(folder: &Path) -> std::os::fd::OwnedFd {
             assert_eq!(pid, Some(std::process::id()));
             connection
         }
-        other => panic!("a desk is open: {other:?}"),
+        other => panic!("a control socket is open: {other:?}"),
     }
 }
 
@@ -104,7 +104,7 @@ async fn everything_that_is_there_is_told() {
     assert_eq!(first.id, "0".repeat(32));
 }
 
-/// All of them in one line would be too long for it.
+/// All paths in one line would be too long.
 #[tokio::test]
 async fn a_relay_tells_each_of_its_paths_in_a_line_after_its_own() {
     let folder = private();

@@ -76,6 +76,15 @@ const RETIRED: &[(&str, &str, &str)] = &[
     ("src/server", "welcome", "handshake"),
     ("src/server/keeper", "Wire", "Connection"),
     ("src/server/keeper", "wire", "connection"),
+    ("src/safe_path.rs", "Way", "ResolvedPath"),
+    ("tests/session_schedules", "Shelf", "MemoryStore"),
+    ("tests/session_schedules", "shelf", "memory_store"),
+    ("tests/session_week", "Life", "SessionSim"),
+    ("tests/session_week", "Seen", "Stats"),
+    ("tests/session_week", "Spell", "Interval"),
+    ("tests/session_week", "Weather", "Conditions"),
+    ("tests/session_week", "weather", "conditions"),
+    ("tests/patience.rs", "patience", "endurance"),
 ];
 
 #[test]

@@ -12,5 +12,5 @@ mod joined;
 mod moved;
 mod obstacles;
 mod paced;
-#[allow(dead_code, reason = "the suite of patience uses the rest")]
+#[allow(dead_code, reason = "the suite `endurance` uses the rest")]
 mod routed;

@@ -6,7 +6,7 @@ use crate::routed::Routed;
 use crate::support::measured;
 use std::time::Duration;
 
-/// The half that stays finds the MTU of a path to a new address at once; `patience` waits for the one that moves.
+/// The half that stays finds the MTU of a path to a new address at once; `endurance` waits for the one that moves.
 #[test]
 fn what_a_session_sends_to_where_it_moved_grows_with_the_path() {
     if let Some(net) = Routed::up("from 1280 to 1500 bytes, down", true) {

@@ -1,7 +1,7 @@
 //! One half: a session core, the pipe beside it, and what a driver keeps about carriers.
 
 use crate::chance::{Chance, bytes_of};
-use crate::shelf::{Shelf, nothing};
+use crate::memory_store::{MemoryStore, nothing};
 use bowline::session::{MOST_COPIED, PipeCounts, Session, SessionConfig, SessionMemory, Snapshot};
 use bowline::wire::{CloseCode, Epoch, Frame, Offset};
 use bytes::BytesMut;
@@ -60,7 +60,7 @@ pub(crate) struct Half {
     pub(crate) over_alone: bool,
     echoes: Vec<Frame>,
     /// For replay and for receiving. It outlives the process, which the latter need not.
-    memory: [Shelf; 2],
+    memory: [MemoryStore; 2],
     kept: Snapshot,
 }
 
@@ -73,8 +73,8 @@ impl Half {
             receive_window: chance.one_of(&sizes),
         };
         let most = chance.one_of(&[0, 30, 30, 1000, 1000, 5000, 20_000, 100_000, crate::chance::MOST_BYTES]);
-        let memory =
-            [config.replay_buffer, config.receive_window].map(|len| Shelf::new(len.max(SessionConfig::MIN_BUFFER)));
+        let memory = [config.replay_buffer, config.receive_window]
+            .map(|len| MemoryStore::new(len.max(SessionConfig::MIN_BUFFER)));
         let session = Session::new(lend(&memory));
         Half {
             kept: session.snapshot(),
@@ -394,7 +394,7 @@ impl Half {
     }
 }
 
-fn lend([replay, receive]: &[Shelf; 2]) -> SessionMemory {
+fn lend([replay, receive]: &[MemoryStore; 2]) -> SessionMemory {
     SessionMemory {
         replay: replay.lend(),
         receive: receive.lend(),

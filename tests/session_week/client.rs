@@ -1,28 +1,28 @@
 //! The client half, as `pump/vigil.rs` and `client/redial.rs` drive it.
 
-use crate::life::Life;
 use crate::line::Line;
 use crate::network::CLIENT;
 use crate::race::Race;
+use crate::sim::SessionSim;
 use bowline::session::{Liveness, Verdict};
 use bowline::wire::{Answer, Epoch, Frame, Hello, Offset, RefusalCode, Resume, SessionId, next_message};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 
-/// What the pump takes for output that flows.
+/// When the pump considers output to be flowing.
 const FLOWING: Duration = Duration::from_secs(5);
-/// What it takes an unmeasured path for.
+/// The RTT that it assumes for an unmeasured path.
 const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 pub(crate) const SESSION: SessionId = SessionId::new([7; 16]);
 
 pub(crate) struct Client {
     pub(crate) lead: Option<usize>,
     pub(crate) liveness: Liveness,
-    /// What was read of the lead when an answer began to be due.
+    /// The bytes read from the lead when an answer became due.
     heard: u64,
     pings: u64,
     waiting_input: usize,
-    /// How long the session had rested when it began to wait for an answer.
+    /// How long the session had been idle when it began to wait for an answer.
     pub(crate) rested: Duration,
     epoch: Epoch,
     pub(crate) race: Option<Race>,
@@ -49,7 +49,7 @@ impl Client {
     }
 }
 
-impl Life<'_> {
+impl SessionSim<'_> {
     pub(crate) fn client_timeout(&self) -> Option<Duration> {
         let lead = self.client.lead.and_then(|lead| self.lines.get(&lead));
         let watch = lead.map(|lead| {
@@ -68,7 +68,7 @@ impl Life<'_> {
         if line.is_measured { self.net.rtt() } else { UNKNOWN_RTT }
     }
 
-    /// This carrier leads from now on.
+    /// Makes this carrier the lead.
     pub(crate) fn lead(&mut self, id: usize, epoch: Epoch, received: Offset, window: u64) {
         let attached = self.ends[CLIENT].session.attach(epoch, received, window);
         if attached.expect("an honest peer").is_none() {
@@ -81,7 +81,7 @@ impl Life<'_> {
         if let Some(line) = self.lines.get_mut(&id) {
             line.greeted[CLIENT] = true;
         }
-        self.seen.carriers += 1;
+        self.stats.carriers += 1;
         self.call_off();
         self.prune();
     }
@@ -149,7 +149,7 @@ impl Life<'_> {
         }
     }
 
-    /// Looks after the lead.
+    /// Monitors the lead.
     pub(crate) fn watch(&mut self) {
         self.notice_loss();
         if let Some(id) = self.client.lead {
@@ -173,7 +173,7 @@ impl Life<'_> {
             let outstanding = self.ends[CLIENT].session.is_outstanding();
             self.want(outstanding);
             self.prune();
-        } else if line.is_forgotten && !self.seen.is_forgotten(id) {
+        } else if line.is_forgotten && !self.stats.is_forgotten(id) {
             self.handle_forgotten(id);
         }
     }
@@ -214,14 +214,14 @@ impl Life<'_> {
         }
         .encode(&mut ping);
         self.send(id, CLIENT, ping.freeze());
-        self.seen.handle_probe(self.now, self.net);
+        self.stats.handle_probe(self.now, self.net);
     }
 
     // Dials.
 
     fn want(&mut self, outstanding: bool) {
         let now = self.instant();
-        self.seen.disturb(self.now);
+        self.stats.disturb(self.now);
         if let Some(race) = &mut self.client.race {
             race.called_off = false;
             return race.handle_sign(now, self.now);
@@ -231,7 +231,7 @@ impl Life<'_> {
         self.client.race = Some(Race::new(now, self.now, outstanding || flowed, self.client.seed));
     }
 
-    /// The lead moves again.
+    /// The lead delivers again.
     fn call_off_if_well(&mut self) {
         if self.client.lead.is_some() && !self.client.liveness.is_suspect() {
             self.call_off();
@@ -247,7 +247,7 @@ impl Life<'_> {
 
     fn end_race(&mut self) {
         if let Some(race) = self.client.race.take_if(|race| race.is_over()) {
-            self.seen.handle_race(&race, self.now);
+            self.stats.handle_race(&race, self.now);
             self.prune();
         }
     }
@@ -257,7 +257,7 @@ impl Life<'_> {
         if let Some(race) = &mut self.client.race {
             while race.pacer.poll_attempt(now) {
                 race.dial(self.net, self.now);
-                self.seen.disturb(self.now);
+                self.stats.disturb(self.now);
             }
         }
         while self.client.race.as_mut().is_some_and(|race| race.poll_resume(self.now)) {

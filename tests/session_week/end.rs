@@ -1,29 +1,29 @@
-//! One end of a session, with a pipe whose bytes tell where they belong, and memory that outlives its process.
+//! One end of a session, with a pipe whose bytes encode their offset, and memory that survives its process.
 
-use crate::shelf::{Shelf, nothing};
+use crate::memory_store::{MemoryStore, nothing};
 use bowline::session::{PipeCounts, Session, SessionConfig, SessionMemory, Snapshot};
 use bowline::wire::Offset;
 use std::time::{Duration, Instant};
 
-/// Little, so that a burst fills it.
+/// Small, so that a burst fills it.
 const CONFIG: SessionConfig = SessionConfig {
     replay_buffer: 128 * 1024,
     receive_window: SessionConfig::MIN_BUFFER,
 };
 
-/// Memory goes back so long after the last byte (`pump/memory.rs`).
+/// Memory is released this long after the last byte (`pump/memory.rs`).
 const QUIET: Duration = Duration::from_secs(5);
 
 pub(crate) struct End {
     pub(crate) session: Session,
     seed: u64,
     me: usize,
-    /// Given by the pipe, and not yet taken by the session: it is full, or nobody is there.
+    /// Bytes from the pipe that the session has not taken yet, because it is full or its process is down.
     waiting: u64,
     written: u64,
     taken: u64,
     output_ended: bool,
-    memory: [Shelf; 2],
+    memory: [MemoryStore; 2],
     kept: Snapshot,
     carried: u64,
     rests_since: Duration,
@@ -31,7 +31,7 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn new(seed: u64, me: usize, now: Duration) -> End {
-        let memory = [CONFIG.replay_buffer, CONFIG.receive_window].map(Shelf::new);
+        let memory = [CONFIG.replay_buffer, CONFIG.receive_window].map(MemoryStore::new);
         let session = Session::new(lend(&memory));
         End {
             kept: session.snapshot(),
@@ -48,12 +48,12 @@ impl End {
         }
     }
 
-    /// The pipe gives so many bytes more, whether anybody is there or not.
+    /// The pipe produces more bytes, whether or not a process reads them.
     pub(crate) fn give(&mut self, len: u64) {
         self.waiting += len;
     }
 
-    /// What the pipe gave goes in, as far as there is room; whether any did.
+    /// Writes pending bytes to the session as far as they fit; returns whether any did.
     pub(crate) fn write(&mut self) -> bool {
         self.record();
         let room = self.session.input();
@@ -67,7 +67,7 @@ impl End {
         fits > 0
     }
 
-    /// The pipe takes what there is; how much it was.
+    /// The pipe takes all received bytes; returns how many.
     pub(crate) fn take(&mut self, now: Instant) -> u64 {
         self.record();
         let output = self.session.output();
@@ -89,7 +89,7 @@ impl End {
         len as u64
     }
 
-    /// Everything was given, and the pipe ends.
+    /// Ends the pipe after its last byte.
     pub(crate) fn finish(&mut self) {
         if self.waiting == 0 && !self.session.is_input_ended() {
             self.session.finish_input();
@@ -100,14 +100,14 @@ impl End {
         self.written
     }
 
-    /// Keeps what a successor has to know.
+    /// Records what a successor needs.
     pub(crate) fn record(&mut self) {
         self.kept = self.session.snapshot();
     }
 
-    /// The process died, and a successor goes on with what is left.
+    /// The process died; a successor continues from the recorded state.
     pub(crate) fn restart(&mut self) -> Snapshot {
-        // The memory comes back with the end of the session in it.
+        // The memory is returned when the session is dropped.
         self.session = Session::new(nothing());
         let offset = |count: u64| Offset::new(count).expect("a small number");
         let counts = PipeCounts {
@@ -120,12 +120,12 @@ impl End {
         self.kept
     }
 
-    /// When [`End::rest`] has something to do.
+    /// When [`End::rest`] has to be called next.
     pub(crate) fn poll_rest(&self) -> Option<Duration> {
         self.session.is_memory_idle().then(|| self.rests_since + QUIET)
     }
 
-    /// Gives memory back that a session at rest does not need, and has none of it then.
+    /// Releases the memory that an idle session does not need.
     pub(crate) fn rest(&mut self, now: Duration) {
         let carried = self.session.carried();
         if carried != self.carried {
@@ -143,12 +143,12 @@ impl End {
         );
     }
 
-    /// What was taken here is what the peer gave, up to now.
+    /// Checks that the received bytes are the peer's bytes so far.
     pub(crate) fn check_prefix(&self, peer: &End) {
         assert!(self.taken <= peer.written, "half {} took more than was given", self.me);
     }
 
-    /// Everything that this pipe gave was taken by the other, and both know.
+    /// Checks that the other end received every byte, and that both know it.
     pub(crate) fn check_equal(&self, peer: &End) {
         assert_eq!((self.waiting, peer.taken), (0, self.written), "of half {}", self.me);
         assert!(self.session.is_input_done(), "half {} waits for more", self.me);
@@ -156,7 +156,7 @@ impl End {
     }
 }
 
-fn lend([replay, receive]: &[Shelf; 2]) -> SessionMemory {
+fn lend([replay, receive]: &[MemoryStore; 2]) -> SessionMemory {
     SessionMemory {
         replay: replay.lend(),
         receive: receive.lend(),

@@ -1,60 +1,60 @@
-//! One carrier by way of the relay: an ordered stream both ways, that may end silently.
+//! One carrier through the relay: an ordered stream in both directions that may end silently.
 
+use crate::conditions::{Intervals, WEEK};
 use crate::network::{CLIENT, IDLE, Network, SERVER};
-use crate::weather::{Spells, WEEK};
 use bowline::wire::Epoch;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Repeats are no closer than this.
+/// The shortest retransmission interval.
 const LEAST_REPEAT: Duration = Duration::from_millis(100);
 
 pub(crate) struct Line {
     pub(crate) epoch: Epoch,
-    /// From then on nothing finds its way: relay or worker died, or a leg was silent for too long.
+    /// From then on nothing arrives: the relay or the worker died, or a leg was silent for too long.
     pub(crate) doom: Duration,
-    /// Only the server half's machine knows that it is over.
+    /// Only the server half's machine knows that it ended.
     is_doomed_afar: bool,
-    /// When the client hears that it is over.
+    /// When the client is told that it ended.
     pub(crate) told: Option<Duration>,
     /// By writer.
     ways: [VecDeque<(Duration, Bytes)>; 2],
-    /// When the client said something last.
+    /// When the client sent last.
     said: Duration,
-    /// The client's NAT has forgotten it.
+    /// Whether the client's NAT has dropped its mapping.
     pub(crate) is_forgotten: bool,
-    /// By reader: the hello, or the answer to it, has come.
+    /// By reader: the hello or its answer has arrived.
     pub(crate) greeted: [bool; 2],
     /// Messages that the client has read, probes answered included.
     pub(crate) reads: u64,
     pub(crate) is_measured: bool,
-    /// On the server's side: something other than a probe came.
+    /// On the server: something other than a probe arrived.
     pub(crate) delivered: bool,
 }
 
 impl Line {
     pub(crate) fn new(net: &Network<'_>, epoch: Epoch, born: Duration) -> Line {
-        let weather = net.weather;
-        let death = |deaths: &Spells| deaths.from(born).map_or(2 * WEEK, |death| death.from.max(born));
-        let silence = |way: &Spells| {
+        let conditions = net.conditions;
+        let death = |deaths: &Intervals| deaths.from(born).map_or(2 * WEEK, |death| death.from.max(born));
+        let silence = |way: &Intervals| {
             let long = way
                 .0
                 .iter()
-                .find(|spell| spell.until > born + IDLE && spell.lasts() > IDLE);
-            long.map_or(2 * WEEK, |spell| spell.from.max(born) + IDLE)
+                .find(|interval| interval.until > born + IDLE && interval.lasts() > IDLE);
+            long.map_or(2 * WEEK, |interval| interval.from.max(born) + IDLE)
         };
-        let near = weather.near.iter().chain([&weather.sleep]).map(silence).min();
-        let near = near.unwrap_or(2 * WEEK).min(death(&weather.relay));
-        let far = weather.far.iter().map(silence).min().unwrap_or(2 * WEEK);
-        let worker = death(&weather.worker);
-        // A silence of the client's own leg ends the client's end of it, while it is awake.
-        let own = weather.near.iter().map(silence).min();
+        let near = conditions.near.iter().chain([&conditions.sleep]).map(silence).min();
+        let near = near.unwrap_or(2 * WEEK).min(death(&conditions.relay));
+        let far = conditions.far.iter().map(silence).min().unwrap_or(2 * WEEK);
+        let worker = death(&conditions.worker);
+        // Silence of the client's own leg ends the client's end, unless the client is suspended.
+        let own = conditions.near.iter().map(silence).min();
         Line {
             epoch,
             doom: near.min(far).min(worker),
             is_doomed_afar: worker < near.min(far),
-            told: own.filter(|own| *own <= near.min(far).min(worker) && !weather.sleep.has(*own)),
+            told: own.filter(|own| *own <= near.min(far).min(worker) && !conditions.sleep.has(*own)),
             ways: [VecDeque::new(), VecDeque::new()],
             said: born,
             is_forgotten: false,
@@ -65,7 +65,7 @@ impl Line {
         }
     }
 
-    /// The next moment at which something arrives.
+    /// The time of the next arrival.
     pub(crate) fn next(&self) -> Option<Duration> {
         self.ways.iter().filter_map(|way| way.front().map(|(at, _)| *at)).min()
     }
@@ -82,13 +82,13 @@ impl Line {
             return;
         }
         let Some((arrives, is_repeated)) = self.arrival(net, from, now) else {
-            // What comes after it would have to wait for ever.
+            // Later bytes would wait for it forever.
             self.doom = self.doom.min(now);
             return;
         };
         let way = &mut self.ways[from];
         if !is_repeated {
-            // What got through shows what did not, which is sent again within a round trip.
+            // Acknowledgements of later packets reveal the loss, which is repaired within a round trip.
             let repaired = arrives + net.rtt();
             way.iter_mut().for_each(|(at, _)| *at = (*at).min(repaired));
         }
@@ -96,7 +96,7 @@ impl Line {
         way.push_back((arrives, bytes));
     }
 
-    /// What has arrived at `to`.
+    /// The next message that has arrived at `to`.
     pub(crate) fn receive(&mut self, net: &Network<'_>, to: usize, now: Duration) -> Option<Bytes> {
         let way = &mut self.ways[1 - to];
         let (at, _) = way.front().filter(|(at, _)| *at <= now)?;
@@ -110,12 +110,12 @@ impl Line {
         way.pop_front().map(|(_, bytes)| bytes)
     }
 
-    /// Whether something waits to be sent again, so that it arrives only after `by`.
+    /// Whether a retransmission is pending that arrives only after `by`.
     pub(crate) fn is_stalled(&self, by: Duration) -> bool {
         self.ways.iter().any(|way| way.back().is_some_and(|(at, _)| *at > by))
     }
 
-    /// Nobody reads it any more.
+    /// The reader has gone.
     pub(crate) fn clear(&mut self) {
         self.ways.iter_mut().for_each(VecDeque::clear);
         self.told = None;
@@ -133,7 +133,7 @@ impl Line {
         None
     }
 
-    /// A relay or a worker that knows nothing of it says so.
+    /// A relay or a worker without its state resets it.
     fn news_of_end(&self, net: &Network<'_>, now: Duration) -> Option<Duration> {
         if self.is_doomed_afar {
             net.travel(SERVER, net.travel(CLIENT, now)?)

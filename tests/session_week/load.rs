@@ -1,4 +1,4 @@
-//! What flows in a session: keys, lines of output, now and then a burst.
+//! The traffic of a session: keys, lines of output, sometimes a burst.
 
 use crate::chance::Chance;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 const HOUR: u64 = 3600;
 const BURST: usize = 400_000;
 
-/// A user, and what is looked at.
+/// The habits of a user.
 #[derive(Clone, Copy)]
 pub(crate) struct Habits {
     /// Most seconds between two commands.
@@ -15,11 +15,11 @@ pub(crate) struct Habits {
     pub(crate) lines: usize,
     /// The same in the busy hour of each day.
     pub(crate) busy_lines: usize,
-    /// Of a hundred lines so many are bursts.
+    /// Percentage of lines that are bursts.
     pub(crate) bursts: usize,
 }
 
-/// Who leaves a terminal open, who watches a log, who works.
+/// A user who leaves a terminal open, one who watches a log, one who works.
 pub(crate) const HABITS: [Habits; 3] = [
     Habits {
         commands: 40_000,
@@ -75,7 +75,7 @@ impl Load {
         (self.line < self.until).then_some(self.line)
     }
 
-    /// Bytes that the client's pipe, and the server's, give now. Nobody types much into what does not answer.
+    /// Bytes that the client's and the server's pipe produce now. Users type little while nothing answers.
     pub(crate) fn poll(&mut self, now: Duration, is_awake: bool, is_racing: bool, chance: &mut Chance) -> [u64; 2] {
         let mut given = [0, 0];
         if is_awake && self.next_key().is_some_and(|key| key <= now) {

@@ -1,47 +1,47 @@
-//! The one way between client and server half, which leads over the relay.
+//! The only path between client and server half, through the relay.
 
-use crate::listing::listings;
-use crate::weather::{Spells, Weather, union};
+use crate::conditions::{Conditions, Intervals, union};
+use crate::registration::registrations;
 use std::time::Duration;
 
 pub(crate) const CLIENT: usize = 0;
 pub(crate) const SERVER: usize = 1;
 
-/// A transport that hears nothing of its peer ends after so long (`IDLE_TIMEOUT` of QUIC's settings).
+/// A transport ends after this long without packets from its peer (`IDLE_TIMEOUT` of the QUIC settings).
 pub(crate) const IDLE: Duration = Duration::from_secs(45);
-/// QUIC repeats its first packet after three times what it takes an unknown path for (RFC 9002 section 6.2.2), then after
-/// twice as long, and so on.
+/// QUIC retransmits its first packet after three times the assumed RTT (RFC 9002 section 6.2.2), then with doubling
+/// intervals.
 pub(crate) const FIRST_REPEAT: Duration = Duration::from_millis(450);
-/// The longest that one dial may take.
+/// Limit of one dial.
 const DIAL: Duration = Duration::from_secs(15);
 
 pub(crate) struct Network<'a> {
-    pub(crate) weather: &'a Weather,
-    /// When the relay has the server half on its list.
-    listed: Spells,
-    /// When no byte would find its way from end to end, or nobody would find the server half.
-    pub(crate) dark: Spells,
-    /// One way from client to relay, and as long from there to the server half.
+    pub(crate) conditions: &'a Conditions,
+    /// The intervals in which the server half is registered.
+    listed: Intervals,
+    /// The intervals in which no byte can pass end to end, or the server half is not registered.
+    pub(crate) dark: Intervals,
+    /// One-way delay between client and relay, and between relay and server half.
     pub(crate) leg: Duration,
-    /// How long the client's NAT remembers a carrier on which the client says nothing. It lets nothing of that through
-    /// afterwards, and tells nobody.
+    /// How long the client's NAT keeps the mapping of a carrier on which the client is silent. Afterwards it drops
+    /// its packets silently.
     pub(crate) nat: Duration,
 }
 
 impl<'a> Network<'a> {
-    pub(crate) fn new(weather: &'a Weather, rtt: Duration, nat: Duration, seed: u64) -> Network<'a> {
+    pub(crate) fn new(conditions: &'a Conditions, rtt: Duration, nat: Duration, seed: u64) -> Network<'a> {
         let leg = rtt / 4;
-        let listed = listings(weather, leg, seed);
-        let [up, down] = &weather.near;
+        let listed = registrations(conditions, leg, seed);
+        let [up, down] = &conditions.near;
         let dark = union(&[
-            &weather.server_is_cut_off(),
+            &conditions.server_is_cut_off(),
             up,
             down,
-            &weather.sleep,
+            &conditions.sleep,
             &listed.inverse(),
         ]);
         Network {
-            weather,
+            conditions,
             listed,
             dark,
             leg,
@@ -53,7 +53,7 @@ impl<'a> Network<'a> {
         4 * self.leg
     }
 
-    /// A dial without a loss: QUIC to the relay, the relay's answer, and TLS with the server half.
+    /// Duration of a dial without losses: QUIC to the relay, the relay's answer, and TLS with the server half.
     pub(crate) fn dial_time(&self) -> Duration {
         2 * self.rtt()
     }
@@ -68,32 +68,39 @@ impl<'a> Network<'a> {
 
     pub(crate) fn to_relay(&self, at: Duration) -> Option<Duration> {
         let arrives = at + self.leg;
-        let swallowed = self.weather.near[0].has(at) || self.weather.sleep.has(at) || self.weather.relay.has(arrives);
+        let swallowed =
+            self.conditions.near[0].has(at) || self.conditions.sleep.has(at) || self.conditions.relay.has(arrives);
         (!swallowed).then_some(arrives)
     }
 
     pub(crate) fn to_client(&self, at: Duration) -> Option<Duration> {
         let arrives = at + self.leg;
-        let swallowed = self.weather.near[1].has(at) || self.weather.sleep.has(arrives);
+        let swallowed = self.conditions.near[1].has(at) || self.conditions.sleep.has(arrives);
         (!swallowed).then_some(arrives)
     }
 
     fn to_server(&self, at: Duration) -> Option<Duration> {
         let arrives = at + self.leg;
-        let swallowed = self.weather.far[0].has(at) || self.weather.worker.has(arrives);
+        let swallowed = self.conditions.far[0].has(at) || self.conditions.worker.has(arrives);
         (!swallowed).then_some(arrives)
     }
 
     fn down_to_relay(&self, at: Duration) -> Option<Duration> {
         let arrives = at + self.leg;
-        let swallowed = self.weather.far[1].has(at) || self.weather.relay.has(arrives);
+        let swallowed = self.conditions.far[1].has(at) || self.conditions.relay.has(arrives);
         (!swallowed).then_some(arrives)
     }
 
-    /// When a handshake with the server half that begins now is done; `None`: it is swallowed, or refused.
+    /// When a handshake that begins now completes; `None` if it is dropped or refused.
     pub(crate) fn dial(&self, at: Duration) -> Option<Duration> {
-        let is_hopeless = |spells: &Spells| spells.at(at).is_some_and(|spell| spell.until > at + DIAL);
-        if self.weather.near.iter().chain([&self.weather.relay]).any(is_hopeless) {
+        let is_hopeless = |intervals: &Intervals| intervals.at(at).is_some_and(|interval| interval.until > at + DIAL);
+        if self
+            .conditions
+            .near
+            .iter()
+            .chain([&self.conditions.relay])
+            .any(is_hopeless)
+        {
             return None;
         }
         let there_and_back = |at| self.to_client(self.to_relay(at)?);
@@ -106,20 +113,20 @@ impl<'a> Network<'a> {
         let shaken = repeated(reached, 3 * self.rtt(), |at| {
             self.travel(SERVER, self.travel(CLIENT, at)?)
         })?;
-        // What the relay or the worker knew of it died with them.
-        let lives = [&self.weather.relay, &self.weather.worker]
+        // The state of the handshake died with the relay or worker.
+        let lives = [&self.conditions.relay, &self.conditions.worker]
             .iter()
             .all(|deaths| deaths.spare(at, shaken));
         (lives && shaken <= at + DIAL).then_some(shaken)
     }
 
-    /// Whether all is well from `from` to `until`.
+    /// Whether there is no outage from `from` to `until`.
     pub(crate) fn is_open(&self, from: Duration, until: Duration) -> bool {
         self.dark.spare(from, until)
     }
 }
 
-/// When `attempt` succeeds, repeated as transports do.
+/// When `attempt` succeeds, with retransmissions.
 fn repeated(at: Duration, first: Duration, attempt: impl Fn(Duration) -> Option<Duration>) -> Option<Duration> {
     let (mut now, mut pause) = (at, first);
     while now < at + DIAL {

@@ -1,4 +1,4 @@
-//! The client's dials while it has no lead that it trusts, as `client/redial.rs` makes them.
+//! The client's dials while it has no trusted lead, as in `client/redial.rs`.
 
 use crate::network::Network;
 use bowline::session::RedialPacer;
@@ -6,14 +6,14 @@ use bowline::wire::Epoch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Dials under way at once, and how many of them are left alone.
+/// Most concurrent dials, and how many of them are never aborted.
 const IN_FLIGHT: usize = 12;
 const PATIENT: usize = 4;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
-/// A resume without an answer keeps others from being sent for so long.
+/// An unanswered resume blocks others for this long.
 pub(crate) const RESUME_ALLOWANCE: Duration = Duration::from_millis(400);
 
-/// The cadence as it is documented, with its jitter: how long after the start, or the last sign, which interval holds.
+/// The documented redial schedule with jitter: time since the start or the last network event, and the interval.
 const WAITED_FOR: [(u64, u64); 2] = [(300, 150), (1800, 1000)];
 const QUIET: [(u64, u64); 1] = [(300, 1000)];
 const RARE: u64 = 15_000;
@@ -25,16 +25,16 @@ pub(crate) struct Race {
     dials: VecDeque<Dial>,
     ready: usize,
     resuming_until: Option<Duration>,
-    /// Resumes that may have been accepted, for all we know.
+    /// Resumes that may have been accepted.
     claims: Vec<Epoch>,
     pub(crate) called_off: bool,
     pub(crate) attempts: u64,
-    /// What the cadence allows up to the last sign.
+    /// The number of dials that the schedule allows up to the last event.
     allowed: u64,
 }
 
 struct Dial {
-    /// `None`: it is swallowed.
+    /// `None` if it is dropped.
     done: Option<Duration>,
     begun: Duration,
 }
@@ -55,14 +55,14 @@ impl Race {
         }
     }
 
-    /// A key, a wake from sleep, or the loss of what was only suspected.
+    /// A key, a wake-up, or the loss of a suspected lead.
     pub(crate) fn handle_sign(&mut self, instant: Instant, now: Duration) {
         self.pacer.handle_sign(instant);
         self.allowed = self.allowed(now);
         (self.since, self.is_waited_for) = (now, true);
     }
 
-    /// Longest until the next attempt.
+    /// Longest time to the next attempt.
     pub(crate) fn interval(&self, now: Duration) -> Duration {
         let steps: &[_] = if self.is_waited_for { &WAITED_FOR } else { &QUIET };
         let age = (now - self.since).as_secs();
@@ -70,7 +70,7 @@ impl Race {
         Duration::from_millis(step.map_or(RARE, |(_, interval)| *interval) * 11 / 10)
     }
 
-    /// Most attempts by now.
+    /// Most attempts so far.
     pub(crate) fn allowed(&self, now: Duration) -> u64 {
         let steps: &[_] = if self.is_waited_for { &WAITED_FOR } else { &QUIET };
         let age = (now - self.since).as_millis() as u64;
@@ -95,7 +95,7 @@ impl Race {
         dials.chain(resume).fold(pacer, Duration::min)
     }
 
-    /// Dials the path by way of the relay, and beside it one of those that nothing comes back from.
+    /// Dials the path through the relay and one of the paths that never answer.
     pub(crate) fn dial(&mut self, net: &Network<'_>, now: Duration) {
         self.attempts += 1;
         for done in [net.dial(now), None] {
@@ -107,7 +107,7 @@ impl Race {
         }
     }
 
-    /// Whether a resume is to be sent now.
+    /// Whether to send a resume now.
     pub(crate) fn poll_resume(&mut self, now: Duration) -> bool {
         let before = self.dials.len();
         self.dials.retain(|dial| dial.done.is_none_or(|done| done > now));

@@ -1,20 +1,20 @@
-//! The server half, as its registry and its pump drive it.
+//! The server half, driven as by its registry and its pump.
 
-use crate::life::Life;
 use crate::network::{IDLE, SERVER};
+use crate::sim::SessionSim;
 use bowline::wire::{Accepted, Answer, Epoch, Frame, Hello, Offset, Refusal, RefusalCode, next_message};
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 
-/// How long a session without a carrier is kept (`RegistryLimits`).
+/// How long a detached session is kept (`RegistryLimits`).
 const TTL: Duration = Duration::from_secs(7 * 86_400);
 
 #[derive(Default)]
 pub(crate) struct Server {
-    /// Carriers, and how far each got; the last leads.
+    /// The carriers and their progress; the last one is the lead.
     leads: Vec<(usize, Offset)>,
     taken: Epoch,
-    /// Since when none leads.
+    /// Since when there is no lead.
     alone: Option<Duration>,
 }
 
@@ -28,8 +28,8 @@ impl Server {
     }
 }
 
-impl Life<'_> {
-    /// When a carrier that is over is let go of.
+impl SessionSim<'_> {
+    /// When ended carriers are dropped.
     pub(crate) fn server_timeout(&self) -> Option<Duration> {
         let lines = self.server.leads.iter().filter_map(|(id, _)| self.lines.get(id));
         lines.map(|line| line.doom + IDLE).min()
@@ -57,7 +57,7 @@ impl Life<'_> {
         }
     }
 
-    /// A frame on the lead shows that the client reads it.
+    /// A frame on the lead shows that the client uses it.
     fn drop_older(&mut self, id: usize) {
         let Some(line) = self.lines.get_mut(&id) else { return };
         if self.server.lead() == Some(id) && !std::mem::replace(&mut line.delivered, true) {
@@ -88,7 +88,7 @@ impl Life<'_> {
         self.follow(id, resume.epoch, resume.received, resume.window);
     }
 
-    /// This carrier leads from now on.
+    /// Makes this carrier the lead.
     pub(crate) fn follow(&mut self, id: usize, epoch: Epoch, received: Offset, window: u64) {
         self.server.taken = epoch;
         let session = &mut self.ends[SERVER].session;
@@ -105,7 +105,7 @@ impl Life<'_> {
         }
     }
 
-    /// Lets go of what is over; an older carrier leads again, if there is one.
+    /// Drops ended carriers; an older one becomes the lead again, if there is one.
     pub(crate) fn keep_leads(&mut self) {
         let before = self.server.lead();
         let lines = &self.lines;
@@ -122,12 +122,12 @@ impl Life<'_> {
         }
         let alone = self.server.alone.map_or(Duration::ZERO, |since| self.now - since);
         assert!(alone < TTL, "the session was lost");
-        self.seen.longest_alone = self.seen.longest_alone.max(alone);
+        self.stats.longest_alone = self.stats.longest_alone.max(alone);
     }
 
-    /// Another worker goes on with what the dead one left.
+    /// A new worker continues from the state of the dead one.
     pub(crate) fn restart(&mut self) {
-        self.seen.restarts += 1;
+        self.stats.restarts += 1;
         self.server.taken = self.ends[SERVER].restart().epoch;
         self.server.leads.clear();
         self.server.alone.get_or_insert(self.now);

@@ -1,28 +1,28 @@
 //! The sessions of one week.
 
 use crate::chance::Chance;
-use crate::life::Life;
+use crate::conditions::{Conditions, SETTLE_TIME, WEEK};
 use crate::load::{HABITS, Load};
 use crate::network::Network;
-use crate::seen::Seen;
-use crate::weather::{CALM, WEEK, Weather};
+use crate::sim::SessionSim;
+use crate::stats::Stats;
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// Head starts of paths that lead nowhere over the one by way of the relay (RFC 8305 section 5).
+/// Head starts of dead paths over the path through the relay (RFC 8305 section 5).
 const HEAD_STARTS: Duration = Duration::from_millis(3 * 250);
 /// Round trips between client and server half.
 const RTTS: [u64; 4] = [20, 80, 160, 240];
-/// The most impatient NATs forget a carrier after so many seconds; others take up to two minutes.
-const LEAST_NAT: u64 = 20_000;
-const MOST_NAT: usize = 100_000;
-/// What some NATs give a mapping (RFC 4787 asks for two minutes): sessions keep them.
+/// The shortest NAT timeouts; others take up to two minutes.
+const MIN_NAT_MS: u64 = 20_000;
+const NAT_SPREAD_MS: usize = 100_000;
+/// The timeout of some NATs (RFC 4787 asks for two minutes): sessions keep such mappings alive.
 const COMMON_NAT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Week {
     seed: u64,
     chance: Chance,
-    weather: Weather,
+    conditions: Conditions,
     rtt: Duration,
     nat: Duration,
 }
@@ -32,21 +32,21 @@ impl Week {
         let mut chance = Chance::new(seed);
         Week {
             seed,
-            weather: Weather::of_a_week(&mut chance),
+            conditions: Conditions::random_week(&mut chance),
             rtt: Duration::from_millis(chance.one_of(&RTTS)),
-            nat: Duration::from_millis(LEAST_NAT + chance.below(MOST_NAT) as u64),
+            nat: Duration::from_millis(MIN_NAT_MS + chance.below(NAT_SPREAD_MS) as u64),
             chance,
         }
     }
 
-    pub(crate) fn play(mut self) -> Seen {
-        let net = Network::new(&self.weather, self.rtt, self.nat, self.seed);
-        let mut all = Seen::default();
+    pub(crate) fn play(mut self) -> Stats {
+        let net = Network::new(&self.conditions, self.rtt, self.nat, self.seed);
+        let mut all = Stats::default();
         for (user, habits) in HABITS.iter().enumerate() {
             let opened = open(&net, Duration::from_secs(1));
             let opened = opened.expect("nothing has happened yet");
-            let life = Life::new(&net, self.seed * 1000 + user as u64, opened, WEEK, Load::new(*habits));
-            self.count(&mut all, life.live());
+            let sim = SessionSim::new(&net, self.seed * 1000 + user as u64, opened, WEEK, Load::new(*habits));
+            self.count(&mut all, sim.run());
         }
         for hour in 1..7 * 24 - 2 {
             let at = HOUR * hour + Duration::from_millis(self.chance.below(3_000_000) as u64);
@@ -55,23 +55,26 @@ impl Week {
             let end = end_in_calm(&net, opened + lasts);
             let habits = HABITS[self.chance.below(HABITS.len())];
             let seed = self.seed * 1000 + u64::from(hour);
-            self.count(&mut all, Life::new(&net, seed, opened, end, Load::new(habits)).live());
+            self.count(
+                &mut all,
+                SessionSim::new(&net, seed, opened, end, Load::new(habits)).run(),
+            );
         }
         all
     }
 
-    fn count(&self, all: &mut Seen, seen: Seen) {
+    fn count(&self, all: &mut Stats, stats: Stats) {
         let most_forgotten = usize::from(self.nat < COMMON_NAT);
         assert!(
-            seen.forgotten_well <= most_forgotten,
+            stats.forgotten_well <= most_forgotten,
             "the NAT forgot {} leads of one session",
-            seen.forgotten_well
+            stats.forgotten_well
         );
-        all.add(&seen);
+        all.add(&stats);
     }
 }
 
-/// When a session that is asked for at `at` is open; it has to be where all is well. `None`: it is not the time for one.
+/// When a session that is requested at `at` is open; checked if there is no outage. `None` if there is one.
 fn open(net: &Network<'_>, at: Duration) -> Option<Duration> {
     let tried = at + HEAD_STARTS;
     let by = tried + net.dial_time() + 2 * net.rtt();
@@ -84,11 +87,15 @@ fn open(net: &Network<'_>, at: Duration) -> Option<Duration> {
     opened.filter(|_| is_open)
 }
 
-/// The first moment from `wish` on that calm comes before.
+/// The first time from `wish` on that follows a period without outages.
 fn end_in_calm(net: &Network<'_>, wish: Duration) -> Duration {
     let mut end = wish.min(WEEK);
-    while let Some(dark) = net.dark.from(end.saturating_sub(CALM)).filter(|dark| dark.from < end) {
-        end = dark.until + CALM;
+    while let Some(dark) = net
+        .dark
+        .from(end.saturating_sub(SETTLE_TIME))
+        .filter(|dark| dark.from < end)
+    {
+        end = dark.until + SETTLE_TIME;
     }
     end.min(WEEK)
 }

@@ -31,7 +31,7 @@ fn check_reports_it_and_the_proxy_says_so_instead_of_waiting() {
     let document: Value = serde_json::from_slice(&told.stdout).expect("JSON");
     assert_eq!(document["works"], false);
     assert!(
-        document["obstacle"]["words"]
+        document["obstacle"]["message"]
             .as_str()
             .is_some_and(|words| words.contains("ProxyUseFdpass")),
         "{document:#}"

@@ -1,4 +1,4 @@
-//! Whoever is another user learns nothing and ends nothing, even where the files would let them in.
+//! Another user can neither see nor end sessions, even if file permissions allow access to the sockets.
 
 use crate::support::process::{Outcome, run};
 use crate::support::rig::Rig;
@@ -11,16 +11,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Nobody's, and none that these tests start anything by.
+/// The user id of `nobody`, which no test process uses.
 const OTHER: u32 = 54_321;
 
-/// `bowline` run by another user.
+/// Runs `bowline` as another user.
 struct Other {
     scratch: Scratch,
 }
 
 impl Other {
-    /// `None` where that is not possible, which is said.
+    /// `None` if that is not possible, which is printed.
     fn possible(test: &str) -> Option<Other> {
         if !rustix::process::geteuid().is_root() {
             measured(test, "SKIPPED, it needs root to be another user");
@@ -28,7 +28,7 @@ impl Other {
         }
         let scratch = Scratch::new();
         permit(scratch.path(), 0o755);
-        // The one that is built may lie where others may not look.
+        // The build folder may not be readable by others.
         fs::copy(BOWLINE, scratch.join("bowline")).expect("the scratch folder");
         Some(Other { scratch })
     }
@@ -45,7 +45,7 @@ fn permit(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("our own");
 }
 
-/// As if somebody had been generous with permissions: who asks is all that is left to go by.
+/// Opens up the permissions, so that only the check of the peer's user id remains.
 fn open_to_all(folder: &Path) {
     permit(folder.parent().expect("a scratch folder"), 0o755);
     permit(folder, 0o755);
@@ -72,16 +72,19 @@ fn another_user_is_told_nothing_and_ends_nothing_even_where_permissions_are_lax(
         }
         other.run(folder, &["kill", &id]).expect_code(69);
         other.run(folder, &["kill", "--orphans"]);
-        // It is there all the same, for its own user.
+        // Its own user still sees it.
         assert_eq!(text(&in_state(folder, "connected"), "id"), id);
     }
-    // What is closed to them is said, with who may look.
+    // The message names the closed folder and who may read it.
     permit(&server, 0o700);
     let told = other.run(&server, &["status"]).expect_code(0).out();
     let note = format!("not open to you: {} (sudo bowline status", server.display());
     assert!(told.starts_with("no sessions here\n") && told.contains(&note), "{told}");
-    // They did get as far as the doors, and were shown out.
+    // They could connect and were rejected.
     let told = other.run(&client, &["status"]).expect_code(0).out();
-    assert!(told.contains("tells nothing: it went away"), "{told}");
+    assert!(
+        told.contains("tells nothing: the process closed the connection"),
+        "{told}"
+    );
     assert!(rig.serve().logged("refused a takeover connection of another user") > 0);
 }

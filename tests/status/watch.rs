@@ -14,7 +14,7 @@ use std::process::Stdio;
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 
-/// Both ends of a terminal of 80 columns and 24 rows.
+/// Both ends of a terminal with 80 columns and 24 rows.
 fn terminal() -> (File, File) {
     let ours = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
     rustix::pty::grantpt(&ours).expect("a terminal");
@@ -46,7 +46,7 @@ fn read_until(terminal: &mut File, wanted: &str) -> String {
     said
 }
 
-/// Whether lines are edited and echoed, as a shell expects it.
+/// Whether line editing and echo are on, as a shell expects.
 fn is_cooked(terminal: &File) -> bool {
     let modes = tcgetattr(terminal).expect("a terminal").local_modes;
     modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
@@ -95,7 +95,7 @@ fn a_pipe_gets_one_table_after_the_other_without_escape_codes() {
         running.signal(Signal::INT);
         running.finish(LIMIT).expect_code(0);
     }
-    // Whoever reads no more has seen enough.
+    // A closed pipe is not an error.
     let mut command = std::process::Command::new("sh");
     let script = "\"$0\" status --watch --runtime-dir \"$1\" | head -1; echo over";
     command.args(["-c", script, crate::support::BOWLINE]).arg(folder.path());

@@ -84,7 +84,7 @@ impl CommandLine {
         tasks.spawn("command", end(running, stop.clone()));
         tasks.spawn("command's errors", listen(stderr, Arc::clone(&last_words)));
         // Both end when the program has.
-        tasks.let_end();
+        tasks.detach();
         Ok(CommandStream {
             stdin: Some(stdin),
             stdout,

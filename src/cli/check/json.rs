@@ -6,14 +6,14 @@
 //! works        whether a path works and ssh can use it, which is whether the exit code is 0
 //! over_bowline whether ssh itself, by its configuration, goes over bowline to the host
 //! not_given    options in ssh's ProxyCommand that this check was not given
-//! obstacle     null, or why ssh cannot use the paths: {words, hint}
-//! problem      null, or why there are no paths: {diagnosis, words}
-//! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, diagnosis, words, detail, hint,
+//! obstacle     null, or why ssh cannot use the paths: {message, hint}
+//! problem      null, or why there are no paths: {diagnosis, message}
+//! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, diagnosis, message, detail, hint,
 //!                banner, banner_age_ms, server, known_host}], as they would be dialed
-//! unresolved_relays    relays whose names lead nowhere: why, in words
+//! unresolved_relays  relays whose names cannot be resolved, with the reason
 //! keys         the user's keys that were tried or left out, in words, if none was accepted on some path
 //! asked_sshd   where sshd itself was connected to, without a login, because no path works: addresses with ports
-//! limits       [{side, what, survives_s, after_login, mend, file}], the soonest first
+//! limits       [{side, what, survives_s, after_login, fix, file}], the soonest first
 //! sshd_known   whether sshd's settings are among the limits
 //! client_address  which address sshd sees: real, loopback, or null if it is not known
 //! survives_s   the outage that a session survives as far as is known, or null
@@ -36,7 +36,7 @@ pub(super) fn write(account: &Account<'_>) -> String {
     let problem = account
         .paths
         .err()
-        .map(|error| json!({ "diagnosis": "name-unresolved", "words": format!("{error}: {}", error.source) }));
+        .map(|error| json!({ "diagnosis": "name-unresolved", "message": format!("{error}: {}", error.source) }));
     let is_there = words::answers_quic(paths);
     let document = json!({
         "version": 1,
@@ -45,7 +45,7 @@ pub(super) fn write(account: &Account<'_>) -> String {
         "works": paths.iter().any(|path| path.diagnosis == Diagnosis::Works) && account.obstacle.is_none(),
         "over_bowline": other_way(account.ssh).is_none(),
         "not_given": account.not_given,
-        "obstacle": account.obstacle.as_ref().map(|it| json!({ "words": it.what, "hint": it.hint })),
+        "obstacle": account.obstacle.as_ref().map(|it| json!({ "message": it.what, "hint": it.hint })),
         "problem": problem,
         "paths": paths.iter().map(|checked| path(checked, is_there)).collect::<Vec<_>>(),
         "unresolved_relays": account.unresolved_relays,
@@ -80,7 +80,7 @@ fn path(checked: &CheckedPath, is_there: bool) -> Value {
         "banner_ms": checked.banner.map(milliseconds),
         "mtu": checked.mtu,
         "diagnosis": checked.diagnosis.name(),
-        "words": words::meaning(checked.diagnosis),
+        "message": words::meaning(checked.diagnosis),
         "detail": checked.detail.as_deref(),
         "hint": words::advice(checked, is_there),
         "banner": answer.map(|answer| answer.banner.as_str()),
@@ -96,7 +96,7 @@ fn limit(limit: &Limit) -> Value {
         "what": limit.what,
         "survives_s": limit.survives.map(|time| time.as_secs()),
         "after_login": limit.after_login,
-        "mend": limit.mend,
+        "fix": limit.mend,
         "file": limit.file,
     })
 }

@@ -1,7 +1,7 @@
-//! The probe itself, on a carrier whose host is the right one: may this user open, and does sshd answer?
+//! Sends the probe on a carrier whose host was verified: may this user open a session, and does sshd answer?
 //!
-//! Keys are tried on one path at a time, since each refusal counts against the user at sshd: what one path has learnt
-//! of a server half's answer on them the others go by.
+//! Keys are tried on one path at a time, because sshd counts each refusal against the user. The other paths reuse the
+//! result for the same server half.
 
 use super::super::ClientConfig;
 use super::super::handshake::{NoAnswer, keep_waiting, request};
@@ -18,30 +18,30 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// The share of a path's time for which it waits for another to try the keys.
+/// A path waits at most this fraction of its time for another path that tries the keys.
 const KEYS_WAIT_DIVISOR: u32 = 3;
 
-/// Asks on behalf of all paths.
+/// Shares the result of trying the keys among all paths.
 pub(super) struct Authorizer {
     client: Arc<ClientConfig>,
-    /// By server half, told apart by TLS key. Held by the path that tries the keys.
+    /// One entry per server half, identified by its TLS key. Locked by the path that tries the keys.
     tried: Mutex<Vec<(Vec<u8>, KeysTried)>>,
-    /// A key may ask the user: one probe at a time.
+    /// Signing may ask the user: one signature at a time.
     signing: Mutex<()>,
 }
 
-/// What a server half said to the user's keys.
+/// A server half's answer to the user's keys.
 #[derive(Clone)]
 enum KeysTried {
     Accepted { round: usize },
     Refused(Refusal),
 }
 
-/// A path's time, which stands still while the user is asked, or sshd.
+/// The deadline of a path. It is extended by the time that the user or sshd takes.
 pub(super) struct Deadline {
     begun: Instant,
     pub(super) at: Instant,
-    /// How long the user took.
+    /// Time that the user took.
     pub(super) user: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Deadline {
         }
     }
 
-    /// How long a server half is waited for that is still asking sshd.
+    /// Deadline while the server half is asking sshd.
     fn answer_by(&self, client: &ClientConfig) -> Instant {
         self.begun + client.answer_timeout + self.user
     }
@@ -70,7 +70,7 @@ impl Authorizer {
         }
     }
 
-    /// Asks on `carrier`, whose client end has the TLS key `spki`.
+    /// Probes on `carrier`; `spki` is the client's TLS key.
     pub(super) async fn ask(
         &self,
         carrier: &mut Carrier,
@@ -120,11 +120,11 @@ impl Authorizer {
     }
 }
 
-/// One carrier's probe.
+/// The probe on one carrier.
 struct CarrierProbe<'a> {
     authorizer: &'a Authorizer,
     carrier: &'a mut Carrier,
-    /// The server half waits for what the user may hold up.
+    /// Whether `Wait` was sent: the server half waits for the user.
     wait_sent: bool,
     session: SessionId,
     message: Vec<u8>,
@@ -132,7 +132,7 @@ struct CarrierProbe<'a> {
 }
 
 impl CarrierProbe<'_> {
-    /// Offers the keys round by round.
+    /// Offers the keys, one round after the other.
     async fn try_all(&mut self) -> (Option<KeysTried>, Result<Probed, ProbeFailure>) {
         let mut last = None;
         for round in 0.. {
@@ -156,7 +156,7 @@ impl CarrierProbe<'_> {
         }
         let outcome = match last {
             Some(refusal) => Err(ProbeFailure::NotAuthorized(refusal)),
-            // Without any key: a server half that leaves all to the login takes it.
+            // A probe without keys: a server half that leaves authentication to sshd accepts it.
             None => self.ask(Vec::new()).await,
         };
         let told = match &outcome {
@@ -171,7 +171,7 @@ impl CarrierProbe<'_> {
         self.ask(signed).await
     }
 
-    /// What has signed of a round, once the server half was asked where that comes first; `None` if there are no more.
+    /// The signatures of a round, after a key query if the round needs one; `None` if there are no more rounds.
     async fn offer(&mut self, round: usize) -> Result<Option<Vec<Authorization>>, ProbeFailure> {
         let credentials = Arc::clone(&self.authorizer.client.credentials);
         let keys = credentials.keys_to_query(round);
@@ -189,7 +189,7 @@ impl CarrierProbe<'_> {
                     if let Some(signed) = signed {
                         return Ok(Some(vec![signed]));
                     }
-                    // Those behind it may do too.
+                    // Later keys may be accepted.
                     rest = &rest[index + 1..];
                 }
             }
@@ -197,7 +197,7 @@ impl CarrierProbe<'_> {
         Ok(Some(Vec::new()))
     }
 
-    /// Which of the keys would do; `None` if none is needed.
+    /// The index of the key that would be accepted; `None` if no key is needed.
     async fn query_keys(&mut self, keys: &[Bytes]) -> Result<Option<usize>, ProbeFailure> {
         self.wait_sent = true;
         let end = self.deadline.answer_by(&self.authorizer.client);
@@ -215,7 +215,7 @@ impl CarrierProbe<'_> {
                 Err(ProbeFailure::NotAuthorized(refusal))
             }
             Ok(KeyAnswer::Refused(refusal)) => Err(ProbeFailure::Refused(refusal)),
-            // As it says to a probe that it does not know.
+            // The same as for an unknown probe.
             Ok(KeyAnswer::Unsupported) => Err(ProbeFailure::Protocol(DecodeError::UnknownType {
                 what: "question about keys",
                 value: 0,
@@ -223,7 +223,7 @@ impl CarrierProbe<'_> {
         }
     }
 
-    /// Waits for a signature, of one path at a time.
+    /// Waits for a signature; one path at a time.
     async fn sign<T>(&mut self, signing: impl Future<Output = T>) -> T {
         let begun = clock::now();
         let signing = async {

@@ -1,4 +1,4 @@
-//! From what was seen to the likely cause. Pure: results in, diagnoses out.
+//! Derives the likely cause of each path's failure. Pure: no I/O.
 
 use super::direct_host;
 use super::probe::{ProbeFailure, ProbeResult};
@@ -11,77 +11,77 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 
-/// Whether a path works, and if not why, most likely.
+/// Whether a path works, and if not, the likely cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Diagnosis {
-    /// An authorised probe read sshd's banner through it.
+    /// An authorized probe returned sshd's banner.
     Works,
-    /// Nothing came back over UDP, and a server half answered over TCP from there.
+    /// No answer over UDP, but a server half answered over TCP at the same address.
     UdpBlocked,
-    /// Nothing came back over UDP, though the host lives: UDP is blocked, or no server half runs behind a firewall.
+    /// No answer over UDP, but the host is up: UDP is blocked, or no server half runs and a firewall drops packets.
     UdpSilent,
-    /// Nothing came back from this UDP port, though another of the host works.
+    /// No answer from this UDP port, but another UDP port of the host works.
     UdpPortSilent,
-    /// Nothing came back from this TCP port, though the host lives.
+    /// No answer from this TCP port, but the host is up.
     TcpBlocked,
-    /// Short packets pass, long ones are lost.
+    /// Short packets arrive, long packets are lost.
     MtuBlackHole,
-    /// Nothing came back from the address at all.
+    /// No answer from the address at all.
     HostSilent,
-    /// The host says that nobody listens at this port.
+    /// The host refused the connection.
     NobodyListens,
-    /// The network says that it cannot get there.
+    /// The network reported that the address is unreachable.
     Unreachable,
-    /// What answers speaks something else.
+    /// Another protocol answered.
     OtherProtocol,
-    /// A server half of another version answers, or one too old to be probed.
+    /// A server half of another version answered, or one that does not support probes.
     OtherVersion,
-    /// The handshake passed and no answer came.
+    /// The handshake completed, then no answer came.
     Stalled,
-    /// The connection broke.
+    /// The connection was lost.
     Broken,
     /// The server half did not prove the host's keys.
     WrongKey,
     /// The server half accepts none of the user's keys.
     KeyRefused,
-    /// The server half is up, sshd behind it is not.
+    /// The server half is up; sshd is not.
     SshdDown,
-    /// The server half is up, and sshd behind it has not said whether it takes a key.
+    /// The server half is up; sshd has not answered whether it accepts a key.
     SshdSlow,
-    /// The server half is up, sshd behind it does not let itself be asked.
+    /// The server half is up, but cannot ask sshd whether it accepts a key.
     SshdUnfit,
-    /// sshd begins the user's login with another method than a key.
+    /// sshd requires another authentication method than a key first.
     OtherMethod,
-    /// The server half refuses for now.
+    /// The server half refuses at the moment.
     Refused,
-    /// The relay is up, the server half is not registered there.
+    /// The relay is up; the server half is not registered there.
     NotRegistered,
-    /// The server half is registered at the relay, and does not answer it.
+    /// The server half is registered at the relay, but does not answer it.
     ServerSilent,
-    /// The relay refuses.
+    /// The relay refused.
     RelayRefused,
-    /// Nothing came back by way of the relay.
+    /// No answer from the relay.
     RelaySilent,
-    /// What answers speaks TLS, and is no server half.
+    /// A TLS server answered that is not a server half.
     OtherTls,
-    /// Packets of QUIC do not fit the path.
+    /// The path MTU is too small for QUIC.
     MtuTooSmall,
-    /// The proxy wants other credentials, or a way to give them that we do not know.
+    /// The proxy requires other credentials, or an unsupported authentication scheme.
     ProxyCredentials,
-    /// The proxy lets no tunnel go there.
+    /// The proxy does not permit a tunnel to this port.
     ProxyForbids,
-    /// The proxy gives no connection to the server half's port.
+    /// The proxy could not connect to the server half's port.
     ProxyFailed,
-    /// The program did not start, ended, or gave something else than a server half.
+    /// The command failed, or did not lead to a server half.
     CommandFailed,
-    /// Nothing came back by way of the proxy or the program.
+    /// No answer through the proxy or the command.
     RouteSilent,
-    /// No key of the host is known, by which a relay finds it.
+    /// No host key is known, and relays find a host by its key.
     NoHostKey,
 }
 
 impl Diagnosis {
-    /// A name for programs.
+    /// The name in JSON output.
     pub fn name(self) -> &'static str {
         match self {
             Diagnosis::Works => "works",
@@ -120,19 +120,21 @@ impl Diagnosis {
     }
 }
 
-/// One diagnosis for each result. `tcp_probes` are the second looks, by address.
+/// One diagnosis per result. `tcp_probes` has the results of the TCP probes, by address.
 pub(super) fn diagnose(results: &[ProbeResult], tcp_probes: &HashMap<IpAddr, PortState>) -> Vec<Diagnosis> {
-    let case = Evidence { results, tcp_probes };
-    results.iter().map(|result| case.diagnose(result)).collect()
+    let evidence = Evidence { results, tcp_probes };
+    results.iter().map(|result| evidence.diagnose(result)).collect()
 }
 
-/// Where a long packet to sshd would tell the cause: no path works, nothing came back on one to there, and the host lives.
+/// The addresses at which a long packet to sshd would tell the cause: no path works, a path to the host got no
+/// answer, and the host is up.
 pub(super) fn doubtful_hosts(results: &[ProbeResult], tcp_probes: &HashMap<IpAddr, PortState>) -> Vec<IpAddr> {
     if results.iter().any(|result| result.outcome.is_ok()) {
         return Vec::new();
     }
-    let case = Evidence { results, tcp_probes };
-    let is_silent = |result: &&ProbeResult| matches!(case.diagnose(result), Diagnosis::UdpSilent | Diagnosis::Stalled);
+    let evidence = Evidence { results, tcp_probes };
+    let is_silent =
+        |result: &&ProbeResult| matches!(evidence.diagnose(result), Diagnosis::UdpSilent | Diagnosis::Stalled);
     let silent = results
         .iter()
         .filter(is_silent)
@@ -145,7 +147,7 @@ pub(super) fn doubtful_hosts(results: &[ProbeResult], tcp_probes: &HashMap<IpAdd
     hosts
 }
 
-/// All that was seen.
+/// All results.
 struct Evidence<'a> {
     results: &'a [ProbeResult],
     tcp_probes: &'a HashMap<IpAddr, PortState>,
@@ -167,7 +169,7 @@ impl Evidence<'_> {
                 RefusalCode::UpstreamDown => Diagnosis::SshdDown,
                 RefusalCode::UpstreamUnfit => Diagnosis::SshdUnfit,
                 RefusalCode::OtherMethod => Diagnosis::OtherMethod,
-                // Desync: a probe is no hello that it knows.
+                // Desync: it does not know the probe message.
                 RefusalCode::Version | RefusalCode::Desync => Diagnosis::OtherVersion,
                 _ => Diagnosis::Refused,
             },
@@ -215,7 +217,7 @@ impl Evidence<'_> {
         }
     }
 
-    /// Nothing came back before the end of the handshake.
+    /// No answer before the end of the handshake.
     fn silent(&self, result: &ProbeResult) -> Diagnosis {
         match &result.path {
             _ if result.small_mtu.is_some() => Diagnosis::MtuTooSmall,
@@ -252,7 +254,7 @@ impl Evidence<'_> {
 
     fn silent_tcp(&self, result: &ProbeResult, ip: IpAddr) -> Diagnosis {
         match result.unacked {
-            // Connected: the handshake of TLS begins with a long packet.
+            // Connected, and the TLS handshake starts with a long packet.
             Some(1..) => Diagnosis::MtuBlackHole,
             Some(0) if self.loses_long_packets(ip) => Diagnosis::MtuBlackHole,
             Some(0) => Diagnosis::Stalled,
@@ -270,7 +272,7 @@ impl Evidence<'_> {
         }
     }
 
-    /// All that was found at an address.
+    /// The results for an address.
     fn at(&self, ip: IpAddr) -> impl Iterator<Item = &ProbeResult> {
         self.results
             .iter()
@@ -303,7 +305,7 @@ fn is_udp(path: &Path) -> bool {
     matches!(path, Path::Quic(_))
 }
 
-/// Whether anything came back.
+/// Whether the peer answered at all.
 fn answered(result: &ProbeResult) -> bool {
     let refused = |error: &io::Error| error.kind() == ErrorKind::ConnectionRefused;
     result.handshake.is_some()
@@ -348,7 +350,7 @@ mod tests {
             handshake: Some(Duration::ZERO),
             ..result("tls 192.0.2.1:443", ProbeFailure::Silent)
         };
-        assert_eq!(judged(&[narrow, works], None)[0], "mtu-too-small");
+        assert_eq!(names(&[narrow, works], None)[0], "mtu-too-small");
     }
 
     fn quic(failure: ProbeFailure) -> ProbeResult {
@@ -359,7 +361,7 @@ mod tests {
         result("tls 192.0.2.1:443", failure)
     }
 
-    fn shaken(result: ProbeResult) -> ProbeResult {
+    fn with_handshake(result: ProbeResult) -> ProbeResult {
         ProbeResult {
             handshake: Some(Duration::from_millis(50)),
             ..result
@@ -378,7 +380,7 @@ mod tests {
         })
     }
 
-    fn judged(results: &[ProbeResult], seen: Option<PortState>) -> Vec<&'static str> {
+    fn names(results: &[ProbeResult], seen: Option<PortState>) -> Vec<&'static str> {
         let tcp_probes = seen.map(|seen| (IP, seen)).into_iter().collect();
         diagnose(results, &tcp_probes)
             .into_iter()
@@ -389,22 +391,22 @@ mod tests {
     #[test]
     fn silence_over_udp_is_judged_by_what_tcp_says() {
         let silent = || quic(ProbeFailure::Silent);
-        let answering = shaken(tls(refusal(RefusalCode::UpstreamDown)));
-        assert_eq!(judged(&[silent(), answering], None), ["udp-blocked", "sshd-down"]);
+        let answering = with_handshake(tls(refusal(RefusalCode::UpstreamDown)));
+        assert_eq!(names(&[silent(), answering], None), ["udp-blocked", "sshd-down"]);
         assert_eq!(
-            judged(&[silent(), tls(refused())], None),
+            names(&[silent(), tls(refused())], None),
             ["udp-silent", "nobody-listens"]
         );
-        assert_eq!(judged(&[silent()], Some(PortState::Open)), ["udp-silent"]);
-        assert_eq!(judged(&[silent()], Some(PortState::Closed)), ["udp-silent"]);
+        assert_eq!(names(&[silent()], Some(PortState::Open)), ["udp-silent"]);
+        assert_eq!(names(&[silent()], Some(PortState::Closed)), ["udp-silent"]);
         assert_eq!(
-            judged(&[silent()], Some(PortState::LosesLongPackets)),
+            names(&[silent()], Some(PortState::LosesLongPackets)),
             ["mtu-black-hole"]
         );
-        assert_eq!(judged(&[silent()], Some(PortState::Silent)), ["host-silent"]);
-        assert_eq!(judged(&[quic(refused())], None), ["nobody-listens"]);
-        let other_port = shaken(result("quic 192.0.2.1:443", refusal(RefusalCode::Busy)));
-        assert_eq!(judged(&[silent(), other_port], None), ["udp-port-silent", "refused"]);
+        assert_eq!(names(&[silent()], Some(PortState::Silent)), ["host-silent"]);
+        assert_eq!(names(&[quic(refused())], None), ["nobody-listens"]);
+        let other_port = with_handshake(result("quic 192.0.2.1:443", refusal(RefusalCode::Busy)));
+        assert_eq!(names(&[silent(), other_port], None), ["udp-port-silent", "refused"]);
     }
 
     #[test]
@@ -446,37 +448,37 @@ mod tests {
             ..tls(ProbeFailure::Silent)
         };
         let both = ["mtu-black-hole", "mtu-black-hole"];
-        assert_eq!(judged(&[quic(ProbeFailure::Silent), stuck(1)], None), both);
+        assert_eq!(names(&[quic(ProbeFailure::Silent), stuck(1)], None), both);
         assert_eq!(
-            judged(
+            names(
                 &[quic(ProbeFailure::Silent), stuck(0)],
                 Some(PortState::LosesLongPackets)
             ),
             both
         );
         assert_eq!(
-            judged(&[quic(ProbeFailure::Silent), stuck(0)], None),
+            names(&[quic(ProbeFailure::Silent), stuck(0)], None),
             ["udp-silent", "stalled"]
         );
     }
 
     #[test]
     fn silence_over_tcp_beside_a_living_udp_is_a_blocked_port() {
-        let living = shaken(quic(refusal(RefusalCode::RetryLater)));
+        let living = with_handshake(quic(refusal(RefusalCode::RetryLater)));
         assert_eq!(
-            judged(&[living, tls(ProbeFailure::Silent)], None),
+            names(&[living, tls(ProbeFailure::Silent)], None),
             ["refused", "tcp-blocked"]
         );
-        assert_eq!(judged(&[tls(ProbeFailure::Silent)], None), ["host-silent"]);
+        assert_eq!(names(&[tls(ProbeFailure::Silent)], None), ["host-silent"]);
     }
 
     #[test]
     fn a_server_half_that_does_not_know_probes_is_told_from_one_that_hangs() {
         assert_eq!(
-            judged(&[shaken(quic(refusal(RefusalCode::Desync)))], None),
+            names(&[with_handshake(quic(refusal(RefusalCode::Desync)))], None),
             ["other-version"]
         );
-        assert_eq!(judged(&[shaken(quic(ProbeFailure::Silent))], None), ["stalled"]);
+        assert_eq!(names(&[with_handshake(quic(ProbeFailure::Silent))], None), ["stalled"]);
     }
 
     #[test]
@@ -502,13 +504,13 @@ mod tests {
             by(udp, ProbeFailure::Silent),
             by(tcp, says(RelayRefusalCode::NotRegistered)),
         ];
-        assert_eq!(judged(&results, None), ["udp-blocked", "not-registered"]);
+        assert_eq!(names(&results, None), ["udp-blocked", "not-registered"]);
         let results = [by(udp, ProbeFailure::Silent), by(tcp, ProbeFailure::Silent)];
-        assert_eq!(judged(&results, None), ["relay-silent", "relay-silent"]);
+        assert_eq!(names(&results, None), ["relay-silent", "relay-silent"]);
         assert_eq!(
-            judged(&[by(tcp, says(RelayRefusalCode::NoAnswer))], None),
+            names(&[by(tcp, says(RelayRefusalCode::NoAnswer))], None),
             ["server-silent"]
         );
-        assert_eq!(judged(&[by(udp, refused())], None), ["nobody-listens"]);
+        assert_eq!(names(&[by(udp, refused())], None), ["nobody-listens"]);
     }
 }

@@ -1,7 +1,7 @@
-//! Checks every path to a host: end to end, each alone, all at once.
+//! Checks every path to a host end to end, all at the same time.
 //!
-//! A path works if an authorised probe went through it to a server half and came back with sshd's banner. For one that
-//! does not the likely cause is found from what was seen on it, beside it, and by a second look at its address.
+//! A path works if an authorized probe reached a server half through it and returned sshd's banner. For other paths
+//! the likely cause is derived from what happened on this path, on other paths, and from a TCP probe of the host.
 
 mod authorization;
 mod diagnosis;
@@ -26,54 +26,56 @@ use tcp_probe::{PortState, probe_long_packet, probe_port};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-/// What is to be checked.
+/// Settings of a check.
 pub struct CheckConfig {
-    /// As for a session. `connect_timeout` bounds each path, without the time that the user takes.
+    /// As for a session. `connect_timeout` limits each path, not counting the time that the user takes.
     pub client: ClientConfig,
-    /// sshd's TCP port: whether the host lives is seen there, where a path fails.
+    /// sshd's TCP port. If a path fails, it is probed to see whether the host is up.
     pub ssh_port: u16,
 }
 
-/// A path, and how it did.
+/// The result for one path.
 #[derive(Debug)]
 pub struct CheckedPath {
     /// The path.
     pub path: Path,
-    /// From the first packet to the end of the handshake; `None` if it did not come to that.
+    /// Time from the first packet to the end of the handshake; `None` if the handshake did not complete.
     pub handshake: Option<Duration>,
-    /// From the first packet to sshd's banner, without the time that the user took.
+    /// Time from the first packet to sshd's banner, not counting the time that the user took.
     pub banner: Option<Duration>,
-    /// Most bytes of UDP payload that QUIC found to fit, so far.
+    /// Largest UDP payload that QUIC has found to work so far.
     pub mtu: Option<u16>,
-    /// Whether it works, and if not the likely cause.
+    /// Whether the path works, and if not, the likely cause.
     pub diagnosis: Diagnosis,
-    /// What was seen, in the words of the one who saw it.
+    /// The error message that was received.
     pub detail: Option<PeerText>,
     /// The server half's answer.
     pub answer: Option<Probed>,
-    /// Whether no key of the host was known before: ssh will ask.
+    /// Whether no key of the host was known: ssh will ask the user.
     pub is_unknown_host: bool,
-    /// Where other keys of the host are recorded than those it proved: the name, and the file.
+    /// If the host proved other keys than the recorded ones: the name and the file of the record.
     pub recorded: Option<(String, PathBuf)>,
 }
 
-/// Every path, and what did not even become one.
+/// The results for all paths, and relays that could not be resolved.
 #[derive(Debug)]
 pub struct CheckReport {
     /// In the order in which they would be dialed.
     pub paths: Vec<CheckedPath>,
-    /// Relays whose names lead nowhere, each with the reason.
+    /// Relays that could not be resolved, with the reason.
     pub unresolved_relays: Vec<String>,
-    /// Where sshd itself was connected to, without a login, because no path works and the cause was not certain.
+    /// Addresses at which this check connected to sshd itself, without a login, because no path works and the cause
+    /// was not certain.
     pub asked_sshd: Vec<SocketAddr>,
 }
 
 /// Probes every path to a host.
 ///
-/// Ends within `connect_timeout`, but for what the user takes to unlock a key, and two seconds where no path works.
+/// Takes at most `connect_timeout`, plus the time that the user takes to unlock keys, plus two seconds if no path
+/// works.
 ///
 /// # Errors
-/// The name leads nowhere.
+/// The host name cannot be resolved.
 pub async fn check(config: CheckConfig) -> Result<CheckReport, ResolveError> {
     let CheckConfig { client, ssh_port } = config;
     let context = LookupContext {
@@ -95,8 +97,8 @@ pub async fn check(config: CheckConfig) -> Result<CheckReport, ResolveError> {
     })
 }
 
-/// Where no path works, and one of them ended in silence though the host lives: whether it is the long packets that get
-/// lost. Gives whom it asked.
+/// If no path works and one of them got no answer although the host is up: probes whether long packets are lost.
+/// Returns the addresses that were contacted.
 async fn ask_sshd(
     results: &[ProbeResult],
     tcp_probes: &mut HashMap<IpAddr, PortState>,
@@ -112,7 +114,8 @@ async fn ask_sshd(
     answers.into_iter().map(|(sshd, _)| sshd).collect()
 }
 
-/// All at once. Halfway a second look is taken at the addresses where some path did not come through by then.
+/// Probes all paths at the same time. After half the time, probes the TCP port of each host to which some path has
+/// not completed its handshake.
 async fn probe_all(
     client: &Arc<ClientConfig>,
     paths: &[Path],
@@ -152,7 +155,7 @@ async fn probe_all(
     (all_of(paths, results), tcp_probes)
 }
 
-/// One for each path: of a probe that panicked that is all that is known.
+/// One result per path; a probe that panicked has only the fact that it did.
 fn all_of(paths: &[Path], results: Vec<Option<ProbeResult>>) -> Vec<ProbeResult> {
     let each = paths.iter().zip(results);
     each.map(|(path, result)| result.unwrap_or_else(|| ProbeResult::fault(path.clone())))
@@ -160,13 +163,13 @@ fn all_of(paths: &[Path], results: Vec<Option<ProbeResult>>) -> Vec<ProbeResult>
 }
 
 fn keep(results: &mut [Option<ProbeResult>], ended: Result<(usize, ProbeResult), tokio::task::JoinError>) {
-    // Nobody aborts a probe, and one that panicked is told by its absence.
+    // Probes are never aborted. One that panicked has no result, and is reported as such.
     if let Ok((index, result)) = ended {
         results[index] = Some(result);
     }
 }
 
-/// Addresses to which a straight path did not come through, each once.
+/// Addresses of direct paths that have not completed a handshake, each once.
 fn doubtful(paths: &[Path], results: &[Option<ProbeResult>]) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for (path, result) in paths.iter().zip(results) {
@@ -178,7 +181,7 @@ fn doubtful(paths: &[Path], results: &[Option<ProbeResult>]) -> Vec<IpAddr> {
     found
 }
 
-/// sshd's address at `ip`, in the zone of the paths that lead there.
+/// sshd's address at `ip`, with the IPv6 zone of the paths to it.
 fn sshd_at<'a>(ip: IpAddr, port: u16, mut paths: impl Iterator<Item = &'a Path>) -> SocketAddr {
     let straight = paths.find_map(|path| match path {
         Path::Quic(address) | Path::Tls(address) => Some(*address).filter(|address| address.ip() == ip),
@@ -189,7 +192,7 @@ fn sshd_at<'a>(ip: IpAddr, port: u16, mut paths: impl Iterator<Item = &'a Path>)
     sshd
 }
 
-/// The host at the other end of a straight path.
+/// The address of the host, if the path is direct.
 fn direct_host(path: &Path) -> Option<IpAddr> {
     match path {
         Path::Quic(address) | Path::Tls(address) => Some(address.ip()),
@@ -206,9 +209,12 @@ mod tests {
         let paths = [1, 2].map(|port| Path::Quic(std::net::SocketAddr::from(([127, 0, 0, 1], port))));
         let results = all_of(&paths, vec![None, Some(ProbeResult::fault(paths[1].clone()))]);
         assert_eq!(diagnosis::diagnose(&results, &HashMap::new()), [Diagnosis::Broken; 2]);
-        let first = results.into_iter().next().expect("one a path");
+        let first = results.into_iter().next().expect("one per path");
         let told = first.checked(Diagnosis::Broken, false);
         assert_eq!(told.path, paths[0]);
-        assert!(told.detail.is_some_and(|detail| detail.contains("fault of bowline")));
+        assert!(
+            told.detail
+                .is_some_and(|detail| detail.contains("internal error in bowline"))
+        );
     }
 }

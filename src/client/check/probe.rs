@@ -1,4 +1,4 @@
-//! One path, from the first packet to sshd's banner.
+//! Probes one path, from the first packet to sshd's banner.
 
 use super::super::dialer::Dialer;
 use super::super::icmp_error::icmp_error;
@@ -22,59 +22,59 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout_at};
 
-/// QUIC's search for the MTU takes some round trips; for longer than this nobody waits.
+/// Limit for QUIC's path MTU discovery, which takes a few round trips.
 const MTU_TIMEOUT: Duration = Duration::from_secs(1);
-/// Its steps come a round trip apart, and a little.
+/// Its steps are one round trip apart; this is added for processing.
 const MTU_STEP_DELAY: Duration = Duration::from_millis(40);
 
-/// A server half that is busy is asked again after this, and a part of it more, so that many clients do not come back
-/// together.
+/// Delay before a busy server half is probed again. A random part is added, so that many clients do not return at the
+/// same moment.
 const RETRY_DELAY: Duration = Duration::from_millis(300);
 
-/// A path that is to be probed.
+/// The probe of one path.
 pub(super) struct PathProbe {
     client: Arc<ClientConfig>,
     authorizer: Arc<Authorizer>,
     path: Path,
     dialer: Dialer,
     key: Arc<TlsKey>,
-    /// The connection below, for a look at what became of the bytes.
+    /// The TCP connection, for its `TCP_INFO`.
     tcp: Option<OwnedFd>,
 }
 
-/// What came of it.
+/// The result of a probe.
 pub(super) struct ProbeResult {
     pub(super) path: Path,
     pub(super) handshake: Option<Duration>,
     pub(super) banner: Option<Duration>,
     pub(super) mtu: Option<u16>,
     pub(super) outcome: Result<Probed, ProbeFailure>,
-    /// On TCP: connected, and how many segments were never acknowledged.
+    /// For TCP: the connection was established; the number of segments never acknowledged.
     pub(super) unacked: Option<u32>,
-    /// On UDP: the kernel knows that QUIC's packets do not fit.
+    /// For UDP: the path MTU that the kernel knows is too small.
     pub(super) small_mtu: Option<SmallMtu>,
 }
 
-/// Where it ended.
+/// Why a probe failed.
 #[derive(Debug)]
 pub(super) enum ProbeFailure {
-    /// Nothing more came in time.
+    /// No answer in time.
     Silent,
-    /// The server half was still asking sshd.
+    /// The server half was still waiting for sshd.
     AwaitingSshd,
-    /// No handshake.
+    /// The handshake failed.
     Dial(DialError),
-    /// The carrier was lost after its handshake.
+    /// The carrier was lost after the handshake.
     Lost(CarrierError),
-    /// The host is not the one it should be.
+    /// The host could not be verified.
     Untrusted(Box<dyn Error + Send + Sync>),
-    /// None of the keys is accepted.
+    /// None of the keys was accepted.
     NotAuthorized(Refusal),
-    /// Refused for another reason.
+    /// The server half refused for another reason.
     Refused(Refusal),
-    /// The answer is none.
+    /// The answer was invalid.
     Protocol(DecodeError),
-    /// The probe itself panicked.
+    /// The probe panicked.
     Fault,
 }
 
@@ -85,7 +85,7 @@ impl PathProbe {
         path: Path,
         host_keys: &[Fingerprint],
     ) -> PathProbe {
-        // Each path alone: keys and sockets of its own.
+        // Each path has its own keys and sockets.
         let key = Arc::new(TlsKey::generate());
         let mut dialer = Dialer::new(Arc::clone(&key), client.mtu_cap);
         dialer.add_host_keys(host_keys.iter().copied());
@@ -104,7 +104,7 @@ impl PathProbe {
         let mut result = loop {
             let result = self.attempt(&mut deadline).await;
             let pause = RETRY_DELAY.mul_f64(1.0 + f64::from(super::super::opening::random::<1>()[0]) / 256.0);
-            if !result.is_to_be_asked_again() || clock::now() + 2 * pause > deadline.at {
+            if !result.should_retry() || clock::now() + 2 * pause > deadline.at {
                 break result;
             }
             sleep(pause).await;
@@ -163,7 +163,7 @@ impl PathProbe {
         }
     }
 
-    /// A dial that also ends when the network says that nothing is at `remote`.
+    /// Dials, and fails early if ICMP reports that `remote` is unreachable.
     async fn dial_udp(&mut self, remote: SocketAddr) -> Result<Dialed, DialError> {
         tokio::select! {
             dialed = self.dialer.dial(&self.path, ServerKey::Any) => dialed,
@@ -171,7 +171,7 @@ impl PathProbe {
         }
     }
 
-    /// Checks the host, and asks.
+    /// Verifies the host and sends the probe.
     async fn meet(&self, dialed: Dialed, deadline: &mut Deadline) -> Result<(Carrier, Probed), ProbeFailure> {
         let (mut carrier, host) = match timeout_at(deadline.at.into(), dialed.host()).await {
             Ok(Ok(introduced)) => introduced,
@@ -194,7 +194,7 @@ fn proven(host: &Host, tls_key: &[u8]) -> Vec<ProvenKey> {
         .collect()
 }
 
-/// Waits until the MTU that QUIC finds grows no more.
+/// Waits until path MTU discovery makes no more progress.
 async fn search_mtu(carrier: &mut Carrier, deadline: Instant) -> Option<u16> {
     let end = deadline.min(clock::now() + MTU_TIMEOUT);
     let mut found = carrier.mtu()?;
@@ -215,7 +215,7 @@ async fn search_mtu(carrier: &mut Carrier, deadline: Instant) -> Option<u16> {
 }
 
 impl ProbeResult {
-    /// What is known when the probe did not live to tell.
+    /// The result of a probe that panicked.
     pub(super) fn fault(path: Path) -> ProbeResult {
         ProbeResult {
             path,
@@ -228,8 +228,8 @@ impl ProbeResult {
         }
     }
 
-    /// The server half itself says that it would answer another time.
-    fn is_to_be_asked_again(&self) -> bool {
+    /// Whether the server half asked to retry later.
+    fn should_retry(&self) -> bool {
         matches!(&self.outcome, Err(ProbeFailure::Refused(refusal)) if refusal.code == RefusalCode::RetryLater)
     }
 
@@ -257,7 +257,7 @@ impl ProbeResult {
 }
 
 impl ProbeFailure {
-    /// Where other keys are recorded.
+    /// The name and file of the recorded keys, if they differ.
     fn recorded(&self) -> Option<(String, PathBuf)> {
         let ProbeFailure::Untrusted(error) = self else {
             return None;
@@ -268,11 +268,13 @@ impl ProbeFailure {
         }
     }
 
-    /// In the words of the one who saw it.
+    /// The error message.
     fn detail(&self) -> Option<PeerText> {
         let error: &(dyn Error + 'static) = match self {
             ProbeFailure::Silent | ProbeFailure::AwaitingSshd => return None,
-            ProbeFailure::Fault => return Some("a fault of bowline itself: -v tells more, please report it".into()),
+            ProbeFailure::Fault => {
+                return Some("internal error in bowline; run with -v for details, and please report it".into());
+            }
             ProbeFailure::Dial(error) => error,
             ProbeFailure::Lost(error) => error,
             ProbeFailure::Untrusted(error) => &**error,

@@ -1,9 +1,8 @@
-//! A second look at an address where a path failed: does the host live, and do long packets get there?
+//! TCP probes of a host to which a path failed: is it up, and do long packets arrive?
 //!
-//! At sshd's own TCP port, since that is the one that is open where any is. Whether the host lives is seen without a
-//! connection that sshd would learn of: it counts connections without a login against the address that they come from.
-//! Only the probe about long packets needs one. What is said there is what any SSH client may say, and it ends before
-//! a login begins.
+//! They go to sshd's TCP port, which is open if any port is. Whether the host is up is seen without a connection that
+//! sshd would notice: sshd counts connections without a login against their source address. Only the test of long
+//! packets needs a connection. It sends what any SSH client may send, and ends before authentication.
 
 use crate::clock;
 use crate::tcp_info::TcpInfo;
@@ -16,30 +15,30 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout, timeout_at};
 
-/// What TCP to sshd's port told.
+/// What a TCP probe of sshd's port found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PortState {
-    /// Nothing came back.
+    /// No answer.
     Silent,
-    /// The host lives, and nobody listens at that port.
+    /// The host is up and the port is closed.
     Closed,
-    /// Somebody listens.
+    /// The port is open.
     Open,
-    /// Somebody listens, and a long segment did not get there while a short one did.
+    /// The port is open; a short segment arrived and a long one did not.
     LosesLongPackets,
 }
 
-/// A packet that fits no path of less than 1400 bytes.
+/// Payload size: such a packet does not fit a path MTU below 1400 bytes.
 const LONG: usize = 1400;
-/// Room for a loss and two repeats of TCP, from a round trip of 0 on.
+/// Time for one loss and two retransmissions, for a round trip of 0.
 const ACK_TIMEOUT: Duration = Duration::from_millis(700);
 const POLL_INTERVAL: Duration = Duration::from_millis(30);
 
-/// For the long packet, in all.
+/// Limit for the whole test of long packets.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sees whether the host lives, for `limit` at most, by half of a TCP handshake: the answer to its first packet is
-/// answered with a reset, so that no connection comes about.
+/// Probes whether the port is open, within `limit`, by half a TCP handshake: the SYN-ACK is answered with a reset, so
+/// no connection is established.
 pub(super) async fn probe_port(sshd: SocketAddr, limit: Duration) -> PortState {
     let connecting = async { half_open(sshd)?.connect(sshd).await };
     match timeout(limit, connecting).await {
@@ -49,8 +48,8 @@ pub(super) async fn probe_port(sshd: SocketAddr, limit: Duration) -> PortState {
     }
 }
 
-/// A socket whose last packet of a handshake waits for data, 0.2 s at most (TCP_QUICKACK off, tcp(7)), and that is reset
-/// when it is closed.
+/// A socket that delays the last packet of the handshake by up to 0.2 s (TCP_QUICKACK off, tcp(7)), and is reset when
+/// closed.
 fn half_open(remote: SocketAddr) -> io::Result<TcpSocket> {
     let socket = Socket::new(Domain::for_address(remote), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -59,22 +58,24 @@ fn half_open(remote: SocketAddr) -> io::Result<TcpSocket> {
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// Connects to sshd, which logs it, and sees whether a long packet gets there.
+/// Connects to sshd, which logs that, and tests whether a long packet arrives.
 pub(super) async fn probe_long_packet(sshd: SocketAddr) -> PortState {
     let end = clock::now() + EXCHANGE_TIMEOUT;
     match timeout_at(end.into(), TcpStream::connect(sshd)).await {
-        Ok(Ok(stream)) => timeout_at(end.into(), talk(stream)).await.unwrap_or(PortState::Open),
+        Ok(Ok(stream)) => timeout_at(end.into(), exchange(stream))
+            .await
+            .unwrap_or(PortState::Open),
         // It answered a moment ago.
         Ok(Err(_)) | Err(_) => PortState::Open,
     }
 }
 
-/// Says so much that it fills a packet, and sees whether that arrives.
-async fn talk(mut stream: TcpStream) -> PortState {
+/// Sends enough to fill a packet, and waits for its acknowledgement.
+async fn exchange(mut stream: TcpStream) -> PortState {
     let mut greeting = [0; 255];
-    // Short: shows that something gets through, and is sshd's turn in any case.
+    // The banner is short: it shows that packets pass, and sshd sends first.
     let greeted = matches!(timeout(ACK_TIMEOUT, stream.read(&mut greeting)).await, Ok(Ok(1..)));
-    if !greeted || stream.set_nodelay(true).is_err() || stream.write_all(&long_greeting()).await.is_err() {
+    if !greeted || stream.set_nodelay(true).is_err() || stream.write_all(&long_banner()).await.is_err() {
         return PortState::Open;
     }
     let rtt = TcpInfo::of(stream.as_fd()).map_or(Duration::ZERO, |info| info.rtt);
@@ -89,13 +90,13 @@ async fn talk(mut stream: TcpStream) -> PortState {
     }
 }
 
-/// An identification line (RFC 4253 section 4.2), and a message to be ignored (section 11.2), unencrypted as all are
-/// before keys are exchanged.
-fn long_greeting() -> Vec<u8> {
+/// An identification string (RFC 4253 section 4.2) and an SSH_MSG_IGNORE (section 11.2), unencrypted as before key
+/// exchange.
+fn long_banner() -> Vec<u8> {
     const IGNORE: u8 = 2;
     const PADDING: u8 = 4;
     let mut said = b"SSH-2.0-bowline_check\r\n".to_vec();
-    // Length, padding and all are a multiple of eight (section 6).
+    // The packet length must be a multiple of eight (section 6).
     let data = (LONG as u32) & !7;
     let payload = 1 + 4 + data;
     let padding = PADDING + (8 - (4 + 1 + payload + u32::from(PADDING)) % 8) as u8 % 8;
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_is_said_is_one_whole_ssh_message() {
-        let said = long_greeting();
+        let said = long_banner();
         let packet = &said[said.iter().position(|byte| *byte == b'\n').unwrap() + 1..];
         let length = u32::from_be_bytes(packet[..4].try_into().unwrap()) as usize;
         assert_eq!(packet.len(), 4 + length);
@@ -144,6 +145,6 @@ mod tests {
             stream.read_to_end(&mut Vec::new()).await.unwrap()
         };
         let (seen, heard) = tokio::join!(probe_long_packet(address), answering);
-        assert_eq!((seen, heard), (PortState::Open, long_greeting().len()));
+        assert_eq!((seen, heard), (PortState::Open, long_banner().len()));
     }
 }

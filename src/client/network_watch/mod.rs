@@ -1,7 +1,7 @@
-//! Hints that the network changed: addresses, routes, links, wake from sleep.
+//! Detects network changes (addresses, routes, links) and wake-up from suspend.
 //!
-//! Only hints: a hint makes redialling start over at once, it never declares a path dead. So one too many costs a
-//! few packets, one too few some seconds.
+//! An event makes redialing restart at once; it never declares a path dead. A false event costs a few packets, a
+//! missed one some seconds.
 
 #[cfg(target_os = "linux")]
 mod network_state;
@@ -24,29 +24,29 @@ use std::{
 
 use crate::clock::{self, Timer};
 
-/// Changes within this time after a hint make one more hint, at its end: a new Wi-Fi brings a link, addresses and
-/// routes within some milliseconds of each other, and the first of them rarely suffices to dial.
+/// Changes within this time after an event cause one more event at its end: joining a Wi-Fi network brings a link,
+/// addresses and routes within milliseconds, and the first of them rarely suffices to dial.
 const COALESCE_DELAY: Duration = Duration::from_millis(50);
 
-/// How often the clocks are compared. On Linux the timer fires on wake itself if this much has passed asleep.
+/// How often the clocks are compared. On Linux the timer itself fires on wake-up if it has expired during suspend.
 const SLEEP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Shorter sleeps cost no path.
+/// Shorter suspends do not break paths.
 const MIN_SLEEP: Duration = Duration::from_secs(1);
 
-/// What happened.
+/// A network event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetworkEvent {
     /// An address was added or removed, a default route changed, or a link went up or down.
     Network,
-    /// The machine was suspended.
+    /// The machine woke up from suspend.
     Woke {
-        /// For how long, in whole milliseconds; at least a second.
+        /// Duration of the suspend in whole milliseconds, at least 1 s.
         slept: Duration,
     },
 }
 
-/// Watches the network and the machine's sleep from the moment it is made.
+/// Watches the network and suspends from its creation on.
 #[derive(Debug)]
 pub struct NetworkWatch {
     monitor: Option<Monitor>,
@@ -57,12 +57,12 @@ pub struct NetworkWatch {
 }
 
 impl NetworkWatch {
-    /// Never fails: where the system does not tell of changes there are no [`NetworkEvent::Network`]s.
+    /// Never fails. If the system does not report changes, there are no [`NetworkEvent::Network`] events.
     ///
     /// Must be called in a tokio runtime with I/O and time enabled.
     pub fn new() -> Self {
         let monitor = Monitor::new()
-            .inspect_err(|error| tracing::debug!(%error, "cannot watch the network: its changes will be noticed late"));
+            .inspect_err(|error| tracing::debug!(%error, "cannot watch the network; changes are detected late"));
         let mut check = Timer::new();
         check.set(Some(clock::now() + SLEEP_CHECK_INTERVAL));
         Self {
@@ -74,9 +74,9 @@ impl NetworkWatch {
         }
     }
 
-    /// The next hint. The first one is told at once, those that follow within 50 ms as one.
+    /// Waits for the next event. The first is reported at once, those within the next 50 ms as one.
     ///
-    /// Cancel safe. Pending for as long as nothing happens.
+    /// Cancel safe.
     pub async fn changed(&mut self) -> NetworkEvent {
         poll_fn(|cx| self.poll_changed(cx)).await
     }
@@ -102,7 +102,7 @@ impl NetworkWatch {
                 Poll::Pending => return,
                 Poll::Ready(Ok(())) => self.changes.note(clock::now()),
                 Poll::Ready(Err(error)) => {
-                    tracing::debug!(%error, "the network can no longer be watched");
+                    tracing::debug!(%error, "network watch failed");
                     self.monitor = None;
                 }
             }
@@ -116,7 +116,7 @@ impl Default for NetworkWatch {
     }
 }
 
-/// Which changes have not been told yet, and when to.
+/// Coalesces changes: whether an event is due, and when.
 #[derive(Debug, Default)]
 struct Changes {
     due: Option<Instant>,
@@ -139,7 +139,7 @@ impl Changes {
     }
 }
 
-/// Notices sleep by what the clock of all sleep has gained.
+/// Detects suspends by the difference between two clocks.
 #[derive(Debug)]
 struct SleepMeter {
     seen: Duration,

@@ -1,10 +1,10 @@
-//! What the network looks like as far as paths depend on it, from rtnetlink's messages.
+//! The state of the network that matters to paths, from rtnetlink messages.
 //!
-//! Pure: bytes in, "this is new" out. It trusts no length in them.
+//! Pure: parses bytes and reports whether anything changed. Trusts no length in them.
 
 use std::collections::{HashMap, HashSet};
 
-/// Most entries remembered of each kind. Beyond that all are forgotten, and what is refreshed counts as new once.
+/// Most entries of each kind. Beyond that all are dropped, and each refreshed entry is reported as new once.
 const MAX_ENTRIES: usize = 4096;
 
 const RTM_NEWLINK: u16 = 16;
@@ -20,12 +20,12 @@ pub(super) struct Message<'a> {
     pub(super) kind: u16,
     pub(super) flags: u16,
     pub(super) sequence: u32,
-    /// Whose request it answers.
+    /// The port id of the request that it answers.
     pub(super) port: u32,
     body: &'a [u8],
 }
 
-/// The messages of a datagram, up to the first that is malformed.
+/// The messages of a datagram, up to the first malformed one.
 pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     const HEADER: usize = 16;
     records(datagram, |rest| u32_at(rest, 0).map(|length| length as usize), HEADER).filter_map(|message| {
@@ -41,16 +41,16 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 
 #[derive(Debug, Default)]
 pub(super) struct NetworkState {
-    /// By interface index: whether it is up and has a carrier.
+    /// By interface index: whether the link is up and has a carrier.
     links: HashMap<u32, bool>,
     /// Usable addresses: family, prefix length, interface and the addresses themselves.
     addresses: HashSet<Vec<u8>>,
-    /// Default routes, by what tells them apart: where they lead.
+    /// Default routes: from what identifies them to where they lead.
     routes: HashMap<Vec<u8>, Vec<u8>>,
 }
 
 impl NetworkState {
-    /// Whether the message tells something new that may matter to a path.
+    /// Whether the message reports a change that may matter to a path.
     pub(super) fn handle_message(&mut self, message: &Message<'_>) -> bool {
         if self.links.len() > MAX_ENTRIES || self.addresses.len() > MAX_ENTRIES || self.routes.len() > MAX_ENTRIES {
             *self = Self::default();
@@ -83,7 +83,7 @@ impl NetworkState {
     }
 
     fn remove_address(&mut self, address: &Address) -> bool {
-        // One that never became usable is no loss.
+        // The loss of an address that never became usable does not matter.
         let changed = self.addresses.remove(&address.key) || address.usable;
         if changed {
             self.forget_routes();
@@ -101,7 +101,8 @@ impl NetworkState {
         true
     }
 
-    /// IPv4 routes go with their link or address without a word (fib_frontend.c, `fib_disable_ip`).
+    /// The kernel removes IPv4 routes together with their link or address without a notification (fib_frontend.c,
+    /// `fib_disable_ip`).
     fn forget_routes(&mut self) {
         self.routes.clear();
     }
@@ -118,7 +119,7 @@ impl Link {
         const IFF_UP: u32 = 0x1;
         const IFF_LOOPBACK: u32 = 0x8;
         const IFF_RUNNING: u32 = 0x40;
-        // Of another family it tells of bridge ports and the like.
+        // Other families report bridge ports and the like.
         const AF_UNSPEC: u8 = 0;
         let flags = u32_at(body, 8)?;
         let relevant = body.first() == Some(&AF_UNSPEC) && flags & IFF_LOOPBACK == 0;
@@ -142,7 +143,8 @@ impl Address {
         const IFA_F_OPTIMISTIC: u8 = 0x04;
         const IFA_F_DADFAILED: u8 = 0x08;
         const IFA_F_TENTATIVE: u8 = 0x40;
-        // Link-local addresses come with each link, and again when found to be unique; they carry no path of ours.
+        // Link-local addresses come with each link, and are reported again after duplicate address detection. They
+        // carry no paths.
         const RT_SCOPE_LINK: u8 = 253;
         const IFA_ADDRESS: u16 = 1;
         const IFA_LOCAL: u16 = 2;
@@ -157,7 +159,7 @@ impl Address {
     }
 }
 
-/// struct rtmsg, of a default route. Halves of the internet count as one: VPNs use a pair of them.
+/// struct rtmsg of a default route. Routes to one half of the internet count too: VPNs install pairs of them.
 struct Route {
     key: Vec<u8>,
     target: Vec<u8>,
@@ -173,8 +175,8 @@ impl Route {
         let &[family, prefix, _source_prefix, tos, table, _protocol, _scope, kind, ..] = rtm else {
             return None;
         };
-        // RTA_DST, RTA_PRIORITY, RTA_TABLE tell routes apart; RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_MULTIPATH,
-        // RTA_VIA say where they lead. What else there is (RTA_CACHEINFO, the lifetime) changes with each refresh.
+        // RTA_DST, RTA_PRIORITY and RTA_TABLE identify a route; RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_MULTIPATH and
+        // RTA_VIA say where it leads. Others, such as RTA_CACHEINFO (the lifetime), change with each refresh.
         let (mut key, mut target) = (vec![family, prefix, tos, table], Vec::new());
         append_attributes(&mut key, attributes, &[1, 6, 15]);
         append_attributes(&mut target, attributes, &[4, 5, 7, 9, 18]);
@@ -195,7 +197,7 @@ fn append_attributes(to: &mut Vec<u8>, attributes: &[u8], wanted: &[u16]) {
     }
 }
 
-/// Splits what netlink puts one after the other: a length that includes its header, data, padding to 4 bytes.
+/// Splits a sequence of netlink records: a length that includes the header, data, padding to 4 bytes.
 fn records(mut rest: &[u8], length: impl Fn(&[u8]) -> Option<usize>, header: usize) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = length(rest).filter(|length| (header..=rest.len()).contains(length))?;

@@ -1,4 +1,4 @@
-//! The kernel's notifications of network changes (rtnetlink(7)), filtered down to those that matter.
+//! The kernel's notifications of network changes (rtnetlink(7)), reduced to those that matter to paths.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use crate::descriptor::Pollable;
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 
-/// The most the kernel puts into one datagram of a dump (`netlink_dump`, af_netlink.c).
+/// The largest datagram of a dump (`netlink_dump`, af_netlink.c).
 const DATAGRAM: usize = 32 * 1024;
 
 const NLM_F_REQUEST: u16 = 0x1;
@@ -32,7 +32,7 @@ const NLMSG_DONE: u16 = 3;
 const RTM_GETLINK: u16 = 18;
 const RTM_GETADDR: u16 = 22;
 
-/// A subscription. What is there already when it starts is asked for, so that a mere refresh is known as one.
+/// A subscription. It first requests a dump of the current state, so that a refresh is not taken for a change.
 #[derive(Debug)]
 pub(super) struct Monitor {
     fd: Pollable,
@@ -64,7 +64,7 @@ impl Monitor {
             let changed = match received {
                 Ok((_, length)) if length <= self.buffer.len() => self.handle_datagram(length)?,
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::INTR) => false,
-                // Something got lost: that it did is a change, and the picture has to be made anew.
+                // Notifications were lost: report a change, and rebuild the state.
                 Ok(_) => self.start_over()?,
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => self.start_over()?,
                 Err(error) => return Poll::Ready(Err(error)),
@@ -81,7 +81,7 @@ impl Monitor {
             let answers_us = message.port == self.port;
             match message.kind {
                 NLMSG_DONE if answers_us => next_dump(&self.fd, &message)?,
-                // A dump that the kernel will not give costs a hint too many later on.
+                // If the kernel refuses a dump, there will be one false event later.
                 NLMSG_ERROR if answers_us => {}
                 _ => {
                     let is_old = answers_us && message.flags & NLM_F_MULTI != 0;
@@ -95,7 +95,7 @@ impl Monitor {
     fn start_over(&mut self) -> io::Result<bool> {
         self.state = NetworkState::default();
         match request_dump(&self.fd, RTM_GETLINK) {
-            // One is under way still.
+            // A dump is still in progress.
             Ok(()) | Err(Errno::BUSY) => Ok(true),
             Err(error) => Err(error.into()),
         }
@@ -109,7 +109,7 @@ fn subscribe() -> rustix::io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Links first, then addresses: the kernel gives one dump at a time.
+/// Links first, then addresses: the kernel runs one dump at a time.
 fn next_dump(fd: &Pollable, done: &Message<'_>) -> io::Result<()> {
     if done.sequence == u32::from(RTM_GETLINK) {
         request_dump(fd, RTM_GETADDR)?;
@@ -117,7 +117,7 @@ fn next_dump(fd: &Pollable, done: &Message<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for all there is of a kind. The answers have the kind as their sequence number.
+/// Requests a dump of one kind. The answers carry the kind as their sequence number.
 fn request_dump(fd: impl std::os::fd::AsFd, kind: u16) -> rustix::io::Result<()> {
     // struct nlmsghdr and an all-zero struct ifinfomsg, which is the longest of the kinds asked for.
     const LENGTH: usize = 16 + 16;

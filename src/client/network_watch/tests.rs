@@ -5,10 +5,10 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// Long enough for any notification of the kernel's, short enough to wait for one that must not come.
+/// Long enough for any notification of the kernel, and short enough to wait for one that must not come.
 const NOTHING: Duration = Duration::from_millis(200);
 
-/// Runs a test in a network of its own, with one link `a0` (its other end is `b0`) that is down; only as root.
+/// Runs a test in its own network namespace with a link `a0` (peer `b0`) that is down. Root only.
 fn in_a_network(test: impl AsyncFnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         // SAFETY: the thread leaves nothing but the network namespace, and ends with the test. No memory, no
@@ -51,7 +51,7 @@ async fn told(watch: &mut NetworkWatch) {
     assert_eq!(hint, NetworkEvent::Network);
 }
 
-/// Waits until the network has been quiet for a while; how many hints there were until then.
+/// Counts events until there has been none for a while.
 async fn hints(watch: &mut NetworkWatch) -> usize {
     let mut count = 0;
     while timeout(NOTHING, watch.changed()).await.is_ok() {
@@ -60,7 +60,7 @@ async fn hints(watch: &mut NetworkWatch) -> usize {
     count
 }
 
-/// Both ends up, and all the noise of that over.
+/// Sets both ends up, and waits until the resulting events are over.
 async fn quiet_link() -> NetworkWatch {
     ip("link set b0 addrgenmode none up");
     ip("link set a0 addrgenmode none up");

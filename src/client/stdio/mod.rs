@@ -1,10 +1,10 @@
-//! Standard input and output as asynchronous pipes, whatever they are.
+//! Standard input and output of any kind as async streams.
 //!
-//! Pipes (ssh's ProxyCommand), sockets (ssh's ProxyUseFdpass, and shells that give one) and terminals are
-//! polled; files, `/dev/null` and what else cannot be polled get a thread each. Neither way changes the mode of
-//! a descriptor that a shell or an ssh may share with us: not even SIGKILL leaves a terminal non-blocking.
+//! Pipes (ssh's ProxyCommand), sockets (ssh's ProxyUseFdpass, some shells) and terminals are polled. Files,
+//! `/dev/null` and everything else that cannot be polled get a thread each. Neither changes the mode of a descriptor
+//! that is shared with a shell or ssh, so even after SIGKILL no terminal is left non-blocking.
 //!
-//! Nothing is read ahead: what was not asked for is left for whoever reads next.
+//! Nothing is read ahead: bytes that were not requested stay for the next reader.
 
 mod polled;
 mod thread;
@@ -21,14 +21,14 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use self::{polled::Polled, thread::Thread};
 
-/// Wanted size of a pipe, against 64 KiB by default: fewer system calls and wake-ups per MiB. 1 MiB is the most
-/// that Linux grants the unprivileged (`/proc/sys/fs/pipe-max-size`, pipe(7)).
+/// Requested pipe size. The default is 64 KiB; a larger pipe needs fewer system calls and wake-ups per MiB. 1 MiB is
+/// the limit for unprivileged users on Linux (`/proc/sys/fs/pipe-max-size`, pipe(7)).
 const PIPE_SIZE: usize = 1024 * 1024;
 
-/// Asked for when the user's pipes together already take up the most allowed (`pipe-user-pages-soft`).
+/// Requested if the user's pipes together have reached `pipe-user-pages-soft`.
 const SMALLER_PIPE_SIZE: usize = 256 * 1024;
 
-/// Whether standard input and output are two names of one socket, as ssh's `ProxyUseFdpass` makes them.
+/// Whether standard input and output are the same socket, as with ssh's `ProxyUseFdpass`.
 pub fn is_one_socket() -> bool {
     let [input, output] = [rustix::stdio::stdin(), rustix::stdio::stdout()].map(rustix::fs::fstat);
     matches!((input, output), (Ok(input), Ok(output))
@@ -41,13 +41,13 @@ pub fn is_one_socket() -> bool {
 pub struct Stdin(Channel);
 
 impl Stdin {
-    /// Takes over the process's standard input; `/dev/null` is left in its place.
+    /// Takes over the process's standard input and leaves `/dev/null` in its place.
     ///
     /// Must be called in a tokio runtime with I/O enabled, as must [`from_fd`](Self::from_fd).
     ///
     /// # Errors
-    /// What duplicating or registering the descriptor failed with. A closed standard input is no error: it
-    /// is at its end.
+    /// The error of duplicating or registering the descriptor. A closed standard input is not an error: it is at its
+    /// end.
     pub fn take() -> io::Result<Self> {
         let fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), FIRST_OTHER)?;
         rustix::stdio::dup2_stdin(dev_null()?)?;
@@ -57,7 +57,7 @@ impl Stdin {
     /// Reads from any descriptor.
     ///
     /// # Errors
-    /// What registering the descriptor, or starting its thread, failed with.
+    /// The error of registering the descriptor or starting its thread.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         Channel::new(fd, Direction::Read).map(Self)
     }
@@ -76,19 +76,19 @@ impl AsyncRead for Stdin {
 
 /// The writing side.
 ///
-/// A write is done when `poll_write` says so: nothing is kept back to be flushed later, so bytes it has taken are
-/// the destination's. Whoever gets `Pending` offers the same bytes again.
+/// A completed write is final: nothing is buffered for a later flush. After `Pending` the caller must offer the same
+/// bytes again.
 #[derive(Debug)]
 pub struct Stdout(Channel);
 
 impl Stdout {
-    /// Takes over the process's standard output; `/dev/null` is left in its place, so that shutting this
-    /// down (or dropping it) really closes it.
+    /// Takes over the process's standard output and leaves `/dev/null` in its place, so that closing or dropping this
+    /// really closes the descriptor.
     ///
     /// Must be called in a tokio runtime with I/O enabled, as must [`from_fd`](Self::from_fd).
     ///
     /// # Errors
-    /// What duplicating or registering the descriptor failed with.
+    /// The error of duplicating or registering the descriptor.
     pub fn take() -> io::Result<Self> {
         let fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), FIRST_OTHER)?;
         rustix::stdio::dup2_stdout(dev_null()?)?;
@@ -98,7 +98,7 @@ impl Stdout {
     /// Writes to any descriptor.
     ///
     /// # Errors
-    /// What registering the descriptor, or starting its thread, failed with.
+    /// The error of registering the descriptor or starting its thread.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         Channel::new(fd, Direction::Write).map(Self)
     }
@@ -114,7 +114,7 @@ impl AsyncWrite for Stdout {
         }
     }
 
-    /// There is nothing to flush. Fails once nobody is left to read, and wakes the caller when that happens.
+    /// Nothing is buffered. Fails if the reader has closed, and wakes the caller when that happens.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.0 {
             Channel::Polled(polled) => polled.poll_reader(cx),
@@ -122,7 +122,7 @@ impl AsyncWrite for Stdout {
         }
     }
 
-    /// Closes the descriptor: the reader sees its end while this process lives on.
+    /// Closes the descriptor, so that the reader gets end of file while this process continues.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let closed = match &mut self.0 {
             Channel::Polled(polled) => polled.shutdown(),
@@ -134,7 +134,7 @@ impl AsyncWrite for Stdout {
     }
 }
 
-/// The first descriptor that is none of the standard three.
+/// The first descriptor after the standard three.
 const FIRST_OTHER: i32 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Channel {
         if kind == FileType::Fifo || is_terminal(fd.as_fd()) {
             match reopen(fd.as_fd(), direction).and_then(|fd| Polled::stream(fd, direction.interest())) {
                 Ok(polled) => return Ok(Self::Polled(polled)),
-                Err(error) => tracing::debug!(%error, ?direction, "cannot poll: a thread has to do"),
+                Err(error) => tracing::debug!(%error, ?direction, "cannot poll; using a thread"),
             }
         }
         Thread::new(fd, direction, kind).map(Self::Thread)
@@ -178,10 +178,10 @@ impl Direction {
     }
 }
 
-/// A descriptor of our own for the same pipe or terminal, in non-blocking mode.
+/// Opens the same pipe or terminal again, in non-blocking mode.
 ///
-/// The mode belongs to the open file description, which `dup` and `fork` share, so the given one stays as it is.
-/// It fails where there is no /proc as Linux has it, and where another user made the pipe.
+/// `O_NONBLOCK` belongs to the open file description, which `dup` and `fork` share; a new one leaves the given
+/// descriptor unchanged. Fails without Linux's /proc, or if another user created the pipe.
 fn reopen(fd: BorrowedFd<'_>, direction: Direction) -> io::Result<OwnedFd> {
     use std::os::fd::AsRawFd;
     if !cfg!(target_os = "linux") {
@@ -196,7 +196,7 @@ fn reopen(fd: BorrowedFd<'_>, direction: Direction) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-/// Whether it is a terminal that can be opened again. The master side of a pty cannot: that makes a new pty.
+/// Whether it is a terminal that can be opened again. Opening the master side of a pty creates a new pty.
 fn is_terminal(fd: BorrowedFd<'_>) -> bool {
     let ptmx = rustix::fs::makedev(5, 2);
     rustix::termios::isatty(fd) && rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_rdev != ptmx)

@@ -1,4 +1,4 @@
-//! Pipes, terminals and sockets: read and written when the kernel says they are ready.
+//! Pipes, terminals and sockets, read and written when the kernel reports them ready.
 
 use std::{
     io,
@@ -19,13 +19,13 @@ use crate::descriptor::Pollable;
 pub(super) struct Polled {
     fd: Pollable,
     is_socket: bool,
-    /// The same once more, for a writer that has nothing to write and still wants to know whether it has a reader. A
-    /// descriptor of its own, as one that is ready for writing wakes nobody else; `None` where there is none to be had.
+    /// A duplicate for a writer that has nothing to write and waits for its reader to close. It needs its own
+    /// registration, since an event on the first one wakes only one task. `None` if there is no descriptor left.
     watched: Option<Pollable>,
 }
 
 impl Polled {
-    /// A stream socket in whichever mode: each call says itself that it must not block.
+    /// A stream socket in any mode: each call passes MSG_DONTWAIT.
     pub(super) fn socket(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
         Ok(Self {
             watched: watched(&fd, interest),
@@ -61,19 +61,19 @@ impl Polled {
         }
     }
 
-    /// Fails once nobody is left to read; wakes the caller then.
+    /// Fails if the reader has closed, and wakes the caller then.
     pub(super) fn poll_reader(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.watched.as_ref().map(|watched| watched.poll_write_ready(cx)) {
-            // It was not asked whether it can be written to, so all that is ever told is that it never will be again.
+            // It is not registered for writability, so the only event is that the reader has closed.
             Some(Poll::Ready(_)) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             Some(Poll::Pending) | None => Poll::Ready(Ok(())),
         }
     }
 
-    /// A socket that is also our standard input stays open: its writing direction has to be ended by itself.
+    /// A socket that is also standard input stays open, so its write direction must be shut down explicitly.
     pub(super) fn shutdown(&self) -> io::Result<()> {
         match self.is_socket.then(|| rustix::net::shutdown(&self.fd, Shutdown::Write)) {
-            // The reader has gone already: as closed as can be.
+            // The reader has already closed.
             None | Some(Ok(()) | Err(Errno::NOTCONN | Errno::PIPE)) => Ok(()),
             Some(Err(error)) => Err(error.into()),
         }
@@ -100,14 +100,14 @@ impl Polled {
             false => rustix::io::write(&self.fd, bytes),
         });
         match written {
-            // A terminal that was hung up (tty_io.c): nobody reads it any more.
+            // A terminal after hangup (tty_io.c).
             Err(Errno::IO) => Err(io::ErrorKind::BrokenPipe.into()),
             other => Ok(other?),
         }
     }
 }
 
-/// epoll tells of a reader that has gone whatever it is asked for.
+/// epoll reports a closed reader whatever it is registered for.
 fn watched(fd: &OwnedFd, interest: Interest) -> Option<Pollable> {
     if interest != Interest::WRITABLE {
         return None;

@@ -1,4 +1,4 @@
-//! Files, `/dev/null` and other things that cannot be polled: a thread does the blocking calls, one at a time.
+//! Files, `/dev/null` and other descriptors that cannot be polled: a thread makes the blocking calls, one at a time.
 
 use std::{
     io,
@@ -16,33 +16,34 @@ use tokio::{io::ReadBuf, sync::mpsc};
 
 use super::Direction;
 
-/// Most bytes per call: about what pays for the two hand-overs between threads that each call costs.
+/// Most bytes per call: enough to pay for the two thread switches of each call.
 const CHUNK: usize = 64 * 1024;
 
-/// Most bytes written at once to what may block: after POLLOUT a pipe has room for this many (`PIPE_BUF`, pipe(7)).
+/// Most bytes per write if the write may block: after POLLOUT a pipe has room for this many (`PIPE_BUF`, pipe(7)).
 const SURE_CHUNK: usize = 4096;
 
-/// A descriptor with a thread of its own. One call is under way at most.
+/// A descriptor with its own thread. At most one call is in progress.
 ///
-/// The thread ends when this is dropped: at once if it waits, else after the call it is in.
+/// When this is dropped, the thread ends: at once if it waits, otherwise after its current call.
 #[derive(Debug)]
 pub(super) struct Thread {
-    /// `None` once it was told to close.
+    /// `None` after shutdown began.
     jobs: Option<blocking::SyncSender<Job>>,
     done: mpsc::Receiver<Done>,
     busy: bool,
-    /// Handed to and fro. While idle on the reading side it holds what was read and not asked for again.
+    /// Moves between the two threads. While no read is in progress it holds bytes that were read and not yet
+    /// returned.
     buffer: Vec<u8>,
     taken: usize,
     chunk: usize,
-    /// The thread waits for its descriptor and for this one to close.
+    /// The thread polls its descriptor and the other end of this pipe.
     _alive: OwnedFd,
 }
 
-/// Read into, or write, this buffer. For a read its length is how much.
+/// The buffer to read into or to write. For a read its length is the limit.
 type Job = Vec<u8>;
 
-/// The buffer back, and how many bytes of it were read or written.
+/// The returned buffer, and how many bytes were read or written.
 struct Done {
     buffer: Vec<u8>,
     result: rustix::io::Result<usize>,
@@ -53,12 +54,12 @@ impl Thread {
         let (gone, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (jobs, todo) = blocking::sync_channel(1);
         let (report, done) = mpsc::channel(1);
-        // Not joined: a call on a dead network file system may never return, and must not hold up the end.
+        // Not joined: a call on a dead network file system may never return, and must not delay the exit.
         std::thread::Builder::new()
             .name(format!("stdio {direction:?}"))
             .spawn(move || {
                 serve(&fd, &gone, direction, &todo, &report);
-                // Closed before the channel is: whoever waits for the channel to end knows that this is done.
+                // Close the descriptor before the channel: the end of the channel signals that it is closed.
                 drop(fd);
                 drop(report);
             })?;
@@ -103,11 +104,11 @@ impl Thread {
             job.extend_from_slice(&bytes[..bytes.len().min(self.chunk)]);
             self.start(job)?;
         }
-        // These are the bytes that were offered when the call began; the same are offered now.
+        // The call was started with these bytes: the caller offers the same ones until it is done.
         self.poll_done(cx).map_ok(|count| count.min(bytes.len()))
     }
 
-    /// Waits for the call under way, then for the descriptor to be closed.
+    /// Waits for the current call, then until the descriptor is closed.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.jobs = None;
         while let Some(done) = ready!(self.done.poll_recv(cx)) {
@@ -153,19 +154,19 @@ fn serve(
                 Direction::Read => rustix::io::read(fd, buffer.as_mut_slice()),
                 Direction::Write => rustix::io::write(fd, &buffer),
             };
-            // Someone else read first, or somebody made it non-blocking.
+            // Another process read first, or made it non-blocking.
             if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
                 break result;
             }
         };
-        // There is room: one call at a time.
+        // The channel has room: there is one call at a time.
         if report.try_send(Done { buffer, result }).is_err() {
             return;
         }
     }
 }
 
-/// Whether it is ready, rather than no longer wanted.
+/// `true` if the descriptor is ready, `false` if it is no longer needed.
 fn wait(fd: &OwnedFd, gone: &OwnedFd, direction: Direction) -> rustix::io::Result<bool> {
     let ready = match direction {
         Direction::Read => PollFlags::IN,

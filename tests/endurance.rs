@@ -1,6 +1,6 @@
-//! What takes minutes and next to no processor, in a network of namespaces: run-tests has it run beside the other suites.
+//! Tests that take minutes and use little CPU, in network namespaces. run-tests runs them beside the other suites.
 //!
-//! Needs root; without it each test says on standard error that it was skipped. Figures are printed.
+//! Needs root; without it each test prints to standard error that it was skipped. Measurements are printed.
 
 #[path = "networks/growth.rs"]
 #[allow(dead_code, reason = "the suite of networks uses the rest")]
@@ -36,7 +36,7 @@ const CLIENT: &str = "delay=25";
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What each measurement of goodput moves: 20 s at 256 kbit/s.
+/// Bytes of each goodput measurement: 20 s at 256 kbit/s.
 const BULK: usize = 640_000;
 
 #[test]
@@ -65,7 +65,7 @@ fn slow_link(direction: &str, rate: fn(&Rig, usize) -> f64) {
     );
 }
 
-/// Pairs of runs, whose median counts: one pair says as much of the machine as of bowline.
+/// Pairs of runs, of which the median counts: one pair depends as much on the machine as on bowline.
 const PAIRS: usize = 3;
 
 fn ratio(direction: &str, rate: fn(&Rig, usize) -> f64, bowline: &Rig, plain: &Rig) -> f64 {
@@ -87,7 +87,7 @@ fn keys_come_back_sooner_on_a_lossy_link_because_of_their_copies() {
     });
     let [with, without] = [with, without].map(|rig| (Typist::start(&rig), rig));
     lab.set("client", "delay=25,loss=5");
-    // Side by side: both meet the same moments of this machine.
+    // Side by side, so that both see the same load of this machine.
     let [with, without] = [with, without].map(|(typist, rig)| (thread::spawn(move || typist.types(KEYS)), rig));
     let [with, without] = [with, without].map(|(echoes, _rig)| echoes.join().expect("every key comes back"));
     for (name, echoes) in [("with", &with), ("without", &without)] {
@@ -96,7 +96,8 @@ fn keys_come_back_sooner_on_a_lossy_link_because_of_their_copies() {
             measured_time(&what, echoes.percentile(percent));
         }
     }
-    // A key that is lost without a copy waits for a repair, which one in ten does here and one in a hundred shows.
+    // A key that is lost without a copy waits for a retransmission. One in ten keys is lost; the percentiles show one
+    // in a hundred.
     let (ours, theirs) = (with.percentile(95), without.percentile(95));
     assert!(ours < theirs * 3 / 4, "{ours:?} with copies, {theirs:?} without");
 }
@@ -106,7 +107,7 @@ const KEYS: usize = 300;
 
 #[test]
 fn five_minutes_with_nothing_but_the_two_ends_and_one_relay() {
-    // The lab has no name server, no gateway and nobody else to begin with.
+    // The lab has no name server, no gateway and no other host.
     let hosts = [("client", CLIENT), ("server", "nat"), ("r1", "")];
     let Some(lab) = Lab::possible("one relay and nobody else").then(|| Lab::up(&hosts)) else {
         return;
@@ -123,7 +124,7 @@ fn five_minutes_with_nothing_but_the_two_ends_and_one_relay() {
     measured("lines in five minutes", ticker.finish_in_order());
 }
 
-/// A proxy on the only way out ends what is silent for 100 s, as some do that cloud networks have.
+/// The only proxy closes connections that are silent for 100 s, as some in cloud networks do.
 #[test]
 fn an_idle_session_lives_for_fifteen_minutes_through_a_proxy_that_ends_idle_tunnels() {
     let hosts = [("client", CLIENT), ("server", ""), ("proxy", "")];
@@ -148,8 +149,8 @@ fn an_idle_session_lives_for_fifteen_minutes_through_a_proxy_that_ends_idle_tunn
     assert_eq!(rig.resumes(), 0, "the proxy never ended it: {}", rig.ssh.proxy_log());
 }
 
-/// What Visual Studio Code does to the ssh below it: a byte every three seconds, and an end five seconds after the machine
-/// wakes if none has come back.
+/// What Visual Studio Code does with its ssh: it sends a byte every three seconds, and ends ssh five seconds after
+/// wake-up if no answer has come.
 const PINGS: &str = r#"
 const { spawn } = require("child_process");
 const ssh = spawn(process.argv[2], process.argv.slice(3), { stdio: ["pipe", "pipe", "inherit"] });
@@ -168,7 +169,7 @@ setInterval(() => {
 }, 200);
 "#;
 
-/// Sleep is played: everything of the client stands still, and its network with it.
+/// Suspend is simulated: all processes of the client are stopped, and its network is cut.
 #[test]
 fn a_program_of_node_that_pings_through_ssh_is_answered_within_two_seconds_of_waking() {
     let hosts = [("client", "delay=25,nat"), ("server", "")];
@@ -206,7 +207,7 @@ fn a_program_of_node_that_pings_through_ssh_is_answered_within_two_seconds_of_wa
 
 const NAPS: usize = 3;
 
-/// Stops what was started, takes its network away, and gives back both after a while: by then the NAT has another mapping.
+/// Stops the processes, cuts the network, and restores both after a while; by then the NAT has another mapping.
 fn asleep(lab: &Lab, running: &Running, time: Duration) {
     let all = tree(running.id());
     all.iter().for_each(|&pid| signal(pid, Signal::STOP));
@@ -246,7 +247,7 @@ fn an_idle_session_learns_how_soon_a_nat_forgets() {
         go.display()
     );
     let ssh = Running::start(&mut rig.ssh.ssh(&[HOST, &wait]));
-    // Output meets a NAT that has just forgotten the client.
+    // Output arrives at a NAT that has just dropped the client's mapping.
     let mut rests = Rests::new(&net);
     while rests.look() < FORGETS + Duration::from_millis(700) {
         assert!(rests.began.elapsed() < LIMIT * 4, "{}", rig.ssh.proxy_log());
@@ -259,7 +260,7 @@ fn an_idle_session_learns_how_soon_a_nat_forgets() {
     let took = said.elapsed();
     measured_time("output that met a NAT which had forgotten", took);
     assert!(took < Duration::from_secs(5), "{took:?}");
-    // From then on it does not come to that.
+    // Later outputs do not.
     let mut rests = Rests::new(&net);
     let mut longest = Duration::ZERO;
     while rests.began.elapsed() < Duration::from_secs(75) {
@@ -275,7 +276,7 @@ fn an_idle_session_learns_how_soon_a_nat_forgets() {
 
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How long a client has sent nothing.
+/// How long the client has been silent.
 struct Rests<'a> {
     net: &'a Routed,
     began: Instant,

@@ -1,36 +1,36 @@
-//! How a server half comes to be on the relay's list: the real pulse and the real pauses, and what its owner
-//! (`carrier/via/registration.rs`) makes of them.
+//! Simulates the registration of the server half at the relay, with the real keepalive and backoff, driven as in
+//! `carrier/via/registration.rs`.
 
+use crate::conditions::{Conditions, Interval, Intervals, WEEK};
 use crate::network::{FIRST_REPEAT, IDLE};
-use crate::weather::{Spell, Spells, WEEK, Weather};
 use bowline::carrier::via::{Backoff, Beat, Pulse};
 use std::time::{Duration, Instant};
 
-/// For all of an attempt.
+/// Limit of an attempt.
 const ATTEMPT: Duration = Duration::from_secs(10);
-/// The longest between two packets of one: at 3.15 s and at 6.75 s.
+/// The longest interval between two packets of an attempt: at 3.15 s and at 6.75 s.
 const LONGEST_REPEAT: Duration = Duration::from_millis(3600);
-/// A relay that is needed is asked after a second, and has a second for its answer.
+/// A relay is probed after one second, and has one second to answer.
 const NOTICED: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MOST_PAUSE: Duration = Duration::from_secs(30);
-/// Listed for so long, a server half begins anew with the shortest pause.
+/// After this time a registration resets the backoff.
 const STEADY: Duration = Duration::from_secs(5);
 
-/// When the relay has a working connection of the server half on its list.
-pub(crate) fn listings(weather: &Weather, leg: Duration, seed: u64) -> Spells {
-    let mut keeping = Keeping::new(weather, leg, seed);
-    while keeping.now < WEEK {
-        keeping.step();
+/// The intervals in which the relay has a working connection to the server half.
+pub(crate) fn registrations(conditions: &Conditions, leg: Duration, seed: u64) -> Intervals {
+    let mut registrar = Registrar::new(conditions, leg, seed);
+    while registrar.now < WEEK {
+        registrar.step();
     }
-    let listed = Spells::new(keeping.listed);
-    check(weather, &listed, leg);
+    let listed = Intervals::new(registrar.listed);
+    check(conditions, &listed, leg);
     listed
 }
 
-/// As soon as the relay can be reached, the server half is listed within what the pauses make of the trouble's age.
-fn check(weather: &Weather, listed: &Spells, leg: Duration) {
-    let cut_off = weather.server_is_cut_off();
+/// Checks that the server half is registered again within the backoff that follows from the length of the outage.
+fn check(conditions: &Conditions, listed: &Intervals, leg: Duration) {
+    let cut_off = conditions.server_is_cut_off();
     let mut since = Duration::ZERO;
     let mut before = Duration::ZERO;
     for trouble in &cut_off.0 {
@@ -49,42 +49,42 @@ fn check(weather: &Weather, listed: &Spells, leg: Duration) {
     }
 }
 
-struct Place {
+struct Registered {
     pulse: Pulse,
     since: Duration,
-    /// When the relay lets go of it, or dies.
+    /// When the relay drops it or dies.
     ends: Duration,
     is_suspect: bool,
-    /// When the answer to the last question comes.
+    /// When the answer to the last probe arrives.
     pong: Option<Duration>,
-    /// When a relay that was restarted says that it knows nothing of it.
+    /// When a restarted relay resets it.
     told: Option<Duration>,
 }
 
-/// One that is under way.
+/// An attempt in progress.
 struct Attempt {
     ends: Duration,
     succeeds: bool,
 }
 
-struct Keeping<'a> {
-    weather: &'a Weather,
-    cut_off: Spells,
+struct Registrar<'a> {
+    conditions: &'a Conditions,
+    cut_off: Intervals,
     leg: Duration,
     beginning: Instant,
     now: Duration,
-    place: Option<Place>,
+    place: Option<Registered>,
     attempt: Option<Attempt>,
     due: Option<Duration>,
     backoff: Backoff,
-    listed: Vec<Spell>,
+    listed: Vec<Interval>,
 }
 
-impl<'a> Keeping<'a> {
-    fn new(weather: &'a Weather, leg: Duration, seed: u64) -> Keeping<'a> {
-        Keeping {
-            weather,
-            cut_off: weather.server_is_cut_off(),
+impl<'a> Registrar<'a> {
+    fn new(conditions: &'a Conditions, leg: Duration, seed: u64) -> Registrar<'a> {
+        Registrar {
+            conditions,
+            cut_off: conditions.server_is_cut_off(),
             leg,
             beginning: bowline::clock::now(),
             now: Duration::ZERO,
@@ -96,7 +96,7 @@ impl<'a> Keeping<'a> {
         }
     }
 
-    /// To the next thing that happens.
+    /// Advances to the next event.
     fn step(&mut self) {
         let pulse = self
             .place
@@ -106,8 +106,8 @@ impl<'a> Keeping<'a> {
         let attempt = self.attempt.iter().map(|attempt| attempt.ends);
         let due = self.due.filter(|_| self.attempt.is_none());
         let next = pulse.chain(words).chain(attempt).chain(due).fold(WEEK, Duration::min);
-        if let Some(death) = self.weather.worker.from(self.now).filter(|death| death.from <= next) {
-            // The next worker knows of nothing.
+        if let Some(death) = self.conditions.worker.from(self.now).filter(|death| death.from <= next) {
+            // The next worker starts without state.
             (self.place, self.attempt) = (None, None);
             (self.now, self.due) = (death.until, Some(death.until));
             return;
@@ -163,7 +163,7 @@ impl<'a> Keeping<'a> {
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    /// A question, repeated as QUIC does.
+    /// A probe, retransmitted as QUIC does.
     fn ask(&mut self) {
         let Some(place) = &mut self.place else { return };
         let (mut at, mut pause) = (self.now, 6 * self.leg);
@@ -182,13 +182,13 @@ impl<'a> Keeping<'a> {
     fn end_attempt(&mut self) {
         let Some(attempt) = self.attempt.take() else { return };
         if !attempt.succeeds {
-            // Streams run while a connection lives.
+            // Streams work while the connection lives.
             let pause = self.backoff.wait(self.place.is_some());
             self.due = Some(self.now + pause);
             return;
         }
         let ends = self.end_of_place();
-        self.place = Some(Place {
+        self.place = Some(Registered {
             pulse: Pulse::new(self.beginning + self.now, 2 * self.leg, true),
             since: self.now,
             ends,
@@ -198,16 +198,16 @@ impl<'a> Keeping<'a> {
         });
         self.due = None;
         let from = self.now - self.leg;
-        self.listed.push(Spell {
+        self.listed.push(Interval {
             from,
             until: ends.max(from),
         });
     }
 
-    /// The death of either side, or a silence that is too long for QUIC.
+    /// The death of either side, or a silence longer than QUIC's idle timeout.
     fn end_of_place(&self) -> Duration {
-        let deaths = [&self.weather.relay, &self.weather.worker].map(|deaths| deaths.next_beginning(self.now));
-        let silence = self.weather.far.iter().flat_map(|way| {
+        let deaths = [&self.conditions.relay, &self.conditions.worker].map(|deaths| deaths.next_beginning(self.now));
+        let silence = self.conditions.far.iter().flat_map(|way| {
             let long = way
                 .0
                 .iter()
@@ -224,7 +224,7 @@ impl<'a> Keeping<'a> {
     fn try_to_be_listed(&self) -> Attempt {
         let (mut at, mut pause) = (self.now, FIRST_REPEAT);
         while at < self.now + ATTEMPT {
-            // QUIC's handshake, and the question.
+            // QUIC's handshake and the request.
             if self.cut_off.spare(at, at + 4 * self.leg) {
                 return Attempt {
                     ends: at + 4 * self.leg,

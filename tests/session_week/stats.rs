@@ -1,18 +1,18 @@
-//! What was seen of a session's life, and what its traffic may be.
+//! Statistics of a session, and limits on its traffic.
 
+use crate::conditions::{Conditions, Intervals};
 use crate::network::Network;
 use crate::race::Race;
-use crate::weather::{Spells, Weather};
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// After so long without a byte the probes are rarest (`session/liveness.rs`).
+/// After this long without a byte, probes have their longest interval (`session/liveness.rs`).
 const QUIET: Duration = Duration::from_secs(300);
-/// Probes of an hour then, and the same once a silence was found by one of them.
+/// Probes per hour then, and after a probe has found a silence.
 const RARE: u64 = 120;
 const LESS_RARE: u64 = 240;
 
-/// What kept a session from its peer.
+/// The cause of an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     Relay,
@@ -24,17 +24,22 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    /// What ended now. A relay that is back, and what follows from a restart, ends with the listing.
-    pub(crate) fn of_end(weather: &Weather, now: Duration) -> Cause {
-        let ends = |spells: &Spells| spells.0.binary_search_by_key(&now, |spell| spell.until).is_ok();
-        let recent = |spells: &Spells| !spells.spare(now.saturating_sub(QUIET / 4), now);
-        if ends(&weather.sleep) {
+    /// The cause that ended now. The return of a relay, and a restart, end with the registration.
+    pub(crate) fn of_end(conditions: &Conditions, now: Duration) -> Cause {
+        let ends = |intervals: &Intervals| {
+            intervals
+                .0
+                .binary_search_by_key(&now, |interval| interval.until)
+                .is_ok()
+        };
+        let recent = |intervals: &Intervals| !intervals.spare(now.saturating_sub(QUIET / 4), now);
+        if ends(&conditions.sleep) {
             Cause::Sleep
-        } else if weather.near.iter().any(ends) {
+        } else if conditions.near.iter().any(ends) {
             Cause::Hole
-        } else if recent(&weather.worker) {
+        } else if recent(&conditions.worker) {
             Cause::Restart
-        } else if recent(&weather.relay) {
+        } else if recent(&conditions.relay) {
             Cause::Relay
         } else {
             Cause::FarHole
@@ -43,8 +48,8 @@ impl Cause {
 }
 
 #[derive(Default, Debug)]
-pub(crate) struct Seen {
-    /// From the moment at which all is well to a lead on which bytes flow, the longest by [`Cause`].
+pub(crate) struct Stats {
+    /// Longest time from the end of an outage to a lead that delivers, by [`Cause`].
     pub(crate) longest: [Duration; 6],
     pub(crate) sessions: u64,
     pub(crate) outages: u64,
@@ -57,9 +62,9 @@ pub(crate) struct Seen {
     pub(crate) bytes: u64,
     pub(crate) longest_alone: Duration,
     pub(crate) quiet_hours: u64,
-    /// In any of them.
+    /// In any quiet hour.
     pub(crate) most_quiet_packets: u64,
-    /// Leads that the NAT forgot, and how many of them while nothing else was wrong.
+    /// Leads whose NAT mapping was dropped, and how many of them while nothing else was wrong.
     forgotten: Vec<usize>,
     pub(crate) forgotten_well: usize,
     found_quiet_silence: bool,
@@ -67,8 +72,8 @@ pub(crate) struct Seen {
     before_hour: (u64, u64),
 }
 
-impl Seen {
-    /// The hour is not a quiet one.
+impl Stats {
+    /// Marks the hour as not quiet.
     pub(crate) fn disturb(&mut self, now: Duration) {
         self.hour = now + QUIET * 2;
     }
@@ -125,14 +130,14 @@ impl Seen {
         self.forgotten_well += usize::from(was_well);
     }
 
-    /// One more life.
-    pub(crate) fn add(&mut self, life: &Seen) {
+    /// Adds one session.
+    pub(crate) fn add(&mut self, sim: &Stats) {
         self.sessions += 1;
-        self.merge(life);
+        self.merge(sim);
     }
 
-    /// The sum of both, and the worst of both.
-    pub(crate) fn merge(&mut self, other: &Seen) {
+    /// Adds counts and keeps maxima.
+    pub(crate) fn merge(&mut self, other: &Stats) {
         for (mine, theirs) in self.longest.iter_mut().zip(other.longest) {
             *mine = theirs.max(*mine);
         }

@@ -9,17 +9,17 @@ use std::sync::{Arc, Mutex};
 /// For a session that will never be used.
 pub(crate) fn nothing() -> SessionMemory {
     SessionMemory {
-        replay: Shelf::new(0).lend(),
-        receive: Shelf::new(0).lend(),
+        replay: MemoryStore::new(0).lend(),
+        receive: MemoryStore::new(0).lend(),
     }
 }
 
 /// Where the memory lies while no session has it.
-pub(crate) struct Shelf(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct MemoryStore(Arc<Mutex<Vec<u8>>>);
 
-impl Shelf {
-    pub(crate) fn new(len: usize) -> Shelf {
-        Shelf(Arc::new(Mutex::new(vec![0; len])))
+impl MemoryStore {
+    pub(crate) fn new(len: usize) -> MemoryStore {
+        MemoryStore(Arc::new(Mutex::new(vec![0; len])))
     }
 
     /// Lends the memory as it was left; it comes back when the borrower is dropped.
@@ -27,14 +27,14 @@ impl Shelf {
         let bytes = std::mem::take(&mut *self.0.lock().expect("nobody panicked with it"));
         Box::new(Lent {
             bytes,
-            shelf: Arc::clone(&self.0),
+            store: Arc::clone(&self.0),
         })
     }
 }
 
 struct Lent {
     bytes: Vec<u8>,
-    shelf: Arc<Mutex<Vec<u8>>>,
+    store: Arc<Mutex<Vec<u8>>>,
 }
 
 impl RingMemory for Lent {
@@ -55,6 +55,6 @@ impl RingMemory for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        *self.shelf.lock().expect("nobody panicked with it") = std::mem::take(&mut self.bytes);
+        *self.store.lock().expect("nobody panicked with it") = std::mem::take(&mut self.bytes);
     }
 }

@@ -1,31 +1,31 @@
-//! One session's life: both cores, the watch on its lead and the pacer of its dials, in virtual time.
+//! Simulates one session in virtual time: both session cores, the liveness check of the lead, and the redial pacer.
 
 use crate::chance::Chance;
 use crate::client::Client;
+use crate::conditions::{Intervals, SETTLE_TIME, WEEK};
 use crate::due::Due;
 use crate::end::End;
 use crate::line::Line;
 use crate::load::Load;
 use crate::network::{CLIENT, Network, SERVER};
-use crate::seen::Seen;
 use crate::server::Server;
-use crate::weather::{CALM, Spells, WEEK};
+use crate::stats::Stats;
 use bowline::wire::{Epoch, Offset};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Both ends say that they are done so long before the end.
+/// Both ends finish this long before the end of the simulation.
 const GOODBYE: Duration = Duration::from_secs(120);
 const FILL: usize = 64 * 1024;
 const TICK: Duration = Duration::from_micros(1);
 
-pub(crate) struct Life<'a> {
+pub(crate) struct SessionSim<'a> {
     pub(crate) net: &'a Network<'a>,
     pub(crate) chance: Chance,
     beginning: Instant,
     pub(crate) now: Duration,
-    /// Before it there is calm.
+    /// The end; no outage happens shortly before.
     end: Duration,
     pub(crate) ends: [End; 2],
     pub(crate) lines: BTreeMap<usize, Line>,
@@ -34,18 +34,18 @@ pub(crate) struct Life<'a> {
     pub(crate) server: Server,
     load: Load,
     pub(crate) due: Option<Due>,
-    /// What of the week is over: spells of darkness, of sleep, deaths of the worker.
+    /// How many outages, suspends and worker deaths are over.
     over: [usize; 3],
-    pub(crate) seen: Seen,
+    pub(crate) stats: Stats,
 }
 
-impl<'a> Life<'a> {
-    /// Opened at `now` over a handshake that is done.
-    pub(crate) fn new(net: &'a Network<'a>, seed: u64, now: Duration, end: Duration, load: Load) -> Life<'a> {
+impl<'a> SessionSim<'a> {
+    /// Starts a session at `now`, after its handshake.
+    pub(crate) fn new(net: &'a Network<'a>, seed: u64, now: Duration, end: Duration, load: Load) -> SessionSim<'a> {
         let beginning = bowline::clock::now();
         let first = Line::new(net, Epoch::new(1), now);
-        let over = [&net.dark, &net.weather.sleep, &net.weather.worker].map(|spells| past(spells, now));
-        let mut life = Life {
+        let over = [&net.dark, &net.conditions.sleep, &net.conditions.worker].map(|intervals| past(intervals, now));
+        let mut sim = SessionSim {
             net,
             chance: Chance::new(seed),
             beginning,
@@ -56,19 +56,19 @@ impl<'a> Life<'a> {
             next_line: 0,
             client: Client::new(beginning + now, seed),
             server: Server::default(),
-            load: load.from(now, end.saturating_sub(CALM)),
+            load: load.from(now, end.saturating_sub(SETTLE_TIME)),
             due: None,
             over,
-            seen: Seen::default(),
+            stats: Stats::default(),
         };
-        let line = life.add(first);
-        let window = life.ends[CLIENT].session.window();
-        life.follow(line, Epoch::new(1), Offset::ZERO, window);
-        life.lead(line, Epoch::new(1), Offset::ZERO, window);
-        life
+        let line = sim.add(first);
+        let window = sim.ends[CLIENT].session.window();
+        sim.follow(line, Epoch::new(1), Offset::ZERO, window);
+        sim.lead(line, Epoch::new(1), Offset::ZERO, window);
+        sim
     }
 
-    pub(crate) fn live(mut self) -> Seen {
+    pub(crate) fn run(mut self) -> Stats {
         while self.now < self.end {
             self.pass();
             self.now = self.next().max(self.now + TICK);
@@ -78,8 +78,8 @@ impl<'a> Life<'a> {
         let [client, server] = &self.ends;
         client.check_equal(server);
         server.check_equal(client);
-        self.seen.bytes = client.written() + server.written();
-        self.seen
+        self.stats.bytes = client.written() + server.written();
+        self.stats
     }
 
     pub(crate) fn instant(&self) -> Instant {
@@ -91,11 +91,11 @@ impl<'a> Life<'a> {
     }
 
     pub(crate) fn is_awake(&self) -> bool {
-        !self.net.weather.sleep.has(self.now)
+        !self.net.conditions.sleep.has(self.now)
     }
 
     pub(crate) fn is_served(&self) -> bool {
-        !self.net.weather.worker.has(self.now)
+        !self.net.conditions.worker.has(self.now)
     }
 
     pub(crate) fn add(&mut self, line: Line) -> usize {
@@ -104,7 +104,7 @@ impl<'a> Life<'a> {
         self.next_line
     }
 
-    /// The next moment at which something happens.
+    /// The time of the next event.
     fn next(&self) -> Duration {
         let timeout = |me: usize| self.ends[me].session.poll_timeout().map(|at| self.since_beginning(at));
         let mine = self
@@ -114,10 +114,10 @@ impl<'a> Life<'a> {
             .chain(timeout(CLIENT))
             .chain(self.client_timeout());
         let mine = mine.chain(self.ends[CLIENT].poll_rest()).min().unwrap_or(WEEK);
-        // No timer of the client's goes off while it sleeps.
+        // No timer of the client fires in suspend.
         let mine = self
             .net
-            .weather
+            .conditions
             .sleep
             .at(mine.max(self.now))
             .map_or(mine, |sleep| sleep.until);
@@ -130,16 +130,16 @@ impl<'a> Life<'a> {
         let theirs = theirs.chain(self.ends[SERVER].poll_rest()).min().unwrap_or(WEEK);
         let theirs = self
             .net
-            .weather
+            .conditions
             .worker
             .at(theirs.max(self.now))
             .map_or(theirs, |death| death.until);
         let arrivals = self.lines.values().filter_map(Line::next);
-        let spells = [&self.net.dark, &self.net.weather.sleep, &self.net.weather.worker];
-        let edges = spells
+        let intervals = [&self.net.dark, &self.net.conditions.sleep, &self.net.conditions.worker];
+        let edges = intervals
             .iter()
             .zip(self.over)
-            .filter_map(|(spells, over)| Some(spells.0.get(over)?.until));
+            .filter_map(|(intervals, over)| Some(intervals.0.get(over)?.until));
         let due = self.due.iter().map(|due| due.by);
         let goodbye = self.end.saturating_sub(GOODBYE);
         let goodbye = (goodbye > self.now).then_some(goodbye);
@@ -150,7 +150,7 @@ impl<'a> Life<'a> {
             .fold(mine.min(theirs).min(self.end), Duration::min)
     }
 
-    /// Everything that is due now.
+    /// Runs everything that is due now.
     fn pass(&mut self) {
         self.turn();
         self.read();
@@ -171,10 +171,10 @@ impl<'a> Life<'a> {
         self.check_due();
     }
 
-    /// What ends now: a sleep, a death of the worker, a darkness.
+    /// Handles the end of a suspend, of a worker's death, or of an outage.
     fn turn(&mut self) {
-        let [dark, sleep, worker] = [&self.net.dark, &self.net.weather.sleep, &self.net.weather.worker];
-        let [is_bright, has_woken, is_restarted] = [dark, sleep, worker].map(|spells| past(spells, self.now));
+        let [dark, sleep, worker] = [&self.net.dark, &self.net.conditions.sleep, &self.net.conditions.worker];
+        let [is_bright, has_woken, is_restarted] = [dark, sleep, worker].map(|intervals| past(intervals, self.now));
         let before = std::mem::replace(&mut self.over, [is_bright, has_woken, is_restarted]);
         if is_restarted > before[2] {
             self.restart();
@@ -212,7 +212,7 @@ impl<'a> Life<'a> {
         self.ends[CLIENT].give(keys);
         self.ends[SERVER].give(output);
         if keys + output > 0 {
-            self.seen.disturb(self.now);
+            self.stats.disturb(self.now);
         }
         let is_over = self.now + GOODBYE >= self.end;
         for (me, is_there) in [(CLIENT, self.is_awake()), (SERVER, self.is_served())] {
@@ -220,7 +220,7 @@ impl<'a> Life<'a> {
                 self.ends[me].write();
             }
             if is_there && is_over {
-                self.seen.disturb(self.now);
+                self.stats.disturb(self.now);
                 self.ends[me].finish();
             }
         }
@@ -248,14 +248,14 @@ impl<'a> Life<'a> {
     }
 
     pub(crate) fn send(&mut self, id: usize, from: usize, bytes: Bytes) {
-        self.seen.packets += 1;
+        self.stats.packets += 1;
         let (net, now) = (self.net, self.now);
         if let Some(line) = self.lines.get_mut(&id) {
             line.send(net, from, now, bytes);
         }
     }
 
-    /// Forgets carriers that neither half has use for.
+    /// Drops carriers that neither half uses.
     pub(crate) fn prune(&mut self) {
         let (client, server) = (&self.client, &self.server);
         self.lines.retain(|id, line| {
@@ -265,6 +265,6 @@ impl<'a> Life<'a> {
     }
 }
 
-fn past(spells: &Spells, now: Duration) -> usize {
-    spells.0.partition_point(|spell| spell.until <= now)
+fn past(intervals: &Intervals, now: Duration) -> usize {
+    intervals.0.partition_point(|interval| interval.until <= now)
 }
