@@ -366,7 +366,7 @@ fn a_fault_of_bowline_s_own_is_one_clear_message_and_no_backtrace() {
     told(
         &outcome,
         INTERNAL,
-        &["internal fault", "src/fault.rs", "on purpose", "report"],
+        &["internal error", "src/fault.rs", "on purpose", "report"],
     );
     assert_eq!(outcome.err().lines().count(), 2, "a line and a hint: {}", outcome.err());
     // The log has it all.

@@ -173,7 +173,9 @@ fn a_path_that_takes_no_long_packets_is_called_a_black_hole() {
     assert_eq!(account.document["asked_sshd"], json!([rig.sshd.address().to_string()]));
     let table = run(&mut rig.ssh.check(&["--transport", "quic"]), AT_MOST).expect_code(69);
     assert!(
-        table.out().contains("note: no path works, so sshd itself"),
+        table
+            .out()
+            .contains("note: no path works, so check also connected to sshd itself"),
         "{}",
         table.out()
     );
@@ -352,7 +354,7 @@ fn settings_that_end_sessions_are_named_with_their_times_and_lines() {
     let table = run(&mut ssh.check(&["--transport", "quic"]), AT_MOST)
         .expect_code(0)
         .out();
-    assert!(table.contains("mend: ClientAliveInterval 0"), "{table}");
+    assert!(table.contains("fix:  ClientAliveInterval 0"), "{table}");
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn a_long_option_among_those_of_ssh_is_answered_with_its_right_place() {
     assert_eq!(output.status.code(), Some(64));
     assert_eq!(
         stderr(&output),
-        "error: ssh has no option `--port`\nhint: options of bowline stand before those of ssh\n"
+        "error: ssh has no option `--port`\nhint: put bowline's options before ssh's options\n"
     );
     let output = run(folder.path(), &["ssh", "--prot", "22", "host"]);
     assert!(

@@ -10,7 +10,7 @@ const OUTAGES: [&str; 5] = [
     "new address",
     "reset storm",
     "address unreachable",
-    "off, then another network",
+    "offline, then new address",
 ];
 
 /// Two shows at once on two cores would measure each other.
@@ -100,7 +100,7 @@ fn a_damaged_file_is_found_and_is_a_failure() {
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(75), "{error}");
     assert!(
-        error.starts_with("error: the file written on the other side differs from the one that was sent"),
+        error.starts_with("error: the file written on the other side differs from the file that was sent"),
         "{error}"
     );
     assert!(

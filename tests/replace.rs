@@ -103,7 +103,7 @@ fn second_one_says_who_is_there_and_disturbs_nobody() {
         lines[1].starts_with(&format!("  process {keeper}, version {version}, for ")),
         "{said}"
     );
-    assert_eq!(lines[2], "hint: --replace takes its place and keeps its sessions");
+    assert_eq!(lines[2], "hint: --replace takes over from it and keeps its sessions");
     session.expect_alive();
     assert_eq!(rig.serve().half().keeper(), keeper);
     session.finish();
@@ -232,8 +232,9 @@ fn keeper_that_is_stopped_is_replaced_and_its_sessions_go_on() {
         .expect_code(UNAVAILABLE)
         .err();
     let expected = format!(
-        "error: another bowline serves on udp {udp}, and does not answer\n  process {keeper} is stopped\n  its worker, \
-         process {worker}, runs\nhint: --replace takes its place and keeps its sessions\n"
+        "error: another bowline serves on udp {udp}, but does not answer\n  process {keeper} is stopped\n  its \
+         worker, \
+         process {worker}, runs\nhint: --replace takes over from it and keeps its sessions\n"
     );
     assert_eq!(said, expected);
     session.expect_alive();
@@ -332,7 +333,10 @@ fn two_in_one_folder_are_told_apart_by_their_ports() {
     let said = run(&mut rig.serve().another(any, &["--replace"]), LIMIT)
         .expect_code(UNAVAILABLE)
         .err();
-    assert!(said.starts_with("error: several bowlines serve here\n"), "{said}");
+    assert!(
+        said.starts_with("error: several bowline server halves run on this machine\n"),
+        "{said}"
+    );
     assert!(
         said.contains(&udp.to_string()) && said.contains(&beside.to_string()),
         "{said}"
@@ -489,7 +493,7 @@ fn one_of_another_version_is_not_replaced_and_goes_on() {
         .expect_code(UNAVAILABLE)
         .err();
     assert!(
-        said.starts_with("error: cannot take the place of the running bowline: "),
+        said.starts_with("error: cannot take over from the running bowline: "),
         "{said}"
     );
     assert!(said.contains("version 9.9.9") && said.contains("hint: "), "{said}");

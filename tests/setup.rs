@@ -115,13 +115,13 @@ fn the_block_beats_every_other_line_for_its_host_and_changes_nothing_for_others(
         assert!(desk.ssh_says(HOST).contains("serveraliveinterval 0\n"), "{text}");
         assert_eq!(desk.ssh_says("other"), before, "{text}");
         assert!(
-            told.contains("+Host box") && told.contains("done: ssh goes over bowline to box now\n"),
+            told.contains("+Host box") && told.contains("done: ssh now uses bowline for box\n"),
             "{told}"
         );
         let next = format!("next: bowline check -F {} box\n", desk.config().display());
         assert!(told.ends_with(&next), "{told}");
         let told = desk.run(&["--yes", "--undo", HOST], 0).out();
-        assert!(told.contains("done: the block for box is out of "), "{told}");
+        assert!(told.contains("done: removed the block for box from "), "{told}");
         assert_eq!(desk.content(), rival, "{text}");
     }
 }
@@ -131,7 +131,7 @@ fn a_way_that_is_replaced_is_named() {
     let desk = Desk::new(b"Host box\n  ProxyJump jump\n");
     let told = desk.run(&["--dry-run", HOST], 0).out();
     assert!(
-        told.starts_with("note: until now ssh gets to box by `ProxyJump jump`."),
+        told.starts_with("note: until now ssh connects to box with `ProxyJump jump`."),
         "{told}"
     );
     assert!(told.ends_with("nothing was changed (--dry-run)\n"), "{told}");
@@ -154,7 +154,7 @@ fn a_second_time_there_is_nothing_to_do() {
         "{told}"
     );
     assert!(
-        told.contains("\n  there is one for *.example.org !old.example.org box\n"),
+        told.contains("\n  there is a block for *.example.org !old.example.org box\n"),
         "{told}"
     );
     desk.run(&["--undo", "--yes", "*.example.org", "!old.example.org", "box"], 0);
@@ -166,7 +166,7 @@ fn a_line_of_the_user_s_own_that_goes_over_bowline_is_enough() {
     let config = format!("Host box\n  ProxyCommand {BOWLINE} proxy --port 4022 '%r@%n' %p\n");
     let desk = Desk::new(config.as_bytes());
     let told = desk.run(&[HOST], 0).out();
-    assert!(told.contains("--port 4022 '%r@%n' %p` for box already\n"), "{told}");
+    assert!(told.contains("--port 4022 '%r@%n' %p` for box\n"), "{told}");
     assert_eq!(desk.content(), config.as_bytes());
 }
 
@@ -236,7 +236,7 @@ fn what_cannot_be_changed_is_refused_with_advice() {
     fs::remove_file(desk.config()).expect("our own file");
     fs::create_dir(desk.config()).expect("the scratch folder");
     let said = desk.run(&["--yes", HOST], 73).err();
-    assert!(said.contains(" is no plain file\n"), "{said}");
+    assert!(said.contains(" is not a regular file\n"), "{said}");
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn a_configuration_that_ssh_does_not_take_is_left_alone() {
     let half = b"# >>> bowline: box >>>\nHost box\n";
     fs::write(desk.config(), half).expect("the scratch folder");
     let said = desk.run(&["--yes", HOST], 64).err();
-    assert!(said.contains("line 1 is half of a block of bowline's"), "{said}");
+    assert!(said.contains("line 1 is one marker of a bowline block"), "{said}");
     assert_eq!(desk.content(), half);
 }
 
@@ -257,7 +257,7 @@ fn a_block_without_effect_is_told_and_can_be_taken_out() {
     let desk = Desk::new(b"User ann\n");
     let said = desk.run(&["--yes", "box", "!b*"], 69).err();
     assert!(
-        said.contains("the block is there, but ssh does not go by it for box\n"),
+        said.contains("the block was written, but ssh does not use it for box\n"),
         "{said}"
     );
     assert!(said.contains("  the block does not apply to box\n"), "{said}");
@@ -274,7 +274,7 @@ fn what_is_no_host_is_a_usage_error() {
     }
     desk.run(&["--yes", "--", "-oProxyCommand=x"], 64);
     let said = desk.run(&["--yes", "!box"], 64).err();
-    assert!(said.contains("only which hosts are not meant"), "{said}");
+    assert!(said.contains("these patterns only exclude hosts"), "{said}");
     let said = run(desk.command(BOWLINE).args(["setup", "--yes"]), LIMIT).expect_code(64);
     assert!(said.err().contains("<HOST>"), "{}", said.err());
     assert_eq!(desk.content(), b"");
@@ -285,7 +285,7 @@ fn what_is_no_host_is_a_usage_error() {
     )
     .expect_code(64);
     assert!(
-        said.err().contains("cannot stand in a line of ssh's configuration"),
+        said.err().contains("cannot be written into ssh's configuration"),
         "{}",
         said.err()
     );
@@ -297,7 +297,10 @@ fn what_is_no_host_is_a_usage_error() {
 fn a_home_that_is_not_ssh_s_is_told() {
     let desk = Desk::new(b"");
     let said = run(desk.command(BOWLINE).args(["setup", "--yes", HOST]), LIMIT).expect_code(64);
-    let begin = format!("error: HOME is {}, but ssh reads ", desk.scratch.path().display());
+    let begin = format!(
+        "error: HOME is {}, but ssh ignores HOME and reads ",
+        desk.scratch.path().display()
+    );
     assert!(said.err().starts_with(&begin), "{}", said.err());
     assert!(!desk.scratch.join(".ssh").exists());
 }

@@ -75,11 +75,11 @@ fn text<'a>(session: &'a Value, name: &str) -> &'a str {
 fn without_sessions_that_is_said_in_one_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let told = run(&mut bowline(folder.path(), &["status"]), LIMIT).expect_code(0);
-    assert_eq!(told.out(), "no sessions here\n");
+    assert_eq!(told.out(), "no sessions on this machine\n");
     let nowhere = folder.path().join("nowhere");
     assert_eq!(
         run(&mut bowline(&nowhere, &["status"]), LIMIT).expect_code(0).out(),
-        "no sessions here\n"
+        "no sessions on this machine\n"
     );
 }
 
@@ -192,7 +192,7 @@ fn a_detached_session_has_an_age_and_can_be_killed() {
     assert_eq!((text(gone, "id"), text(gone, "state")), (id.as_str(), "gone"));
     assert!(text(gone, "age").contains("bowline kill"), "{gone:#}");
     let none = run(&mut bowline(&server, &["kill", "--orphans"]), LIMIT).expect_code(0);
-    assert_eq!(none.out(), "no such sessions here\n");
+    assert_eq!(none.out(), "no matching sessions on this machine\n");
 }
 
 #[test]

@@ -35,8 +35,11 @@ use crate::identity::ssh_config::ASKED_VARIABLE;
     name = "bowline",
     version,
     about = "SSH sessions that do not break",
-    long_about = "SSH sessions that do not break.\n\nbowline carries an ordinary SSH connection over QUIC. When the path \
-                  dies, the session waits, and goes on from the exact byte where it stopped.",
+    long_about = "SSH sessions that do not break.\n\nbowline carries an ordinary SSH connection over QUIC, or over TLS if the \
+                  network blocks UDP. If the network fails, the session waits. When it works again, the session continues \
+                  at the exact byte where it stopped.\n\nbowline has two halves. The client half (`bowline ssh`, or \
+                  `bowline proxy` as ssh's ProxyCommand) runs next to ssh. The server half (`bowline serve`) runs next to \
+                  sshd. If the server cannot be reached directly, a relay (`bowline relay`) connects the two.",
     after_help = "Examples:\n  bowline demo\n  bowline ssh build.example.org\n  ssh -o \"ProxyCommand bowline proxy '%r@%h' %p\" \
                   build.example.org",
     max_term_width = 80,
@@ -58,29 +61,30 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Watch a session survive outages on this machine
     #[command(
-        long_about = "Run an SSH server, both halves and a real SSH session on this machine, and break the path between \
-                  them. Needs no set-up, no root and no network; takes under 30 seconds."
+        long_about = "Run an SSH server, both halves of bowline and a real SSH session on this machine, and break the network \
+                      path between them. Needs no configuration, no root and no network. Takes less than 30 seconds."
     )]
     Demo(DemoArgs),
-    /// Have ssh go over bowline, or prepare a server
+    /// Configure ssh to use bowline, or prepare a server
     #[command(long_about = setup::ABOUT)]
     Setup(SetupArgs),
-    /// Probe every path to a host, and say what would end a session
+    /// Test every path to a host, and show what would end a session
     #[command(
-        long_about = "Probe every path to a host end to end, each alone and all at once: each address, port, transport and \
-                      relay. A path works if an authorised probe went through it and came back with sshd's \
-                      banner.\n\nBelow the table stands what would end a session in an outage, and the line that mends it. \
-                      Takes the options of `bowline proxy`. Each path is given 5s, or --connect-timeout.\n\nIt may \
-                      stand in ssh's configuration (Match exec \"bowline check %n\"): asked by the `ssh -G` of another bowline \
-                      about the same host it answers yes at once.\n\nExit code 0 if a path works and ssh can use it, 77 if \
-                      none does and a key was refused, else 69.",
+        long_about = "Test every path to a host from end to end: each address, port, transport and relay. All paths are tested \
+                      at the same time, each on its own. A path works if an authenticated probe reached sshd through it \
+                      and returned sshd's banner.\n\nBelow the table, check lists the settings that would end a session \
+                      during an outage, and the line that fixes each. It takes the options of `bowline proxy`. Each path gets \
+                      5s, or --connect-timeout.\n\nssh's configuration may run it: Match exec \"bowline check %n\". bowline \
+                      itself runs `ssh -G`. If that `ssh -G` starts a check for the same host, the check exits with 0 at \
+                      once, without a test.\n\nExit code: 0 if a path works and ssh can use it; 77 if no path works and a key \
+                      was refused; otherwise 69.",
         after_help = "Example:\n  bowline check build.example.org"
     )]
     Check(Box<CheckArgs>),
     /// Run OpenSSH's ssh over bowline
     #[command(
-        long_about = "Run OpenSSH's ssh with bowline as its ProxyCommand. Every short option and every argument is ssh's \
-                  own, and so is the exit code. Long options are bowline's and stand first."
+        long_about = "Run OpenSSH's ssh with bowline as its ProxyCommand. Long options belong to bowline and come first. All \
+                  short options and all arguments are passed to ssh. The exit code is ssh's."
     )]
     Ssh(Box<SshArgs>),
     /// Show the sessions on this machine
@@ -89,41 +93,43 @@ pub(super) enum Command {
     /// End sessions
     #[command(long_about = status::ABOUT_KILL)]
     Kill(KillArgs),
-    /// Show the settings that count, and where each came from
+    /// Show the effective settings, and where each comes from
     #[command(long_about = config::ABOUT)]
     Config(ConfigArgs),
-    /// Run the server half beside sshd
+    /// Run the server half next to sshd
     #[command(
-        long_about = "Run the server half beside sshd.\n\nPrints one line when it serves: ready udp=ADDR:PORT \
-                  fingerprint=SHA256:.., with a tls=ADDR:PORT for each --listen-tls\n\nSIGTERM ends sessions, and clients are \
-                  told. Under systemd with FileDescriptorStoreMax= it asks the service manager first: sessions go on over a \
-                  restart, and end with a stop. It must be root for that (no User=); if it gets no answer, sessions are left to \
-                  the next start. Nobody tells clients of a stop that comes while the service is not running: they wait until \
-                  their --patience ends, or the service is started again."
+        long_about = "Run the server half next to sshd.\n\nWhen it is ready, it prints one line: ready udp=ADDR:PORT \
+                  fingerprint=SHA256:.., with tls=ADDR:PORT for each --listen-tls.\n\nSIGTERM ends all sessions, and their \
+                  clients are told. Under systemd with FileDescriptorStoreMax=, the server half first asks systemd why it \
+                  is stopped: sessions survive a restart and end with a stop. To be allowed to ask, it must run as root \
+                  (no User= in the unit). If systemd does not answer, sessions are kept for the next start. If you stop the \
+                  service while it is down, for example between a crash and its restart, clients are not told: they wait \
+                  until their --patience ends or the service starts again."
     )]
     Serve(Box<ServeArgs>),
-    /// Join clients to server halves that nothing reaches
+    /// Connect clients to servers that cannot be reached directly
     #[command(long_about = relay::ABOUT)]
     Relay(Box<RelayArgs>),
-    /// Carry one SSH connection: the ProxyCommand of ssh
+    /// Carry one SSH connection, as ssh's ProxyCommand
     #[command(
-        long_about = "Carry one SSH connection between stdin/stdout and sshd behind a server half.\n\nMeant as ssh's \
-                  ProxyCommand. Says nothing on stderr unless the session cannot go on.\n\nExit code 0: ended cleanly; 64: \
-                  the command line or the configuration is wrong; 69: no path led to the server half; 70: a fault of \
-                  bowline itself; 75: the session was lost; 76: the other end broke the protocol, or is another version; \
+        long_about = "Carry one SSH connection between stdin/stdout and the sshd next to a server half.\n\nUse it as ssh's \
+                  ProxyCommand. On stderr it prints only what you must know: that the session cannot continue, that it \
+                  falls back to plain TCP, or that a key needs your touch or passphrase.\n\nExit code: 0: ended cleanly; 64: \
+                  the command line or the configuration is wrong; 69: no path reached the server half; 70: internal error \
+                  of bowline; 75: the session was lost; 76: the server half broke the protocol, or has another version; \
                   77: refused, by your known_hosts or by the server."
     )]
     Proxy(Box<ProxyArgs>),
     /// Run the built-in SSH server
     #[command(
-        long_about = "Run the built-in SSH server: public keys only, one user, the one who starts it.\n\nPrints one line \
-                  when it serves: ready tcp=ADDR:PORT fingerprint=SHA256:.."
+        long_about = "Run the built-in SSH server. Only the user who starts it can log in, and only with a public key.\n\nWhen \
+                  it is ready, it prints one line: ready tcp=ADDR:PORT fingerprint=SHA256:.."
     )]
     Sshd(SshdArgs),
     /// Print shell completions
     #[command(after_help = "Example:\n  bowline completions bash > ~/.local/share/bash-completion/completions/bowline")]
     Completions {
-        /// Which shell
+        /// Name of the shell
         shell: clap_complete::Shell,
     },
     /// Write the man pages into a folder
@@ -149,53 +155,53 @@ pub(super) enum Command {
 /// What every command takes, before or after its name.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct CommonArgs {
-    /// Read this configuration file, not the usual one
+    /// Read this configuration file instead of the default one
     ///
-    /// Default: ~/.config/bowline/bowline.toml, for a daemon that root starts /etc/bowline/bowline.toml.
+    /// Default: ~/.config/bowline/bowline.toml; for a daemon started by root, /etc/bowline/bowline.toml.
     #[arg(
         long,
         value_name = "FILE",
         global = true,
-        help_heading = "Everywhere",
+        help_heading = "Global options",
         env = "BOWLINE_CONFIG"
     )]
     pub(super) config: Option<PathBuf>,
-    /// Keep keys, pins and the journal here
+    /// Store keys, pins and the session journal in this folder
     ///
-    /// Default: ~/.local/state/bowline, for a daemon that root starts /var/lib/bowline.
+    /// Default: ~/.local/state/bowline; for a daemon started by root, /var/lib/bowline.
     #[arg(
         long,
         value_name = "DIR",
         global = true,
-        help_heading = "Everywhere",
+        help_heading = "Global options",
         env = "BOWLINE_STATE_DIR"
     )]
     pub(super) state_dir: Option<PathBuf>,
-    /// Keep sockets and locks here
+    /// Store sockets and locks in this folder
     ///
-    /// Default: bowline in $XDG_RUNTIME_DIR, or run in the state folder; for a daemon that root starts /run/bowline.
+    /// Default: $XDG_RUNTIME_DIR/bowline, or run/ in the state folder; for a daemon started by root, /run/bowline.
     #[arg(
         long,
         value_name = "DIR",
         global = true,
-        help_heading = "Everywhere",
+        help_heading = "Global options",
         env = "BOWLINE_RUNTIME_DIR"
     )]
     pub(super) runtime_dir: Option<PathBuf>,
-    /// Say more; repeat for still more
-    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Everywhere")]
+    /// Log more; repeat for even more
+    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Global options")]
     pub(super) verbose: u8,
-    /// Append the log to this file instead of stderr
+    /// Append the log to this file instead of writing it to stderr
     #[arg(
         long,
         value_name = "FILE",
         global = true,
-        help_heading = "Everywhere",
+        help_heading = "Global options",
         env = "BOWLINE_LOG_FILE"
     )]
     pub(super) log_file: Option<PathBuf>,
-    /// Write log lines as human or json [default: fields if to systemd's journal, else human]
-    #[arg(long, value_name = "FORMAT", global = true, help_heading = "Everywhere", env = "BOWLINE_LOG_FORMAT",
+    /// Format of log lines: human or json [default: human; structured fields in systemd's journal]
+    #[arg(long, value_name = "FORMAT", global = true, help_heading = "Global options", env = "BOWLINE_LOG_FORMAT",
           value_parser = parse::<LogFormat>)]
     pub(super) log_format: Option<LogFormat>,
 }
@@ -207,21 +213,22 @@ pub(super) struct CommonArgs {
                   ProxyUseFdpass no\n    ServerAliveInterval 0"
 )]
 pub(super) struct ProxyArgs {
-    /// Whom to reach: '%r@%h', or '%r@%n'
+    /// Host to connect to; in ssh's configuration '%r@%h' or '%r@%n'
     ///
-    /// If the parent is ssh, its arguments are read from /proc: `ssh -G` is asked with the same, and tells the alias.
+    /// If the parent process is ssh, bowline reads ssh's arguments from /proc. It passes them to `ssh -G`, and
+    /// learns from them which alias of the host you typed.
     #[arg(value_name = "[USER@]HOST", value_parser = parse::<Destination>)]
     pub(super) destination: Destination,
-    /// ssh's port: %p [default: as `ssh -G` says]
+    /// ssh's port; in ssh's configuration %p [default: the port that `ssh -G` reports]
     #[arg(value_name = "PORT", value_parser = parse::<Port>)]
     pub(super) ssh_port: Option<Port>,
-    /// Give this configuration file on to `ssh -G`
+    /// Pass this configuration file to `ssh -G`
     #[arg(short = 'F', long, value_name = "FILE", env = "BOWLINE_SSH_CONFIG")]
     pub(super) ssh_config: Option<PathBuf>,
-    /// Give this option on to `ssh -G`
+    /// Pass this option to `ssh -G`
     #[arg(short = 'o', long = "ssh-option", value_name = "OPTION")]
     pub(super) ssh_options: Vec<String>,
-    /// Offer this key too, before those of ssh's configuration
+    /// Offer this user key before the keys from ssh's configuration
     #[arg(short = 'i', long = "identity", value_name = "KEY")]
     pub(super) identities: Vec<PathBuf>,
     /// How to reach the server half.
@@ -243,12 +250,12 @@ pub(super) struct SshArgs {
     #[command(flatten)]
     pub(super) reach: ReachArgs,
     /// Print help
-    #[arg(long, action = ArgAction::Help, help_heading = "Everywhere")]
+    #[arg(long, action = ArgAction::Help, help_heading = "Global options")]
     help: Option<bool>,
-    /// Have the proxy say more; repeat for still more
-    #[arg(long = "verbose", id = "verbose", action = ArgAction::Count, help_heading = "Everywhere")]
+    /// Make the ProxyCommand log more; repeat for even more
+    #[arg(long = "verbose", id = "verbose", action = ArgAction::Count, help_heading = "Global options")]
     pub(super) proxy_verbose: u8,
-    /// ssh's arguments: its options, [USER@]HOST, a command
+    /// Arguments for ssh: its options, [USER@]HOST, a command
     #[arg(value_name = "SSH ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) arguments: Vec<OsString>,
 }
@@ -257,18 +264,18 @@ pub(super) struct SshArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(after_help = "Example:\n  bowline sshd --listen 127.0.0.1:2222 --authorized-keys ~/.ssh/authorized_keys")]
 pub(super) struct SshdArgs {
-    /// Listen here; repeatable [default: 127.0.0.1:2222]
+    /// Listen on this address; repeatable [default: 127.0.0.1:2222]
     #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
     pub(super) listen: Vec<ListenAddress>,
     /// Use this SSH host key; repeatable
     ///
-    /// No RSA key. Default: a key in the state folder, made at first use.
+    /// RSA keys are not supported. Default: a key in the state folder, created at first use.
     #[arg(long = "host-key", value_name = "FILE")]
     pub(super) host_keys: Vec<PathBuf>,
-    /// Keys that may log in [default: ~/.ssh/authorized_keys]
+    /// Accept the user keys in this file [default: ~/.ssh/authorized_keys]
     #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
     pub(super) authorized_keys: Option<PathBuf>,
-    /// Serve on the listening TCP socket that is standard input, and print nothing: as the target of `serve`
+    /// Use standard input as the listening TCP socket, and print nothing; `serve --target builtin` sets this
     #[arg(long, hide = true)]
     pub(super) inherit_listener: bool,
 }
@@ -277,7 +284,7 @@ pub(super) struct SshdArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(after_help = "Example:\n  bowline demo --shell")]
 pub(super) struct DemoArgs {
-    /// Get the shell yourself, and keys that break the path
+    /// Open an interactive shell, in which special keys break the path
     #[arg(long)]
     pub(super) shell: bool,
 }
@@ -453,7 +460,10 @@ mod tests {
     #[test]
     fn a_value_that_cannot_be_taken_is_answered_with_its_form() {
         let message = refusal(&["proxy", "--patience", "90", "host"]);
-        assert!(message.contains("90 of what? Expected a duration such as"), "{message}");
+        assert!(
+            message.contains("90 has no unit, expected a duration such as"),
+            "{message}"
+        );
         let message = refusal(&["proxy", "--transport", "udp", "host"]);
         assert!(message.contains("expected auto, quic or tls"), "{message}");
     }

@@ -376,7 +376,7 @@ mod tests {
         let error = refusal("[serve]\nlisten = ':22'\nsession-ttl = 7\n");
         assert_eq!(
             error.to_string(),
-            "bowline.toml, line 3: invalid value `7`: 7 of what? Expected a duration such as 250ms, 90s, 12h, 7d or \
+            "bowline.toml, line 3: invalid value `7`: 7 has no unit, expected a duration such as 250ms, 90s, 12h, 7d or \
              1h30m"
         );
         let error = refusal("[client]\nport = [1]\n");

@@ -124,7 +124,7 @@ fn tell(chosen: &[&SessionReport], ended: &BTreeSet<String>) {
         text += &format!("ended {} ({})\n", session.id, crate::wire::Escaped(&who));
     }
     if ended.is_empty() && chosen.is_empty() {
-        text += "no such sessions here\n";
+        text += "no matching sessions on this machine\n";
     }
     // A closed stdout is not an error.
     let _ = io::stdout().write_all(text.as_bytes());

@@ -146,7 +146,7 @@ fn quietly(context: &Context, running: impl Future<Output = Result<(), Failure>>
 fn start_log(context: &Context, normal: Verbosity) {
     logging::start(&context.log(normal));
     for name in args::unknown_variables() {
-        tracing::debug!(name, "this environment variable means nothing to bowline");
+        tracing::debug!(name, "bowline does not know this environment variable");
     }
 }
 

@@ -32,8 +32,8 @@ fn log(info: &PanicHookInfo<'_>) {
     let what = text(info.payload());
     let backtrace = Backtrace::capture();
     match backtrace.status() {
-        BacktraceStatus::Captured => error!(place, what, %backtrace, "a fault of bowline: panicked"),
-        _ => error!(place, what, "a fault of bowline: panicked"),
+        BacktraceStatus::Captured => error!(place, what, %backtrace, "internal error in bowline: panicked"),
+        _ => error!(place, what, "internal error in bowline: panicked"),
     }
     PLACE.set(Some(place));
 }

@@ -311,7 +311,13 @@ async fn carry(
         .as_ref()
         .map_err(ToString::to_string)
         .and_then(|j| j.begin(&entry).map_err(|e| e.to_string()));
-    let live = live.inspect_err(|error| tracing::warn!(error, "no journal: a killed session will not be cleaned up"));
+    let live = live.inspect_err(|error| {
+        tracing::warn!(
+            error,
+            "cannot use the session journal: if this process \
+        is killed, its session stays on the server"
+        )
+    });
     leave_terminal();
     let control = session.control();
     let tasks = Tasks::new();
@@ -373,7 +379,7 @@ async fn reap_orphans(journal: Option<Journal>, host: String) {
         let id = SessionId::new(entry.session);
         match client::reap(&entry.paths, &entry.server_key, id, entry.reap_token).await {
             Ok(()) => orphan.remove(),
-            Err(error) => tracing::debug!(session = %id, %error, "orphan not reaped"),
+            Err(error) => tracing::debug!(session = %id, %error, "cannot end an orphaned session"),
         }
     }
 }
@@ -394,10 +400,14 @@ async fn fall_back(ssh: &SshConfig, (stdin, stdout): Pipe, limit: Duration, why:
     report::notice(&match why {
         OpenError::NotAuthorized { .. } => {
             format!(
-                "no key that bowline can use is accepted at {address}: plain TCP, this session will not survive its path"
+                "no key that bowline supports is accepted; using plain TCP to {address}: this session ends if \
+                 its connection breaks"
             )
         }
-        _ => format!("no bowline server half answers at {address}: plain TCP, this session will not survive its path"),
+        _ => format!(
+            "no bowline server half answers; using plain TCP to {address}: this session ends if its \
+            connection breaks"
+        ),
     });
     leave_terminal();
     fallback::splice(stream, stdin, stdout)

@@ -268,7 +268,7 @@ fn give_up_root(settings: &RelaySettings) -> Result<(), Failure> {
     let user = user.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
     if let Some(user) = user {
         become_user(user.uid(), user.gid()).map_err(|error| report::cannot_start(&error))?;
-        debug!(user = user.name(), "root is given up");
+        debug!(user = user.name(), "switched to the worker user");
     }
     Ok(())
 }
@@ -305,7 +305,7 @@ async fn serve(
             () = &mut running => return Ok(()),
             // It takes nobody more, by whatever rules.
             told = signals.recv() => if told == Told::Stop {
-                info!("told to stop again");
+                info!("stopping at once after a second signal");
                 return Ok(());
             },
         }
@@ -354,7 +354,7 @@ fn reload(rules: &Rules, read_anew: &impl Fn() -> Result<RelaySettings, Settings
             rules.change(allow, limits);
             info!(
                 event = "reloaded",
-                "whom to list and the limits are read anew; all else waits for a restart"
+                "applied the accepted server halves and the limits; other settings need a restart"
             );
         }
         Err(failure) => warn!(

@@ -182,7 +182,7 @@ impl From<SettingsError> for Failure {
         match error {
             SettingsError::Config(error) => error.into(),
             SettingsError::NoHome { option } => {
-                Failure::new(Exit::Usage, &error).hint(format_args!("give the folder with {option}"))
+                Failure::new(Exit::Usage, &error).hint(format_args!("name a folder with {option}"))
             }
             SettingsError::Proxy { .. } => Failure::from_error(Exit::Usage, &error),
             SettingsError::Conflict { one, other } => {
@@ -220,12 +220,13 @@ pub(crate) fn cannot_listen(option: &'static str, endpoint: Endpoint, error: &io
     let failure = Failure::new(Exit::Unavailable, format_args!("cannot listen on {endpoint}: {error}"));
     match error.kind() {
         io::ErrorKind::AddrInUse => failure.hint(format_args!(
-            "another program has the port (ss -lp{} shows which); stop it, or choose another port with {option}",
+            "another program uses this port (ss -lp{} shows which): stop it, or choose another port with \
+             {option}",
             if endpoint.protocol == Protocol::Udp { "u" } else { "t" }
         )),
         io::ErrorKind::PermissionDenied if endpoint.address.port() < 1024 => failure.hint(format_args!(
-            "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another with {option}, and name it on the \
-             other side with {}",
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another port with {option}, and on \
+             the client with {}",
             match (option, endpoint.protocol) {
                 ("--listen-tls", _) => "--tls-port",
                 (_, Protocol::Udp) => "--port",
@@ -246,10 +247,10 @@ pub(crate) fn cannot_use_file(path: &std::path::Path, error: &io::Error) -> Fail
     );
     match error.kind() {
         _ if UnsafePath::of(error).is_some() => failure.hint(
-            "what root writes there could land in any file of the machine; name another folder, or make this one and all \
-             above it root's own (chown root, chmod go-w)",
+            "other users could redirect what root writes there to any file; use another folder, or make root the \
+             only one who can write to this folder and to all above it (chown root, chmod go-w)",
         ),
-        io::ErrorKind::PermissionDenied => failure.hint("run as the user the file belongs to"),
+        io::ErrorKind::PermissionDenied => failure.hint("run as the owner of the file"),
         _ => failure,
     }
 }
@@ -261,8 +262,11 @@ pub(crate) fn cannot_read_keys(path: &std::path::Path, error: &io::Error) -> Fai
         format_args!("cannot read the keys in {}: {error}", path.display()),
     );
     match error.kind() {
-        io::ErrorKind::PermissionDenied => failure.hint("run as root, or as the user the file belongs to"),
-        _ => failure.hint("--authorized-keys names a file in the form of sshd's authorized_keys, one key a line"),
+        io::ErrorKind::PermissionDenied => failure.hint("run as root, or as the owner of the file"),
+        _ => failure.hint(
+            "--authorized-keys takes a file in the format of sshd's authorized_keys, with one key \
+            per line",
+        ),
     }
 }
 
@@ -270,7 +274,7 @@ pub(crate) fn cannot_read_keys(path: &std::path::Path, error: &io::Error) -> Fai
 pub(crate) fn cannot_run(program: &str, error: &io::Error) -> Failure {
     let failure = Failure::new(Exit::Unavailable, format_args!("cannot run {program}: {error}"));
     match error.kind() {
-        io::ErrorKind::NotFound => failure.hint(format_args!("install it, or put it in the PATH: {program}")),
+        io::ErrorKind::NotFound => failure.hint(format_args!("install {program}, or add its folder to PATH")),
         _ => failure,
     }
 }
@@ -279,9 +283,9 @@ pub(crate) fn cannot_run(program: &str, error: &io::Error) -> Failure {
 pub(crate) fn not_an_ssh_option(option: &str, nearest: Option<String>) -> Failure {
     let failure = Failure::new(Exit::Usage, format_args!("ssh has no option `{option}`"));
     match nearest {
-        Some(nearest) if nearest == option => failure.hint("options of bowline stand before those of ssh"),
-        Some(nearest) => failure.hint(format_args!("did you mean `{nearest}`? It stands before ssh's options")),
-        None => failure.hint("bowline ssh --help shows the options of bowline"),
+        Some(nearest) if nearest == option => failure.hint("put bowline's options before ssh's options"),
+        Some(nearest) => failure.hint(format_args!("did you mean `{nearest}`? Put it before ssh's options")),
+        None => failure.hint("`bowline ssh --help` lists bowline's options"),
     }
 }
 
@@ -290,11 +294,11 @@ pub(crate) fn internal_fault(place: &str, what: &str) -> Failure {
     Failure::new(
         Exit::Internal,
         format_args!(
-            "internal fault of bowline {} at {place}: {what}",
+            "internal error in bowline {} at {place}: {what}",
             env!("CARGO_PKG_VERSION")
         ),
     )
-    .hint("please report this line and what led to it; --log-file with RUST_BACKTRACE=1 tells more")
+    .hint("please report this line and what you did; --log-file FILE with RUST_BACKTRACE=1 records details")
 }
 
 /// The machine would not give what the program itself needs: threads, event queues.
@@ -345,7 +349,7 @@ mod tests {
         assert!(
             in_use
                 .to_string()
-                .contains("hint: another program has the port (ss -lpu shows which)"),
+                .contains("hint: another program uses this port (ss -lpu shows which)"),
             "{in_use}"
         );
         let denied = cannot_listen(
@@ -355,17 +359,14 @@ mod tests {
         );
         let denied_text = denied.to_string();
         assert!(denied_text.contains("hint: ports below 1024 need root"), "{denied}");
-        assert!(denied_text.ends_with("on the other side with --tls-port\n"), "{denied}");
+        assert!(denied_text.ends_with("on the client with --tls-port\n"), "{denied}");
         assert_eq!(denied.exit, Exit::Unavailable);
         let sshd = cannot_listen(
             "--listen",
             Endpoint::tcp(address),
             &io::ErrorKind::PermissionDenied.into(),
         );
-        assert!(
-            sshd.to_string().ends_with("on the other side with ssh's -p\n"),
-            "{sshd}"
-        );
+        assert!(sshd.to_string().ends_with("on the client with ssh's -p\n"), "{sshd}");
     }
 
     #[test]

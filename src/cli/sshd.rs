@@ -212,11 +212,11 @@ fn key_file(settings: &SshdSettings) -> Result<AuthorizedKeys, Failure> {
         // The server half serves on; nothing but waiting would come of an end here.
         Err(error) if settings.inherit_listener => {
             let error = Failure::from_error(Exit::Unavailable, &error);
-            warn!(error = error.one_line(), "nobody can log in until there is such a file");
+            warn!(error = error.one_line(), "nobody can log in until this file exists");
             Ok(AuthorizedKeys::unread(path))
         }
         Err(error) => Err(Failure::from_error(Exit::Unavailable, &error)
-            .hint("--authorized-keys names a file in the form of sshd's authorized_keys, one key a line")),
+            .hint("--authorized-keys takes a file in the format of sshd's authorized_keys, with one key per line")),
     }
 }
 
@@ -233,14 +233,15 @@ fn authorize(keys: AuthorizedKeys) -> Authorize {
             Ok(Verdict::Unknown) => false,
             Ok(Verdict::Refused { line, reason }) => {
                 let file = keys.path().display();
-                info!(%file, line, ?reason, key = key.fingerprint(), "the file of keys refuses a key it has");
+                info!(%file, line, ?reason, key = key.fingerprint(), "the authorized keys file refuses one of \
+                    its keys");
                 false
             }
             Err(error) => {
                 let error = Failure::from_error(Exit::Unavailable, &error);
                 warn!(
                     error = error.one_line(),
-                    "the file of keys cannot be used: nobody may log in"
+                    "cannot use the authorized keys file: nobody can log in"
                 );
                 false
             }

@@ -61,7 +61,7 @@ pub(crate) enum ValueError {
         expected: &'static str,
     },
     /// A number without its unit.
-    #[error("{number} of what? Expected {expected}")]
+    #[error("{number} has no unit, expected {expected}")]
     NoUnit {
         /// The number as written.
         number: String,
@@ -77,7 +77,7 @@ pub(crate) enum ValueError {
         units: &'static str,
     },
     /// More than the type holds.
-    #[error("that is too much")]
+    #[error("the value is too large")]
     TooLarge,
     /// A number outside of its range.
     #[error("expected a number from {least} to {most}")]
@@ -97,15 +97,15 @@ pub(crate) enum ValueError {
     },
     /// A token of ssh's configuration that nobody has replaced.
     #[error(
-        "`{token}` was not replaced: the program that runs this ProxyCommand does not know it; \
-         most know %r, %h and %p, and only OpenSSH knows %n"
+        "`{token}` was not expanded: the program that runs this ProxyCommand does not support it; most support \
+         %r, %h and %p, but only OpenSSH supports %n"
     )]
     Token {
         /// As written, with its `%`.
         token: String,
     },
     /// Where others would be told what is for this machine only.
-    #[error("{address} is not a loopback address, and nobody is asked who they are: put a proxy that does so in front")]
+    #[error("{address} is not a loopback address, and metrics are served without authentication")]
     NotLoopback {
         /// As written.
         address: IpAddr,
@@ -255,7 +255,7 @@ impl Value for String {
 
 /// The SHA-256 fingerprint of a host key, as `ssh-keygen -l` prints it.
 impl Value for Fingerprint {
-    const EXPECTED: &'static str = "a fingerprint such as SHA256: and 43 characters, as ssh-keygen -l prints it";
+    const EXPECTED: &'static str = "a fingerprint as ssh-keygen -l prints it: SHA256: and 43 characters";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         match text.parse::<Fingerprint>() {
@@ -321,14 +321,14 @@ mod tests {
     fn a_bad_duration_says_what_is_wrong_with_it() {
         assert_eq!(
             message::<Duration>("90"),
-            format!("90 of what? Expected {}", Duration::EXPECTED)
+            format!("90 has no unit, expected {}", Duration::EXPECTED)
         );
         assert_eq!(
             message::<Duration>("5y"),
             "unknown unit `y`, expected one of ms, s, m, h, d, w"
         );
-        assert_eq!(message::<Duration>("99999999999999999999s"), "that is too much");
-        assert_eq!(message::<Duration>("999999999999999999w"), "that is too much");
+        assert_eq!(message::<Duration>("99999999999999999999s"), "the value is too large");
+        assert_eq!(message::<Duration>("999999999999999999w"), "the value is too large");
         for text in ["", "h", "-5s", "1.5s", "5 s", "1h-", "5s "] {
             assert_eq!(
                 message::<Duration>(text),
@@ -354,9 +354,9 @@ mod tests {
         );
         assert_eq!(
             message::<ByteSize>("16"),
-            format!("16 of what? Expected {}", ByteSize::EXPECTED)
+            format!("16 has no unit, expected {}", ByteSize::EXPECTED)
         );
-        assert_eq!(message::<ByteSize>("99999999TiB"), "that is too much");
+        assert_eq!(message::<ByteSize>("99999999TiB"), "the value is too large");
         assert_eq!(
             message::<ByteSize>("1MiB1KiB"),
             format!("expected {}", ByteSize::EXPECTED)

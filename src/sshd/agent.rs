@@ -29,11 +29,11 @@ impl AgentSocket {
         tasks: &TaskTracker,
     ) -> Option<AgentSocket> {
         let folder = Folder::create()
-            .inspect_err(|error| warn!(%error, "no folder for the agent's socket"))
+            .inspect_err(|error| warn!(%error, "cannot create a folder for the agent socket"))
             .ok()?;
         let agent = AgentSocket { folder };
         let listener = UnixListener::bind(agent.path())
-            .inspect_err(|error| warn!(%error, path = %agent.path().display(), "no agent socket"))
+            .inspect_err(|error| warn!(%error, path = %agent.path().display(), "cannot create the agent socket"))
             .ok()?;
         tasks.spawn(accept(
             listener,
@@ -68,7 +68,7 @@ async fn accept(
                 tasks.spawn(bring(stream, handle.clone(), channels.clone(), connection.clone()));
             }
             Err(error) => {
-                warn!(%error, "the agent's socket is given up");
+                warn!(%error, "stopped listening on the agent socket");
                 return;
             }
         }

@@ -154,7 +154,7 @@ pub(super) async fn listen(port: u16) -> Option<(u16, Vec<TcpListener>)> {
 async fn bind(address: IpAddr, port: u16) -> Option<TcpListener> {
     TcpListener::bind((address, port))
         .await
-        .inspect_err(|error| debug!(%address, port, %error, "not bound"))
+        .inspect_err(|error| debug!(%address, port, %error, "cannot listen on a forwarded port"))
         .ok()
 }
 
@@ -170,7 +170,7 @@ impl Remote {
                 Ok(_) if self.channels.is_full() => debug!("forwarding refused: too many channels"),
                 Ok((stream, peer)) => self.bring(stream, peer),
                 Err(error) => {
-                    warn!(%error, "forwarded port is given up");
+                    warn!(%error, "stopped listening on a forwarded port");
                     return;
                 }
             }

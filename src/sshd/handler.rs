@@ -26,9 +26,9 @@ const MAX_REMOTE_FORWARDS: usize = 64;
 pub(super) enum ConnectionError {
     #[error(transparent)]
     Ssh(#[from] russh::Error),
-    #[error("the client did not log in in time")]
+    #[error("the client did not log in within the time limit")]
     LoginGrace,
-    #[error("it made way for another that wants to log in")]
+    #[error("closed to make room for a newer login")]
     GivesWay,
     #[error("the client ignored its window on {channel:?}: {held} bytes are waiting")]
     WindowIgnored { channel: ChannelId, held: usize },

@@ -82,7 +82,7 @@ impl SessionChannel {
                 true
             }
             Err(error) => {
-                warn!(%error, "no terminal");
+                warn!(%error, "cannot open a pseudo-terminal");
                 false
             }
         }

@@ -39,7 +39,7 @@ fn a_user_who_has_keys_of_unknown_types_only_is_told_their_names() {
         "accepted none of your keys",
         "ssh-mldsa44-ed25519 SHA256:",
         "(agent): keys of type ssh-mldsa44-ed25519 are not supported by this version of bowline",
-        "`--fallback tcp` goes on without bowline",
+        "with `--fallback tcp`",
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }

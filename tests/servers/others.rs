@@ -44,7 +44,7 @@ fn a_server_that_says_yes_to_every_key_is_not_asked_who_may_open() {
     };
     let said = run(&mut serve(&[]), LIMIT).expect_code(69).err();
     assert!(
-        said.contains("says yes to every key") && said.contains("--auth none"),
+        said.contains("accepts every key") && said.contains("--auth none"),
         "{said}"
     );
     // Whoever knows that starts it all the same.

@@ -38,8 +38,8 @@ fn this_machine_is_prepared_and_sshd_asked() {
         "bowline finds sshd where sshd -T says: {told}"
     );
     assert!(told.contains("Open UDP port 2200 "), "{told}");
-    assert!(told.contains("No systemd runs here: "), "{told}");
-    assert!(!told.contains("in spite of"), "{told}");
+    assert!(told.contains("This machine does not run systemd: "), "{told}");
+    assert!(!told.contains("despite"), "{told}");
     let said = private.run("/usr/sbin/sshd", &["-T"]).expect_code(0).out();
     assert!(said.contains("\nclientaliveinterval 0\n"), "{said}");
     for (since, keyword) in [("9.2", "unusedconnectiontimeout"), ("9.8", "persourcepenalties")] {
@@ -67,7 +67,7 @@ fn settings_that_come_too_late_are_told() {
         .expect_code(0)
         .out();
     assert!(
-        told.contains("(ClientAliveInterval x ClientAliveCountMax), in spite of /etc/ssh/"),
+        told.contains("(ClientAliveInterval x ClientAliveCountMax), despite /etc/ssh/"),
         "{told}"
     );
 }
@@ -132,7 +132,7 @@ fn a_service_that_runs_without_being_enabled_is_not_pulled_away() {
     fs::write(etc.join("state"), "active").expect("the scratch folder");
     let told = setup();
     assert!(
-        told.contains("It runs already.") && !told.contains("enable --now"),
+        told.contains("The service is already running.") && !told.contains("enable --now"),
         "{told}"
     );
     let unit = etc.join("systemd/system/bowline.service");
@@ -150,10 +150,10 @@ fn a_service_that_runs_without_being_enabled_is_not_pulled_away() {
     fs::write(etc.join("state"), "failed\n").expect("the scratch folder");
     let told = undo().expect_code(0).out();
     assert!(
-        told.contains("\nThat is:\n  removed  /etc/systemd/system/bowline.service\n"),
+        told.contains("\nSummary:\n  removed  /etc/systemd/system/bowline.service\n"),
         "{told}"
     );
-    assert!(told.contains("done: what setup installed is gone\n"), "{told}");
+    assert!(told.contains("done: removed what setup had installed\n"), "{told}");
     assert!(!unit.exists());
     let told = fs::read_to_string(etc.join("told")).expect("systemd was told");
     assert!(
@@ -179,14 +179,14 @@ fn the_sshd_is_the_one_whose_configuration_the_settings_name() {
     };
     let told = dry();
     assert!(
-        told.contains("note: there is no /etc/ssh/inner_config, which bowline.toml names"),
+        told.contains("note: /etc/ssh/inner_config does not exist, though bowline.toml names it"),
         "{told}"
     );
     let inner = etc.join("ssh/inner_config");
     fs::write(&inner, "Port 2300\n").expect("the scratch folder");
     let told = dry();
     assert!(
-        told.contains("note: /etc/ssh/inner_config does not read the folder of the settings"),
+        told.contains("note: /etc/ssh/inner_config does not include the folder with these settings"),
         "{told}"
     );
 
@@ -197,7 +197,7 @@ fn the_sshd_is_the_one_whose_configuration_the_settings_name() {
         .expect_code(0)
         .out();
     assert!(
-        !told.contains("does not read") && !told.contains("sshd -t failed"),
+        !told.contains("does not include") && !told.contains("sshd -t failed"),
         "{told}"
     );
     assert!(told.contains("note: sshd listens on port 2300, "), "{told}");
@@ -211,7 +211,7 @@ fn the_sshd_is_the_one_whose_configuration_the_settings_name() {
         .expect_code(0)
         .out();
     assert!(
-        told.contains("(have the sshd reloaded that reads /etc/ssh/inner_config)\n"),
+        told.contains("(reload the sshd that uses /etc/ssh/inner_config)\n"),
         "{told}"
     );
     assert!(!told.contains("try-reload-or-restart"), "{told}");

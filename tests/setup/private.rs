@@ -126,9 +126,9 @@ fn a_file_that_is_included_too_late_is_told_with_the_lines_before_it() {
         .run("bowline", &["setup", "--yes", "-F", extra, HOST])
         .expect_code(69)
         .err();
-    assert!(said.contains("  ssh takes ProxyJump jump\n"), "{said}");
+    assert!(said.contains("  ssh uses ProxyJump jump\n"), "{said}");
     let line = format!(
-        "  {}/.ssh/config line 1 applies to it too, and comes first\n",
+        "  {}/.ssh/config line 1 applies to it too and comes first\n",
         home.display()
     );
     assert!(said.contains(&line), "{said}");

@@ -81,7 +81,7 @@ fn an_image_gets_what_packages_install_and_loses_it_again() {
 
     let told = image.setup(&["--yes"]).expect_code(0).out();
     assert!(
-        told.contains("done: everything is in place; nothing was enabled, started or opened\n"),
+        told.contains("done: all files are installed; no service was enabled or started, no port was opened\n"),
         "{told}"
     );
     let enable = format!("systemctl --root={} enable bowline\n", image.scratch.path().display());
@@ -111,7 +111,7 @@ fn an_image_gets_what_packages_install_and_loses_it_again() {
 
     let told = image.setup(&[]).expect_code(0).out();
     assert!(
-        told.contains("\nnothing to do: every file is there already\n"),
+        told.contains("\nnothing to do: all files are installed already\n"),
         "{told}"
     );
     assert!(told.contains("Open UDP port 22 "), "{told}");
@@ -156,13 +156,13 @@ fn what_the_administrator_has_changed_is_shown_before_and_kept_by_undo() {
     image.write(UNIT, &edited);
     let shown = image.setup(&[]).expect_code(64).out();
     assert!(
-        shown.contains("is there and differs; what it has of its own would be lost\n"),
+        shown.contains("exists with other content, which this change would overwrite\n"),
         "{shown}"
     );
     assert!(shown.contains("\n-LimitNOFILE=9999\n+LimitNOFILE=6144\n"), "{shown}");
     let told = image.setup(&["--undo", "--yes"]).expect_code(0).out();
     assert!(
-        told.contains("bowline.service, because it is not as this bowline installs it\n"),
+        told.contains("bowline.service, because it differs from what this version of bowline installs\n"),
         "{told}"
     );
     assert_eq!(image.text(UNIT), edited);
@@ -175,12 +175,15 @@ fn what_a_package_has_brought_is_left_to_it() {
     image.setup(&["--yes"]).expect_code(0);
     image.write("lib/systemd/system/bowline.service", "");
     let told = image.setup(&[]).expect_code(0).out();
-    assert!(told.starts_with("nothing to do: a package has brought "), "{told}");
-    assert!(told.contains("/etc/systemd/system/bowline.service hides it"), "{told}");
+    assert!(told.starts_with("nothing to do: a package has installed "), "{told}");
+    assert!(
+        told.contains("/etc/systemd/system/bowline.service overrides it"),
+        "{told}"
+    );
     assert!(told.contains("Open UDP port 22 "), "{told}");
     let told = image.setup(&["--undo", "--yes"]).expect_code(0).out();
     assert!(
-        told.contains("kept: ") && told.contains("which a package has brought\n"),
+        told.contains("kept: ") && told.contains("the other files that a package has installed\n"),
         "{told}"
     );
     assert!(!image.scratch.join(UNIT).exists());
@@ -220,7 +223,7 @@ fn links_out_of_the_image_and_machines_without_sshd_are_told() {
     fs::create_dir(image.scratch.join("etc/systemd")).expect("the scratch folder");
     symlink(elsewhere.path(), image.scratch.join("etc/systemd/system")).expect("the scratch folder");
     let said = image.setup(&["--yes"]).expect_code(73).err();
-    assert!(said.contains("leads out of "), "{said}");
+    assert!(said.contains("leads outside of "), "{said}");
     assert_eq!(fs::read_dir(elsewhere.path()).expect("a folder").count(), 0);
 
     let image = Image::new();
@@ -228,7 +231,7 @@ fn links_out_of_the_image_and_machines_without_sshd_are_told() {
     image.write("usr/bin/bowline", "");
     let told = image.setup(&["--yes"]).expect_code(0).out();
     assert!(
-        told.contains("note: there is no sshd, so it gets no settings\n"),
+        told.contains("note: no sshd was found; no settings for sshd are installed\n"),
         "{told}"
     );
     assert!(!image.scratch.join("etc/ssh").exists() && image.scratch.join(UNIT).exists());

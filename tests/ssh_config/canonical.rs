@@ -92,13 +92,13 @@ fn a_short_name_leads_to_the_same_host_over_bowline() {
         .arg(rig.ssh.config());
     let told = run(check.arg("build"), LIMIT).expect_code(0).out();
     assert!(
-        told.contains("note: ssh itself does not go over bowline to build (no ProxyCommand)"),
+        told.contains("note: plain ssh does not use bowline for build (no ProxyCommand)"),
         "{told}"
     );
 
     for name in ["build", "*.corp.example"] {
         let told = setup(&rig, &["--yes", name]).expect_code(0).out();
-        assert!(told.contains("done: ssh goes over bowline to "), "{told}");
+        assert!(told.contains("done: ssh now uses bowline for "), "{told}");
         goes(&rig, true);
         let told = setup(&rig, &["--yes", name]).expect_code(0).out();
         assert!(told.starts_with("nothing to do: "), "{told}");

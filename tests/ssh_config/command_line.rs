@@ -120,7 +120,7 @@ fn check_names_options_of_the_proxy_that_it_was_not_given() {
         .arg(rig.ssh.config());
     let told = run(check.arg(HOST), LIMIT).out();
     assert!(
-        told.contains("note: ssh's ProxyCommand has --port, which this check was not given"),
+        told.contains("note: this check was not given --port, which ssh's ProxyCommand has"),
         "{told}"
     );
 }

@@ -13,7 +13,8 @@ fn check_reports_it_and_the_proxy_says_so_instead_of_waiting() {
     let failed = rig.ssh.remote("true", LIMIT).expect_code(255).err();
     assert!(
         failed.contains(
-            "error: ssh waits for a connected socket for box (ProxyUseFdpass yes), and bowline carries bytes\n"
+            "error: ssh expects a connected socket from its ProxyCommand for box (ProxyUseFdpass yes), but \
+             bowline cannot pass one\n"
         ),
         "{failed}"
     );

@@ -75,7 +75,7 @@ fn a_token_that_nobody_has_replaced_is_named_with_what_most_programs_know() {
         let said = run(command, LIMIT).expect_code(64).err();
         assert!(
             said.contains(&format!(
-                "`{token}` was not replaced: the program that runs this ProxyCommand"
+                "`{token}` was not expanded: the program that runs this ProxyCommand"
             )),
             "{said}"
         );

@@ -78,12 +78,15 @@ fn another_user_is_told_nothing_and_ends_nothing_even_where_permissions_are_lax(
     // The message names the closed folder and who may read it.
     permit(&server, 0o700);
     let told = other.run(&server, &["status"]).expect_code(0).out();
-    let note = format!("not open to you: {} (sudo bowline status", server.display());
-    assert!(told.starts_with("no sessions here\n") && told.contains(&note), "{told}");
+    let note = format!("not readable: {} (run sudo bowline status", server.display());
+    assert!(
+        told.starts_with("no sessions on this machine\n") && told.contains(&note),
+        "{told}"
+    );
     // They could connect and were rejected.
     let told = other.run(&client, &["status"]).expect_code(0).out();
     assert!(
-        told.contains("tells nothing: the process closed the connection"),
+        told.contains("does not report its sessions: the process closed the connection"),
         "{told}"
     );
     assert!(rig.serve().logged("refused a takeover connection of another user") > 0);

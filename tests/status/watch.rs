@@ -83,7 +83,7 @@ fn a_terminal_shows_the_sessions_and_is_left_as_it_was() {
 fn a_pipe_gets_one_table_after_the_other_without_escape_codes() {
     let folder = tempfile::tempdir().expect("a folder");
     for (more, wanted) in [
-        (&[][..], "no sessions here\n\nno sessions here\n"),
+        (&[][..], "no sessions on this machine\n\nno sessions on this machine\n"),
         (&["--json"], "}\n{\"sessions\":[]"),
     ] {
         let mut arguments = vec!["status", "--watch"];
@@ -102,6 +102,6 @@ fn a_pipe_gets_one_table_after_the_other_without_escape_codes() {
     let over = run(&mut command, LIMIT).expect_code(0);
     assert_eq!(
         (over.out().as_str(), over.err().as_str()),
-        ("no sessions here\nover\n", "")
+        ("no sessions on this machine\nover\n", "")
     );
 }

@@ -8,19 +8,20 @@ use super::parse;
 use crate::cli::values::HostPattern;
 
 /// What `bowline setup --help` says first.
-pub(super) const ABOUT: &str = "Have ssh, and all that uses it, go over bowline to these hosts: puts a marked block at the \
-top of ~/.ssh/config, where it comes before all else, and asks ssh whether it counts.
+pub(super) const ABOUT: &str = "Configure ssh, and every program that runs ssh, to connect to these hosts over bowline. Setup \
+puts a marked block at the top of ~/.ssh/config, because the first value that ssh reads takes effect. Then it asks ssh whether \
+the block takes effect.
 
-With --server: prepare this machine as a server. Installs the systemd unit, the user of the worker, and settings that keep \
-sshd from ending sessions in an outage. Enables, starts and opens nothing, and says how to and which port. What \
-bowline.toml says of sshd (target, sshd-binary, sshd-config) counts here too; the settings go to /etc/ssh/sshd_config.d all \
-the same.
+With --server: prepare this machine as a server. Setup installs the systemd unit, the user that the worker runs as, and \
+settings for sshd, which would otherwise end sessions during an outage. It does not enable or start the service or open a \
+port; it prints the commands for that. If bowline.toml names another sshd (target, sshd-binary, sshd-config), setup uses that \
+one. The settings for sshd always go to /etc/ssh/sshd_config.d.
 
-Every change is shown as a diff first, and made only after a yes. --undo takes out what setup has put in; a file that somebody \
-has changed since is kept, and a server half that is enabled or runs keeps all its files.
+Setup shows every change as a diff, and makes it only if you say yes. --undo removes what setup has added. It keeps a file that \
+was changed since, and it keeps all files if the server half is enabled or running.
 
-Exit code 0: done, or nothing to do; 64: nobody to ask, and no --yes, or the service is in use; 69: done, but ssh does \
-not use it; 73: a file cannot be written; 77: not permitted; 130: the answer was no.";
+Exit code: 0: done, or nothing to do; 64: there is no terminal to ask on and no --yes, or the service is in use; 69: done, but \
+ssh does not use it; 73: a file cannot be written; 77: permission denied; 130: you answered no.";
 
 /// `bowline setup`.
 #[derive(Debug, Clone, Default, Args)]
@@ -30,27 +31,27 @@ not use it; 73: a file cannot be written; 77: not permitted; 130: the answer was
     override_usage = "bowline setup [OPTIONS] <HOST>...\n       bowline setup [OPTIONS] --server"
 )]
 pub(in crate::cli) struct SetupArgs {
-    /// Hosts as ssh is given them, or patterns as its `Host` takes them
+    /// Host names as you pass them to ssh, or patterns as in ssh's `Host` lines
     #[arg(value_name = "HOST", required_unless_present = "server", conflicts_with = "server", value_parser = parse::<HostPattern>)]
     pub(in crate::cli) hosts: Vec<HostPattern>,
     /// Prepare this machine as a server instead
     #[arg(long)]
     pub(in crate::cli) server: bool,
-    /// Take out what setup has put in
+    /// Remove what setup has added
     #[arg(long)]
     pub(in crate::cli) undo: bool,
-    /// Ask nothing
+    /// Make the changes without asking
     #[arg(short, long)]
     pub(in crate::cli) yes: bool,
-    /// Show the changes and make none
+    /// Show the changes without making them
     #[arg(long, conflicts_with = "yes")]
     pub(in crate::cli) dry_run: bool,
-    /// Put the block into this ssh configuration [default: ~/.ssh/config]
+    /// Write the block to this ssh configuration file [default: ~/.ssh/config]
     ///
-    /// Where ssh reads it only by its own -F, the block names it for the proxy as well.
+    /// If ssh reads this file only with -F, the ProxyCommand in the block passes the same -F to bowline.
     #[arg(short = 'F', long, value_name = "FILE", env = "BOWLINE_SSH_CONFIG")]
     pub(in crate::cli) ssh_config: Option<PathBuf>,
-    /// With --server: prepare the system in this folder, such as an image
+    /// With --server: prepare the system below this folder, such as a mounted image
     #[arg(long, value_name = "DIR", requires = "server")]
     pub(in crate::cli) root: Option<PathBuf>,
 }

@@ -96,7 +96,7 @@ fn limit(limit: &Limit) -> Value {
         "what": limit.what,
         "survives_s": limit.survives.map(|time| time.as_secs()),
         "after_login": limit.after_login,
-        "fix": limit.mend,
+        "fix": limit.fix,
         "file": limit.file,
     })
 }

@@ -13,8 +13,8 @@ pub(super) struct Limit {
     pub(super) what: String,
     /// The outage that is survived; `None` where it is no matter of time.
     pub(super) survives: Option<Duration>,
-    /// The line that mends it; `None` where it is as it should be.
-    pub(super) mend: Option<String>,
+    /// The line that fixes it; `None` if nothing is wrong.
+    pub(super) fix: Option<String>,
     /// Where that line belongs.
     pub(super) file: Option<String>,
     /// Whether it holds for sessions that are logged in.
@@ -46,7 +46,7 @@ pub(super) fn all(ssh: &SshConfig, answer: Option<&Probed>, patience: Option<Dur
         .flatten()
         .collect();
     limits.extend(answer.into_iter().flat_map(of_server));
-    limits.extend(patience.map(|patience| own("bowline gives it up (--patience)", patience)));
+    limits.extend(patience.map(|patience| own("the client half gives up the session (--patience)", patience)));
     limits.sort_by_key(|limit| (limit.survives.is_none(), limit.survives));
     limits
 }
@@ -57,10 +57,10 @@ fn server_alive(ssh: &SshConfig) -> Option<Limit> {
     let interval = ssh.server_alive_interval?;
     Some(Limit {
         side: Side::Ssh,
-        what: "ssh ends it when no answer comes (ServerAliveInterval x ServerAliveCountMax)".into(),
+        what: "ssh ends the session if no answer comes (ServerAliveInterval x ServerAliveCountMax)".into(),
         survives: Some(interval.saturating_mul(ssh.server_alive_count_max)),
-        mend: Some("ServerAliveInterval 0".into()),
-        file: Some("~/.ssh/config, for this host; `bowline ssh` says it by itself unless it is given".into()),
+        fix: Some("ServerAliveInterval 0".into()),
+        file: Some("~/.ssh/config, for this host; `bowline ssh` sets it unless you set another value".into()),
         after_login: true,
     })
 }
@@ -69,9 +69,9 @@ fn channel_timeout(ssh: &SshConfig) -> Option<Limit> {
     let value = ssh.channel_timeout.as_ref()?;
     Some(Limit {
         side: Side::Ssh,
-        what: format!("ssh closes idle channels, in an outage all are idle (ChannelTimeout {value})"),
+        what: format!("ssh closes idle channels, and in an outage all are idle (ChannelTimeout {value})"),
         survives: None,
-        mend: Some("ChannelTimeout none".into()),
+        fix: Some("ChannelTimeout none".into()),
         file: Some("~/.ssh/config, for this host".into()),
         after_login: true,
     })
@@ -83,12 +83,12 @@ fn of_server(answer: &Probed) -> Vec<Limit> {
         side: Side::Sshd,
         what: limit.what.to_string(),
         survives: limit.survives.map(Duration::from_secs),
-        mend: some(&limit.mend),
+        fix: some(&limit.mend),
         file: some(&limit.file),
         after_login: !limit.what.contains("LoginGraceTime"),
     });
     let ttl = own(
-        "the server half gives it up (serve --session-ttl)",
+        "the server half ends the session (serve --session-ttl)",
         Duration::from_secs(answer.ttl),
     );
     of_sshd.chain([ttl]).collect()
@@ -99,7 +99,7 @@ fn own(what: &str, survives: Duration) -> Limit {
         side: Side::Bowline,
         what: what.to_owned(),
         survives: Some(survives),
-        mend: None,
+        fix: None,
         file: None,
         after_login: true,
     }
@@ -112,5 +112,5 @@ pub(super) fn survival(limits: &[Limit]) -> Option<Duration> {
 }
 
 /// What nobody can see from outside of a login.
-pub(super) const UNKNOWN: &str =
-    "idle limits inside of the login (the shell's TMOUT, logind's StopIdleSessionSec): an outage is idle time";
+pub(super) const UNKNOWN: &str = "idle limits inside the login (the shell's TMOUT, logind's StopIdleSessionSec): an outage counts as idle \
+     time";

@@ -79,7 +79,11 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
     let ssh = match proxy::resolve(&settings.proxy).await {
         // What is asked for is the configuration that holds if a path works.
         Err(SshConfigError::AskedAlready { host }) => {
-            tracing::debug!(host, "asked by the ssh -G of another bowline: yes, unseen");
+            tracing::debug!(
+                host,
+                "started by the ssh -G of another bowline for the same host: exiting with 0 \
+                without a test"
+            );
             return Ok(());
         }
         asked => asked.map_err(|error| report::no_ssh_config(&error))?,

@@ -24,9 +24,10 @@ pub(super) fn other_way(ssh: &SshConfig) -> Option<&str> {
 pub(super) fn find(ssh: &SshConfig) -> Option<Obstacle> {
     let is_over_bowline = ssh.proxy_command.as_deref().is_some_and(is_over_bowline);
     (is_over_bowline && ssh.proxy_use_fdpass).then_some(Obstacle {
-        what: "ProxyUseFdpass is on beside bowline's ProxyCommand: ssh waits for a connected socket, and bowline carries bytes",
-        hint: "put `ProxyUseFdpass no` beside the ProxyCommand in ssh's configuration, before any `ProxyUseFdpass yes`; \
-               `bowline setup` and `bowline ssh` do it by themselves",
+        what: "ProxyUseFdpass is set next to bowline's ProxyCommand: ssh expects a connected socket from it, but \
+            bowline cannot pass one",
+        hint: "add `ProxyUseFdpass no` next to the ProxyCommand in ssh's configuration, before any \
+            `ProxyUseFdpass yes`; `bowline setup` and `bowline ssh` do this for you",
     })
 }
 

@@ -21,8 +21,10 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
         line(&mut text, &hung("no relay: ", relay, width));
     }
     for sshd in account.asked_sshd {
-        let what =
-            format!("no path works, so sshd itself was connected to at {sshd}, without a login, to find the cause");
+        let what = format!(
+            "no path works, so check also connected to sshd itself at {sshd}, without logging in, to \
+                find the cause"
+        );
         line(&mut text, &hung("note: ", &what, width));
     }
     for key in &account.keys {
@@ -31,7 +33,8 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
     advice(&mut text, paths, width);
     if let Some(way) = other_way(account.ssh) {
         let what = format!(
-            "ssh itself does not go over bowline to {} ({way}); `bowline ssh` does, and `bowline setup` has ssh do it",
+            "plain ssh does not use bowline for {} ({way}); `bowline ssh` does, and `bowline setup` configures \
+             ssh to do so",
             account.host
         );
         line(&mut text, "");
@@ -39,7 +42,8 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
     }
     if !account.not_given.is_empty() {
         let what = format!(
-            "ssh's ProxyCommand has {}, which this check was not given: give it the same, or put it into bowline.toml",
+            "this check was not given {}, which ssh's ProxyCommand has: pass the same to check, or put it into \
+             bowline.toml",
             account.not_given.join(", ")
         );
         line(&mut text, "");
@@ -47,13 +51,13 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
     }
     if let Some(obstacle) = &account.obstacle {
         line(&mut text, "");
-        line(&mut text, &hung("ssh cannot use them: ", obstacle.what, width));
+        line(&mut text, &hung("ssh cannot use these paths: ", obstacle.what, width));
         line(&mut text, &hung("hint: ", obstacle.hint, width));
     }
     if let Some(answer) = answer(paths) {
         let seen = match answer.shows_client {
             true => "sshd sees this client's own address.",
-            false => "sshd sees an address of the server's loopback in place of this client's.",
+            false => "sshd sees a loopback address of the server instead of this client's own address.",
         };
         line(&mut text, &format!("\n{seen}"));
     }
@@ -70,7 +74,7 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
 /// What ssh will do about a host that bowline cannot tell from another.
 fn unknown_host(unsupported_types: &[String]) -> String {
     match unsupported_types {
-        [] => "\nNo key of this host is known yet: ssh will ask.".to_owned(),
+        [] => "\nNo key of this host is known yet: ssh will ask you to confirm it.".to_owned(),
         types => format!(
             "\nknown_hosts has only keys of types that bowline does not support ({}): ssh checks the host key itself.",
             types.join(", ")
@@ -123,19 +127,27 @@ fn limits(text: &mut String, account: &Account<'_>, paths: &[CheckedPath], width
     line(text, "\nWhat ends a session in an outage:");
     for limit in &account.limits {
         line(text, &hung(&head(&time(limit)), &limit.what, width));
-        if let Some(mend) = &limit.mend {
+        if let Some(fix) = &limit.fix {
             let place = limit
                 .file
                 .as_ref()
                 .map(|file| format!("   ({file})"))
                 .unwrap_or_default();
-            line(text, &format!("              mend: {mend}{place}"));
+            line(text, &format!("              fix:  {fix}{place}"));
         }
     }
     match answer(paths) {
-        None => unknown(text, "what sshd and the server half would do: no path works", width),
+        None => unknown(
+            text,
+            "the limits of sshd and of the server half, because no path works",
+            width,
+        ),
         Some(answer) if answer.limits.is_none() => {
-            unknown(text, "sshd's own settings: this server half cannot ask for them", width);
+            unknown(
+                text,
+                "sshd's settings, because this server half cannot read them",
+                width,
+            );
         }
         Some(_) => {}
     }

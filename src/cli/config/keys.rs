@@ -101,14 +101,12 @@ impl Key {
 }
 
 fn is_rule(default: &str) -> bool {
-    default.contains(' ') || ["none", "nowhere"].contains(&default)
+    default.contains(' ') || default == "none"
 }
 
 /// The sentence of the long help that says what holds where nothing is said.
 fn default_in(help: &str) -> Option<String> {
-    let (_, rest) = help
-        .split_once("Default: ")
-        .or_else(|| help.split_once("Without it: "))?;
+    let (_, rest) = help.split_once("Default: ")?;
     let text = rest.split_whitespace().collect::<Vec<_>>().join(" ");
     let end = text.find(". ").unwrap_or(text.len());
     Some(text[..end].trim_end_matches('.').to_owned())
@@ -181,7 +179,7 @@ mod tests {
         let listen = default(Table::Serve, "listen");
         assert_eq!(
             listen.as_deref(),
-            Some("every address, at the number of sshd's TCP port")
+            Some("every address, on the port number that sshd uses for TCP")
         );
         assert_eq!(default(Table::Client, "pin"), None);
     }

@@ -88,9 +88,9 @@ fn asked_for(args: &ConfigArgs) -> Vec<(Owner, &'static [Table])> {
 fn title(tables: &[Table], host: Option<&str>) -> String {
     match (tables, host) {
         ([_, Table::Client], Some(host)) => format!("proxy, ssh and check, for {host}"),
-        ([_, Table::Client], None) => "proxy, ssh and check, for a host without a table of its own".to_owned(),
-        ([_, one], _) => format!("{}, as this user starts it", one.name()),
-        _ => "serve, relay and sshd, as this user starts them".to_owned(),
+        ([_, Table::Client], None) => "proxy, ssh and check, for a host that matches no host table".to_owned(),
+        ([_, one], _) => format!("{}, if this user starts it", one.name()),
+        _ => "serve, relay and sshd, if this user starts them".to_owned(),
     }
 }
 
@@ -234,7 +234,7 @@ impl Group {
     fn to_text(&self, title: &str) -> String {
         let mut text = format!("# {title}\n");
         if let Some(file) = &self.file {
-            let state = if self.is_there { "" } else { ", which is not there" };
+            let state = if self.is_there { "" } else { " (does not exist)" };
             text += &format!("# file: {}{state}\n", file.display());
         }
         let mut table = Table::Everywhere;

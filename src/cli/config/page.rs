@@ -6,19 +6,19 @@ use super::keys::{Key, Table};
 use crate::cli::generate::MANUALS_DATE;
 
 const ABOUT: &str = "\
-Defaults for the bowline commands. Keys are the names of the long options, and values are written as on the command line; an \
-option that may be repeated takes a list. Durations are 90s, 12h or 7d, sizes 64KiB or 16MiB. A flag counts before an \
-environment variable, that before this file, and the file before the default.";
+Default values for the options of the bowline commands. Keys are the names of the long options. Values are written as on the \
+command line; an option that may be repeated takes a list. Durations are written 90s, 12h or 7d, sizes 64KiB or 16MiB. The \
+order of precedence is: command line, environment variable, this file, default.";
 
 const HOSTS: &str = "\
-A table [host.\"PATTERNS\"] may hold the same keys, for the hosts that match: names as ssh was given them, patterns as in \
-ssh_config(5), separated by spaces or commas, with * and ? as wildcards and ! to exclude. The first value found counts: the \
-tables of hosts in the order of the file, then [client].";
+A table [host.\"PATTERNS\"] may have the same keys, for the hosts that match. The patterns are matched against the name that ssh \
+was given. They are written as in ssh_config(5): separated by spaces or commas, with * and ? as wildcards, and ! to exclude. The \
+first value found is used: the host tables are read in the order of the file, then [client].";
 
-const FAULTS: &str = "\
-A key that does not exist is refused, with its line and the nearest right one. bowline config shows what counts, and where \
-it came from; bowline config HOST for one host. A running server half reads the file again at SIGHUP (systemctl reload \
-bowline), without loss of a session.";
+const ERRORS: &str = "\
+An unknown key is an error; the message names the line and the most similar key. bowline config shows the effective settings and \
+where each comes from; bowline config HOST shows them for one host. A running server half reads the file again at SIGHUP (systemctl \
+reload bowline). Its sessions are kept.";
 
 const EXAMPLE: &str = r#"[client]
 patience = "12h"
@@ -46,8 +46,8 @@ pub(in crate::cli) fn page() -> (String, Vec<u8>) {
     page.text([roman(ABOUT)]);
     page.control("PP", []);
     page.text([roman(
-        "The first file is the user's own; the second is read by serve, relay and sshd when root starts them. --config \
-         names another.",
+        "The first file is the user's own. The second is read by serve, relay and sshd if root starts them. --config names \
+         another file.",
     )]);
     for table in Table::ALL {
         page.control("SH", [heading(table)]);
@@ -56,8 +56,8 @@ pub(in crate::cli) fn page() -> (String, Vec<u8>) {
         }
         table.keys().iter().for_each(|key| describe(&mut page, key));
     }
-    page.control("SH", ["FAULTS"]);
-    page.text([roman(FAULTS)]);
+    page.control("SH", ["ERRORS"]);
+    page.text([roman(ERRORS)]);
     page.control("SH", ["EXAMPLE"]);
     page.control("nf", []);
     EXAMPLE.lines().for_each(|line| {
@@ -80,7 +80,7 @@ pub(in crate::cli) fn page() -> (String, Vec<u8>) {
 
 fn heading(table: Table) -> &'static str {
     match table {
-        Table::Everywhere => "ABOVE ALL TABLES",
+        Table::Everywhere => "KEYS BEFORE THE FIRST TABLE",
         Table::Client => "[client]",
         Table::Serve => "[serve]",
         Table::Relay => "[relay]",

@@ -75,7 +75,7 @@ impl Counter {
     /// Has the remote shell stop. Gives the last number and the exit code.
     ///
     /// # Errors
-    /// A number is missing or came twice, up to the very last; or the session does not end.
+    /// A number is missing or came twice, up to the very last; or the session did not end.
     pub(super) async fn stop(mut self) -> Result<(u64, u32), DemoError> {
         self.input.write_all(b"stop\n").await.map_err(DemoError::Stream)?;
         let rest = async {
@@ -108,7 +108,7 @@ impl Counter {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OutOfOrder {
     /// Numbers are missing, or came again.
-    #[error("the remote shell's number {expected} was due, {found} came")]
+    #[error("expected number {expected} from the remote shell, got {found}")]
     Jump {
         /// The number that was due.
         expected: u64,
@@ -116,7 +116,7 @@ pub(crate) enum OutOfOrder {
         found: u64,
     },
     /// Something else came.
-    #[error("the remote shell's number {expected} was due, {found:?} came")]
+    #[error("expected number {expected} from the remote shell, got {found:?}")]
     NoNumber {
         /// The number that was due.
         expected: u64,

@@ -65,7 +65,7 @@ pub(crate) enum DemoError {
     #[error(transparent)]
     Counter(#[from] OutOfOrder),
     /// The file was not what it should be: the promise is broken.
-    #[error("{copy} differs from the one that was sent")]
+    #[error("{copy} differs from the file that was sent")]
     Damaged {
         /// Which copy.
         copy: &'static str,
@@ -89,19 +89,19 @@ pub(crate) enum DemoError {
         said: String,
     },
     /// The remote shell's exit code did not arrive as it was.
-    #[error("the remote shell's exit code was {}, {code} arrived", counter::FAREWELL)]
+    #[error("the remote shell's exit code was {}, but {code} arrived", counter::FAREWELL)]
     OtherFarewell {
         /// What arrived.
         code: u32,
     },
     /// The program that takes the file failed.
-    #[error("the program that takes the file on the other side ended with exit code {code}")]
+    #[error("the program that receives the file on the other side exited with code {code}")]
     TransferFailed {
         /// What it ended with.
         code: u32,
     },
     /// The session was to end, and went on.
-    #[error("the session does not end")]
+    #[error("the session did not end")]
     DoesNotEnd,
     /// The session's pipes broke.
     #[error("the session's pipe broke")]
@@ -159,13 +159,13 @@ pub(crate) enum DemoError {
     #[error("the SSH connection failed")]
     Russh(#[from] russh::Error),
     /// The demo's own host is another.
-    #[error("the server half is not the demo's own")]
+    #[error("another server half than the demo's own answered")]
     OtherHost,
     /// The demo's own key is refused.
-    #[error("the built-in SSH server refuses the demo's own key")]
+    #[error("the built-in SSH server refused the demo's own key")]
     NotLoggedIn,
     /// The user stopped it.
-    #[error("stopped before its end")]
+    #[error("the demo was stopped")]
     Interrupted,
 }
 

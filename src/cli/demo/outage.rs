@@ -40,18 +40,18 @@ impl Outage {
             Outage::NewAddress => "new address",
             Outage::ResetStorm => "reset storm",
             Outage::Unreachable => "address unreachable",
-            Outage::OtherNetwork => "off, then another network",
+            Outage::OtherNetwork => "offline, then new address",
         }
     }
 
     /// What that means, in half a line.
     pub(super) fn meaning(self) -> &'static str {
         match self {
-            Outage::BlackHole => "every packet vanishes, nobody is told",
-            Outage::NewAddress => "the NAT forgot the client, its port is another now",
+            Outage::BlackHole => "every packet is lost, without an error",
+            Outage::NewAddress => "the NAT gives the client a new port",
             Outage::ResetStorm => "every connection is reset, four times a second",
             Outage::Unreachable => "the server half's port refuses every packet",
-            Outage::OtherNetwork => "no network, then a different address",
+            Outage::OtherNetwork => "no network, then another address",
         }
     }
 

@@ -22,9 +22,10 @@ const MOST_TYPED: usize = 1 << 20;
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
 
-const HELP: &str = "Press Ctrl-] and then\r\n  b  a black hole: every packet vanishes; again: they pass\r\n  u  the server \
-                    half's address refuses everything; again: it answers\r\n  r  a new address, as after a change of \
-                    network\r\n  x  reset every connection\r\n  ?  this help\r\n  q  quit (so does exit)";
+const HELP: &str = "Press Ctrl-] and then one of:\r\n  b  black hole on or off: every packet is lost\r\n  u  unreachable on or \
+                    off: the server half's port refuses every packet\r\n  r  give the client a new address, as after \
+                    a change of network\r\n  x  reset every connection\r\n  ?  show this help\r\n  q  quit (or leave the \
+                    shell with exit)";
 
 /// Gives the user the shell until it ends, or the user wants to quit.
 ///
@@ -34,7 +35,7 @@ pub(super) async fn run(stage: &Stage, visitor: &Visitor, screen: &Screen) -> Re
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         return Err(DemoError::NoTerminal);
     }
-    let title = "A shell over bowline, on this machine. Break the path, and go on typing.";
+    let title = "A shell over bowline, on this machine. Break the path and keep typing.";
     screen.say(&screen.abilities().ink(Ink::Bold, title));
     screen.say(&format!("\n{}\n", HELP.replace('\r', "")));
     let size = tcgetwinsize(io::stdout()).map_err(|error| DemoError::Terminal(error.into()))?;
@@ -48,7 +49,7 @@ pub(super) async fn run(stage: &Stage, visitor: &Visitor, screen: &Screen) -> Re
     let left = sitting.attend(&mut remote).await;
     drop(raw);
     screen.say(match left? {
-        Left::ShellEnded => "\nThe shell has ended, and its session with it.",
+        Left::ShellEnded => "\nThe shell exited, and its session ended.",
         Left::Quit => "\nLeft the shell.",
     });
     // It cannot take leave over a path that is down.
@@ -118,16 +119,19 @@ impl Sitting<'_> {
 
     fn grant(&mut self, wish: Wish) -> Result<(), DemoError> {
         match wish {
-            Wish::BlackHole => self.toggle(Weather::BlackHole, "black hole: every packet vanishes now. Type on"),
-            Wish::Unreachable => self.toggle(Weather::Unreachable, "the server half's address refuses everything now"),
+            Wish::BlackHole => self.toggle(Weather::BlackHole, "black hole: every packet is lost now; keep typing"),
+            Wish::Unreachable => self.toggle(
+                Weather::Unreachable,
+                "unreachable: the server half's port refuses every packet now",
+            ),
             Wish::NewAddress => {
                 self.path.take_new_address();
-                self.note("the client has another address now");
+                self.note("the client has a new address now");
                 Ok(())
             }
             Wish::Reset => {
                 self.path.reset_connections();
-                self.note("the next packet of every connection will be answered by a reset");
+                self.note("the next packet of every connection is answered with a reset");
                 Ok(())
             }
             Wish::Help | Wish::Quit => {
@@ -141,7 +145,7 @@ impl Sitting<'_> {
         if self.path.weather() == weather {
             self.path.set(Weather::Fair).map_err(DemoError::Socket)?;
             self.restored = Some(clock::now());
-            self.note("the path carries again");
+            self.note("the path works again");
         } else {
             self.path.set(weather).map_err(DemoError::Socket)?;
             self.restored = None;

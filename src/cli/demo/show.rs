@@ -80,11 +80,12 @@ fn introduce(visitor: &Visitor, screen: &Screen) {
         Visitor::OpenSsh { version } => format!("ssh ({version})"),
         Visitor::Own => "SSH client (built in)".to_owned(),
     };
-    screen.say(&abilities.ink(Ink::Bold, "SSH sessions that do not break: watch one."));
+    screen.say(&abilities.ink(Ink::Bold, "An SSH session that does not break"));
     screen.say(&format!(
         "\n  {client} {arrow} bowline {arrow} the path {arrow} bowline {arrow} sshd (built in)\n\n\
-         A counter runs in the remote shell, 20 numbers a second. A file of 32 MiB is on\n\
-         its way there and back. Now the path breaks. All on this machine, 25 seconds.\n"
+         In the remote shell a counter runs, 20 numbers a second. A file of 32 MiB is\n\
+         copied there and back. Meanwhile the path breaks. All of this happens on this\n\
+         machine and takes 25 seconds.\n"
     ));
 }
 

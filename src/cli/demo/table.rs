@@ -41,8 +41,8 @@ impl Survived {
     pub(super) fn toll(&self) -> String {
         match self.outage {
             Outage::ResetStorm => format!("{} connections reset", self.resets),
-            _ if self.caught_up == 1 => "no number had to wait".to_owned(),
-            _ => format!("{} numbers had waited", self.caught_up),
+            _ if self.caught_up == 1 => "no number was delayed".to_owned(),
+            _ => format!("{} numbers were delayed", self.caught_up),
         }
     }
 
@@ -71,7 +71,7 @@ impl Account {
         let dim = |text: &str| abilities.ink(Ink::Dim, text);
         let header = format!(
             "{:<26}{:>9}{:>12}{:>14}{:>15}",
-            "outage", "lasted", "silence", "first byte", "lost on it"
+            "outage", "lasted", "silence", "first byte", "lost"
         );
         let mut text = String::from("\n");
         // A failed write to a String does not exist.
@@ -82,23 +82,22 @@ impl Account {
         let _ = writeln!(
             text,
             "{}\n",
-            dim("silence: longest without output; first byte: after the outage was over")
+            dim("silence: longest time without output; first byte: time after the outage")
         );
         let _ = writeln!(
             text,
-            "counter  {}, 1 to {}: none missing, none twice; exit code {FAREWELL} as sent",
-            good("whole"),
+            "counter  {}: 1 to {}, none missing, none twice; exit code {FAREWELL}, as sent",
+            good("complete"),
             self.last
         );
         let _ = writeln!(
             text,
-            "file     {}, 32 MiB there and back. SHA-256 on both sides:",
-            good("equal")
+            "file     {}: 32 MiB there and back; SHA-256 on both sides:",
+            good("identical")
         );
         let _ = writeln!(text, "         {}\n", self.hash);
         text.push_str(
-            "Break the path yourself: bowline demo --shell\nUse it: `sudo bowline serve` on a server, `bowline ssh HOST` \
-             here (README.md).",
+            "Break the path yourself: bowline demo --shell\nUse bowline: `sudo bowline serve` on a server, `bowline ssh HOST` here.",
         );
         text
     }

@@ -84,7 +84,7 @@ impl Suppressed {
             return info!(
                 event = "refused",
                 suppressed = count,
-                "as many refusals from many networks"
+                "more refusals, from many networks"
             );
         };
         let network = network.map(tracing::field::display);
@@ -92,7 +92,7 @@ impl Suppressed {
             event = "refused",
             suppressed = count,
             network,
-            "as many more within a minute: {sentence}"
+            "more of the same within a minute: {sentence}"
         );
     }
 }

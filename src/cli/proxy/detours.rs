@@ -63,7 +63,8 @@ impl Detours {
             .map_or_else(|| ProxyRules::from_environment(look), Ok);
         let rules = rules.unwrap_or_else(|error| {
             // Set for other programs: no reason not to try the paths that need no proxy.
-            warn!(variable = error.variable, error = %error.source, "this proxy is left out");
+            warn!(variable = error.variable, error = %error.source, "this proxy cannot be used; continuing \
+                without it");
             detours.left_out = Some(error);
             ProxyRules::direct()
         });

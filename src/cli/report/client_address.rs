@@ -8,7 +8,7 @@ pub(crate) fn no_client_addresses(error: &SetUpError) -> Failure {
     let cause = super::chain(error);
     let failure = Failure::new(
         Exit::Unavailable,
-        "cannot show sshd the addresses of clients (--client-address real)",
+        "cannot show sshd the clients' own addresses (--client-address real)",
     );
     failure.fact(cause).hint(client_address_hint(error))
 }
@@ -25,13 +25,13 @@ pub(crate) fn client_address_hint(error: &SetUpError) -> &'static str {
             "set net.ipv4.tcp_fwmark_accept=1 in /etc/sysctl.d, or let the unit write it: \
              ReadWritePaths=/proc/sys/net/ipv4/tcp_fwmark_accept and ProcSubset=all"
         }
-        SetUpError::Taken { .. } => "move the other rule behind priority 22, or let it have another mark than 0xb0",
+        SetUpError::Taken { .. } => "give the other rule a priority number above 22, or another mark than 0xb0",
         SetUpError::OthersRules { .. } => {
-            "if these rules may count for accepted connections too, say --client-address real"
+            "if these rules may apply to accepted connections too, use --client-address real"
         }
         SetUpError::NoAnswer { .. } => {
-            "let the firewall accept what comes in on lo, whatever its source address (nft: iif lo accept), or sshd is not \
-             well"
+            "if a firewall is active, let it accept packets on lo from every source address (nft: iif lo \
+             accept); or sshd may hang"
         }
         SetUpError::Elsewhere { .. } => "run bowline serve on the machine where sshd is",
     }

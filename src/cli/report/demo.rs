@@ -13,12 +13,12 @@ pub(crate) fn demo_failed(error: &DemoError) -> Failure {
             .hint("this must never happen: please report it"),
         DemoError::Counter(_) => failure.hint("this must never happen: please report it"),
         DemoError::EarlyEnd { said } => said.lines().take(8).fold(failure, Failure::fact),
-        DemoError::Silent { .. } => failure.hint("on a machine that is very busy, try again"),
+        DemoError::Silent { .. } => failure.hint("if this machine is very busy, try again"),
         DemoError::Folder { .. } | DemoError::File { .. } => {
-            failure.hint("the demo needs about 64 MiB there; TMPDIR names another place")
+            failure.hint("the demo needs about 64 MiB of disk space there; TMPDIR sets another folder")
         }
-        DemoError::NoTerminal => failure.hint("without --shell the demo needs none"),
-        DemoError::Sshd(_) => failure.hint("it needs an entry for your user in the user database (getent passwd)"),
+        DemoError::NoTerminal => failure.hint("without --shell the demo needs cannot open a pseudo-terminal"),
+        DemoError::Sshd(_) => failure.hint("your user needs an entry in the user database (getent passwd)"),
         _ => failure,
     }
 }

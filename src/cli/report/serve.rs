@@ -14,10 +14,10 @@ use crate::server::sshd_config::Obstacle;
 pub(crate) fn another_serves(endpoint: Endpoint, who: &KeeperInfo) -> Failure {
     let failure = there(endpoint).fact(facts(who));
     match who.managed {
-        false => failure.hint("--replace takes its place and keeps its sessions"),
+        false => failure.hint("--replace takes over from it and keeps its sessions"),
         true => failure.hint(
-            "a service manager runs it: systemctl reload makes it read its settings anew, systemctl restart runs it anew; \
-             both keep its sessions",
+            "a service manager runs it: systemctl reload applies new settings, systemctl restart starts the \
+             program again; both keep its sessions",
         ),
     }
 }
@@ -26,41 +26,48 @@ pub(crate) fn another_serves(endpoint: Endpoint, who: &KeeperInfo) -> Failure {
 pub(crate) fn in_use(endpoint: Endpoint, error: &io::Error, holders: &[Holder], folder: &Path) -> Failure {
     let bowline = holders.iter().find(|holder| holder.is_keeper());
     if let Some(keeper) = bowline {
-        return there(endpoint).fact(format_args!("process {}", keeper.pid)).hint(format_args!(
-            "its sockets are not in {}: name its own folder by --runtime-dir, and --replace takes its place and keeps its \
-             sessions",
-            folder.display()
-        ));
+        return there(endpoint)
+            .fact(format_args!("process {}", keeper.pid))
+            .hint(format_args!(
+                "its control socket is not in {}: name its runtime folder with --runtime-dir; then --replace takes \
+             over from it and keeps its sessions",
+                folder.display()
+            ));
     }
     let failure = cannot_listen(option(endpoint), endpoint, error);
     holders.iter().fold(failure, |failure, holder| {
-        failure.fact(format_args!("process {} ({}) has it", holder.pid, holder.name))
+        failure.fact(format_args!("process {} ({}) uses it", holder.pid, holder.name))
     })
 }
 
 /// A server half that takes no session is of no use to anybody.
 pub(crate) fn too_few_descriptors(limit: usize, needed: usize, usual: usize) -> Failure {
-    let what = format_args!("this process may open {limit} files, which leaves none for a session");
+    let what = format_args!("this process may open only {limit} files, which is too few for one session");
     Failure::new(Exit::Unavailable, what)
-        .fact(format_args!("one session needs a limit of {needed}, --max-sessions of them need {usual}"))
-        .hint("raise the hard limit of open files: LimitNOFILE= in the unit, ulimit -n in a shell, --ulimit nofile= of a container")
+        .fact(format_args!(
+            "one session needs a limit of {needed}; --max-sessions needs {usual}"
+        ))
+        .hint(
+            "raise the hard limit of open files: LimitNOFILE= in the unit, ulimit -n in a shell, --ulimit \
+            nofile= for a container",
+        )
 }
 
 /// The question whether a key may open would let everybody in.
 pub(crate) fn accepts_any_key(identification: &str) -> Failure {
-    let what = "the SSH server at the target says yes to every key, so asking it decides nothing (--auth sshd)";
+    let what = "the SSH server at the target accepts every key, so --auth sshd would let everybody in";
     Failure::new(Exit::Unavailable, what)
-        .fact(format_args!("it calls itself {identification}"))
-        .fact("it was asked about a key that was made a moment ago, and would accept it for root")
+        .fact(format_args!("it identifies itself as {identification}"))
+        .fact("it would accept a key for root that bowline generated just now")
         .hint(
-            "--auth none says that the login inside is to decide alone; --authorized-keys names a file whose keys may open \
-             sessions",
+            "with --auth none, only the SSH login inside the session decides; with --authorized-keys FILE, the \
+             keys in FILE may open sessions",
         )
 }
 
 /// Root can use none of sshd's host keys.
 pub(crate) fn no_host_keys(warnings: &[HostKeyWarning]) -> Failure {
-    let what = "none of sshd's host keys can be used, and clients that know the host refuse any other key";
+    let what = "none of sshd's host keys can be used, and clients that know the host would refuse any other key";
     let failure = warnings
         .iter()
         .fold(Failure::new(Exit::Unavailable, what), Failure::fact);
@@ -72,63 +79,67 @@ pub(crate) fn no_host_keys(warnings: &[HostKeyWarning]) -> Failure {
     };
     if warnings.iter().any(is_of_sshd_alone) {
         return failure.hint(
-            "give sshd one more host key, in a file and of a usual type: `ssh-keygen -A` makes those that are missing in \
-             /etc/ssh; then add a line such as `HostKey /etc/ssh/ssh_host_ed25519_key` to sshd_config and reload sshd. Clients \
-             that know the host learn it by themselves (UpdateHostKeys)",
+            "give sshd one more host key, in a file and of a common type: `ssh-keygen -A` creates the missing \
+             ones in /etc/ssh; then add a line such as `HostKey /etc/ssh/ssh_host_ed25519_key` to sshd_config \
+             and reload sshd. Clients that know the host learn the new key automatically (UpdateHostKeys)",
         );
     }
     failure.hint(
-        "name the host keys that clients know with --host-key, or the configuration that names them with --sshd-config; \
-         with another SSH server, ssh-keygen makes a key for --host-key that clients then have to learn",
+        "pass the host keys that clients know to --host-key, or the configuration that names them to \
+         --sshd-config; for an SSH server other than OpenSSH, create a key for --host-key with ssh-keygen; \
+         clients then have to learn it",
     )
 }
 
 /// What an administrator does so that sessions are opened.
 pub(crate) fn opens_refused(obstacle: &Obstacle) -> String {
-    let see = "let sshd see where clients come from (--client-address real)";
+    let see = "let sshd see the clients' own addresses (--client-address real)";
     match obstacle {
         Obstacle::Rules { .. } => format!(
-            "{see}; or remove these lines; or say --accept-loopback-match, if everybody may have what these lines give to \
-             127.0.0.1 and what they give to no address"
+            "{see}; or remove these lines; or use --accept-loopback-match, if these lines may treat every client \
+             either like 127.0.0.1 or like an address that they do not match"
         ),
-        Obstacle::Files(_) => format!("let bowline read that file, as root for instance; or {see}"),
+        Obstacle::Files(_) => format!("let bowline read that file, for example by running it as root; or {see}"),
         Obstacle::Sshd(_) => format!(
-            "mend what sshd says (`sshd -t` says it too); --sshd-config and --sshd-binary name another configuration and \
-             another sshd. It is tried again at the next open; or {see}"
+            "fix the error that sshd reports (`sshd -t` shows it too), or name another configuration or sshd \
+             with --sshd-config and --sshd-binary; bowline tries again when the next session opens; or {see}"
         ),
         Obstacle::Elsewhere { .. } => {
-            "run bowline serve on that machine; or say --accept-loopback-match, if sshd there has \
-             no rules that depend on where a client connects from: it sees this machine's address"
+            "run bowline serve on that machine; or use --accept-loopback-match, if the sshd there has no rules \
+             about client addresses: it sees only this machine's address"
                 .to_owned()
         }
         Obstacle::SharedPenalties {
             instead: Some(instead), ..
-        } => format!("use --target {instead}, where the same sshd listens; systemctl reload bowline does so too"),
+        } => format!(
+            "use --target {instead}, where the same sshd listens; systemctl reload bowline does the \
+            same"
+        ),
         Obstacle::SharedPenalties { .. } => format!(
-            "have sshd listen on 127.0.0.1 too, with PerSourceNetBlockSize 32, and use that as --target; or {see}; or turn \
-             PerSourcePenalties off"
+            "let sshd listen on 127.0.0.1 too, with PerSourceNetBlockSize 32, and use that as --target; or \
+             {see}; or turn off PerSourcePenalties"
         ),
     }
 }
 
 /// With any port asked for, it is not clear whose place is meant.
 pub(crate) fn several_serve<'a>(all: impl Iterator<Item = &'a KeeperInfo>) -> Failure {
-    let failure = Failure::new(Exit::Unavailable, "several bowlines serve here");
+    let failure = Failure::new(Exit::Unavailable, "several bowline server halves run on this machine");
     let failure = all.fold(failure, |failure, who| {
         failure.fact(format_args!("{} on {}", facts(who), endpoints(who)))
     });
-    failure.hint("name the port of the one to replace with --listen")
+    failure.hint("pass the port of the one to replace to --listen")
 }
 
 /// The running one listens at every address, and this one wants one of them, or the other way round.
 pub(crate) fn overlaps(endpoint: Endpoint, who: &KeeperInfo) -> Failure {
     Failure::new(
         Exit::Unavailable,
-        format_args!("cannot listen on {endpoint} as long as the running bowline listens where it does"),
+        format_args!("cannot listen on {endpoint}: this overlaps with an address of the running bowline"),
     )
     .fact(format_args!("{} on {}", facts(who), endpoints(who)))
     .hint(format_args!(
-        "give the addresses of the running one to {}, or stop it first",
+        "pass the addresses of the running one to {}, or stop it first",
         option(endpoint)
     ))
 }
@@ -137,28 +148,26 @@ pub(crate) fn overlaps(endpoint: Endpoint, who: &KeeperInfo) -> Failure {
 pub(crate) fn cannot_take_over(who: &KeeperInfo, error: &TakeoverError) -> Failure {
     let failure = Failure::from_error(Exit::Unavailable, error);
     let mut failure = Failure {
-        what: format!("cannot take the place of the running bowline: {}", failure.what),
+        what: format!("cannot take over from the running bowline: {}", failure.what),
         ..failure
     };
     failure.facts.insert(0, facts(who));
     match error {
-        TakeoverError::OtherUser { .. } => failure.hint("run this one as the user of the running one"),
+        TakeoverError::OtherUser { .. } => failure.hint("run this one as the same user as the running one"),
         TakeoverError::Refused(TakeoverRefusal::Managed) => failure
-            .fact("a service manager runs it, and would end all of it")
-            .hint("systemctl reload or systemctl restart do the same, and keep its sessions"),
+            .fact("a service manager runs it, and would end the new process together with it")
+            .hint("use systemctl reload or systemctl restart instead; both keep its sessions"),
         TakeoverError::Refused(TakeoverRefusal::Version { .. })
         | TakeoverError::Handover(_)
         | TakeoverError::UnexpectedReply => failure
             .fact(format_args!("this one is version {}", env!("CARGO_PKG_VERSION")))
             .hint(format_args!(
-                "the versions are too far apart. To end its sessions and start anew: kill {}",
+                "the two versions are not compatible. To end its sessions and start again: kill {}",
                 who.keeper
             )),
-        TakeoverError::Refused(TakeoverRefusal::Ending) => failure.hint("it is about to end: try again"),
-        TakeoverError::Foreign { .. } => {
-            failure.hint("its worker may have been broken into: see its log, then kill it")
-        }
-        TakeoverError::Lost(_) => failure.hint("it goes on; try again, or see its log"),
+        TakeoverError::Refused(TakeoverRefusal::Ending) => failure.hint("it is stopping: try again"),
+        TakeoverError::Foreign { .. } => failure.hint("its worker may be compromised: see its log, then kill it"),
+        TakeoverError::Lost(_) => failure.hint("it continues to run; try again, or see its log"),
     }
 }
 
@@ -171,7 +180,7 @@ pub(crate) fn does_not_answer(
 ) -> Failure {
     let failure = Failure::new(
         Exit::Unavailable,
-        format_args!("another bowline serves on {endpoint}, and does not answer"),
+        format_args!("another bowline serves on {endpoint} but does not answer"),
     );
     let state = |holder: &Holder| if holder.runs() { "runs" } else { "is stopped" };
     let failure = failure.fact(format_args!("process {} {}", keeper.pid, state(keeper)));
@@ -180,10 +189,11 @@ pub(crate) fn does_not_answer(
         None => failure.fact("its worker is dead"),
     };
     if !was_tried && worker.is_some_and(Holder::runs) {
-        return failure.hint("--replace takes its place and keeps its sessions");
+        return failure.hint("--replace takes over from it and keeps its sessions");
     }
     failure.hint(format_args!(
-        "kill -CONT {pid} wakes a stopped one; kill -KILL {pid} ends it, and its sessions if its worker is not alive",
+        "kill -CONT {pid} resumes it if it is stopped; kill -KILL {pid} ends it, and also its sessions if its \
+         worker is dead",
         pid = keeper.pid
     ))
 }
@@ -194,7 +204,7 @@ fn there(endpoint: Endpoint) -> Failure {
 
 fn facts(who: &KeeperInfo) -> String {
     format!(
-        "process {}, version {}, for {}",
+        "process {}, version {}, running for {}",
         who.keeper,
         who.version,
         rough(who.age)

@@ -21,7 +21,10 @@ pub(crate) fn notice(line: &str) {
 
 /// ssh would log in as somebody whom no sshd can be asked about.
 pub(crate) fn not_a_user_name(error: NotAUserName) -> Failure {
-    Failure::new(Exit::Usage, error).hint("name another with USER@HOST, or with User in ssh's configuration")
+    Failure::new(Exit::Usage, error).hint(
+        "choose another user with USER@HOST, or with User in ssh's \
+        configuration",
+    )
 }
 
 /// `ssh -G` did not say what the host is.
@@ -41,8 +44,8 @@ pub(crate) fn no_ssh_config(error: &SshConfigError) -> Failure {
 /// ssh asks bowline, which was about to ask ssh.
 pub(crate) fn asked_already(error: &dyn Error) -> Failure {
     Failure::from_error(Exit::Usage, error).hint(
-        "in ssh's configuration, `Match exec` may run `bowline check`, which is made for it; any other command of \
-         bowline in it must be about another host",
+        "`Match exec` in ssh's configuration may run `bowline check`; it may run other bowline commands only for \
+         another host",
     )
 }
 
@@ -50,9 +53,15 @@ pub(crate) fn asked_already(error: &dyn Error) -> Failure {
 pub(crate) fn passes_no_socket(host: &str) -> Failure {
     Failure::new(
         Exit::Usage,
-        format_args!("ssh waits for a connected socket for {host} (ProxyUseFdpass yes), and bowline carries bytes"),
+        format_args!(
+            "ssh expects a connected socket from its ProxyCommand for {host} (ProxyUseFdpass yes), but \
+            bowline cannot pass one"
+        ),
     )
-    .hint("put `ProxyUseFdpass no` beside this ProxyCommand in ssh's configuration, before any `ProxyUseFdpass yes`")
+    .hint(
+        "add `ProxyUseFdpass no` next to this ProxyCommand in ssh's configuration, before any `ProxyUseFdpass \
+        yes`",
+    )
 }
 
 /// The same; `ignores_host_keys`: ssh's StrictHostKeyChecking is `no`.
@@ -61,23 +70,24 @@ pub(crate) fn cannot_open_as(host: &str, error: OpenError, ignores_host_keys: bo
     let failure = cannot_open(host, error);
     match is_ignored {
         true => failure.fact(
-            "StrictHostKeyChecking no: ssh would warn and go on without passwords; bowline shows no key of yours to a host \
-             whose key has changed",
+            "with StrictHostKeyChecking no, ssh would warn and continue without passwords; bowline does not \
+             offer your keys to a host whose key has changed",
         ),
         false => failure,
     }
 }
 
 /// What to do if nothing is known but that no answer came.
-const NO_ANSWER: &str = "is `bowline serve` running there, and does every firewall on the way let that UDP port through? \
-    `--port` names another port, `--fallback tcp` goes on without bowline";
+const NO_ANSWER: &str = "check that `bowline serve` runs there, and allow this UDP port if a firewall on the way \
+    blocks it; `--port` sets another port, and `--fallback tcp` connects without bowline";
 
 /// The program that prints lines of known_hosts gave no answer.
 pub(crate) fn no_known_hosts_command(error: &CommandError) -> Failure {
     Failure::from_error(Exit::Refused, error).hint(BAD_KNOWN_HOSTS_COMMAND)
 }
 
-const BAD_KNOWN_HOSTS_COMMAND: &str = "ssh gives up then too: run the command by itself, and mend it or take KnownHostsCommand out of ssh's configuration";
+const BAD_KNOWN_HOSTS_COMMAND: &str = "ssh does not connect in this case either: run the command by hand, then \
+    fix it or remove KnownHostsCommand from ssh's configuration";
 
 /// No session was opened to `host`.
 pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
@@ -87,7 +97,7 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
         }
         OpenError::NoPath { attempts, .. } if attempts.iter().any(is_other_protocol) => other_protocol(host, &attempts),
         OpenError::NoPath { attempts, within } => {
-            let what = format_args!("no path led to a bowline server half on {host}").to_string();
+            let what = format_args!("cannot reach a bowline server half on {host}").to_string();
             let failure = attempts
                 .iter()
                 .fold(Failure::new(Exit::Unavailable, what), |failure, failed| {
@@ -101,14 +111,14 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                 });
             if attempts.iter().any(is_without_host_key) {
                 return failure.hint(
-                    "a relay finds a host by its host key: give the fingerprint that `bowline serve` printed there with \
-                     --pin, or put its line into known_hosts",
+                    "a relay looks up a server by its host key, and none is known: pass the fingerprint that \
+                     `bowline serve` printed there to --pin, or add the host key to known_hosts",
                 );
             }
             if attempts.iter().any(is_busy) {
                 return failure.hint(
-                    "the server half is there and has too many connections that do not say what they want: try again in a \
-                     minute, or raise --max-half-open there",
+                    "the server half runs, but has too many unfinished handshakes: try again in a minute, or \
+                     raise --max-half-open there",
                 );
             }
             failure.hint(attempts.iter().find_map(hint_of_path).unwrap_or(NO_ANSWER))
@@ -126,10 +136,10 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
         error @ OpenError::AwaitingSshd { .. } => still_asking(host, &error),
         OpenError::Refused(refusal) => refused(host, refusal.code, &refusal.message),
         OpenError::Protocol(error) => {
-            let what = format_args!("what answers on {host} does not speak bowline's protocol");
+            let what = format_args!("the server that answers on {host} does not speak bowline's protocol");
             Failure::new(Exit::Protocol, what)
                 .fact(error)
-                .hint("is the port right, and the server half up to date?")
+                .hint("check the port, and the version of bowline on the server")
         }
     }
 }
@@ -137,22 +147,23 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
 /// The server half waits for sshd.
 fn still_asking(host: &str, error: &OpenError) -> Failure {
     Failure::new(Exit::Unavailable, format_args!("{host}: {error}")).hint(
-        "does sshd there take long to look keys up (AuthorizedKeysCommand, a directory behind it)? ssh's ConnectTimeout, or \
-         --connect-timeout, says how long it is waited for",
+        "sshd may be slow to look up keys there (AuthorizedKeysCommand, a directory service); ssh's \
+         ConnectTimeout, or --connect-timeout, sets how long bowline waits",
     )
 }
 
 fn not_authorized(failure: Failure, tried: &[String], ssh_has_more: bool) -> Failure {
     let failure = match tried.is_empty() {
-        true => failure.fact("there was no key to offer"),
+        true => failure.fact("there is no key to offer"),
         false => tried.iter().fold(failure, Failure::fact),
     };
     failure.hint(if ssh_has_more {
-        "ssh may be able to use what bowline left out: `--fallback tcp` goes on without bowline then (as `bowline ssh` does by \
-         itself); or make a key that bowline can use (ssh-keygen -t ed25519), and put it into authorized_keys there"
+        "ssh may be able to use a key that bowline cannot: with `--fallback tcp` (the default of `bowline ssh`) \
+         it then connects without bowline; or create a key that bowline supports (ssh-keygen -t ed25519), and \
+         add it to authorized_keys there"
     } else {
-        "is the right one among these, and in authorized_keys there? IdentityFile in ssh's configuration, `ssh -i`, or the agent \
-         (ssh-add) offers another"
+        "check that the right key is in this list and in authorized_keys there; IdentityFile in ssh's \
+         configuration, `ssh -i` or ssh-add offers another key"
     })
 }
 
@@ -181,20 +192,21 @@ fn is_without_host_key(failed: &Failed) -> bool {
 fn hint_of_path(failed: &Failed) -> Option<&'static str> {
     match &failed.error {
         AttemptError::SmallMtu(_) => Some(
-            "have the server half serve TLS too (serve --listen-tls), which takes smaller packets, or raise the MTU of the \
-             interface, or of the tunnel; `bowline check` tells more",
+            "let the server half serve TLS too (serve --listen-tls), which works with smaller packets, or raise \
+             the MTU of the interface or tunnel; `bowline check` shows details",
         ),
         AttemptError::Dial(DialError::OtherTls(_)) => Some(
-            "is the port right? Bowline's TLS goes through nothing in between that ends TLS; `bowline check` tells more",
+            "check the port; bowline's TLS does not work through a device that terminates TLS; `bowline check` \
+             shows details",
         ),
         AttemptError::Dial(DialError::Proxy(error)) => match &error.fault {
             ProxyFault::Forbidden { port, .. } if *port != 443 => Some(
-                "many proxies let tunnels go to port 443 alone: serve TLS there (serve --listen-tls 443; --tls-port 443 \
-                 here)",
+                "many proxies allow tunnels to port 443 only: serve TLS on it (serve --listen-tls 443 on the \
+                 server, --tls-port 443 here)",
             ),
             ProxyFault::WantsCredentials | ProxyFault::RefusedCredentials | ProxyFault::OtherScheme { .. } => Some(
-                "give the proxy's user and password in its URL, in BOWLINE_PROXY or bowline.toml; to an HTTP proxy bowline \
-                 speaks Basic alone",
+                "put the proxy's user name and password into its URL, in BOWLINE_PROXY or bowline.toml; for HTTP \
+                 proxies bowline supports only Basic authentication",
             ),
             _ => None,
         },
@@ -209,14 +221,15 @@ fn is_busy(failed: &Failed) -> bool {
 
 /// Something speaks QUIC there, but not our protocol or not this version of it.
 fn other_protocol(host: &str, attempts: &[Failed]) -> Failure {
-    let what = format_args!("what answers on {host} does not speak this version of bowline's protocol").to_string();
+    let what =
+        format_args!("the server that answers on {host} does not speak this version of bowline's protocol").to_string();
     attempts
         .iter()
         .filter(|failed| is_other_protocol(failed))
         .fold(Failure::new(Exit::Protocol, what), |failure, failed| {
             failure.fact(format_args!("{}: {}", port_of(&failed.path), chain(&failed.error)))
         })
-        .hint("is the port right? Else install the same version of bowline on both sides")
+        .hint("check the port; if it is right, install the same version of bowline on both sides")
 }
 
 /// What sshd says to a client that it has locked out for a while, and OpenSSH 10 also if too many of one address have not
@@ -232,28 +245,35 @@ fn refused(host: &str, code: RefusalCode, message: &str) -> Failure {
         RefusalCode::Version => told(Exit::Protocol).hint("install the same version of bowline on both sides"),
         RefusalCode::Desync => told(Exit::Protocol),
         RefusalCode::UpstreamDown => told(Exit::Unavailable).hint(
-            "the server half answers, sshd behind it does not: is sshd running there, and does serve --target name it?",
+            "the server half answers, but sshd behind it does not: check that sshd runs there and that serve \
+             --target names its address",
         ),
         RefusalCode::Busy => told(Exit::Refused).hint(
-            "end sessions that are not needed (bowline kill there), wait until one makes room, or raise --max-sessions \
-                 and --max-sessions-per-key there",
+            "end sessions that you do not need (bowline kill there), wait until one ends, or raise \
+             --max-sessions and --max-sessions-per-key there",
         ),
-        RefusalCode::OpensRefused => told(Exit::Refused)
-            .hint("on the server: journalctl -u bowline, or wherever bowline serve logs; `opens-refused` is the event"),
+        RefusalCode::OpensRefused => told(Exit::Refused).hint(
+            "see the event `opens-refused` in the log of bowline serve on the server (journalctl -u \
+                bowline)",
+        ),
         RefusalCode::UpstreamUnfit => told(Exit::Unavailable).hint(
-            "it will not end by itself: on the server, sshd's log and its settings tell more (algorithms, RefuseConnection); \
-             bowline serve --authorized-keys or --auth none asks sshd nothing",
+            "trying again does not help: see sshd's log and settings on the server (algorithms, \
+             RefuseConnection); with bowline serve --authorized-keys or --auth none, sshd is not asked about \
+             keys",
         ),
         RefusalCode::OtherMethod => told(Exit::Refused).hint(
-            "such a user gets in with bowline serve --auth none there, or --authorized-keys with this key; the login inside \
-             is sshd's as ever. ssh without bowline works too",
+            "to let this user in, run bowline serve there with --auth none, or with this key in \
+             --authorized-keys; sshd still decides about the login inside the session. ssh without bowline works \
+             too",
         ),
         RefusalCode::RetryLater if message.contains(PENALTY) => told(Exit::Unavailable).hint(
-            "either sshd holds failed logins against this client and lets it in again after a while (PerSourcePenalties there), \
-             or as many logins of its address are under way as it takes (PerSourceMaxStartups)",
+            "either sshd blocks this client for a while because of failed logins (PerSourcePenalties), or too \
+             many logins from its address are in progress (PerSourceMaxStartups)",
         ),
-        RefusalCode::RetryLater if message.contains(MAX_STARTUPS) => told(Exit::Unavailable)
-            .hint("too many logins are under way there: try again, or raise MaxStartups or PerSourceMaxStartups"),
+        RefusalCode::RetryLater if message.contains(MAX_STARTUPS) => told(Exit::Unavailable).hint(
+            "too many logins are in progress there: try again, or raise MaxStartups or \
+                PerSourceMaxStartups",
+        ),
         RefusalCode::RetryLater => told(Exit::Unavailable).hint("try again in a minute"),
         RefusalCode::Gone | RefusalCode::Stale | RefusalCode::NotAuthorized => told(Exit::Refused),
     }
@@ -302,8 +322,8 @@ fn untrusted(error: &(dyn Error + Send + Sync + 'static)) -> Failure {
                 list(presented)
             ))
             .hint(format_args!(
-                "if the host was reinstalled, run: {}; if its server half has a key of its own, give its fingerprint \
-                 with --pin; else somebody may be listening",
+                "if the host was reinstalled, run: {}; if its server half has a key of its own, pass its \
+                 fingerprint to --pin; otherwise somebody may be intercepting the connection",
                 forget_command(name, &place.file)
             )),
         Some(TrustError::Revoked { place, fingerprint, .. }) => failure
@@ -312,15 +332,15 @@ fn untrusted(error: &(dyn Error + Send + Sync + 'static)) -> Failure {
                 place.file.display(),
                 place.line
             ))
-            .hint("do not connect before you know why it was revoked"),
+            .hint("do not connect until you know why the key was revoked"),
         Some(TrustError::InRevokedFile { file, fingerprint, .. }) => failure
             .fact(format_args!("{fingerprint} is revoked by {}", file.display()))
-            .hint("do not connect before you know why it was revoked"),
+            .hint("do not connect until you know why the key was revoked"),
         Some(TrustError::NotPinned { presented }) => failure
-            .fact(format_args!("it presented {}", list(presented)))
-            .hint("compare with what `bowline serve` printed there as its fingerprint"),
+            .fact(format_args!("the server half presented {}", list(presented)))
+            .hint("compare it with the fingerprint that `bowline serve` printed there"),
         Some(TrustError::Command(_)) => failure.hint(BAD_KNOWN_HOSTS_COMMAND),
-        Some(TrustError::Revocation(_)) => failure.hint("mend the file, or take it out of RevokedHostKeys"),
+        Some(TrustError::Revocation(_)) => failure.hint("fix the file, or remove it from RevokedHostKeys"),
         None => failure,
     }
 }
@@ -348,13 +368,17 @@ pub(crate) fn session_end(outcome: Outcome) -> Result<(), Failure> {
         Outcome::Ended(why) | Outcome::Lost(why) => Err(ended(&why)),
         Outcome::ClosedByPeer(CloseCode::Desync, why) => Err(Failure::new(
             Exit::Protocol,
-            format_args!("the server half found a protocol error: {why}"),
+            format_args!("the server half reported a protocol error: {why}"),
         )
         .hint(REPORT_DESYNC)),
-        Outcome::Expired => Err(
-            Failure::new(Exit::Lost, "the session was lost: no path for longer than its patience")
-                .hint("--patience sets how long an outage is waited for, --session-ttl how long the server half waits"),
-        ),
+        Outcome::Expired => Err(Failure::new(
+            Exit::Lost,
+            "the session was lost: the outage lasted longer than its patience",
+        )
+        .hint(
+            "--patience sets how long the client half waits for a path, and --session-ttl how long the \
+                    server half does",
+        )),
         Outcome::Desync(error) => Err(Failure::from_error(Exit::Protocol, &error).hint(REPORT_DESYNC)),
     }
 }
@@ -364,8 +388,8 @@ fn ended(why: &str) -> Failure {
 }
 
 /// Neither path nor user can cause it.
-const REPORT_DESYNC: &str = "the two halves disagree on what was carried, and the session cannot go on without loss; \
-                             run the same version of bowline on both sides, and if it is the same, report this";
+const REPORT_DESYNC: &str = "the two halves disagree on which bytes were transferred, so the session cannot \
+    continue without loss; run the same version of bowline on both sides; if you already do, please report this";
 
 fn list(fingerprints: &[Fingerprint]) -> String {
     let texts: Vec<String> = fingerprints.iter().map(Fingerprint::to_string).collect();

@@ -6,11 +6,10 @@ use super::{Exit, Failure};
 
 /// The terminal went away, or is none.
 pub(crate) fn cannot_show(error: &io::Error) -> Failure {
-    Failure::new(Exit::Unavailable, format_args!("cannot show it here: {error}"))
+    Failure::new(Exit::Unavailable, format_args!("cannot use the terminal: {error}"))
 }
 
-const LOOK: &str =
-    "`bowline status` shows the sessions that there are; those of a server half only to its user and to root";
+const LOOK: &str = "`bowline status` lists the sessions; those of a server half are shown only to its user and to root";
 
 /// No session has an id that begins so.
 pub(crate) fn no_such_session(name: &str) -> Failure {
@@ -27,7 +26,7 @@ pub(crate) fn several_sessions(name: &str, ids: &[&str]) -> Failure {
     let failure = ids
         .iter()
         .fold(Failure::new(Exit::Usage, what), |failure, id| failure.fact(id));
-    failure.hint("give more of the id; nothing was ended")
+    failure.hint("give more digits of the id; nothing was ended")
 }
 
 /// Whoever has it did not do it.
@@ -41,6 +40,8 @@ pub(crate) fn not_ended(id: &str) -> Failure {
 
 /// Only a server half has orphans, and knows keys.
 pub(crate) fn no_server_half() -> Failure {
-    Failure::new(Exit::Unavailable, "no server half answers here")
-        .hint("its user and root may ask it; --runtime-dir names the folder of one that was started with another")
+    Failure::new(Exit::Unavailable, "no server half answers on this machine").hint(
+        "only its user and root can ask it; if it was started with --runtime-dir, pass the same \
+            --runtime-dir here",
+    )
 }

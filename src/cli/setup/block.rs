@@ -32,12 +32,12 @@ impl Block {
         let Block { name, undo, .. } = self;
         let mut lines = vec![
             marker(BEGIN, name),
-            format!("# Taken out by: {undo}"),
+            format!("# To remove this block: {undo}"),
             format!("Host {name}"),
         ];
         lines.extend(self.settings().map(|(keyword, value)| format!("    {keyword} {value}")));
         lines.extend([
-            "# What follows is for all hosts, until the next Host or Match.".to_owned(),
+            "# The lines below apply to all hosts, until the next Host or Match.".to_owned(),
             "Host *".to_owned(),
             marker(END, name),
         ]);
@@ -69,7 +69,7 @@ impl Block {
 
 /// A block whose markers are no pair.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line} is half of a block of bowline's: the other marker is missing, or of another name")]
+#[error("line {line} is one marker of a bowline block; the other marker is missing or has another name")]
 pub(crate) struct Damaged {
     /// The line, from 1.
     pub(crate) line: usize,

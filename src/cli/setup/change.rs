@@ -19,7 +19,7 @@ const MOST_LINKS: usize = 40;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     /// A folder, a device, a pipe.
-    #[error("{} is no plain file", path.display())]
+    #[error("{} is not a regular file", path.display())]
     NotPlain {
         /// Behind all links.
         path: PathBuf,
@@ -39,13 +39,13 @@ pub(crate) enum FileError {
         path: PathBuf,
     },
     /// It is not what the diff was made of.
-    #[error("{} was changed meanwhile by somebody else", path.display())]
+    #[error("{} was changed by another program in the meantime", path.display())]
     Changed {
         /// Behind all links.
         path: PathBuf,
     },
     /// Links lead out of the folder that is to be prepared.
-    #[error("{} leads out of {}", path.display(), root.display())]
+    #[error("{} leads outside of {}", path.display(), root.display())]
     Outside {
         /// As it was named.
         path: PathBuf,

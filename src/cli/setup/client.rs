@@ -180,10 +180,7 @@ impl Task<'_> {
         };
         if before.iter().zip(&base).all(is_as_it_should_be) {
             let way = shown(&before[0].1.way);
-            say(&format!(
-                "nothing to do: ssh takes `{way}` for {} already\n",
-                block.name
-            ));
+            say(&format!("nothing to do: ssh already uses `{way}` for {}\n", block.name));
             self.tell_next();
             return Ok(());
         }
@@ -205,7 +202,7 @@ impl Task<'_> {
                 return Err(report::changes_others(host, &base.others, &answer.others, true));
             }
         }
-        say(&format!("done: ssh goes over bowline to {} now\n", block.name));
+        say(&format!("done: ssh now uses bowline for {}\n", block.name));
         self.tell_next();
         Ok(())
     }
@@ -234,12 +231,12 @@ impl Task<'_> {
             let others = block::names(&rest).map_err(damaged)?;
             others
                 .iter()
-                .for_each(|other| say(&format!("  there is one for {other}\n")));
+                .for_each(|other| say(&format!("  there is a block for {other}\n")));
             return Ok(());
         }
         if self.changed_to(&rest)? {
             say(&format!(
-                "done: the block for {name} is out of {path}, and nothing else was touched\n"
+                "done: removed the block for {name} from {path}; nothing else was changed\n"
             ));
         }
         Ok(())
@@ -296,7 +293,7 @@ impl Task<'_> {
         let check = format!("bowline check{}", self.file.shown_flag());
         let next = match self.settings.hosts.iter().find(|host| host.is_a_name()) {
             Some(host) => format!("next: {check} {host}\n"),
-            None => format!("next: {check} HOST, for a HOST of these\n"),
+            None => format!("next: {check} HOST, with one of these hosts\n"),
         };
         say(&next);
     }
@@ -367,9 +364,9 @@ fn tell_replaced(host: &str, way: &Way) {
         other => shown(other),
     };
     say(&format!(
-        "note: until now ssh gets to {host} by `{way}`.\n      \
-         The block takes its place, and bowline goes straight; where nothing does, see\n      \
-         --path-command and --relay in `bowline proxy --help`.\n"
+        "note: until now ssh connects to {host} with `{way}`.\n      \
+         The block replaces that, and bowline connects directly. If this host cannot be reached\n      \
+         directly, see --path-command and --relay in `bowline proxy --help`.\n"
     ));
 }
 

@@ -54,7 +54,7 @@ pub(crate) enum SshError {
         host: String,
     },
     /// It does not take its configuration as it is.
-    #[error("ssh does not take its configuration")]
+    #[error("ssh rejects its configuration")]
     Rejected {
         /// In its words.
         said: Vec<String>,

@@ -219,7 +219,7 @@ impl Askable {
                 Err(error) => self.silent.push(Silent {
                     pid: Some(server.keeper_pid),
                     socket: None,
-                    reason: format!("it leads to no worker: {error}"),
+                    reason: format!("cannot reach its worker: {error}"),
                 }),
             }
         }

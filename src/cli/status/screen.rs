@@ -124,7 +124,7 @@ fn page(overview: &Overview, above: &mut usize, width: usize, height: usize) -> 
     lines.resize(height.saturating_sub(1 + last.len()).max(lines.len()), Line::default());
     lines.extend(last.into_iter().map(plain));
     lines.push(Line::styled(
-        "q leaves; up, down, page up, page down move",
+        "q: quit; up, down, page up, page down: scroll",
         Style::new().add_modifier(Modifier::DIM),
     ));
     lines
@@ -133,7 +133,7 @@ fn page(overview: &Overview, above: &mut usize, width: usize, height: usize) -> 
 fn title(overview: &Overview, shown: &Range<usize>, rows: usize) -> String {
     let relayed: u64 = overview.relays.iter().map(|relay| relay.splices).sum();
     let mut title = match (overview.sessions.len(), relayed) {
-        (0, 0) => return "no sessions here".to_owned(),
+        (0, 0) => return "no sessions on this machine".to_owned(),
         (0, relayed) => counted(relayed, "path relayed", "paths relayed"),
         (sessions, 0) => counted(sessions as u64, "session", "sessions"),
         (sessions, relayed) => {

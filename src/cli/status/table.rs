@@ -134,7 +134,7 @@ pub(super) fn text(overview: &Overview, width: Option<usize>) -> String {
     let mut text = String::new();
     let rows = rows(overview, width);
     if rows.is_empty() {
-        text += "no sessions here\n";
+        text += "no sessions on this machine\n";
     }
     for line in rows.into_iter().map(|row| row.text).chain(footer(overview)) {
         text += line.trim_end();
@@ -153,7 +153,7 @@ pub(super) fn rows(overview: &Overview, width: Option<usize>) -> Vec<Row> {
         add(&mut rows, lines, relay.paths.iter().map(|_| Kind::Path));
         let untold = relay.splices.saturating_sub(relay.paths.len() as u64);
         if untold > 0 {
-            let text = format!("and {untold} that came before");
+            let text = format!("and {untold} older ones");
             rows.push(Row { text, kind: Kind::Path });
         }
     }
@@ -185,7 +185,7 @@ pub(super) fn footer(overview: &Overview) -> Vec<String> {
 
 fn closed(folder: &Path) -> String {
     format!(
-        "not open to you: {} (sudo bowline status shows what is there)",
+        "not readable: {} (run sudo bowline status to see what is there)",
         folder.display()
     )
 }
@@ -201,7 +201,8 @@ fn server(server: &ServerReport) -> String {
     if let Some(store) = server.store_shortage {
         write!(
             line,
-            "; its service manager keeps {} of {} descriptors for the next start (FileDescriptorStoreMax={})",
+            "; its service manager stores only {} of {} file descriptors for the next start \
+             (FileDescriptorStoreMax={})",
             store.kept, store.wanted, store.most
         )
         .expect("a String takes every byte");
@@ -211,7 +212,7 @@ fn server(server: &ServerReport) -> String {
 
 fn relay(relay: &RelayReport) -> String {
     format!(
-        "relay: process {}, {} listed, {} joined, {} up, {} down{}",
+        "relay: process {}, {} registered, {} paths, {} up, {} down{}",
         relay.pid,
         relay.registered,
         relay.splices,
@@ -230,10 +231,10 @@ fn listens(udp: &[SocketAddr], tls: &[SocketAddr]) -> String {
 fn silent(silent: &Silent) -> String {
     let who = match (silent.pid, &silent.socket) {
         (Some(pid), _) => format!("process {pid}"),
-        (None, Some(socket)) => format!("whoever listens at {}", socket.display()),
+        (None, Some(socket)) => format!("the process that listens on {}", socket.display()),
         (None, None) => "a process".to_owned(),
     };
-    format!("{who} tells nothing: {}", silent.reason)
+    format!("{who} does not report its sessions: {}", silent.reason)
 }
 
 fn outages(session: &SessionReport) -> String {
@@ -308,8 +309,8 @@ mod tests {
         let expected = "\
 FROM             TO HOST KEY        BY    UP       DOWN     AGE
 192.0.2.7:50123  SHA256:Zm9vYmFy..  quic  1.5 KiB  5.0 MiB  3 m
-and 2 that came before
-relay: process 7, 1 listed, 3 joined, 0 B up, 0 B down
+and 2 older ones
+relay: process 7, 1 registered, 3 paths, 0 B up, 0 B down
 ";
         assert_eq!(text(&overview, Some(80)), expected);
         let narrow = text(&overview, Some(45));
@@ -368,6 +369,6 @@ relay: process 7, 1 listed, 3 joined, 0 B up, 0 B down
 
     #[test]
     fn nothing_is_said_in_one_line() {
-        assert_eq!(text(&Overview::default(), None), "no sessions here\n");
+        assert_eq!(text(&Overview::default(), None), "no sessions on this machine\n");
     }
 }

@@ -129,7 +129,7 @@ fn checked_name(part: &'static str, name: &str) -> Result<String, ValueError> {
     } else if name.starts_with('-') {
         "start with `-`"
     } else if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        "hold spaces or control characters"
+        "contain spaces or control characters"
     } else {
         return Ok(name.to_owned());
     };
@@ -188,11 +188,11 @@ mod tests {
         assert_eq!(message::<Destination>("ann@"), "a host name may not be empty");
         assert_eq!(
             message::<Destination>("a b"),
-            "a host name may not hold spaces or control characters"
+            "a host name may not contain spaces or control characters"
         );
         assert_eq!(
             message::<Destination>("a\u{1b}[2J"),
-            "a host name may not hold spaces or control characters"
+            "a host name may not contain spaces or control characters"
         );
         assert_eq!(
             message::<Destination>("[build]"),
@@ -206,7 +206,7 @@ mod tests {
         for (text, token) in [("root@%n", "%n"), ("%n", "%n"), ("%r@build", "%r"), ("%r@%n", "%n")] {
             let said = message::<Destination>(text);
             assert!(
-                said.starts_with(&format!("`{token}` was not replaced: ")),
+                said.starts_with(&format!("`{token}` was not expanded: ")),
                 "{text}: {said}"
             );
         }

@@ -35,7 +35,7 @@ pub(super) async fn serve(mut io: ChannelIo, handle: Handle, home: PathBuf) {
         () = closed.cancelled() => Ok(()),
     };
     if let Err(BadLength(length)) = &served {
-        debug!(length, "sftp packet of impossible length");
+        debug!(length, "invalid sftp packet length");
     }
     let code = if served.is_ok() { 0 } else { 255 };
     io.close_with(Outcome::Exited(code), &handle).await;

@@ -136,11 +136,11 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
     let sshd = settings.sshd();
     if let Some(unit) = settings.packaged_unit("bowline.service") {
         say(&format!(
-            "nothing to do: a package has brought {} and what belongs to it\n",
+            "nothing to do: a package has installed {} and the other files\n",
             unit.display()
         ));
         if settings.read(UNIT)?.exists() {
-            say(&format!("note: /{UNIT} hides it; --undo takes that out\n"));
+            say(&format!("note: /{UNIT} overrides it; --undo removes that file\n"));
         }
         tell_next(settings, sshd.as_ref());
         return Ok(());
@@ -149,7 +149,7 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
     let (changes, diffs) = changes(settings, &program, sshd.as_ref())?;
     tell_of_sshd(settings, sshd.as_ref());
     if changes.is_empty() {
-        say("nothing to do: every file is there already\n");
+        say("nothing to do: all files are installed already\n");
         tell_next(settings, sshd.as_ref());
         return Ok(());
     }
@@ -158,7 +158,7 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
         (what, &change.original)
     });
     let then = match settings.has_systemd() {
-        true => "  then     the user bowline (systemd-sysusers), and systemctl daemon-reload\n",
+        true => "  then     create the user bowline (systemd-sysusers), run systemctl daemon-reload\n",
         false => "",
     };
     if !settings.consent.to(&format!("{diffs}{}{then}", summary(lines)))? {
@@ -172,14 +172,14 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
     }
     match (before, &sshd) {
         (Some(Ok(())), Some(sshd)) => check_sshd(settings, sshd, &changes)?,
-        (Some(Err(said)), _) => say(&format!("note: sshd -t failed before this already: {said}\n")),
+        (Some(Err(said)), _) => say(&format!("note: sshd -t failed even before this change: {said}\n")),
         _ => {}
     }
     if settings.has_systemd() {
         tool("systemd-sysusers", &[&format!("/{SYSUSERS}")]);
         tool("systemctl", &["daemon-reload"]);
     }
-    say("done: everything is in place; nothing was enabled, started or opened\n");
+    say("done: all files are installed; no service was enabled or started, no port was opened\n");
     tell_next(settings, sshd.as_ref());
     Ok(())
 }
@@ -187,7 +187,7 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
 /// What the diffs come to: their beginning may be out of sight.
 fn summary<'a>(files: impl Iterator<Item = (&'static str, &'a Original)>) -> String {
     let lines = files.map(|(what, original)| format!("  {what:<8} {}\n", original.path().display()));
-    std::iter::once("\nThat is:\n".to_owned()).chain(lines).collect()
+    std::iter::once("\nSummary:\n".to_owned()).chain(lines).collect()
 }
 
 /// What has to be changed, and how it is shown.
@@ -205,7 +205,7 @@ fn changes(settings: &ServerSettings, program: &Path, sshd: Option<&Sshd>) -> Re
         }
         if original.exists() && !file.is_unchanged(original.content()) {
             let path = original.path().display();
-            diffs += &format!("note: {path} is there and differs; what it has of its own would be lost\n");
+            diffs += &format!("note: {path} exists with other content, which this change would overwrite\n");
         }
         let old = original.exists().then(|| original.content());
         diffs += &diff(original.path(), old, Some(text.as_bytes()));
@@ -221,7 +221,10 @@ fn program(settings: &ServerSettings) -> Result<PathBuf, Failure> {
     if !settings.is_here() {
         if installed.is_none() {
             let place = settings.root.join(PROGRAMS[0]);
-            say(&format!("note: put the program there too, as {}\n", place.display()));
+            say(&format!(
+                "note: also install the program there, as {}\n",
+                place.display()
+            ));
         }
         return Ok(installed.unwrap_or_else(|| Path::new("/").join(PROGRAMS[0])));
     }
@@ -243,18 +246,19 @@ fn tell_of_sshd(settings: &ServerSettings, sshd: Option<&Sshd>) {
     let Some(sshd) = sshd else {
         return match &settings.serve.sshd_config {
             Some(config) => say(&format!(
-                "note: there is no {}, which bowline.toml names as sshd's configuration, so sshd gets no settings\n",
+                "note: {} does not exist, though bowline.toml names it as sshd's configuration; no settings for \
+                 sshd are installed\n",
                 config.display()
             )),
-            None => say("note: there is no sshd, so it gets no settings\n"),
+            None => say("note: no sshd was found; no settings for sshd are installed\n"),
         };
     };
     if !sshd.has_version() {
-        say("note: the version of sshd is not known, so it gets only the settings that every version takes\n");
+        say("note: the version of sshd is not known; only settings that every version accepts are installed\n");
     }
     if !sshd.includes {
         say(&format!(
-            "note: {} does not read the folder of the settings; put into its first line:\n      \
+            "note: {} does not include the folder with these settings; make this its first line:\n      \
              Include /etc/ssh/sshd_config.d/*.conf\n",
             sshd.config().display()
         ));
@@ -269,9 +273,9 @@ fn tell_next(settings: &ServerSettings, sshd: Option<&Sshd>) {
         None => Some(sshd.and_then(|sshd| sshd.ports().first().copied()).unwrap_or(22)),
     };
     if let Some(sshd) = sshd.filter(|_| settings.is_here()) {
-        for unmended in sshd.unmended() {
+        for ineffective in sshd.ineffective() {
             say(&format!(
-                "note: {unmended}: another file comes before it; rename ours so that it sorts first\n"
+                "note: {ineffective}: another file takes precedence; rename this one so that it sorts first\n"
             ));
         }
         let ports = sshd.ports();
@@ -279,7 +283,7 @@ fn tell_next(settings: &ServerSettings, sshd: Option<&Sshd>) {
             && !ports.contains(&joined)
         {
             say(&format!(
-                "note: sshd listens on port {own}, but bowline would look for it on port {joined}; put into \
+                "note: sshd listens on port {own}, but bowline would connect to port {joined}; add to \
                  /etc/bowline/bowline.toml:\n      [serve]\n      target = \"127.0.0.1:{own}\"\n"
             ));
             port = Some(*own);
@@ -309,7 +313,7 @@ fn remove(settings: &ServerSettings) -> Result<(), Failure> {
     let package = settings.packaged_unit("bowline.service");
     if let Some(unit) = &package {
         kept += &format!(
-            "kept: {} and what belongs to it, which a package has brought\n",
+            "kept: {} and the other files that a package has installed\n",
             unit.display()
         );
     }
@@ -320,7 +324,7 @@ fn remove(settings: &ServerSettings) -> Result<(), Failure> {
         let is_as_installed = original.path() == named && file.is_unchanged(original.content());
         if original.exists() && !is_as_installed {
             let path = named.display();
-            kept += &format!("kept: {path}, because it is not as this bowline installs it\n");
+            kept += &format!("kept: {path}, because it differs from what this version of bowline installs\n");
         } else if original.exists() {
             diffs += &diff(original.path(), Some(original.content()), None);
             ours.push((file, original));
@@ -328,7 +332,7 @@ fn remove(settings: &ServerSettings) -> Result<(), Failure> {
     }
     if ours.is_empty() {
         say(&format!(
-            "{kept}nothing to do: no file is there as this bowline installs it\n"
+            "{kept}nothing to do: no file that this version of bowline installs was found\n"
         ));
         return Ok(());
     }
@@ -353,7 +357,7 @@ fn remove(settings: &ServerSettings) -> Result<(), Failure> {
     if settings.has_systemd() {
         tool("systemctl", &["daemon-reload"]);
     }
-    say("done: what setup installed is gone\n");
+    say("done: removed what setup had installed\n");
     if settings.is_here() {
         next::tell_after_removal(settings, ours.iter().any(|(file, _)| file.is_for_sshd()));
     }

@@ -25,22 +25,22 @@ fn ports(serve: &ServeSettings, sshd: u16) -> Vec<Port> {
 pub(super) fn tell(settings: &ServerSettings, has_sshd: bool, port: u16) {
     let mut text = String::from("\n");
     if settings.has_systemd() && is_running("bowline.service") {
-        text += "It runs already. To have settings read anew, which ends no session:\n";
+        text += "The service is already running. To apply the settings without ending sessions:\n";
         if has_sshd {
             text += &reload_sshd(settings);
         }
         text += "    systemctl reload bowline\n";
     } else if settings.has_systemd() {
-        text += "Have it run, now and at every boot:\n";
+        text += "To start the service now and at every boot:\n";
         if has_sshd {
             text += &reload_sshd(settings);
         }
         text += "    systemctl enable --now bowline\n";
     } else if settings.is_here() {
-        text += "No systemd runs here: have `bowline serve` started as other daemons are, and sshd reloaded.\n";
+        text += "This machine does not run systemd: start `bowline serve` like its other daemons, and reload sshd.\n";
     } else {
         let root = settings.root.display();
-        text += &format!("Have it started at every boot:\n    systemctl --root={root} enable bowline\n");
+        text += &format!("To start the service at every boot:\n    systemctl --root={root} enable bowline\n");
     }
     text += &firewall(&ports(&settings.serve, port), settings.is_here());
     text += "Then, on a client: bowline check HOST\n";
@@ -50,12 +50,12 @@ pub(super) fn tell(settings: &ServerSettings, has_sshd: bool, port: u16) {
 /// After `--undo`.
 pub(super) fn tell_after_removal(settings: &ServerSettings, from_sshd: bool) {
     if from_sshd {
-        say("sshd goes on with the settings until it is told:\n");
+        say("sshd keeps these settings until it is reloaded:\n");
         say(&reload_sshd(settings));
     }
     say(
-        "What is in /etc/bowline and /var/lib/bowline stays. The user bowline stays where there\n\
-         is one; userdel bowline removes it.\n",
+        "Files in /etc/bowline and /var/lib/bowline are kept, and so is the user bowline if it exists;\n\
+         userdel bowline removes it.\n",
     );
 }
 
@@ -67,10 +67,10 @@ fn firewall(ports: &[Port], is_here: bool) -> String {
             Protocol::Udp => ("UDP", "udp"),
             Protocol::Tcp => ("TCP", "tcp"),
         };
-        text += &format!("Open {name} port {port} wherever a firewall may be on the way, at a provider too");
+        text += &format!("Open {name} port {port} in every firewall that your network or provider may have");
         text += &match is_here {
             true => format!(
-                "; here one of:\n    \
+                "; on this machine with one of:\n    \
                  ufw allow {port}/{lower}\n    \
                  firewall-cmd --permanent --add-port={port}/{lower} && firewall-cmd --reload\n    \
                  nft insert rule inet filter input {lower} dport {port} accept\n"
@@ -85,7 +85,7 @@ fn firewall(ports: &[Port], is_here: bool) -> String {
 /// with a configuration of its own is not to be known.
 fn reload_sshd(settings: &ServerSettings) -> String {
     if let Some(config) = &settings.serve.sshd_config {
-        return format!("    (have the sshd reloaded that reads {})\n", config.display());
+        return format!("    (reload the sshd that uses {})\n", config.display());
     }
     let name = match settings.packaged_unit("ssh.service") {
         Some(_) => "ssh",

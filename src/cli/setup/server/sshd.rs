@@ -69,11 +69,11 @@ impl Sshd {
     }
 
     /// What still ends sessions in an outage although a file that is there says otherwise.
-    pub(super) fn unmended(&self) -> Vec<String> {
+    pub(super) fn ineffective(&self) -> Vec<String> {
         let warnings = self.settings().map(|settings| settings.warnings()).unwrap_or_default();
         let in_spite = |warning: SshdWarning| {
             let file = warning.drop_in().filter(|file| Path::new(file).exists())?;
-            Some(format!("{warning}, in spite of {file}"))
+            Some(format!("{warning}, despite {file}"))
         };
         warnings.into_iter().filter_map(in_spite).collect()
     }
