@@ -434,7 +434,7 @@ fn a_store_that_is_emptied_with_the_units_file_is_filled_again_with_it(kind: Kin
         );
     } else {
         assert_eq!(packaged.manager.stored(), 0);
-        assert_logged(&packaged, "has dropped descriptors");
+        assert_logged(&packaged, "has dropped stored descriptors");
     }
     packaged.manager.change_unit(UnitChange::Back);
     let again = wait_for(LIMIT, || (packaged.manager.stored() == stored).then_some(()));

@@ -155,7 +155,7 @@ fn others_rules_in_the_way_are_named_and_sshd_sees_loopback_unless_told_otherwis
             assert!(
                 serve
                     .log()
-                    .contains("these policy rules count for accepted connections"),
+                    .contains("these policy rules of other programs apply to accepted connections"),
                 "{}",
                 serve.log()
             );

@@ -72,7 +72,7 @@ fn an_sshd_that_hangs_up_on_each_question_is_asked_twice_and_no_more() {
     let half = Half::before(sshd, &[]);
     let said = half.open().expect_code(UNAVAILABLE).err();
     assert!(
-        said.contains("ends each connection on which it is asked about a key"),
+        said.contains("closes every connection on which it is asked about a key"),
         "{said}"
     );
     assert!(!said.contains("try again"), "{said}");
@@ -125,7 +125,7 @@ fn a_login_that_begins_with_a_password_is_told_at_the_start_and_to_its_user() {
         "{warned}"
     );
     let said = half.open().expect_code(REFUSED).err();
-    assert!(said.contains("begins the login of this user with password"), "{said}");
+    assert!(said.contains("requires password before a key"), "{said}");
     assert!(
         said.contains("--auth none") && !said.contains("the right one among these"),
         "{said}"

@@ -136,7 +136,7 @@ fn a_key_whose_clients_are_killed_is_not_locked_out_and_one_in_an_outage_lives()
         "{}",
         refused.err()
     );
-    assert_eq!(crowded.serve.logged("without a client for longest ends"), 0);
+    assert_eq!(crowded.serve.logged("ending the session of this key"), 0);
 
     for round in 0..MORE {
         let opened = remote(&crowded.client().write());
@@ -149,7 +149,7 @@ fn a_key_whose_clients_are_killed_is_not_locked_out_and_one_in_an_outage_lives()
         );
         crowded.open_and_kill();
     }
-    let ended = crowded.serve.logged("without a client for longest ends");
+    let ended = crowded.serve.logged("ending the session of this key");
     assert!((MORE..=2 * MORE).contains(&ended), "{ended} sessions ended for {MORE}");
     let back = now();
     rig.gate().restore();
