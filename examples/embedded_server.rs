@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bowline::carrier::quic::{EndpointSecrets, QuicLimits, bind};
-use bowline::identity::authorized_keys::{AuthorizedKeys, Verdict};
+use bowline::identity::authorized_keys::{AuthorizedKeys, KeyDecision};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{ProvenKey, load_host_keys};
 use bowline::server::connect_sshd::FromLoopback;
@@ -94,8 +94,8 @@ impl KeyList for Keys {
         remote: IpAddr,
     ) -> Pin<Box<dyn Future<Output = Option<usize>> + Send + 'a>> {
         let is_permitted = move |key: &ProvenKey| {
-            let verdict = self.0.permits(key, user, remote, SystemTime::now());
-            matches!(verdict, Ok(Verdict::Accepted { .. }))
+            let decision = self.0.permits(key, user, remote, SystemTime::now());
+            matches!(decision, Ok(KeyDecision::Accepted { .. }))
         };
         Box::pin(async move { keys.iter().position(is_permitted) })
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use bowline::carrier::quic::MtuCap;
 use bowline::client::{self, ClientConfig, Port, ResumableStream, SshCredentials, SshTrust, Target};
-use bowline::identity::known_hosts::{KnownHosts, ServerKey, Verdict};
+use bowline::identity::known_hosts::{HostKeyStatus, KnownHosts, ServerKey};
 use bowline::identity::ssh_config::{SshConfig, SshQuery};
 use bowline::session::SessionConfig;
 use bowline::wire::UserName;
@@ -144,8 +144,8 @@ impl russh::client::Handler for KnownHost {
             return Ok(false);
         };
         Ok(matches!(
-            self.0.verdict(&[offered], SystemTime::now()),
-            Verdict::Known { .. }
+            self.0.check(&[offered], SystemTime::now()),
+            HostKeyStatus::Known { .. }
         ))
     }
 }

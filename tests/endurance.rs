@@ -5,16 +5,16 @@
 #[path = "networks/growth.rs"]
 #[allow(dead_code, reason = "the suite of networks uses the rest")]
 mod growth;
-#[path = "networks/paced.rs"]
+#[path = "networks/paced_transfer.rs"]
 #[allow(dead_code, reason = "the suite of networks uses the rest")]
-mod paced;
+mod paced_transfer;
 #[path = "networks/routed.rs"]
 #[allow(dead_code, reason = "the suite of networks uses the rest")]
 mod routed;
 mod scenarios;
 mod support;
 
-use paced::Way;
+use paced_transfer::Direction;
 use routed::Routed;
 use rustix::process::{Signal, kill_process};
 use scenarios::goodput;
@@ -225,7 +225,7 @@ fn signal(pid: u32, signal: Signal) {
 #[test]
 fn what_a_session_sends_from_where_it_moved_grows_with_the_path() {
     if let Some(net) = Routed::up("from 1280 to 1500 bytes, up", false) {
-        growth::grow(&net, Way::Up, 1500, Duration::from_secs(160));
+        growth::grow(&net, Direction::Up, 1500, Duration::from_secs(160));
     }
 }
 

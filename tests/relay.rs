@@ -1,4 +1,4 @@
-//! A relay as a program, and whoever comes: server halves that are who they say, and some that are not; clients; strangers.
+//! A real relay process with server halves, some of them dishonest, clients, and strangers.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,8 +10,8 @@ mod support;
 
 use bowline::carrier::quic::{MtuCap, QuicLimits};
 use bowline::carrier::via::{
-    IncomingStream, ReachError, Reaching, Registration, RegistrationSettings, RegistrationState, RelayAddress,
-    RelayTransport, RelayWindow, Resolved, ViaStream, Way, reach,
+    AddressSource, IncomingStream, Registration, RegistrationSettings, RegistrationState, RelayAddress,
+    RelayConnectError, RelayConnectRequest, RelayTransport, RelayWindow, ResolveFuture, ViaStream, connect,
 };
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{load_host_keys, sign_host, verify_host};
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 const TIME: Duration = Duration::from_secs(20);
 const BOTH: [RelayTransport; 2] = [RelayTransport::Quic, RelayTransport::Tls];
 
-/// A server half as a relay sees it: a TLS key, and a host key that vouches for it.
+/// A server half as a relay sees it: a TLS key, and a host key that certifies it.
 struct Server {
     key: TlsKey,
     statements: Vec<Statement>,
@@ -84,46 +84,46 @@ fn statement(host_key: &Path, key: &TlsKey) -> Statement {
     sign_host(&keys[0].key, None, key.spki()).unwrap()
 }
 
-/// The way to a relay of known address.
-struct Here(SocketAddr);
+/// A relay at a fixed address.
+struct FixedAddress(SocketAddr);
 
-impl Way for Here {
-    fn addresses(&self) -> Resolved<'_, Vec<SocketAddr>> {
+impl AddressSource for FixedAddress {
+    fn addresses(&self) -> ResolveFuture<'_, Vec<SocketAddr>> {
         Box::pin(std::future::ready(Ok(vec![self.0])))
     }
 }
 
-/// A server half that is listed, or tries to be, and returns whatever clients send.
-struct Listed {
+/// A server half that registers, and echoes what clients send.
+struct TestServerHalf {
     state: tokio::sync::watch::Receiver<RegistrationState>,
     stop: CancellationToken,
     _tasks: JoinSet<()>,
 }
 
-impl Listed {
-    fn at(relay: SocketAddr, server: &Server) -> Listed {
-        let way = Arc::new(Here(relay));
+impl TestServerHalf {
+    fn at(relay: SocketAddr, server: &Server) -> TestServerHalf {
+        let way = Arc::new(FixedAddress(relay));
         let registration = Registration::new("relay", way, None, server.settings());
         let (state, stop) = (registration.state(), CancellationToken::new());
         let (incoming, arrived) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
         tasks.spawn(registration.run(incoming, stop.clone()));
         tasks.spawn(echo(arrived));
-        Listed {
+        TestServerHalf {
             state,
             stop,
             _tasks: tasks,
         }
     }
 
-    async fn is_listed(&mut self) {
-        let listed = self
+    async fn is_registered(&mut self) {
+        let registered = self
             .state
             .wait_for(|state| matches!(state, RegistrationState::Registered { .. }));
-        timeout(TIME, listed).await.expect("listed in time").unwrap();
+        timeout(TIME, registered).await.expect("registered in time").unwrap();
     }
 
-    /// In the end, for this reason.
+    /// Waits until the registration is refused for this reason.
     async fn is_refused(&mut self, why: &str) {
         let refused = self.state.wait_for(|state| match state {
             RegistrationState::Trying { failure } => failure.as_ref().is_some_and(|failure| failure.contains(why)),
@@ -132,7 +132,7 @@ impl Listed {
         timeout(TIME, refused).await.expect("refused in time").unwrap();
     }
 
-    /// Why it is not.
+    /// Waits for the reason of the next refusal.
     async fn refusal(&mut self) -> String {
         let failed = |state: &RegistrationState| matches!(state, RegistrationState::Trying { failure: Some(_) });
         match &*timeout(TIME, self.state.wait_for(failed))
@@ -161,26 +161,26 @@ async fn echo(mut arrived: mpsc::Receiver<IncomingStream>) {
     }
 }
 
-async fn ask(relay: SocketAddr, by: RelayTransport, digest: KeyDigest) -> Result<ViaStream, ReachError> {
+async fn ask(relay: SocketAddr, by: RelayTransport, digest: KeyDigest) -> Result<ViaStream, RelayConnectError> {
     let address = RelayAddress {
         name: "relay".into(),
         address: relay,
         key: None,
     };
-    let reaching = Reaching {
+    let request = RelayConnectRequest {
         fingerprints: &[digest],
         key: &TlsKey::generate(),
         mtu_cap: MtuCap::default(),
         window: RelayWindow::default(),
     };
-    timeout(TIME, reach(&address, by, &reaching))
+    timeout(TIME, connect(&address, by, &request))
         .await
         .expect("an answer in time")
 }
 
-fn refused(answer: Result<ViaStream, ReachError>) -> RelayRefusalCode {
+fn refused(answer: Result<ViaStream, RelayConnectError>) -> RelayRefusalCode {
     match answer {
-        Err(ReachError::Refused(refusal)) => refusal.code,
+        Err(RelayConnectError::Refused(refusal)) => refusal.code,
         Err(error) => panic!("no refusal: {error}"),
         Ok(_) => panic!("taken"),
     }
@@ -205,12 +205,12 @@ async fn echoes(stream: &mut ViaStream, size: usize) {
 async fn a_client_is_joined_to_whoever_proved_the_key_by_either_transport_on_either_side() {
     let (relay, scratch) = (Relay::start(Place::here()), Scratch::new());
     let server = Server::new(scratch.path(), "host");
-    let mut listed = Listed::at(relay.address(), &server);
-    listed.is_listed().await;
+    let mut registered = TestServerHalf::at(relay.address(), &server);
+    registered.is_registered().await;
     for by in BOTH {
         let mut stream = ask(relay.address(), by, server.digest).await.unwrap();
         echoes(&mut stream, 300_000).await;
-        // A half-close goes through, and the answer to it comes back.
+        // A half-close is forwarded, and the answer to it arrives.
         stream.write_all(b"last").await.unwrap();
         stream.shutdown().await.unwrap();
         let mut rest = vec![];
@@ -219,7 +219,7 @@ async fn a_client_is_joined_to_whoever_proved_the_key_by_either_transport_on_eit
             .expect("an end in time")
             .unwrap();
         assert_eq!(rest, b"last");
-        // TLS in the stream does so at its end.
+        // TLS over the stream shuts it down too.
         stream.shutdown().await.unwrap();
     }
 }
@@ -231,21 +231,21 @@ async fn only_a_proven_key_is_listed_and_only_under_its_own_name() {
         Server::new(scratch.path(), "honest"),
         Server::new(scratch.path(), "thief"),
     );
-    // The statements of another server half, as anybody can hear them from it.
+    // The statements of another server half, which anybody can receive from it.
     thief.statements = honest.statements.clone();
-    let mut listed = Listed::at(relay.address(), &thief);
-    assert!(listed.refusal().await.contains("not-proven"));
+    let mut registered = TestServerHalf::at(relay.address(), &thief);
+    assert!(registered.refusal().await.contains("not-proven"));
     for by in BOTH {
         assert_eq!(
             refused(ask(relay.address(), by, honest.digest).await),
             RelayRefusalCode::NotRegistered
         );
     }
-    // Among good statements a bad one counts for nothing.
+    // An invalid statement among valid ones is ignored.
     let mut mixed = Server::new(scratch.path(), "mixed");
     mixed.statements.extend(honest.statements.iter().cloned());
-    let mut listed = Listed::at(relay.address(), &mixed);
-    listed.is_listed().await;
+    let mut registered = TestServerHalf::at(relay.address(), &mixed);
+    registered.is_registered().await;
     assert!(ask(relay.address(), RelayTransport::Quic, mixed.digest).await.is_ok());
     assert_eq!(
         refused(ask(relay.address(), RelayTransport::Quic, honest.digest).await),
@@ -263,9 +263,9 @@ async fn a_list_of_host_keys_says_who_may_be_listed() {
     let list = scratch.join("servers");
     std::fs::write(&list, format!("# ours\n{}\n", wanted.digest)).unwrap();
     let relay = Relay::with(Place::here(), &["--allow-servers", &list.display().to_string()]);
-    let mut refused = Listed::at(relay.address(), &other);
+    let mut refused = TestServerHalf::at(relay.address(), &other);
     assert!(refused.refusal().await.contains("not-allowed"));
-    Listed::at(relay.address(), &wanted).is_listed().await;
+    TestServerHalf::at(relay.address(), &wanted).is_registered().await;
 }
 
 #[tokio::test]
@@ -277,31 +277,32 @@ async fn at_sighup_a_relay_lists_by_the_file_of_now_and_a_broken_one_changes_not
     std::fs::write(&list, old.digest.to_string()).unwrap();
     std::fs::write(&config, format!("[relay]\nallow-servers = '{}'\n", list.display())).unwrap();
     let relay = Relay::with(Place::here(), &["--config", &config.display().to_string()]);
-    let mut first = Listed::at(relay.address(), &old);
-    first.is_listed().await;
-    let mut refused = Listed::at(relay.address(), &new);
+    let mut first = TestServerHalf::at(relay.address(), &old);
+    first.is_registered().await;
+    let mut refused = TestServerHalf::at(relay.address(), &new);
     assert!(refused.refusal().await.contains("not-allowed"));
     drop(refused);
 
     std::fs::write(&list, new.digest.to_string()).unwrap();
     reload(&relay, "\"reloaded\"").await;
-    Listed::at(relay.address(), &new).is_listed().await;
-    // Who was listed by the old file is not any more, and is told why when it comes back.
+    TestServerHalf::at(relay.address(), &new).is_registered().await;
+    // A server half that the new file does not allow is removed, and gets the reason when it
+    // registers again.
     first.is_refused("not-allowed").await;
 
     std::fs::write(&config, "[relay]\nmax-serves = 1\n").unwrap();
     reload(&relay, "reload failed: ").await;
     assert_eq!(relay.logged("line 2: unknown key `max-serves`"), 1, "{}", relay.log());
-    Listed::at(relay.address(), &new).is_listed().await;
+    TestServerHalf::at(relay.address(), &new).is_registered().await;
 
     std::fs::write(&config, "[relay]\nopen = true\nmax-servers-per-source = 1\n").unwrap();
     reload(&relay, "\"reloaded\"").await;
-    let mut only = Listed::at(relay.address(), &third);
-    only.is_listed().await;
-    Listed::at(relay.address(), &old).is_refused("quota").await;
+    let mut only = TestServerHalf::at(relay.address(), &third);
+    only.is_registered().await;
+    TestServerHalf::at(relay.address(), &old).is_refused("quota").await;
 }
 
-/// SIGHUP, until it says once more what is expected of it.
+/// Sends SIGHUP until the relay has logged once more what is expected.
 async fn reload(relay: &Relay, expected: &str) {
     let before = relay.logged(expected);
     relay.hang_up();
@@ -317,12 +318,12 @@ async fn reload(relay: &Relay, expected: &str) {
 async fn a_relay_that_is_told_to_stop_leaves_running_streams_time_to_end() {
     let (mut relay, scratch) = (Relay::start(Place::here()), Scratch::new());
     let (address, server) = (relay.address(), Server::new(scratch.path(), "host"));
-    let mut listed = Listed::at(address, &server);
-    listed.is_listed().await;
+    let mut registered = TestServerHalf::at(address, &server);
+    registered.is_registered().await;
     let mut stream = ask(address, RelayTransport::Tls, server.digest).await.unwrap();
     echoes(&mut stream, 1000).await;
     let stopping = tokio::task::spawn_blocking(move || relay.stop(TIME));
-    // Nobody new, and the old stream goes on for as long as it wants.
+    // New connections are refused, and the old stream continues.
     let closed = async {
         while ask(address, RelayTransport::Tls, server.digest).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -333,15 +334,15 @@ async fn a_relay_that_is_told_to_stop_leaves_running_streams_time_to_end() {
     stream.shutdown().await.unwrap();
     drop(stream);
     assert_eq!(stopping.await.unwrap(), Some(0), "it ends when the last stream has");
-    listed.stop.cancel();
+    registered.stop.cancel();
 }
 
 #[tokio::test]
 async fn a_relay_that_died_is_registered_at_again_when_it_is_back() {
     let (mut relay, scratch) = (Relay::start(Place::here()), Scratch::new());
     let server = Server::new(scratch.path(), "host");
-    let mut listed = Listed::at(relay.address(), &server);
-    listed.is_listed().await;
+    let mut registered = TestServerHalf::at(relay.address(), &server);
+    registered.is_registered().await;
     relay.kill();
     relay.start_again();
     let back = now();

@@ -1,4 +1,4 @@
-//! Names of relays at real name servers: BIND, and dnsmasq as one that knows no name of ours.
+//! Relay names with real name servers: BIND, and dnsmasq as a server that does not know the names.
 
 mod support;
 
@@ -52,7 +52,7 @@ impl Named {
         Named::start_with(&[("fleet.test", FLEET), ("other.test", OTHER)])
     }
 
-    /// With these zones: their names and what they hold.
+    /// With these zones: names and content.
     fn start_with(zones: &[(&str, &str)]) -> Named {
         let (folder, port) = (Scratch::new(), Place::free_port());
         let mut settings = format!(
@@ -66,7 +66,7 @@ listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; }};\ncontrols 
         }
         let file = folder.join("named.conf");
         std::fs::write(&file, settings).expect("the scratch folder");
-        // `-g`: in the foreground, with its log on standard error.
+        // `-g`: in the foreground, with the log on standard error.
         let mut command = Place::here().command("named");
         let running = Running::start(command.arg("-g").arg("-c").arg(&file));
         started(&running, "named", "all zones loaded");
@@ -78,8 +78,8 @@ listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; }};\ncontrols 
     }
 }
 
-/// A name server that answers each name under `test` with NXDOMAIN.
-fn knows_nothing() -> (Running, SocketAddr) {
+/// A name server that answers NXDOMAIN for each name under `test`.
+fn nxdomain_server() -> (Running, SocketAddr) {
     let port = Place::free_port();
     let mut command = Place::here().command("dnsmasq");
     command.args([
@@ -106,7 +106,7 @@ async fn resolve(servers: &[SocketAddr], name: &str) -> Resolved {
     resolver.resolve(&[name], &[Fingerprint::Sha256([1; 32])], 3).await
 }
 
-/// The addresses that a name leads to, in order.
+/// The addresses of a name, in order.
 #[track_caller]
 fn addresses(resolved: &Resolved) -> Vec<String> {
     assert!(resolved.failures.is_empty(), "{:?}", resolved.failures);
@@ -166,8 +166,8 @@ async fn a_service_that_has_no_relay_by_its_own_word_is_told_of() {
 #[tokio::test]
 async fn a_name_server_that_knows_no_such_name_does_not_answer_for_another_that_does() {
     let named = Named::start();
-    let (_ignorant, ignorant) = knows_nothing();
-    // Which of them is quicker is chance.
+    let (_ignorant, ignorant) = nxdomain_server();
+    // Which of them answers first is random.
     for round in 0..10 {
         for servers in [[ignorant, named.address], [named.address, ignorant]] {
             for (name, count) in [("_relays._udp.fleet.test", 2), ("r1.fleet.test", 1)] {
@@ -184,7 +184,7 @@ async fn a_name_server_that_knows_no_such_name_does_not_answer_for_another_that_
     );
 }
 
-/// The limit that the man pages give.
+/// The limit that the man pages state.
 #[test]
 fn bind_serves_no_zone_with_more_than_a_hundred_records_of_a_service() {
     let many = |records: usize| {

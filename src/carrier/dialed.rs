@@ -1,8 +1,9 @@
-//! What comes of dialing: a carrier on which both TLS keys are proved, and the server half's first words.
+//! The result of dialling: a carrier on which both TLS keys are proved, and the server half's host
+//! message.
 
 use super::quic::QuicConfigError;
 use super::stream::{CommandError, ProxyError};
-use super::via::ReachError;
+use super::via::RelayConnectError;
 use super::{Carrier, CarrierError, Rank};
 use crate::identity::raw_key::TlsConfigError;
 use crate::wire::{Answer, Hello, Host, MAX_HELLO, Quoting, next_message};
@@ -15,30 +16,30 @@ use std::sync::Arc;
 /// A connection on which both TLS keys are proved.
 pub struct Dialed {
     carrier: Carrier,
-    introduction: Introduction,
+    host_message: HostMessage,
 }
 
-/// Where the server half's host message is.
-pub(super) enum Introduction {
-    /// On a stream of its own, which came with the first flight.
+/// Where the host message arrives.
+pub(super) enum HostMessage {
+    /// On a stream of its own, in the server half's first flight.
     Stream(quinn::Connection),
-    /// In front of everything else on the carrier.
+    /// As the first message on the carrier.
     FirstMessage,
 }
 
 impl Dialed {
-    pub(super) fn new(carrier: Carrier, introduction: Introduction) -> Dialed {
-        Dialed { carrier, introduction }
+    pub(super) fn new(carrier: Carrier, host_message: HostMessage) -> Dialed {
+        Dialed { carrier, host_message }
     }
 
-    /// The server half's host message, and the carrier, ready for a hello.
+    /// Waits for the host message. Returns it with the carrier, which is then ready for a hello.
     ///
     /// # Errors
-    /// The connection is lost, or what came is no host message.
+    /// The connection is lost, or the message is not a host message.
     pub async fn host(mut self) -> Result<(Carrier, Host), CarrierError> {
-        let message = match self.introduction {
-            Introduction::FirstMessage => Some(self.carrier.read_message().await?),
-            Introduction::Stream(connection) => {
+        let message = match self.host_message {
+            HostMessage::FirstMessage => Some(self.carrier.read_message().await?),
+            HostMessage::Stream(connection) => {
                 let mut stream = connection.accept_uni().await?;
                 let bytes = stream.read_to_end(MAX_HELLO + 8).await.map_err(io::Error::other)?;
                 next_message(&mut BytesMut::from(&bytes[..]))?
@@ -50,20 +51,21 @@ impl Dialed {
         }
     }
 
-    /// Says `hello` to a server half whose key is known already, without waiting for its host message.
+    /// Sends `hello` to a server half whose key is known already, without waiting for its host
+    /// message, and returns the answer.
     ///
     /// # Errors
-    /// The connection is lost, or what came is no answer.
+    /// The connection is lost, or the message is not an answer.
     pub async fn ask(mut self, hello: &Hello) -> Result<(Carrier, Answer), CarrierError> {
         self.carrier.send_message(hello.encode()).await?;
-        if let Introduction::FirstMessage = self.introduction {
+        if let HostMessage::FirstMessage = self.host_message {
             Host::decode(self.carrier.read_message().await?)?;
         }
         let answer = Answer::decode(self.carrier.read_message().await?)?;
         Ok((self.carrier, answer))
     }
 
-    /// The same, where something joins the halves.
+    /// Records that the carrier goes through a relay, a proxy or a program.
     pub(crate) fn via(self, what: Arc<str>, rank: Rank) -> Dialed {
         Dialed {
             carrier: self.carrier.via(what, rank),
@@ -71,7 +73,7 @@ impl Dialed {
         }
     }
 
-    /// What is dialed.
+    /// The carrier.
     pub fn carrier(&self) -> &Carrier {
         &self.carrier
     }
@@ -80,40 +82,40 @@ impl Dialed {
 /// A dial attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// There is no socket to dial from, or none that may.
-    #[error("cannot make a socket: {0}")]
+    /// The socket could not be created, or the system forbids its use.
+    #[error("cannot create a socket: {0}")]
     Socket(#[source] io::Error),
-    /// The address cannot be dialed at all.
+    /// The address cannot be dialled.
     #[error("cannot connect")]
     Connect(#[from] quinn::ConnectError),
-    /// The network says that nothing is there.
+    /// The network reported that the address cannot be reached.
     #[error("{0}")]
     Unreachable(#[source] io::Error),
-    /// No answer, or a refusal in the handshake of QUIC.
+    /// The QUIC handshake failed: no answer, or a refusal.
     #[error("{0}")]
     Quic(Quoting<quinn::ConnectionError>),
-    /// The handshake of TLS failed.
+    /// The TLS handshake failed.
     #[error("{0}")]
     Tls(Quoting<io::Error>),
-    /// What answers speaks TLS, and nothing that a server half would say.
+    /// A TLS server answered that is not bowline.
     #[error(
-        "what answers speaks TLS and is no bowline: another server listens there, or something on the way intercepts TLS ({0})"
+        "a TLS server answered that is not bowline: another server listens there, or something on the way intercepts TLS ({0})"
     )]
     OtherTls(Quoting<io::Error>),
-    /// Something answers there, and takes no connection for now.
-    #[error("it takes no more connections for now")]
+    /// The server answers, but accepts no more connections for now.
+    #[error("it accepts no more connections for now")]
     Busy,
-    /// The relay cannot be reached, or does not reach the server half.
+    /// The relay failed, or could not reach the server half.
     #[error(transparent)]
-    Relay(#[from] ReachError),
-    /// The proxy gave no connection.
+    Relay(#[from] RelayConnectError),
+    /// The proxy failed.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
-    /// The program did not start, or what it gave was no server half.
+    /// The program did not start, or did not lead to a server half.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// A relay finds a server half by its host keys, and none is known.
-    #[error("no key of this host is known, and a relay finds a host by its key")]
+    /// No host key is known, but a relay needs one to find the server half.
+    #[error("no key of this host is known, but a relay finds hosts by their keys")]
     NoHostKey,
     /// TLS could not be set up.
     #[error(transparent)]
@@ -136,8 +138,9 @@ impl From<quinn::ConnectionError> for DialError {
     }
 }
 
-/// Whether a peer ended the handshake because it has too many connections, or gave this one up for another: in the first
-/// packets QUIC has no code of the application's own (RFC 9000 section 10.2.3).
+/// Whether the peer closed the connection during the handshake because it has too many connections,
+/// or preferred another one. Initial and Handshake packets cannot carry an application error code
+/// (RFC 9000 section 10.2.3).
 pub(in crate::carrier) fn is_busy(error: &quinn::ConnectionError) -> bool {
     match error {
         quinn::ConnectionError::ConnectionClosed(close) => [
@@ -150,7 +153,7 @@ pub(in crate::carrier) fn is_busy(error: &quinn::ConnectionError) -> bool {
     }
 }
 
-/// The same for TLS: its alert for what is nobody's fault (RFC 8446 section 6.2).
+/// The same for TLS: the alert internal_error (RFC 8446 section 6.2).
 pub(in crate::carrier) fn is_busy_tls(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     matches!(
@@ -159,8 +162,8 @@ pub(in crate::carrier) fn is_busy_tls(error: &io::Error) -> bool {
     )
 }
 
-/// Whether an ordinary TLS server answered: it sends a certificate where a server half sends a raw key, or knows nothing of
-/// our protocol or of TLS 1.3.
+/// Whether an ordinary TLS server answered: one that sends a certificate instead of a raw public
+/// key, or that does not support our ALPN protocol or TLS 1.3.
 fn is_other_tls(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     matches!(
@@ -179,7 +182,7 @@ fn is_other_tls(error: &io::Error) -> bool {
 }
 
 impl DialError {
-    /// A handshake of TLS that failed.
+    /// Classifies a failed TLS handshake.
     pub(super) fn tls(error: io::Error) -> DialError {
         if is_busy_tls(&error) {
             DialError::Busy
@@ -190,7 +193,8 @@ impl DialError {
         }
     }
 
-    /// Whether the network or the peer said that this will not work, rather than nothing.
+    /// Whether the network or the peer reported the failure, so that it will not work the next time
+    /// either.
     pub fn is_definite(&self) -> bool {
         match self {
             DialError::Quic(error) => !matches!(
@@ -200,11 +204,12 @@ impl DialError {
                     | quinn::ConnectionError::LocallyClosed
             ),
             DialError::Unreachable(error) => error.kind() != io::ErrorKind::TimedOut,
-            // rustls' own errors; what merely broke may not break the next time.
+            // These are rustls' own errors. A connection that merely failed may succeed the next
+            // time.
             DialError::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
             DialError::Socket(_) | DialError::Connect(_) | DialError::NoHostKey | DialError::OtherTls(_) => true,
             DialError::Config(_) | DialError::QuicConfig(_) => true,
-            // A server half may be about to be listed, or to have room.
+            // The server half may register, or have free capacity, by the next time.
             DialError::Busy
             | DialError::Carrier(_)
             | DialError::Relay(_)
@@ -213,9 +218,10 @@ impl DialError {
         }
     }
 
-    /// Whether something answers there that speaks QUIC, but not this version of the protocol.
+    /// Whether a QUIC server answered that does not support this version of the protocol.
     pub fn is_other_protocol(&self) -> bool {
-        // TLS alert no_application_protocol (RFC 7301 section 3.2) as a QUIC error (RFC 9001 section 4.8).
+        // The TLS alert no_application_protocol (RFC 7301 section 3.2) as a QUIC error code (RFC
+        // 9001 section 4.8).
         const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
         matches!(self, DialError::Quic(error)
             if matches!(&**error, quinn::ConnectionError::ConnectionClosed(close)

@@ -1,4 +1,4 @@
-//! Byte streams that a carrier can stand on.
+//! Byte streams under a carrier.
 
 use crate::tcp_info::TcpInfo;
 use std::io;
@@ -9,27 +9,27 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// An ordered stream of bytes both ways, with half-close.
+/// An ordered, bidirectional byte stream with half-close.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
-    /// What is known of the path; `None` where it is not one TCP connection from end to end.
-    fn reading(&self) -> Option<Reading> {
+    /// Statistics of the transport; `None` unless the stream is one TCP connection from end to end.
+    fn transport_stats(&self) -> Option<TransportStats> {
         None
     }
 }
 
-/// What the system sees of a path, whatever is read from it.
+/// What the kernel knows of a connection, whether or not the program reads.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading {
-    /// Smoothed round trip.
+pub struct TransportStats {
+    /// Smoothed round-trip time.
     pub rtt: Duration,
     /// Packets received; wraps around.
     pub heard: u32,
 }
 
 impl Duplex for TcpStream {
-    fn reading(&self) -> Option<Reading> {
+    fn transport_stats(&self) -> Option<TransportStats> {
         let info = TcpInfo::of(self.as_fd()).ok()?;
-        Some(Reading {
+        Some(TransportStats {
             rtt: info.rtt,
             heard: info.segments,
         })
@@ -37,23 +37,23 @@ impl Duplex for TcpStream {
 }
 
 impl<D: Duplex + ?Sized> Duplex for Box<D> {
-    fn reading(&self) -> Option<Reading> {
-        (**self).reading()
+    fn transport_stats(&self) -> Option<TransportStats> {
+        (**self).transport_stats()
     }
 }
 
-/// Any stream of whose path nothing is known.
-pub struct Opaque<S>(pub S);
+/// A stream without transport statistics.
+pub struct WithoutStats<S>(pub S);
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for Opaque<S> {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for WithoutStats<S> {}
 
-impl<S: AsyncRead + Unpin> AsyncRead for Opaque<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WithoutStats<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Opaque<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WithoutStats<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }

@@ -1,24 +1,27 @@
-//! Why a carrier is of no use any more.
+//! Why a carrier was lost.
 
 use super::link;
 use crate::wire::{DecodeError, Quoting};
 
-/// Why a carrier is of no use any more. Never the end of a session.
+/// Why a carrier was lost. The session continues on another one.
 #[derive(Debug, thiserror::Error)]
 pub enum CarrierError {
-    /// The path or the peer is gone, or the peer closed the carrier.
+    /// The connection failed, or the peer closed it.
     #[error("carrier lost: {0}")]
     Lost(Quoting<quinn::ConnectionError>),
-    /// The peer has too many carriers that are not a session's yet, and takes this one later.
+    /// The peer has too many carriers without a session; it may accept this one later.
     #[error("the server half has too many connections without a session for now")]
     Busy,
-    /// The byte stream broke.
+    /// The byte stream failed.
     #[error("carrier broke: {0}")]
     Stream(Quoting<std::io::Error>),
-    /// The peer closed the byte stream in good order.
+    /// The peer closed the byte stream cleanly.
     #[error("peer closed the carrier")]
     Closed,
-    /// The peer sent what the protocol does not allow.
+    /// The TLS handshake succeeded without a key of the peer.
+    #[error("the peer proved no TLS key")]
+    NoPeerKey,
+    /// The peer violated the protocol.
     #[error("peer broke the protocol")]
     Protocol(#[from] DecodeError),
 }
@@ -41,24 +44,25 @@ impl From<std::io::Error> for CarrierError {
 }
 
 impl CarrierError {
-    /// Whether the peer's host itself said so, and can thus be reached: also when it knows the carrier no more.
-    pub fn is_word_of_peer(&self) -> bool {
+    /// Whether the error came from the peer's host, which is thus reachable. It need not know the
+    /// carrier any more.
+    pub fn is_from_peer(&self) -> bool {
         use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, Reset};
         match self {
             CarrierError::Lost(error) => matches!(**error, Reset | ApplicationClosed(_) | ConnectionClosed(_)),
-            CarrierError::Busy | CarrierError::Closed | CarrierError::Protocol(_) => true,
-            // A reset of TCP may come from anything between the ends.
+            CarrierError::Busy | CarrierError::Closed | CarrierError::NoPeerKey | CarrierError::Protocol(_) => true,
+            // Anything on the path may have sent a TCP reset.
             CarrierError::Stream(_) => false,
         }
     }
 
-    /// Whether the peer closed it because it was done ([`CloseReason::Done`]), with all that it was for.
+    /// Whether the peer closed the carrier because it was done ([`CloseReason::Done`]).
     pub fn is_peer_done(&self) -> bool {
         match self {
             CarrierError::Lost(error) => matches!(&**error,
                 quinn::ConnectionError::ApplicationClosed(close) if u64::from(close.error_code) == link::DONE),
             CarrierError::Closed => true,
-            CarrierError::Busy | CarrierError::Stream(_) | CarrierError::Protocol(_) => false,
+            CarrierError::Busy | CarrierError::Stream(_) | CarrierError::NoPeerKey | CarrierError::Protocol(_) => false,
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Limits how many peers may be connected at once before it is known who they are.
+//! Limits the number of connections from unauthenticated peers.
 //!
-//! Pure: no I/O, no clock. Every peer belongs to networks inside of each other: an IPv6 /64 in its /56 in its /48, an
-//! IPv4 address in its /24; by way of a relay, what the relay claims of the client's address, inside of that relay. No
-//! network takes more than its share. When nothing is free the longest silent peer of the fullest network gives way, so
-//! that a few networks cannot keep others out, however long they hold what they have.
+//! Pure: no I/O, no clock. Every peer belongs to nested networks: an IPv6 /64 in a /56 in a /48, or
+//! an IPv4 address in a /24. A peer behind a relay belongs to the relay, and inside it to the
+//! networks of the address that the relay reports. No network gets more than its share. If no
+//! permit is free, the peer that has been waiting longest in the network with the most permits
+//! loses its permit. So a few networks cannot lock out others, however long they keep their
+//! connections.
 //!
-//! Up to a quarter of the permits anyone may take. Beyond, an address must first show that it receives what is sent to
-//! it (QUIC Retry, which costs us no memory).
+//! A quarter of the permits is given to any address. Beyond that, an address must be validated
+//! first (QUIC Retry, which needs no memory).
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -16,32 +18,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Younger peers give way to a network that holds fewer permits, and to nobody else: a handshake over a slow path takes
-/// so long. It also bounds what a flood from many networks makes us begin: so much of the capacity in this time.
+/// A peer keeps its permit for this long, except if a network with fewer permits needs one: a
+/// handshake over a slow path takes this long. It also limits how many handshakes a flood from many
+/// networks can start: the capacity once per interval.
 const MIN_AGE: Duration = Duration::from_secs(2);
 
-/// Peers give way to another of their own address or /64 from this age on only: many clients that one machine starts
-/// together, where handshakes take long, would else end each other's. It is as long as a first hello may take.
-const MIN_AGE_OF_OWN: Duration = Duration::from_secs(5);
+/// A peer keeps its permit for this long against peers of the same address or /64. Otherwise many
+/// clients started together on one machine would end each other's handshakes if these are slow. As
+/// long as the wait for a first hello.
+const MIN_AGE_SAME_NETWORK: Duration = Duration::from_secs(5);
 
-/// Most permits of one relay. A relay joins at most 500 streams to one server half by default: those who have not said
-/// whom they want, in the handshake and after it, leave most of them to sessions.
+/// Most permits per relay. A relay opens at most 500 streams to one server half by default. This
+/// limit for streams without a session leaves most of them to sessions.
 const MAX_PER_RELAY: usize = 64;
 
-/// Most permits of one client that owns a session: it has up to twelve dials under way, and some that have just ended.
+/// Most permits per client that owns a session: it makes up to twelve dials at once, and some may
+/// just have ended.
 const MAX_PER_OWNER: usize = 32;
 
-/// What becomes of a peer.
+/// The decision about a peer.
 pub(crate) enum Admission {
-    /// Go on, for as long as the permit is not revoked.
+    /// The peer may continue until the permit is revoked.
     Admitted(Permit),
-    /// Ask for proof of address.
+    /// The peer must validate its address first.
     ProveAddress,
-    /// Tell it to come back later.
+    /// The peer must come back later.
     Refused,
 }
 
-/// Where a peer comes from: networks, the widest first.
+/// Where a peer comes from: its networks, largest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin(Arc<[Network]>);
 
@@ -53,7 +58,7 @@ enum Network {
     Owner(Bytes),
 }
 
-/// Hands out permits.
+/// Grants permits.
 #[derive(Clone)]
 pub(crate) struct HandshakeLimiter(Arc<Shared>);
 
@@ -65,32 +70,32 @@ struct Shared {
 #[derive(Default)]
 struct State {
     all: Group,
-    /// Silent peers, in the order in which they fell silent.
-    silent: BTreeMap<u64, Silent>,
+    /// Peers whose next message is awaited, in the order in which the wait began.
+    waiting: BTreeMap<u64, WaitingPeer>,
     next: u64,
 }
 
-/// What one network holds.
+/// The permits of one network.
 #[derive(Default)]
 struct Group {
     permits: usize,
     /// Those among them that can be revoked.
-    silent: usize,
+    waiting: usize,
     inner: HashMap<Network, Group>,
 }
 
-struct Silent {
+struct WaitingPeer {
     origin: Origin,
     since: Instant,
     revoked: CancellationToken,
 }
 
-/// Lets one peer go on. Dropped, it is free for another.
+/// Allows one peer to continue. Dropping it frees it for another peer.
 pub(crate) struct Permit {
     limiter: Arc<Shared>,
     origin: Origin,
-    /// Its number among the silent; `None` while the peer is being served.
-    silent: Option<u64>,
+    /// Its number among the waiting peers; `None` while a message of the peer is being processed.
+    waiting: Option<u64>,
     revoked: CancellationToken,
 }
 
@@ -100,25 +105,25 @@ impl Origin {
         Origin(addresses(source).collect())
     }
 
-    /// A peer that comes by way of a relay, which says that it is at `claimed`.
+    /// A peer behind a relay, which reports the address `claimed`.
     pub(crate) fn relayed(relay: &Arc<str>, claimed: IpAddr) -> Origin {
         let relay = std::iter::once(Network::Relay(Arc::clone(relay)));
         Origin(relay.chain(addresses(claimed)).collect())
     }
 
-    /// A client that has proved the TLS key of a session, wherever it is.
+    /// A client that has proved the TLS key of a session, at any address.
     pub(crate) fn owner(tls_key: &Bytes) -> Origin {
         Origin(Arc::from([Network::Owner(tls_key.clone())]))
     }
 }
 
-/// The networks of an address that one customer may hold, the widest first.
+/// The networks of an address that may belong to one customer, largest first.
 fn addresses(source: IpAddr) -> impl Iterator<Item = Network> {
     networks(source).map(Network::Addresses)
 }
 
-/// The networks of an address that one customer may hold, the widest first: a site has a /48 or a /56 (RFC 6177), and can
-/// use all of it.
+/// The networks of an address that may belong to one customer, largest first. A site gets a /48 or
+/// a /56 (RFC 6177) and can use all of it.
 pub(crate) fn networks(source: IpAddr) -> impl Iterator<Item = IpNet> {
     let source = source.to_canonical();
     let lengths: &[u8] = if source.is_ipv4() { &[24, 32] } else { &[48, 56, 64] };
@@ -128,7 +133,7 @@ pub(crate) fn networks(source: IpAddr) -> impl Iterator<Item = IpNet> {
     })
 }
 
-/// The least network that one customer has: an IPv4 address, or an IPv6 /64 (RFC 6177).
+/// The smallest network that one customer gets: an IPv4 address, or an IPv6 /64 (RFC 6177).
 pub(crate) fn network(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,
@@ -137,10 +142,11 @@ pub(crate) fn network(source: IpAddr) -> IpAddr {
 }
 
 impl Network {
-    /// Most permits that it may hold where `whole` may be held in all.
+    /// Most permits of this network, if the enclosing network has `whole`.
     fn share(&self, whole: usize) -> usize {
         let share = match self {
-            // Half for an IPv4 /24 or an IPv6 /48, a quarter for one address or /64.
+            // Half for an IPv4 /24 or an IPv6 /48, three eighths for a /56, a quarter for one
+            // address or a /64.
             Network::Addresses(network) => match (network, network.prefix_len()) {
                 (IpNet::V4(_), 24) | (IpNet::V6(_), 48) => whole / 2,
                 (IpNet::V6(_), 56) => whole / 8 * 3,
@@ -162,7 +168,7 @@ impl HandshakeLimiter {
         }))
     }
 
-    /// Whether a peer may go on. `proved_address`: it is known to receive what is sent to where it says it is.
+    /// Decides about a new peer. `proved_address`: its address is validated.
     pub(crate) fn admit(&self, origin: Origin, proved_address: bool, now: Instant) -> Admission {
         let capacity = self.0.capacity;
         let mut state = self.0.state();
@@ -178,39 +184,40 @@ impl HandshakeLimiter {
         }
         let revoked = CancellationToken::new();
         state.count(&origin, |group| group.permits += 1);
-        let number = state.fall_silent(&origin, now, &revoked);
+        let number = state.add_waiting(&origin, now, &revoked);
         Admission::Admitted(Permit {
             limiter: Arc::clone(&self.0),
             origin,
-            silent: Some(number),
+            waiting: Some(number),
             revoked,
         })
     }
 }
 
 impl Permit {
-    /// Waits until another peer takes its place: this one is to be turned away.
+    /// Waits until the permit is given to another peer. This one must then be closed.
     pub(crate) async fn revoked(&self) {
         self.revoked.cancelled().await;
     }
 
-    /// The peer has said something and is being served: its permit is not revoked meanwhile. `false`: it has been.
-    pub(crate) fn handle_heard(&mut self) -> bool {
-        let Some(number) = self.silent else {
+    /// The peer has sent a message: the permit is not revoked while the message is processed.
+    /// `false` if it has been revoked already.
+    pub(crate) fn begin_service(&mut self) -> bool {
+        let Some(number) = self.waiting else {
             return true;
         };
-        let is_held = self.limiter.state().speak(number);
+        let is_held = self.limiter.state().remove_waiting(number);
         if is_held {
-            self.silent = None;
+            self.waiting = None;
         }
         is_held
     }
 
-    /// It is the peer's turn again.
-    pub(crate) fn handle_answered(&mut self, now: Instant) {
-        if self.silent.is_none() {
+    /// The message is answered, and the peer's next message is awaited.
+    pub(crate) fn end_service(&mut self, now: Instant) {
+        if self.waiting.is_none() {
             let mut state = self.limiter.state();
-            self.silent = Some(state.fall_silent(&self.origin, now, &self.revoked));
+            self.waiting = Some(state.add_waiting(&self.origin, now, &self.revoked));
         }
     }
 }
@@ -218,8 +225,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.limiter.state();
-        // One that was revoked is not counted any more.
-        let is_held = self.silent.is_none_or(|number| state.speak(number));
+        // A revoked permit is not counted any more.
+        let is_held = self.waiting.is_none_or(|number| state.remove_waiting(number));
         if is_held {
             state.count(&self.origin, |group| group.permits -= 1);
             state.forget_empty(&self.origin);
@@ -229,7 +236,7 @@ impl Drop for Permit {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Counts only: a panic elsewhere cannot have left them half written.
+        // Only counters: a panic elsewhere cannot have left them inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -240,8 +247,8 @@ impl State {
             .try_fold(&self.all, |group, network| group.inner.get(network))
     }
 
-    /// How many of the networks of `origin`, the widest first, lead to the narrowest that is full; `Some(0)` where all
-    /// is, `None` where nothing is.
+    /// The depth of the smallest network of `origin` that is full: 0 is the whole limiter, 1 the
+    /// largest network. `None` if none is full.
     fn full(&self, origin: &Origin, capacity: usize) -> Option<usize> {
         let mut full = (self.all.permits >= capacity).then_some(0);
         let (mut group, mut whole) = (&self.all, capacity);
@@ -259,11 +266,12 @@ impl State {
         full
     }
 
-    /// Who is to give way to one more peer from `origin`, within the network that the first `full` of its networks lead
-    /// to: who has been silent longest in the fullest network of the fullest network.
+    /// The peer that loses its permit to a new peer from `origin`. It is inside the network at
+    /// depth `full`: at each level the network with the most waiting peers, and there the one that
+    /// has waited longest.
     fn oldest_of_fullest(&self, origin: &Origin, full: usize, now: Instant) -> Option<u64> {
         let mut path = origin.0[..full].to_vec();
-        // The newest carrier of an owner is the one that it needs.
+        // An owner needs its newest carrier.
         let mut must_be_old = !matches!(origin.0.first(), Some(Network::Owner(_)));
         let mut is_own = true;
         loop {
@@ -272,9 +280,9 @@ impl State {
                 break;
             }
             let own = origin.0.get(path.len()).filter(|_| is_own);
-            let held = |network: &Network| group.inner.get(network).map_or(0, |inner| inner.silent);
+            let held = |network: &Network| group.inner.get(network).map_or(0, |inner| inner.waiting);
             let others = group.inner.iter().filter(|(network, _)| Some(*network) != own);
-            let most = others.map(|(_, inner)| inner.silent).max().unwrap_or(0);
+            let most = others.map(|(_, inner)| inner.waiting).max().unwrap_or(0);
             if let Some(own) = own {
                 if held(own) + 1 > most {
                     path.push(own.clone());
@@ -283,35 +291,39 @@ impl State {
                 is_own = false;
                 must_be_old = held(own) + 1 == most;
             }
-            let inside = self.silent.values().filter(|peer| peer.origin.0.starts_with(&path));
+            let inside = self.waiting.values().filter(|peer| peer.origin.0.starts_with(&path));
             let mut networks = inside.filter_map(|peer| peer.origin.0.get(path.len()));
             let fullest = networks.find(|network| Some(*network) != own && held(network) == most)?;
             path.push(fullest.clone());
         }
-        let (number, oldest) = self.silent.iter().find(|(_, peer)| *peer.origin.0 == *path)?;
-        let min_age = if path == *origin.0 { MIN_AGE_OF_OWN } else { MIN_AGE };
+        let (number, oldest) = self.waiting.iter().find(|(_, peer)| *peer.origin.0 == *path)?;
+        let min_age = if path == *origin.0 {
+            MIN_AGE_SAME_NETWORK
+        } else {
+            MIN_AGE
+        };
         let is_old = now.saturating_duration_since(oldest.since) >= min_age;
         (is_old || !must_be_old).then_some(*number)
     }
 
-    fn fall_silent(&mut self, origin: &Origin, now: Instant, revoked: &CancellationToken) -> u64 {
-        self.count(origin, |group| group.silent += 1);
+    fn add_waiting(&mut self, origin: &Origin, now: Instant, revoked: &CancellationToken) -> u64 {
+        self.count(origin, |group| group.waiting += 1);
         let number = self.next;
         self.next += 1;
-        let peer = Silent {
+        let peer = WaitingPeer {
             origin: origin.clone(),
             since: now,
             revoked: revoked.clone(),
         };
-        self.silent.insert(number, peer);
+        self.waiting.insert(number, peer);
         number
     }
 
-    /// Whether the peer of this number was silent until now.
-    fn speak(&mut self, number: u64) -> bool {
-        match self.silent.remove(&number) {
+    /// Whether the peer with this number was waiting.
+    fn remove_waiting(&mut self, number: u64) -> bool {
+        match self.waiting.remove(&number) {
             Some(peer) => {
-                self.count(&peer.origin, |group| group.silent -= 1);
+                self.count(&peer.origin, |group| group.waiting -= 1);
                 true
             }
             None => false,
@@ -319,17 +331,17 @@ impl State {
     }
 
     fn revoke(&mut self, number: u64) {
-        if let Some(peer) = self.silent.remove(&number) {
+        if let Some(peer) = self.waiting.remove(&number) {
             peer.revoked.cancel();
             self.count(&peer.origin, |group| {
-                group.silent -= 1;
+                group.waiting -= 1;
                 group.permits -= 1;
             });
             self.forget_empty(&peer.origin);
         }
     }
 
-    /// Changes the counts of all networks of `origin`.
+    /// Applies `change` to the counts of all networks of `origin`.
     fn count(&mut self, origin: &Origin, change: impl Fn(&mut Group)) {
         let mut group = &mut self.all;
         change(group);
@@ -339,7 +351,7 @@ impl State {
         }
     }
 
-    /// Forgets the networks of `origin` that hold nothing.
+    /// Removes the networks of `origin` that hold no permits.
     fn forget_empty(&mut self, origin: &Origin) {
         let mut group = &mut self.all;
         for network in &*origin.0 {

@@ -1,4 +1,4 @@
-//! What a carrier stands on: a QUIC connection, or any byte stream.
+//! The transport under a carrier: a QUIC connection or a byte stream.
 
 use super::quic::congestion;
 use super::{CarrierError, CloseReason, Duplex};
@@ -11,24 +11,24 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::io::poll_read_buf;
 
-/// Most bytes taken from the transport in one read.
+/// Largest read from a byte stream.
 const READ_SIZE: usize = 32 * 1024;
 
-/// Most pieces that are taken from QUIC in one read: what one packet brought each, as a rule.
-const PACKETS: usize = 32;
+/// Most chunks per read from QUIC. A chunk is usually the content of one packet.
+const MAX_CHUNKS: usize = 32;
 
-/// A write of this size is part of a transfer.
+/// A write of at least this size is part of a bulk transfer.
 const BULK: usize = 4 * 1024;
-/// Bounds of what the transport takes in beyond what the peer has.
-const LEAST_SEND_WINDOW: u64 = 128 * 1024;
-const MOST_SEND_WINDOW: u64 = 16 << 20;
+/// Limits of the send window.
+const MIN_SEND_WINDOW: u64 = 128 * 1024;
+const MAX_SEND_WINDOW: u64 = 16 << 20;
 
-/// After so many more packets it is looked again whether any get lost.
-const COUNTED: u64 = 500;
+/// Interval in packets between two checks for loss.
+const LOSS_CHECK_PACKETS: u64 = 500;
 
-/// QUIC's error code of [`CloseReason::Done`].
+/// QUIC error code of [`CloseReason::Done`].
 pub(super) const DONE: u64 = 0;
-/// QUIC's error code of [`CloseReason::Busy`].
+/// QUIC error code of [`CloseReason::Busy`].
 pub(super) const BUSY: u64 = 5;
 
 pub(super) enum Link {
@@ -41,15 +41,15 @@ pub(super) struct QuicLink {
     pub(super) connection: quinn::Connection,
     pub(super) send: quinn::SendStream,
     pub(super) recv: quinn::RecvStream,
-    /// The receive that is under way; quinn forgets a waiter whose future is dropped.
+    /// The pending receive. quinn forgets a waiter whose future is dropped.
     datagram: Option<DatagramRead>,
     trusted_window: quinn::VarInt,
-    counted: Counted,
+    loss_check: LossCheck,
 }
 
-/// Packets when they were looked at last, and whether any were lost between that and the time before.
+/// Packet counters at the last check, and whether packets were lost before it.
 #[derive(Default)]
-struct Counted {
+struct LossCheck {
     sent: u64,
     lost: u64,
     is_lossy: bool,
@@ -60,39 +60,39 @@ type DatagramRead = Pin<Box<dyn Future<Output = Result<Bytes, quinn::ConnectionE
 /// Any ordered byte stream.
 pub(super) struct StreamLink {
     stream: Box<dyn Duplex>,
-    /// Reads that brought something: all that is heard of some paths.
+    /// Number of successful reads: on some paths this is all that is known of received packets.
     reads: u64,
-    /// Whether an end of the stream is the peer's word, not the network's.
-    tells_end: bool,
+    /// Whether only the peer can end the stream cleanly.
+    end_is_authentic: bool,
 }
 
 impl StreamLink {
-    /// A stream whose end may mean anything.
+    /// A stream without authentication of its end.
     pub(super) fn plain(stream: impl Duplex + 'static) -> StreamLink {
         StreamLink {
             stream: Box::new(stream),
             reads: 0,
-            tells_end: false,
+            end_is_authentic: false,
         }
     }
 
-    /// A stream that only the peer can end in good order.
+    /// A stream that only the peer can end cleanly.
     pub(super) fn tls(stream: impl Duplex + 'static) -> StreamLink {
         StreamLink {
-            tells_end: true,
+            end_is_authentic: true,
             ..StreamLink::plain(stream)
         }
     }
 
-    /// Says goodbye as far as that can be done at once.
-    fn say_done(&mut self) {
+    /// Sends the clean end of the stream if that is possible without blocking.
+    fn send_close_notify(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
-        // Whoever hears nothing of it finds a broken stream.
+        // If it cannot be sent, the peer sees a broken stream.
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut cx);
     }
 
-    /// Ends our direction, and waits for the end of the other: then the peer has read everything. A peer that dropped
-    /// the stream unread resets it.
+    /// Ends our direction and waits for the end of the other: then the peer has read everything. A
+    /// peer that dropped the stream without reading resets it.
     async fn finish(&mut self) -> bool {
         if self.stream.shutdown().await.is_err() {
             return false;
@@ -120,37 +120,38 @@ impl QuicLink {
             recv,
             datagram: None,
             trusted_window,
-            counted: Counted::default(),
+            loss_check: LossCheck::default(),
         }
     }
 }
 
 impl QuicLink {
-    /// Keeps little more queued in the transport than is in flight. What lies there can no longer be overtaken: an
-    /// ack behind megabytes of upload would stall the download for as long as they take. But quinn counts all from the
-    /// first byte on that is missing at the peer, and a packet lost twice is missing for three round trips.
+    /// Keeps little more queued in the transport than is in flight, because later frames cannot
+    /// overtake the queue: an ack behind megabytes of upload would stall the download. If packets
+    /// are lost, the window is larger: quinn counts everything from the first missing byte on, and
+    /// a packet that is lost twice is missing for three round trips.
     fn tune_send_window(&mut self, writing: usize) {
         if writing < BULK {
             return;
         }
         let path = self.connection.stats().path;
-        if path.sent_packets >= self.counted.sent + COUNTED {
-            self.counted = Counted {
+        if path.sent_packets >= self.loss_check.sent + LOSS_CHECK_PACKETS {
+            self.loss_check = LossCheck {
                 sent: path.sent_packets,
                 lost: path.lost_packets,
-                is_lossy: path.lost_packets > self.counted.lost,
+                is_lossy: path.lost_packets > self.loss_check.lost,
             };
         }
-        let windows = if self.counted.is_lossy { 4 } else { 2 };
+        let windows = if self.loss_check.is_lossy { 4 } else { 2 };
         self.connection
-            .set_send_window((windows * path.cwnd).clamp(LEAST_SEND_WINDOW, MOST_SEND_WINDOW));
+            .set_send_window((windows * path.cwnd).clamp(MIN_SEND_WINDOW, MAX_SEND_WINDOW));
     }
 }
 
 impl QuicLink {
-    /// Takes over what the connection holds, as far as it has come in order. Gives how many bytes.
+    /// Reads what has arrived in order. Returns the number of bytes.
     fn poll_read(&mut self, cx: &mut Context<'_>, inbox: &mut BytesMut) -> Poll<io::Result<usize>> {
-        let mut packets = [const { Bytes::new() }; PACKETS];
+        let mut packets = [const { Bytes::new() }; MAX_CHUNKS];
         let read = ready!(pin!(self.recv.read_chunks(&mut packets)).poll(cx))?;
         let packets = &packets[..read.unwrap_or(0)];
         let len = packets.iter().map(Bytes::len).sum();
@@ -160,7 +161,7 @@ impl QuicLink {
     }
 }
 
-/// Closes a QUIC connection for this reason.
+/// Closes a QUIC connection with the code of `reason`.
 pub(in crate::carrier) fn close_quic(connection: &quinn::Connection, reason: CloseReason) {
     let (code, text): (u64, &[u8]) = match reason {
         CloseReason::Done => (DONE, b"done"),
@@ -179,46 +180,48 @@ impl Link {
     pub(super) fn rtt(&self) -> Option<Duration> {
         match self {
             Link::Quic(quic) => Some(quic.connection.rtt()),
-            Link::Stream(stream) => stream.stream.reading().map(|reading| reading.rtt),
+            Link::Stream(stream) => stream.stream.transport_stats().map(|stats| stats.rtt),
         }
     }
 
-    pub(super) fn heard(&self) -> u64 {
+    pub(super) fn packets_received(&self) -> u64 {
         match self {
             Link::Quic(quic) => quic.connection.stats().udp_rx.datagrams,
-            Link::Stream(stream) => match stream.stream.reading() {
-                Some(reading) => reading.heard.into(),
+            Link::Stream(stream) => match stream.stream.transport_stats() {
+                Some(stats) => stats.heard.into(),
                 None => stream.reads,
             },
         }
     }
 
-    pub(super) fn hears_transport(&self) -> bool {
+    pub(super) fn sees_transport_acks(&self) -> bool {
         match self {
             Link::Quic(_) => true,
-            Link::Stream(stream) => stream.stream.reading().is_some(),
+            Link::Stream(stream) => stream.stream.transport_stats().is_some(),
         }
     }
 
     pub(super) fn ack_mark(&self) -> Option<u64> {
         match self {
-            // Whoever sends repeats its last acknowledgement in each packet, so their count says nothing. One that tells
-            // something new gives a sample of the round trip, and no two are the same to the nanosecond.
+            // ACK frames cannot be counted, because a peer that sends data repeats its last
+            // acknowledgement in each packet. But an acknowledgement of something new gives an RTT
+            // sample, and no two smoothed values are equal to the nanosecond.
             Link::Quic(quic) => Some(quic.connection.rtt().as_nanos() as u64),
             Link::Stream(_) => None,
         }
     }
 
-    pub(super) fn is_hole(&self) -> bool {
+    pub(super) fn is_black_hole(&self) -> bool {
         match self {
-            Link::Quic(quic) => congestion::is_hole(&quic.connection),
+            Link::Quic(quic) => congestion::is_black_hole(&quic.connection),
             Link::Stream(_) => false,
         }
     }
 
     pub(super) fn rebindings(&self) -> u64 {
         match self {
-            // A peer asks whether we are there that hears us from elsewhere (RFC 9000 section 9.3).
+            // The peer sends PATH_CHALLENGE when our packets come from a new address (RFC 9000
+            // section 9.3).
             Link::Quic(quic) => quic.connection.stats().frame_rx.path_challenge,
             Link::Stream(_) => 0,
         }
@@ -241,13 +244,14 @@ impl Link {
         }
     }
 
-    pub(super) fn trust(&self) {
+    pub(super) fn raise_receive_window(&self) {
         if let Link::Quic(quic) = self {
             quic.connection.set_receive_window(quic.trusted_window);
         }
     }
 
-    /// Appends at least one byte to `inbox`. While there is none, an empty one holds no memory.
+    /// Appends at least one byte to `inbox`. While there is nothing to read, an empty inbox holds
+    /// no memory.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, inbox: &mut BytesMut) -> Poll<Result<(), CarrierError>> {
         let read = match self {
             Link::Quic(quic) => {
@@ -265,19 +269,19 @@ impl Link {
             }
         };
         match read {
-            Ok(0) if self.tells_end() => Poll::Ready(Err(CarrierError::Closed)),
+            Ok(0) if self.end_is_authentic() => Poll::Ready(Err(CarrierError::Closed)),
             Ok(0) => Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into()))),
             Ok(_) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(self.lost(error))),
         }
     }
 
-    /// Hands over the front of `bytes`, at least one byte.
+    /// Writes at least one byte from the front of `bytes`.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), CarrierError>> {
         let written = match self {
             Link::Quic(quic) => {
                 quic.tune_send_window(bytes.len());
-                // Takes what fits without a copy and leaves the rest in `bytes`.
+                // Takes what fits without a copy, and leaves the rest in `bytes`.
                 let chunks = std::slice::from_mut(bytes);
                 ready!(pin!(quic.send.write_chunks(chunks)).poll(cx))
                     .map(|_| ())
@@ -297,7 +301,7 @@ impl Link {
         }
     }
 
-    /// The next datagram, on kinds that have them.
+    /// The next datagram, if the transport has datagrams.
     pub(super) fn poll_datagram(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, CarrierError>> {
         let Link::Quic(quic) = self else { return Poll::Pending };
         let read = quic.datagram.get_or_insert_with(|| {
@@ -309,7 +313,7 @@ impl Link {
         Poll::Ready(datagram.map_err(CarrierError::from))
     }
 
-    /// Whether the bytes went out as a datagram.
+    /// Whether the bytes were sent as a datagram.
     pub(super) fn send_datagram(&self, bytes: Bytes) -> bool {
         match self {
             Link::Quic(quic) => quic.connection.send_datagram(bytes).is_ok(),
@@ -320,16 +324,16 @@ impl Link {
     pub(super) fn close(&mut self, reason: CloseReason) {
         match self {
             Link::Quic(quic) => close_quic(&quic.connection, reason),
-            Link::Stream(stream) if reason == CloseReason::Done => stream.say_done(),
-            // Dropped without a word: an end of the path, as far as the peer can tell.
+            Link::Stream(stream) if reason == CloseReason::Done => stream.send_close_notify(),
+            // Dropped: the peer cannot distinguish this from a failure of the path.
             Link::Stream(_) => {}
         }
     }
 
-    /// Ends this direction and waits until the peer has all of it.
+    /// Ends this direction and waits until the peer has received all of it.
     ///
-    /// The close of a connection overtakes what its stream still holds, so only one side may close first: the one
-    /// that dialed. The other waits for it.
+    /// Closing a QUIC connection discards what its streams still hold. Therefore only the side that
+    /// dialled closes first, and the other waits for that.
     pub(super) async fn finish(&mut self) -> bool {
         match self {
             Link::Quic(quic) => {
@@ -349,11 +353,11 @@ impl Link {
         }
     }
 
-    fn tells_end(&self) -> bool {
-        matches!(self, Link::Stream(stream) if stream.tells_end)
+    fn end_is_authentic(&self) -> bool {
+        matches!(self, Link::Stream(stream) if stream.end_is_authentic)
     }
 
-    /// The connection's own reason, where it is known, says more than the stream's error.
+    /// The reason of the connection, if known, says more than the error of the stream.
     fn lost(&self, error: io::Error) -> CarrierError {
         match self {
             Link::Quic(quic) => match quic.connection.close_reason() {

@@ -1,15 +1,15 @@
-//! Carriers inside one process, over any byte stream whose security is somebody else's matter.
+//! Carriers inside one process, over any byte stream. They add no security of their own.
 
 use super::link::{Link, StreamLink};
-use super::{Carrier, CarrierInfo, Kind, Opaque, Rank};
+use super::{Carrier, CarrierInfo, Kind, Rank, WithoutStats};
 use bytes::Bytes;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Where a peer in the same process is taken to be.
+/// The address of a peer in the same process.
 pub const IN_PROCESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// A carrier over `stream`, on which the peer is taken to have proved `peer_key`.
+/// A carrier over `stream` whose peer counts as having proved `peer_key`.
 pub fn carrier<S>(stream: S, peer_key: Bytes, exporter: [u8; 32]) -> Carrier
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -22,5 +22,5 @@ where
         peer_key,
         exporter,
     };
-    Carrier::new(info, Link::Stream(StreamLink::plain(Opaque(stream))))
+    Carrier::new(info, Link::Stream(StreamLink::plain(WithoutStats(stream))))
 }

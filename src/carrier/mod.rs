@@ -1,8 +1,9 @@
-//! Carriers: authenticated, encrypted, ordered byte pipes between the halves, which may die at any moment.
+//! Carriers: authenticated, encrypted, ordered byte streams between the halves, which may fail at
+//! any moment.
 //!
-//! A carrier has two lives: first hello messages, written as sequential code ([`Carrier::send_message`],
-//! [`Carrier::read_message`]); then frames, moved by polling, since the pump serves many at once. It knows nothing
-//! of sessions.
+//! A carrier first exchanges hello messages, with async calls ([`Carrier::send_message`],
+//! [`Carrier::read_message`]), then frames, by polling, because the pump serves several carriers at
+//! once. It knows nothing of sessions.
 
 mod dialed;
 mod duplex;
@@ -18,9 +19,9 @@ pub mod tls;
 pub mod via;
 
 pub use dialed::{DialError, Dialed};
-pub use duplex::{Duplex, Opaque, Reading};
+pub use duplex::{Duplex, TransportStats, WithoutStats};
 pub use error::CarrierError;
-pub use path::{NotAPath, Path, Proxied, Rank};
+pub use path::{Path, PathParseError, Proxied, Rank};
 
 use crate::clock;
 use crate::fault;
@@ -33,54 +34,58 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-/// Longest wait for the peer to take the last bytes of a carrier that is closed in good order.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Longest wait until the peer has received the last bytes of a carrier that is closed.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Most bytes of answers that wait for a peer.
-const MOST_UNREAD: usize = 64 * 1024;
+/// Most bytes of small frames that wait for a peer that does not read.
+const MAX_UNREAD: usize = 64 * 1024;
 
-/// Lets the transport's own tasks send what was just asked of them, before the runtime may end.
+/// Lets the transport's tasks send what is pending before the runtime ends.
 ///
-/// quinn only marks a connection as closed and sends from a task; three turns are its, the endpoint's and a spare.
-pub(crate) async fn let_go() {
+/// quinn only marks a connection as closed, and a task sends the close. Three yields: for the
+/// connection's task, the endpoint's task, and one to spare.
+pub(crate) async fn flush_transport() {
     for _ in 0..3 {
         tokio::task::yield_now().await;
     }
 }
 
-/// What both ends of a carrier proved, and what the carrier is.
+/// What both ends of a carrier proved, and properties of the carrier.
 #[derive(Clone, Debug)]
 pub struct CarrierInfo {
-    /// Which kind of path.
+    /// The transport.
     pub kind: Kind,
-    /// Where the peer is, as this end saw it first; `None` where something between the halves hides it.
+    /// The peer's address when the carrier was opened; `None` if something between the halves hides
+    /// it.
     pub remote: Option<SocketAddr>,
-    /// What joins the halves, where something does: a relay's name, a proxy, a program.
+    /// What the carrier goes through, if anything: the name of a relay, a proxy or a program.
     pub via: Option<Arc<str>>,
-    /// How good the way is that it goes, as far as that is known at this end.
+    /// Quality of the path, as far as this end knows it.
     pub rank: Rank,
     /// The peer's TLS key, SPKI DER.
     pub peer_key: Bytes,
-    /// TLS exporter (RFC 8446 section 7.5), label `EXPORTER-bowline-open`: the same at both ends and nowhere else.
+    /// TLS exporter value (RFC 8446 section 7.5), label `EXPORTER-bowline-open`: equal at both
+    /// ends, and unique to this connection.
     pub exporter: [u8; 32],
 }
 
 impl CarrierInfo {
-    /// Whether it goes the way of another carrier: the same kind to the same machine, or by the same relay.
-    pub fn shares_fate_of(&self, other: &CarrierInfo) -> bool {
+    /// Whether both carriers use the same path: the same transport to the same machine, or the same
+    /// relay. Such carriers are likely to fail together.
+    pub fn shares_path_with(&self, other: &CarrierInfo) -> bool {
         let machine = |info: &CarrierInfo| info.remote.map(|remote| remote.ip());
         (self.kind, &self.via, machine(self)) == (other.kind, &other.via, machine(other))
     }
 }
 
-/// Kinds of carrier.
+/// Transports of carriers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// QUIC over UDP.
     Quic,
     /// TLS over TCP.
     Tls,
-    /// An in-process pipe, for tests and embedding.
+    /// An in-process stream, for tests and embedding.
     Memory,
 }
 
@@ -94,35 +99,35 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Why this end closes a carrier; the peer sees it where it sees anything.
+/// Why this end closes a carrier. The peer receives it if the transport can carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
     /// The session ended, or the carrier was not needed.
     Done,
-    /// Another carrier leads.
+    /// Another carrier is the lead now.
     Replaced,
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     Protocol,
-    /// The half is going away.
+    /// This half is shutting down.
     ShuttingDown,
-    /// A hello was refused or did not come in time.
+    /// A hello was refused or did not arrive in time.
     Refused,
-    /// Too many carriers are not a session's yet; the peer may come back later.
+    /// Too many carriers have no session; the peer may come back later.
     Busy,
-    /// What this half sends does not arrive.
+    /// The peer does not receive what this half sends.
     Undelivered,
 }
 
 /// A frame from the peer.
 #[derive(Debug)]
-pub struct Heard {
+pub struct ReceivedFrame {
     /// The frame.
     pub frame: Frame,
-    /// It came beside the ordered stream: it may have been sent before or after what is read now, and come twice.
+    /// It arrived as a datagram: out of order relative to the stream, and possibly a duplicate.
     pub is_copy: bool,
 }
 
-/// One carrier. Small: channels reserve room for dozens of what they carry.
+/// One carrier. It is boxed, because channels of carriers allocate dozens of slots.
 pub struct Carrier {
     parts: Box<Parts>,
 }
@@ -133,19 +138,19 @@ struct Parts {
     inbox: BytesMut,
     reader: FrameReader,
     outbox: BytesMut,
-    /// Taken from the outbox, not yet taken by the link.
-    leaving: Bytes,
-    echo: Echo,
+    /// Taken from the outbox, and not yet accepted by the transport.
+    writing: Bytes,
+    rtt_probe: RttProbe,
 }
 
-/// Measures the round trip by probes and their answers, where the transport does not tell it.
+/// Measures the round trip with ping frames, for transports that do not.
 #[derive(Default)]
-struct Echo {
+struct RttProbe {
     asked: Option<(u64, Instant)>,
     rtt: Option<Duration>,
 }
 
-impl Echo {
+impl RttProbe {
     fn handle_sent(&mut self, frame: &Frame) {
         if let Frame::Ping { token } = frame {
             self.asked = Some((*token, clock::now()));
@@ -157,7 +162,7 @@ impl Echo {
             && *token == asked
         {
             let sample = clock::now().saturating_duration_since(at);
-            // As TCP smooths it (RFC 6298 section 2).
+            // Smoothed as in TCP (RFC 6298 section 2).
             self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
             self.asked = None;
         }
@@ -173,13 +178,13 @@ impl Carrier {
                 inbox: BytesMut::new(),
                 reader: FrameReader::default(),
                 outbox: BytesMut::new(),
-                leaving: Bytes::new(),
-                echo: Echo::default(),
+                writing: Bytes::new(),
+                rtt_probe: RttProbe::default(),
             }),
         }
     }
 
-    /// The same, where something joins the halves.
+    /// Records that the carrier goes through a relay, a proxy or a program.
     pub(crate) fn via(mut self, what: Arc<str>, rank: Rank) -> Carrier {
         self.parts.info.via = Some(what);
         self.parts.info.rank = rank;
@@ -191,51 +196,53 @@ impl Carrier {
         &self.parts.info
     }
 
-    /// Smoothed round trip; `None` while nothing tells it.
+    /// Smoothed round-trip time; `None` until it is known.
     pub fn rtt(&self) -> Option<Duration> {
-        self.parts.link.rtt().or(self.parts.echo.rtt)
+        self.parts.link.rtt().or(self.parts.rtt_probe.rtt)
     }
 
-    /// Count of packets received, of whatever content: when it moves, the path lives.
-    pub fn heard(&self) -> u64 {
-        self.parts.link.heard()
+    /// Number of packets received, whatever they contain. If it changes, the path works.
+    pub fn packets_received(&self) -> u64 {
+        self.parts.link.packets_received()
     }
 
-    /// Whether [`Carrier::heard`] moves when the peer's transport acknowledges what is sent. By way of a relay, a proxy or a
-    /// program it does not: only what the peer itself says arrives from end to end.
-    pub fn hears_transport(&self) -> bool {
-        self.parts.link.hears_transport()
+    /// Whether [`Carrier::packets_received`] counts the acknowledgements of the peer's transport.
+    /// Behind a relay, a proxy or a program it does not: only what the peer itself sends arrives
+    /// from end to end.
+    pub fn sees_transport_acks(&self) -> bool {
+        self.parts.link.sees_transport_acks()
     }
 
-    /// A number that changes when the peer's transport acknowledges something new: what is sent arrives. `None` where
-    /// the kind cannot tell.
+    /// Changes whenever the peer's transport acknowledges something new. `None` if the transport
+    /// does not tell.
     pub fn ack_mark(&self) -> Option<u64> {
         self.parts.link.ack_mark()
     }
 
-    /// A number that changes when the peer shows that it hears us, as far as the kind can tell: [`Carrier::ack_mark`],
-    /// or else [`Carrier::heard`].
+    /// Changes whenever the peer shows that it receives what we send: [`Carrier::ack_mark`] or,
+    /// without it, [`Carrier::packets_received`].
     pub fn answer_mark(&self) -> u64 {
-        self.ack_mark().unwrap_or_else(|| self.heard())
+        self.ack_mark().unwrap_or_else(|| self.packets_received())
     }
 
-    /// Whether the transport knows that nothing but small packets arrives of what this half sends. It is asked of a lead that
-    /// delivers nothing, not all the time.
-    pub fn is_hole(&self) -> bool {
-        self.parts.link.is_hole()
+    /// Whether the transport has found that only small packets arrive at the peer. Meant for a lead
+    /// that delivers nothing.
+    pub fn is_black_hole(&self) -> bool {
+        self.parts.link.is_black_hole()
     }
 
-    /// Counts how often the peer has found that we are heard from elsewhere: a NAT has forgotten us, as a rule.
+    /// How often the peer noticed that our address changed, usually because a NAT dropped its
+    /// binding.
     pub fn rebindings(&self) -> u64 {
         self.parts.link.rebindings()
     }
 
-    /// Counts of packets sent, and of those among them that were lost; `None` where the kind cannot tell.
+    /// Packets sent, and lost packets among them; `None` if the transport does not count them.
     pub fn losses(&self) -> Option<(u64, u64)> {
         self.parts.link.losses()
     }
 
-    /// Most bytes of UDP payload that the path is known to take by now; `None` where the kind cannot tell.
+    /// Largest UDP payload that the path is known to carry; `None` for other transports.
     pub fn mtu(&self) -> Option<u16> {
         self.parts.link.mtu()
     }
@@ -251,10 +258,10 @@ impl Carrier {
         std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Receives one message, without its length.
+    /// Receives one message, without its length prefix.
     ///
     /// # Errors
-    /// The carrier is lost, or a message is too large.
+    /// The carrier is lost, or the message is too large.
     pub async fn read_message(&mut self) -> Result<Bytes, CarrierError> {
         std::future::poll_fn(|cx| {
             loop {
@@ -267,10 +274,11 @@ impl Carrier {
         .await
     }
 
-    /// Waits until the carrier is lost. What the peer says meanwhile is there for [`Carrier::read_message`].
+    /// Waits until the carrier is lost. What the peer sends meanwhile is kept for
+    /// [`Carrier::read_message`].
     pub async fn lost(&mut self) -> CarrierError {
         std::future::poll_fn(|cx| {
-            // Who says more than one message holds is not listened to for now.
+            // If the peer sends more than one message can hold, reading pauses.
             while self.parts.inbox.len() <= MAX_HELLO {
                 if let Err(error) = ready!(self.parts.link.poll_read(cx, &mut self.parts.inbox)) {
                     return Poll::Ready(error);
@@ -283,54 +291,56 @@ impl Carrier {
 
     // Frames.
 
-    /// Gives the peer as much room on the carrier as a session may use; until then it gets very little.
-    pub fn trust(&self) {
-        self.parts.link.trust();
+    /// Raises the receive window to that of a session. Before, it is very small.
+    pub fn raise_receive_window(&self) {
+        self.parts.link.raise_receive_window();
     }
 
-    /// The next frame from the peer: in order, but for probes, their answers and copies, which may overtake.
+    /// The next frame from the peer. Frames are in order, except probes, their answers and copies,
+    /// which may overtake others.
     ///
     /// # Errors
-    /// The carrier is lost, or the peer sent what is no frame.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Heard, CarrierError>> {
+    /// The carrier is lost, or the peer sent an invalid frame.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<ReceivedFrame, CarrierError>> {
         loop {
             if let Some(frame) = self.parts.reader.next(&mut self.parts.inbox)? {
-                self.parts.echo.handle_received(&frame);
-                return Poll::Ready(Ok(Heard { frame, is_copy: false }));
+                self.parts.rtt_probe.handle_received(&frame);
+                return Poll::Ready(Ok(ReceivedFrame { frame, is_copy: false }));
             }
-            // One frame a datagram; what else is in it is for later versions. A lost connection is told by the stream,
-            // once everything that had arrived on it was read.
+            // A datagram contains one frame; the rest of it is reserved for later versions. The
+            // loss of the connection is reported by the stream, after everything that arrived on it
+            // was read.
             if let Poll::Ready(Ok(datagram)) = self.parts.link.poll_datagram(cx)
                 && let Some(frame) = Frame::decode(&mut BytesMut::from(datagram))?
             {
-                return Poll::Ready(Ok(Heard { frame, is_copy: true }));
+                return Poll::Ready(Ok(ReceivedFrame { frame, is_copy: true }));
             }
             ready!(self.parts.link.poll_read(cx, &mut self.parts.inbox))?;
         }
     }
 
-    /// Sends a small frame ahead of everything queued where the kind allows; it may get lost.
+    /// Sends a small frame, ahead of the queue if the transport has datagrams. It may get lost.
     pub fn send_now(&mut self, frame: &Frame) {
-        self.parts.echo.handle_sent(frame);
+        self.parts.rtt_probe.handle_sent(frame);
         let mut encoded = BytesMut::new();
         frame.encode(&mut encoded);
-        // A peer that asks without end and reads nothing gets no more answers than fit.
-        if !self.parts.link.send_datagram(encoded.clone().freeze()) && self.parts.outbox.len() < MOST_UNREAD {
+        // A peer that keeps sending pings but does not read gets no more answers than fit.
+        if !self.parts.link.send_datagram(encoded.clone().freeze()) && self.parts.outbox.len() < MAX_UNREAD {
             self.parts.outbox.extend_from_slice(&encoded);
         }
     }
 
-    /// Has the peer show that it hears us, so that [`Carrier::answer_mark`] moves, and asks no more of it than that takes.
-    pub fn touch(&mut self, token: u64) {
+    /// Makes the peer acknowledge something, so that [`Carrier::answer_mark`] changes.
+    pub fn solicit_ack(&mut self, token: u64) {
         self.send_now(&match self.ack_mark() {
-            // An answer to nothing: its transport acknowledges it, and nobody answers.
+            // The peer ignores an unsolicited pong, but its transport acknowledges it.
             Some(_) => Frame::Pong { token },
             None => Frame::Ping { token },
         });
     }
 
-    /// Sends a copy of what another carrier brings, or this one's ordered stream; it may get lost. Where the kind has no
-    /// datagrams it follows what is queued, unless that does not move.
+    /// Sends a copy of data that travels on another carrier or on this one's stream. It may get
+    /// lost. Without datagrams it is queued, unless the queue does not move.
     pub fn send_copy(&mut self, copy: Bytes) {
         if fault::loses_copies() {
             return;
@@ -340,52 +350,54 @@ impl Carrier {
         }
     }
 
-    /// Where frames for the peer are appended. Bounded by the one who fills it.
+    /// The buffer for outgoing frames. The caller bounds its size.
     pub fn outbox(&mut self) -> &mut BytesMut {
         &mut self.parts.outbox
     }
 
-    /// Whether everything appended was taken by the transport.
+    /// Whether the transport has accepted everything in the outbox.
     pub fn is_flushed(&self) -> bool {
-        self.parts.outbox.is_empty() && self.parts.leaving.is_empty()
+        self.parts.outbox.is_empty() && self.parts.writing.is_empty()
     }
 
-    /// Hands the outbox to the transport; ready when it took everything.
+    /// Writes the outbox to the transport; ready once it accepted everything.
     ///
     /// # Errors
     /// The carrier is lost.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierError>> {
         while !self.is_flushed() {
-            if self.parts.leaving.is_empty() {
-                // What is left of its memory would keep all of it.
-                self.parts.leaving = std::mem::take(&mut self.parts.outbox).freeze();
+            if self.parts.writing.is_empty() {
+                // A partly consumed buffer would keep all of its memory.
+                self.parts.writing = std::mem::take(&mut self.parts.outbox).freeze();
             }
-            ready!(self.parts.link.poll_write(cx, &mut self.parts.leaving))?;
+            ready!(self.parts.link.poll_write(cx, &mut self.parts.writing))?;
         }
         self.parts.link.poll_flush(cx)
     }
 
-    /// Sends `answer` as far as that can be done at once, and closes. QUIC's close says all that matters by itself; where there
-    /// is none, the answer arrives unless the peer's own words cross it and are reset.
+    /// Sends `answer` if that is possible without blocking, and closes. A QUIC close carries the
+    /// reason; on other transports the answer arrives unless bytes of the peer arrive afterwards
+    /// and cause a reset.
     pub(crate) fn turn_away(mut self, answer: &[u8], reason: CloseReason) {
         self.parts.outbox.extend_from_slice(answer);
-        // Nobody waits for a peer that is turned away.
+        // Errors do not matter for a peer that is turned away.
         let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()));
         self.close(reason);
     }
 
-    /// Closes at once; what was not sent yet is lost.
+    /// Closes at once. Bytes that were not sent yet are lost.
     pub fn close(&mut self, reason: CloseReason) {
         self.parts.link.close(reason);
     }
 
-    /// Sends what is queued, waits (2 s at most) until the peer has it, and closes. Whether the peer has it.
+    /// Sends what is queued, waits up to 2 s until the peer has received it, and closes. Returns
+    /// whether the peer has received it.
     pub async fn finish(mut self, reason: CloseReason) -> bool {
-        let last_words =
+        let finishing =
             async { std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() && self.parts.link.finish().await };
-        let delivered = tokio::time::timeout(LAST_WORDS, last_words).await;
+        let delivered = tokio::time::timeout(FINISH_TIMEOUT, finishing).await;
         self.parts.link.close(reason);
-        let_go().await;
+        flush_transport().await;
         delivered.unwrap_or(false)
     }
 }

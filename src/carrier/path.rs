@@ -1,4 +1,4 @@
-//! Ways to dial a carrier, as values: what they are called, how they are written, which is the better one.
+//! Paths on which a carrier can be dialled: their names, their syntax, and which is better.
 
 use super::stream::{CommandLine, Proxy};
 use super::via::{RelayAddress, RelayTransport};
@@ -9,20 +9,20 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// One way to dial a carrier.
+/// A path on which a carrier can be dialled.
 ///
-/// Written as its kind and its end, `quic 192.0.2.1:22`; straight ones are read back from that.
+/// Written as transport and address, `quic 192.0.2.1:22`. Direct paths can be parsed from that.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
     /// QUIC to a UDP port.
     Quic(SocketAddr),
     /// TLS to a TCP port.
     Tls(SocketAddr),
-    /// TLS inside a stream that a relay joins to the server half.
+    /// TLS in a stream through a relay.
     Relayed(RelayAddress, RelayTransport),
     /// TLS through a proxy.
     Proxied(Arc<Proxied>),
-    /// TLS inside of a program's standard input and output.
+    /// TLS over a program's standard input and output.
     Command(Arc<CommandLine>),
 }
 
@@ -31,14 +31,14 @@ pub enum Path {
 pub struct Proxied {
     /// The proxy.
     pub proxy: Proxy,
-    /// Name or address, without brackets; the proxy may look it up.
+    /// Name or address, without brackets. The proxy may resolve the name.
     pub host: String,
     /// TCP port.
     pub port: u16,
 }
 
 impl Proxied {
-    /// All of it, without credentials.
+    /// The text form, without credentials.
     fn name(&self) -> String {
         format!("{}:{} by {}", self.host, self.port, self.proxy)
     }
@@ -58,33 +58,33 @@ impl Hash for Proxied {
     }
 }
 
-/// How good a path is, apart from how it does at the moment. The least is the best.
+/// Quality of a kind of path, whatever its present state. The least is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// Straight to the server half, and no byte waits for a lost one of another kind.
+    /// Direct; a lost packet does not delay datagrams.
     Direct,
-    /// Straight, in order: whatever is lost holds up all that follows.
+    /// Direct and in order: a lost packet delays everything behind it.
     DirectInOrder,
-    /// The same through a proxy.
+    /// In order, through a proxy.
     Proxied,
-    /// By a relay, which is reached by QUIC.
+    /// Through a relay that is connected by QUIC.
     Relayed,
-    /// By a relay, which is reached by TCP.
+    /// Through a relay that is connected by TCP.
     RelayedInOrder,
-    /// By somebody else's tunnel.
+    /// Through a program.
     Command,
 }
 
-/// A text that names no straight path.
+/// The text is not a direct path.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is no path, expected a kind and an address like \"quic 192.0.2.1:22\"")]
-pub struct NotAPath {
+#[error("{text:?} is not a path, expected a transport and an address like \"quic 192.0.2.1:22\"")]
+pub struct PathParseError {
     /// The text.
     pub text: String,
 }
 
 impl Path {
-    /// Where its first packets go, if they are UDP's.
+    /// The destination of its first packets, if these are UDP.
     pub fn udp_remote(&self) -> Option<SocketAddr> {
         match self {
             Path::Quic(address) => Some(*address),
@@ -107,8 +107,9 @@ impl Path {
 }
 
 impl Path {
-    /// Whether a carrier went this way, or one that fails with it: the same kind to the same machine, the same relay.
-    pub fn shares_fate_of(&self, carrier: &CarrierInfo) -> bool {
+    /// Whether the path is that of the carrier: the same transport to the same machine, or the same
+    /// relay. They are likely to fail together.
+    pub fn shares_path_with(&self, carrier: &CarrierInfo) -> bool {
         let goes_to = |kind, address: &SocketAddr| {
             carrier.via.is_none() && carrier.kind == kind && carrier.remote.is_some_and(|at| at.ip() == address.ip())
         };
@@ -120,7 +121,7 @@ impl Path {
         }
     }
 
-    /// What joins the halves on it, where something does.
+    /// What the path goes through, if anything: a relay, a proxy or a program.
     pub fn via(&self) -> Option<Arc<str>> {
         match self {
             Path::Quic(_) | Path::Tls(_) => None,
@@ -144,9 +145,9 @@ impl fmt::Display for Path {
 }
 
 impl FromStr for Path {
-    type Err = NotAPath;
+    type Err = PathParseError;
 
-    fn from_str(text: &str) -> Result<Path, NotAPath> {
+    fn from_str(text: &str) -> Result<Path, PathParseError> {
         let read = || {
             let (kind, end) = text.split_once(' ')?;
             match kind {
@@ -155,7 +156,7 @@ impl FromStr for Path {
                 _ => None,
             }
         };
-        read().ok_or_else(|| NotAPath { text: text.to_owned() })
+        read().ok_or_else(|| PathParseError { text: text.to_owned() })
     }
 }
 
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_reads_back_as_it_was_written() {
+    fn path_is_parsed_from_its_text() {
         for text in ["quic 192.0.2.1:22", "tls [2001:db8::1]:443"] {
             assert_eq!(text.parse::<Path>().unwrap().to_string(), text);
         }

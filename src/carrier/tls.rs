@@ -1,10 +1,10 @@
-//! The TLS carrier: TLS 1.3 over one ordered byte stream, for paths that let no UDP through.
+//! The TLS carrier: TLS 1.3 over one ordered byte stream, for networks that block UDP.
 //!
-//! Everything travels on the one stream: the server half's host message first, then what the QUIC carrier has on its
-//! bidirectional stream. A stream that ends with TLS' `close_notify` was closed because all was done
-//! ([`CloseReason::Done`](super::CloseReason)), any other end says nothing.
+//! One stream carries everything: first the server half's host message, then what the QUIC carrier
+//! has on its bidirectional stream. An end with TLS' `close_notify` means that the peer was done
+//! ([`CloseReason::Done`](super::CloseReason)); any other end has no meaning.
 
-use super::dialed::{DialError, Dialed, Introduction};
+use super::dialed::{DialError, Dialed, HostMessage};
 use super::duplex::Duplex;
 use super::link::{Link, StreamLink};
 use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
@@ -24,21 +24,23 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-/// The name that rustls insists on and that is never sent: keys are checked, not names.
+/// The server name that rustls requires. It is never sent, because keys are checked, not names.
 const NO_NAME: &str = "bowline";
 
-/// Most bytes that wait in the kernel beyond what is in flight. What lies there can no longer be overtaken: an ack, or
-/// the answer to a probe, behind megabytes of upload would be late by as long as they take.
-const NOT_SENT: u32 = 64 * 1024;
+/// Most unsent bytes in the kernel's buffer. Later frames cannot overtake them: an ack, or the
+/// answer to a probe, would wait behind megabytes of upload.
+const NOTSENT_LOWAT: u32 = 64 * 1024;
 
-/// A record (RFC 8446 section 5.1) with the fatal alert internal_error: the only one that blames neither end.
+/// A TLS record (RFC 8446 section 5.1) with the fatal alert internal_error, the only alert that
+/// blames neither end.
 const BUSY_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
-/// As long as QUIC's idle timeout: a dead carrier is found by probing long before.
-const DEAD_AFTER: Duration = Duration::from_secs(45);
+/// Equal to QUIC's idle timeout. Probes detect a dead carrier much earlier.
+const DEAD_TIMEOUT: Duration = Duration::from_secs(45);
 const KEEPALIVES: u32 = 3;
 
-/// Connects to a TCP port, with the settings of a carrier. Dropping the future gives the attempt up.
+/// Connects to a TCP port and sets the socket options of a carrier. Dropping the future cancels the
+/// attempt.
 ///
 /// # Errors
 /// As connect(2).
@@ -48,26 +50,28 @@ pub async fn connect(remote: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sets a TCP connection up to carry sessions: small writes at once, little queued, a dead peer found.
+/// Sets the socket options of a carrier: no delay for small writes, a short send queue, and
+/// keepalives.
 ///
 /// # Errors
 /// As setsockopt(2).
 pub fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
-        .with_time(DEAD_AFTER / KEEPALIVES)
-        .with_interval(DEAD_AFTER / KEEPALIVES)
+        .with_time(DEAD_TIMEOUT / KEEPALIVES)
+        .with_interval(DEAD_TIMEOUT / KEEPALIVES)
         .with_retries(KEEPALIVES);
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
-    socket.set_tcp_notsent_lowat(NOT_SENT)
+    socket.set_tcp_user_timeout(Some(DEAD_TIMEOUT))?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
 }
 
-/// Tells whoever is about to begin a handshake on `stream` to come back later, as far as that can be done at once.
+/// Refuses a connection before its handshake, with an alert that means "try again later", if that
+/// can be sent without blocking.
 pub(crate) fn turn_away(mut stream: impl Duplex) {
     let mut cx = Context::from_waker(Waker::noop());
-    // What was received and not read would make the close a reset, which may overtake the alert.
+    // Unread bytes would turn the close into a reset, which may discard the alert.
     let mut heard = [0; 4096];
     let _ = Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut heard));
     let _ = Pin::new(&mut stream).poll_write(&mut cx, &BUSY_ALERT);
@@ -75,10 +79,10 @@ pub(crate) fn turn_away(mut stream: impl Duplex) {
     let _ = Pin::new(&mut stream).poll_shutdown(&mut cx);
 }
 
-/// Shakes hands over `stream` as the client half, and proves `key`.
+/// Completes a handshake over `stream` as the client half, and authenticates with `key`.
 ///
 /// # Errors
-/// [`DialError`]: the stream broke, the wrong server key, or no bowline there.
+/// [`DialError`]: the stream failed, the server key is not accepted, or the peer is not bowline.
 pub async fn dial(
     stream: Box<dyn Duplex>,
     remote: Option<SocketAddr>,
@@ -91,7 +95,7 @@ pub async fn dial(
     let stream = connected.map_err(DialError::tls)?;
     Ok(Dialed::new(
         carrier(TlsStream::Client(stream), remote)?,
-        Introduction::FirstMessage,
+        HostMessage::FirstMessage,
     ))
 }
 
@@ -102,7 +106,7 @@ pub struct TlsServer {
 }
 
 impl TlsServer {
-    /// Proves `key` to whoever connects.
+    /// Authenticates with `key`.
     ///
     /// # Errors
     /// TLS cannot be set up.
@@ -113,11 +117,11 @@ impl TlsServer {
         })
     }
 
-    /// Completes one handshake over `stream`, which comes from `remote`, and says `host`.
+    /// Completes one handshake over `stream`, which comes from `remote`, and sends `host`.
     ///
     /// # Errors
-    /// The stream broke, or the client proves no key.
-    pub async fn shake_hands(
+    /// The stream failed, or the client proves no key.
+    pub async fn handshake(
         &self,
         stream: Box<dyn Duplex>,
         remote: SocketAddr,
@@ -145,7 +149,7 @@ fn carrier(stream: TlsStream<Box<dyn Duplex>>, remote: Option<SocketAddr>) -> Re
     };
     let exporter = exporter.map_err(io::Error::other)?;
     let peer_key = connection.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
-    let peer_key = peer_key.ok_or_else(|| io::Error::other("the peer proved no TLS key"))?;
+    let peer_key = peer_key.ok_or(CarrierError::NoPeerKey)?;
     let info = CarrierInfo {
         kind: Kind::Tls,
         remote,
@@ -158,8 +162,8 @@ fn carrier(stream: TlsStream<Box<dyn Duplex>>, remote: Option<SocketAddr>) -> Re
 }
 
 impl Duplex for TlsStream<Box<dyn Duplex>> {
-    fn reading(&self) -> Option<super::duplex::Reading> {
-        self.get_ref().0.reading()
+    fn transport_stats(&self) -> Option<super::duplex::TransportStats> {
+        self.get_ref().0.transport_stats()
     }
 }
 

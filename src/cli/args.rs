@@ -27,7 +27,7 @@ pub(super) use self::serve::ServeArgs;
 pub(super) use self::setup::SetupArgs;
 pub(super) use self::status::{KillArgs, StatusArgs};
 use super::values::{Destination, ListenAddress, LogFormat, Port, parse};
-use crate::identity::ssh_config::ASKED_VARIABLE;
+use crate::identity::ssh_config::NESTING_VARIABLE;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -330,7 +330,7 @@ pub(super) fn unknown_variables() -> Vec<String> {
     }
     // The second is for tests: crate::fault.
     let mut known: Vec<OsString> = vec![super::logging::FILTER_VARIABLE.into(), "BOWLINE_FAULT".into()];
-    known.push(ASKED_VARIABLE.into());
+    known.push(NESTING_VARIABLE.into());
     collect(&command(), &mut known);
     let names = std::env::vars_os()
         .map(|(name, _)| name)

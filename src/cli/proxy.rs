@@ -151,7 +151,7 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
         // ssh has given up, and waits for us to end.
         () = signals.recv() => {
             // So does the server half, which may be asking sshd.
-            carrier::let_go().await;
+            carrier::flush_transport().await;
             return Ok(());
         }
     };

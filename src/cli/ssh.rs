@@ -22,7 +22,7 @@ use super::proxy::detours::chosen_proxy;
 use super::report::{Failure, cannot_run, not_an_ssh_option};
 use super::settings::{Context, one};
 use super::values::{Fallback, ProxyText};
-use crate::identity::ssh_config::Asked;
+use crate::identity::ssh_config::OuterQueries;
 
 /// Becomes ssh. Returns only when that fails.
 pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
@@ -274,7 +274,7 @@ fn lines(said: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// What `ssh -G` says for these arguments behind `first`; `None` if it cannot be asked.
 fn configuration(ssh: &SshArguments, first: &[&str]) -> Option<Vec<u8>> {
     let host = host_of(ssh.destination()?);
-    let asked = Asked::here();
+    let asked = OuterQueries::here();
     if asked.is_repeated(&host) {
         return None;
     }

@@ -18,7 +18,7 @@ use super::report::{self, Exit, Failure};
 use super::serve::keys::{fingerprint, for_builtin, named_or_own};
 use super::settings::{Context, SettingsError, list, one};
 use super::values::ListenAddress;
-use crate::identity::authorized_keys::{AuthorizedKeys, Verdict};
+use crate::identity::authorized_keys::{AuthorizedKeys, KeyDecision};
 use crate::identity::statement::ProvenKey;
 use crate::server::keeper::Endpoint;
 use crate::sshd::{Authorize, Sshd, SshdConfig};
@@ -229,9 +229,9 @@ fn authorize(keys: AuthorizedKeys) -> Authorize {
             certificate: None,
         };
         match keys.permits_everything(&key, user, source.to_canonical(), SystemTime::now()) {
-            Ok(Verdict::Accepted { .. }) => true,
-            Ok(Verdict::Unknown) => false,
-            Ok(Verdict::Refused { line, reason }) => {
+            Ok(KeyDecision::Accepted { .. }) => true,
+            Ok(KeyDecision::Unknown) => false,
+            Ok(KeyDecision::Refused { line, reason }) => {
                 let file = keys.path().display();
                 info!(%file, line, ?reason, key = key.fingerprint(), "the authorized keys file refuses one of \
                     its keys");

@@ -5,8 +5,8 @@ use super::failures::{AttemptError, Failed};
 use super::icmp_error::icmp_error;
 use crate::carrier::quic::{MtuCap, QuicDialer};
 use crate::carrier::stream::{self, CommandError, CommandLine};
-use crate::carrier::via::{self, Reaching, RelayAddress, RelayTransport, RelayWindow, ViaStream};
-use crate::carrier::{DialError, Dialed, Opaque, Path, tls};
+use crate::carrier::via::{self, RelayAddress, RelayConnectRequest, RelayTransport, RelayWindow, ViaStream};
+use crate::carrier::{DialError, Dialed, Path, WithoutStats, tls};
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::wire::KeyDigest;
 use russh::keys::ssh_key::Fingerprint;
@@ -134,7 +134,7 @@ async fn dial_once(
             let stream = stream::connect(&proxied.proxy, &proxied.host, proxied.port).await?;
             tls::tune(&stream).map_err(DialError::Socket)?;
             // `TCP_INFO` of this connection describes the path to the proxy only.
-            tls::dial(Box::new(Opaque(stream)), None, key, accept).await
+            tls::dial(Box::new(WithoutStats(stream)), None, key, accept).await
         }
         Path::Command(command) => dial_command(command, key, accept).await,
     }
@@ -142,7 +142,7 @@ async fn dial_once(
 
 async fn dial_command(command: &CommandLine, key: &TlsKey, accept: ServerKey) -> Result<Dialed, DialError> {
     let stream = command.run()?;
-    let last_words = stream.last_words();
+    let last_words = stream.stderr_tail();
     match tls::dial(Box::new(stream), None, key, accept).await {
         Err(DialError::Tls(source) | DialError::OtherTls(source)) => Err(CommandError::Failed {
             program: command.name().to_owned(),
@@ -169,13 +169,13 @@ impl RelayTarget {
         if self.host_keys.is_empty() {
             return Err(DialError::NoHostKey);
         }
-        let reaching = Reaching {
+        let reaching = RelayConnectRequest {
             fingerprints: &self.host_keys,
             key: &self.key,
             mtu_cap: self.mtu_cap,
             window: RelayWindow::default(),
         };
-        Ok(via::reach(relay, transport, &reaching).await?)
+        Ok(via::connect(relay, transport, &reaching).await?)
     }
 }
 

@@ -212,7 +212,7 @@ where
     let opened = opening::open(config, input).await;
     if opened.is_err() {
         // Tells a server half that is still asking sshd that nobody waits any more.
-        carrier::let_go().await;
+        carrier::flush_transport().await;
     }
     opened
 }

@@ -10,7 +10,7 @@ use super::{ClientConfig, Control, EarlyData, OpenSession};
 use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
-use crate::identity::statement::{OpenFacts, ProvenKey, open_message, verify_host};
+use crate::identity::statement::{OpenFields, ProvenKey, open_message, verify_host};
 use crate::pump::{Arrival, Facts, ORDERS};
 use crate::wire::{
     Accepted, Answer, Authorization, DecodeError, Epoch, Hello, MAX_HELLO, Open, Refusal, RefusalCode, SessionId,
@@ -287,7 +287,7 @@ impl Opener {
 
     /// Offers the user's keys, starting with the first round that was not refused yet.
     async fn authorize(&mut self, carrier: &mut Carrier) -> Result<Accepted, ConnectionFailure> {
-        let message = open_message(OpenFacts {
+        let message = open_message(OpenFields {
             exporter: &carrier.info().exporter,
             server_spki: &carrier.info().peer_key,
             client_spki: self.key.spki(),

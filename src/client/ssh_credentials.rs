@@ -171,6 +171,6 @@ impl Credentials for SshCredentials {
         let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
         let skipped = tried.iter().flat_map(|round| &round.skipped);
         let mut skipped = self.keys.unusable().iter().chain(skipped);
-        skipped.any(|skipped| skipped.reason.is_ours_alone())
+        skipped.any(|skipped| skipped.reason.may_work_with_ssh())
     }
 }

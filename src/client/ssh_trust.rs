@@ -2,8 +2,8 @@
 
 use super::{Boxed, HostTrust};
 use crate::identity::known_hosts::{
-    CommandError, HostName, KnownHosts, KnownHostsCommand, Pin, Place, RevocationError, ServerKey, Verdict,
-    check_revoked_files, pin_matches, remember,
+    CommandError, HostKeyStatus, HostName, KnownHosts, KnownHostsCommand, LinePosition, Pin, RevocationError,
+    ServerKey, check_revoked_files, pin_matches, remember,
 };
 use crate::identity::statement::ProvenKey;
 use russh::keys::ssh_key::Fingerprint;
@@ -42,7 +42,7 @@ pub enum TrustError {
         /// The name looked up.
         name: String,
         /// The line with the known key.
-        place: Place,
+        place: LinePosition,
         /// The known keys.
         expected: Vec<Fingerprint>,
         /// The keys that the server half proved.
@@ -54,7 +54,7 @@ pub enum TrustError {
         /// The name looked up.
         name: String,
         /// The line.
-        place: Place,
+        place: LinePosition,
         /// The key.
         fingerprint: Fingerprint,
     },
@@ -131,29 +131,29 @@ impl SshTrust {
         let verdict = self.revoked_line(tls_key, said.as_deref());
         let verdict = verdict.unwrap_or_else(|| self.verdict_on(&offered, said.as_deref()));
         match verdict {
-            Verdict::Known { place, .. } => {
+            HostKeyStatus::Known { place, .. } => {
                 debug!(file = %place.file.display(), line = place.line, "host key is known");
                 Ok(())
             }
-            Verdict::Incomparable { place, types } => {
+            HostKeyStatus::Incomparable { place, types } => {
                 // ssh itself checks the key over the session, if it supports the type; otherwise the host is unknown
                 // to it.
                 info!(file = %place.file.display(), line = place.line, ?types,
                     "known_hosts has only keys of types that bowline does not support; ssh checks the host key itself");
                 Ok(())
             }
-            Verdict::Unknown => {
+            HostKeyStatus::Unknown => {
                 // ssh itself asks the user over the session. Two prompts for one host would train users to answer
                 // yes.
                 debug!(name = self.name.as_str(), "host is unknown; ssh will ask the user");
                 Ok(())
             }
-            Verdict::Revoked { place, fingerprint } => Err(TrustError::Revoked {
+            HostKeyStatus::Revoked { place, fingerprint } => Err(TrustError::Revoked {
                 name: name(),
                 place,
                 fingerprint,
             }),
-            Verdict::Changed {
+            HostKeyStatus::Changed {
                 place,
                 expected,
                 presented,
@@ -184,7 +184,7 @@ impl SshTrust {
     /// Stores a pinned key, unless ssh knows it, so that the next connection needs no pin.
     fn keep(&self, key: &ServerKey) {
         let known = self.verdict(&self.known_hosts, std::slice::from_ref(key), None);
-        if matches!(known, Verdict::Known { .. }) {
+        if matches!(known, HostKeyStatus::Known { .. }) {
             return;
         }
         let folder = self.own_known_hosts.parent().unwrap_or(Path::new("."));
@@ -220,22 +220,24 @@ impl SshTrust {
         }
     }
 
-    fn verdict_on(&self, offered: &[ServerKey], said: Option<&[u8]>) -> Verdict {
+    fn verdict_on(&self, offered: &[ServerKey], said: Option<&[u8]>) -> HostKeyStatus {
         let own = KnownHosts::read(std::slice::from_ref(&self.own_known_hosts), &self.name);
-        let own = own.verdict(offered, SystemTime::now());
+        let own = own.check(offered, SystemTime::now());
         match own {
-            Verdict::Known { .. } | Verdict::Revoked { .. } => own,
-            Verdict::Unknown | Verdict::Incomparable { .. } => self.verdict(&self.known_hosts, offered, said),
+            HostKeyStatus::Known { .. } | HostKeyStatus::Revoked { .. } => own,
+            HostKeyStatus::Unknown | HostKeyStatus::Incomparable { .. } => {
+                self.verdict(&self.known_hosts, offered, said)
+            }
             // A key in bowline's own file stays valid if ssh knows no key.
-            Verdict::Changed { .. } => match self.verdict(&self.known_hosts, offered, said) {
-                Verdict::Unknown | Verdict::Incomparable { .. } => own,
+            HostKeyStatus::Changed { .. } => match self.verdict(&self.known_hosts, offered, said) {
+                HostKeyStatus::Unknown | HostKeyStatus::Incomparable { .. } => own,
                 verdict => verdict,
             },
         }
     }
 
     /// The known_hosts line that revokes the TLS key.
-    fn revoked_line(&self, tls_key: &[u8], said: Option<&[u8]>) -> Option<Verdict> {
+    fn revoked_line(&self, tls_key: &[u8], said: Option<&[u8]>) -> Option<HostKeyStatus> {
         let key = ServerKey::of_tls_key(tls_key)?;
         let files = std::iter::once(&self.own_known_hosts).chain(&self.known_hosts);
         let files: Vec<_> = files.cloned().collect();
@@ -243,11 +245,11 @@ impl SshTrust {
             .revoked(&[key])
     }
 
-    fn verdict(&self, files: &[PathBuf], offered: &[ServerKey], said: Option<&[u8]>) -> Verdict {
+    fn verdict(&self, files: &[PathBuf], offered: &[ServerKey], said: Option<&[u8]>) -> HostKeyStatus {
         let known = self.with_said(KnownHosts::read(files, &self.name), said);
         for warning in known.warnings() {
             warn!(?warning, "part of a known_hosts file is not used");
         }
-        known.verdict(offered, SystemTime::now())
+        known.check(offered, SystemTime::now())
     }
 }

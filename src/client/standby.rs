@@ -83,7 +83,7 @@ impl Standby {
         // DNS may have changed, and relays can be chosen now that the host has proved its keys.
         self.paths.refresh().await;
         let mut paths = self.paths.all();
-        paths.retain(|path| !path.shares_fate_of(lead));
+        paths.retain(|path| !path.shares_path_with(lead));
         paths.sort_by_key(Path::rank);
         self.dialer.renew_sockets();
         for path in paths.into_iter().take(MAX_PATHS) {
@@ -115,7 +115,7 @@ impl Standby {
 
 /// Whether there is a lead and every standby would fail together with it, as a former lead on the same path would.
 fn has_no_standby(roster: &Roster) -> bool {
-    let shares = |lead: &CarrierInfo| roster.standing.iter().all(|standing| standing.shares_fate_of(lead));
+    let shares = |lead: &CarrierInfo| roster.standing.iter().all(|standing| standing.shares_path_with(lead));
     roster.lead.as_ref().is_some_and(shares)
 }
 

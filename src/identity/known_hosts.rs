@@ -1,8 +1,8 @@
 //! `known_hosts` files, as ssh(1) reads them, and the verdict on a server's keys.
 //!
-//! Follows OpenSSH's `hostfile.c` and `check_host_key()` in `sshconnect.c`. The one difference: ssh sees one host key
-//! a connection, we see all that the server half has proved, so the verdict is on the set. Deciding what to do with
-//! an unknown host, and asking the user, is not done here.
+//! Follows OpenSSH's `hostfile.c` and `check_host_key()` in `sshconnect.c`, with one difference:
+//! ssh sees one host key per connection, bowline sees all keys that the server half has proved, so
+//! the verdict is about all of them. What happens with an unknown host is decided elsewhere.
 
 mod command;
 mod line;
@@ -19,14 +19,14 @@ use std::time::SystemTime;
 use russh::keys::ssh_key::{Fingerprint, HashAlg, public::KeyData};
 
 pub use self::command::{CommandError, KnownHostsCommand};
-pub(crate) use self::command::{LATER, LATER_TOKENS, split_words};
-pub use self::line::LineFault;
+pub(crate) use self::command::{DEFERRED, DEFERRED_TOKENS, split_words};
+pub use self::line::LineError;
 use self::line::{Line, LineKey, Marker};
 pub use self::remember::{RememberError, remember};
 pub use self::revoked::{RevocationError, RevokedKey, check_revoked_files};
 pub use self::server_key::{Pin, PinError, ServerKey, ServerKeyError, pin_matches, tls_key_fingerprint};
 
-/// Most bytes read from one file; what lies beyond is not looked at, with a warning.
+/// Most bytes read from one file. The rest is ignored, with a warning.
 ///
 /// 64 MiB hold about 300,000 hosts.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -34,17 +34,17 @@ pub const MAX_FILE_BYTES: u64 = 64 << 20;
 /// The names of one host in known_hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostName {
-    /// What is looked up: the name or alias, or `[name]:port`.
+    /// The name that is looked up: the host name, the alias, or `[name]:port`.
     search: String,
-    /// Where nothing is found: the name without the port, in which only matches count.
+    /// If that is not found: the name without the port. Only matching keys count then.
     without_port: Option<String>,
-    /// What a host certificate must name.
+    /// The principal that a host certificate must contain.
     principal: String,
 }
 
 impl HostName {
-    /// The names of `hostname` at `port`, in lower case. With a port other than 22 ssh looks for `[hostname]:port`, and
-    /// only if that finds nothing for `hostname`.
+    /// The names of `hostname` at `port`, in lower case. If the port is not 22, ssh looks for
+    /// `[hostname]:port`, and only if that is not found for `hostname`.
     pub fn new(hostname: &str, port: u16) -> Self {
         let principal = hostname.to_ascii_lowercase();
         if port == 22 || port == 0 {
@@ -61,7 +61,7 @@ impl HostName {
         }
     }
 
-    /// The name that `HostKeyAlias` gives: used as it is, whatever the port.
+    /// The name given by `HostKeyAlias`: it is used unchanged, whatever the port.
     pub fn alias(alias: &str) -> Self {
         let alias = alias.to_ascii_lowercase();
         Self {
@@ -71,107 +71,108 @@ impl HostName {
         }
     }
 
-    /// The name without the port, where that counts if nothing is found.
+    /// The name without the port, which is used if nothing else is found.
     pub(crate) fn without_port(&self) -> Option<&str> {
         self.without_port.as_deref()
     }
 
-    /// The name as it stands in known_hosts and as ssh says it in messages.
+    /// The name as it is written in known_hosts and in ssh's messages.
     pub fn as_str(&self) -> &str {
         &self.search
     }
 }
 
-/// Where a line is.
+/// A line in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct LinePosition {
     /// The file.
     pub file: Arc<Path>,
-    /// Its line, from 1.
+    /// Line number, from 1.
     pub line: usize,
 }
 
-/// What the files say of a set of keys that a server proved to hold.
+/// The result of looking up the keys that a server proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// The line holds one of the keys, or the authority that signed one of the host certificates.
+pub enum HostKeyStatus {
+    /// The line contains one of the keys, or the CA that signed one of the host certificates.
     Known {
         /// The line.
-        place: Place,
-        /// Index of the key in what was offered.
+        place: LinePosition,
+        /// Index of the key among those offered.
         key: usize,
     },
-    /// The line revokes one of the keys. Counts even if others are known.
+    /// The line revokes one of the keys. This takes precedence over known keys.
     Revoked {
         /// The line.
-        place: Place,
-        /// The revoked key: one offered, or the authority of one offered.
+        place: LinePosition,
+        /// The revoked key: one of those offered, or the CA of one.
         fingerprint: Fingerprint,
     },
-    /// The host has keys, and none of those offered is among them.
+    /// Keys of this host are known, but none of those offered is among them.
     Changed {
         /// The first line with a key of this host.
-        place: Place,
-        /// All keys that the files have for it.
+        place: LinePosition,
+        /// All known keys of this host.
         expected: Vec<Fingerprint>,
-        /// What was offered.
+        /// The keys offered.
         presented: Vec<Fingerprint>,
     },
-    /// The files have keys for this host, all of types that are not supported here: they say neither yes nor no to what
-    /// was offered.
+    /// Keys of this host are known, but all have unsupported types, so that they cannot be compared
+    /// with those offered.
     Incomparable {
         /// The first such line.
-        place: Place,
-        /// The types, each once.
+        place: LinePosition,
+        /// The types, without duplicates.
         types: Vec<String>,
     },
     /// The files have no key for this host.
     Unknown,
 }
 
-/// Something in the files that could not be used. Never fails a look-up.
+/// A part of the files that could not be used. The look-up continues without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
-    /// The file is there and cannot be read.
+    /// The file exists but cannot be read.
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The kind of error.
         reason: std::io::ErrorKind,
     },
-    /// The file is larger than [`MAX_FILE_BYTES`]; its end was not read.
+    /// The file is larger than [`MAX_FILE_BYTES`]; the rest was not read.
     TooLarge {
         /// The file.
         file: PathBuf,
     },
-    /// A line that may be meant for this host was skipped.
+    /// A line that may be for this host was skipped.
     Malformed {
         /// The line.
-        place: Place,
-        /// What is wrong with it.
-        fault: LineFault,
+        place: LinePosition,
+        /// What is wrong with the line.
+        fault: LineError,
     },
 }
 
-/// The lines of several known_hosts files that speak of one host.
+/// The lines of several known_hosts files that are for one host.
 #[derive(Debug)]
 pub struct KnownHosts {
     principal: String,
-    entries: Vec<Entry>,
+    entries: Vec<HostLine>,
     /// Lines for the name without its port.
-    fallback: Vec<Entry>,
+    fallback: Vec<HostLine>,
     warnings: Vec<Warning>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    place: Place,
+struct HostLine {
+    place: LinePosition,
     marker: Marker,
     key: LineKey,
 }
 
 impl KnownHosts {
-    /// Reads the files for `host`. Missing files are fine; what is not usable becomes a warning. Blocks on the disk.
+    /// Reads the files for `host`. Missing files are ignored; parts that cannot be used become
+    /// warnings. Blocks.
     pub fn read(files: &[PathBuf], host: &HostName) -> Self {
         let mut known = Self {
             principal: host.principal.clone(),
@@ -194,7 +195,7 @@ impl KnownHosts {
         known
     }
 
-    /// Takes in what a `KnownHostsCommand` said, behind the files.
+    /// Adds the output of a `KnownHostsCommand` after the files.
     #[must_use]
     pub fn and_said(mut self, program: &Path, lines: &[u8], host: &HostName) -> Self {
         self.take_in(program, lines, host);
@@ -206,7 +207,7 @@ impl KnownHosts {
         &self.warnings
     }
 
-    /// Fingerprints of the keys that the files have for this host, without authorities and revoked keys.
+    /// Fingerprints of the host's known keys, without CAs and revoked keys.
     pub fn fingerprints(&self) -> Vec<Fingerprint> {
         let entries = if has_plain(&self.entries) {
             &self.entries
@@ -220,8 +221,9 @@ impl KnownHosts {
         usable.map(|key| key.fingerprint(HashAlg::Sha256)).collect()
     }
 
-    /// The verdict on `offered`, whose signatures the caller has verified, at the time `now`.
-    pub fn verdict(&self, offered: &[ServerKey], now: SystemTime) -> Verdict {
+    /// The verdict on the `offered` keys at the time `now`. The caller has verified that the server
+    /// holds them.
+    pub fn check(&self, offered: &[ServerKey], now: SystemTime) -> HostKeyStatus {
         if let Some(revoked) = self.revoked(offered) {
             return revoked;
         }
@@ -231,27 +233,28 @@ impl KnownHosts {
         }
         let comparable = plain(&self.entries).find(|entry| matches!(entry.key, LineKey::Supported(_)));
         if let Some(first) = comparable {
-            return Verdict::Changed {
+            return HostKeyStatus::Changed {
                 place: first.place.clone(),
                 expected: plain(&self.entries).map(|entry| entry.key.fingerprint()).collect(),
                 presented: offered.iter().map(ServerKey::fingerprint).collect(),
             };
         }
         let known = find_known(&self.fallback, offered, principal, now);
-        known.or_else(|| self.incomparable()).unwrap_or(Verdict::Unknown)
+        known.or_else(|| self.incomparable()).unwrap_or(HostKeyStatus::Unknown)
     }
 
-    /// Types of the keys that the files have for this host, if none of these can be compared with what a server half proves.
+    /// The types of the host's known keys, if none of these keys can be compared with those of a
+    /// server half.
     pub fn unsupported_types(&self) -> Vec<String> {
-        let is_comparable = |entry: &Entry| matches!(entry.key, LineKey::Supported(_));
+        let is_comparable = |entry: &HostLine| matches!(entry.key, LineKey::Supported(_));
         match self.incomparable() {
-            Some(Verdict::Incomparable { types, .. }) if !plain(&self.entries).any(is_comparable) => types,
+            Some(HostKeyStatus::Incomparable { types, .. }) if !plain(&self.entries).any(is_comparable) => types,
             _ => Vec::new(),
         }
     }
 
-    /// [`Verdict::Incomparable`], if there are such lines for this host.
-    fn incomparable(&self) -> Option<Verdict> {
+    /// [`HostKeyStatus::Incomparable`], if this host has such lines.
+    fn incomparable(&self) -> Option<HostKeyStatus> {
         let mut types: Vec<String> = Vec::new();
         let mut place = None;
         for entry in plain(&self.entries) {
@@ -262,24 +265,24 @@ impl KnownHosts {
                 }
             }
         }
-        Some(Verdict::Incomparable { place: place?, types })
+        Some(HostKeyStatus::Incomparable { place: place?, types })
     }
 
-    /// [`Verdict::Revoked`], if one of these keys is, or an authority that signed one.
-    pub fn revoked(&self, offered: &[ServerKey]) -> Option<Verdict> {
+    /// [`HostKeyStatus::Revoked`], if one of these keys or the CA that signed it is revoked.
+    pub fn revoked(&self, offered: &[ServerKey]) -> Option<HostKeyStatus> {
         let keys = offered
             .iter()
             .flat_map(|key| std::iter::once(key.key_data()).chain(key.authority()));
         keys.into_iter().find_map(|key| {
             let entry = self.revocation_of(key)?;
-            Some(Verdict::Revoked {
+            Some(HostKeyStatus::Revoked {
                 place: entry.place.clone(),
                 fingerprint: key.fingerprint(HashAlg::Sha256),
             })
         })
     }
 
-    fn revocation_of(&self, key: &KeyData) -> Option<&Entry> {
+    fn revocation_of(&self, key: &KeyData) -> Option<&HostLine> {
         let mut entries = self.entries.iter().chain(&self.fallback);
         entries.find(|entry| entry.marker == Marker::Revoked && entry.key.is(key))
     }
@@ -290,7 +293,7 @@ impl KnownHosts {
         }
         let path: Arc<Path> = Arc::from(file);
         for (index, bytes) in text.split(|byte| *byte == b'\n').enumerate() {
-            let place = || Place {
+            let place = || LinePosition {
                 file: Arc::clone(&path),
                 line: index + 1,
             };
@@ -302,7 +305,7 @@ impl KnownHosts {
         }
     }
 
-    fn take_line(&mut self, line: &Line<'_>, place: Place, host: &HostName) {
+    fn take_line(&mut self, line: &Line<'_>, place: LinePosition, host: &HostName) {
         let is_for = |name: &str| line.is_for(name);
         let entries = match (is_for(&host.search), host.without_port.as_deref().map(is_for)) {
             (Err(fault), _) | (_, Some(Err(fault))) => {
@@ -314,7 +317,7 @@ impl KnownHosts {
             _ => return,
         };
         match line.key() {
-            Ok(key) => entries.push(Entry {
+            Ok(key) => entries.push(HostLine {
                 place,
                 marker: line.marker,
                 key,
@@ -332,24 +335,24 @@ fn read_bounded(file: &Path) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn plain(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
+fn plain(entries: &[HostLine]) -> impl Iterator<Item = &HostLine> {
     entries.iter().filter(|entry| entry.marker == Marker::None)
 }
 
-fn has_plain(entries: &[Entry]) -> bool {
+fn has_plain(entries: &[HostLine]) -> bool {
     plain(entries).next().is_some()
 }
 
-/// The first offered key that an entry has, or whose certificate an entry's authority made good.
-fn find_known(entries: &[Entry], offered: &[ServerKey], principal: &str, now: SystemTime) -> Option<Verdict> {
+/// The first offered key that is known, or whose certificate is valid and signed by a known CA.
+fn find_known(entries: &[HostLine], offered: &[ServerKey], principal: &str, now: SystemTime) -> Option<HostKeyStatus> {
     offered.iter().enumerate().find_map(|(index, key)| {
         let by_authority = entries
             .iter()
             .find(|entry| entry.marker == Marker::CertAuthority && key.authority().is_some_and(|ca| entry.key.is(ca)))
             .filter(|_| key.certifies(principal, now));
-        // As ssh does: a certificate that is not good is looked up as the plain key in it.
+        // As ssh does: an invalid certificate counts as the plain key in it.
         let entry = by_authority.or_else(|| plain(entries).find(|entry| entry.key.is(key.key_data())))?;
-        Some(Verdict::Known {
+        Some(HostKeyStatus::Known {
             place: entry.place.clone(),
             key: index,
         })

@@ -1,4 +1,4 @@
-//! Who is at the other end: the SSH keys both sides already hold.
+//! Authentication of both ends by the SSH keys that they already have.
 
 pub mod authorized_keys;
 pub mod known_hosts;

@@ -1,4 +1,4 @@
-//! Public keys of types that are not supported here, kept as they came: they are named, shown and compared, never used.
+//! Public keys of unsupported types. They can be named, shown and compared, but not used.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use russh::keys::key::parse_public_key;
@@ -6,27 +6,27 @@ use russh::keys::ssh_encoding::base64::{Base64, Encoding};
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::ssh_key::{Algorithm, Fingerprint};
 
-/// Longest name of a type: RFC 4251 section 6, and `-cert-v01` in it.
+/// Longest type name: RFC 4251 section 6, plus `-cert-v01`.
 const MAX_NAME: usize = 64 + 9;
 
-/// A public key, or a certificate, of a type that is not supported here.
+/// A public key or certificate of an unsupported type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpaqueKey {
     name: String,
     blob: Vec<u8>,
 }
 
-/// A public key or certificate in its wire form, as far as it is understood.
+/// The result of parsing a public key or certificate in wire format.
 #[derive(Debug)]
 pub(crate) enum ReadKey {
     Supported(KeyData),
     Opaque(OpaqueKey),
-    /// No key at all, or a broken one of a supported type.
+    /// Not a key, or an invalid key of a supported type.
     Malformed(russh::keys::Error),
 }
 
 impl ReadKey {
-    /// Never follows certificates that are signed by certificates for long.
+    /// Does not recurse deeply into certificates that are signed by certificates.
     pub(crate) fn from_blob(blob: &[u8]) -> ReadKey {
         if let Some(opaque) = OpaqueKey::from_blob(blob) {
             return ReadKey::Opaque(opaque);
@@ -39,7 +39,8 @@ impl ReadKey {
 }
 
 impl OpaqueKey {
-    /// The key in `blob` (RFC 4253 section 6.6); `None` if it names a supported type, or none.
+    /// The key in `blob` (RFC 4253 section 6.6); `None` if its type is supported, or it is not a
+    /// key.
     pub fn from_blob(blob: &[u8]) -> Option<OpaqueKey> {
         let name = name_in(blob).filter(|name| !is_supported(name))?;
         Some(OpaqueKey {
@@ -56,7 +57,7 @@ impl OpaqueKey {
         (key.name == name).then_some(key)
     }
 
-    /// The name of its type, such as `ssh-mldsa44-ed25519`: printable ASCII.
+    /// The name of its type, such as `ssh-mldsa44-ed25519`. Printable ASCII.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -68,7 +69,7 @@ impl OpaqueKey {
     }
 }
 
-/// The name of a type at the front of a key's wire form.
+/// The type name at the start of a key in wire format.
 fn name_in(blob: &[u8]) -> Option<&str> {
     let (length, rest) = blob.split_first_chunk::<4>()?;
     let name = rest.get(..u32::from_be_bytes(*length) as usize)?;
@@ -77,7 +78,7 @@ fn name_in(blob: &[u8]) -> Option<&str> {
     std::str::from_utf8(name).ok().filter(|_| is_name)
 }
 
-/// Whether signatures by such keys are made and verified here.
+/// Whether bowline can sign and verify with keys of this type.
 fn is_supported(name: &str) -> bool {
     let algorithm = match Algorithm::new(name) {
         Ok(Algorithm::Other(_)) | Err(_) => Algorithm::new_certificate(name),
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn types_of_the_future_are_opaque_and_broken_keys_are_not() {
+    fn unknown_types_are_opaque_and_invalid_keys_are_not() {
         for name in ["ssh-mldsa44-ed25519", "ssh-future@example.org", "ssh-dss"] {
             let blob = opaque_blob(name);
             let key = OpaqueKey::from_blob(&blob).unwrap();

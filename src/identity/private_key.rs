@@ -1,6 +1,6 @@
-//! Private keys from text, in every form that OpenSSH writes.
+//! Parses private keys in all formats that OpenSSH writes.
 //!
-//! Not where they are found, nor who may read them.
+//! Finding key files and checking their permissions is done elsewhere.
 
 use russh::keys::ssh_key::encoding::pem::PemLabel;
 use russh::keys::ssh_key::encoding::{Decode, DecodePem, Reader};
@@ -11,10 +11,11 @@ use zeroize::Zeroizing;
 
 use super::opaque_key::OpaqueKey;
 
-/// The key in `text`: OpenSSH's own format, PKCS#1, PKCS#8 or SEC1 PEM. `passphrase` is not looked at for an open one.
+/// Parses a private key in OpenSSH's own format or as PKCS#1, PKCS#8 or SEC1 PEM. `passphrase` is
+/// ignored if the key is not encrypted.
 ///
 /// # Errors
-/// Unknown or broken formats, a passphrase that is missing or does not fit.
+/// The format is unknown or invalid, or the passphrase is missing or wrong.
 pub(crate) fn decode(text: &str, passphrase: Option<&str>) -> Result<PrivateKey, russh::keys::Error> {
     russh::keys::decode_secret_key(text, passphrase).or_else(|error| {
         let short = Container::decode_pem(text).ok();
@@ -22,12 +23,13 @@ pub(crate) fn decode(text: &str, passphrase: Option<&str>) -> Result<PrivateKey,
     })
 }
 
-/// The public half of a private key of a type that is not supported, encrypted or not; only OpenSSH's own format has such.
+/// The public key of a private key of an unsupported type, encrypted or not. Only OpenSSH's own
+/// format can contain such keys.
 pub(crate) fn opaque(text: &str) -> Option<OpaqueKey> {
     OpaqueKey::from_blob(&PublicPart::decode_pem(text).ok()?.0)
 }
 
-/// The public key at the front of OpenSSH's format, whatever is in the rest.
+/// The public key at the start of OpenSSH's format. The rest is ignored.
 struct PublicPart(Vec<u8>);
 
 impl PemLabel for PublicPart {
@@ -47,8 +49,8 @@ impl Decode for PublicPart {
 
 /// OpenSSH's `openssh-key-v1` (PROTOCOL.key) with one P-256 key.
 ///
-/// It holds the secret as an `mpint`, which has no leading zeros: one key in 256 has 31 bytes or less of it, and
-/// ssh-key 0.7 takes that for a broken key.
+/// The private value is an `mpint`, which has no leading zeros. One key in 256 therefore has 31
+/// bytes or fewer, and ssh-key 0.7 rejects those.
 struct Container {
     cipher: Cipher,
     kdf: Kdf,
@@ -78,7 +80,7 @@ impl Decode for Container {
     }
 }
 
-/// What stands before the public key: how the private one is encrypted, and that there is one only.
+/// What precedes the public key: the encryption, and the number of keys, which must be one.
 fn read_head(reader: &mut impl Reader) -> Result<(Cipher, Kdf), Error> {
     let mut magic = [0; 15];
     reader.read(&mut magic)?;
@@ -105,7 +107,7 @@ impl Container {
 }
 
 fn read_secret(reader: &mut impl Reader, public: &[u8]) -> Result<(EcdsaPrivateKey<P256>, String), Error> {
-    // Two equal numbers tell the right passphrase from a wrong one.
+    // The two numbers are equal if the passphrase is right.
     if u32::decode(reader)? != u32::decode(reader)? {
         return Err(Error::Crypto);
     }
@@ -127,7 +129,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    /// Made by ssh-keygen for these tests; its secret has 31 bytes.
+    /// Made by ssh-keygen for these tests. Its private value has 31 bytes.
     const SHORT: &str = "\
 -----BEGIN OPENSSH PRIVATE KEY-----
 b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAaAAAABNlY2RzYS

@@ -1,6 +1,6 @@
-//! Signatures by RSA keys, made by aws-lc.
+//! RSA signatures by aws-lc.
 //!
-//! ssh-key signs by the crate `rsa`, whose time tells of the key (RUSTSEC-2023-0071).
+//! ssh-key signs with the crate `rsa`, whose timing leaks the key (RUSTSEC-2023-0071).
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
@@ -10,14 +10,14 @@ use russh::keys::ssh_key::private::RsaKeypair;
 use russh::keys::ssh_key::{Algorithm, Error, HashAlg, Mpint, Signature};
 use zeroize::Zeroizing;
 
-/// Tags of DER (X.690).
+/// DER tags (X.690).
 const INTEGER: u8 = 0x02;
 const SEQUENCE: u8 = 0x30;
 
-/// An `rsa-sha2-512` signature over `data`. Keys of 2048 to 8192 bits.
+/// An `rsa-sha2-512` signature over `data`, by a key of 2048 to 8192 bits.
 ///
 /// # Errors
-/// `Crypto`: the parts of the key do not fit each other.
+/// `Crypto`: the parts of the key do not match.
 pub(super) fn sign(pair: &RsaKeypair, data: &[u8]) -> Result<Signature, Error> {
     let key = pkcs1(pair).ok_or(Error::Crypto)?;
     let key = KeyPair::from_der(&key).map_err(|_| Error::Crypto)?;
@@ -28,7 +28,8 @@ pub(super) fn sign(pair: &RsaKeypair, data: &[u8]) -> Result<Signature, Error> {
     Signature::new(Algorithm::Rsa { hash }, signature)
 }
 
-/// `RSAPrivateKey` of RFC 8017, appendix A.1.2. It has two exponents that OpenSSH's own format leaves out.
+/// `RSAPrivateKey` of RFC 8017, appendix A.1.2. It contains two exponents that OpenSSH's own format
+/// leaves out.
 fn pkcs1(pair: &RsaKeypair) -> Option<Zeroizing<Vec<u8>>> {
     let (public, private) = (pair.public(), pair.private());
     let of = |number: &'_ Mpint| number.as_positive_bytes().map(|bytes| Zeroizing::new(bytes.to_vec()));
@@ -49,7 +50,7 @@ fn pkcs1(pair: &RsaKeypair) -> Option<Zeroizing<Vec<u8>>> {
     Some(key)
 }
 
-/// `d mod (prime - 1)`, in a time that tells of neither.
+/// `d mod (prime - 1)` in constant time.
 fn exponent(d: &[u8], prime: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let number = |bytes: &[u8]| Zeroizing::new(BoxedUint::from_be_slice_vartime(bytes));
     let below = Zeroizing::new(number(prime).wrapping_sub(BoxedUint::one()));
@@ -58,7 +59,8 @@ fn exponent(d: &[u8], prime: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     Some(Zeroizing::new(exponent.to_be_bytes().into_vec()))
 }
 
-/// Of a positive number: without zeros in front, but for one where the first bit would be a sign.
+/// Encodes a positive number: no leading zeros, except one byte if the first bit would be taken for
+/// the sign.
 fn put_integer(out: &mut Vec<u8>, number: &[u8]) {
     let first = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
     let digits = &number[first..];
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_do_not_fit_each_other_make_no_signature() {
+    fn mismatched_key_parts_make_no_signature() {
         let [one, other] = [pair(2048), pair(2048)];
         assert_eq!(sign(&one, b"message").unwrap().as_bytes().len(), 256);
         let mixed = RsaKeypair::new(one.public().clone(), other.private().clone());

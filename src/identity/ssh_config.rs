@@ -1,7 +1,8 @@
-//! What `ssh -G` says about a host: names, files, keys and time limits.
+//! The configuration of a host as `ssh -G` prints it: names, files, keys and timeouts.
 //!
-//! ssh itself reads its configuration; nothing here parses ssh_config(5). `Match exec` in that configuration
-//! may run programs, as it does whenever the user runs ssh; where that is bowline again, [`Asked`] ends it.
+//! ssh itself reads its configuration; nothing here parses ssh_config(5). `Match exec` in the
+//! configuration may run programs, as it does whenever the user runs ssh. If such a program is
+//! bowline again, [`OuterQueries`] ends the recursion.
 
 mod dump;
 mod expand;
@@ -16,31 +17,32 @@ use thiserror::Error;
 use tokio::process::Command;
 
 use self::dump::Dump;
-pub use self::nesting::{ASKED_VARIABLE, Asked};
+pub use self::nesting::{NESTING_VARIABLE, OuterQueries};
 use super::known_hosts::{HostName, KnownHostsCommand};
 
-/// Longest wait for one `ssh -G`: a `Match exec` may look at the network, but must not hold up a login for ever.
-pub const SSH_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest `ssh -G`: a `Match exec` may use the network, but must not delay a login without limit.
+pub const SSH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The question: a destination as the user wrote it, and what else stood on the command line.
+/// A query: the destination as the user wrote it, and other arguments.
 #[derive(Debug, Clone)]
 pub struct SshQuery {
-    /// Destination or alias, as given to ssh (`%n`). One that starts with `-` is refused.
+    /// The destination or alias as given to ssh (`%n`). It must not begin with `-`.
     pub host: String,
-    /// Login name, if given apart from the host (`-l`).
+    /// Login name, if given separately (`-l`).
     pub user: Option<String>,
     /// Port, if given (`-p`).
     pub port: Option<u16>,
-    /// Configuration file instead of the usual two (`-F`); `none` reads none.
+    /// Configuration file to use instead of the usual two (`-F`). `none` reads no file.
     pub config_file: Option<PathBuf>,
-    /// Further options, each as after `-o`.
+    /// More options, each as after `-o`.
     pub options: Vec<String>,
-    /// All that an ssh to this host was given, its destination too: asked with the same, ssh gives the configuration that is
-    /// in effect there. What stands above wins. Empty: only the host is known.
+    /// All arguments of an ssh to this host, including the destination: with the same arguments,
+    /// `ssh -G` prints the configuration that this ssh uses. The fields above take precedence.
+    /// Empty if only the host is known.
     pub arguments: Vec<OsString>,
-    /// The ssh to ask: a path, or a name looked up in `PATH`. Default `ssh`.
+    /// The ssh program: a path, or a name to be found in `PATH`. Default `ssh`.
     pub ssh_program: PathBuf,
-    /// Longest wait for each run of ssh. Default [`SSH_DEADLINE`].
+    /// Longest run of ssh. Default [`SSH_TIMEOUT`].
     pub deadline: Duration,
 }
 
@@ -55,7 +57,7 @@ impl SshQuery {
             options: Vec::new(),
             arguments: Vec::new(),
             ssh_program: PathBuf::from("ssh"),
-            deadline: SSH_DEADLINE,
+            deadline: SSH_TIMEOUT,
         }
     }
 }
@@ -63,62 +65,62 @@ impl SshQuery {
 /// ssh's effective configuration for one destination. Field names follow ssh_config(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshConfig {
-    /// What the query named.
+    /// The destination of the query.
     pub alias: String,
-    /// The name to connect to, in lower case unless it is an address.
+    /// The host name to connect to, in lower case unless it is an address.
     pub hostname: String,
-    /// Port of sshd.
+    /// sshd's port.
     pub port: u16,
     /// Login name on the server.
     pub user: String,
-    /// Name to look up in known_hosts instead of `hostname`.
+    /// The name to look up in known_hosts instead of `hostname`.
     pub host_key_alias: Option<String>,
-    /// Private key files in the order ssh tries them, expanded. They need not exist.
+    /// Private key files in the order in which ssh tries them, expanded. They need not exist.
     pub identity_files: Vec<PathBuf>,
     /// User certificates, expanded. They need not exist.
     pub certificate_files: Vec<PathBuf>,
-    /// Offer only keys that the files name, even if the agent has more.
+    /// Offer only keys that are named by files, even if the agent has more.
     pub identities_only: bool,
-    /// Where the agent listens.
+    /// The agent's socket.
     pub identity_agent: IdentityAgent,
-    /// The user's known_hosts files, first the one that ssh writes to.
+    /// The user's known_hosts files. ssh writes to the first.
     pub user_known_hosts_files: Vec<PathBuf>,
-    /// The machine's known_hosts files.
+    /// The system's known_hosts files.
     pub global_known_hosts_files: Vec<PathBuf>,
-    /// Files of revoked host keys: plain lists or key revocation lists.
+    /// Files of revoked host keys: lists of keys, or key revocation lists.
     pub revoked_host_keys: Vec<PathBuf>,
     /// A program that prints lines of known_hosts.
     pub known_hosts_command: Option<KnownHostsCommand>,
-    /// Libraries that speak to tokens; bowline asks none.
+    /// A PKCS#11 library; bowline does not use it.
     pub pkcs11_provider: Option<String>,
-    /// Whether ssh also checks the address (never behind a ProxyCommand).
+    /// Whether ssh also checks the host's address (never behind a ProxyCommand).
     pub check_host_ip: bool,
-    /// ssh must not ask the user anything.
+    /// ssh does not ask the user anything.
     pub batch_mode: bool,
-    /// How often a wrong passphrase may be given. Default 3.
+    /// Most attempts to enter a passphrase. Default 3.
     pub password_prompts: u32,
-    /// Limit for opening a connection; `None` is the system's.
+    /// Timeout for connecting; `None` is the system's.
     pub connect_timeout: Option<Duration>,
     /// Address family to use.
     pub address_family: AddressFamily,
-    /// ssh's own keepalive; `None` when off.
+    /// Interval of ssh's own keepalives; `None` if disabled.
     pub server_alive_interval: Option<Duration>,
-    /// Keepalives that may stay unanswered. Default 3.
+    /// Most keepalives without an answer. Default 3.
     pub server_alive_count_max: u32,
-    /// Types of channels that ssh closes when they are idle, and when; `None` for none.
+    /// The channel types that ssh closes when idle, and their timeouts; `None` for none.
     pub channel_timeout: Option<String>,
-    /// ssh warns about a changed host key and goes on (`StrictHostKeyChecking no`).
+    /// ssh warns about a changed host key and continues (`StrictHostKeyChecking no`).
     pub ignores_host_keys: bool,
-    /// The ProxyCommand as it is written; `None` without one.
+    /// The ProxyCommand as written; `None` if there is none.
     pub proxy_command: Option<String>,
-    /// The ProxyCommand is to hand over a connected socket, and to end.
+    /// The ProxyCommand passes a connected socket to ssh and ends.
     pub proxy_use_fdpass: bool,
 }
 
-/// Where the agent listens (`IdentityAgent`).
+/// The agent's socket (`IdentityAgent`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentityAgent {
-    /// No agent is to be used.
+    /// Use no agent.
     None,
     /// The socket named by this environment variable, `SSH_AUTH_SOCK` by default.
     Environment(OsString),
@@ -127,7 +129,7 @@ pub enum IdentityAgent {
 }
 
 impl IdentityAgent {
-    /// The socket's path; `None` without an agent or where the variable is unset or empty.
+    /// The socket's path; `None` if no agent is to be used, or if the variable is unset or empty.
     pub fn socket_path(&self) -> Option<PathBuf> {
         match self {
             Self::None => None,
@@ -139,10 +141,10 @@ impl IdentityAgent {
     }
 }
 
-/// Address families that ssh may use (`AddressFamily`).
+/// The address families that ssh may use (`AddressFamily`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressFamily {
-    /// Either.
+    /// Both.
     Any,
     /// IPv4 only.
     Inet,
@@ -150,22 +152,22 @@ pub enum AddressFamily {
     Inet6,
 }
 
-/// Why ssh's configuration could not be had.
+/// Why ssh's configuration could not be read.
 #[derive(Debug, Error)]
 pub enum SshConfigError {
-    /// ssh would take it for an option, or it is no name at all.
+    /// ssh would take it for an option, or it is empty.
     #[error("{host:?} is not a host name")]
     NotAHost {
-        /// What was given.
+        /// The text.
         host: String,
     },
-    /// This process was started by the `ssh -G` of another question about the same host, as a `Match exec` does.
-    #[error("ssh is being asked about {host} already, and its configuration runs bowline to answer")]
+    /// This process was started by a `Match exec` of an `ssh -G` for the same host.
+    #[error("ssh -G for {host} is already running, and its configuration runs bowline again")]
     AskedAlready {
         /// The host.
         host: String,
     },
-    /// There is no such program.
+    /// The ssh program does not exist.
     #[error("{} was not found", program.display())]
     Missing {
         /// The program as configured.
@@ -192,15 +194,15 @@ pub enum SshConfigError {
     Rejected {
         /// The program as configured.
         program: PathBuf,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// ssh's own words.
+        /// Its standard error.
         stderr: String,
     },
-    /// ssh's answer lacks a field, or it has an unknown form.
-    #[error("ssh -G gave no usable {field}: {value:?}")]
+    /// ssh's output lacks a field, or its value is invalid.
+    #[error("ssh -G printed an invalid {field}: {value:?}")]
     Unusable {
-        /// The option, in ssh's spelling (lower case).
+        /// The option, as ssh spells it (lower case).
         field: &'static str,
         /// Its value; empty if missing.
         value: OsString,
@@ -208,22 +210,24 @@ pub enum SshConfigError {
 }
 
 impl SshConfig {
-    /// Asks ssh. Runs it once, and once more if a file name holds `%` tokens or `${VARIABLES}`.
+    /// Runs `ssh -G`, and once more if a file name contains `%` tokens or `${VARIABLES}`.
     ///
     /// # Errors
-    /// `NotAHost` and `AskedAlready`, before anything is run; `Missing` without ssh; `Rejected` with ssh's words for a bad configuration.
+    /// `NotAHost` and `AskedAlready` before anything is run; `Missing` if there is no ssh;
+    /// `Rejected` with ssh's message if the configuration is invalid.
     pub async fn resolve(query: &SshQuery) -> Result<Self, SshConfigError> {
         if query.host.is_empty() || query.host.starts_with('-') || query.host.contains(char::is_control) {
             return Err(SshConfigError::NotAHost {
                 host: query.host.clone(),
             });
         }
-        if Asked::here().is_repeated(&query.host) {
+        if OuterQueries::here().is_repeated(&query.host) {
             return Err(SshConfigError::AskedAlready {
                 host: query.host.clone(),
             });
         }
-        // `ControlPath` serves as a probe: ssh expands it before it prints, so it tells which home ssh means.
+        // ssh expands `ControlPath` before it prints it, which shows the home directory that ssh
+        // uses.
         let dump = Dump::parse(&run_ssh(query, "ControlPath=~/.").await?);
         let home = expand::home_of(dump.path("controlpath"))?;
         let mut config = Self::from_dump(query, &dump, &home)?;
@@ -234,7 +238,7 @@ impl SshConfig {
         Ok(config)
     }
 
-    /// The names under which ssh looks this host up in known_hosts.
+    /// The names under which ssh looks up this host in known_hosts.
     pub fn known_hosts_name(&self) -> HostName {
         match &self.host_key_alias {
             Some(alias) => HostName::alias(alias),
@@ -242,7 +246,7 @@ impl SshConfig {
         }
     }
 
-    /// All known_hosts files in the order ssh reads them: the user's, then the machine's.
+    /// All known_hosts files in the order in which ssh reads them: the user's, then the system's.
     pub fn known_hosts_files(&self) -> Vec<PathBuf> {
         [
             self.user_known_hosts_files.as_slice(),
@@ -282,11 +286,11 @@ impl SshConfig {
     }
 }
 
-/// `ssh -G` with one more option; its standard output.
+/// Runs `ssh -G` with one more option, and returns its standard output.
 async fn run_ssh(query: &SshQuery, option: impl Into<OsString>) -> Result<Vec<u8>, SshConfigError> {
     let program = || query.ssh_program.clone();
     let mut command = std::process::Command::new(&query.ssh_program);
-    Asked::here().mark(&mut command, &query.host);
+    OuterQueries::here().mark(&mut command, &query.host);
     command.arg("-G").arg("-o").arg(option.into());
     for option in &query.options {
         command.arg("-o").arg(option);
@@ -328,7 +332,7 @@ async fn run_ssh(query: &SshQuery, option: impl Into<OsString>) -> Result<Vec<u8
     };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        // With the arguments of another ssh its -v comes along.
+        // The arguments of another ssh may include -v.
         let said = said.lines().filter(|line| !line.starts_with("debug"));
         let stderr = said.collect::<Vec<_>>().join("\n");
         return Err(SshConfigError::Rejected {

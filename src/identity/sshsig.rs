@@ -1,7 +1,8 @@
-//! SSHSIG signatures (PROTOCOL.sshsig) by SSH keys, as raw blobs without armour.
+//! SSHSIG signatures (PROTOCOL.sshsig) by SSH keys, as binary blobs without armour.
 //!
-//! What is signed and by whom is the caller's business. Here is what counts as a signature at all: one
-//! encoding of it, no SHA-1, no RSA key below 2048 bits, and never another namespace's.
+//! What is signed, and by whom, is up to the caller. This module decides which signatures are
+//! acceptable: only the canonical encoding, no SHA-1, no RSA key below 2048 bits, and only the
+//! expected namespace.
 
 use russh::keys::ssh_key;
 use ssh_key::private::KeypairData;
@@ -19,22 +20,22 @@ use verifying::is_by;
 /// Longest signature blob in bytes. RSA with 8192 bits, the largest key that is verified, needs about 2.2 KiB.
 pub const MAX_BLOB_LEN: usize = 4096;
 
-/// Shortest RSA modulus in bits, as OpenSSH's `RequiredRSASize` is set on current systems.
+/// Shortest RSA modulus in bits: OpenSSH's `RequiredRSASize` on current systems.
 pub const MIN_RSA_BITS: usize = 2048;
 
 /// Longest RSA modulus in bits.
 pub const MAX_RSA_BITS: usize = 8192;
 
-/// Where an SSHSIG blob names the signer: after `SSHSIG` and a version in four bytes.
+/// Offset of the signer's key in an SSHSIG blob: after `SSHSIG` and four bytes of version.
 const SIGNER_AT: usize = 10;
 
-/// What is signed is hashed first, with this. PROTOCOL.sshsig allows SHA-256 too; both are verified.
+/// The hash used when signing. PROTOCOL.sshsig also allows SHA-256; both are verified.
 const HASH: HashAlg = HashAlg::Sha512;
 
-/// No signature could be made, or this is none that counts.
+/// A signature could not be made or is not acceptable.
 #[derive(Debug, thiserror::Error)]
 pub enum SshsigError {
-    /// Longer than any signature that is verified here.
+    /// The blob is longer than any acceptable signature.
     #[error("the signature has {length} bytes, {MAX_BLOB_LEN} are allowed")]
     TooLong {
         /// Length of the blob in bytes.
@@ -43,63 +44,63 @@ pub enum SshsigError {
     /// Not an SSHSIG blob.
     #[error("not an SSHSIG signature")]
     Malformed(#[source] Quoting<ssh_key::Error>),
-    /// Perhaps an SSHSIG blob, with a hash or a key algorithm that we do not know.
+    /// Probably an SSHSIG blob with an unknown hash or key algorithm.
     #[error("the SSHSIG signature has an unknown algorithm")]
     UnknownAlgorithm(#[source] Quoting<ssh_key::Error>),
-    /// The same content has another, shorter or ordered, encoding: OpenSSH never makes this one.
-    #[error("the SSHSIG signature is not in its only valid encoding")]
+    /// Not the canonical encoding, which is the one that OpenSSH writes.
+    #[error("the SSHSIG signature is not in its canonical encoding")]
     NotCanonical,
-    /// A version of the format that we do not know.
+    /// An unknown version of the format.
     #[error("SSHSIG version {found}, expected 1")]
     Version {
         /// The version in the blob.
         found: u32,
     },
-    /// Made for another purpose.
+    /// The signature was made for another purpose.
     #[error("the signature is for another namespace than {expected:?}")]
     OtherNamespace {
-        /// The namespace that was asked for.
+        /// The expected namespace.
         expected: String,
     },
-    /// The signer is given as a certificate; certificates travel beside the signature here.
+    /// The signer is given as a certificate. Certificates are sent separately.
     #[error("the signer is a certificate, expected a plain key")]
     SignedByCertificate,
-    /// A kind of key whose signatures we cannot verify, such as DSA.
+    /// Signatures by keys of this type cannot be verified, for example DSA.
     #[error("signatures by {algorithm} keys are not supported")]
     UnsupportedKey {
         /// The key's algorithm name.
         algorithm: PeerText,
     },
-    /// SHA-1 RSA (`ssh-rsa`), or a signature algorithm that is not the key's.
+    /// SHA-1 RSA (`ssh-rsa`), or a signature algorithm that does not belong to the key.
     #[error("a {key} key signed with {signature}")]
-    UnfitAlgorithm {
+    WrongAlgorithm {
         /// The key's algorithm.
         key: PeerText,
-        /// The algorithm that the signature names.
+        /// The algorithm of the signature.
         signature: PeerText,
     },
-    /// Outside of 2048 to 8192 bits.
+    /// Not between 2048 and 8192 bits.
     #[error("the RSA key has {bits} bits, {MIN_RSA_BITS} to {MAX_RSA_BITS} are allowed")]
     RsaKeySize {
-        /// Bits of its modulus.
+        /// The size of its modulus in bits.
         bits: usize,
     },
-    /// Well-formed, and not by this key over this message.
+    /// The encoding is right, but the signature is not by this key over this message.
     #[error("the signature is not by this key over this message")]
     BadSignature,
-    /// The private key could not sign: it is encrypted, a security key, or of an unsupported kind.
+    /// The private key cannot sign: it is encrypted, a security key, or of an unsupported type.
     #[error("the key cannot sign")]
     Sign(#[source] Quoting<ssh_key::Error>),
 }
 
 impl SshsigError {
-    /// Whether it may be a good signature of a kind that is not verified here: nothing was computed to tell.
+    /// Whether it may be a good signature of an unsupported kind, which was not verified.
     pub fn is_unsupported(&self) -> bool {
         matches!(
             self,
             SshsigError::UnknownAlgorithm(_)
                 | SshsigError::UnsupportedKey { .. }
-                | SshsigError::UnfitAlgorithm { .. }
+                | SshsigError::WrongAlgorithm { .. }
                 | SshsigError::RsaKeySize { .. }
         )
     }
@@ -114,37 +115,39 @@ impl SshsigError {
     }
 
     fn unfit(key: &Algorithm, signature: &Algorithm) -> SshsigError {
-        SshsigError::UnfitAlgorithm {
+        SshsigError::WrongAlgorithm {
             key: PeerText::new(key),
             signature: PeerText::new(signature),
         }
     }
 }
 
-/// The bytes that an agent is to sign for `message` in `namespace`.
+/// The bytes that an agent has to sign for `message` in `namespace`.
 ///
 /// # Errors
-/// `Malformed` for an empty namespace.
+/// `Malformed` if the namespace is empty.
 pub fn signed_data(namespace: &str, message: &[u8]) -> Result<Vec<u8>, SshsigError> {
     SshSig::signed_data(namespace, HASH, message).map_err(SshsigError::malformed)
 }
 
-/// The blob for a signature that `public` (never a certificate: its own key) made over [`signed_data`].
+/// The blob for a signature that `public` (a plain key, not a certificate) made over
+/// [`signed_data`].
 ///
-/// The signature itself is not verified.
+/// The signature is not verified.
 ///
 /// # Errors
-/// `UnfitAlgorithm` if an agent answered with SHA-1 RSA, or what [`verify`] says of such a key.
+/// `WrongAlgorithm` if an agent used SHA-1 RSA, and the errors of [`verify`] that concern the key.
 pub fn assemble(public: &KeyData, namespace: &str, signature: Signature) -> Result<Vec<u8>, SshsigError> {
     check_signer(public, &signature)?;
     let sshsig = SshSig::new(public.clone(), namespace, HASH, signature).map_err(SshsigError::malformed)?;
     encode(&sshsig)
 }
 
-/// Signs with a private key held in memory; RSA keys with `rsa-sha2-512`.
+/// Signs with a private key in memory, RSA keys with `rsa-sha2-512`.
 ///
 /// # Errors
-/// `Sign` for a key that is encrypted or lives in a token, and what [`verify`] would say of the key.
+/// `Sign` if the key is encrypted or a security key, and the errors of [`verify`] that concern the
+/// key.
 pub fn sign(key: &PrivateKey, namespace: &str, message: &[u8]) -> Result<Vec<u8>, SshsigError> {
     let failed = |error| SshsigError::Sign(Quoting(error));
     if let KeypairData::Rsa(pair) = key.key_data() {
@@ -158,12 +161,13 @@ pub fn sign(key: &PrivateKey, namespace: &str, message: &[u8]) -> Result<Vec<u8>
     encode(&sshsig)
 }
 
-/// The key that made this signature over `message` in `namespace`. Whether to trust that key is another question.
+/// Verifies a signature over `message` in `namespace`, and returns the key that made it. The caller
+/// decides whether to trust that key.
 ///
-/// For security keys (`sk-`) the flags are not looked at: whether a touch is demanded is sshd's to decide.
+/// The flags of security keys (`sk-`) are ignored: whether a touch is required is sshd's decision.
 ///
 /// # Errors
-/// `SshsigError` for everything else than one valid signature, by whatever it fails first.
+/// `SshsigError` for everything but one valid signature: the first error found.
 pub fn verify(blob: &[u8], namespace: &str, message: &[u8]) -> Result<PublicKey, SshsigError> {
     let sshsig = decode(blob)?;
     if sshsig.namespace() != namespace {
@@ -176,12 +180,13 @@ pub fn verify(blob: &[u8], namespace: &str, message: &[u8]) -> Result<PublicKey,
     Ok(PublicKey::from(sshsig.public_key().clone()))
 }
 
-/// The key that a blob says it is by; nothing is verified. `None` for what is no such blob.
-pub fn alleged_signer(blob: &[u8]) -> Option<&[u8]> {
+/// The key that a blob claims as its signer, without verification. `None` if it is not an SSHSIG
+/// blob.
+pub fn claimed_signer(blob: &[u8]) -> Option<&[u8]> {
     blob.get(SIGNER_AT..).and_then(string)
 }
 
-/// Whether `key` made this signature over these bytes, outside of any SSHSIG.
+/// Whether `key` made this signature over these bytes, without SSHSIG.
 ///
 /// # Errors
 /// As [`check_signer`], and `BadSignature`.
@@ -193,10 +198,10 @@ pub fn verify_raw(key: &KeyData, signature: &Signature, signed: &[u8]) -> Result
     }
 }
 
-/// Whether a signature by `key` can count, before its bytes are looked at: its kind, size and algorithm.
+/// Checks type, size and algorithm of a key before the signature is verified.
 ///
 /// # Errors
-/// `SignedByCertificate`, `UnsupportedKey`, `UnfitAlgorithm`, `RsaKeySize`.
+/// `SignedByCertificate`, `UnsupportedKey`, `WrongAlgorithm`, `RsaKeySize`.
 pub fn check_signer(key: &KeyData, signature: &Signature) -> Result<(), SshsigError> {
     let algorithm = signature.algorithm();
     let fits = match key {
@@ -221,7 +226,7 @@ pub fn check_signer(key: &KeyData, signature: &Signature) -> Result<(), SshsigEr
     }
 }
 
-/// Bits of the modulus.
+/// The size of the modulus in bits.
 pub(crate) fn rsa_bits(key: &RsaPublicKey) -> usize {
     let modulus = key.n().as_positive_bytes().unwrap_or_default();
     modulus
@@ -243,9 +248,9 @@ fn decode(mut blob: &[u8]) -> Result<SshSig, SshsigError> {
         return Err(SshsigError::TooLong { length: blob.len() });
     }
     let whole = blob;
-    // Before anything decodes it: a certificate may be signed by another, that by yet another, and ssh-key follows
-    // them for as deep as a stranger likes.
-    if is_certificate(alleged_signer(blob).unwrap_or_default()) {
+    // Before anything decodes the key: a certificate may be signed by another certificate, and so
+    // on, and ssh-key recurses to any depth.
+    if is_certificate(claimed_signer(blob).unwrap_or_default()) {
         return Err(SshsigError::SignedByCertificate);
     }
     let sshsig = SshSig::decode(&mut blob).map_err(SshsigError::malformed)?;
@@ -254,21 +259,21 @@ fn decode(mut blob: &[u8]) -> Result<SshSig, SshsigError> {
             found: sshsig.version(),
         });
     }
-    // ssh-key passes over bytes left in its inner strings, and ours are never to have a second form.
-    // Nothing is ever put in `reserved`, and it would be left out of what is hashed.
+    // ssh-key ignores trailing bytes in inner strings, which would allow a second encoding.
+    // `reserved` is always empty, and would not be part of what is hashed.
     if encode(&sshsig)? != whole || !sshsig.reserved().is_empty() {
         return Err(SshsigError::NotCanonical);
     }
     Ok(sshsig)
 }
 
-/// As ssh-key tells certificates from keys: by the name at the front.
+/// Certificates are recognised by their type name, as in ssh-key.
 fn is_certificate(key: &[u8]) -> bool {
     let name = string(key).and_then(|name| std::str::from_utf8(name).ok());
     name.is_some_and(|name| Algorithm::new_certificate(name).is_ok())
 }
 
-/// The string at the front (RFC 4251 section 5).
+/// The string at the start (RFC 4251 section 5).
 fn string(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.get(..u32::from_be_bytes(*length) as usize)
@@ -352,19 +357,19 @@ mod tests {
     }
 
     #[test]
-    fn sha1_and_short_rsa_keys_do_not_count() {
+    fn sha1_and_short_rsa_keys_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let key = read_key(&keygen(folder.path(), "rsa", "2048"));
         let sha1 = Signature::new(Algorithm::Rsa { hash: None }, vec![0; 256]).unwrap();
         let public = key.public_key().key_data();
         assert!(matches!(
             assemble(public, "bowline-test", sha1.clone()),
-            Err(SshsigError::UnfitAlgorithm { .. })
+            Err(SshsigError::WrongAlgorithm { .. })
         ));
         let blob = encode(&SshSig::new(public.clone(), "bowline-test", HASH, sha1).unwrap()).unwrap();
         assert!(matches!(
             verify(&blob, "bowline-test", b"message"),
-            Err(SshsigError::UnfitAlgorithm { .. })
+            Err(SshsigError::WrongAlgorithm { .. })
         ));
 
         let blob = openssh_signs(&keygen(folder.path(), "rsa", "1024"), "sha512");
@@ -378,12 +383,12 @@ mod tests {
         let relabelled = Signature::new(Algorithm::Rsa { hash: Some(HASH) }, signature.as_bytes()).unwrap();
         assert!(matches!(
             assemble(&public, "bowline-test", relabelled),
-            Err(SshsigError::UnfitAlgorithm { .. })
+            Err(SshsigError::WrongAlgorithm { .. })
         ));
     }
 
     #[test]
-    fn a_signature_has_one_encoding_only() {
+    fn only_the_canonical_encoding_of_a_signature_is_valid() {
         let folder = tempfile::tempdir().unwrap();
         let good = openssh_signs(&keygen(folder.path(), "ed25519", "256"), "sha512");
         let mut longer = good.clone();
@@ -392,7 +397,8 @@ mod tests {
             verify(&longer, "bowline-test", b"message"),
             Err(SshsigError::NotCanonical)
         ));
-        // One more byte inside of the last string, which holds the signature: 4 + 11 + 4 + 64 bytes.
+        // One more byte inside the last string, which contains the signature: 4 + 11 + 4 + 64
+        // bytes.
         let at = good.len() - 83 - 1;
         longer[at] += 1;
         assert!(matches!(
@@ -412,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signer_that_is_a_tower_of_certificates_is_not_climbed() {
+    fn signer_with_deeply_nested_certificates_is_refused_without_recursion() {
         let tower = tower_of_certificates(MAX_BLOB_LEN - 400);
         let mut blob = b"SSHSIG\0\0\0\x01".to_vec();
         for field in [&tower, b"bowline-test".as_slice(), b"", b"sha512", b"signature"] {

@@ -1,4 +1,4 @@
-//! The real OpenSSH tools, and small programs in their place, for tests.
+//! OpenSSH's tools and small replacement programs, for tests.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use super::private_key;
 
 /// Writes an executable shell script.
 pub(crate) fn write_script(path: &Path, body: &str) {
-    // Written by a process of its own: a descriptor open for writing here could leak into another test's child,
-    // and running the script would then fail with "text file busy".
+    // Written by another process: a descriptor open for writing here could leak into the child of
+    // another test, and running the script would then fail with "text file busy".
     let script = format!("#!/bin/sh\n{body}\n");
     run(
         "sh",
@@ -25,7 +25,7 @@ pub(crate) fn write_script(path: &Path, body: &str) {
     );
 }
 
-/// Runs a program to its good end; its standard output.
+/// Runs a program that must succeed, and returns its standard output.
 pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> String {
     let output = Command::new(program)
         .args(arguments)
@@ -40,12 +40,13 @@ pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<I
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The private key, without a passphrase, in a file.
+/// Reads a private key without a passphrase.
 pub(crate) fn read_key(path: &Path) -> PrivateKey {
     private_key::decode(&std::fs::read_to_string(path).unwrap(), None).unwrap()
 }
 
-/// Makes a key pair `folder/name` with ssh-keygen. `kind` is such as `ed25519`, `ecdsa-384`, `rsa-2048`.
+/// Makes a key pair `folder/name` with ssh-keygen. `kind` is for example `ed25519`, `ecdsa-384`,
+/// `rsa-2048`.
 pub(crate) fn keygen(folder: &Path, name: &str, kind: &str, passphrase: &str) -> PathBuf {
     let path = folder.join(name);
     let (algorithm, bits) = kind
@@ -69,7 +70,7 @@ pub(crate) fn keygen(folder: &Path, name: &str, kind: &str, passphrase: &str) ->
     path
 }
 
-/// Has the authority at `authority` sign the public key of `key`; the certificate's path.
+/// Signs the public key of `key` with the CA at `authority`, and returns the certificate's path.
 pub(crate) fn certify(authority: &Path, key: &Path, options: &[&str]) -> PathBuf {
     let mut public = key.as_os_str().to_owned();
     public.push(".pub");
@@ -82,13 +83,14 @@ pub(crate) fn certify(authority: &Path, key: &Path, options: &[&str]) -> PathBuf
     certificate.into()
 }
 
-/// The text of the public half of `key`: `TYPE BASE64`, without the comment.
+/// `TYPE BASE64` of the public key of `key`, without the comment.
 pub(crate) fn public_text(key: &Path) -> String {
     let text = std::fs::read_to_string(format!("{}.pub", key.display())).unwrap();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// A certificate signed by a certificate signed by a certificate and so on, about `length` bytes high.
+/// A certificate signed by a certificate signed by a certificate and so on, about `length` bytes
+/// long.
 pub(crate) fn tower_of_certificates(length: usize) -> Vec<u8> {
     let mut tower = Vec::new();
     while tower.len() < length {
@@ -105,13 +107,13 @@ pub(crate) fn tower_of_certificates(length: usize) -> Vec<u8> {
     tower
 }
 
-/// Runs `task` where deep recursion would end the process at once.
+/// Runs `task` on a stack that deep recursion would overflow at once.
 pub(crate) fn on_a_small_stack<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::Builder::new().stack_size(128 * 1024);
     thread.spawn(task).unwrap().join().unwrap()
 }
 
-/// A public key whose type has this name; its content is nobody's.
+/// A public key of a type with this name. The content belongs to no real key.
 pub(crate) fn opaque_blob(name: &str) -> Vec<u8> {
     let mut blob = Vec::new();
     put_string(&mut blob, name.as_bytes());

@@ -1,7 +1,7 @@
-//! The user's keys, from the agent and from files, and the order they are tried in.
+//! The user's keys, from the agent and from files, and the order in which they are tried.
 //!
-//! Which keys there are and who can sign with them; talking to the server half about them is not done here. Keys
-//! stay where they are: a private key is read for one signature and forgotten.
+//! This module finds the keys and signs with them; the exchange with the server half is elsewhere.
+//! A private key is read from its file for one signature, and not kept.
 
 mod agent;
 mod gather;
@@ -22,113 +22,118 @@ use super::ssh_config::SshConfig;
 use super::sshsig::{self as signature, MAX_RSA_BITS, MIN_RSA_BITS};
 use crate::wire::{MAX_HELLO, MAX_USER};
 
-/// Namespace of the signatures that open sessions.
+/// SSHSIG namespace of signatures that open sessions.
 pub const NAMESPACE: &str = "bowline-open";
 
 /// Most authorizations in one `Open`.
 pub const MAX_AUTHORIZATIONS: usize = 8;
 
-/// Bytes for authorizations in a hello: without its other fields, of which the user's name is the longest.
-const ROOM: usize = MAX_HELLO - MAX_USER - 128;
+/// Bytes for authorizations in a hello: without its other fields, of which the user name is the
+/// longest.
+const MAX_AUTHORIZATIONS_LEN: usize = MAX_HELLO - MAX_USER - 128;
 
-/// Bytes of the two lengths of an authorization.
+/// Bytes of the two length fields of an authorization.
 const LENGTHS: usize = 8;
 
-/// The keys that the user could open a session with, best first.
+/// The keys with which the user may open a session, best first.
 #[derive(Debug)]
 pub struct UserKeys {
     keys: Vec<UserKey>,
-    /// What could not be used at all: an agent that is down, an unreadable file.
+    /// What could not be used: an agent that does not answer, a file that cannot be read.
     unusable: Vec<Skipped>,
-    winner: Option<Fingerprint>,
+    last_used: Option<Fingerprint>,
     prompter: Prompter,
     passphrase_tries: u32,
     ssh_keygen: PathBuf,
 }
 
-/// One key pair, with what may be offered for it.
+/// One key pair, and in which forms it is offered.
 #[derive(Debug, Clone)]
 pub struct UserKey {
     public: PublicKey,
-    /// Certificates for it; offered before the plain key.
+    /// Its certificates, which are offered before the plain key.
     certificates: Vec<Certificate>,
-    /// Whether the plain key is offered too. Not where the agent has nothing but a certificate.
+    /// Whether the plain key is offered too. It is not if the agent has only a certificate.
     offers_plain: bool,
     source: KeySource,
     encrypted: bool,
-    /// Once its passphrase was given: an open that has to be repeated does not ask again.
+    /// Set once the passphrase was entered, so that a repeated open does not ask again.
     unlocked: OnceLock<PrivateKey>,
 }
 
 /// Who signs.
 #[derive(Debug, Clone)]
 enum KeySource {
-    /// The agent at this socket, asked by this of its keys or certificates.
+    /// The agent at this socket, with this key or certificate.
     Agent { socket: PathBuf, blob: Vec<u8> },
-    /// We, with the private key in this file.
+    /// bowline, with the private key in this file.
     File(PathBuf),
 }
 
-/// One attempt to open a session. Later rounds only matter when the server half took no key of the earlier ones.
+/// One attempt to open a session. The next round is needed only if the server half accepted no key
+/// of this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
-    /// The key that opened the last session, alone; only if it needs neither touch nor passphrase.
-    Winner,
-    /// Keys that sign unnoticed, as many as one `Open` takes; the index counts such rounds from 0.
-    Silent(usize),
-    /// One key that needs a touch or a passphrase; the index counts them from 0.
+    /// The key that opened the last session, unless it needs a touch or a passphrase.
+    LastUsed,
+    /// As many keys as fit into one `Open`, none of which needs the user. The index of the round,
+    /// from 0.
+    Unattended(usize),
+    /// One key that needs a touch or a passphrase. The index of the round, from 0.
     Interactive(usize),
 }
 
-/// What a round gave.
+/// The result of a round.
 #[derive(Debug, Default)]
 pub struct SignedRound {
-    /// At most [`MAX_AUTHORIZATIONS`]; empty if no key of the round could sign.
+    /// At most [`MAX_AUTHORIZATIONS`]; empty if no key could sign.
     pub authorizations: Vec<SignedKey>,
-    /// Keys that were asked about, in words; of these at most one has signed, in a round of its own.
+    /// Descriptions of the keys about which the server half was asked. In its own round, at most
+    /// one of these has signed.
     pub asked: Vec<String>,
-    /// Keys of the round that could not.
+    /// Keys of the round that could not sign.
     pub skipped: Vec<Skipped>,
 }
 
 /// A key and its signature over the message.
 #[derive(Debug, Clone)]
 pub struct SignedKey {
-    /// SSH wire blob of the public key or of the certificate.
+    /// The public key or certificate in wire format.
     pub key: Vec<u8>,
-    /// Raw SSHSIG blob by the plain key, namespace [`NAMESPACE`].
+    /// SSHSIG blob by the plain key, namespace [`NAMESPACE`].
     pub signature: Vec<u8>,
-    /// Fingerprint of the key, the same with and without a certificate.
+    /// Fingerprint of the plain key.
     pub fingerprint: Fingerprint,
-    /// The key in words.
+    /// Description of the key.
     pub description: String,
 }
 
 /// A key that was not used, and why.
 #[derive(Debug)]
 pub struct Skipped {
-    /// The key (or the file, or the agent) in words.
+    /// Description of the key, the file or the agent.
     pub description: String,
-    /// Why.
+    /// The reason.
     pub reason: SkipReason,
 }
 
 /// Why a key was not used.
 #[derive(Debug, Error)]
 pub enum SkipReason {
-    /// Nobody listens at the agent's socket, or it hung up.
+    /// The agent's socket cannot be connected to, or the connection was closed.
     #[error("the agent cannot be reached ({0})")]
     AgentUnreachable(std::io::ErrorKind),
-    /// No answer for as long as somebody may have been asked.
-    #[error("the agent did not answer within {} s", agent::ANSWER_DEADLINE.as_secs())]
-    AgentSilent,
-    /// The agent said no: locked, destination-constrained, or confirmation denied.
+    /// The agent did not answer, although it had time to ask the user.
+    #[error("the agent did not answer within {} s", agent::ANSWER_TIMEOUT.as_secs())]
+    AgentTimeout,
+    /// The agent refused: it is locked, the key is constrained to certain hosts, or the user did
+    /// not confirm.
     #[error("the agent refused to sign")]
     AgentRefused,
-    /// The agent's answer makes no sense.
-    #[error("the agent gave an answer that is not understood")]
-    AgentConfused(#[source] AgentAnswerError),
-    /// There is no such file.
+    /// The agent violated the protocol.
+    #[error("the agent sent an invalid answer")]
+    AgentProtocol(#[source] AgentAnswerError),
+    /// The file does not exist.
     #[error("no such file")]
     Missing,
     /// The file cannot be read.
@@ -140,51 +145,51 @@ pub enum SkipReason {
         /// Permission bits of the file.
         mode: u32,
     },
-    /// No private key in a format and of a kind that we can use.
-    #[error("not a private key that can be used here")]
+    /// Not a private key in a supported format and of a supported type.
+    #[error("not a private key that bowline supports")]
     Unsupported,
-    /// A type of key that neither half of bowline has support for; OpenSSH may.
+    /// The type of the key is not supported by bowline; OpenSSH may support it.
     #[error("keys of type {name} are not supported by this version of bowline")]
     UnsupportedType {
         /// The name of the type.
         name: String,
     },
-    /// Longer than what a hello of the protocol has room for.
-    #[error("too long for an open: it takes {length} bytes with its signature, {limit} are left for it")]
+    /// The key is longer than a hello allows.
+    #[error("too long for an open: key and signature take {length} bytes, and at most {limit} fit")]
     TooLong {
-        /// Its length, or what it would take.
+        /// The length.
         length: usize,
-        /// The most that there may be.
+        /// The limit.
         limit: usize,
     },
-    /// An RSA key whose signatures do not count.
+    /// The size of the RSA key is not supported.
     #[error("an RSA key of {bits} bits; {MIN_RSA_BITS} to {MAX_RSA_BITS} can be used")]
     RsaSize {
-        /// Bits of its modulus.
+        /// The size of its modulus in bits.
         bits: usize,
     },
-    /// Keys in a token, by a library that is not asked.
-    #[error("bowline asks no PKCS#11 library, an agent can (ssh-add -s)")]
+    /// Keys in a PKCS#11 library, which bowline does not use.
+    #[error("bowline uses no PKCS#11 library, but an agent can (ssh-add -s)")]
     Pkcs11,
-    /// A key of a supported type that does not decode.
-    #[error("not a key that can be read here")]
+    /// An invalid key of a supported type.
+    #[error("not a valid key")]
     UnreadableKey,
-    /// Only the public half is in the files, and the agent does not have the key.
+    /// There is only the public key, and the agent does not have the key.
     #[error("no private key for it")]
     NoPrivateKey,
-    /// An encrypted key in a format that hides the public half, without a `.pub` file.
+    /// An encrypted key in a format that also encrypts the public key, without a `.pub` file.
     #[error("encrypted, and there is no .pub file beside it")]
     NoPublicHalf,
     /// There is neither a terminal nor an askpass program.
     #[error("encrypted, and there is no way to ask for the passphrase")]
-    NobodyToAsk,
-    /// The user gave none.
+    NoPrompt,
+    /// The user entered none.
     #[error("encrypted, no passphrase given")]
     NoPassphrase,
-    /// All tries were used up.
+    /// All attempts were wrong.
     #[error("encrypted, {tries} wrong passphrases given")]
     WrongPassphrase {
-        /// How many.
+        /// Number of attempts.
         tries: u32,
     },
     /// The user interrupted the prompt.
@@ -193,50 +198,53 @@ pub enum SkipReason {
     /// The prompt failed.
     #[error("cannot ask for the passphrase ({0})")]
     PromptFailed(std::io::ErrorKind),
-    /// The private key is not the other half of the public one.
+    /// The private key does not match the public key.
     #[error("the .pub file beside it belongs to another key")]
     OtherKey,
-    /// `ssh-keygen`, which signs with security keys in files, did not.
+    /// `ssh-keygen`, which signs with security keys in files, failed.
     #[error("ssh-keygen did not sign")]
     KeygenFailed,
-    /// The signature, or the certificate, does not verify.
+    /// The signature or the certificate is invalid.
     #[error("the signature or the certificate is not valid")]
     BadSignature,
 }
 
 impl SkipReason {
-    /// Whether ssh itself may be able to use such a key.
-    pub fn is_ours_alone(&self) -> bool {
+    /// Whether ssh may be able to use the key although bowline is not.
+    pub fn may_work_with_ssh(&self) -> bool {
         matches!(
             self,
             SkipReason::UnsupportedType { .. }
                 | SkipReason::TooLong { .. }
                 | SkipReason::RsaSize { .. }
                 | SkipReason::Pkcs11
-                // Those for certain hosts only (ssh-add -h) sign for ssh alone, and the agent gives no reasons.
+                // Keys constrained to certain hosts (ssh-add -h) sign only for ssh, and the agent
+                // gives no reason.
                 | SkipReason::AgentRefused
         )
     }
 }
 
 impl UserKeys {
-    /// Finds the keys that ssh would offer to this host, `extra` files (as for `-i`) first among the files.
+    /// Finds the keys that ssh would offer to this host. `extra` files (as with `-i`) come first
+    /// among the files.
     ///
-    /// Order: agent keys that the files name, other agent keys (unless `IdentitiesOnly`), files. What is in the way
-    /// of a key is recorded, never an error. Asks the agent, for 5 s at most, and reads the files.
-    pub async fn gather(config: &SshConfig, extra: &[PathBuf], winner: Option<&Fingerprint>) -> Self {
+    /// Order: agent keys that the files name, other agent keys (unless `IdentitiesOnly`), files.
+    /// Problems with a key are recorded, and are not errors. Asks the agent, which may take up to 5
+    /// s, and reads the files.
+    pub async fn gather(config: &SshConfig, extra: &[PathBuf], last_used: Option<&Fingerprint>) -> Self {
         let gathered = gather::gather(config, extra).await;
         Self {
             keys: gathered.keys,
             unusable: gathered.unusable,
-            winner: winner.copied(),
+            last_used: last_used.copied(),
             prompter: Prompter::from_environment(config.batch_mode),
             passphrase_tries: config.password_prompts,
             ssh_keygen: PathBuf::from("ssh-keygen"),
         }
     }
 
-    /// Asks for passphrases in another way than the environment says.
+    /// Prompts for passphrases by `prompter` instead of as the environment says.
     #[must_use]
     pub fn with_prompter(mut self, prompter: Prompter) -> Self {
         self.prompter = prompter;
@@ -248,34 +256,35 @@ impl UserKeys {
         &self.keys
     }
 
-    /// What could not be used at all.
+    /// What could not be used.
     pub fn unusable(&self) -> &[Skipped] {
         &self.unusable
     }
 
-    /// The rounds to go through, in order; none is empty.
+    /// The rounds in their order; none is empty.
     pub fn rounds(&self) -> Vec<Round> {
-        let winner = self.silent_winner().map(|_| Round::Winner);
-        let silent = (0..self.silent_pages().len()).map(Round::Silent);
+        let last_used = self.silent_winner().map(|_| Round::LastUsed);
+        let silent = (0..self.unattended_groups().len()).map(Round::Unattended);
         let interactive = (0..self.interactive().len()).map(Round::Interactive);
-        winner.into_iter().chain(silent).chain(interactive).collect()
+        last_used.into_iter().chain(silent).chain(interactive).collect()
     }
 
-    /// The keys of a round: what to tell the user before an interactive one.
+    /// The keys of a round, to be shown to the user before an interactive one.
     pub fn keys_of(&self, round: Round) -> Vec<&UserKey> {
         match round {
-            Round::Winner => self.silent_winner().into_iter().collect(),
-            Round::Silent(page) => self.silent_pages().into_iter().nth(page).unwrap_or_default(),
+            Round::LastUsed => self.silent_winner().into_iter().collect(),
+            Round::Unattended(page) => self.unattended_groups().into_iter().nth(page).unwrap_or_default(),
             Round::Interactive(index) => self.interactive().into_iter().skip(index).take(1).collect(),
         }
     }
 
-    /// What of the round the server half is to be asked about before it signs, in wire form and in words: all of it if an
-    /// agent or the user may have to be asked for a signature. The winner signs at once; it is expected to do.
+    /// The keys of the round about which to ask the server half before signing, in wire format and
+    /// as descriptions: all of them if an agent or the user may have to confirm a signature. The
+    /// key of the last session is expected to be accepted, and signs at once.
     pub fn to_ask(&self, round: Round) -> Vec<(Vec<u8>, String)> {
         let keys = self.keys_of(round);
         let may_ask = |key: &&UserKey| key.is_interactive() || key.file().is_none();
-        if round == Round::Winner || !keys.iter().any(may_ask) {
+        if round == Round::LastUsed || !keys.iter().any(may_ask) {
             return Vec::new();
         }
         let offers = keys
@@ -284,26 +293,26 @@ impl UserKeys {
         offers.collect()
     }
 
-    /// Has each key of the round sign `message`, or the one that is in `only` (as itself or as a certificate). Prompts only in
-    /// an interactive round.
+    /// Signs `message` with each key of the round, or with the one in `only` (a key or a
+    /// certificate). Prompts only in interactive rounds.
     pub async fn sign_round(&self, round: Round, only: Option<&[u8]>, message: &[u8]) -> SignedRound {
         let mut signed = SignedRound::default();
-        let mut agent_is_silent = false;
+        let mut agent_timed_out = false;
         for key in self.keys_of(round) {
             if only.is_some_and(|only| !key.offers_blob(only)) {
                 continue;
             }
             let in_agent = matches!(key.source, KeySource::Agent { .. });
-            let signature = if in_agent && agent_is_silent {
-                Err(SkipReason::AgentSilent)
+            let signature = if in_agent && agent_timed_out {
+                Err(SkipReason::AgentTimeout)
             } else {
                 signing::sign(self, key, message).await
             };
             match signature {
                 Ok(signature) => signed.add(key, only, &signature, message),
                 Err(reason) => {
-                    // A hung agent would hold up each of its keys as long again.
-                    agent_is_silent |= matches!(reason, SkipReason::AgentSilent);
+                    // An agent that does not answer would delay each of its keys by the timeout.
+                    agent_timed_out |= matches!(reason, SkipReason::AgentTimeout);
                     signed.skipped.push(Skipped {
                         description: key.to_string(),
                         reason,
@@ -314,7 +323,8 @@ impl UserKeys {
         signed
     }
 
-    /// One line for each key tried and each that could not be, for the message that none was accepted.
+    /// One line for each key that was tried or could not be, for the message that no key was
+    /// accepted.
     pub fn describe(&self, rounds: &[SignedRound]) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for round in rounds {
@@ -329,27 +339,28 @@ impl UserKeys {
     }
 
     fn silent_winner(&self) -> Option<&UserKey> {
-        let winner = self.winner?;
+        let last_used = self.last_used?;
         self.keys
             .iter()
-            .find(|key| key.fingerprint() == winner && !key.is_interactive())
+            .find(|key| key.fingerprint() == last_used && !key.is_interactive())
     }
 
-    /// The silent keys but for the winner, in portions that one `Open` can carry.
-    fn silent_pages(&self) -> Vec<Vec<&UserKey>> {
+    /// The keys that need no user, without the key of the last session, in groups that fit into one
+    /// `Open`.
+    fn unattended_groups(&self) -> Vec<Vec<&UserKey>> {
         let mut pages: Vec<Vec<&UserKey>> = Vec::new();
         let (mut room, mut bytes) = (0, 0);
         for key in self
             .keys
             .iter()
-            .filter(|key| !key.is_interactive() && Some(key.fingerprint()) != self.winner)
+            .filter(|key| !key.is_interactive() && Some(key.fingerprint()) != self.last_used)
         {
             let (needed, length) = (key.offers().count(), key.wire_length());
             match pages.last_mut() {
                 Some(page) if needed <= room && length <= bytes => page.push(key),
                 _ => {
                     pages.push(vec![key]);
-                    (room, bytes) = (MAX_AUTHORIZATIONS, ROOM);
+                    (room, bytes) = (MAX_AUTHORIZATIONS, MAX_AUTHORIZATIONS_LEN);
                 }
             }
             (room, bytes) = (room - needed, bytes.saturating_sub(length));
@@ -357,10 +368,10 @@ impl UserKeys {
         pages
     }
 
-    /// The keys that need the user, last time's winner first.
+    /// The keys that need the user; the key of the last session comes first.
     fn interactive(&self) -> Vec<&UserKey> {
         let mut keys: Vec<&UserKey> = self.keys.iter().filter(|key| key.is_interactive()).collect();
-        keys.sort_by_key(|key| Some(key.fingerprint()) != self.winner);
+        keys.sort_by_key(|key| Some(key.fingerprint()) != self.last_used);
         keys
     }
 }
@@ -371,17 +382,17 @@ impl UserKey {
         self.public.fingerprint(HashAlg::Sha256)
     }
 
-    /// Kind of key.
+    /// Type of the key.
     pub fn algorithm(&self) -> Algorithm {
         self.public.algorithm()
     }
 
-    /// A security key: somebody must touch it.
+    /// Whether it is a security key, which has to be touched.
     pub fn needs_touch(&self) -> bool {
         matches!(self.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256)
     }
 
-    /// An encrypted file whose key the agent does not have.
+    /// Whether it is an encrypted file and the agent does not have the key.
     pub fn needs_passphrase(&self) -> bool {
         self.encrypted
     }
@@ -394,7 +405,7 @@ impl UserKey {
         }
     }
 
-    /// Most bytes that its authorizations take in a hello.
+    /// Upper bound of the bytes that its authorizations take in a hello.
     fn wire_length(&self) -> usize {
         let signature = self.signature_length();
         self.offers()
@@ -402,7 +413,8 @@ impl UserKey {
             .sum()
     }
 
-    /// Most bytes of a SSHSIG blob by it: the key, the signature (two of RSA's numbers at most), and what is around them.
+    /// Upper bound of the bytes of its SSHSIG blob: the key, the signature (at most two numbers of
+    /// RSA size), and the rest.
     fn signature_length(&self) -> usize {
         let key = Offer::Plain(&self.public).blob().len();
         2 * key + 256
@@ -412,7 +424,7 @@ impl UserKey {
         self.needs_touch() || self.needs_passphrase()
     }
 
-    /// What the server half is shown: certificates, then the plain key.
+    /// What is offered to the server half: certificates, then the plain key.
     fn offers(&self) -> impl Iterator<Item = Offer<'_>> {
         let plain = self.offers_plain.then_some(Offer::Plain(&self.public));
         self.certificates
@@ -450,7 +462,7 @@ impl UserKey {
     }
 }
 
-/// `ED25519 SHA256:.. (agent)` or `RSA SHA256:.. /home/u/.ssh/id_rsa`, kinds named as ssh names them.
+/// `ED25519 SHA256:.. (agent)` or `RSA SHA256:.. /home/u/.ssh/id_rsa`, with ssh's type names.
 impl fmt::Display for UserKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.algorithm() {

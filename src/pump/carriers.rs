@@ -3,7 +3,7 @@
 use super::Arrival;
 use super::attached::Attached;
 use super::facts::Roster;
-use crate::carrier::{Carrier, CarrierError, CloseReason, Heard};
+use crate::carrier::{Carrier, CarrierError, CloseReason, ReceivedFrame};
 use crate::session::{Standing, StandingWatch};
 use crate::wire::{Epoch, Frame, Offset};
 use bytes::Bytes;
@@ -33,7 +33,7 @@ pub(super) struct Carriers {
 
 /// What a carrier brought.
 pub(super) enum News {
-    Frame { heard: Heard, from: Source },
+    Frame { heard: ReceivedFrame, from: Source },
     LeadLost { by_peer: bool },
     OtherLost,
 }
@@ -209,7 +209,7 @@ impl Carriers {
                 Standing::Wait => {}
                 Standing::Probe => {
                     self.pings += 1;
-                    other.carrier.touch(self.pings);
+                    other.carrier.solicit_ack(self.pings);
                 }
                 Standing::Dead => {
                     info!(
@@ -354,7 +354,7 @@ impl Carriers {
             Source::Lead => (
                 self.lead.take(),
                 News::LeadLost {
-                    by_peer: error.is_word_of_peer(),
+                    by_peer: error.is_from_peer(),
                 },
             ),
             Source::Other(place) => (Some(self.others.remove(place)), News::OtherLost),

@@ -52,8 +52,8 @@ impl Seen {
             delivered,
             sent,
             ack_mark: lead.ack_mark().filter(|_| judges_acks),
-            heard: lead.heard(),
-            is_hole: lead.is_hole(),
+            heard: lead.packets_received(),
+            is_hole: lead.is_black_hole(),
             rtt: lead.rtt().unwrap_or(UNKNOWN_RTT),
         }
     }

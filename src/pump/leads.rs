@@ -2,7 +2,7 @@
 
 use super::carriers::Source;
 use super::{Moved, Outcome, Pump};
-use crate::carrier::{CloseReason, Heard};
+use crate::carrier::{CloseReason, ReceivedFrame};
 use crate::wire::{Epoch, Frame, Offset};
 use bytes::BytesMut;
 use std::task::{Context, Poll};
@@ -30,7 +30,7 @@ impl<R, W> Pump<R, W> {
             let first = self.session.handle_frame(Frame::Data { offset, bytes });
             first.map_err(Outcome::Desync)?;
         }
-        arrival.carrier.trust();
+        arrival.carrier.raise_receive_window();
         let epoch = arrival.epoch;
         self.carriers.add(*arrival, now);
         self.hearing.handle_word(now);
@@ -46,7 +46,7 @@ impl<R, W> Pump<R, W> {
         let Poll::Ready(Some(carrier)) = self.standbys.poll_recv(cx) else {
             return Ok(false);
         };
-        carrier.trust();
+        carrier.raise_receive_window();
         debug!(remote = carrier.info().remote.map(field::display), carrier = %carrier.info().kind, "a carrier stands by");
         self.carriers.add_standing(carrier, now);
         if self.vigil.is_some() && self.carriers.lead().is_none() {
@@ -55,9 +55,9 @@ impl<R, W> Pump<R, W> {
         Ok(true)
     }
 
-    pub(super) fn handle_heard(&mut self, heard: Heard, from: Source, now: Instant) -> Result<(), Outcome> {
+    pub(super) fn handle_heard(&mut self, heard: ReceivedFrame, from: Source, now: Instant) -> Result<(), Outcome> {
         self.confirmed = true;
-        let Heard { frame, is_copy } = heard;
+        let ReceivedFrame { frame, is_copy } = heard;
         if from == Source::Lead {
             self.hearing.handle_word(now);
             self.ask_for_late_ack(now);

@@ -169,7 +169,7 @@ where
         drop((self.input.take(), self.output.take()));
         if !self.session.owes_last_words() {
             self.carriers.close(reason);
-            carrier::let_go().await;
+            carrier::flush_transport().await;
             return outcome;
         }
         let told = self.carriers.finish(reason).await;
@@ -188,7 +188,7 @@ where
         // What finds no room on the lead now is said by the close of it as well.
         poll_fn(|cx| Poll::Ready(self.carriers.poll_flush(cx))).await;
         std::mem::take(&mut self.carriers).close(CloseReason::ShuttingDown);
-        carrier::let_go().await;
+        carrier::flush_transport().await;
     }
 
     fn say_close(&mut self, code: CloseCode, message: &str) {

@@ -96,7 +96,7 @@ impl Vigil {
     /// A carrier that stood by leads. What the dialer was asked for stands until that delivers.
     pub(super) fn handle_promoted(&mut self, lead: &Carrier, now: Instant) {
         self.liveness.handle_promoted(now);
-        self.heard = lead.heard();
+        self.heard = lead.packets_received();
         self.ack_mark = None;
         self.rebindings = lead.rebindings();
         self.lost = false;
@@ -134,8 +134,11 @@ impl Vigil {
     /// `outstanding`: the session has something that the peer must acknowledge.
     pub(super) fn handle_sent(&mut self, lead: &Carrier, now: Instant, outstanding: bool) {
         // What arrived before is no answer.
-        if self.liveness.handle_input(now, outstanding || lead.hears_transport()) {
-            self.heard = lead.heard();
+        if self
+            .liveness
+            .handle_input(now, outstanding || lead.sees_transport_acks())
+        {
+            self.heard = lead.packets_received();
         }
         if let Some(mark) = lead.ack_mark().filter(|_| self.liveness.handle_owed(now)) {
             self.ack_mark = Some(mark);
@@ -176,7 +179,7 @@ impl Vigil {
         if self.liveness.poll_timeout(now, rtt) > now {
             return Advice::Keep;
         }
-        let heard = lead.heard();
+        let heard = lead.packets_received();
         if heard != self.heard {
             self.heard = heard;
             self.liveness.handle_heard(now);
@@ -194,12 +197,12 @@ impl Vigil {
         match self.liveness.poll(now, rtt) {
             Verdict::Wait => {}
             Verdict::Probe => {
-                self.heard = lead.heard();
+                self.heard = lead.packets_received();
                 lead.send_now(&Frame::Ping { token: self.token() });
             }
             Verdict::Touch => {
-                self.heard = lead.heard();
-                lead.touch(self.token());
+                self.heard = lead.packets_received();
+                lead.solicit_ack(self.token());
             }
             Verdict::Suspect if has_standby => {
                 info!(

@@ -61,7 +61,7 @@ impl Hearing {
 
     /// A carrier leads. By itself that is no word of the peer.
     pub(super) fn handle_lead(&mut self, lead: &Carrier, now: Instant) {
-        self.seen = (lead.heard(), now);
+        self.seen = (lead.packets_received(), now);
     }
 
     /// The peer said something on the lead.
@@ -72,7 +72,7 @@ impl Hearing {
     /// For how long nothing has been heard, at most: packets that bring no frame are only counted, and came at some time
     /// since they were counted last.
     fn silence(&mut self, lead: &Carrier, now: Instant) -> Duration {
-        let (count, looked) = std::mem::replace(&mut self.seen, (lead.heard(), now));
+        let (count, looked) = std::mem::replace(&mut self.seen, (lead.packets_received(), now));
         if self.seen.0 != count {
             let last_chance = match lead.info().kind {
                 Kind::Quic => now.checked_sub(QUIC_SILENCE).unwrap_or(looked),

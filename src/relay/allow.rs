@@ -9,41 +9,41 @@ use russh::keys::ssh_key::{Fingerprint, HashAlg, PublicKey};
 
 use crate::wire::KeyDigest;
 
-/// Longest file that is read: 100,000 keys.
+/// Largest file that is read. It holds 100,000 keys.
 const MAX_FILE_LEN: u64 = 64 << 20;
 
-/// What the type of a key, in front of it, may begin with.
+/// Prefixes of key type names.
 const KEY_TYPES: [&str; 3] = ["ssh-", "ecdsa-", "sk-"];
 
-/// Which server halves a relay lists.
+/// Which server halves may register at a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowList {
     /// Everyone who proves a host key.
     Open,
-    /// Whoever proves one of these.
+    /// Everyone who proves one of these host keys.
     Keys(HashSet<KeyDigest>),
 }
 
 /// The file of allowed host keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AllowListError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the allowed servers in {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A line that names no key.
+    /// A line contains no key.
     #[error("{}, line {line}: neither a fingerprint (SHA256:..) nor a public host key", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
     },
-    /// It holds no key at all, so nobody could register.
+    /// The file contains no key, so nobody could register.
     #[error("{} allows no server", path.display())]
     Empty {
         /// The file.
@@ -52,11 +52,13 @@ pub enum AllowListError {
 }
 
 impl AllowList {
-    /// Reads a file with one host key a line: its fingerprint, or its public key as in known_hosts, authorized_keys or a
-    /// `.pub` file. Empty lines and those that begin with `#` are skipped.
+    /// Reads a file with one host key per line: its fingerprint, or its public key as in
+    /// known_hosts, authorized_keys or a `.pub` file. Empty lines and lines that begin with `#` are
+    /// skipped.
     ///
     /// # Errors
-    /// See [`AllowListError`]. One bad line spoils the file: who is allowed must not depend on a typing error.
+    /// See [`AllowListError`]. One invalid line makes the whole file invalid: who is allowed must
+    /// not depend on a typing error.
     pub fn read(path: &Path) -> Result<AllowList, AllowListError> {
         let mut text = String::new();
         let read = File::open(path).and_then(|file| file.take(MAX_FILE_LEN).read_to_string(&mut text));
@@ -80,7 +82,7 @@ impl AllowList {
         }
     }
 
-    /// Whether somebody with these keys may register.
+    /// Whether the owner of these keys may register.
     pub fn permits(&self, keys: &[KeyDigest]) -> bool {
         match self {
             AllowList::Open => true,
@@ -94,7 +96,8 @@ fn key_in(line: &str) -> Option<KeyDigest> {
     if let Some(Ok(fingerprint)) = words.first().map(|word| word.parse::<Fingerprint>()) {
         return digest(fingerprint);
     }
-    // A mark revokes a key, or speaks of those that it signs: neither allows this one.
+    // `@revoked` revokes a key, `@cert-authority` is about the keys that it signs. Neither allows
+    // this key.
     if line.starts_with('@') {
         return None;
     }
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_names_no_key_spoils_the_file_and_is_named() {
+    fn invalid_line_makes_the_file_invalid_and_is_reported() {
         for line in [
             "build.example.org".to_owned(),
             "SHA256:short".to_owned(),

@@ -1,13 +1,14 @@
-//! A server half that is listed: proof of its keys, and the talk with it for as long as it stays.
+//! The control connection of a registered server half: verifies its host keys, then exchanges
+//! control messages until it closes.
 
-use super::House;
+use super::RelayState;
+use super::accept::refuse;
 use super::counters::count;
-use super::listings::{Listing, ORDERS, Order};
-use super::memory::{Part, TLS_LEG};
-use super::quota::RegistrationPlace;
-use super::reception::refuse;
+use super::memory::{Reservation, TLS_CONNECTION};
+use super::quota::RegistrationPermit;
+use super::registrations::{CONTROL_QUEUE, ControlMessage, RegisteredServer};
 use super::windows::Windows;
-use crate::carrier::via::{Guest, TalkError, ViaStream, read_word, send_word};
+use crate::carrier::via::{AcceptedConnection, RelayStreamError, ViaStream, read_message, send_message};
 use crate::clock;
 use crate::identity::known_hosts::tls_key_fingerprint;
 use crate::identity::statement::verify_host;
@@ -23,107 +24,109 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-/// For a server half to take a word.
-const PROMPT: Duration = Duration::from_secs(5);
-/// Without a word for so long a server half is gone: it asks each 15 s at least.
-const SILENCE: Duration = Duration::from_secs(60);
-/// What may wait for one server half, and as much from it, all its streams together: to begin with, and if it keeps moving.
-/// 2.7 Gbit/s at 50 ms. What stands still for a client that does not take it is beside that.
-const LEAST_WINDOW: u64 = 64 << 10;
-const MOST_WINDOW: u64 = 16 << 20;
+/// Longest wait for a server half to accept a message.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// A server half that has sent nothing for this long is gone: it pings at least every 15 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Flow-control window of one server half, for all its streams together, in each direction: at the
+/// start, and at most while bytes keep flowing. The maximum allows 2.7 Gbit/s at a round trip of 50
+/// ms. Bytes for a client that does not read them are accounted separately
+/// ([`StalledStream`](super::windows::StalledStream)).
+const MIN_WINDOW: u64 = 64 << 10;
+const MAX_WINDOW: u64 = 16 << 20;
 
-pub(super) async fn register(house: &Arc<House>, guest: Guest, statements: Vec<Statement>) {
-    let Guest {
+pub(super) async fn register(state: &Arc<RelayState>, accepted: AcceptedConnection, statements: Vec<Statement>) {
+    let AcceptedConnection {
         stream,
         peer_key,
         remote,
-    } = guest;
+    } = accepted;
     let tls_key = peer_key.clone();
-    // Beside the threads that join streams: sixteen signatures take some milliseconds.
-    let keys = off_thread("verify statements", move || proven(&statements, &tls_key)).await;
+    // Not on the threads that copy bytes: sixteen signatures take some milliseconds.
+    let keys = off_thread("verify statements", move || proven_keys(&statements, &tls_key)).await;
     let keys = keys.unwrap_or_default();
-    let refusal = match house.quotas.register(remote.ip(), clock::now()) {
+    let refusal = match state.quotas.register(remote.ip(), clock::now()) {
         _ if keys.is_empty() => (
             RelayRefusalCode::NotProven,
             "no statement proves the TLS key of this connection",
         ),
-        _ if !house.permits(&keys) => (
+        _ if !state.permits(&keys) => (
             RelayRefusalCode::NotAllowed,
-            "this relay lists other server halves only",
+            "this relay does not accept this server half",
         ),
         Err(code @ RelayRefusalCode::Quota) => (code, "too many server halves from this address"),
         Err(code) => (code, "too many server halves"),
-        Ok(place) => match Leg::of(house, &stream) {
-            Some(leg) => return list(house, stream, (peer_key, keys), leg, place).await,
+        Ok(permit) => match ServerConnection::of(state, &stream) {
+            Some(connection) => return accept_registration(state, stream, (peer_key, keys), connection, permit).await,
             None => (RelayRefusalCode::Busy, "the relay has no memory left"),
         },
     };
-    debug!(%remote, code = %refusal.0, "a server half is refused");
-    refuse(house, stream, refusal.0, refusal.1).await;
+    debug!(%remote, code = %refusal.0, "server half refused");
+    refuse(state, stream, refusal.0, refusal.1).await;
 }
 
-/// How a server half is connected.
-struct Leg {
-    connection: Option<quinn::Connection>,
+/// The server half's connection.
+struct ServerConnection {
+    quic: Option<quinn::Connection>,
     windows: Option<Arc<Windows>>,
-    memory: Option<Part>,
+    memory: Option<Reservation>,
 }
 
-impl Leg {
-    /// With its part of the memory; `None` where there is no more.
-    fn of(house: &House, stream: &ViaStream) -> Option<Leg> {
+impl ServerConnection {
+    /// Reserves memory for the connection; `None` if there is none left.
+    fn of(state: &RelayState, stream: &ViaStream) -> Option<ServerConnection> {
         let Some(connection) = stream.connection().cloned() else {
-            return Some(Leg {
-                connection: None,
+            return Some(ServerConnection {
+                quic: None,
                 windows: None,
-                memory: Some(house.memory.take(TLS_LEG)?),
+                memory: Some(state.memory.reserve(TLS_CONNECTION)?),
             });
         };
-        Some(Leg {
-            windows: Some(house.windows(&connection, LEAST_WINDOW, MOST_WINDOW)?),
-            connection: Some(connection),
+        Some(ServerConnection {
+            windows: Some(state.windows(&connection, MIN_WINDOW, MAX_WINDOW)?),
+            quic: Some(connection),
             memory: None,
         })
     }
 }
 
-async fn list(
-    house: &Arc<House>,
+async fn accept_registration(
+    state: &Arc<RelayState>,
     mut stream: ViaStream,
-    (server, keys): (Bytes, Vec<KeyDigest>),
-    leg: Leg,
-    place: RegistrationPlace,
+    (tls_key, keys): (Bytes, Vec<KeyDigest>),
+    connection: ServerConnection,
+    permit: RegistrationPermit,
 ) {
-    let (orders, ordered) = mpsc::channel(ORDERS);
-    let listing = Arc::new(Listing {
-        server,
+    let (messages, queued) = mpsc::channel(CONTROL_QUEUE);
+    let server = Arc::new(RegisteredServer {
+        tls_key,
         keys,
-        connection: leg.connection,
-        windows: leg.windows,
-        _memory: leg.memory,
-        orders,
-        dismissed: CancellationToken::new(),
-        _place: place,
+        connection: connection.quic,
+        windows: connection.windows,
+        _memory: connection.memory,
+        messages,
+        revoked: CancellationToken::new(),
+        _permit: permit,
     });
     let registered = RelayWord::Registered {
-        keys: listing.keys.len() as u64,
+        keys: server.keys.len() as u64,
     };
-    if said(&mut stream, &registered).await.is_ok() {
-        stay(house, &listing, stream, ordered).await;
+    if send(&mut stream, &registered).await.is_ok() {
+        serve(state, &server, stream, queued).await;
     }
 }
 
-/// Fingerprints of the host keys that vouch for this TLS key, up to the first statement that is not valid, and that of the key
-/// itself, which may be pinned too.
-fn proven(statements: &[Statement], tls_key: &[u8]) -> Vec<KeyDigest> {
+/// Fingerprints of the host keys that signed this TLS key, up to the first invalid statement, and
+/// of the TLS key itself, which clients may pin.
+fn proven_keys(statements: &[Statement], tls_key: &[u8]) -> Vec<KeyDigest> {
     let mut keys = Vec::new();
     for statement in statements {
         match verify_host(statement, tls_key) {
             Ok(proven) => keys.extend(digest(proven.key.fingerprint(HashAlg::Sha256))),
-            Err(error) if error.is_unsupported() => debug!(%error, "a statement is left out"),
-            // No server half makes such statements: nothing more is computed for this one.
+            Err(error) if error.is_unsupported() => debug!(%error, "unsupported statement skipped"),
+            // No server half sends invalid statements: stop verifying.
             Err(error) => {
-                debug!(%error, "a statement is not valid");
+                debug!(%error, "invalid statement");
                 break;
             }
         }
@@ -143,55 +146,61 @@ fn digest(fingerprint: Fingerprint) -> Option<KeyDigest> {
     }
 }
 
-/// Lists it until it goes.
-async fn stay(house: &House, listing: &Arc<Listing>, mut stream: ViaStream, mut orders: mpsc::Receiver<Order>) {
-    house.listings.add(listing);
-    if !house.permits(&listing.keys) {
-        // The rules have changed meanwhile, and who was listed then was looked through.
-        listing.dismissed.cancel();
+/// Keeps the server half registered until its connection closes.
+async fn serve(
+    state: &RelayState,
+    server: &Arc<RegisteredServer>,
+    mut stream: ViaStream,
+    mut messages: mpsc::Receiver<ControlMessage>,
+) {
+    state.registrations.add(server);
+    if !state.permits(&server.keys) {
+        // The rules changed after the check, and this server half was not registered yet when they
+        // were applied to those that were.
+        server.revoked.cancel();
     }
-    count(&house.counters.registrations);
-    house.counters.registered.fetch_add(1, Relaxed);
+    count(&state.counters.registrations);
+    state.counters.registered.fetch_add(1, Relaxed);
     let (remote, transport) = (stream.remote(), stream.transport());
-    info!(event = "registered", %remote, %transport, keys = listing.keys.len(), "a server half is listed");
-    let why = talk(&mut stream, &mut orders, &listing.dismissed).await;
-    house.listings.remove(listing);
-    house.counters.registered.fetch_sub(1, Relaxed);
+    info!(event = "registered", %remote, %transport, keys = server.keys.len(), "server half registered");
+    let why = serve_control(&mut stream, &mut messages, &server.revoked).await;
+    state.registrations.remove(server);
+    state.counters.registered.fetch_sub(1, Relaxed);
     let why = why.err().map(tracing::field::display);
-    info!(event = "unregistered", %remote, error = why, "a server half is listed no more");
+    info!(event = "unregistered", %remote, error = why, "server half unregistered");
 }
 
-async fn talk(
+async fn serve_control(
     stream: &mut ViaStream,
-    orders: &mut mpsc::Receiver<Order>,
-    dismissed: &CancellationToken,
-) -> Result<(), TalkError> {
+    messages: &mut mpsc::Receiver<ControlMessage>,
+    revoked: &CancellationToken,
+) -> Result<(), RelayStreamError> {
     let mut inbox = BytesMut::new();
     loop {
-        let word = tokio::select! {
-            word = timeout(SILENCE, read_word(stream, &mut inbox)) => match word {
+        let message = tokio::select! {
+            message = timeout(IDLE_TIMEOUT, read_message(stream, &mut inbox)) => match message {
                 Ok(Ok(RelayWord::Ping)) => RelayWord::Pong,
-                Ok(Ok(word)) => {
-                    debug!(?word, "a server half says what means nothing here");
+                Ok(Ok(message)) => {
+                    debug!(received = ?message, "unexpected message from a server half");
                     continue;
                 }
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+                Err(_) => return Err(RelayStreamError::TimedOut),
             },
-            () = dismissed.cancelled() => return said(stream, &RelayWord::Draining).await,
-            Some(order) = orders.recv() => match order {
-                Order::Dial { token, source } => RelayWord::Dial { token, source },
-                Order::Leave => RelayWord::Draining,
-                Order::Replaced => return said(stream, &RelayWord::Replaced).await,
+            () = revoked.cancelled() => return send(stream, &RelayWord::Draining).await,
+            Some(order) = messages.recv() => match order {
+                ControlMessage::Dial { token, source } => RelayWord::Dial { token, source },
+                ControlMessage::Leave => RelayWord::Draining,
+                ControlMessage::Replaced => return send(stream, &RelayWord::Replaced).await,
             },
         };
-        said(stream, &word).await?;
+        send(stream, &message).await?;
     }
 }
 
-async fn said(stream: &mut ViaStream, word: &RelayWord) -> Result<(), TalkError> {
-    match timeout(PROMPT, send_word(stream, word)).await {
-        Ok(said) => Ok(said?),
-        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+async fn send(stream: &mut ViaStream, message: &RelayWord) -> Result<(), RelayStreamError> {
+    match timeout(SEND_TIMEOUT, send_message(stream, message)).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => Err(RelayStreamError::TimedOut),
     }
 }

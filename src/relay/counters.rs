@@ -1,24 +1,25 @@
-//! What a relay has done and does: plain counts, for logs and metrics.
+//! Counters and gauges of a relay, for logs and metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::carrier::via::RelayTransport;
 use crate::wire::RelayRefusalCode;
 
-/// Counts since the relay began, and gauges of the present.
+/// Counters since the relay started, and gauges.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Handshakes begun over QUIC.
+    /// QUIC handshakes started.
     pub quic: AtomicU64,
-    /// Connections taken over TCP.
+    /// TCP connections accepted.
     pub tls: AtomicU64,
-    /// Attempts that were turned away before their handshake, for lack of places or because one source made too many.
+    /// Connection attempts refused before the handshake: the relay was full, or one source made too
+    /// many attempts.
     pub turned_away: AtomicU64,
-    /// Handshakes and first words that failed or took too long.
+    /// Connections that failed or timed out before their first message.
     pub failed: AtomicU64,
-    /// Registrations taken.
+    /// Registrations accepted.
     pub registrations: AtomicU64,
-    /// Registered now.
+    /// Server halves that are registered now.
     pub registered: AtomicU64,
     /// Splices made.
     pub splices: AtomicU64,
@@ -30,7 +31,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// How often it was refused for this reason.
+    /// Refusals for this reason.
     pub fn refused(&self, code: RelayRefusalCode) -> u64 {
         self.refused[code as usize].load(Relaxed)
     }
@@ -47,7 +48,7 @@ impl Counters {
     }
 }
 
-/// One more.
+/// Adds one.
 pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }

@@ -1,11 +1,11 @@
-//! A relay's page of metrics.
+//! The relay's metrics page.
 
-use super::House;
+use super::RelayState;
 use crate::observe::{Boxed, Metrics, MetricsPage};
 use crate::wire::RelayRefusalCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-impl Metrics for House {
+impl Metrics for RelayState {
     fn page(&self) -> Boxed<'_, String> {
         let page = MetricsPage::new();
         self.add_present(&page);
@@ -14,21 +14,21 @@ impl Metrics for House {
     }
 }
 
-impl House {
+impl RelayState {
     fn add_present(&self, page: &MetricsPage) {
         page.gauge(
             "bowline_relay_registered",
-            "Connections of server halves that are listed",
+            "Registered connections of server halves",
             self.counters.registered.load(Relaxed) as f64,
         );
         page.gauge(
             "bowline_relay_splices",
-            "Paths of sessions that go through the relay",
+            "Active splices: paths between a client and a server half",
             *self.quotas.splices().borrow() as f64,
         );
         page.gauge(
             "bowline_relay_memory_bytes",
-            "Memory that is set aside for what waits in the relay",
+            "Memory reserved for connections and buffers",
             self.memory.used() as f64,
         );
     }
@@ -38,28 +38,28 @@ impl House {
         let counters = &self.counters;
         page.counters(
             "bowline_relay_attempts_total",
-            "Handshakes begun over QUIC, and connections taken over TLS",
+            "QUIC handshakes started, and TCP connections accepted",
             "transport",
             &[("quic", count(&counters.quic)), ("tls", count(&counters.tls))],
         );
         page.counter(
             "bowline_relay_turned_away_total",
-            "Attempts turned away before their handshake",
+            "Connection attempts refused before the handshake",
             count(&counters.turned_away),
         );
         page.counter(
             "bowline_relay_failed_total",
-            "Handshakes and first words that failed or took too long",
+            "Connections that failed or timed out before their first message",
             count(&counters.failed),
         );
         page.counter(
             "bowline_relay_registrations_total",
-            "Registrations of server halves taken",
+            "Registrations accepted",
             count(&counters.registrations),
         );
         page.counter(
             "bowline_relay_splices_made_total",
-            "Paths of sessions joined",
+            "Splices made",
             count(&counters.splices),
         );
         page.counters(

@@ -1,25 +1,26 @@
-//! The relay: joins client halves to server halves that nothing reaches from outside.
+//! The relay: connects client halves to server halves that cannot be dialled from outside.
 //!
-//! A server half dials out, proves its host keys, and is listed; a client asks for a host key and is given a stream to
-//! whoever is listed under it. Inside of that stream the halves run the same TLS as on every other path: a relay sees
-//! who talks to whom, when and how much, and nothing else. It keeps no state that matters: kill it, and everyone is
-//! elsewhere.
+//! A server half connects to the relay, proves its host keys and registers. A client asks for a
+//! host key and gets a stream to the server half that is registered under it: the two streams are
+//! spliced. Inside, the halves use the same TLS as on every other path, so that a relay sees who is
+//! connected to whom, when, and how many bytes, and nothing else. A relay keeps no persistent
+//! state: if it stops, the halves use another one.
 
+mod accept;
 mod allow;
+mod connect;
 mod control;
+mod copy;
 mod counters;
-mod listings;
+mod dial_backs;
 mod memory;
 mod metrics;
 mod observed;
 mod privilege;
 mod quota;
-mod reach;
-mod reception;
+mod registrations;
 mod rules;
-mod splice;
 mod splices;
-mod tokens;
 mod windows;
 
 pub use allow::{AllowList, AllowListError};
@@ -30,27 +31,27 @@ pub use rules::Rules;
 
 use crate::carrier::handshake_limiter::HandshakeLimiter;
 use crate::carrier::quic::{EndpointSecrets, QuicLimits};
-use crate::carrier::via::{OpenDoorError, QuicDoor, RelayWindow, TlsDoor};
+use crate::carrier::via::{ListenError, RelayQuicListener, RelayTlsAcceptor, RelayWindow};
 use crate::identity::raw_key::TlsKey;
 use crate::tasks::Tasks;
-use listings::Listings;
+use dial_backs::DialBacks;
 use memory::MemoryBudget;
 use quota::Quotas;
+use registrations::Registrations;
 use splices::Splices;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use tokens::Tokens;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use windows::{AllWindows, TICK, Windows};
+use windows::{AllWindows, TICK_INTERVAL, Windows};
 
-/// For the last words of connections.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// Longest time to deliver the close of connections.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a relay needs.
+/// What a relay needs to start.
 pub struct RelayConfig {
     /// Bound UDP sockets.
     pub sockets: Vec<UdpSocket>,
@@ -58,39 +59,40 @@ pub struct RelayConfig {
     pub tls_listeners: Vec<TcpListener>,
     /// The relay's own TLS key; halves may pin it.
     pub key: TlsKey,
-    /// What lets halves notice a restart within a packet.
+    /// Derives the keys of the QUIC listeners. They survive a restart, so that halves notice it
+    /// with the first packet.
     pub secrets: EndpointSecrets,
-    /// Who may be listed.
+    /// Which server halves may register.
     pub allow: AllowList,
-    /// Most of everything.
+    /// Limits on connections, registrations and splices.
     pub limits: RelayLimits,
-    /// Most that waits in one direction of a leg.
+    /// Most bytes that wait in one direction of one stream.
     pub window: RelayWindow,
-    /// Most that waits in all of the relay, in bytes.
+    /// Most bytes that wait in the whole relay.
     pub memory: u64,
-    /// Settings of QUIC.
+    /// QUIC settings.
     pub quic: QuicLimits,
-    /// How long splices may go on after the relay was told to stop. Default 30 s.
+    /// How long splices may continue after the relay was told to stop. Default 30 s.
     pub drain: Duration,
 }
 
-/// A relay, listening.
+/// A relay that listens.
 pub struct Relay {
-    doors: Vec<Arc<QuicDoor>>,
-    tls: TlsDoor,
+    listeners: Vec<Arc<RelayQuicListener>>,
+    tls: RelayTlsAcceptor,
     tls_listeners: Vec<tokio::net::TcpListener>,
     addresses: Vec<SocketAddr>,
     tls_addresses: Vec<SocketAddr>,
     half_open: usize,
     drain: Duration,
-    house: Arc<House>,
+    state: Arc<RelayState>,
 }
 
-/// What all who come share.
-struct House {
-    listings: Listings,
+/// State shared by all connections.
+struct RelayState {
+    registrations: Registrations,
     splices: Splices,
-    tokens: Tokens,
+    dial_backs: DialBacks,
     quotas: Arc<Quotas>,
     allow: RwLock<AllowList>,
     window: RelayWindow,
@@ -104,7 +106,7 @@ impl Relay {
     ///
     /// # Errors
     /// A socket cannot be used, or TLS cannot be set up.
-    pub fn new(config: RelayConfig) -> Result<Relay, OpenDoorError> {
+    pub fn new(config: RelayConfig) -> Result<Relay, ListenError> {
         let RelayConfig {
             key,
             secrets,
@@ -112,27 +114,27 @@ impl Relay {
             window,
             ..
         } = config;
-        let doors: Result<Vec<_>, _> = config
+        let listeners: Result<Vec<_>, _> = config
             .sockets
             .into_iter()
-            .map(|socket| QuicDoor::new(socket, &key, &secrets, &quic, window).map(Arc::new))
+            .map(|socket| RelayQuicListener::new(socket, &key, &secrets, &quic, window).map(Arc::new))
             .collect();
-        let doors = doors?;
-        let addresses: io::Result<Vec<_>> = doors.iter().map(|door| door.local_addr()).collect();
+        let listeners = listeners?;
+        let addresses: io::Result<Vec<_>> = listeners.iter().map(|listener| listener.local_addr()).collect();
         let tls_addresses: io::Result<Vec<_>> = config.tls_listeners.iter().map(TcpListener::local_addr).collect();
         let tls_listeners: io::Result<Vec<_>> = config.tls_listeners.into_iter().map(in_tokio).collect();
         Ok(Relay {
-            doors,
-            tls: TlsDoor::new(&key)?,
+            listeners,
+            tls: RelayTlsAcceptor::new(&key)?,
             tls_listeners: tls_listeners?,
             addresses: addresses?,
             tls_addresses: tls_addresses?,
             half_open: config.limits.half_open,
             drain: config.drain,
-            house: Arc::new(House {
-                listings: Listings::default(),
+            state: Arc::new(RelayState {
+                registrations: Registrations::default(),
                 splices: Splices::default(),
-                tokens: Tokens::default(),
+                dial_backs: DialBacks::default(),
                 quotas: Quotas::new(config.limits),
                 allow: RwLock::new(config.allow),
                 window,
@@ -143,64 +145,66 @@ impl Relay {
         })
     }
 
-    /// Where it listens for QUIC.
+    /// The addresses on which it listens for QUIC.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Where it listens for TLS.
+    /// The addresses on which it listens for TLS.
     pub fn tls_addrs(&self) -> &[SocketAddr] {
         &self.tls_addresses
     }
 
-    /// Serves until `shutdown`. Then it takes nobody more, has server halves go elsewhere, and gives the splices that
-    /// run some time to end.
+    /// Serves until `shutdown`. Then it accepts no more connections, tells server halves to
+    /// register elsewhere, and gives running splices time to end.
     pub async fn run(self, shutdown: CancellationToken) {
-        // Guests outlive the doors that they came in by.
-        let guests = Arc::new(Tasks::new());
+        // Connections continue after their listener was closed.
+        let connections = Arc::new(Tasks::new());
         let accepting = Tasks::under(&shutdown);
-        for door in &self.doors {
-            let (door, guests, house) = (Arc::clone(door), Arc::clone(&guests), Arc::clone(&self.house));
+        for listener in &self.listeners {
+            let (listener, connections, state) =
+                (Arc::clone(listener), Arc::clone(&connections), Arc::clone(&self.state));
             let (limiter, stop) = (HandshakeLimiter::new(self.half_open), accepting.token());
             accepting.spawn("accept quic", async move {
-                stop.run_until_cancelled(reception::accept_quic(&door, &limiter, &house, &guests))
+                stop.run_until_cancelled(accept::accept_quic(&listener, &limiter, &state, &connections))
                     .await;
             });
         }
         for listener in self.tls_listeners {
-            let (tls, guests, house) = (self.tls.clone(), Arc::clone(&guests), Arc::clone(&self.house));
+            let (tls, connections, state) = (self.tls.clone(), Arc::clone(&connections), Arc::clone(&self.state));
             let (limiter, stop) = (HandshakeLimiter::new(self.half_open), accepting.token());
             accepting.spawn("accept tls", async move {
-                stop.run_until_cancelled(reception::accept_tls(&listener, &tls, &limiter, &house, &guests))
+                stop.run_until_cancelled(accept::accept_tls(&listener, &tls, &limiter, &state, &connections))
                     .await;
             });
         }
-        let house = Arc::clone(&self.house);
-        // For as long as anything runs.
+        let state = Arc::clone(&self.state);
+        // Runs until the relay ends.
         let ticking = Tasks::new();
-        ticking.spawn("windows", async move { house.tick().await });
+        ticking.spawn("windows", async move { state.tick().await });
         shutdown.cancelled().await;
         accepting.shutdown(Duration::ZERO).await;
-        self.doors.iter().for_each(|door| door.shut());
-        drain(&self.house, self.drain).await;
-        drop(guests);
-        for door in &self.doors {
-            let _ = tokio::time::timeout(GOODBYE, door.close()).await;
+        self.listeners.iter().for_each(|listener| listener.stop_accepting());
+        drain(&self.state, self.drain).await;
+        drop(connections);
+        for listener in &self.listeners {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, listener.close()).await;
         }
     }
 }
 
-impl House {
-    /// Windows of a connection, with their part of the memory; `None` where there is no more.
-    fn windows(&self, connection: &quinn::Connection, least: u64, most: u64) -> Option<Arc<Windows>> {
-        let windows = Windows::new(connection.clone(), &self.memory, least, most)?;
+impl RelayState {
+    /// Creates the flow-control windows of a connection and reserves their memory; `None` if there
+    /// is none left.
+    fn windows(&self, connection: &quinn::Connection, min: u64, max: u64) -> Option<Arc<Windows>> {
+        let windows = Windows::new(connection.clone(), &self.memory, min, max)?;
         self.windows.add(&windows);
         Some(windows)
     }
 
-    /// Has memory given back that nobody needs, for ever.
+    /// Periodically releases memory that is not needed.
     async fn tick(&self) {
-        let mut interval = tokio::time::interval(TICK);
+        let mut interval = tokio::time::interval(TICK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
@@ -210,18 +214,18 @@ impl House {
     }
 }
 
-/// Server halves are told; splices may end by themselves.
-async fn drain(house: &House, grace: Duration) {
-    house.listings.tell_all_to_leave();
-    let mut splices = house.quotas.splices();
+/// Tells server halves to leave, and waits for splices to end.
+async fn drain(state: &RelayState, grace: Duration) {
+    state.registrations.drain_all();
+    let mut splices = state.quotas.splices();
     let running = *splices.borrow_and_update();
     info!(
         event = "draining",
         splices = running,
         grace_s = grace.as_secs(),
-        "taking nobody more"
+        "draining: no new connections are accepted"
     );
-    // The counter lives as long as the house.
+    // An error is impossible: the sender lives as long as `state`.
     let _ = tokio::time::timeout(grace, splices.wait_for(|count| *count == 0)).await;
 }
 

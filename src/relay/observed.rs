@@ -1,6 +1,6 @@
-//! What a relay tells of itself. It knows no sessions, and can end none.
+//! What a relay reports. It knows no sessions, and can end none.
 
-use super::{House, Relay};
+use super::{Relay, RelayState};
 use crate::clock;
 use crate::observe::{Boxed, ControlHandler, KillRequest, Metrics, RelayReport, Report};
 use std::net::SocketAddr;
@@ -11,37 +11,37 @@ use std::sync::atomic::Ordering::Relaxed;
 struct Observed {
     udp: Vec<SocketAddr>,
     tls: Vec<SocketAddr>,
-    house: Arc<House>,
+    state: Arc<RelayState>,
 }
 
 impl Relay {
-    /// What is counted there.
+    /// The relay's metrics.
     pub(crate) fn metrics(&self) -> Arc<dyn Metrics> {
-        Arc::clone(&self.house) as Arc<dyn Metrics>
+        Arc::clone(&self.state) as Arc<dyn Metrics>
     }
 
-    /// What is told of it.
+    /// The relay's state, for `bowline status`.
     pub(crate) fn observed(&self) -> Arc<dyn ControlHandler> {
         Arc::new(Observed {
             udp: self.addresses.clone(),
             tls: self.tls_addresses.clone(),
-            house: Arc::clone(&self.house),
+            state: Arc::clone(&self.state),
         })
     }
 }
 
 impl ControlHandler for Observed {
     fn report(&self) -> Boxed<'_, Report> {
-        let counters = &self.house.counters;
+        let counters = &self.state.counters;
         let relay = RelayReport {
             pid: std::process::id(),
             udp: self.udp.clone(),
             tls: self.tls.clone(),
             registered: counters.registered.load(Relaxed),
-            splices: *self.house.quotas.splices().borrow() as u64,
+            splices: *self.state.quotas.splices().borrow() as u64,
             bytes_up: counters.bytes_up.load(Relaxed),
             bytes_down: counters.bytes_down.load(Relaxed),
-            paths: self.house.splices.report(clock::now()),
+            paths: self.state.splices.report(clock::now()),
         };
         Box::pin(std::future::ready(Report {
             sessions: Vec::new(),

@@ -1,11 +1,12 @@
-//! Giving up root, for good.
+//! Drops root privileges for good.
 
 use std::io;
 
-/// Makes the whole process that of an unprivileged user. To be called before there are threads.
+/// Changes the user and group of the whole process and clears its groups. Call it before the
+/// process has threads.
 ///
 /// # Errors
-/// As setgroups(2), setgid(2), setuid(2): not root.
+/// As setgroups(2), setgid(2), setuid(2): the process is not root.
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: no groups are given, so nothing is read; the other two take plain numbers.
     #[allow(unsafe_code)]

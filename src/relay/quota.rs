@@ -1,4 +1,4 @@
-//! What each source, each server half, and all together may take of a relay.
+//! Quotas per source, per server half, and in total.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,32 +12,35 @@ use tokio::sync::watch;
 use crate::carrier::handshake_limiter::networks;
 use crate::wire::RelayRefusalCode;
 
-/// Most sources that are remembered. Beyond, those who hold nothing are forgotten.
-const MOST_SOURCES: usize = 65_536;
+/// Most sources that are remembered. If there are more, sources that hold nothing are forgotten.
+const MAX_SOURCES: usize = 65_536;
 
-/// How often it is looked for sources to forget, at most: that is the only work that grows with their number.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Shortest interval between two sweeps for sources to forget. A sweep is the only work that grows
+/// with the number of sources.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A source may save up connections for so long: an office comes back together after an outage.
+/// A source may save up connections for this long: after an outage all users of an office reconnect
+/// at once.
 const BURST_SECONDS: f64 = 2.0;
 
-/// Most of everything. A source is an IPv4 address, or an IPv6 /64. An IPv6 /56 has twice as much in all, a /48 and an IPv4
-/// /24 four times.
+/// Limits of a relay. A source is an IPv4 address or an IPv6 /64. An IPv6 /56 may hold twice as
+/// much, an IPv6 /48 and an IPv4 /24 four times as much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayLimits {
-    /// Handshakes and first words under way, in all; a quarter of them for one source. Default 512.
+    /// Connections that have not sent their first message, in total; one source gets a quarter of
+    /// them. Default 512.
     pub half_open: usize,
-    /// Server halves registered, in all. Default 1000.
+    /// Registered server halves, in total. Default 1000.
     pub registrations: usize,
-    /// From one source. Default 32.
+    /// Registered server halves per source. Default 32.
     pub registrations_per_source: usize,
-    /// Splices, in all. Default 4000.
+    /// Splices, in total. Default 4000.
     pub splices: usize,
-    /// To one server half. Default 500.
+    /// Splices per server half. Default 500.
     pub splices_per_server: usize,
-    /// From one client source. Default 200.
+    /// Splices per client source. Default 200.
     pub splices_per_source: usize,
-    /// New connections of one source per second; it may save up two seconds' worth. Default 50.
+    /// New connections per source and second; a source may save up two seconds' worth. Default 50.
     pub connections_per_second: u32,
 }
 
@@ -55,7 +58,7 @@ impl Default for RelayLimits {
     }
 }
 
-/// Counts what is taken.
+/// Counts what is in use.
 pub(super) struct Quotas {
     limits: RwLock<RelayLimits>,
     taken: Mutex<Taken>,
@@ -66,7 +69,7 @@ pub(super) struct Quotas {
 struct Taken {
     registrations: usize,
     sources: HashMap<IpNet, Source>,
-    /// Splices by TLS key.
+    /// Splices per server half, by its TLS key.
     servers: HashMap<Bytes, usize>,
     swept: Option<Instant>,
 }
@@ -74,19 +77,19 @@ struct Taken {
 struct Source {
     registrations: usize,
     splices: usize,
-    /// New connections that it may make at `at`.
+    /// New connections that it may open, as of `at`.
     credit: f64,
     at: Instant,
 }
 
-/// A place of one registration, free again when dropped.
-pub(super) struct RegistrationPlace {
+/// Counts one registration until it is dropped.
+pub(super) struct RegistrationPermit {
     quotas: Arc<Quotas>,
     source: IpAddr,
 }
 
-/// A place of one splice, free again when dropped.
-pub(super) struct SplicePlace {
+/// Counts one splice until it is dropped.
+pub(super) struct SplicePermit {
     quotas: Arc<Quotas>,
     source: IpAddr,
     server: Bytes,
@@ -101,7 +104,7 @@ impl Quotas {
         })
     }
 
-    /// Whether `source` may make a connection now; if so, it counts.
+    /// Whether `source` may open a connection now. If so, the connection is counted.
     pub(super) fn connect(&self, source: IpAddr, now: Instant) -> bool {
         let rate = self.limits().connections_per_second;
         let mut taken = self.taken();
@@ -118,7 +121,7 @@ impl Quotas {
         may
     }
 
-    /// Whether it could, without remembering anything: the address may be forged.
+    /// The same without counting it: the address may be forged.
     pub(super) fn may_connect(&self, source: IpAddr, now: Instant) -> bool {
         let rate = self.limits().connections_per_second;
         let mut taken = self.taken();
@@ -128,7 +131,7 @@ impl Quotas {
         })
     }
 
-    /// A place for one more server half.
+    /// Counts one more server half.
     ///
     /// # Errors
     /// `Busy` or `Quota`.
@@ -136,7 +139,7 @@ impl Quotas {
         self: &Arc<Self>,
         source: IpAddr,
         now: Instant,
-    ) -> Result<RegistrationPlace, RelayRefusalCode> {
+    ) -> Result<RegistrationPermit, RelayRefusalCode> {
         let limits = self.limits();
         let mut taken = self.taken();
         if taken.registrations >= limits.registrations {
@@ -146,13 +149,14 @@ impl Quotas {
         taken.has_room(source, limits.connections_per_second, now, held, most)?;
         taken.each(source, |source| source.registrations += 1);
         taken.registrations += 1;
-        Ok(RegistrationPlace {
+        Ok(RegistrationPermit {
             quotas: Arc::clone(self),
             source,
         })
     }
 
-    /// A place for one more splice, from a client at `source` to the server half with the TLS key `server`.
+    /// Counts one more splice, from a client at `source` to the server half with the TLS key
+    /// `server`.
     ///
     /// # Errors
     /// `Busy` or `Quota`.
@@ -161,7 +165,7 @@ impl Quotas {
         source: IpAddr,
         server: &Bytes,
         now: Instant,
-    ) -> Result<SplicePlace, RelayRefusalCode> {
+    ) -> Result<SplicePermit, RelayRefusalCode> {
         let limits = self.limits();
         let mut taken = self.taken();
         if *self.splices.borrow() >= limits.splices {
@@ -175,52 +179,53 @@ impl Quotas {
         taken.each(source, |source| source.splices += 1);
         *taken.servers.entry(server.clone()).or_default() += 1;
         self.splices.send_modify(|count| *count += 1);
-        Ok(SplicePlace {
+        Ok(SplicePermit {
             quotas: Arc::clone(self),
             source,
             server: server.clone(),
         })
     }
 
-    /// What holds.
+    /// The limits in force.
     pub(super) fn limits(&self) -> RelayLimits {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on these hold. What is taken stays taken.
+    /// Changes the limits. What is in use stays in use.
     pub(super) fn change(&self, limits: RelayLimits) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    /// How many splices there are, now and whenever that changes.
+    /// The number of splices, and its changes.
     pub(super) fn splices(&self) -> watch::Receiver<usize> {
         self.splices.subscribe()
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        // Counts only: a panic elsewhere cannot have left them half written.
+        // Only counters: a panic elsewhere cannot have left them inconsistent.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Taken {
-    /// What is known of a network; `None` where there are too many to remember one more.
+    /// The record of a network; `None` if there are too many to add one more.
     fn source(&mut self, network: IpNet, rate: u32, now: Instant) -> Option<&mut Source> {
-        if self.sources.len() >= MOST_SOURCES && !self.sources.contains_key(&network) {
+        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&network) {
             self.sweep(rate, now);
-            if self.sources.len() >= MOST_SOURCES {
+            if self.sources.len() >= MAX_SOURCES {
                 return None;
             }
         }
         Some(self.sources.entry(network).or_insert(Source {
             registrations: 0,
             splices: 0,
-            credit: most_credit(network, rate),
+            credit: max_credit(network, rate),
             at: now,
         }))
     }
 
-    /// Whether each network of `source` holds less than its part, `most` for the least one.
+    /// Whether each network of `source` holds less than its limit. `most` is the limit of the
+    /// smallest network.
     fn has_room(
         &mut self,
         source: IpAddr,
@@ -231,14 +236,14 @@ impl Taken {
     ) -> Result<(), RelayRefusalCode> {
         for network in networks(source) {
             let own = self.source(network, rate, now).ok_or(RelayRefusalCode::Busy)?;
-            if held(own) >= most.saturating_mul(shares(network)) {
+            if held(own) >= most.saturating_mul(share_factor(network)) {
                 return Err(RelayRefusalCode::Quota);
             }
         }
         Ok(())
     }
 
-    /// Changes what is known of each network of `source`.
+    /// Applies `change` to the record of each network of `source`.
     fn each(&mut self, source: IpAddr, change: impl Fn(&mut Source)) {
         for network in networks(source) {
             if let Some(source) = self.sources.get_mut(&network) {
@@ -247,23 +252,23 @@ impl Taken {
         }
     }
 
-    /// Forgets networks of which there is nothing to remember.
+    /// Removes records that hold nothing and have full credit.
     fn sweep(&mut self, rate: u32, now: Instant) {
-        let is_due = |swept| now.saturating_duration_since(swept) >= SWEEP_EVERY;
+        let is_due = |swept| now.saturating_duration_since(swept) >= SWEEP_INTERVAL;
         if self.swept.is_none_or(is_due) {
             self.swept = Some(now);
             self.sources.retain(|network, source| {
                 source.refill(*network, rate, now);
-                source.registrations > 0 || source.splices > 0 || source.credit < most_credit(*network, rate)
+                source.registrations > 0 || source.splices > 0 || source.credit < max_credit(*network, rate)
             });
         }
     }
 }
 
 impl Source {
-    /// How many connections it may make now.
+    /// Adds the connections earned since `at`, and returns how many it may open now.
     fn refill(&mut self, network: IpNet, rate: u32, now: Instant) -> f64 {
-        let most = most_credit(network, rate);
+        let most = max_credit(network, rate);
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * most / BURST_SECONDS;
         self.credit = (self.credit + earned).min(most);
         self.at = now;
@@ -271,8 +276,9 @@ impl Source {
     }
 }
 
-/// How many times what one address may take: a /24 and an IPv6 /48 are of several customers, or of one with many addresses.
-fn shares(network: IpNet) -> usize {
+/// The limit of a network as a multiple of that of a single address: an IPv4 /24 or an IPv6 /48 may
+/// belong to several customers.
+fn share_factor(network: IpNet) -> usize {
     match (network, network.prefix_len()) {
         (IpNet::V4(_), 24) | (IpNet::V6(_), 48) => 4,
         (IpNet::V6(_), 56) => 2,
@@ -280,11 +286,11 @@ fn shares(network: IpNet) -> usize {
     }
 }
 
-fn most_credit(network: IpNet, rate: u32) -> f64 {
-    f64::from(rate) * shares(network) as f64 * BURST_SECONDS
+fn max_credit(network: IpNet, rate: u32) -> f64 {
+    f64::from(rate) * share_factor(network) as f64 * BURST_SECONDS
 }
 
-impl Drop for RegistrationPlace {
+impl Drop for RegistrationPermit {
     fn drop(&mut self) {
         let mut taken = self.quotas.taken();
         taken.registrations -= 1;
@@ -292,7 +298,7 @@ impl Drop for RegistrationPlace {
     }
 }
 
-impl Drop for SplicePlace {
+impl Drop for SplicePermit {
     fn drop(&mut self) {
         let mut taken = self.quotas.taken();
         taken.each(self.source, |source| source.splices -= 1);
@@ -363,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_one_source_are_paced_and_others_do_not_notice() {
+    fn rate_limit_of_one_source_does_not_affect_others() {
         let (quotas, now) = (quotas(), clock::now());
         let taken = (0..1_000).filter(|_| quotas.connect(source(1), now)).count();
         assert_eq!(taken, 20);
@@ -373,14 +379,14 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_sources_is_bounded_and_those_who_hold_something_are_kept() {
+    fn number_of_sources_is_bounded_and_those_in_use_are_kept() {
         let (quotas, now) = (quotas(), clock::now());
         let _held = quotas.register(source(0), now).unwrap();
-        for n in 0..MOST_SOURCES as u32 {
+        for n in 0..MAX_SOURCES as u32 {
             quotas.connect(source(n), now);
         }
         let last = source(u32::MAX >> 8);
-        assert_eq!(quotas.taken().sources.len(), MOST_SOURCES);
+        assert_eq!(quotas.taken().sources.len(), MAX_SOURCES);
         assert!(!quotas.connect(last, now), "nobody can be forgotten yet");
         let later = now + Duration::from_secs(5);
         assert!(quotas.connect(last, later));
@@ -390,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn all_networks_of_a_48_together_have_four_times_what_one_has() {
+    fn a_48_has_four_times_the_limit_of_a_64() {
         let (quotas, now) = (quotas(), clock::now());
         let at = |subnet| IpAddr::from([0x2001, 0xdb8, 1, subnet, 0, 0, 0, 1]);
         let connected = (0..60_000).filter(|n| quotas.connect(at(*n), now)).count();
@@ -407,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_only_says_it_is_there_is_not_charged_and_not_remembered() {
+    fn unvalidated_address_is_neither_charged_nor_remembered() {
         let (quotas, now) = (quotas(), clock::now());
         assert!((0..1_000).all(|n| quotas.may_connect(source(n), now)));
         assert!(quotas.taken().sources.is_empty());

@@ -1,34 +1,35 @@
-//! What of a running relay's settings can change.
+//! The settings of a running relay that can be changed.
 
-use super::{AllowList, House, Relay, RelayLimits};
+use super::{AllowList, Relay, RelayLimits, RelayState};
 use crate::wire::KeyDigest;
 use std::sync::{Arc, PoisonError};
 
-/// By which rules a relay takes who comes.
+/// Which connections a relay accepts.
 #[derive(Clone)]
-pub struct Rules(Arc<House>);
+pub struct Rules(Arc<RelayState>);
 
 impl Relay {
-    /// Its rules, to be changed while it runs.
+    /// The rules, to be changed while the relay runs.
     pub fn rules(&self) -> Rules {
-        Rules(Arc::clone(&self.house))
+        Rules(Arc::clone(&self.state))
     }
 }
 
 impl Rules {
-    /// Goes by these from now on. Whoever is listed and may not be any more is told to leave and taken off the list.
-    /// Lower limits end nothing that runs, and [`RelayLimits::half_open`] stays as it was.
+    /// Applies new rules. Server halves that are not permitted any more are told to leave and
+    /// removed. Lower limits end nothing that is running, and [`RelayLimits::half_open`] does not
+    /// change.
     pub fn change(&self, allow: AllowList, limits: RelayLimits) {
         self.0.quotas.change(limits);
         *self.0.allow.write().unwrap_or_else(PoisonError::into_inner) = allow;
-        self.0.listings.dismiss(|keys| !self.0.permits(keys));
+        self.0.registrations.revoke(|keys| !self.0.permits(keys));
     }
 }
 
-impl House {
-    /// Whether somebody with these keys may be listed.
+impl RelayState {
+    /// Whether the owner of these keys may register.
     pub(super) fn permits(&self, keys: &[KeyDigest]) -> bool {
-        // A plain value: a panic elsewhere cannot have left it half written.
+        // A plain value: a panic elsewhere cannot have left it inconsistent.
         self.allow.read().unwrap_or_else(PoisonError::into_inner).permits(keys)
     }
 }

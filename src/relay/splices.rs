@@ -1,8 +1,10 @@
-//! What is joined at this moment, one by one: for those who ask what the relay does.
+//! The active splices, for `bowline status`. A splice joins a client's stream to a server half's
+//! stream.
 //!
-//! There are never more than the quotas let in, so nothing here has a bound of its own but [`MOST_TOLD`].
+//! The quotas bound their number, so that only the report has a bound of its own
+//! ([`MAX_REPORTED`]).
 
-use super::windows::Stalled;
+use super::windows::StalledStream;
 use crate::carrier::via::RelayTransport;
 use crate::observe::{PathReport, milliseconds};
 use crate::wire::KeyDigest;
@@ -12,102 +14,104 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Most that are told of, the newest: a screen shows fifty, and a relay may carry thousands.
-const MOST_TOLD: usize = 1000;
+/// Most splices in a report, newest first: a screen shows fifty, and a relay may carry thousands.
+const MAX_REPORTED: usize = 1000;
 
-/// All splices, by when they came.
+/// All active splices, in the order in which they began.
 #[derive(Default)]
-pub(super) struct Splices(Mutex<Joined>);
+pub(super) struct Splices(Mutex<SpliceTable>);
 
 #[derive(Default)]
-struct Joined {
-    /// How many there have been.
-    came: u64,
-    now: BTreeMap<u64, Arc<Splice>>,
+struct SpliceTable {
+    /// The number of the next splice.
+    next_number: u64,
+    active: BTreeMap<u64, Arc<Splice>>,
 }
 
-/// A client that is joined to a server half.
+/// A client that is connected to a server half.
 pub(super) struct Splice {
     client: SocketAddr,
-    by: RelayTransport,
-    /// The host key that it asked for.
+    transport: RelayTransport,
+    /// The host key for which it asked.
     host_key: KeyDigest,
     since: Instant,
-    /// What waits for the client on a connection that others use as well.
-    stalled: Option<Stalled>,
+    /// Accounts for bytes that wait for the client on a connection shared by several streams.
+    stalled: Option<StalledStream>,
     /// Bytes from the client.
     pub(super) up: AtomicU64,
     /// Bytes from the server half.
     pub(super) down: AtomicU64,
 }
 
-/// A splice for as long as it lasts: dropped, it is told of no more.
-pub(super) struct Entry<'a> {
+/// Keeps a splice in the table; dropping it removes the splice.
+pub(super) struct ActiveSplice<'a> {
     splices: &'a Splices,
     number: u64,
     splice: Arc<Splice>,
 }
 
 impl Splices {
-    /// A client is joined to the server half with this host key.
-    pub(super) fn enter(
+    /// Adds a splice between a client and the server half with this host key.
+    pub(super) fn add(
         &self,
         client: SocketAddr,
-        by: RelayTransport,
+        transport: RelayTransport,
         host_key: KeyDigest,
-        stalled: Option<Stalled>,
+        stalled: Option<StalledStream>,
         now: Instant,
-    ) -> Entry<'_> {
+    ) -> ActiveSplice<'_> {
         let splice = Arc::new(Splice {
             client,
-            by,
+            transport,
             host_key,
             since: now,
             stalled,
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
         });
-        let mut joined = self.joined();
-        let number = joined.came;
-        joined.came += 1;
-        joined.now.insert(number, Arc::clone(&splice));
-        Entry {
+        let mut table = self.table();
+        let number = table.next_number;
+        table.next_number += 1;
+        table.active.insert(number, Arc::clone(&splice));
+        ActiveSplice {
             splices: self,
             number,
             splice,
         }
     }
 
-    /// Time has passed: see [`Stalled::tick`].
+    /// Periodic: see [`StalledStream::tick`].
     pub(super) fn tick(&self) {
-        // Without the lock, as below.
-        let all: Vec<_> = self.joined().now.values().cloned().collect();
-        all.iter().filter_map(|splice| splice.stalled()).for_each(Stalled::tick);
+        // Collected first, so that the lock is not held meanwhile.
+        let all: Vec<_> = self.table().active.values().cloned().collect();
+        all.iter()
+            .filter_map(|splice| splice.stalled())
+            .for_each(StalledStream::tick);
     }
 
-    /// The newest, and they first.
+    /// The newest splices, newest first.
     pub(super) fn report(&self, now: Instant) -> Vec<PathReport> {
-        // Looked at without the lock, which everybody who comes and goes waits for.
-        let newest: Vec<_> = self.joined().now.values().rev().take(MOST_TOLD).cloned().collect();
+        // Collected first: every connection that opens or closes needs the lock.
+        let newest: Vec<_> = self.table().active.values().rev().take(MAX_REPORTED).cloned().collect();
         newest.iter().map(|splice| splice.report(now)).collect()
     }
 
-    fn joined(&self) -> MutexGuard<'_, Joined> {
-        // Plain values: a panic elsewhere cannot have left them half written.
+    fn table(&self) -> MutexGuard<'_, SpliceTable> {
+        // Plain values: a panic elsewhere cannot have left them inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Splice {
-    /// What to tell where nothing is taken from the server half.
-    pub(super) fn stalled(&self) -> Option<&Stalled> {
+    /// Set if the server half's connection is shared by several streams.
+    pub(super) fn stalled(&self) -> Option<&StalledStream> {
         self.stalled.as_ref()
     }
 
     fn report(&self, now: Instant) -> PathReport {
         PathReport {
             peer: self.client,
-            transport: self.by.to_string(),
+            transport: self.transport.to_string(),
             host_key: self.host_key.to_string(),
             bytes_up: self.up.load(Relaxed),
             bytes_down: self.down.load(Relaxed),
@@ -116,15 +120,15 @@ impl Splice {
     }
 }
 
-impl Entry<'_> {
+impl ActiveSplice<'_> {
     pub(super) fn splice(&self) -> &Splice {
         &self.splice
     }
 }
 
-impl Drop for Entry<'_> {
+impl Drop for ActiveSplice<'_> {
     fn drop(&mut self) {
-        self.splices.joined().now.remove(&self.number);
+        self.splices.table().active.remove(&self.number);
     }
 }
 
@@ -141,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn a_splice_is_told_of_with_its_own_bytes_while_it_lasts() {
+    fn active_splice_is_reported_with_its_own_byte_counts() {
         let (splices, now) = (Splices::default(), clock::now());
-        let first = splices.enter(client(1), RelayTransport::Quic, KEY, None, now);
-        let second = splices.enter(client(2), RelayTransport::Tls, KEY, None, now + Duration::from_secs(1));
+        let first = splices.add(client(1), RelayTransport::Quic, KEY, None, now);
+        let second = splices.add(client(2), RelayTransport::Tls, KEY, None, now + Duration::from_secs(1));
         first.splice().up.store(5, Relaxed);
         first.splice().down.store(6, Relaxed);
-        let told = splices.report(now + Duration::from_secs(3));
+        let reported = splices.report(now + Duration::from_secs(3));
         let expected = PathReport {
             peer: client(1),
             transport: "quic".to_owned(),
@@ -156,8 +160,11 @@ mod tests {
             bytes_down: 6,
             age_ms: 3000,
         };
-        assert_eq!(told[1], expected);
-        assert_eq!((told[0].peer, told[0].bytes_up, told[0].age_ms), (client(2), 0, 2000));
+        assert_eq!(reported[1], expected);
+        assert_eq!(
+            (reported[0].peer, reported[0].bytes_up, reported[0].age_ms),
+            (client(2), 0, 2000)
+        );
         drop(second);
         assert_eq!(splices.report(now), [PathReport { age_ms: 0, ..expected }]);
         drop(first);
@@ -165,12 +172,15 @@ mod tests {
     }
 
     #[test]
-    fn of_thousands_the_newest_are_told_of() {
+    fn report_is_limited_to_the_newest_splices() {
         let (splices, now) = (Splices::default(), clock::now());
-        let enter = |port| splices.enter(client(port), RelayTransport::Quic, KEY, None, now);
-        let _all: Vec<_> = (0..2500).map(enter).collect();
-        let told = splices.report(now);
-        assert_eq!(told.len(), MOST_TOLD);
-        assert_eq!((told[0].peer, told[MOST_TOLD - 1].peer), (client(2499), client(1500)));
+        let add = |port| splices.add(client(port), RelayTransport::Quic, KEY, None, now);
+        let _all: Vec<_> = (0..2500).map(add).collect();
+        let reported = splices.report(now);
+        assert_eq!(reported.len(), MAX_REPORTED);
+        assert_eq!(
+            (reported[0].peer, reported[MAX_REPORTED - 1].peer),
+            (client(2499), client(1500))
+        );
     }
 }

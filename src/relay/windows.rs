@@ -1,232 +1,234 @@
-//! How much may wait on one QUIC connection of a relay: bytes that its peer sent and nobody took yet, and bytes that its
-//! peer has not acknowledged.
+//! Flow-control windows of one QUIC connection of a relay: bytes that the peer sent and nobody read
+//! yet (receive), and bytes that the peer has not acknowledged (send).
 //!
-//! Both windows begin small and double when they hold a path back that moves, if the memory budget gives the rest. A
-//! peer that stops acknowledging, or whose bytes nobody takes, moves nothing, and so gets no more than it had. What was
-//! not needed for a while is given back.
+//! Both windows begin small. A window that limits a transfer doubles if the memory budget allows. A
+//! peer that stops acknowledging, or whose bytes nobody reads, transfers nothing, and therefore
+//! gets no more. What was not needed for a while is released.
 
-use super::memory::{MemoryBudget, Part};
+use super::memory::{MemoryBudget, Reservation};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// How often it is looked for windows that are larger than need be.
-pub(super) const TICK: Duration = Duration::from_secs(2);
+/// How often windows are checked and shrunk.
+pub(super) const TICK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A connection's windows.
+/// The windows of a connection.
 pub(super) struct Windows {
     connection: quinn::Connection,
     budget: Arc<MemoryBudget>,
-    both: Mutex<Both>,
+    state: Mutex<WindowState>,
 }
 
-struct Both {
+struct WindowState {
     receive: Window,
     send: Window,
-    /// Room beside the receive window for streams that stand still, so that they are in nobody's way.
-    aside: u64,
+    /// Added to the receive window for blocked streams, so that they do not block the others.
+    extra: u64,
 }
 
-/// One of both, in bytes.
+/// One window, in bytes.
 struct Window {
     size: u64,
-    least: u64,
-    most: u64,
-    /// Moved since it last grew, or since the last tick.
-    moved: u64,
-    /// What may be in use beyond `size`, of a time when that was larger.
-    beyond: u64,
-    part: Part,
+    min: u64,
+    max: u64,
+    /// Bytes transferred since it last grew, or since the last tick.
+    transferred: u64,
+    /// Bytes beyond `size` that may still be in use, from before the window shrank.
+    excess: u64,
+    reserved: Reservation,
 }
 
-/// A stream of a connection that others use as well: where it stands still, what waits on it is counted aside.
-pub(super) struct Stalled {
+/// A stream on a shared connection. While it is blocked, the bytes that wait on it are covered by
+/// an extra reservation.
+pub(super) struct StalledStream {
     windows: Arc<Windows>,
-    /// What is to be aside then.
+    /// Size of that reservation.
     bytes: u64,
     state: Mutex<StalledState>,
 }
 
 #[derive(Default)]
 struct StalledState {
-    /// Now, until something is taken.
-    stands_still: bool,
-    /// Since the last tick.
-    stood_still: bool,
-    is_aside: bool,
+    /// Blocked now.
+    is_blocked: bool,
+    /// Was blocked at some time since the last tick.
+    was_blocked: bool,
+    has_extra: bool,
 }
 
 impl Windows {
-    /// Sets both windows of `connection` to `least`; they may grow to `most`. `None` without memory for that.
+    /// Sets both windows of `connection` to `min`; they may grow to `max`. `None` if there is no
+    /// memory left.
     pub(super) fn new(
         connection: quinn::Connection,
         budget: &Arc<MemoryBudget>,
-        least: u64,
-        most: u64,
+        min: u64,
+        max: u64,
     ) -> Option<Arc<Windows>> {
         let window = || {
             Some(Window {
-                size: least,
-                least,
-                most: most.max(least),
-                moved: 0,
-                beyond: 0,
-                part: budget.take(least)?,
+                size: min,
+                min,
+                max: max.max(min),
+                transferred: 0,
+                excess: 0,
+                reserved: budget.reserve(min)?,
             })
         };
         let windows = Windows {
             connection,
             budget: Arc::clone(budget),
-            both: Mutex::new(Both {
+            state: Mutex::new(WindowState {
                 receive: window()?,
                 send: window()?,
-                aside: 0,
+                extra: 0,
             }),
         };
-        windows.apply_receive(&windows.both());
-        windows.connection.set_send_window(least);
+        windows.apply_receive(&windows.state());
+        windows.connection.set_send_window(min);
         Some(Arc::new(windows))
     }
 
-    /// So many of the peer's bytes were taken.
+    /// Bytes from the peer were read.
     pub(super) fn handle_read(&self, bytes: u64) {
-        let mut both = self.both();
-        let aside = both.aside;
-        both.receive.release(bytes, aside);
-        if both.receive.handle_moved(bytes, &self.budget) {
-            self.apply_receive(&both);
+        let mut state = self.state();
+        let extra = state.extra;
+        state.receive.release(bytes, extra);
+        if state.receive.handle_transferred(bytes, &self.budget) {
+            self.apply_receive(&state);
         }
     }
 
-    /// The connection took so many bytes for the peer, and so there was room for them.
+    /// The connection accepted bytes for the peer.
     pub(super) fn handle_written(&self, bytes: u64) {
-        let mut both = self.both();
-        both.send.release(u64::MAX, 0);
-        if both.send.handle_moved(bytes, &self.budget) {
-            self.connection.set_send_window(both.send.size);
+        let mut state = self.state();
+        state.send.release(u64::MAX, 0);
+        if state.send.handle_transferred(bytes, &self.budget) {
+            self.connection.set_send_window(state.send.size);
         }
     }
 
-    /// Time has passed: gives back what nobody needed.
+    /// Releases what was not needed since the last tick.
     fn tick(&self) {
-        let mut both = self.both();
-        if both.receive.tick() {
-            self.apply_receive(&both);
+        let mut state = self.state();
+        if state.receive.tick() {
+            self.apply_receive(&state);
         }
-        if both.send.tick() {
-            self.connection.set_send_window(both.send.size);
+        if state.send.tick() {
+            self.connection.set_send_window(state.send.size);
         }
     }
 
-    /// Whether there is room for so much more aside.
-    fn take_aside(&self, bytes: u64) -> bool {
-        let Some(part) = self.budget.take_more(bytes) else {
+    /// Reserves extra receive window; `false` if there is no memory left.
+    fn reserve_extra(&self, bytes: u64) -> bool {
+        let Some(reserved) = self.budget.reserve_growth(bytes) else {
             return false;
         };
-        let mut both = self.both();
-        both.receive.part.join(part);
-        both.aside += bytes;
-        self.apply_receive(&both);
+        let mut state = self.state();
+        state.receive.reserved.join(reserved);
+        state.extra += bytes;
+        self.apply_receive(&state);
         true
     }
 
-    /// The peer may still send as much until as much was taken: that is how QUIC takes a promise back.
-    fn give_aside_back(&self, bytes: u64) {
-        let mut both = self.both();
-        both.aside -= bytes;
-        both.receive.beyond += bytes;
-        self.apply_receive(&both);
+    /// QUIC cannot revoke credit: the peer may still use it until as many bytes were read.
+    fn release_extra(&self, bytes: u64) {
+        let mut state = self.state();
+        state.extra -= bytes;
+        state.receive.excess += bytes;
+        self.apply_receive(&state);
     }
 
-    fn apply_receive(&self, both: &Both) {
-        let size = both.receive.size.saturating_add(both.aside);
+    fn apply_receive(&self, state: &WindowState) {
+        let size = state.receive.size.saturating_add(state.extra);
         let size = quinn::VarInt::from_u64(size).unwrap_or(quinn::VarInt::MAX);
         self.connection.set_receive_window(size);
     }
 
-    fn both(&self) -> MutexGuard<'_, Both> {
-        // Plain values: a panic elsewhere cannot have left them half written.
-        self.both.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, WindowState> {
+        // Plain values: a panic elsewhere cannot have left them inconsistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Window {
-    /// Whether it has grown. Two windows' worth since it last did so show that one was taken or acknowledged: the first
-    /// may still wait.
-    fn handle_moved(&mut self, bytes: u64, budget: &Arc<MemoryBudget>) -> bool {
-        self.moved = self.moved.saturating_add(bytes);
-        if self.moved < 2 * self.size || self.size >= self.most {
+    /// Whether the window has grown. It takes two windows' worth since the last growth: the first
+    /// window's worth may still be waiting, the second shows that bytes were read or acknowledged.
+    fn handle_transferred(&mut self, bytes: u64, budget: &Arc<MemoryBudget>) -> bool {
+        self.transferred = self.transferred.saturating_add(bytes);
+        if self.transferred < 2 * self.size || self.size >= self.max {
             return false;
         }
-        self.moved = 0;
-        let more = self.size.min(self.most - self.size);
-        let Some(part) = budget.take_more(more) else {
+        self.transferred = 0;
+        let more = self.size.min(self.max - self.size);
+        let Some(reserved) = budget.reserve_growth(more) else {
             return false;
         };
-        self.part.join(part);
+        self.reserved.join(reserved);
         self.size += more;
         true
     }
 
-    /// Whether it has become smaller.
+    /// Whether the window has shrunk.
     fn tick(&mut self) -> bool {
-        let is_needed = self.moved >= self.size / 4;
-        self.moved = 0;
-        if is_needed || self.size <= self.least {
+        let is_needed = self.transferred >= self.size / 4;
+        self.transferred = 0;
+        if is_needed || self.size <= self.min {
             return false;
         }
-        let smaller = (self.size / 2).max(self.least);
-        self.beyond += self.size - smaller;
+        let smaller = (self.size / 2).max(self.min);
+        self.excess += self.size - smaller;
         self.size = smaller;
         true
     }
 
-    /// So much of what was beyond the window is not there any more. `aside` is counted here as well.
-    fn release(&mut self, bytes: u64, aside: u64) {
-        if self.beyond > 0 {
-            self.beyond = self.beyond.saturating_sub(bytes);
-            self.part.shrink_to(self.size + self.beyond + aside);
+    /// Releases `bytes` of what was in use beyond the window. The reservation includes `extra`.
+    fn release(&mut self, bytes: u64, extra: u64) {
+        if self.excess > 0 {
+            self.excess = self.excess.saturating_sub(bytes);
+            self.reserved.shrink_to(self.size + self.excess + extra);
         }
     }
 }
 
-impl Stalled {
-    /// For a stream on which `most` bytes can wait.
-    pub(super) fn new(windows: Arc<Windows>, most: u64) -> Stalled {
-        Stalled {
+impl StalledStream {
+    /// For a stream on which `max` bytes can wait.
+    pub(super) fn new(windows: Arc<Windows>, max: u64) -> StalledStream {
+        StalledStream {
             windows,
-            // quinn tells a peer of room when that is an eighth of the window. Without a part that keeps moving and is
-            // larger than that, what stands still would silence all the others.
-            bytes: most + most / 2,
+            // quinn announces new credit when it amounts to an eighth of the window. Unless a
+            // larger part than that keeps moving, a blocked stream would block all others.
+            bytes: max + max / 2,
             state: Mutex::default(),
         }
     }
 
-    /// Nobody takes what comes on the stream: what waits there may fill the connection's window, and is not to stop the
-    /// other streams.
+    /// Nobody reads the stream's bytes. They could fill the connection's window and block the other
+    /// streams.
     pub(super) fn handle_blocked(&self) {
         let mut state = self.state();
-        (state.stands_still, state.stood_still) = (true, true);
-        if !state.is_aside {
-            state.is_aside = self.windows.take_aside(self.bytes);
+        (state.is_blocked, state.was_blocked) = (true, true);
+        if !state.has_extra {
+            state.has_extra = self.windows.reserve_extra(self.bytes);
         }
     }
 
-    /// Something was taken.
-    pub(super) fn handle_moved(&self) {
-        self.state().stands_still = false;
+    /// Some bytes were read.
+    pub(super) fn handle_transferred(&self) {
+        self.state().is_blocked = false;
     }
 
     pub(super) fn tick(&self) {
         let mut state = self.state();
-        let stood_still = std::mem::take(&mut state.stood_still);
-        if !stood_still && !state.stands_still {
+        let was_blocked = std::mem::take(&mut state.was_blocked);
+        if !was_blocked && !state.is_blocked {
             self.end(&mut state);
         }
     }
 
     fn end(&self, state: &mut StalledState) {
-        if std::mem::take(&mut state.is_aside) {
-            self.windows.give_aside_back(self.bytes);
+        if std::mem::take(&mut state.has_extra) {
+            self.windows.release_extra(self.bytes);
         }
     }
 
@@ -235,7 +237,7 @@ impl Stalled {
     }
 }
 
-impl Drop for Stalled {
+impl Drop for StalledStream {
     fn drop(&mut self) {
         let mut state = std::mem::take(&mut *self.state());
         self.end(&mut state);
@@ -273,38 +275,38 @@ mod tests {
     fn window(budget: &Arc<MemoryBudget>) -> Window {
         Window {
             size: 32,
-            least: 32,
-            most: 1000,
-            moved: 0,
-            beyond: 0,
-            part: budget.take(32).unwrap(),
+            min: 32,
+            max: 1000,
+            transferred: 0,
+            excess: 0,
+            reserved: budget.reserve(32).unwrap(),
         }
     }
 
     #[test]
-    fn a_window_grows_with_what_moves_and_a_peer_that_acknowledges_nothing_gets_no_more() {
+    fn window_grows_with_transferred_bytes_and_not_without_acknowledgements() {
         let budget = MemoryBudget::new(1 << 20);
         let mut window = window(&budget);
-        // As much as fits, which shows nothing yet, and again after a rest.
+        // One window's worth, which proves nothing, and again after a tick.
         for _ in 0..3 {
-            assert!(!window.handle_moved(32, &budget));
+            assert!(!window.handle_transferred(32, &budget));
             assert!(!window.tick());
         }
         let mut grown = 0;
         for _ in 0..1000 {
-            grown += u32::from(window.handle_moved(32, &budget));
+            grown += u32::from(window.handle_transferred(32, &budget));
         }
         assert_eq!((grown, window.size, budget.used()), (5, 1000, 1000));
     }
 
     #[test]
-    fn memory_of_a_window_that_shrinks_is_free_once_nothing_can_be_in_it() {
+    fn memory_of_a_shrunk_window_is_released_once_it_cannot_be_in_use() {
         let budget = MemoryBudget::new(1 << 20);
         let mut window = window(&budget);
         while window.size < 1000 {
-            window.handle_moved(1000, &budget);
+            window.handle_transferred(1000, &budget);
         }
-        window.moved = 0;
+        window.transferred = 0;
         assert!(window.tick() && window.tick());
         assert_eq!((window.size, budget.used()), (250, 1000));
         window.release(700, 0);
@@ -317,10 +319,10 @@ mod tests {
     }
 
     #[test]
-    fn without_memory_a_window_stays_as_it_is() {
+    fn without_memory_a_window_does_not_grow() {
         let budget = MemoryBudget::new(100);
         let mut window = window(&budget);
-        assert!(!window.handle_moved(1_000_000, &budget));
+        assert!(!window.handle_transferred(1_000_000, &budget));
         assert_eq!((window.size, budget.used()), (32, 32));
     }
 }

@@ -11,7 +11,7 @@ use crate::carrier::tls::TlsServer;
 use crate::carrier::via::IncomingStream;
 use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, Duplex, Rank, quic};
 use crate::clock;
-use crate::identity::statement::{OpenFacts, ProvenKey, open_message};
+use crate::identity::statement::{OpenFields, ProvenKey, open_message};
 use crate::wire::{
     Answer, Authorization, DecodeError, Hello, KeyQuery, Open, Probe, Probed, Refusal, RefusalCode, SessionId,
     UserName, VERSION,
@@ -82,7 +82,7 @@ impl Acceptor {
     /// Brings an incoming QUIC connection to its session.
     pub(super) async fn receive(&self, incoming: quinn::Incoming, permit: Permit) {
         let (source, local) = (incoming.remote_address(), incoming.local_ip());
-        let handshake = timeout(HANDSHAKE_TIMEOUT, quic::shake_hands(incoming, self.host.clone()));
+        let handshake = timeout(HANDSHAKE_TIMEOUT, quic::handshake(incoming, self.host.clone()));
         let client = tokio::select! {
             () = permit.revoked() => return debug!(%source, "closed in favour of another handshake"),
             done = handshake => match done {
@@ -142,7 +142,7 @@ impl Acceptor {
         tls: &TlsServer,
         permit: Permit,
     ) -> Option<Carrier> {
-        let handshake = timeout(HANDSHAKE_TIMEOUT, tls.shake_hands(stream, source, self.host.clone()));
+        let handshake = timeout(HANDSHAKE_TIMEOUT, tls.handshake(stream, source, self.host.clone()));
         tokio::select! {
             () = permit.revoked() => debug!(%source, "closed in favour of another handshake"),
             done = handshake => match done {
@@ -202,7 +202,7 @@ impl Acceptor {
         let mut pending_key = None;
         for _ in 0..MAX_HELLOS {
             let message = match received {
-                ReadHello::Message(message) if permit.handle_heard() => message,
+                ReadHello::Message(message) if permit.begin_service() => message,
                 ReadHello::Message(_) | ReadHello::Revoked => return turn_away(carrier),
                 ReadHello::Lost(error) => return debug!(%source, %error, "lost before the hello"),
                 ReadHello::TimedOut => {
@@ -244,7 +244,7 @@ impl Acceptor {
                             if carrier.send_message(Answer::KeyOk(key).encode()).await.is_err() {
                                 return;
                             }
-                            permit.handle_answered(clock::now());
+                            permit.end_service(clock::now());
                             received = read_message(&mut carrier, &permit, sleep(HELLO_TIMEOUT)).await;
                             continue;
                         }
@@ -262,7 +262,7 @@ impl Acceptor {
             if last {
                 break;
             }
-            permit.handle_answered(clock::now());
+            permit.end_service(clock::now());
             received = read_message(&mut carrier, &permit, sleep(HELLO_TIMEOUT)).await;
         }
         until_revoked(&mut permit, finish(carrier, CloseReason::Refused)).await;
@@ -371,7 +371,7 @@ impl Acceptor {
         client: Client,
         pending_key: &mut Option<PendingKey>,
     ) -> Result<OpenGrant, Refusal> {
-        let message = open_message(OpenFacts {
+        let message = open_message(OpenFields {
             exporter: &info.exporter,
             server_spki: &self.server_key,
             client_spki: &info.peer_key,
@@ -485,7 +485,7 @@ async fn while_asking_sshd<T>(carrier: &mut Carrier, work: impl Future<Output = 
 
 /// Runs `work`, which waits for the client, and stops if another carrier needs the permit.
 async fn until_revoked(permit: &mut Permit, work: impl Future<Output = ()>) {
-    permit.handle_answered(clock::now());
+    permit.end_service(clock::now());
     tokio::select! {
         () = work => {}
         () = permit.revoked() => {}

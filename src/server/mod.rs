@@ -259,7 +259,7 @@ impl Server {
             ShutdownMode::HandedOver => {
                 // Clients dial again as soon as they are told. From now on their packets wait in the sockets for the
                 // next worker.
-                listeners.iter().for_each(|listener| listener.end_hearing());
+                listeners.iter().for_each(|listener| listener.stop_receiving());
                 acceptor
                     .registry
                     .shutdown(ShutdownMode::HandedOver, HAND_OVER_GRACE)

@@ -3,7 +3,7 @@
 //! The relays' names are resolved again from time to time: addresses change, and relays are added and removed.
 
 use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress, RelayName, RelayResolver};
-use crate::carrier::via::{IncomingStream, Registration, RegistrationSettings, Resolved, Way};
+use crate::carrier::via::{AddressSource, IncomingStream, Registration, RegistrationSettings, ResolveFuture};
 use crate::clock;
 use crate::tasks::Tasks;
 use russh::keys::ssh_key::Fingerprint;
@@ -131,7 +131,7 @@ impl Registrar {
         let key = relay.each().find_map(|address| address.key);
         let registration = Registration::new(
             name.as_str(),
-            Arc::clone(&way) as Arc<dyn Way>,
+            Arc::clone(&way) as Arc<dyn AddressSource>,
             key,
             self.settings.clone(),
         );
@@ -151,8 +151,8 @@ impl KnownAddresses {
     }
 }
 
-impl Way for KnownAddresses {
-    fn addresses(&self) -> Resolved<'_, Vec<SocketAddr>> {
+impl AddressSource for KnownAddresses {
+    fn addresses(&self) -> ResolveFuture<'_, Vec<SocketAddr>> {
         let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Box::pin(std::future::ready(Ok(addresses)))
     }

@@ -1,4 +1,4 @@
-//! Agents: the real ssh-agent, and one that says to have more keys than a real one can be given.
+//! The real ssh-agent, and an agent that lists keys which a real one cannot hold.
 
 use super::support::process::{Running, run};
 use super::support::{Scratch, wait_for, write_program};
@@ -12,17 +12,18 @@ use std::time::Duration;
 
 const REQUEST_IDENTITIES: u8 = 11;
 
-/// A real ssh-agent, ended when dropped.
+/// A real ssh-agent, stopped when dropped.
 pub(crate) struct Agent {
     scratch: Scratch,
     _running: Running,
 }
 
 impl Agent {
-    /// One that has no key yet, and asks about keys that want to be confirmed by this shell script: 0 is yes.
+    /// An agent without keys. It confirms the use of keys with this shell script: exit status 0 is
+    /// yes.
     ///
     /// # Panics
-    /// When it does not listen within seconds.
+    /// If it does not listen within some seconds.
     pub(crate) fn asking(script: &str) -> Agent {
         let scratch = Scratch::new();
         let (socket, askpass) = (scratch.join("socket"), scratch.join("askpass"));
@@ -41,7 +42,7 @@ impl Agent {
         }
     }
 
-    /// One that says yes at once.
+    /// An agent that confirms immediately.
     pub(crate) fn start() -> Agent {
         Agent::asking("exit 0")
     }
@@ -58,7 +59,7 @@ impl Agent {
         run(&mut command, Duration::from_secs(20)).expect_code(0);
     }
 
-    /// What it has asked about so far, one line for each question.
+    /// What it has asked, one line per question.
     pub(crate) fn asked(&self) -> Vec<String> {
         let text = fs::read_to_string(self.scratch.join("asked")).unwrap_or_default();
         text.lines()
@@ -68,26 +69,27 @@ impl Agent {
     }
 }
 
-/// Stands before an agent and says that it has these keys too, before its own: no real one can be given them.
-pub(crate) struct Boasting {
+/// A proxy in front of an agent that lists additional keys before the agent's own: a real agent
+/// cannot hold them.
+pub(crate) struct AgentWithExtraKeys {
     scratch: Scratch,
 }
 
-impl Boasting {
+impl AgentWithExtraKeys {
     /// # Panics
-    /// Never in a scratch folder of its own.
-    pub(crate) fn before(agent: &Agent, blobs: Vec<Vec<u8>>) -> Boasting {
+    /// If the socket cannot be created.
+    pub(crate) fn before(agent: &Agent, blobs: Vec<Vec<u8>>) -> AgentWithExtraKeys {
         let scratch = Scratch::new();
         let listener = UnixListener::bind(scratch.join("socket")).expect("a new folder");
         let real = agent.socket();
-        // It ends with the process of the tests, as whoever waits for a connection does.
+        // Ends with the test process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (real, blobs) = (real.clone(), blobs.clone());
                 std::thread::spawn(move || pass_on(stream, &real, &blobs));
             }
         });
-        Boasting { scratch }
+        AgentWithExtraKeys { scratch }
     }
 
     /// Its socket.

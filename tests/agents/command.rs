@@ -1,4 +1,5 @@
-//! `KnownHostsCommand`: it counts as the files do, is asked as ssh asks it, and without its answer there is no connection.
+//! `KnownHostsCommand`: its output counts like the files, it is run as ssh runs it, and if it fails
+//! there is no connection.
 
 use super::LIMIT;
 use super::support::process::run;
@@ -14,11 +15,11 @@ fn a_host_that_is_known_by_the_command_alone_is_known() {
     run(&mut scene.ssh.ssh(&[HOST, "true"]), LIMIT).expect_code(0);
     let asked = fs::read_to_string(scene.folder.join("asked")).expect("it was asked");
     let name = format!("[{}]:{}", scene.sshd.address().ip(), scene.sshd.address().port());
-    // ssh behind a ProxyCommand asks for the name without the port before it has seen a key.
+    // Behind a ProxyCommand, ssh asks for the name without the port before it has seen a key.
     let port = scene.sshd.address().port();
     let before = format!("<{name}> <ORDER> <NONE> <NONE> <NONE> <a b> <{port}> <%>");
     let then = format!("<{name}> <HOSTNAME> <ssh-ed25519> <SHA256:");
-    // By bowline and by the ssh inside, in the same words.
+    // By bowline and by the inner ssh, with the same arguments.
     for (line, least) in [(before, 1), (then, 2)] {
         let times = asked.lines().filter(|asked| asked.starts_with(&line)).count();
         assert!(times >= least, "{line}: {asked}");
@@ -59,7 +60,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// A user whose known_hosts is empty, and whose command runs this shell script after it wrote down its arguments.
+    /// A user with an empty known_hosts, and a command that records its arguments and runs this
+    /// shell script.
     fn new(script: impl FnOnce(&TestSshd, &Scratch) -> String) -> Scene {
         let (sshd, folder) = (TestSshd::start(), Scratch::new());
         let command = folder.join("known-hosts");

@@ -1,14 +1,14 @@
-//! The user's keys as people have them: real agents that ask, refuse and hold too much, and types of keys that are not
-//! supported. No root needed.
+//! User keys in practice: agents that ask, refuse or hold many keys, and unsupported key types. No
+//! root needed.
 //!
-//! Other versions of OpenSSH have other types: `packaging/test-newer-openssh -- --test agents`.
+//! Other versions of OpenSSH have other key types: `packaging/test-newer-openssh -- --test agents`.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod agent;
-mod asking;
 mod command;
+mod confirmation;
 mod refusals;
 mod sizes;
 mod types;
@@ -20,10 +20,10 @@ use support::process::Running;
 use support::sshd::{TestSshd, program};
 use support::{BOWLINE, Scratch};
 
-/// For anything that ends by itself, on a slow machine.
+/// For what ends by itself, on a slow machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// A server half that takes the host keys of this configuration, with its folders in `folder`.
+/// A server half with the host keys of this sshd configuration, and its directories in `folder`.
 fn serve_by(config: &Path, sshd: &TestSshd, folder: &Scratch) -> Running {
     let mut serve = Command::new(BOWLINE);
     serve.args(["serve", "--listen", "127.0.0.1:0", "--target"]);

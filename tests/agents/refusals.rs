@@ -1,4 +1,4 @@
-//! Keys that work in ssh and not in bowline: each is named, with its cause and what to do.
+//! Keys that work with ssh but not with bowline: each is reported with the cause and the remedy.
 
 use super::agent::Agent;
 use super::support::process::run;
@@ -44,7 +44,7 @@ fn a_token_s_library_is_named_with_what_can_ask_it() {
     let setup = SshSetup::bowline(&sshd, serve.udp().port()).identity(None);
     let ssh = setup.option("PKCS11Provider /usr/lib/token.so").write();
     let told = run(&mut ssh.ssh(&[HOST, "true"]), LIMIT).expect_code(255).err();
-    let line = "PKCS11Provider /usr/lib/token.so: bowline asks no PKCS#11 library, an agent can (ssh-add -s)";
+    let line = "PKCS11Provider /usr/lib/token.so: bowline uses no PKCS#11 library, but an agent can (ssh-add -s)";
     assert!(told.contains(line), "{told}");
 }
 
@@ -91,7 +91,7 @@ fn host_keys_in_an_agent_are_named_with_what_sshd_needs_beside_them() {
     );
     fs::write(&config, text).expect("the scratch folder");
     let serve = serve_by(&config, &sshd, &folder);
-    let wanted = "holds a public key only: an agent (HostKeyAgent) or a token has the private one";
+    let wanted = "contains only a public key: an agent (HostKeyAgent) or a token has the private key";
     let said = wait_for(LIMIT, || Some(serve.err_so_far()).filter(|said| said.contains(wanted)));
     assert!(said.is_some(), "{}", serve.err_so_far());
 }

@@ -1,8 +1,8 @@
-//! Keys and certificates that are large, in any number: what can never be shown is left out and named, the rest comes in as
-//! many portions as it takes.
+//! Many and large keys and certificates: those that can never be sent are skipped and reported, the
+//! others are sent in several hellos.
 
 use super::LIMIT;
-use super::agent::{Agent, Boasting, string};
+use super::agent::{Agent, AgentWithExtraKeys, string};
 use super::support::process::{Outcome, run};
 use super::support::serve::{Serve, ServeOptions};
 use super::support::ssh::{HOST, SshFiles, SshSetup};
@@ -57,10 +57,10 @@ fn rsa_keys_of_other_sizes_than_are_supported_are_named_with_their_bits() {
     let short = folder.join("short");
     keygen(&["-t", "rsa", "-b", "1024"], &short);
     agent.add(&[short]);
-    // It takes minutes to make one.
+    // Generating one takes minutes.
     let modulus = [&[0, 0xc0][..], &[7; 16384 / 8 - 1]].concat();
     let long = [string(b"ssh-rsa"), string(&[1, 0, 1]), string(&modulus)].concat();
-    let boasting = Boasting::before(&agent, vec![long]);
+    let boasting = AgentWithExtraKeys::before(&agent, vec![long]);
     let serve = Serve::start(&sshd, ServeOptions::here());
     let setup = SshSetup::bowline(&sshd, serve.udp().port()).identity(None);
     let ssh = setup.option("IdentitiesOnly no").write();
@@ -78,7 +78,7 @@ fn opens_once(ssh: &SshFiles) {
         &mut ssh.ssh(&["-o", "NumberOfPasswordPrompts=0", HOST, "echo in"]),
         LIMIT,
     );
-    // sshd's own limit of attempts may end the login inside: the session was opened before.
+    // sshd's limit of attempts may end the inner login, but by then the session has been opened.
     assert!(outcome.code.is_some(), "{}", outcome.err());
     assert_eq!(
         ssh.proxy_logged("session opened"),
@@ -89,7 +89,7 @@ fn opens_once(ssh: &SshFiles) {
     );
 }
 
-/// An Ed25519 key with a certificate that has so many long principals; about 40 bytes each.
+/// An Ed25519 key whose certificate has this many principals of about 40 bytes each.
 fn certified(folder: &Scratch, name: &str, principals: usize) -> PathBuf {
     let (ca, key) = (folder.join(&format!("{name}-ca")), folder.join(name));
     make_key(&ca, "ed25519");
@@ -115,7 +115,7 @@ fn keygen(kind: &[&str], path: &Path) {
     run(&mut command, LIMIT).expect_code(0);
 }
 
-fn with_agent(ssh: &SshFiles, agent: &Boasting) -> Outcome {
+fn with_agent(ssh: &SshFiles, agent: &AgentWithExtraKeys) -> Outcome {
     run(ssh.ssh(&[HOST, "true"]).env("SSH_AUTH_SOCK", agent.socket()), LIMIT)
 }
 

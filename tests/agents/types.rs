@@ -1,7 +1,7 @@
-//! Types of keys that bowline does not support, in every place where keys are: they are named and left out, and the others
-//! are used.
+//! Unsupported key types in every place: they are reported and skipped, and the other keys are
+//! used.
 
-use super::agent::{Agent, Boasting, string};
+use super::agent::{Agent, AgentWithExtraKeys, string};
 use super::support::process::{Outcome, run};
 use super::support::serve::{Serve, ServeOptions};
 use super::support::ssh::{HOST, SshFiles, SshSetup};
@@ -19,7 +19,7 @@ const NEW: &str = "ssh-mldsa44-ed25519";
 fn an_agent_with_a_key_of_an_unknown_type_opens_by_its_other_keys() {
     let (sshd, agent) = (TestSshd::start(), Agent::start());
     agent.add(&[sshd.user_key()]);
-    let boasting = Boasting::before(&agent, vec![blob(NEW), blob("ssh-future@example.org")]);
+    let boasting = AgentWithExtraKeys::before(&agent, vec![blob(NEW), blob("ssh-future@example.org")]);
     let serve = Serve::start(&sshd, ServeOptions::here());
     let setup = SshSetup::bowline(&sshd, serve.udp().port()).identity(None);
     let ssh = setup.option("IdentitiesOnly no").write();
@@ -30,7 +30,7 @@ fn an_agent_with_a_key_of_an_unknown_type_opens_by_its_other_keys() {
 #[test]
 fn a_user_who_has_keys_of_unknown_types_only_is_told_their_names() {
     let (sshd, agent) = (TestSshd::start(), Agent::start());
-    let boasting = Boasting::before(&agent, vec![blob(NEW)]);
+    let boasting = AgentWithExtraKeys::before(&agent, vec![blob(NEW)]);
     let serve = Serve::start(&sshd, ServeOptions::here());
     let setup = SshSetup::bowline(&sshd, serve.udp().port()).identity(None);
     let ssh = setup.option("IdentitiesOnly no").write();
@@ -56,7 +56,8 @@ fn ssh_goes_on_without_bowline_where_only_it_may_have_a_key_that_is_accepted() {
     let folder = Scratch::new();
     let key = folder.join("id_new");
     fs::write(key.with_extension("pub"), format!("{} me@here\n", line(NEW))).expect("the scratch folder");
-    // ssh has an agent that bowline is told not to ask: its key stands for the one that only ssh can use.
+    // The key of an agent that ssh uses and bowline is told not to use stands for a key that only
+    // ssh supports.
     let agent = Agent::start();
     agent.add(&[sshd.user_key()]);
     let setup = SshSetup::bowline(&sshd, serve.udp().port()).identity(Some(key));
@@ -83,7 +84,8 @@ fn a_host_that_is_known_by_an_unknown_type_only_is_left_to_ssh_and_told_so() {
     let sentence = "known_hosts has only keys of types that bowline does not support (ssh-mldsa44-ed25519): ssh checks";
     assert!(said.contains(sentence), "{said}");
     assert!(!said.contains("No key of this host is known"), "{said}");
-    // A ssh that does not know the type either learns another key of the host; OpenSSH 10.6 knows it, and refuses.
+    // An ssh that does not know the type learns another key of the host. OpenSSH 10.6 knows it, and
+    // refuses.
     let known = run(Command::new("ssh").args(["-Q", "key"]), LIMIT).expect_code(0).out();
     let knows = known.lines().any(|name| name == NEW);
     ssh.remote("true", LIMIT).expect_code(if knows { 255 } else { 0 });
@@ -100,17 +102,19 @@ fn a_server_half_whose_sshd_has_no_host_key_of_a_usual_type_says_which_it_needs(
     fs::write(&key, format!("{}\n", line(NEW))).expect("the scratch folder");
     let config = folder.join("sshd_config");
     fs::write(&config, format!("HostKey {}\n", key.display())).expect("the scratch folder");
-    // Whoever is not root could not read sshd's keys anyway: there it serves with a key of its own.
+    // Without root the keys of sshd cannot be read anyway, and the server half uses a key of its
+    // own.
     let serve = serve_by(&config, &sshd, &folder);
     let said = wait_for(LIMIT, || Some(serve.err_so_far()).filter(|said| said.contains(NEW)));
     let told = said.unwrap_or_else(|| panic!("{}", serve.err_so_far()));
     assert!(
-        told.contains("is of the type ssh-mldsa44-ed25519, which this version of bowline does not support"),
+        told.contains("has the type ssh-mldsa44-ed25519, which this version of bowline does not support"),
         "{told}"
     );
 }
 
-/// Every type of key that this OpenSSH knows, and every name of a signature, in the agent and in known_hosts at once.
+/// Every key type and every signature name of this OpenSSH, in the agent and in known_hosts at
+/// once.
 #[test]
 fn every_type_that_ssh_knows_may_be_in_the_agent_and_in_known_hosts() {
     let mut names: Vec<String> = Vec::new();
@@ -131,7 +135,7 @@ fn every_type_that_ssh_knows_may_be_in_the_agent_and_in_known_hosts() {
         lines += &format!("[{}]:{} {text}\n", sshd.address().ip(), sshd.address().port());
     }
     agent.add(&[sshd.user_key()]);
-    let boasting = Boasting::before(&agent, blobs);
+    let boasting = AgentWithExtraKeys::before(&agent, blobs);
     lines += &format!(
         "[{}]:{} {}\n",
         sshd.address().ip(),
@@ -146,14 +150,14 @@ fn every_type_that_ssh_knows_may_be_in_the_agent_and_in_known_hosts() {
         .write();
     let outcome = with_agent(&ssh, &boasting, "echo in").expect_code(0);
     assert_eq!(outcome.out(), "in\n", "{}", outcome.err());
-    // By the agent alone as well, in its own order.
+    // Also with the agent alone, in its own order.
     let setup = SshSetup::bowline(&sshd, serve.udp().port()).identity(None);
     let ssh = setup.known_hosts(&lines).option("IdentitiesOnly no").write();
     let said = run(ssh.check(&[]).env("SSH_AUTH_SOCK", boasting.socket()), LIMIT);
     said.expect_code(0);
 }
 
-/// `TYPE BASE64` of a fresh key, if ssh-keygen makes that type without a token; else `None`.
+/// `TYPE BASE64` of a new key; `None` if ssh-keygen cannot make the type without a token.
 fn made_by_ssh_keygen(folder: &Scratch, name: &str) -> Option<String> {
     let kind = match name {
         "ssh-ed25519" => "ed25519",
@@ -171,11 +175,11 @@ fn line(name: &str) -> String {
     format!("{name} {}", Base64::encode_string(&blob(name)))
 }
 
-/// A public key of this type, as far as anybody can tell who does not know the type.
+/// A public key of this type that can only be recognised as invalid by those who know the type.
 fn blob(name: &str) -> Vec<u8> {
     [string(name.as_bytes()), string(&[7; 1344])].concat()
 }
 
-fn with_agent(ssh: &SshFiles, agent: &Boasting, remote: &str) -> Outcome {
+fn with_agent(ssh: &SshFiles, agent: &AgentWithExtraKeys, remote: &str) -> Outcome {
     run(ssh.ssh(&[HOST, remote]).env("SSH_AUTH_SOCK", agent.socket()), LIMIT)
 }

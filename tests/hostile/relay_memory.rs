@@ -6,8 +6,8 @@ use crate::support::relay::Relay;
 use crate::support::{Scratch, heavy, measured, measured_time, now};
 use bowline::carrier::quic::{MtuCap, QuicLimits};
 use bowline::carrier::via::{
-    IncomingStream, Reaching, Registration, RegistrationSettings, RegistrationState, RelayAddress, RelayTransport,
-    RelayWindow, Resolved, ViaStream, Way, reach,
+    AddressSource, IncomingStream, Registration, RegistrationSettings, RegistrationState, RelayAddress,
+    RelayConnectRequest, RelayTransport, RelayWindow, ResolveFuture, ViaStream, connect,
 };
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{load_host_keys, sign_host, verify_host};
@@ -41,10 +41,10 @@ struct ServerHalf {
 
 const POUR: u8 = 0xff;
 
-struct Here(SocketAddr);
+struct FixedAddress(SocketAddr);
 
-impl Way for Here {
-    fn addresses(&self) -> Resolved<'_, Vec<SocketAddr>> {
+impl AddressSource for FixedAddress {
+    fn addresses(&self) -> ResolveFuture<'_, Vec<SocketAddr>> {
         Box::pin(std::future::ready(Ok(vec![self.0])))
     }
 }
@@ -73,16 +73,16 @@ impl ServerHalf {
             quic: QuicLimits::default(),
             live: Arc::default(),
         };
-        let registration = Registration::new("relay", Arc::new(Here(relay)), None, settings);
+        let registration = Registration::new("relay", Arc::new(FixedAddress(relay)), None, settings);
         let mut state = registration.state();
         let (incoming, arrived) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
         tasks.spawn(registration.run(incoming, CancellationToken::new()));
         tasks.spawn(serve(arrived));
-        let listed = state.wait_for(|state| matches!(state, RegistrationState::Registered { .. }));
-        timeout(TIME, listed)
+        let registered = state.wait_for(|state| matches!(state, RegistrationState::Registered { .. }));
+        timeout(TIME, registered)
             .await
-            .expect("listed in time")
+            .expect("registered in time")
             .expect("a registration");
         ServerHalf {
             digest: KeyDigest::new(digest),
@@ -116,13 +116,13 @@ async fn client(relay: SocketAddr, digest: KeyDigest, by: RelayTransport, window
         address: relay,
         key: None,
     };
-    let reaching = Reaching {
+    let request = RelayConnectRequest {
         fingerprints: &[digest],
         key: &TlsKey::generate(),
         mtu_cap: MtuCap::default(),
         window,
     };
-    let reached = timeout(TIME, reach(&address, by, &reaching)).await;
+    let reached = timeout(TIME, connect(&address, by, &request)).await;
     reached.expect("an answer in time").expect("joined")
 }
 
@@ -348,13 +348,13 @@ async fn with_little_memory_paths_are_slower_and_nothing_is_lost() {
         key: None,
     };
     let refused = loop {
-        let reaching = Reaching {
+        let request = RelayConnectRequest {
             fingerprints: &[server.digest],
             key: &TlsKey::generate(),
             mtu_cap: MtuCap::default(),
             window: RelayWindow::default(),
         };
-        match timeout(TIME, reach(&address, RelayTransport::Tls, &reaching))
+        match timeout(TIME, connect(&address, RelayTransport::Tls, &request))
             .await
             .expect("an answer")
         {

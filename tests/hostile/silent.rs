@@ -11,7 +11,7 @@ use crate::support::serve::{Serve, ServeOptions};
 use crate::support::sshd::TestSshd;
 use crate::support::{heavy, measured, measured_time, now, wait_for};
 use bowline::carrier::quic::MtuCap;
-use bowline::carrier::via::{Reaching, RelayAddress, RelayTransport, RelayWindow, reach};
+use bowline::carrier::via::{self, RelayAddress, RelayConnectRequest, RelayTransport, RelayWindow};
 use bowline::carrier::{Dialed, tls};
 use bowline::identity::known_hosts::tls_key_fingerprint;
 use bowline::identity::raw_key::{ServerKey, TlsKey, client_config};
@@ -319,7 +319,7 @@ fn four_networks_of_silent_clients_do_not_close_a_servers_path_by_a_relay() {
     let relay = Relay::start(Place::here());
     let scene = Scene::new(&["--relay", &relay.name()]);
     let registered = wait_for(REGISTERED, || {
-        (scene.serve.logged("listed at the relay") > 0).then_some(())
+        (scene.serve.logged("registered at the relay") > 0).then_some(())
     });
     assert!(registered.is_some(), "{}", scene.serve.log());
     let key = TlsKey::generate();
@@ -408,14 +408,14 @@ async fn ask_by_relay(
         address: relay,
         key: None,
     };
-    let reaching = Reaching {
+    let request = RelayConnectRequest {
         fingerprints: &[digest],
         key: &TlsKey::generate(),
         mtu_cap: MtuCap::default(),
         window: RelayWindow::default(),
     };
     let asking = async {
-        let stream = reach(&address, RelayTransport::Quic, &reaching)
+        let stream = via::connect(&address, RelayTransport::Quic, &request)
             .await
             .expect("a stream");
         let dialed = tls::dial(Box::new(stream), None, key, ServerKey::Any)
@@ -511,12 +511,16 @@ async fn is_answered(relay: SocketAddr) -> bool {
         address: relay,
         key: None,
     };
-    let reaching = Reaching {
+    let request = RelayConnectRequest {
         fingerprints: &[KeyDigest::new([7; 32])],
         key: &TlsKey::generate(),
         mtu_cap: MtuCap::default(),
         window: RelayWindow::default(),
     };
-    let asked = timeout(Duration::from_secs(15), reach(&address, RelayTransport::Tls, &reaching)).await;
-    matches!(asked, Ok(Err(bowline::carrier::via::ReachError::Refused(_))))
+    let asked = timeout(
+        Duration::from_secs(15),
+        via::connect(&address, RelayTransport::Tls, &request),
+    )
+    .await;
+    matches!(asked, Ok(Err(bowline::carrier::via::RelayConnectError::Refused(_))))
 }

@@ -1,6 +1,8 @@
-//! Sessions through networks that treat packets unlike: a router between client and server, with rules of nftables, MTUs and NAT.
+//! Sessions through networks that treat packets differently: a router between client and server,
+//! with nftables rules, MTUs and NAT.
 //!
-//! Needs root, `ip` and `nft`; without root each test says on standard error that it was skipped. Figures are printed.
+//! Needs root, `ip` and `nft`; without root each test prints on standard error that it was skipped.
+//! Figures are printed.
 
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
@@ -8,9 +10,9 @@ mod scenarios;
 mod support;
 
 mod growth;
-mod joined;
-mod moved;
+mod gso;
+mod mtu_changes;
 mod obstacles;
-mod paced;
+mod paced_transfer;
 #[allow(dead_code, reason = "the suite `endurance` uses the rest")]
 mod routed;

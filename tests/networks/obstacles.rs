@@ -1,4 +1,5 @@
-//! What a network may have in the way beside a filter: a narrow path, a proxy that says no, somebody who ends TLS.
+//! Other obstacles in a network: a small MTU, a proxy that refuses, a middlebox that terminates
+//! TLS.
 
 use crate::routed::Routed;
 use crate::support::process::{Outcome, Running, run};
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// A server half with TLS at this port.
+/// A server half with TLS on this port.
 fn rig(net: &Routed, tls: &str) -> Rig {
     let options = ServeOptions {
         place: net.place("server"),
@@ -23,7 +24,7 @@ fn rig(net: &Routed, tls: &str) -> Rig {
     Rig::between(net.place("client"), options, |setup| setup)
 }
 
-/// The verdict of `bowline check` on the path whose name has this inside.
+/// The verdict of `bowline check` on the path whose name contains this.
 #[track_caller]
 fn verdict(rig: &Rig, more: &[&str], path: &str) -> String {
     let more: Vec<&str> = more.iter().copied().chain(["--json"]).collect();
@@ -90,7 +91,7 @@ fn a_tls_server_that_is_no_bowline_is_told_of() {
     listening(&net, "server", 443);
     assert_eq!(verdict(&rig, &[], "tls "), "other-tls");
     let said = refused(&rig, &["--transport", "tls"]).err();
-    assert!(said.contains("what answers speaks TLS and is no bowline"), "{said}");
+    assert!(said.contains("a TLS server answered that is not bowline"), "{said}");
     assert!(said.contains("intercepts TLS"), "{said}");
 }
 
@@ -99,7 +100,7 @@ fn what_a_proxy_says_no_to_is_told_of() {
     let Some(net) = Routed::up("a proxy says no", false) else {
         return;
     };
-    // Nothing leads from the client to the server but the proxy on the router.
+    // The only path from the client to the server is the proxy on the router.
     net.rule("router", "forward", "drop");
     let (rig, scratch) = (rig(&net, "443"), Scratch::new());
     let running = squid(&net, &scratch);
@@ -110,13 +111,13 @@ fn what_a_proxy_says_no_to_is_told_of() {
         (
             squid,
             &[],
-            "it wants credentials by Digest (407), and bowline speaks Basic alone",
+            "it requires Digest authentication (407), but bowline supports only Basic",
             "proxy-credentials",
         ),
         (
             tinyproxy.clone(),
             &[],
-            "it wants credentials, and none were given",
+            "it requires credentials, and none that it accepts were given",
             "proxy-credentials",
         ),
         (
@@ -128,7 +129,7 @@ fn what_a_proxy_says_no_to_is_told_of() {
         (
             format!("ada:secret@{tinyproxy}"),
             &["--tls-port", "4433"],
-            "it lets no tunnel go to 203.0.113.1:4433: 403",
+            "it does not allow a tunnel to 203.0.113.1:4433: 403",
             "proxy-forbids",
         ),
     ];
@@ -143,7 +144,7 @@ fn what_a_proxy_says_no_to_is_told_of() {
     end(running);
 }
 
-/// Wants credentials by Digest alone.
+/// Requires Digest authentication.
 fn squid(net: &Routed, scratch: &Scratch) -> Running {
     let (config, users) = (scratch.join("squid.conf"), scratch.join("squid.users"));
     fs::write(&users, "ada:secret\n").expect("the scratch folder");
@@ -155,23 +156,23 @@ fn squid(net: &Routed, scratch: &Scratch) -> Running {
         users.display()
     );
     fs::write(&config, text).expect("the scratch folder");
-    // It becomes somebody else, who reads the users.
+    // squid drops its privileges and reads the users as another user.
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).expect("our own folder");
     let mut command = net.place("router").command("squid");
-    // Its shared memory has the name of the service, and outlives a kill.
+    // squid's shared memory is named after the service, and survives if squid is killed.
     let service = format!("bowline{}", std::process::id());
     let running = Running::start(command.args(["-N", "-n", &service, "-f"]).arg(&config));
     listening(net, "router", 3128);
     running
 }
 
-/// Ends it in good order, so that it takes its shared memory away.
+/// Stops squid properly, so that it removes its shared memory.
 fn end(mut squid: Running) {
     squid.signal(Signal::TERM);
     assert!(squid.ended(LIMIT), "squid ends");
 }
 
-/// Wants credentials by Basic, and lets tunnels go to port 443 alone.
+/// Requires Basic authentication, and allows tunnels to port 443 only.
 fn tinyproxy(net: &Routed, scratch: &Scratch) -> Running {
     let config = scratch.join("tinyproxy.conf");
     fs::write(&config, "Port 8888\nBasicAuth ada secret\nConnectPort 443\n").expect("the scratch folder");
@@ -181,7 +182,7 @@ fn tinyproxy(net: &Routed, scratch: &Scratch) -> Running {
     running
 }
 
-/// Waits until somebody listens on a machine.
+/// Waits until a port is listened on.
 #[track_caller]
 fn listening(net: &Routed, machine: &str, port: u16) {
     let listens = || {

@@ -1,5 +1,5 @@
-//! Client, router and server, each in a network namespace of its own, joined by veth devices. Packets that the kernel was given
-//! joined stay so on their way, as between containers and virtual machines.
+//! Client, router and server, each in its own network namespace, connected by veth devices. Batches
+//! (GSO) are not split on their way, as between containers and virtual machines.
 
 use crate::support::Turn;
 use crate::support::lab::Lab;
@@ -16,14 +16,14 @@ const SERVER: &str = "203.0.113.1";
 /// The router's own address, on the server's side.
 const ROUTER: &str = "203.0.113.254";
 
-/// The three machines; their namespaces end with this.
+/// The three machines. Their namespaces are removed when it is dropped.
 pub(crate) struct Routed {
     name: String,
     _turn: Turn,
 }
 
 impl Routed {
-    /// `None` without root, which is said. `is_heavy`: it insists on figures.
+    /// `None` without root, which is printed. `is_heavy`: the test has timing requirements.
     pub(crate) fn up(test: &str, is_heavy: bool) -> Option<Routed> {
         static NETS: AtomicU32 = AtomicU32::new(0);
         if !Lab::possible(test) {
@@ -61,7 +61,7 @@ impl Routed {
         Place::in_namespace(&self.namespace(machine), address.parse::<IpAddr>().expect("an address"))
     }
 
-    /// What a command on a machine says.
+    /// The output of a command on a machine.
     #[track_caller]
     pub(crate) fn on(&self, machine: &str, command: &[&str]) -> String {
         let [program, arguments @ ..] = command else {
@@ -71,7 +71,8 @@ impl Routed {
         run(there.args(arguments), Duration::from_secs(20)).expect_code(0).out()
     }
 
-    /// A rule of nftables for what the machine forwards, receives or sends (`forward`, `input`, `output`).
+    /// Adds an nftables rule for what the machine forwards, receives or sends (`forward`, `input`,
+    /// `output`).
     pub(crate) fn rule(&self, machine: &str, hook: &str, rule: &str) {
         let nft = |line: &str| drop(self.on(machine, &["nft", line]));
         nft("add table inet test");
@@ -81,7 +82,8 @@ impl Routed {
         nft(&format!("add rule inet test {hook} {rule}"));
     }
 
-    /// Hides the client behind the router, which forgets it after so long without a packet.
+    /// Puts the client behind a NAT on the router, whose bindings expire after this long without a
+    /// packet.
     pub(crate) fn nat(&self, forgets_after: Duration) {
         let nft = |line: &str| drop(self.on("router", &["nft", line]));
         nft("add table ip hiding");
@@ -93,7 +95,7 @@ impl Routed {
         }
     }
 
-    /// UDP datagrams that a machine has sent.
+    /// Number of UDP datagrams that a machine has sent.
     pub(crate) fn datagrams_of(&self, machine: &str) -> u64 {
         let text = self.on(machine, &["cat", "/proc/net/snmp"]);
         let counts = text.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1);
@@ -102,29 +104,29 @@ impl Routed {
         sent.expect("Linux counts datagrams")
     }
 
-    /// The MTU of the link between a machine and the router, at both of its ends.
+    /// Sets the MTU of the link between a machine and the router, at both ends.
     pub(crate) fn set_mtu(&self, machine: &str, mtu: u16) {
         ip(&format!("-n {} link set cable mtu {mtu}", self.namespace(machine)));
         ip(&format!("-n {} link set {machine} mtu {mtu}", self.namespace("router")));
     }
 
-    /// The same of the link behind the machine's own device, as of a tunnel that the machine knows nothing of: the router says
-    /// so to whoever sends more.
+    /// Sets the MTU of a link behind the machine's own device, as in a tunnel that the machine does
+    /// not know of. The router reports it to whoever sends larger packets.
     pub(crate) fn set_mtu_behind(&self, machine: &str, mtu: u32) {
         let router = self.namespace("router");
         ip(&format!("-n {router} link set {machine} mtu {mtu}"));
-        // Nor does the machine send more than that link takes.
+        // The machine must not send larger packets over that link either.
         ip(&format!("-n {} link set cable mtu {mtu}", self.namespace(machine)));
     }
 
-    /// From now on no device takes joined packets: they are cut up before.
-    pub(crate) fn join_nothing(&self) {
+    /// From now on all devices split batches before they send them.
+    pub(crate) fn disable_gso(&self) {
         for machine in ["client", "server"] {
             ip(&format!("-n {} link set cable gso_max_segs 1", self.namespace(machine)));
         }
     }
 
-    /// The client has another address from now on, in the same network.
+    /// Changes the client's address within the same network.
     pub(crate) fn move_client(&self, address: &str) {
         let client = self.namespace("client");
         ip(&format!("-n {client} address add {address}/24 dev cable"));
@@ -133,7 +135,7 @@ impl Routed {
         ip(&format!("-n {client} route replace default via 198.51.100.254"));
     }
 
-    /// Packets that a machine's rules have counted.
+    /// Number of packets counted by a machine's rules.
     pub(crate) fn counted(&self, machine: &str) -> u64 {
         let rules = self.on(machine, &["nft", "list", "table", "inet", "test"]);
         let count = rules
@@ -143,7 +145,7 @@ impl Routed {
         count.expect("a counter")
     }
 
-    /// Bytes that a machine has sent to the router.
+    /// Number of bytes that a machine has sent to the router.
     pub(crate) fn sent_by(&self, machine: &str) -> u64 {
         let text = self.on(machine, &["cat", "/sys/class/net/cable/statistics/tx_bytes"]);
         text.trim().parse().expect("a number")

@@ -1,11 +1,11 @@
-//! A relay and very many at once: strangers from one source, server halves, clients.
+//! A relay under load: many strangers from one source, many server halves, many clients.
 
-use super::{Listed, Server, ask, echoes};
+use super::{Server, TestServerHalf, ask, echoes};
 use crate::support::place::Place;
 use crate::support::process::raise_descriptor_limit;
 use crate::support::relay::Relay;
 use crate::support::{Scratch, measured, now};
-use bowline::carrier::via::{ReachError, RelayTransport};
+use bowline::carrier::via::{RelayConnectError, RelayTransport};
 use bowline::wire::{KeyDigest, RelayRefusalCode};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -16,13 +16,13 @@ use tokio::time::timeout;
 async fn garbage_silence_and_floods_of_one_source_leave_others_served() {
     let (relay, scratch) = (Relay::start(Place::here()), Scratch::new());
     let server = Server::new(scratch.path(), "host");
-    let mut listed = Listed::at(relay.address(), &server);
-    listed.is_listed().await;
+    let mut registered = TestServerHalf::at(relay.address(), &server);
+    registered.is_registered().await;
     let mut stream = ask(relay.address(), RelayTransport::Quic, server.digest).await.unwrap();
     let before = relay.usage();
     let mut held = vec![];
     for round in 0..2_000 {
-        // All of them from 127.0.0.2; we are 127.0.0.1.
+        // All of them from 127.0.0.2; the other clients are 127.0.0.1.
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
         if let Ok(Ok(mut stranger)) = timeout(Duration::from_secs(1), socket.connect(relay.address())).await {
@@ -50,7 +50,7 @@ async fn garbage_silence_and_floods_of_one_source_leave_others_served() {
     assert!(!relay.log().contains("panicked"), "{}", relay.log());
 }
 
-/// Of one source, per second; twice as many may be saved up.
+/// Connections per second and source; twice as many may be saved up.
 const RATE: u64 = 5;
 const HURRY: Duration = Duration::from_secs(5);
 
@@ -67,15 +67,17 @@ async fn one_source_is_held_to_its_rate_over_quic_and_is_told_so() {
             let (mut answered, mut told) = (0, 0);
             while start.elapsed() < HURRY {
                 match ask(address, RelayTransport::Quic, KeyDigest::new([7; 32])).await {
-                    Err(ReachError::Refused(refusal)) if refusal.code == RelayRefusalCode::NotRegistered => {
+                    Err(RelayConnectError::Refused(refusal)) if refusal.code == RelayRefusalCode::NotRegistered => {
                         answered += 1
                     }
                     Err(error) if error.to_string().contains("too many connections") => told += 1,
-                    Err(ReachError::Dial(error)) if error.to_string().contains("takes no more connections") => {
+                    Err(RelayConnectError::Dial(error))
+                        if error.to_string().contains("accepts no more connections") =>
+                    {
                         told += 1
                     }
                     Err(error) => panic!("{error}"),
-                    Ok(_) => panic!("nobody is listed"),
+                    Ok(_) => panic!("nobody is registered"),
                 }
             }
             (answered, told)
@@ -98,13 +100,13 @@ async fn one_source_is_held_to_its_rate_over_quic_and_is_told_so() {
     assert!(told > most, "only {told} attempts were beyond the limit");
 }
 
-/// Processes of this many server halves and clients would be the machine's, not the relay's, measure: they are all here.
+/// All of them run in this process: that many processes would measure the machine, not the relay.
 const SERVERS: usize = 200;
 const STREAMS: usize = 2_000;
 
 #[tokio::test]
 async fn two_hundred_server_halves_and_two_thousand_streams_fit_one_relay() {
-    // Each client has a socket of its own in this process.
+    // Each client has its own socket in this process.
     raise_descriptor_limit();
     let limits = [
         "--open",
@@ -121,12 +123,12 @@ async fn two_hundred_server_halves_and_two_thousand_streams_fit_one_relay() {
     let servers: Vec<Server> = (0..SERVERS)
         .map(|at| Server::new(scratch.path(), &format!("host{at}")))
         .collect();
-    let mut listed: Vec<Listed> = servers
+    let mut registered: Vec<TestServerHalf> = servers
         .iter()
-        .map(|server| Listed::at(relay.address(), server))
+        .map(|server| TestServerHalf::at(relay.address(), server))
         .collect();
-    for one in &mut listed {
-        one.is_listed().await;
+    for one in &mut registered {
+        one.is_registered().await;
     }
     let with_servers = relay.usage().resident;
     let (mut streams, start, cpu) = (Vec::with_capacity(STREAMS), now(), relay.cpu());

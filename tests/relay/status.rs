@@ -1,6 +1,6 @@
-//! What `bowline status` tells of a relay.
+//! What `bowline status` shows of a relay.
 
-use super::{BOTH, Listed, Server, TIME, ask, echoes};
+use super::{BOTH, Server, TIME, TestServerHalf, ask, echoes};
 use crate::support::process::run;
 use crate::support::relay::Relay;
 use crate::support::{BOWLINE, Scratch, place::Place};
@@ -17,16 +17,16 @@ fn status(relay: &Relay, more: &[&str]) -> String {
     run(&mut command, TIME).expect_code(0).out()
 }
 
-fn told(relay: &Relay) -> Value {
+fn reported(relay: &Relay) -> Value {
     let document: Value = serde_json::from_str(&status(relay, &["--json"])).unwrap();
     document["relays"][0].clone()
 }
 
-/// Waits until so many paths are told of.
+/// Waits until this many paths are reported.
 async fn paths(relay: &Relay, count: usize) -> Vec<Value> {
     let there = async {
         loop {
-            let paths = told(relay)["paths"].as_array().unwrap().clone();
+            let paths = reported(relay)["paths"].as_array().unwrap().clone();
             if paths.len() == count {
                 return paths;
             }
@@ -35,19 +35,20 @@ async fn paths(relay: &Relay, count: usize) -> Vec<Value> {
     };
     timeout(TIME, there)
         .await
-        .unwrap_or_else(|_| panic!("{:#}", told(relay)))
+        .unwrap_or_else(|_| panic!("{:#}", reported(relay)))
 }
 
-/// The sockets in its runtime folder.
+/// The sockets in its runtime directory.
 fn sockets(relay: &Relay) -> usize {
     std::fs::read_dir(relay.runtime_dir()).unwrap().count()
 }
 
-/// As root it has given that up before it ends, and may not remove its socket from a folder of root's.
+/// As root, a relay drops its privileges, and may not remove its socket from a directory of root's
+/// at its end.
 #[test]
 fn what_a_dead_relay_leaves_is_no_relay_and_gone_when_the_next_one_starts() {
     let mut relay = Relay::start(Place::here());
-    let pid = told(&relay)["pid"].clone();
+    let pid = reported(&relay)["pid"].clone();
     assert!(pid.is_u64());
     for round in 0..3 {
         match round {
@@ -57,7 +58,7 @@ fn what_a_dead_relay_leaves_is_no_relay_and_gone_when_the_next_one_starts() {
         relay.start_again();
         assert_eq!(sockets(&relay), 1);
     }
-    assert_ne!(told(&relay)["pid"], pid);
+    assert_ne!(reported(&relay)["pid"], pid);
 
     relay.kill();
     assert_eq!(sockets(&relay), 1, "nobody removes the socket of one that is killed");
@@ -69,12 +70,12 @@ fn what_a_dead_relay_leaves_is_no_relay_and_gone_when_the_next_one_starts() {
 async fn a_relay_tells_of_each_path_whose_it_is_where_it_leads_and_what_it_carried() {
     let (relay, scratch) = (Relay::start(Place::here()), Scratch::new());
     let servers = [Server::new(scratch.path(), "one"), Server::new(scratch.path(), "other")];
-    let mut listed: Vec<_> = servers
+    let mut registered: Vec<_> = servers
         .iter()
-        .map(|server| Listed::at(relay.address(), server))
+        .map(|server| TestServerHalf::at(relay.address(), server))
         .collect();
-    for one in &mut listed {
-        one.is_listed().await;
+    for one in &mut registered {
+        one.is_registered().await;
     }
     assert_eq!(paths(&relay, 0).await, Vec::<Value>::new());
 
@@ -85,7 +86,7 @@ async fn a_relay_tells_of_each_path_whose_it_is_where_it_leads_and_what_it_carri
         streams.push(stream);
     }
     let paths_told = paths(&relay, 2).await;
-    // The newest first.
+    // Newest first.
     let expected = servers.iter().zip(BOTH.into_iter().zip([1000u64, 70_000])).rev();
     for (path, (server, (by, bytes))) in paths_told.iter().zip(expected) {
         assert_eq!(path["host_key"], server.digest.to_string());
@@ -94,7 +95,7 @@ async fn a_relay_tells_of_each_path_whose_it_is_where_it_leads_and_what_it_carri
         assert_eq!((&path["bytes_up"], &path["bytes_down"]), (&bytes.into(), &bytes.into()));
         assert!(path["age_ms"].as_u64() < Some(60_000), "{path:#}");
     }
-    let totals = told(&relay);
+    let totals = reported(&relay);
     assert_eq!((&totals["splices"], &totals["bytes_up"]), (&2.into(), &71_000.into()));
 
     let text = status(&relay, &[]);

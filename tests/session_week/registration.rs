@@ -3,7 +3,7 @@
 
 use crate::conditions::{Conditions, Interval, Intervals, WEEK};
 use crate::network::{FIRST_REPEAT, IDLE};
-use bowline::carrier::via::{Backoff, Beat, Pulse};
+use bowline::carrier::via::{Backoff, Keepalive, KeepaliveAction};
 use std::time::{Duration, Instant};
 
 /// Limit of an attempt.
@@ -50,7 +50,7 @@ fn check(conditions: &Conditions, listed: &Intervals, leg: Duration) {
 }
 
 struct Registered {
-    pulse: Pulse,
+    keepalive: Keepalive,
     since: Duration,
     /// When the relay drops it or dies.
     ends: Duration,
@@ -98,14 +98,18 @@ impl<'a> Registrar<'a> {
 
     /// Advances to the next event.
     fn step(&mut self) {
-        let pulse = self
+        let keepalive = self
             .place
             .iter()
-            .map(|place| place.pulse.poll_timeout() - self.beginning);
+            .map(|place| place.keepalive.poll_timeout() - self.beginning);
         let words = self.place.iter().flat_map(|place| [place.pong, place.told]).flatten();
         let attempt = self.attempt.iter().map(|attempt| attempt.ends);
         let due = self.due.filter(|_| self.attempt.is_none());
-        let next = pulse.chain(words).chain(attempt).chain(due).fold(WEEK, Duration::min);
+        let next = keepalive
+            .chain(words)
+            .chain(attempt)
+            .chain(due)
+            .fold(WEEK, Duration::min);
         if let Some(death) = self.conditions.worker.from(self.now).filter(|death| death.from <= next) {
             // The next worker starts without state.
             (self.place, self.attempt) = (None, None);
@@ -114,7 +118,7 @@ impl<'a> Registrar<'a> {
         }
         self.now = next;
         self.hear();
-        self.pulse();
+        self.keepalive();
         if self.attempt.as_ref().is_some_and(|attempt| attempt.ends <= self.now) {
             self.end_attempt();
         } else if self.attempt.is_none() && self.due.is_some_and(|due| due <= self.now) {
@@ -128,7 +132,7 @@ impl<'a> Registrar<'a> {
         let Some(place) = &mut self.place else { return };
         if place.pong.is_some_and(|pong| pong <= now) {
             place.pong = None;
-            if place.pulse.handle_pong(self.beginning + now, true) {
+            if place.keepalive.handle_pong(self.beginning + now, true) {
                 place.is_suspect = false;
                 (self.attempt, self.due) = (None, None);
                 self.backoff.reset();
@@ -138,15 +142,15 @@ impl<'a> Registrar<'a> {
         }
     }
 
-    fn pulse(&mut self) {
+    fn keepalive(&mut self) {
         let Some(place) = &mut self.place else { return };
-        match place.pulse.handle_timeout(self.beginning + self.now) {
-            Some(Beat::Ping) => self.ask(),
-            Some(Beat::Suspect) => {
+        match place.keepalive.handle_timeout(self.beginning + self.now) {
+            Some(KeepaliveAction::Ping) => self.ask(),
+            Some(KeepaliveAction::Suspect) => {
                 place.is_suspect = true;
                 (self.attempt, self.due) = (None, Some(self.now));
             }
-            Some(Beat::GiveUp) => self.lose(),
+            Some(KeepaliveAction::Close) => self.lose(),
             None => {}
         }
     }
@@ -157,7 +161,7 @@ impl<'a> Registrar<'a> {
             self.backoff.reset();
             Duration::ZERO
         } else {
-            self.backoff.wait(false)
+            self.backoff.next_delay(false)
         };
         let due = self.now + pause;
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
@@ -183,13 +187,13 @@ impl<'a> Registrar<'a> {
         let Some(attempt) = self.attempt.take() else { return };
         if !attempt.succeeds {
             // Streams work while the connection lives.
-            let pause = self.backoff.wait(self.place.is_some());
+            let pause = self.backoff.next_delay(self.place.is_some());
             self.due = Some(self.now + pause);
             return;
         }
         let ends = self.end_of_place();
         self.place = Some(Registered {
-            pulse: Pulse::new(self.beginning + self.now, 2 * self.leg, true),
+            keepalive: Keepalive::new(self.beginning + self.now, 2 * self.leg, true),
             since: self.now,
             ends,
             is_suspect: false,

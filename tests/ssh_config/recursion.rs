@@ -98,7 +98,7 @@ fn whoever_is_asked_within_the_same_question_answers_at_once() {
     for arguments in [&["proxy"][..], &["setup", "--yes", "-F", &config]] {
         let refused = within(arguments).expect_code(64).err();
         assert!(
-            refused.contains("ssh is being asked about nowhere.invalid already"),
+            refused.contains("ssh -G for nowhere.invalid is already running"),
             "{refused}"
         );
         assert!(

@@ -1,10 +1,10 @@
 //! Peers that say whatever a test wants: a client half and a server half made of nothing but carriers.
 
 use super::sshd::TestSshd;
-use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, QuicListener, shake_hands};
+use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, QuicListener, handshake};
 use bowline::carrier::{Carrier, CarrierError};
 use bowline::identity::raw_key::{ServerKey, TlsKey, server_config};
-use bowline::identity::statement::{OpenFacts, load_host_keys, open_message};
+use bowline::identity::statement::{OpenFields, load_host_keys, open_message};
 use bowline::wire::{Answer, Authorization, Epoch, Frame, Hello, Host, Offset, Open, SessionId, UserName, VERSION};
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
@@ -96,7 +96,7 @@ impl RawClient {
 
     /// What a user key has to sign for an open on this carrier.
     pub fn open_message(&self, key: &TlsKey, session: SessionId, user: &str) -> Vec<u8> {
-        open_message(OpenFacts {
+        open_message(OpenFields {
             exporter: &self.carrier.info().exporter,
             server_spki: &self.carrier.info().peer_key,
             client_spki: key.spki(),
@@ -216,7 +216,7 @@ impl FakeServer {
             while let Some(incoming) = listener.accept().await {
                 let (host, words) = (host.clone(), words.clone());
                 clients.spawn(async move {
-                    let client = shake_hands(incoming, host).await?;
+                    let client = handshake(incoming, host).await?;
                     let mut carrier = client.carrier().await?;
                     for _ in 0..times {
                         carrier.read_message().await?;

@@ -1,4 +1,4 @@
-//! A relay as its own program: `bowline relay`.
+//! A relay process: `bowline relay`.
 
 use super::place::Place;
 use super::process::{Running, Usage, cpu_seconds, usage};
@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// A new relay, or one that is back, is registered at by then.
+/// By then a server half has registered at a relay that was started or restarted.
 pub const REGISTERED: Duration = Duration::from_secs(20);
 
-/// A relay, running or killed; its process ends with its owner.
+/// A relay, running or killed. Its process ends when it is dropped.
 pub struct Relay {
     place: Place,
     arguments: Vec<String>,
@@ -25,16 +25,16 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts one that takes whatever server half comes: on a host of the lab at port 443, UDP and TCP, on loopback at a
-    /// free one.
+    /// Starts a relay that accepts all server halves: on a host of the lab at UDP and TCP port 443,
+    /// on loopback at a free port.
     ///
     /// # Panics
-    /// When it does not serve within seconds, with its log.
+    /// If it does not serve within some seconds; the message contains its log.
     pub fn start(place: Place) -> Relay {
         Relay::with(place, &["--open"])
     }
 
-    /// The same with other arguments.
+    /// The same with more arguments.
     pub fn with(place: Place, arguments: &[&str]) -> Relay {
         let port = if place.address.is_loopback() {
             Place::free_port()
@@ -58,7 +58,7 @@ impl Relay {
         relay
     }
 
-    /// Kills it, and starts it once more with a fault injected, or none.
+    /// Kills it and starts it again with a fault injected, or without.
     ///
     /// # Panics
     /// As [`Relay::start`].
@@ -68,7 +68,7 @@ impl Relay {
         self.start_again();
     }
 
-    /// Starts it once more, with the same key at the same ports.
+    /// Starts it again with the same key on the same ports.
     ///
     /// # Panics
     /// As [`Relay::start`].
@@ -105,32 +105,32 @@ impl Relay {
         self.running = Some(running);
     }
 
-    /// How others name it: its address, and its key.
+    /// Its name for the other halves: address and key.
     pub fn name(&self) -> String {
         format!("{}#{}", self.address, self.fingerprint)
     }
 
-    /// Where it listens, for UDP and for TCP.
+    /// The address of its UDP and TCP ports.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where `bowline status` finds it.
+    /// The runtime directory in which `bowline status` finds it.
     pub fn runtime_dir(&self) -> PathBuf {
         self.scratch.join("run")
     }
 
-    /// What it uses.
+    /// Resource usage.
     pub fn usage(&self) -> Usage {
         usage(self.running.as_ref().expect("a running relay").id())
     }
 
-    /// Processor time that it has used, in seconds.
+    /// Processor time used, in seconds.
     pub fn cpu(&self) -> f64 {
         cpu_seconds(self.running.as_ref().expect("a running relay").id())
     }
 
-    /// Ends it without a word.
+    /// Kills it.
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
             running.signal(Signal::KILL);
@@ -138,24 +138,24 @@ impl Relay {
         }
     }
 
-    /// Has it read its settings anew.
+    /// Sends SIGHUP, so that it reads its settings again.
     pub fn hang_up(&self) {
         self.running.as_ref().expect("a running relay").signal(Signal::HUP);
     }
 
-    /// Asks it to leave politely; its exit code.
+    /// Sends SIGTERM, and returns its exit code.
     pub fn stop(&mut self, limit: Duration) -> Option<i32> {
         let running = self.running.take()?;
         running.signal(Signal::TERM);
         running.finish(limit).code
     }
 
-    /// How often something stands in its log.
+    /// How often its log contains a text.
     pub fn logged(&self, what: &str) -> usize {
         self.log().matches(what).count()
     }
 
-    /// Everything it has logged.
+    /// Its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
     }

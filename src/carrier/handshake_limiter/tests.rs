@@ -31,7 +31,7 @@ fn forged_addresses_cannot_take_the_permits_of_those_who_prove_theirs() {
 }
 
 #[test]
-fn one_address_holds_a_quarter_and_makes_room_for_its_own_next_peer() {
+fn one_address_gets_a_quarter_and_its_oldest_peer_is_revoked_first() {
     let (limiter, now) = (HandshakeLimiter::new(16), clock::now());
     let own: Vec<_> = (0..16).filter_map(|_| admit(&limiter, v4(1, 1), true, now)).collect();
     assert_eq!(own.len(), 4);
@@ -40,13 +40,13 @@ fn one_address_holds_a_quarter_and_makes_room_for_its_own_next_peer() {
         admit(&limiter, v4(1, 1), true, now + MIN_AGE).is_none(),
         "a crowd does not end itself"
     );
-    let later = admit(&limiter, v4(1, 1), true, now + MIN_AGE_OF_OWN).expect("the oldest gives way");
+    let later = admit(&limiter, v4(1, 1), true, now + MIN_AGE_SAME_NETWORK).expect("the oldest gives way");
     assert_eq!((revoked(&own), revoked(&[later])), (1, 0));
-    assert!(own[0].revoked.is_cancelled(), "the one that has been silent longest");
+    assert!(own[0].revoked.is_cancelled(), "the one that has been waiting longest");
 }
 
 #[test]
-fn four_networks_that_hold_everything_keep_nobody_else_out() {
+fn four_networks_cannot_lock_out_others() {
     let (limiter, now) = (HandshakeLimiter::new(2048), clock::now());
     let held: Vec<_> = (0..4)
         .flat_map(|network| std::iter::repeat_n(network, 512))
@@ -76,7 +76,7 @@ fn a_site_with_all_of_a_48_holds_half_and_one_with_a_56_three_eighths() {
 }
 
 #[test]
-fn within_the_fullest_network_the_fullest_one_inside_of_it_gives_way() {
+fn within_the_fullest_network_its_fullest_inner_network_is_revoked() {
     let (limiter, now) = (HandshakeLimiter::new(16), clock::now());
     let single = admit(&limiter, v4(1, 1), true, now).expect("a free permit");
     let many: Vec<_> = (0..3).filter_map(|_| admit(&limiter, v4(1, 2), true, now)).collect();
@@ -89,7 +89,7 @@ fn within_the_fullest_network_the_fullest_one_inside_of_it_gives_way() {
 }
 
 #[test]
-fn among_networks_that_hold_the_same_only_an_old_peer_gives_way() {
+fn between_equal_networks_only_an_old_peer_is_revoked() {
     let (limiter, now) = (HandshakeLimiter::new(16), clock::now());
     let each: Vec<_> = (0..16)
         .filter_map(|n| admit(&limiter, v4(n, 1), true, now + Duration::from_millis(n.into())))
@@ -105,24 +105,24 @@ fn among_networks_that_hold_the_same_only_an_old_peer_gives_way() {
 }
 
 #[test]
-fn whoever_is_being_served_does_not_give_way() {
+fn peer_being_served_keeps_its_permit() {
     let (limiter, now) = (HandshakeLimiter::new(16), clock::now());
     let mut held: Vec<_> = (0..16)
         .filter_map(|n| admit(&limiter, v4(n / 4, n), true, now))
         .collect();
     let later = now + MIN_AGE;
-    assert!(held.iter_mut().all(Permit::handle_heard));
+    assert!(held.iter_mut().all(Permit::begin_service));
     assert!(matches!(limiter.admit(v4(99, 1), true, later), Admission::Refused));
-    held[7].handle_answered(later);
+    held[7].end_service(later);
     let next = admit(&limiter, v4(99, 1), true, later + MIN_AGE).expect("one waits again");
     assert!(held[7].revoked.is_cancelled());
-    assert!(!held[7].handle_heard(), "what it says now comes too late");
+    assert!(!held[7].begin_service(), "what it says now comes too late");
     drop(next);
     assert_eq!(limiter.0.state().all.permits, 15);
 }
 
 #[test]
-fn a_relay_that_invents_addresses_takes_its_own_share_and_no_more() {
+fn relay_that_invents_addresses_gets_no_more_than_its_share() {
     let (limiter, now) = (HandshakeLimiter::new(2048), clock::now());
     let (mad, good): (Arc<str>, Arc<str>) = ("mad:443".into(), "good:443".into());
     let claim = |relay, n: u32| Origin::relayed(relay, IpAddr::from(n.wrapping_mul(2_654_435_761).to_be_bytes()));
@@ -136,7 +136,7 @@ fn a_relay_that_invents_addresses_takes_its_own_share_and_no_more() {
 }
 
 #[test]
-fn one_client_of_a_relay_cannot_keep_its_other_clients_out() {
+fn one_client_of_a_relay_cannot_lock_out_others() {
     let (limiter, now) = (HandshakeLimiter::new(2048), clock::now());
     let relay: Arc<str> = "r1:443".into();
     let at = |network, host| Origin::relayed(&relay, IpAddr::from([198, 51, network, host]));
@@ -149,7 +149,7 @@ fn one_client_of_a_relay_cannot_keep_its_other_clients_out() {
 }
 
 #[test]
-fn the_newest_carriers_of_an_owner_count() {
+fn an_owner_keeps_its_newest_carriers() {
     let (limiter, now) = (HandshakeLimiter::new(usize::MAX), clock::now());
     let owner = || Origin::owner(&Bytes::from_static(b"key"));
     let carriers: Vec<_> = (0..100).filter_map(|_| admit(&limiter, owner(), true, now)).collect();
@@ -158,7 +158,7 @@ fn the_newest_carriers_of_an_owner_count() {
 }
 
 #[test]
-fn nothing_is_left_of_peers_that_are_gone() {
+fn closed_peers_leave_no_state() {
     let (limiter, mut now) = (HandshakeLimiter::new(64), clock::now());
     let (mut permits, mut seed) = (Vec::new(), 7u64);
     for _ in 0..20_000 {
@@ -170,16 +170,16 @@ fn nothing_is_left_of_peers_that_are_gone() {
             0 | 1 => permits.extend(admit(&limiter, v4(a % 8, b % 8), true, now)),
             2 => permits.extend(admit(&limiter, v6(u16::from(a % 4), u16::from(b)), choice > 99, now)),
             3 if !permits.is_empty() => drop(permits.swap_remove(chosen)),
-            4 if !permits.is_empty() => drop(permits[chosen].handle_heard()),
-            5 if !permits.is_empty() => permits[chosen].handle_answered(now),
+            4 if !permits.is_empty() => drop(permits[chosen].begin_service()),
+            5 if !permits.is_empty() => permits[chosen].end_service(now),
             _ => {}
         }
         let state = limiter.0.state();
         let live = permits.iter().filter(|permit| !permit.revoked.is_cancelled()).count();
         assert_eq!(state.all.permits, live);
-        assert!(live <= 64 && state.all.silent == state.silent.len());
+        assert!(live <= 64 && state.all.waiting == state.waiting.len());
     }
     permits.clear();
     let state = limiter.0.state();
-    assert!(state.all.permits == 0 && state.all.silent == 0 && state.all.inner.is_empty() && state.silent.is_empty());
+    assert!(state.all.permits == 0 && state.all.waiting == 0 && state.all.inner.is_empty() && state.waiting.is_empty());
 }

@@ -1,6 +1,6 @@
-//! Settings of quinn, each with its reason.
+//! Settings of quinn, and their reasons.
 
-use super::congestion::{Modelled, UNACKED_PACKETS};
+use super::congestion::{BbrFactory, UNACKED_PACKETS};
 use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
 use crate::wire::ALPN;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
@@ -11,46 +11,49 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Room on the carrier for one session: its own window bounds it further, so this never binds.
+/// Window of a carrier that belongs to a session. The session's own window is smaller, so that this
+/// one never limits it.
 pub(super) const SESSION_WINDOW: VarInt = VarInt::from_u32(16 << 20);
 
-/// Room for a peer that proved nothing yet: one hello. Half-open carriers times this is all they can take.
-pub(in crate::carrier) const STRANGER_WINDOW: VarInt = VarInt::from_u32(32 << 10);
+/// Window of a peer that has proved nothing yet: one hello message fits. Times the number of
+/// half-open connections, this is all the memory they can use.
+pub(in crate::carrier) const UNAUTHENTICATED_WINDOW: VarInt = VarInt::from_u32(32 << 10);
 
-/// Above the client half's rarest probe (30 s) and a repair of its loss. A dead carrier is found by probing long
-/// before; this only clears up after clients that vanished.
+/// Longer than the client half's longest probe interval (30 s) plus a retransmission. Probes detect
+/// a dead carrier much earlier; this timeout only removes clients that vanished.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// What a path is taken for before it was measured. Half of RFC 9002's 333 ms: a lost first packet costs less, and
-/// a spurious repeat on a slow path does no harm.
+/// RTT estimate before the first measurement. Half of RFC 9002's 333 ms: a lost first packet is
+/// retransmitted earlier, and a spurious retransmission on a slow path does no harm.
 const INITIAL_RTT: Duration = Duration::from_millis(150);
 
-/// What fits Ethernet: 1500 bytes less the headers of IPv4 and UDP, or of IPv6 and UDP.
-const MOST_MTU: u16 = 1472;
-const MOST_MTU_V6: u16 = 1452;
+/// Ethernet: 1500 bytes less the headers of IPv4 and UDP, or of IPv6 and UDP.
+const MAX_MTU: u16 = 1472;
+const MAX_MTU_V6: u16 = 1452;
 
-/// A path that takes no more than it was found to take is looked at again after this: the half that moves to another network keeps
-/// its connection, and what that knew of the path. quinn's 600 s would be a long time for a transfer. Where all of
-/// [`MtuCap`] passes, nothing is looked for.
+/// How often a path with a reduced MTU is probed for a larger one. A half that moves to another
+/// network keeps its connection and thus the MTU of the old path, and quinn's 600 s would be long
+/// for a transfer. A path that already takes all of [`MtuCap`] is not probed.
 const MTU_SEARCH_INTERVAL: Duration = Duration::from_secs(120);
 
-/// Probes are a dozen bytes each, copies some hundred; what does not fit in here is old news.
+/// Probes take a dozen bytes each, copies some hundred. Datagrams that do not fit are outdated
+/// anyway.
 const DATAGRAM_BUFFER: usize = 16 << 10;
 
-/// Most bytes that a UDP payload may have. At least 1200 (RFC 9000 section 14).
+/// Largest UDP payload, at least 1200 bytes (RFC 9000 section 14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MtuCap(u16);
 
-/// A cap below what QUIC needs.
+/// The cap is below QUIC's minimum.
 #[derive(Debug, thiserror::Error)]
-#[error("an MTU cap of {cap} bytes is below QUIC's least, 1200")]
+#[error("an MTU cap of {cap} bytes is below QUIC's minimum of 1200")]
 pub struct MtuCapError {
-    /// What was asked for.
+    /// The requested cap.
     pub cap: u16,
 }
 
 impl MtuCap {
-    /// A cap of `bytes` UDP payload.
+    /// A cap of `bytes` of UDP payload.
     ///
     /// # Errors
     /// Below 1200.
@@ -62,10 +65,10 @@ impl MtuCap {
         }
     }
 
-    /// The same for a socket at, or a peer at, `address`: the default is another for IPv6.
+    /// The cap for a socket or a peer at `address`: the default is smaller for IPv6.
     pub(super) fn at(self, address: SocketAddr) -> MtuCap {
         match self {
-            MtuCap(MOST_MTU) if address.is_ipv6() => MtuCap(MOST_MTU_V6),
+            MtuCap(MAX_MTU) if address.is_ipv6() => MtuCap(MAX_MTU_V6),
             cap => cap,
         }
     }
@@ -73,40 +76,41 @@ impl MtuCap {
 
 impl Default for MtuCap {
     fn default() -> MtuCap {
-        MtuCap(MOST_MTU)
+        MtuCap(MAX_MTU)
     }
 }
 
 /// TLS or the socket could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum QuicConfigError {
-    /// rustls refused.
+    /// rustls rejected the settings.
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
-    /// The provider lacks the cipher of QUIC's first packets.
-    #[error("TLS lacks what QUIC needs")]
+    /// The TLS provider lacks the cipher of QUIC's Initial packets.
+    #[error("TLS lacks the cipher that QUIC requires")]
     Cipher(#[from] NoInitialCipherSuite),
-    /// The socket refused.
+    /// The socket cannot be used.
     #[error("cannot use the UDP socket")]
     Socket(#[from] io::Error),
 }
 
-/// What must outlive a restart of the server half, so that clients notice it within a packet: the seed of the keys of
-/// each of its listeners.
+/// The seed of the keys of all listeners. It must survive a restart of the server half, so that the
+/// first packet after it tells clients that their connection is gone.
 #[derive(Clone)]
 pub struct EndpointSecrets([u8; 32]);
 
 impl EndpointSecrets {
-    /// Derives everything from 32 random bytes, kept as secret as a key.
+    /// Derives all keys from 32 random bytes, which must be kept secret.
     pub fn new(seed: [u8; 32]) -> EndpointSecrets {
         EndpointSecrets(seed)
     }
 
-    /// The keys of the listener that is bound to `address`, as `getsockname(2)` says it.
+    /// The keys of the listener bound to `address`, as getsockname(2) returns it.
     ///
-    /// They depend on nothing else, so they stay the same over restarts, whatever else listens. No two listeners have
-    /// the same: one that did not make a connection answers its packets with a stateless reset, and with the same keys
-    /// that would be the reset which ends it (RFC 9000 section 21.11).
+    /// They depend on nothing else, and therefore stay the same across restarts, whatever else
+    /// listens. No two listeners share keys: a listener answers packets of connections that it does
+    /// not know with a stateless reset, and with shared keys that would be a valid reset for
+    /// another listener's connection (RFC 9000 section 21.11).
     pub fn of_listener(&self, address: SocketAddr) -> ListenerSecrets {
         let (family, scope) = match address {
             SocketAddr::V4(_) => (4, 0),
@@ -114,7 +118,7 @@ impl EndpointSecrets {
         };
         let mut place = b"listener".to_vec();
         place.push(family);
-        // IPv4 in its IPv6 form: one length for all.
+        // IPv4 as IPv4-mapped IPv6, so that all addresses have the same length.
         let bits = match address.ip() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
@@ -126,7 +130,7 @@ impl EndpointSecrets {
     }
 }
 
-/// The keys of one listener: of its stateless resets, connection ids and address tokens.
+/// The keys of one listener: for stateless resets, connection IDs and address validation tokens.
 #[derive(Clone)]
 pub struct ListenerSecrets([u8; 32]);
 
@@ -144,12 +148,12 @@ fn derive<const N: usize>(key: &[u8; 32], purpose: &[u8]) -> [u8; N] {
     derived
 }
 
-/// What strangers may cost the server half.
+/// Limits on what unauthenticated peers may use.
 #[derive(Clone, Copy, Debug)]
 pub struct QuicLimits {
     /// Most UDP payload. See [`MtuCap`].
     pub mtu_cap: MtuCap,
-    /// Most connections that wait for a decision. Default 1024.
+    /// Most connections that wait to be accepted. Default 1024.
     pub max_incoming: usize,
 }
 
@@ -162,7 +166,7 @@ impl Default for QuicLimits {
     }
 }
 
-/// QUIC version 1 (RFC 9000). quinn takes the drafts 29 to 34 as well, which nobody needs any more.
+/// QUIC version 1 (RFC 9000). quinn would also accept the drafts 29 to 34, which are obsolete.
 const VERSION_1: u32 = 1;
 
 pub(in crate::carrier) fn client_endpoint() -> EndpointConfig {
@@ -178,7 +182,8 @@ pub(in crate::carrier) fn server_endpoint(secrets: &ListenerSecrets) -> Endpoint
         aws_lc_rs::hmac::HMAC_SHA256,
         &reset_key,
     )));
-    // With quinn's 20 ms an endpoint tells 50 clients a second of a restart; the rest wait for their timeouts.
+    // With quinn's 20 ms an endpoint resets the connections of only 50 clients per second after a
+    // restart; the others would have to wait for their timeouts.
     config.min_reset_interval(Duration::ZERO);
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
     config.supported_versions(vec![VERSION_1]);
@@ -208,12 +213,12 @@ pub(super) fn server(
     transport
         .max_concurrent_uni_streams(0u32.into())
         .max_concurrent_bidi_streams(1u32.into());
-    transport.receive_window(STRANGER_WINDOW);
-    Ok(listening(crypto, transport, secrets, limits.max_incoming))
+    transport.receive_window(UNAUTHENTICATED_WINDOW);
+    Ok(listener_config(crypto, transport, secrets, limits.max_incoming))
 }
 
-/// What is the same for all who take connections of strangers.
-pub(in crate::carrier) fn listening(
+/// Settings of every listener.
+pub(in crate::carrier) fn listener_config(
     crypto: QuicServerConfig,
     transport: TransportConfig,
     secrets: &ListenerSecrets,
@@ -224,7 +229,8 @@ pub(in crate::carrier) fn listening(
     let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
     config.transport_config(Arc::new(transport));
     config.max_incoming(max_incoming);
-    // A first flight of the client is two packets; what comes before a decision needs no more.
+    // The client's first flight is two packets. Before the connection is accepted no more is
+    // needed.
     config.incoming_buffer_size(8 << 10).incoming_buffer_size_total(4 << 20);
     config
 }
@@ -235,7 +241,8 @@ pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(mtu_cap.0).interval(MTU_SEARCH_INTERVAL);
     let mut acks = AckFrequencyConfig::default();
-    // A gap is told at once, as without the extension: a loss is repaired no later.
+    // A gap is acknowledged immediately, as without the extension, so that losses are repaired no
+    // later.
     acks.ack_eliciting_threshold(UNACKED_PACKETS.into())
         .reordering_threshold(VarInt::from_u32(1));
     transport
@@ -248,8 +255,9 @@ pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
         .send_window(u64::from(SESSION_WINDOW))
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
-        // 1 % of loss costs cubic and newreno 95 % of their rate at 50 ms, quinn's BBR 16 %, this one 2 % (measured).
-        .congestion_controller_factory(Arc::new(Modelled));
+        // At 1 % loss and 50 ms, CUBIC and NewReno lose 95 % of their rate, quinn's BBR 16 %, this
+        // controller 2 % (measured).
+        .congestion_controller_factory(Arc::new(BbrFactory));
     transport
 }
 

@@ -1,32 +1,32 @@
-//! The QUIC carrier: one connection, one bidirectional stream, probes and copies as datagrams.
+//! The QUIC carrier: one connection with one bidirectional stream. Probes and copies are datagrams.
 //!
-//! The server half's host message goes out in its first flight (0.5-RTT) on a unidirectional stream; the client
-//! half opens the bidirectional one.
+//! The server half sends its host message in its first flight (0.5-RTT) on a unidirectional stream;
+//! the client half opens the bidirectional stream.
 
 pub(super) mod config;
 pub(super) mod congestion;
-mod departure;
+mod gso;
 pub(super) mod socket;
 
 pub use config::{EndpointSecrets, ListenerSecrets, MtuCap, MtuCapError, QuicConfigError, QuicLimits};
 pub use socket::bind;
 
-use super::dialed::{DialError, Dialed, Introduction};
+use super::dialed::{DialError, Dialed, HostMessage};
 use super::link::{Link, QuicLink, close_quic};
 use super::{Carrier, CarrierError, CarrierInfo, CloseReason, Kind, Rank};
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::EXPORTER_LABEL;
 use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
-use socket::Polled;
+use socket::PolledSocket;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-/// The name that QUIC insists on and that is never sent: keys are checked, not names.
+/// The server name that quinn requires. It is never sent, because keys are checked, not names.
 pub(super) const NO_NAME: &str = "bowline";
 
-/// A UDP socket of the client half, and all the connections made over it.
+/// A UDP socket of the client half, and all connections made over it.
 #[derive(Clone)]
 pub struct QuicDialer {
     endpoint: quinn::Endpoint,
@@ -34,20 +34,20 @@ pub struct QuicDialer {
 }
 
 impl QuicDialer {
-    /// Takes a fresh socket of the address family of `remote`.
+    /// Binds a new socket of the address family of `remote`.
     ///
     /// # Errors
-    /// The system gives no socket.
+    /// The socket cannot be created.
     pub fn new(remote: SocketAddr, mtu_cap: MtuCap) -> io::Result<QuicDialer> {
         let socket = bind(socket::any_local(remote))?;
         let endpoint = socket::endpoint(socket, config::client_endpoint(), None)?;
         Ok(QuicDialer { endpoint, mtu_cap })
     }
 
-    /// Dials `remote` and proves `key`. Dropping the future gives the attempt up.
+    /// Dials `remote` and authenticates with `key`. Dropping the future cancels the attempt.
     ///
     /// # Errors
-    /// [`DialError`]: no answer, the wrong server key, or no bowline there.
+    /// [`DialError`]: no answer, a server key that is not accepted, or not a bowline server.
     pub async fn dial(&self, remote: SocketAddr, key: &TlsKey, accept: ServerKey) -> Result<Dialed, DialError> {
         let config = config::client(key, accept, self.mtu_cap.at(remote))?;
         let connection = self.endpoint.connect_with(config, remote, NO_NAME)?.await?;
@@ -56,19 +56,19 @@ impl QuicDialer {
         let link = QuicLink::new(connection.clone(), streams, config::SESSION_WINDOW);
         Ok(Dialed::new(
             Carrier::new(info, Link::Quic(link)),
-            Introduction::Stream(connection),
+            HostMessage::Stream(connection),
         ))
     }
 }
 
-/// The server half's end of a UDP socket.
+/// A UDP socket of the server half.
 pub struct QuicListener {
     endpoint: quinn::Endpoint,
-    socket: Arc<Polled>,
+    socket: Arc<PolledSocket>,
 }
 
 impl QuicListener {
-    /// Listens on a bound socket, with the keys that `secrets` give a listener there.
+    /// Listens on a bound socket. `secrets` gives the keys for its address.
     ///
     /// # Errors
     /// The socket cannot be used, or TLS cannot be set up.
@@ -82,8 +82,8 @@ impl QuicListener {
         QuicListener::with_secrets(socket, key, &secrets, limits)
     }
 
-    /// The same with the keys of a listener elsewhere, which it answers for: it resets the connections of that one, which
-    /// must be gone for good.
+    /// Listens with the keys of another listener, in order to reset that one's connections. That
+    /// listener must be gone for good.
     ///
     /// # Errors
     /// As [`QuicListener::new`].
@@ -100,30 +100,31 @@ impl QuicListener {
         };
         let server = config::server(key, secrets, &limits)?;
         let endpoint = config::server_endpoint(secrets);
-        let socket = Polled::new(socket)?;
+        let socket = PolledSocket::new(socket)?;
         let endpoint = socket::endpoint_over(Arc::clone(&socket), endpoint, Some(server))?;
         Ok(QuicListener { endpoint, socket })
     }
 
-    /// The address that it listens on.
+    /// The address on which it listens.
     ///
     /// # Errors
-    /// As `getsockname(2)`.
+    /// As getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
     }
 
-    /// The next attempt at a connection; `None` once the listener was closed.
+    /// The next connection attempt; `None` once the listener is closed.
     pub async fn accept(&self) -> Option<quinn::Incoming> {
         self.endpoint.accept().await
     }
 
-    /// Leaves what arrives from now on to whoever else has the socket. What is sent still goes out.
-    pub fn end_hearing(&self) {
-        self.socket.end_hearing();
+    /// Leaves packets that arrive from now on to the other process that shares the socket. Sending
+    /// still works.
+    pub fn stop_receiving(&self) {
+        self.socket.stop_receiving();
     }
 
-    /// Tells all peers that this half goes away, and takes no more.
+    /// Closes all connections, and accepts no more.
     pub async fn close(&self) {
         self.endpoint.set_server_config(None);
         self.endpoint.close(3u32.into(), b"shutting down");
@@ -131,51 +132,52 @@ impl QuicListener {
     }
 }
 
-/// Completes one handshake and says `host` in the first flight.
+/// Completes one handshake, and sends `host` in the first flight.
 ///
 /// # Errors
 /// The connection is lost, or the client proves no key.
-pub async fn shake_hands(incoming: quinn::Incoming, host: Bytes) -> Result<Acquaintance, CarrierError> {
+pub async fn handshake(incoming: quinn::Incoming, host: Bytes) -> Result<AuthenticatedClient, CarrierError> {
     let mut connecting = incoming.accept()?;
-    // A stream can be opened once the client's whole first message is here. With post-quantum keys it takes two
-    // datagrams, and quinn 0.11 wakes nobody who began to open one between them.
+    // A stream can be opened once the whole ClientHello has arrived. With post-quantum keys it
+    // takes two datagrams, and quinn 0.11 does not wake a task that began to open a stream in
+    // between.
     connecting.handshake_data().await?;
     let (connection, handshake) = match connecting.into_0rtt() {
         Ok((connection, accepted)) => (connection, Some(accepted)),
-        // Never on the server side; waiting for the handshake costs a round trip and nothing else.
+        // Does not happen on the server side. Waiting for the handshake would cost one round trip.
         Err(connecting) => (connecting.await?, None),
     };
     let mut stream = connection.open_uni().await?;
     stream.write_chunk(host).await.map_err(io::Error::from)?;
-    // The stream cannot be finished yet: it was opened a line above.
+    // Cannot fail: the stream was opened just now.
     let _ = stream.finish();
     if let Some(handshake) = handshake {
         handshake.await;
     }
-    Ok(Acquaintance {
+    Ok(AuthenticatedClient {
         info: describe(&connection)?,
         connection,
     })
 }
 
-/// A client that proved its TLS key and has said nothing yet.
-pub struct Acquaintance {
+/// A client that has proved its TLS key and sent no message yet.
+pub struct AuthenticatedClient {
     info: CarrierInfo,
     connection: quinn::Connection,
 }
 
-impl Acquaintance {
-    /// Where the client is.
+impl AuthenticatedClient {
+    /// The client's address.
     pub fn remote(&self) -> SocketAddr {
         unmapped(self.connection.remote_address())
     }
 
-    /// The TLS key that it has proved, SPKI DER.
+    /// The client's TLS key, SPKI DER.
     pub fn tls_key(&self) -> &Bytes {
         &self.info.peer_key
     }
 
-    /// Waits for its first word.
+    /// Waits for the stream of its first message.
     ///
     /// # Errors
     /// The connection is lost.
@@ -185,7 +187,7 @@ impl Acquaintance {
         Ok(Carrier::new(self.info.clone(), Link::Quic(link)))
     }
 
-    /// Closes the connection, and says why.
+    /// Closes the connection for this reason.
     pub fn turn_away(self, reason: CloseReason) {
         close_quic(&self.connection, reason);
     }
@@ -194,12 +196,12 @@ impl Acquaintance {
 fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError> {
     let mut exporter = [0; 32];
     let exported = connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
-    exported.map_err(|_| io::Error::other("the TLS exporter gave nothing"))?;
+    exported.map_err(|_| io::Error::other("the TLS exporter failed"))?;
     let identity = connection
         .peer_identity()
         .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     let peer_key = identity.as_deref().and_then(|keys| keys.first());
-    let peer_key = peer_key.ok_or_else(|| io::Error::other("the peer proved no TLS key"))?;
+    let peer_key = peer_key.ok_or(CarrierError::NoPeerKey)?;
     let peer_key = Bytes::copy_from_slice(peer_key);
     Ok(CarrierInfo {
         kind: Kind::Quic,
@@ -211,7 +213,7 @@ fn describe(connection: &quinn::Connection) -> Result<CarrierInfo, CarrierError>
     })
 }
 
-/// An IPv4 peer seen by a dual-stack socket has its address back; a link-local one keeps its zone.
+/// Converts an IPv4-mapped address back to IPv4. A link-local address keeps its zone.
 pub(crate) fn unmapped(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(v4) => SocketAddr::from((v4, address.port())),
@@ -232,13 +234,13 @@ mod tests {
     const APART: Duration = Duration::from_millis(100);
 
     #[tokio::test]
-    async fn what_arrives_after_the_end_of_hearing_is_for_who_else_has_the_socket() {
+    async fn packets_after_stop_receiving_are_left_to_the_other_process() {
         let (key, client) = (TlsKey::generate(), TlsKey::generate());
         let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let secrets = EndpointSecrets::new([1; 32]);
         let listen = |socket| QuicListener::new(socket, &key, &secrets, &QuicLimits::default()).unwrap();
         let leaving = listen(socket.try_clone().unwrap());
-        leaving.end_hearing();
+        leaving.stop_receiving();
         let address = leaving.local_addr().unwrap();
         let dialer = QuicDialer::new(address, MtuCap::default()).unwrap();
         let mut dialing = Box::pin(dialer.dial(address, &client, ServerKey::Exactly(key.spki().to_vec())));
@@ -246,18 +248,18 @@ mod tests {
         assert!(unheard.await.is_err());
         let next = listen(socket);
         let answer = async {
-            let incoming = next.accept().await.expect("it was left in the buffer");
-            shake_hands(incoming, Bytes::new()).await
+            let incoming = next.accept().await.expect("it stayed in the kernel's buffer");
+            handshake(incoming, Bytes::new()).await
         };
-        // Nothing is sent again within this time (RFC 9002 section 6.2.2).
+        // Nothing is retransmitted within this time (RFC 9002 section 6.2.2).
         let (dialed, greeted) = timeout(Duration::from_millis(900), async { tokio::join!(dialing, answer) })
             .await
-            .expect("answered from what had been left");
+            .expect("the next listener answers");
         assert!(dialed.is_ok() && greeted.is_ok());
     }
 
     #[tokio::test]
-    async fn the_host_message_comes_although_the_first_flight_arrives_in_pieces() {
+    async fn host_message_arrives_although_the_first_flight_is_split() {
         let key = TlsKey::generate();
         let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let secrets = EndpointSecrets::new([1; 32]);
@@ -266,11 +268,12 @@ mod tests {
         let (near, far) = (path.local_addr().unwrap(), listener.local_addr().unwrap());
         let host = Host { statements: Vec::new() };
         let said = host.encode();
-        // Tasks of their own: polled together, each would be woken by what wakes the others.
+        // Separate tasks: if they were polled together, each would be woken by the events of the
+        // others.
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let client = shake_hands(listener.accept().await.unwrap(), said).await.unwrap();
-            // Ends with an error: the client never uses its stream.
+            let client = handshake(listener.accept().await.unwrap(), said).await.unwrap();
+            // Ends with an error, because the client never opens its stream.
             let _ = client.carrier().await;
         });
         tasks.spawn(async move { hand_on_slowly(&path, far).await });
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_touch_is_acknowledged_by_the_transport_and_asks_for_no_more() {
+    async fn soliciting_an_ack_needs_no_answer_if_the_transport_shows_acks() {
         let key = TlsKey::generate();
         let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let secrets = EndpointSecrets::new([1; 32]);
@@ -299,18 +302,18 @@ mod tests {
         };
         let far = async {
             let host = Host { statements: Vec::new() };
-            let met = shake_hands(listener.accept().await.unwrap(), host.encode()).await;
+            let met = handshake(listener.accept().await.unwrap(), host.encode()).await;
             let mut far = met.unwrap().carrier().await.unwrap();
             far.read_message().await.unwrap();
             far
         };
         let (mut near, mut far) = tokio::join!(near, far);
-        // Whatever was said before is acknowledged by then.
+        // By then everything sent before is acknowledged.
         sleep(APART).await;
         let mark = near.answer_mark();
-        near.touch(7);
+        near.solicit_ack(7);
         let heard = poll_fn(|cx| far.poll_frame(cx)).await.unwrap();
-        assert_eq!(heard.frame, Frame::Pong { token: 7 }, "which nobody answers");
+        assert_eq!(heard.frame, Frame::Pong { token: 7 }, "a frame that needs no answer");
         let moved = async {
             while near.answer_mark() == mark {
                 sleep(APART / 20).await;
@@ -319,7 +322,7 @@ mod tests {
         timeout(APART * 10, moved).await.expect("an acknowledgement");
     }
 
-    /// A path on which each of the first datagrams has been dealt with when the next arrives.
+    /// A path that delays the first datagrams, so that each is processed before the next arrives.
     async fn hand_on_slowly(path: &tokio::net::UdpSocket, server: SocketAddr) {
         let mut buffer = vec![0; 65_536];
         let mut client = server;

@@ -1,6 +1,6 @@
-//! What DNS said last, in a small file in the state folder: for the day on which it says nothing.
+//! Caches DNS answers in a small file in the state directory, for when DNS does not answer.
 //!
-//! Only a memory. Losing it, or a damaged file, costs nothing while DNS works.
+//! While DNS works, a missing or damaged file does no harm.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -16,37 +16,37 @@ use tracing::debug;
 
 use super::{DnsName, Endpoint};
 
-/// The file's name.
+/// Name of the file.
 const FILE: &str = "relays.json";
 
-/// Only this version is understood; another is no memory.
+/// A file of another version is ignored.
 const VERSION: u32 = 1;
 
-/// Most names remembered of each kind; beyond, the oldest is forgotten.
-const MOST_NAMES: usize = 200;
+/// Most services and most hosts that are cached; beyond that the oldest are removed.
+const MAX_NAMES: usize = 200;
 
-/// Most bytes read: a fleet of 256 has 25 KiB.
-const LONGEST_FILE: u64 = 1 << 20;
+/// Largest file that is read. A service with 256 relays takes 25 KiB.
+const MAX_FILE_LEN: u64 = 1 << 20;
 
-/// An answer that says nothing new is written down again after this time, for its date.
-const REWRITE: Duration = Duration::from_secs(3600);
+/// An unchanged answer is written again after this long, to update its date.
+const REWRITE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// One relay of a service (RFC 2782).
+/// One SRV record (RFC 2782).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Member {
+pub(super) struct ServiceRecord {
     pub(super) endpoint: Endpoint,
     pub(super) priority: u16,
     pub(super) weight: u16,
 }
 
-/// An answer and how old it is.
+/// A cached answer and its age.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Remembered<T> {
+pub(super) struct CachedAnswer<T> {
     pub(super) answer: T,
     pub(super) age: Duration,
 }
 
-/// What is remembered: read once, changed in memory, written down by [`Cache::save`].
+/// The cache: read once, changed in memory, written by [`Cache::save`].
 #[derive(Debug)]
 pub(super) struct Cache {
     file: Option<PathBuf>,
@@ -55,7 +55,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Reads what is known. Without a folder nothing is, and nothing will be.
+    /// Reads the cache. Without a state directory nothing is cached.
     pub(super) fn open(state_dir: Option<&Path>) -> Cache {
         let file = state_dir.map(|folder| folder.join(FILE));
         Cache {
@@ -65,24 +65,24 @@ impl Cache {
         }
     }
 
-    pub(super) fn service(&self, name: &DnsName, now: SystemTime) -> Option<Remembered<Vec<Member>>> {
+    pub(super) fn service(&self, name: &DnsName, now: SystemTime) -> Option<CachedAnswer<Vec<ServiceRecord>>> {
         let entry = self.known.services.get(name.as_str())?;
         let members = entry.answer.iter().map(StoredMember::read).collect::<Option<_>>()?;
-        Some(Remembered {
+        Some(CachedAnswer {
             answer: members,
             age: entry.age(now),
         })
     }
 
-    pub(super) fn host(&self, name: &DnsName, now: SystemTime) -> Option<Remembered<Vec<IpAddr>>> {
+    pub(super) fn host(&self, name: &DnsName, now: SystemTime) -> Option<CachedAnswer<Vec<IpAddr>>> {
         let entry = self.known.hosts.get(name.as_str())?;
-        Some(Remembered {
+        Some(CachedAnswer {
             answer: entry.answer.clone(),
             age: entry.age(now),
         })
     }
 
-    pub(super) fn learn_service(&mut self, name: &DnsName, members: &[Member], now: SystemTime) {
+    pub(super) fn learn_service(&mut self, name: &DnsName, members: &[ServiceRecord], now: SystemTime) {
         let answer = members.iter().map(StoredMember::of).collect();
         let known = self.known.services.get(name.as_str());
         learn(&mut self.learned.services, known, name, answer, now);
@@ -93,14 +93,14 @@ impl Cache {
         learn(&mut self.learned.hosts, known, name, addresses.to_vec(), now);
     }
 
-    /// Writes down what is new. Replaces the file whole, mode 0600; of two processes that do this at the same moment
-    /// one may be forgotten.
+    /// Writes new answers. Replaces the file as a whole, with mode 0600. If two processes do this
+    /// at the same time, the answers of one may be lost.
     pub(super) fn save(self) {
         let Some(file) = self.file else { return };
         if self.learned.services.is_empty() && self.learned.hosts.is_empty() {
             return;
         }
-        // Look-ups take seconds: others may have written meanwhile.
+        // Look-ups take seconds, and other processes may have written meanwhile.
         let mut stored = Stored::read(&file);
         stored.version = VERSION;
         stored.services.extend(self.learned.services);
@@ -109,7 +109,7 @@ impl Cache {
         forget_oldest(&mut stored.hosts);
         let text = serde_json::to_vec(&stored).expect("strings and numbers are valid JSON");
         if let Err(error) = replace(&file, &text) {
-            debug!(file = %file.display(), %error, "cannot remember where relays are");
+            debug!(file = %file.display(), %error, "cannot write the relay cache");
         }
     }
 }
@@ -121,14 +121,14 @@ fn learn<T: PartialEq>(
     answer: T,
     now: SystemTime,
 ) {
-    if known.is_none_or(|known| known.answer != answer || known.age(now) >= REWRITE) {
+    if known.is_none_or(|known| known.answer != answer || known.age(now) >= REWRITE_INTERVAL) {
         let at = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         learned.insert(name.as_str().to_owned(), Entry { at, answer });
     }
 }
 
 fn forget_oldest<T>(entries: &mut BTreeMap<String, Entry<T>>) {
-    while entries.len() > MOST_NAMES {
+    while entries.len() > MAX_NAMES {
         let oldest = entries.iter().min_by_key(|(_, entry)| entry.at);
         let Some(name) = oldest.map(|(name, _)| name.clone()) else {
             return;
@@ -138,13 +138,13 @@ fn forget_oldest<T>(entries: &mut BTreeMap<String, Entry<T>>) {
 }
 
 fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
-    // One process may look up for several sessions at once.
+    // One process may resolve for several sessions at once.
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let scratch = file.with_extension(format!("json.{}.{count}", std::process::id()));
     let written = write_new(&scratch, text).and_then(|()| fs::rename(&scratch, file));
     if written.is_err() {
-        // The write is what failed; that the rest of it may stay behind adds nothing.
+        // The error to report is that of the write.
         let _ = fs::remove_file(&scratch);
     }
     written
@@ -156,7 +156,7 @@ fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
     file.write_all(text)
 }
 
-/// The file.
+/// Content of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Stored {
     version: u32,
@@ -166,7 +166,7 @@ struct Stored {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry<T> {
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     at: u64,
     answer: T,
 }
@@ -182,14 +182,14 @@ struct StoredMember {
 impl Stored {
     fn read(file: &Path) -> Stored {
         let mut text = String::new();
-        let read = File::open(file).and_then(|file| file.take(LONGEST_FILE).read_to_string(&mut text));
+        let read = File::open(file).and_then(|file| file.take(MAX_FILE_LEN).read_to_string(&mut text));
         let stored = read.ok().and_then(|_| serde_json::from_str::<Stored>(&text).ok());
         stored.filter(|stored| stored.version == VERSION).unwrap_or_default()
     }
 }
 
 impl<T> Entry<T> {
-    /// Zero where the clock was set back.
+    /// Zero if the clock was set back.
     fn age(&self, now: SystemTime) -> Duration {
         let at = UNIX_EPOCH.checked_add(Duration::from_secs(self.at));
         at.and_then(|at| now.duration_since(at).ok()).unwrap_or_default()
@@ -197,7 +197,7 @@ impl<T> Entry<T> {
 }
 
 impl StoredMember {
-    fn of(member: &Member) -> StoredMember {
+    fn of(member: &ServiceRecord) -> StoredMember {
         StoredMember {
             host: member.endpoint.host.to_string(),
             port: member.endpoint.port,
@@ -206,8 +206,8 @@ impl StoredMember {
         }
     }
 
-    fn read(&self) -> Option<Member> {
-        Some(Member {
+    fn read(&self) -> Option<ServiceRecord> {
+        Some(ServiceRecord {
             endpoint: Endpoint {
                 host: self.host.parse().ok()?,
                 port: Some(self.port).filter(|port| *port != 0)?,
@@ -228,8 +228,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn member(host: &str) -> Member {
-        Member {
+    fn member(host: &str) -> ServiceRecord {
+        ServiceRecord {
             endpoint: Endpoint {
                 host: host.parse().unwrap(),
                 port: 4433,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_learned_is_known_to_the_next_run_with_its_age() {
+    fn cached_answers_survive_with_their_age() {
         let state = tempfile::tempdir().unwrap();
         let mut cache = Cache::open(Some(state.path()));
         cache.learn_service(&name("_r._udp.x"), &[member("a.x"), member("b.x")], now());
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_no_memory_and_gets_mended() {
+    fn damaged_cache_file_is_ignored_and_rewritten() {
         let state = tempfile::tempdir().unwrap();
         let file = state.path().join(FILE);
         let learn = || {
@@ -291,7 +291,7 @@ mod tests {
             whole.replace("4433", "0"),
             whole.replace("4433", "70000"),
             whole.replace("a.x", "-a"),
-            " ".repeat(LONGEST_FILE as usize) + &whole,
+            " ".repeat(MAX_FILE_LEN as usize) + &whole,
         ] {
             fs::write(&file, &damaged).unwrap();
             assert!(
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_says_nothing_new_is_written_once_an_hour() {
+    fn unchanged_answer_is_rewritten_once_an_hour() {
         let state = tempfile::tempdir().unwrap();
         let learn = |at| {
             let mut cache = Cache::open(Some(state.path()));
@@ -320,25 +320,25 @@ mod tests {
         assert_eq!(learn(now()), Duration::ZERO);
         let minute = Duration::from_secs(60);
         assert_eq!(learn(now() + minute), minute);
-        assert_eq!(learn(now() + REWRITE), Duration::ZERO);
+        assert_eq!(learn(now() + REWRITE_INTERVAL), Duration::ZERO);
     }
 
     #[test]
-    fn the_number_of_names_is_bounded_and_the_oldest_goes() {
+    fn number_of_cached_names_is_bounded_and_the_oldest_is_removed() {
         let state = tempfile::tempdir().unwrap();
         let mut cache = Cache::open(Some(state.path()));
-        for number in 0..=MOST_NAMES as u64 {
+        for number in 0..=MAX_NAMES as u64 {
             let at = now() + Duration::from_secs(number);
             cache.learn_host(&name(&format!("h{number}")), &addresses(&["192.0.2.1"]), at);
         }
         cache.save();
         let cache = Cache::open(Some(state.path()));
-        assert_eq!(cache.known.hosts.len(), MOST_NAMES);
+        assert_eq!(cache.known.hosts.len(), MAX_NAMES);
         assert!(cache.host(&name("h0"), now()).is_none());
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_to_does_no_harm() {
+    fn unwritable_cache_directory_is_ignored() {
         for state in [None, Some(Path::new("/nonexistent/state"))] {
             let mut cache = Cache::open(state);
             cache.learn_host(&name("a.x"), &addresses(&["192.0.2.1"]), now());

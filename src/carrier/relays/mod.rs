@@ -1,9 +1,9 @@
-//! Relays by name: how they are written, looked up and remembered, and which few of many serve a host key.
+//! Relays by name: syntax, DNS, cache, and which few of many relays serve a host key.
 //!
 //! Nothing here connects to a relay.
 
 mod cache;
-mod lookup;
+mod dns;
 mod name;
 mod rendezvous;
 mod resolver;
@@ -18,30 +18,32 @@ use russh::keys::ssh_key::Fingerprint;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A relay, by whatever name it was found.
+/// A relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
-    /// What both ends call it.
+    /// Host and port: the same at both ends.
     pub endpoint: Endpoint,
-    /// SHA-256 fingerprint of its TLS key, where the user vouches for one.
+    /// The pinned SHA-256 fingerprint of its TLS key, if any.
     pub pin: Option<Fingerprint>,
-    /// The lower goes first: 0 for a relay that was named itself, 1 more than its record says for one of a service.
+    /// Lower is tried first: 0 for a relay that was named directly, the SRV record's priority plus
+    /// 1 for one of a service.
     pub priority: u32,
-    /// Share among those of the same priority; 1 for a relay that was named itself.
+    /// Share among relays of the same priority; 1 for a relay that was named directly.
     pub weight: u16,
 }
 
-/// A relay and where it is.
+/// A relay and its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayAddress {
     /// The relay.
     pub relay: Relay,
-    /// Its addresses in the order in which they should be tried: families in turn. At least one.
+    /// Its addresses in the order in which to try them, alternating between the address families.
+    /// At least one.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl RelayAddress {
-    /// Each address, as it is dialed.
+    /// The addresses as dial targets.
     pub fn each(&self) -> impl Iterator<Item = via::RelayAddress> {
         let name: Arc<str> = self.relay.endpoint.to_string().into();
         let key = self.relay.pin.and_then(|pin| match pin {

@@ -1,6 +1,6 @@
-//! How relays are named: by host, or by a service whose hosts DNS lists.
+//! The syntax of relay names: a host, or a service whose hosts are SRV records.
 //!
-//! Syntax only; nothing is looked up here.
+//! Nothing is resolved here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,29 +9,29 @@ use std::str::FromStr;
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 use thiserror::Error;
 
-/// The port of a relay that is named without one: where neither UDP nor TCP looks odd to a firewall.
+/// Default port. Firewalls usually let UDP and TCP to port 443 pass.
 pub const DEFAULT_PORT: u16 = 443;
 
-/// RFC 1035 section 2.3.4, less the length of the root and of the first label.
-const LONGEST_NAME: usize = 253;
-const LONGEST_LABEL: usize = 63;
+/// RFC 1035 section 2.3.4: 255 bytes, less the length bytes of the root and of the first label.
+const MAX_NAME_LEN: usize = 253;
+const MAX_LABEL_LEN: usize = 63;
 
-/// A relay or a fleet of relays, as written: `r1.example.org`, `r2.example.org:4433`, `[2001:db8::1]:443`,
-/// `r1.example.org#SHA256:..`, `_bowline-relay._udp.example.org`.
+/// The name of a relay or of a group of relays: `r1.example.org`, `r2.example.org:4433`,
+/// `[2001:db8::1]:443`, `r1.example.org#SHA256:..`, `_bowline-relay._udp.example.org`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RelayName {
     /// One relay.
     Host {
-        /// Where it is; port 443 where none is written.
+        /// Host and port; port 443 if none is given.
         endpoint: Endpoint,
-        /// SHA-256 fingerprint of its TLS key, where the user vouches for one.
+        /// The pinned SHA-256 fingerprint of its TLS key, if any.
         pin: Option<Fingerprint>,
     },
-    /// All that the SRV records of this name list (RFC 2782). It begins with `_`.
+    /// All relays listed by the SRV records of this name (RFC 2782). It begins with `_`.
     Service(DnsName),
 }
 
-/// A host and a port. As text (`host:port`, an IPv6 address in brackets) it is the name that both ends hash.
+/// A host and a port. Both ends hash its text: `host:port`, an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// Name or address.
@@ -40,52 +40,52 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// A name, or an address that needs no look-up.
+/// A name or an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
-    /// To be looked up.
+    /// A name, to be resolved.
     Name(DnsName),
     /// IPv4 or IPv6.
     Address(IpAddr),
 }
 
-/// A name in the form that DNS knows: ASCII, lower case, without the last dot; at most 253 bytes.
+/// A DNS name in canonical form: ASCII, lower case, without the final dot, at most 253 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DnsName(String);
 
-/// Why a text names no relay.
+/// Why a text is not a relay name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RelayNameError {
-    /// Not what DNS takes for a name.
+    /// Not a valid host name.
     #[error("{given:?} is not a host name in ASCII letters, digits, `-`, `_` and dots")]
     Host {
-        /// The text in place of the name.
+        /// The invalid part.
         given: String,
     },
-    /// Colons outside of brackets: where the address ends and the port begins nobody can tell.
-    #[error("an IPv6 address stands in brackets: [2001:db8::1]:443")]
+    /// Several colons outside of brackets: the port cannot be told from the address.
+    #[error("an IPv6 address must be in brackets: [2001:db8::1]:443")]
     Bare,
-    /// Something else between brackets.
+    /// The text in brackets is not an IPv6 address.
     #[error("{given:?} is not an IPv6 address between brackets")]
     Address {
-        /// The text in place of the address.
+        /// The invalid part.
         given: String,
     },
     /// Not 1 to 65535.
     #[error("{given:?} is not a port from 1 to 65535")]
     Port {
-        /// The text in place of the port.
+        /// The invalid part.
         given: String,
     },
-    /// What follows `#` is no SHA-256 fingerprint.
+    /// The text after `#` is not a SHA-256 fingerprint.
     #[error("{given:?} is not a fingerprint (SHA256: and 43 characters)")]
     Pin {
-        /// The text in place of the fingerprint.
+        /// The invalid part.
         given: String,
     },
-    /// A service with a port or a pin.
+    /// A service with a port or a fingerprint.
     #[error("a service such as {service} has neither port nor fingerprint: its SRV records name the relays")]
-    NotOfAService {
+    PortOrPinOnService {
         /// The service.
         service: DnsName,
     },
@@ -105,7 +105,7 @@ impl FromStr for RelayName {
             let service = host.parse()?;
             return match (port, pin) {
                 (None, None) => Ok(RelayName::Service(service)),
-                _ => Err(RelayNameError::NotOfAService { service }),
+                _ => Err(RelayNameError::PortOrPinOnService { service }),
             };
         }
         let endpoint = Endpoint {
@@ -116,7 +116,7 @@ impl FromStr for RelayName {
     }
 }
 
-/// Cuts off `:port`; brackets stay, so that only an address can stand in them.
+/// Splits off `:port`. Brackets stay, so that the rest is parsed as an address.
 fn split_port(place: &str) -> Result<(&str, Option<&str>), RelayNameError> {
     let brackets_end = match (place.starts_with('['), place.rfind(']')) {
         (true, Some(end)) => end + 1,
@@ -143,7 +143,7 @@ fn split_port(place: &str) -> Result<(&str, Option<&str>), RelayNameError> {
 }
 
 fn parse_port(text: &str) -> Result<u16, RelayNameError> {
-    // `parse` alone would take `+443`.
+    // `parse` alone would accept `+443`.
     let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let port = digits.and_then(|text| text.parse().ok()).filter(|port| *port != 0);
     port.ok_or_else(|| RelayNameError::Port { given: text.to_owned() })
@@ -177,7 +177,7 @@ impl FromStr for Host {
 }
 
 impl DnsName {
-    /// The name.
+    /// The name as a string.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -188,12 +188,13 @@ impl FromStr for DnsName {
 
     fn from_str(text: &str) -> Result<Self, RelayNameError> {
         let name = text.strip_suffix('.').unwrap_or(text);
-        // A last label of digits is a misspelt IPv4 address, and some resolvers would take it for one.
+        // A numeric last label means a mistyped IPv4 address, and some resolvers would parse it as
+        // one.
         let is_numeric = name
             .rsplit('.')
             .next()
             .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-        if name.len() > LONGEST_NAME || is_numeric || !name.split('.').all(is_label) {
+        if name.len() > MAX_NAME_LEN || is_numeric || !name.split('.').all(is_label) {
             return Err(RelayNameError::Host { given: text.to_owned() });
         }
         Ok(DnsName(name.to_ascii_lowercase()))
@@ -202,7 +203,7 @@ impl FromStr for DnsName {
 
 fn is_label(label: &str) -> bool {
     let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    (1..=LONGEST_LABEL).contains(&label.len()) && !label.starts_with('-') && label.bytes().all(may_stand)
+    (1..=MAX_LABEL_LEN).contains(&label.len()) && !label.starts_with('-') && label.bytes().all(may_stand)
 }
 
 impl fmt::Display for RelayName {
@@ -253,7 +254,7 @@ mod tests {
         name.to_string()
     }
 
-    fn fault(text: &str) -> RelayNameError {
+    fn lookup_error(text: &str) -> RelayNameError {
         match text.parse::<RelayName>() {
             Ok(name) => panic!("{text:?} was taken for {name}"),
             Err(error) => error,
@@ -276,12 +277,15 @@ mod tests {
         let service: RelayName = "_bowline-relay._udp.Example.org.".parse().unwrap();
         assert!(matches!(&service, RelayName::Service(name) if name.as_str() == "_bowline-relay._udp.example.org"));
         for text in ["_relay._udp.example.org:443", &format!("_relay._udp.example.org#{PIN}")] {
-            assert!(matches!(fault(text), RelayNameError::NotOfAService { .. }), "{text}");
+            assert!(
+                matches!(lookup_error(text), RelayNameError::PortOrPinOnService { .. }),
+                "{text}"
+            );
         }
     }
 
     #[test]
-    fn what_names_no_relay_is_refused_with_the_part_that_is_wrong() {
+    fn invalid_relay_name_is_refused_with_its_invalid_part() {
         for text in [
             "",
             ".",
@@ -296,25 +300,28 @@ mod tests {
             "a\u{1b}[2J",
         ] {
             assert!(
-                matches!(fault(text), RelayNameError::Host { .. }),
+                matches!(lookup_error(text), RelayNameError::Host { .. }),
                 "{text:?}: {}",
-                fault(text)
+                lookup_error(text)
             );
         }
         let long = "a".repeat(64);
-        assert!(matches!(fault(&long), RelayNameError::Host { .. }));
-        assert!(matches!(fault(&["a.b"; 90].join(".")), RelayNameError::Host { .. }));
+        assert!(matches!(lookup_error(&long), RelayNameError::Host { .. }));
+        assert!(matches!(
+            lookup_error(&["a.b"; 90].join(".")),
+            RelayNameError::Host { .. }
+        ));
         for text in ["::1", "2001:db8::1", "a:1:2"] {
-            assert_eq!(fault(text), RelayNameError::Bare, "{text}");
+            assert_eq!(lookup_error(text), RelayNameError::Bare, "{text}");
         }
         for text in ["[::1", "[a]", "[192.0.2.1]:443", "[]"] {
-            assert!(matches!(fault(text), RelayNameError::Address { .. }), "{text}");
+            assert!(matches!(lookup_error(text), RelayNameError::Address { .. }), "{text}");
         }
         for text in ["a:0", "a:65536", "a:", "a:+443", "[::1]443", "[::1]x:443", "a:https"] {
-            assert!(matches!(fault(text), RelayNameError::Port { .. }), "{text}");
+            assert!(matches!(lookup_error(text), RelayNameError::Port { .. }), "{text}");
         }
         for text in ["a#", "a#SHA256:short", "a#MD5:00:11", "a:443#x"] {
-            assert!(matches!(fault(text), RelayNameError::Pin { .. }), "{text}");
+            assert!(matches!(lookup_error(text), RelayNameError::Pin { .. }), "{text}");
         }
     }
 
@@ -340,7 +347,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics_and_what_is_taken_reads_as_it_is_written(text in "[a-z0-9_.:#\\[\\]é-]{0,30}") {
+        fn no_input_panics_and_parsed_names_round_trip(text in "[a-z0-9_.:#\\[\\]é-]{0,30}") {
             if let Ok(name) = text.parse::<RelayName>() {
                 prop_assert_eq!(name.to_string().parse::<RelayName>().unwrap(), name);
             }

@@ -1,27 +1,28 @@
-//! Which few of many relays a host key is found at: highest random weight, the same at both ends without a word
-//! between them.
+//! Chooses a few of many relays for a host key by rendezvous hashing (highest random weight). Both
+//! ends make the same choice without communicating.
 //!
-//! Pure. A relay that comes or goes moves only the host keys that choose it.
+//! Pure. If a relay is added or removed, only the host keys that choose it are affected.
 
 use aws_lc_rs::digest::{Context, SHA256};
 use russh::keys::ssh_key::Fingerprint;
 
 use super::{Endpoint, Relay};
 
-/// How many relays are used for a host key: one to work with, one in reserve, one for the day when both are down.
+/// Relays per host key: one in use, one standby, and one if both fail.
 pub const DEFAULT_RELAYS: usize = 3;
 
-/// Binary places of a cost behind the point.
+/// Fractional bits of a cost.
 const PLACES: u32 = 40;
 
-/// The relays for these host keys: for each key the best `per_key`, best first; each relay once.
+/// The relays for these host keys: for each key the best `per_key`, best first, without duplicates.
 ///
-/// A server half registers at those of all its keys; a client half asks at those of the one key it expects, so it is
-/// always among them. Between equals of the lowest priority the share of a relay is as its weight (RFC 2782). The order
-/// of the list does not matter. Without any key it is the first few by priority and name.
+/// A server half registers at the relays of all its keys. A client half asks the relays of the key
+/// that it expects, which are always among them. Among relays of the lowest priority, shares are
+/// proportional to weights (RFC 2782). The order of `relays` does not matter. Without a key, the
+/// result is the first relays by priority and name.
 pub fn choose(relays: &[Relay], host_keys: &[Fingerprint], per_key: usize) -> Vec<Relay> {
     if host_keys.is_empty() {
-        // Nobody can be asked for; whoever dials is to find that out, and say so.
+        // Without a key no server half can be asked for. The dial fails and reports that.
         let mut first = relays.to_vec();
         first.sort_by(|a, b| a.priority.cmp(&b.priority).then_with(|| a.endpoint.cmp(&b.endpoint)));
         first.truncate(per_key);
@@ -43,10 +44,11 @@ pub fn choose(relays: &[Relay], host_keys: &[Fingerprint], per_key: usize) -> Ve
     chosen
 }
 
-/// `-log2(u) / weight` for a uniform `u` of relay and key: the least of them falls to each relay as often as its weight
-/// says. In integers, since both ends must agree to the last bit.
+/// `-log2(u) / weight`, where `u` is a uniform random number from relay and key: each relay has the
+/// lowest cost as often as its weight demands. In integers, because both ends must agree to the
+/// last bit.
 struct Cost {
-    /// `-log2(u)`, [`PLACES`] bits behind the point.
+    /// `-log2(u)` with [`PLACES`] fractional bits.
     log: u64,
     weight: u16,
 }
@@ -55,7 +57,8 @@ impl Cost {
     fn of(relay: &Relay, key: &Fingerprint) -> Cost {
         Cost {
             log: negative_log2(hash(&relay.endpoint, key)),
-            // "A very small chance": and where all are 0, all are equal.
+            // RFC 2782 asks for "a very small chance" for weight 0. If all weights are 0, all are
+            // equal.
             weight: relay.weight.max(1),
         }
     }
@@ -69,7 +72,7 @@ impl Cost {
 fn hash(relay: &Endpoint, key: &Fingerprint) -> u64 {
     let mut context = Context::new(&SHA256);
     context.update(relay.to_string().as_bytes());
-    // No name holds a zero: two pairs never give one text.
+    // A relay name contains no zero byte, so that no two pairs give the same input.
     context.update(&[0]);
     context.update(key.as_bytes());
     let digest = context.finish();
@@ -85,7 +88,7 @@ fn negative_log2(hash: u64) -> u64 {
     let value = u128::from(hash) + 1;
     let whole = value.ilog2();
     let mut log = u64::from(whole) << PLACES;
-    // 1 <= mantissa < 2, with 63 bits behind the point.
+    // 1 <= mantissa < 2, with 63 fractional bits.
     let mut mantissa = (value << 63) >> whole;
     for place in (0..PLACES).rev() {
         mantissa = (mantissa * mantissa) >> 63;
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_key_the_first_few_stand_for_all() {
+    fn without_a_key_the_first_relays_are_chosen() {
         let (relays, mut backwards) = (fleet(9), fleet(9));
         backwards.reverse();
         let first = choose(&relays, &[], DEFAULT_RELAYS);
@@ -157,7 +160,7 @@ mod tests {
             ["r45.example.org:443", "r20.example.org:443", "r0.example.org:443"]
         );
         let hashed = hash(&relay("r1.example.org").endpoint, &Fingerprint::Sha256([7; 32]));
-        // printf 'r1.example.org:443\0' and 32 times \7 through sha256sum.
+        // From: printf 'r1.example.org:443\0' and 32 times \7, piped through sha256sum.
         assert_eq!(hashed, 0xc960_158f_fccd_1545);
     }
 
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_list_is_taken_whole() {
+    fn all_relays_of_a_short_list_are_chosen() {
         let relays = fleet(3);
         let mut all = chosen(&relays, key(1));
         all.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_half_with_several_keys_is_where_each_of_them_is_looked_for() {
+    fn server_half_registers_at_the_relays_of_each_of_its_keys() {
         let relays = fleet(50);
         let keys = [key(1), key(2), key(3)];
         let registered = choose(&relays, &keys, DEFAULT_RELAYS);
@@ -252,14 +255,15 @@ mod tests {
         }
 
         #[test]
-        fn a_relay_that_comes_or_goes_moves_exactly_the_keys_that_choose_it(gone in 0usize..50, seeds: [u64; 32]) {
+        fn added_or_removed_relay_affects_only_the_keys_that_choose_it(gone in 0usize..50, seeds: [u64; 32]) {
             let all = fleet(50);
             let mut fewer = all.clone();
             let gone = fewer.remove(gone);
             for seed in seeds {
                 let with = chosen(&all, key(seed));
                 let without = chosen(&fewer, key(seed));
-                // Who did not choose it stays as it was; who did keeps the others, and one takes its place at the end.
+                // Keys that did not choose the relay keep theirs. The others lose only this one and
+                // get one more at the end.
                 let kept: Vec<Relay> = with.iter().filter(|relay| **relay != gone).cloned().collect();
                 prop_assert_eq!(&without[..kept.len()], &kept[..]);
                 prop_assert_eq!(with.contains(&gone), kept.len() < with.len());

@@ -1,6 +1,7 @@
-//! From names to relays and their addresses, by DNS; where that says nothing, from what it said last.
+//! Resolves relay names to relays and addresses by DNS; if DNS does not answer, from the cache.
 //!
-//! Nothing runs in the background: whoever wants to stay up to date asks again after [`Resolved::refresh_after`].
+//! Nothing runs in the background: to stay up to date, call again after
+//! [`Resolved::refresh_after`].
 
 use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
@@ -16,84 +17,85 @@ use tracing::debug;
 
 use crate::wire::Quoting;
 
-use super::cache::{Cache, Member};
-use super::lookup::{ask_all, find_in_hosts_file, look_up_host, look_up_service};
+use super::cache::{Cache, ServiceRecord};
+use super::dns::{ask_all, find_in_hosts_file, look_up_host, look_up_service};
 use super::{DnsName, Endpoint, Host, Relay, RelayAddress, RelayName, choose};
 
-/// A name server that takes longer is of no help to an open.
-const LONGEST_LOOKUP: Duration = Duration::from_secs(5);
+/// Longest wait for name servers.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// With an old answer at hand there is less to wait for: a name server that is up answers within this time.
-const LONGEST_WITH_MEMORY: Duration = Duration::from_secs(1);
+/// Longest wait if a cached answer exists: a working name server answers within this time.
+const LOOKUP_TIMEOUT_WITH_CACHE: Duration = Duration::from_secs(1);
 
-/// Bounds of [`Resolved::refresh_after`], whatever the records say.
-const SOONEST_REFRESH: Duration = Duration::from_secs(60);
-pub(super) const LATEST_REFRESH: Duration = Duration::from_secs(3600);
+/// Limits of [`Resolved::refresh_after`], whatever the TTLs are.
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Looks relays up, and remembers them in the state folder.
+/// Resolves relay names and caches the answers in the state directory.
 #[derive(Clone, Debug, Default)]
 pub struct RelayResolver {
     state_dir: Option<PathBuf>,
     name_servers: Vec<SocketAddr>,
 }
 
-/// What became of a list of names.
+/// The result of [`RelayResolver::resolve`].
 #[derive(Debug)]
 pub struct Resolved {
     /// The chosen relays that have an address, best first.
     pub relays: Vec<RelayAddress>,
-    /// When to ask again: the least lifetime among the records, from a minute (also after a failure) to an hour.
+    /// When to resolve again: the shortest TTL, at least a minute and at most an hour; a minute
+    /// after a failure.
     pub refresh_after: Duration,
-    /// Look-ups that failed, with or without an answer from before to stand in.
+    /// Look-ups that failed, whether or not a cached answer was used.
     pub failures: Vec<LookupError>,
 }
 
-/// Why a name gave no new answer.
+/// A look-up failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// The system's settings (`/etc/resolv.conf`) cannot be used.
     #[error("the system's DNS settings cannot be used")]
     Settings(#[source] NetError),
-    /// Nobody answered in time.
+    /// No name server answered in time.
     #[error("no name server answered for {name} within {} ms", limit.as_millis())]
-    Silence {
+    Timeout {
         /// The name.
         name: DnsName,
-        /// How long was waited.
+        /// How long it waited.
         limit: Duration,
     },
-    /// The answer is that there is no such name, or that it has no records of the wanted kind.
-    #[error("DNS knows no relay under the name {name}")]
+    /// The name does not exist or has no records of this type.
+    #[error("DNS has no records of a relay for {name}")]
     Unknown {
         /// The name.
         name: DnsName,
     },
-    /// The one record of the service says that there is no relay (RFC 2782).
+    /// The only SRV record says that the service is not available (RFC 2782).
     #[error("DNS says that the service {name} has no relay: the target of its SRV record is the root, \".\"")]
     NotOffered {
         /// The name.
         name: DnsName,
     },
-    /// The service has records, and none of them leads to a relay.
+    /// The service has records, but none of them is usable.
     #[error("none of the SRV records of {name} ({records}) names a host and a port from 1 to 65535")]
     NoTarget {
         /// The name.
         name: DnsName,
-        /// How many it has.
+        /// Number of records.
         records: usize,
     },
-    /// No name server could be asked, or it refused.
+    /// No name server could be queried, or it refused.
     #[error("cannot look up {name}")]
     Failed {
         /// The name.
         name: DnsName,
-        /// What came of it.
+        /// The resolver's error.
         source: Quoting<NetError>,
     },
 }
 
 impl RelayResolver {
-    /// Asks the name servers of the system, and remembers in `state_dir`, if there is one.
+    /// Uses the system's name servers, and caches answers in `state_dir`, if given.
     pub fn new(state_dir: Option<&Path>) -> RelayResolver {
         RelayResolver {
             state_dir: state_dir.map(Path::to_owned),
@@ -101,45 +103,47 @@ impl RelayResolver {
         }
     }
 
-    /// Asks these name servers instead, by UDP and TCP; the system's search domains and its `hosts` file do not count.
+    /// Uses these name servers instead, over UDP and TCP. The system's search domains and `hosts`
+    /// file are ignored.
     pub fn with_name_servers(mut self, name_servers: Vec<SocketAddr>) -> RelayResolver {
         self.name_servers = name_servers;
         self
     }
 
-    /// Finds the relays for these host keys: [`choose`]s among all that the names lead to, and looks up the chosen.
+    /// Resolves names to relays, [`choose`]s those of these host keys, and resolves their
+    /// addresses.
     ///
-    /// Takes 10 s at most when no name server answers, 2 s where everything is remembered; nothing for names that
-    /// are addresses. Never fails as a whole: see [`Resolved::failures`].
+    /// If no name server answers, this takes at most 10 s, or 2 s if all answers are cached.
+    /// Addresses need no look-up. Never fails as a whole: see [`Resolved::failures`].
     pub async fn resolve(&self, names: &[RelayName], host_keys: &[Fingerprint], per_key: usize) -> Resolved {
-        let mut run = Run::new(self);
+        let mut run = Resolution::new(self);
         let relays = run.relays(names).await;
         let chosen = choose(&relays, host_keys, per_key);
-        let relays = run.locate(chosen).await;
+        let relays = run.resolve_addresses(chosen).await;
         run.finish(relays)
     }
 
     fn dns(&self) -> Result<TokioResolver, NetError> {
         let (config, options) = if self.name_servers.is_empty() {
-            // Read anew each time: they change with the network.
+            // Read every time, because it changes with the network.
             system_conf::read_system_conf()?
         } else {
             let servers = self.name_servers.iter().map(name_server).collect();
             (ResolverConfig::from_name_servers(servers), ResolverOpts::default())
         };
-        let config = doubting(config);
+        let config = distrust_negative_answers(config);
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         *builder.options_mut() = options;
-        // One run asks for each name once, and only for what the file does not have.
+        // One call queries each name once, and only if it is not in the `hosts` file.
         builder.options_mut().cache_size = 0;
         builder.options_mut().use_hosts_file = ResolveHosts::Never;
         builder.build()
     }
 }
 
-/// The same name servers; that one of them knows no such name is not final. Several are asked at once, and a VPN's knows
-/// names that a public one, which may be quicker, does not.
-fn doubting(config: ResolverConfig) -> ResolverConfig {
+/// The same name servers, but a negative answer of one of them is not final: several are queried at
+/// once, and the name server of a VPN knows names that a faster public one does not.
+fn distrust_negative_answers(config: ResolverConfig) -> ResolverConfig {
     let (domain, search, mut servers) = config.into_parts();
     servers
         .iter_mut()
@@ -157,9 +161,9 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
 }
 
 /// One call of [`RelayResolver::resolve`].
-struct Run<'a> {
+struct Resolution<'a> {
     resolver: &'a RelayResolver,
-    /// Made when the first name has to be looked up.
+    /// Created when the first name is looked up.
     dns: OnceCell<Option<TokioResolver>>,
     cache: Cache,
     now: SystemTime,
@@ -167,19 +171,19 @@ struct Run<'a> {
     failures: Vec<LookupError>,
 }
 
-impl Run<'_> {
-    fn new(resolver: &RelayResolver) -> Run<'_> {
-        Run {
+impl Resolution<'_> {
+    fn new(resolver: &RelayResolver) -> Resolution<'_> {
+        Resolution {
             resolver,
             dns: OnceCell::new(),
             cache: Cache::open(resolver.state_dir.as_deref()),
             now: SystemTime::now(),
-            refresh_after: LATEST_REFRESH,
+            refresh_after: MAX_REFRESH_INTERVAL,
             failures: Vec::new(),
         }
     }
 
-    /// The resolver, where the system has one and there is something to ask.
+    /// The DNS client, if the system has settings for it and there is something to look up.
     fn dns(&mut self, names: &[DnsName]) -> Option<TokioResolver> {
         if names.is_empty() {
             return None;
@@ -198,9 +202,9 @@ impl Run<'_> {
     fn finish(self, relays: Vec<RelayAddress>) -> Resolved {
         self.cache.save();
         let refresh_after = if self.failures.is_empty() {
-            self.refresh_after.clamp(SOONEST_REFRESH, LATEST_REFRESH)
+            self.refresh_after.clamp(MIN_REFRESH_INTERVAL, MAX_REFRESH_INTERVAL)
         } else {
-            SOONEST_REFRESH
+            MIN_REFRESH_INTERVAL
         };
         Resolved {
             relays,
@@ -209,7 +213,8 @@ impl Run<'_> {
         }
     }
 
-    /// All that the names lead to, each once: as it was named itself, else as its service has it.
+    /// All relays that the names refer to, without duplicates. A relay that was named directly
+    /// takes precedence over the same one of a service.
     async fn relays(&mut self, names: &[RelayName]) -> Vec<Relay> {
         let mut relays: Vec<Relay> = Vec::new();
         let mut services = Vec::new();
@@ -225,11 +230,11 @@ impl Run<'_> {
         relays
     }
 
-    async fn members(&mut self, services: Vec<DnsName>) -> Vec<Vec<Member>> {
+    async fn members(&mut self, services: Vec<DnsName>) -> Vec<Vec<ServiceRecord>> {
         let dns = self.dns(&services);
         let (cache, now) = (&self.cache, self.now);
-        let patience = |name: &DnsName| patience(cache.service(name, now).is_some());
-        let answers = ask_all(dns, services, patience, look_up_service).await;
+        let limit_of = |name: &DnsName| lookup_timeout(cache.service(name, now).is_some());
+        let answers = ask_all(dns, services, limit_of, look_up_service).await;
         let mut found = Vec::new();
         for (name, answer) in answers {
             match answer {
@@ -238,7 +243,7 @@ impl Run<'_> {
                     self.cache.learn_service(&name, &members, self.now);
                     found.push(members);
                 }
-                // That is an answer, and counts more than the one before.
+                // This is an answer too, and replaces the cached one.
                 Some(Err(error @ (LookupError::NotOffered { .. } | LookupError::NoTarget { .. }))) => {
                     self.cache.learn_service(&name, &[], self.now);
                     self.fail(&name, Some(error), None);
@@ -257,8 +262,8 @@ impl Run<'_> {
         found
     }
 
-    /// The chosen ones with their addresses, in the same order, less those that have none.
-    async fn locate(&mut self, chosen: Vec<Relay>) -> Vec<RelayAddress> {
+    /// The chosen relays with their addresses, in the same order, without those that have none.
+    async fn resolve_addresses(&mut self, chosen: Vec<Relay>) -> Vec<RelayAddress> {
         let mut hosts: Vec<DnsName> = Vec::new();
         for relay in &chosen {
             if let Host::Name(name) = &relay.endpoint.host
@@ -284,11 +289,11 @@ impl Run<'_> {
         let (mut found, hosts) = self.of_hosts_file(hosts);
         let dns = self.dns(&hosts);
         let (cache, now) = (&self.cache, self.now);
-        let patience = |name: &DnsName| patience(cache.host(name, now).is_some());
-        // Names that DNS does not know may be the system's: from mDNS, LDAP and the like.
+        let limit_of = |name: &DnsName| lookup_timeout(cache.host(name, now).is_some());
+        // Names that DNS does not know may be known to the system: mDNS, LDAP and others.
         let asks_system = self.resolver.name_servers.is_empty();
         let ask = move |dns, name| look_up_host(dns, name, asks_system);
-        let answers = ask_all(dns, hosts, patience, ask).await;
+        let answers = ask_all(dns, hosts, limit_of, ask).await;
         for (name, answer) in answers {
             match answer {
                 Some(Ok((ips, ttl))) => {
@@ -310,7 +315,7 @@ impl Run<'_> {
         found
     }
 
-    /// What the system's `hosts` file knows, and the names that it does not.
+    /// The names found in the system's `hosts` file, and the others.
     fn of_hosts_file(&self, names: Vec<DnsName>) -> (Vec<(DnsName, Vec<IpAddr>)>, Vec<DnsName>) {
         let is_of_system = self.resolver.name_servers.is_empty() && !names.is_empty();
         let file = is_of_system.then(Hosts::from_system).and_then(Result::ok);
@@ -325,11 +330,14 @@ impl Run<'_> {
         (found, unknown)
     }
 
-    /// Notes a failure; without an error it is that of [`RelayResolver::dns`], which is noted already.
+    /// Records a failure. `error` is `None` if [`RelayResolver::dns`] failed, which is recorded
+    /// already.
     fn fail(&mut self, name: &DnsName, error: Option<LookupError>, age: Option<Duration>) {
         match age {
-            Some(age) => debug!(%name, error = ?error, age_s = age.as_secs(), "no answer from DNS, using the last one"),
-            None => debug!(%name, error = ?error, "no answer from DNS, and none from before"),
+            Some(age) => {
+                debug!(%name, error = ?error, age_s = age.as_secs(), "DNS look-up failed, using the cached answer")
+            }
+            None => debug!(%name, error = ?error, "DNS look-up failed, and no answer is cached"),
         }
         self.failures.extend(error);
     }
@@ -350,7 +358,7 @@ fn named(endpoint: Endpoint, pin: Option<Fingerprint>) -> Relay {
     }
 }
 
-fn listed(member: Member) -> Relay {
+fn listed(member: ServiceRecord) -> Relay {
     Relay {
         endpoint: member.endpoint,
         pin: None,
@@ -359,11 +367,11 @@ fn listed(member: Member) -> Relay {
     }
 }
 
-fn patience(is_remembered: bool) -> Duration {
+fn lookup_timeout(is_remembered: bool) -> Duration {
     if is_remembered {
-        LONGEST_WITH_MEMORY
+        LOOKUP_TIMEOUT_WITH_CACHE
     } else {
-        LONGEST_LOOKUP
+        LOOKUP_TIMEOUT
     }
 }
 
@@ -394,12 +402,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_relay_that_is_named_itself_is_not_taken_for_one_of_a_service() {
+    async fn directly_named_relay_takes_precedence_over_the_same_one_of_a_service() {
         let resolver = RelayResolver::default();
-        let mut run = Run::new(&resolver);
+        let mut run = Resolution::new(&resolver);
         let pinned: RelayName = format!("r1.x#{}", keys()[0]).parse().unwrap();
         let mut relays = run.relays(&[pinned]).await;
-        let member = Member {
+        let member = ServiceRecord {
             endpoint: relays[0].endpoint.clone(),
             priority: 0,
             weight: 9,

@@ -1,4 +1,4 @@
-//! Any program's standard input and output as a byte stream: `nc`, `ssh -W`, somebody else's tunnel.
+//! A program's standard input and output as a byte stream: `nc`, `ssh -W`, or any other tunnel.
 
 use super::command_line::CommandLine;
 use crate::carrier::Duplex;
@@ -16,39 +16,39 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// What is kept of what a program said on standard error: its last words.
-const LAST_WORDS: usize = 512;
-/// From SIGTERM to SIGKILL.
-const GRACE: Duration = Duration::from_secs(2);
-/// For the last words to be read after the program has closed its output.
-const TO_SPEAK: Duration = Duration::from_millis(200);
+/// How much of a program's standard error is kept: the last bytes.
+const STDERR_TAIL_BYTES: usize = 512;
+/// Time between SIGTERM and SIGKILL.
+const KILL_DELAY: Duration = Duration::from_secs(2);
+/// Wait for standard error after the program has closed its output.
+const STDERR_DELAY: Duration = Duration::from_millis(200);
 
-/// A program led to no server half.
+/// A program did not lead to a server half.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// It could not be started.
+    /// The program could not be started.
     #[error("cannot run {program}")]
     Start {
-        /// Its name.
+        /// The program.
         program: String,
-        /// Why.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
-    /// It ran, and TLS through it failed.
-    #[error("{program} leads to no server half{said}")]
+    /// The program ran, and the TLS handshake through it failed.
+    #[error("{program} did not lead to a server half{said}")]
     Failed {
-        /// Its name.
+        /// The program.
         program: String,
-        /// What the program said last on standard error, in brackets; empty where it said nothing.
+        /// The end of its standard error, in brackets; empty if there is none.
         said: PeerText,
-        /// What became of TLS.
+        /// The error of the TLS handshake.
         source: Quoting<io::Error>,
     },
 }
 
 impl CommandLine {
-    /// Runs it. It ends with the stream.
+    /// Runs the program, which ends with the stream.
     ///
     /// # Errors
     /// `Start`.
@@ -63,7 +63,8 @@ impl CommandLine {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        // SAFETY: one system call between fork and exec. A session of its own, without a terminal to write on.
+        // SAFETY: one system call between fork and exec. The new session has no controlling
+        // terminal.
         #[allow(unsafe_code)]
         unsafe {
             command.pre_exec(|| rustix::process::setsid().map(|_| ()).map_err(io::Error::from));
@@ -79,24 +80,24 @@ impl CommandLine {
             id: group,
         };
         let stop = CancellationToken::new();
-        let last_words = Arc::new(Mutex::new(Vec::new()));
+        let stderr_tail = Arc::new(Mutex::new(Vec::new()));
         let tasks = Tasks::new();
         tasks.spawn("command", end(running, stop.clone()));
-        tasks.spawn("command's errors", listen(stderr, Arc::clone(&last_words)));
-        // Both end when the program has.
+        tasks.spawn("command's errors", listen(stderr, Arc::clone(&stderr_tail)));
+        // Both tasks end when the program has ended.
         tasks.detach();
         Ok(CommandStream {
             stdin: Some(stdin),
             stdout,
-            last_words,
+            stderr_tail,
             group,
             stop,
         })
     }
 }
 
-/// A program and its children, killed at the latest before the first of them is waited for: until then its process id
-/// is that of the group and of nobody else.
+/// A program and its children. The group is killed at the latest before its leader is waited for:
+/// until then the process group id cannot be reused.
 struct Group {
     leader: Child,
     /// `None` once it was killed.
@@ -111,69 +112,70 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The runtime ends: there is no time for grace, and the children would outlive us.
+        // The runtime ends, so there is no time for SIGTERM, and the children would otherwise keep
+        // running.
         self.kill();
     }
 }
 
-/// Ends the program once it is no longer wanted.
+/// Ends the program after `stop`.
 async fn end(mut running: Group, stop: CancellationToken) {
     stop.cancelled().await;
-    tokio::time::sleep(GRACE).await;
+    tokio::time::sleep(KILL_DELAY).await;
     running.kill();
     let ended = running.leader.wait().await;
     debug!(?ended, "the command has ended");
 }
 
 fn signal(group: Option<Pid>, signal: Signal) {
-    // A group that is gone needs none.
+    // The group may be gone already.
     let _ = group.map(|group| kill_process_group(group, signal));
 }
 
-async fn listen(mut stderr: ChildStderr, last_words: Arc<Mutex<Vec<u8>>>) {
+async fn listen(mut stderr: ChildStderr, stderr_tail: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-        let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = stderr_tail.lock().unwrap_or_else(PoisonError::into_inner);
         words.extend_from_slice(&buffer[..read]);
-        let beyond = words.len().saturating_sub(LAST_WORDS);
+        let beyond = words.len().saturating_sub(STDERR_TAIL_BYTES);
         words.drain(..beyond);
     }
 }
 
-/// A running program as a byte stream. Its process group ends with it: SIGTERM, and SIGKILL after 2 s or when the
-/// runtime ends.
+/// A running program as a byte stream. When it is dropped, its process group gets SIGTERM, and
+/// SIGKILL after 2 s or when the runtime ends.
 pub struct CommandStream {
-    /// `None` once our direction was ended.
+    /// `None` once our direction was shut down.
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
-    last_words: Arc<Mutex<Vec<u8>>>,
+    stderr_tail: Arc<Mutex<Vec<u8>>>,
     group: Option<Pid>,
     stop: CancellationToken,
 }
 
 impl Drop for CommandStream {
     fn drop(&mut self) {
-        // At once: the runtime may end before a task gets its turn.
+        // Immediately: the runtime may end before a task runs.
         signal(self.group, Signal::TERM);
         self.stop.cancel();
     }
 }
 
-/// What a program has said on standard error, for when it has failed.
+/// The end of a program's standard error, for error messages.
 #[derive(Clone)]
-pub struct LastWords(Arc<Mutex<Vec<u8>>>);
+pub struct StderrTail(Arc<Mutex<Vec<u8>>>);
 
 impl CommandStream {
-    /// What it says on standard error.
-    pub fn last_words(&self) -> LastWords {
-        LastWords(Arc::clone(&self.last_words))
+    /// Access to its standard error.
+    pub fn stderr_tail(&self) -> StderrTail {
+        StderrTail(Arc::clone(&self.stderr_tail))
     }
 }
 
-impl LastWords {
-    /// What was said so far, in brackets, safe to be shown; empty where nothing was.
+impl StderrTail {
+    /// The text so far, in brackets and escaped; empty if there is none.
     pub async fn quoted(&self) -> PeerText {
-        tokio::time::sleep(TO_SPEAK).await;
+        tokio::time::sleep(STDERR_DELAY).await;
         let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&words);
         let text = text.trim();
@@ -223,7 +225,7 @@ mod tests {
         CommandLine::expand(text, "build", 443).unwrap()
     }
 
-    /// A child that heeds no SIGTERM any more once it has said its id.
+    /// A child that prints its id and ignores SIGTERM.
     const STUBBORN: &str = "(trap '' TERM; sh -c 'echo $PPID'; sleep 1000) & wait";
 
     async fn read_id(stream: &mut CommandStream) -> String {
@@ -257,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_program_says_on_standard_error_is_kept_for_the_message() {
         let mut stream = line("echo no such %h >&2").run().unwrap();
-        let words = stream.last_words();
+        let words = stream.stderr_tail();
         stream.read_to_string(&mut String::new()).await.unwrap();
         assert_eq!(words.quoted().await, " (it said: no such build)");
     }
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_heeds_no_sigterm_does_not_outlive_the_runtime() {
+    fn program_that_ignores_sigterm_is_killed_when_the_runtime_ends() {
         let runtime = || {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             builder.enable_all().build().unwrap()
@@ -281,7 +283,7 @@ mod tests {
             let mut stream = line(STUBBORN).run().unwrap();
             read_id(&mut stream).await
         });
-        // As `bowline proxy` ends.
+        // As `bowline proxy` ends its runtime.
         first.shutdown_background();
         runtime().block_on(ended(&id));
     }

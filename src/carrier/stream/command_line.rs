@@ -1,36 +1,37 @@
-//! Command lines as ways to a TLS port: their marks, and what they are called.
+//! Command lines that lead to a TLS port: placeholders and names.
 
 use std::fmt;
 
-/// A command line for `sh -c`, in which `%h` stood for the host, `%p` for the port, `%%` for `%`, as in ssh's
-/// ProxyCommand.
+/// A command line for `sh -c`. As in ssh's ProxyCommand, `%h` stands for the host, `%p` for the
+/// port, `%%` for `%`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CommandLine {
     text: String,
     name: String,
 }
 
-/// A host that a shell might take for more than a name: it stands in no command line.
+/// The host contains characters that a shell might interpret, and is not put into a command line.
 #[derive(Debug, thiserror::Error)]
-#[error("{host:?} is no host name or address, and is not given to a shell")]
-pub struct NoHost {
-    /// The name.
+#[error("{host:?} is not a host name or address that may be put into a command line")]
+pub struct InvalidHost {
+    /// The host.
     pub host: String,
 }
 
 impl CommandLine {
-    /// `text` with its marks replaced.
+    /// Replaces the placeholders in `text`.
     ///
     /// # Errors
-    /// It holds `%h`, and the host has other characters than names and addresses have, or looks like an option.
-    pub fn expand(text: &str, host: &str, port: u16) -> Result<CommandLine, NoHost> {
+    /// It contains `%h`, and the host begins with `-` or has characters that are not allowed in
+    /// names and addresses.
+    pub fn expand(text: &str, host: &str, port: u16) -> Result<CommandLine, InvalidHost> {
         let mut line = String::new();
         let mut marks = text.split('%');
         line += marks.next().unwrap_or_default();
         while let Some(part) = marks.next() {
             match part.chars().next() {
                 Some('h') if is_plain(host) => line.extend([host, &part[1..]]),
-                Some('h') => return Err(NoHost { host: host.to_owned() }),
+                Some('h') => return Err(InvalidHost { host: host.to_owned() }),
                 Some('p') => line.extend([&port.to_string(), &part[1..]]),
                 // Two in a row: the part between them is empty.
                 None => line.extend(["%", marks.next().unwrap_or_default()]),
@@ -41,7 +42,8 @@ impl CommandLine {
         Ok(CommandLine { text: line, name })
     }
 
-    /// Several, each with a name of its own: `ssh`, `ssh #2`. One that was there before is left out.
+    /// Expands several command lines. Names are made unique: `ssh`, `ssh #2`. Duplicates are
+    /// removed.
     ///
     /// # Errors
     /// As for one.
@@ -49,7 +51,7 @@ impl CommandLine {
         texts: impl IntoIterator<Item = &'a str>,
         host: &str,
         port: u16,
-    ) -> Result<Vec<CommandLine>, NoHost> {
+    ) -> Result<Vec<CommandLine>, InvalidHost> {
         let mut lines: Vec<CommandLine> = Vec::new();
         for text in texts {
             let mut line = CommandLine::expand(text, host, port)?;
@@ -66,18 +68,18 @@ impl CommandLine {
         Ok(lines)
     }
 
-    /// What it is called: the program. What follows that, and what is set before it, may hold secrets.
+    /// Its name: the program. The arguments and environment variables may contain secrets.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// All of it, secrets too.
+    /// The whole command line, which may contain secrets.
     pub(super) fn text(&self) -> &str {
         &self.text
     }
 }
 
-/// By its name only.
+/// Shows only the name.
 impl fmt::Debug for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CommandLine({})", self.name)
@@ -89,10 +91,11 @@ fn is_plain(host: &str) -> bool {
     !host.is_empty() && !host.starts_with('-') && host.chars().all(may_stand)
 }
 
-/// What stands for a command line that does not plainly begin with a program: what runs it.
+/// The name of a command line that does not begin with a plain program name.
 const SHELL: &str = "sh";
 
-/// The first word behind `NAME=value` ones. To find the end of a value may take a shell; then nothing of it is told.
+/// The first word after `NAME=value` words. If only a shell could tell where a value ends, the
+/// result is [`SHELL`].
 fn program(text: &str) -> &str {
     let mut rest = text.trim_start();
     while is_assignment(rest) {
@@ -117,7 +120,8 @@ fn is_assignment(text: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// What follows the first word; `None` where quotes are left open, or more than quotes is in it.
+/// What follows the first word; `None` if a quote is not closed, or the word contains more than
+/// quotes.
 fn after_word(text: &str) -> Option<&str> {
     let mut quote = None;
     let mut chars = text.char_indices();
@@ -145,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_replaced_as_ssh_does() {
+    fn placeholders_are_expanded_as_in_ssh() {
         assert_eq!(line("nc %h %p").text(), "nc build 443");
         assert_eq!(line("x %%h %h:%p 100%% %d %").text(), "x %h build:443 100% %d %");
     }
@@ -167,7 +171,7 @@ mod tests {
             assert!(CommandLine::expand("nc %h", host, 1).is_err(), "{host:?}");
         }
         assert!(CommandLine::expand("nc %h", "2001:db8::1", 1).is_ok());
-        // It reaches no shell.
+        // It is not put into the command line.
         assert!(CommandLine::expand("tunnel %%h %p", "a;b", 1).is_ok());
     }
 

@@ -1,13 +1,13 @@
-//! Byte streams to a TLS listener where plain TCP does not lead there: through a proxy, or by any program.
+//! Byte streams to a TLS port that cannot be connected to directly: through a proxy or a program.
 //!
-//! Bytes only: what is spoken over them, and that nobody in between can read it, is the carrier's.
+//! They provide no security; the carrier's TLS does.
 
 mod command;
 mod command_line;
 mod proxy;
 
-pub use command::{CommandError, CommandStream, LastWords};
-pub use command_line::{CommandLine, NoHost};
+pub use command::{CommandError, CommandStream, StderrTail};
+pub use command_line::{CommandLine, InvalidHost};
 pub use proxy::{
     EnvironmentError, Proxy, ProxyError, ProxyFault, ProxyRules, ProxyUrlError, SocksReply, connect, masked,
 };

@@ -21,7 +21,7 @@ async fn pair(key: &TlsKey, accept: ServerKey) -> (Result<Dialed, DialError>, Re
     let far = async {
         let (stream, source) = listener.accept().await.unwrap();
         tune(&stream).unwrap();
-        server.shake_hands(Box::new(stream), source, host().encode()).await
+        server.handshake(Box::new(stream), source, host().encode()).await
     };
     timeout(TIME, async { tokio::join!(near, far) }).await.expect("in time")
 }
@@ -56,15 +56,15 @@ async fn both(key: &TlsKey) -> (Carrier, Carrier) {
 }
 
 #[tokio::test]
-async fn a_touch_asks_the_peer_where_no_acknowledgement_of_it_is_heard() {
+async fn soliciting_an_ack_pings_the_peer_if_the_transport_shows_no_acks() {
     let (mut near, mut far) = both(&TlsKey::generate()).await;
-    near.touch(7);
+    near.solicit_ack(7);
     poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
     assert_eq!(next(&mut far).await.unwrap(), Frame::Ping { token: 7 });
 }
 
 #[tokio::test]
-async fn both_ends_know_each_other_and_share_an_exporter() {
+async fn both_ends_are_authenticated_and_share_an_exporter() {
     let key = TlsKey::generate();
     let (near, far) = pair(&key, ServerKey::Exactly(key.spki().to_vec())).await;
     let (near, said) = near.unwrap().host().await.unwrap();
@@ -107,7 +107,7 @@ async fn a_hello_to_a_known_server_half_does_not_wait_for_its_host_message() {
 }
 
 #[tokio::test]
-async fn a_carrier_that_is_done_says_so_and_hears_that_all_was_read() {
+async fn finish_tells_the_peer_and_waits_until_it_has_read_everything() {
     let (mut near, mut far) = both(&TlsKey::generate()).await;
     data(b"last words").encode(near.outbox());
     let (told, heard) = tokio::join!(near.finish(CloseReason::Done), async {
@@ -122,7 +122,7 @@ async fn a_carrier_that_is_done_says_so_and_hears_that_all_was_read() {
 }
 
 #[tokio::test]
-async fn a_carrier_that_was_replaced_or_whose_process_died_does_not_look_done() {
+async fn only_a_finished_carrier_closes_cleanly() {
     let (mut near, mut far) = both(&TlsKey::generate()).await;
     near.close(CloseReason::Replaced);
     drop(near);
@@ -131,7 +131,7 @@ async fn a_carrier_that_was_replaced_or_whose_process_died_does_not_look_done() 
 }
 
 #[tokio::test]
-async fn last_words_that_nobody_reads_are_not_taken_for_delivered() {
+async fn unread_final_bytes_do_not_count_as_delivered() {
     let (mut near, far) = both(&TlsKey::generate()).await;
     data(b"unread").encode(near.outbox());
     // The kernel has them, the program never will.
@@ -171,5 +171,5 @@ async fn bytes_of_any_size_arrive_in_order() {
     };
     let wanted: Vec<u8> = sizes.iter().flat_map(|&size| vec![size as u8; size]).collect();
     assert!(tokio::join!(sent, received).1 == wanted);
-    assert!(far.heard() > 0);
+    assert!(far.packets_received() > 0);
 }

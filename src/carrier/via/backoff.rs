@@ -1,16 +1,16 @@
-//! How long to wait before the next attempt at a relay.
+//! Delay before the next attempt to reach a relay.
 //!
-//! Pure: chance comes as a seed.
+//! Pure: randomness comes from a seed.
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(250);
-const MOST: Duration = Duration::from_secs(30);
-/// While sessions run through relays, any of them may be needed in the next moment.
-const MOST_WHILE_NEEDED: Duration = Duration::from_secs(4);
+const MIN_DELAY: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_secs(30);
+/// While sessions run over relays, any relay may be needed at any moment.
+const MAX_DELAY_WHILE_NEEDED: Duration = Duration::from_secs(4);
 
-/// Waits that double, each drawn from the upper half of its range, so that a thousand server halves do not return in
-/// step to a relay that was restarted.
+/// Exponential backoff with jitter: each delay is drawn from the upper half of its range, so that a
+/// thousand server halves do not all return at once to a relay that was restarted.
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
@@ -18,34 +18,34 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Begins with the shortest wait.
+    /// Starts with the shortest delay.
     pub fn new(seed: u64) -> Backoff {
         Backoff {
-            next: FIRST,
+            next: MIN_DELAY,
             random: seed | 1,
         }
     }
 
-    /// All is well: the next failure begins anew.
+    /// After a success: the next failure starts with the shortest delay again.
     pub fn reset(&mut self) {
-        self.next = FIRST;
+        self.next = MIN_DELAY;
     }
 
-    /// The wait after one more failure.
-    pub fn wait(&mut self, is_needed: bool) -> Duration {
-        let most = if is_needed { MOST_WHILE_NEEDED } else { MOST };
+    /// The delay after one more failure.
+    pub fn next_delay(&mut self, is_needed: bool) -> Duration {
+        let most = if is_needed { MAX_DELAY_WHILE_NEEDED } else { MAX_DELAY };
         let wait = self.next.min(most);
-        self.next = (self.next * 2).min(MOST);
+        self.next = (self.next * 2).min(MAX_DELAY);
         wait / 2 + wait.mul_f64(self.draw() / 2.0)
     }
 
-    /// The longest one: after a refusal that will not change soon.
-    pub fn longest(&mut self) -> Duration {
-        self.next = MOST;
-        self.wait(false)
+    /// The longest delay, for refusals that are not likely to change soon.
+    pub fn max_delay(&mut self) -> Duration {
+        self.next = MAX_DELAY;
+        self.next_delay(false)
     }
 
-    /// From 0 to 1. xorshift64 (Marsaglia 2003): spreading needs no better source.
+    /// From 0 to 1. xorshift64 (Marsaglia 2003) is good enough for jitter.
     fn draw(&mut self) -> f64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -59,24 +59,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_half_a_minute_and_begin_anew_after_a_success() {
+    fn delays_double_up_to_half_a_minute_and_restart_after_a_success() {
         let mut backoff = Backoff::new(7);
-        let mut range = FIRST;
+        let mut range = MIN_DELAY;
         for _ in 0..12 {
-            let wait = backoff.wait(false);
+            let wait = backoff.next_delay(false);
             assert!(wait >= range / 2 && wait <= range, "{wait:?} of {range:?}");
-            range = (range * 2).min(MOST);
+            range = (range * 2).min(MAX_DELAY);
         }
-        assert!(backoff.wait(true) <= MOST_WHILE_NEEDED);
+        assert!(backoff.next_delay(true) <= MAX_DELAY_WHILE_NEEDED);
         backoff.reset();
-        assert!(backoff.wait(false) <= FIRST);
+        assert!(backoff.next_delay(false) <= MIN_DELAY);
     }
 
     #[test]
-    fn two_halves_do_not_wait_in_step() {
-        // As far apart as random ones.
+    fn delays_of_two_halves_differ() {
+        // As different from each other as random seeds.
         let seeds = (1..=100u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mut waits: Vec<Duration> = seeds.map(|seed| Backoff::new(seed).wait(false)).collect();
+        let mut waits: Vec<Duration> = seeds.map(|seed| Backoff::new(seed).next_delay(false)).collect();
         waits.sort();
         waits.dedup();
         assert!(waits.len() > 90, "{} of 100 differ", waits.len());

@@ -1,4 +1,5 @@
-//! Dialling a relay: a connection with both TLS keys proved, and a stream on it for the first word.
+//! Dials a relay: a connection on which both TLS keys are proved, and a stream for the first
+//! message.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,20 +20,20 @@ use crate::wire::Quoting;
 /// A relay cannot be dialled.
 #[derive(Debug, thiserror::Error)]
 pub enum DialRelayError {
-    /// The system has no socket, or TCP no answer.
+    /// The socket could not be created, or the TCP connection failed.
     #[error("cannot connect: {0}")]
     Socket(#[source] io::Error),
-    /// The address cannot be dialled at all.
+    /// The address cannot be dialled.
     #[error("cannot connect: {0}")]
     Connect(#[from] quinn::ConnectError),
-    /// No answer over QUIC, a refusal, or another key than the pinned one.
+    /// The QUIC connection failed: no answer, a refusal, or a key other than the pinned one.
     #[error("{0}")]
     Quic(Quoting<quinn::ConnectionError>),
-    /// The same over TLS.
+    /// The TLS handshake failed, for the same reasons.
     #[error("TLS failed: {0}")]
     Tls(Quoting<io::Error>),
-    /// It answers, and takes no connection from here for now.
-    #[error("it takes no more connections for now")]
+    /// The relay answers, but accepts no more connections from here for now.
+    #[error("it accepts no more connections for now")]
     Busy,
     /// TLS could not be set up.
     #[error(transparent)]
@@ -49,26 +50,26 @@ impl From<quinn::ConnectionError> for DialRelayError {
     }
 }
 
-/// What a half dials with.
+/// Settings to dial with.
 #[derive(Clone, Copy)]
-pub(super) struct Caller<'a> {
-    /// Proved to the relay.
+pub(super) struct DialSettings<'a> {
+    /// The TLS key to authenticate with.
     pub(super) key: &'a TlsKey,
-    /// Which relay is taken.
+    /// The accepted keys of the relay.
     pub(super) accept: &'a ServerKey,
     pub(super) quic: QuicLimits,
     pub(super) window: RelayWindow,
-    /// Streams that the relay may open.
+    /// Most streams that the relay may open.
     pub(super) streams: u32,
 }
 
-pub(super) async fn dial_quic(caller: Caller<'_>, address: SocketAddr) -> Result<ViaStream, DialRelayError> {
+pub(super) async fn dial_quic(settings: DialSettings<'_>, address: SocketAddr) -> Result<ViaStream, DialRelayError> {
     let config = config::quic_client(
-        caller.key,
-        caller.accept.clone(),
-        &caller.quic,
-        caller.window,
-        caller.streams,
+        settings.key,
+        settings.accept.clone(),
+        &settings.quic,
+        settings.window,
+        settings.streams,
     )?;
     let socket = bind(any_local(address)).map_err(DialRelayError::Socket)?;
     let endpoint = endpoint(socket, client_endpoint(), None).map_err(DialRelayError::Socket)?;
@@ -77,14 +78,14 @@ pub(super) async fn dial_quic(caller: Caller<'_>, address: SocketAddr) -> Result
     Ok(ViaStream::of_quic(connection, streams))
 }
 
-/// Over a `stream` that leads to the relay's TLS port.
+/// Over a `stream` that is connected to the relay's TLS port.
 pub(super) async fn dial_tls(
-    caller: Caller<'_>,
+    settings: DialSettings<'_>,
     stream: Box<dyn Duplex>,
     address: SocketAddr,
 ) -> Result<ViaStream, DialRelayError> {
-    let config = config::tls_client(caller.key, caller.accept.clone())?;
-    let name = ServerName::try_from(NO_NAME).expect("a plain word is a name");
+    let config = config::tls_client(settings.key, settings.accept.clone())?;
+    let name = ServerName::try_from(NO_NAME).expect("a well-formed name");
     let stream = TlsConnector::from(config).connect(name, stream).await;
     let stream = stream.map_err(|error| {
         if is_busy_tls(&error) {

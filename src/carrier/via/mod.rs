@@ -1,35 +1,36 @@
-//! Byte streams between the halves by way of a relay, which sees only what is sealed inside of them.
+//! Byte streams between the halves through a relay, which sees only ciphertext.
 //!
-//! A client half [`reach`]es a server half through a relay; a server half keeps itself listed there
-//! ([`Registration`]) and is handed the streams of clients. Both ends then run the same TLS inside as on every other
-//! path: nothing here proves who the other half is, and a relay is trusted with nothing but its being there.
+//! A client half [`connect`]s to a server half through a relay. A server half keeps itself
+//! registered at the relay ([`Registration`]) and receives the streams of clients. Over the stream
+//! both ends use the same TLS as on every other path: nothing here authenticates the other half,
+//! and a relay is trusted only to be available.
 
+mod address_source;
 mod backoff;
+mod codec;
 mod config;
+mod connect;
+mod control;
 mod dial;
-mod door;
-mod listing;
-mod pulse;
-mod reach;
-mod registrar;
+mod keepalive;
+mod listener;
+mod register;
 mod registration;
 mod stream;
-mod talk;
-mod way;
 
+pub use address_source::{AddressSource, ResolveFuture};
 pub use backoff::Backoff;
+pub use codec::RelayStreamError;
+pub(crate) use codec::{read_message, send_message};
 pub use config::{RelayWindow, ViaConfigError};
+pub use connect::{RelayConnectError, RelayConnectRequest, connect};
 pub use dial::DialRelayError;
-pub use door::OpenDoorError;
-pub(crate) use door::{Guest, QuicDoor, TlsDoor};
-pub use pulse::{Beat, Pulse};
-pub use reach::{ReachError, Reaching, reach};
-pub use registrar::{RegisterError, RegistrationSettings};
+pub use keepalive::{Keepalive, KeepaliveAction};
+pub use listener::ListenError;
+pub(crate) use listener::{AcceptedConnection, RelayQuicListener, RelayTlsAcceptor};
+pub use register::{RegisterError, RegistrationSettings};
 pub use registration::{Registration, RegistrationState};
 pub use stream::ViaStream;
-pub use talk::TalkError;
-pub(crate) use talk::{read_word, send_word};
-pub use way::{Resolved, Way};
 
 use crate::wire::KeyDigest;
 use std::fmt;
@@ -39,15 +40,15 @@ use std::sync::Arc;
 /// One address of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RelayAddress {
-    /// What people know it by: `r1.example.org:443`.
+    /// Its name, as users know it: `r1.example.org:443`.
     pub name: Arc<str>,
-    /// Where to dial, by UDP or TCP.
+    /// The UDP and TCP address to dial.
     pub address: SocketAddr,
-    /// SHA-256 over the SPKI of its TLS key, where that is pinned; `None` takes any.
+    /// The pinned TLS key: SHA-256 of its SPKI. `None` accepts any key.
     pub key: Option<KeyDigest>,
 }
 
-/// How one end talks to a relay. The other end may do it otherwise.
+/// The transport between one half and a relay. The other half may use another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RelayTransport {
     /// QUIC over UDP.
@@ -65,13 +66,13 @@ impl fmt::Display for RelayTransport {
     }
 }
 
-/// The stream of a client, at a server half. Nothing is proved yet of who it is.
+/// The stream of a client that is not authenticated yet, at a server half.
 pub struct IncomingStream {
-    /// To the client, by way of the relay.
+    /// The stream, through the relay.
     pub stream: ViaStream,
-    /// Which relay.
+    /// The relay's name.
     pub relay: Arc<str>,
-    /// Where the client is, as the relay says: good for logs and limits, not for trust.
+    /// The client's address according to the relay: for logs and limits only, not to be trusted.
     pub source: SocketAddr,
 }
 

@@ -1,7 +1,7 @@
-//! Keeps a server half listed at one relay, for as long as it runs.
+//! Keeps a server half registered at one relay for as long as it runs.
 //!
-//! A doubtful connection is not dropped but raced by a fresh one, over QUIC or, where UDP is blocked, TLS. The relay
-//! keeps all of them listed and uses the newest.
+//! If a connection is in doubt, another one is opened, over QUIC or, if UDP is blocked, TLS, and
+//! the first that works is used. The relay keeps all of them registered and uses the newest.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,82 +13,82 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::address_source::AddressSource;
 use super::backoff::Backoff;
-use super::listing::{Ending, Listing, Serving, Sign};
-use super::registrar::{RegisterError, Registrar, RegistrationSettings};
-use super::way::Way;
+use super::control::{ControlClosed, ControlConnection, ControlContext, ControlEvent};
+use super::register::{RegisterError, RegistrationDialer, RegistrationSettings};
 use super::{IncomingStream, RelayTransport};
 use crate::clock::{self, Timer};
 use crate::wire::{KeyDigest, RelayRefusalCode};
 
-/// How often QUIC is tried again while TLS has to do.
-const QUIC_AGAIN: Duration = Duration::from_secs(60);
-/// A relay that ends a registration sooner than this is no better than one that cannot be reached.
-const STEADY: Duration = Duration::from_secs(5);
+/// How often QUIC is tried while the registration uses TLS.
+const QUIC_RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// If a registration ends sooner than this, it counts as a failed attempt.
+const MIN_STABLE_TIME: Duration = Duration::from_secs(5);
 
-/// How it stands with one relay.
+/// State of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistrationState {
-    /// Being dialled. `failure` says what came of the last attempt, or of the last connection.
+    /// Not registered; the relay is being dialled.
     Trying {
-        /// In words, for people.
+        /// Why the last attempt or connection failed.
         failure: Option<String>,
     },
-    /// Listed.
+    /// Registered.
     Registered {
-        /// Over which transport.
+        /// The transport of the connection.
         transport: RelayTransport,
-        /// Under how many keys.
+        /// Number of registered keys.
         keys: u64,
-        /// Since when.
+        /// Time of the registration.
         since: Instant,
     },
 }
 
-/// A server half's place at one relay.
+/// Keeps a server half registered at one relay.
 pub struct Registration {
-    registrar: Arc<Registrar>,
+    dialer: Arc<RegistrationDialer>,
     state: watch::Sender<RegistrationState>,
 }
 
 impl Registration {
-    /// A place at the relay that people call `name`, not yet asked for. `relay_key` is as in
+    /// Prepares a registration at the relay called `name`. `relay_key` is as in
     /// [`RelayAddress`](super::RelayAddress).
     pub fn new(
         name: impl Into<Arc<str>>,
-        way: Arc<dyn Way>,
+        source: Arc<dyn AddressSource>,
         relay_key: Option<KeyDigest>,
         settings: RegistrationSettings,
     ) -> Registration {
         Registration {
-            registrar: Arc::new(Registrar::new(name.into(), way, relay_key, settings)),
+            dialer: Arc::new(RegistrationDialer::new(name.into(), source, relay_key, settings)),
             state: watch::Sender::new(RegistrationState::Trying { failure: None }),
         }
     }
 
-    /// How it stands, now and whenever that changes.
+    /// The state, and its changes.
     pub fn state(&self) -> watch::Receiver<RegistrationState> {
         self.state.subscribe()
     }
 
-    /// Keeps the place until `stop`, and hands on whoever comes by way of the relay. Streams that `incoming` has no room
-    /// for are broken off.
+    /// Stays registered until `stop` and forwards the streams of clients to `incoming`. If
+    /// `incoming` is full, streams are aborted.
     pub async fn run(self, incoming: mpsc::Sender<IncomingStream>, stop: CancellationToken) {
-        let (signs, heard) = mpsc::channel(16);
-        let mut keeping = Keeping {
+        let (events, received) = mpsc::channel(16);
+        let mut task = RegistrationTask {
             backoff: Backoff::new(seed()),
-            registrar: self.registrar,
+            dialer: self.dialer,
             state: self.state,
             incoming,
-            signs,
+            events,
             serving: JoinSet::new(),
             current: None,
             generation: 0,
             attempt: None,
             due: Some(clock::now()),
         };
-        stop.run_until_cancelled(keeping.run(heard)).await;
-        keeping.say_goodbye().await;
+        stop.run_until_cancelled(task.run(received)).await;
+        task.unregister().await;
     }
 }
 
@@ -98,10 +98,10 @@ fn seed() -> u64 {
     u64::from_le_bytes(seed)
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<Listing, RegisterError>> + Send>>;
+type Attempt = Pin<Box<dyn Future<Output = Result<ControlConnection, RegisterError>> + Send>>;
 
-/// The listing that clients come by, if all is well.
-struct Current {
+/// The control connection in use.
+struct ActiveControl {
     generation: u64,
     transport: RelayTransport,
     since: Instant,
@@ -109,13 +109,13 @@ struct Current {
     is_suspect: bool,
 }
 
-struct Keeping {
-    registrar: Arc<Registrar>,
+struct RegistrationTask {
+    dialer: Arc<RegistrationDialer>,
     state: watch::Sender<RegistrationState>,
     incoming: mpsc::Sender<IncomingStream>,
-    signs: mpsc::Sender<(u64, Sign)>,
-    serving: JoinSet<(u64, Ending)>,
-    current: Option<Current>,
+    events: mpsc::Sender<(u64, ControlEvent)>,
+    serving: JoinSet<(u64, ControlClosed)>,
+    current: Option<ActiveControl>,
     generation: u64,
     attempt: Option<Attempt>,
     backoff: Backoff,
@@ -123,23 +123,23 @@ struct Keeping {
     due: Option<Instant>,
 }
 
-impl Keeping {
-    async fn run(&mut self, mut heard: mpsc::Receiver<(u64, Sign)>) {
+impl RegistrationTask {
+    async fn run(&mut self, mut received: mpsc::Receiver<(u64, ControlEvent)>) {
         let mut timer = Timer::new();
         loop {
             timer.set(self.due.filter(|_| self.attempt.is_none()));
             tokio::select! {
-                listing = progress(&mut self.attempt) => {
+                control = poll_attempt(&mut self.attempt) => {
                     self.attempt = None;
-                    self.handle_attempt(listing);
+                    self.handle_attempt(control);
                 }
                 Some(ended) = self.serving.join_next() => {
-                    // A panic in one listing is as good as its end.
-                    if let Ok((generation, ending)) = ended {
-                        self.handle_ending(generation, &ending);
+                    // A panic in the task of a connection ends that connection.
+                    if let Ok((generation, closed)) = ended {
+                        self.handle_closed(generation, &closed);
                     }
                 }
-                Some((generation, sign)) = heard.recv() => self.handle_sign(generation, sign),
+                Some((generation, event)) = received.recv() => self.handle_control_event(generation, event),
                 () = std::future::poll_fn(|cx| timer.poll(cx)) => self.begin(),
             }
         }
@@ -147,44 +147,44 @@ impl Keeping {
 
     fn begin(&mut self) {
         self.due = None;
-        let registrar = Arc::clone(&self.registrar);
-        // Over TLS all is well already: only QUIC is better.
+        let dialer = Arc::clone(&self.dialer);
+        // Over a working TLS connection only QUIC is an improvement.
         let only_quic = self.current.as_ref().is_some_and(|current| !current.is_suspect);
-        self.attempt = Some(Box::pin(async move { registrar.attempt(only_quic).await }));
+        self.attempt = Some(Box::pin(async move { dialer.attempt(only_quic).await }));
     }
 
-    fn handle_attempt(&mut self, attempt: Result<Listing, RegisterError>) {
+    fn handle_attempt(&mut self, attempt: Result<ControlConnection, RegisterError>) {
         match attempt {
-            Ok(listing) => self.adopt(listing),
+            Ok(control) => self.activate(control),
             Err(error) => {
                 let is_final = matches!(&error, RegisterError::Refused(refusal) if is_lasting(refusal.code));
                 self.fail(&error.to_string());
                 let wait = match &self.current {
-                    Some(current) if !current.is_suspect => QUIC_AGAIN,
-                    _ if is_final => self.backoff.longest(),
-                    _ => self.backoff.wait(self.registrar.is_needed()),
+                    Some(current) if !current.is_suspect => QUIC_RETRY_INTERVAL,
+                    _ if is_final => self.backoff.max_delay(),
+                    _ => self.backoff.next_delay(self.dialer.is_needed()),
                 };
                 self.due = Some(clock::now() + wait);
             }
         }
     }
 
-    fn adopt(&mut self, listing: Listing) {
+    fn activate(&mut self, control: ControlConnection) {
         let now = clock::now();
         self.generation += 1;
-        let (transport, keys) = (listing.transport(), listing.keys);
+        let (transport, keys) = (control.transport(), control.keys);
         let leave = CancellationToken::new();
-        let serving = Serving {
-            registrar: Arc::clone(&self.registrar),
+        let context = ControlContext {
+            dialer: Arc::clone(&self.dialer),
             incoming: self.incoming.clone(),
-            signs: self.signs.clone(),
+            events: self.events.clone(),
             generation: self.generation,
             leave: leave.clone(),
         };
         let generation = self.generation;
         self.serving
-            .spawn(async move { (generation, listing.serve(serving).await) });
-        let current = Current {
+            .spawn(async move { (generation, control.serve(context).await) });
+        let current = ActiveControl {
             generation,
             transport,
             since: now,
@@ -194,8 +194,8 @@ impl Keeping {
         if let Some(older) = self.current.replace(current) {
             older.leave.cancel();
         }
-        self.due = (transport == RelayTransport::Tls).then_some(now + QUIC_AGAIN);
-        info!(event = "registered", relay = %self.registrar.name, %transport, keys, "listed at the relay");
+        self.due = (transport == RelayTransport::Tls).then_some(now + QUIC_RETRY_INTERVAL);
+        info!(event = "registered", relay = %self.dialer.name, %transport, keys, "registered at the relay");
         let state = RegistrationState::Registered {
             transport,
             keys,
@@ -204,78 +204,78 @@ impl Keeping {
         self.state.send_replace(state);
     }
 
-    fn handle_ending(&mut self, generation: u64, ending: &Ending) {
+    fn handle_closed(&mut self, generation: u64, closed: &ControlClosed) {
         let Some(current) = self.current.take_if(|current| current.generation == generation) else {
             return;
         };
         let now = clock::now();
-        let wait = match ending {
-            // Another process has our key; whoever it is, it is listed.
-            Ending::Replaced => self.backoff.longest(),
-            _ if now.saturating_duration_since(current.since) >= STEADY => {
+        let wait = match closed {
+            // Another process uses this TLS key and is registered.
+            ControlClosed::Replaced => self.backoff.max_delay(),
+            _ if now.saturating_duration_since(current.since) >= MIN_STABLE_TIME => {
                 self.backoff.reset();
                 Duration::ZERO
             }
-            _ => self.backoff.wait(self.registrar.is_needed()),
+            _ => self.backoff.next_delay(self.dialer.is_needed()),
         };
-        self.fail(&ending.to_string());
+        self.fail(&closed.to_string());
         self.due = Some(self.due.unwrap_or(now + wait).min(now + wait));
     }
 
-    fn handle_sign(&mut self, generation: u64, sign: Sign) {
+    fn handle_control_event(&mut self, generation: u64, event: ControlEvent) {
         let Some(current) = self.current.as_mut().filter(|current| current.generation == generation) else {
             return;
         };
-        current.is_suspect = sign != Sign::Clear;
-        debug!(relay = %self.registrar.name, ?sign, "the relay");
-        match sign {
-            // Raced, and called off when it answers after all.
-            Sign::Suspect | Sign::Draining => {
+        current.is_suspect = event != ControlEvent::Recovered;
+        debug!(relay = %self.dialer.name, control_event = ?event, "relay state changed");
+        match event {
+            // Dials another connection, which is cancelled if this one recovers.
+            ControlEvent::Suspect | ControlEvent::Draining => {
                 self.attempt = None;
                 self.due = Some(clock::now());
             }
-            Sign::Clear => {
+            ControlEvent::Recovered => {
                 self.attempt = None;
-                self.due = (current.transport == RelayTransport::Tls).then(|| clock::now() + QUIC_AGAIN);
+                self.due = (current.transport == RelayTransport::Tls).then(|| clock::now() + QUIC_RETRY_INTERVAL);
                 self.backoff.reset();
             }
         }
     }
 
-    /// One line for each change, not for each attempt.
+    /// Logs changes of state only, not every attempt.
     fn fail(&self, failure: &str) {
         if self.current.is_some() {
-            return debug!(relay = %self.registrar.name, failure, "no second connection to the relay");
+            return debug!(relay = %self.dialer.name, failure, "second connection to the relay failed");
         }
         let state = RegistrationState::Trying {
             failure: Some(failure.to_owned()),
         };
         let before = self.state.send_replace(state.clone());
         if before != state {
-            warn!(event = "unregistered", relay = %self.registrar.name, failure, "not listed at the relay");
+            warn!(event = "unregistered", relay = %self.dialer.name, failure, "not registered at the relay");
         }
     }
 
-    /// Takes this server half off the list; streams that run go on.
-    async fn say_goodbye(mut self) {
+    /// Unregisters. Open streams continue.
+    async fn unregister(mut self) {
         self.attempt = None;
         match self.current.take() {
             Some(current) => current.leave.cancel(),
             None => self.serving.abort_all(),
         }
-        // The farewell takes what it takes to say one word; what comes in late is of no use to anybody.
+        // Enough to send one message. Streams that arrive meanwhile are not needed.
         let _ = tokio::time::timeout(Duration::from_millis(200), self.serving.join_next()).await;
     }
 }
 
-async fn progress(attempt: &mut Option<Attempt>) -> Result<Listing, RegisterError> {
+async fn poll_attempt(attempt: &mut Option<Attempt>) -> Result<ControlConnection, RegisterError> {
     match attempt {
         Some(attempt) => attempt.await,
         None => std::future::pending().await,
     }
 }
 
-/// Whether asking again soon is of no use.
+/// Whether a retry will soon get the same answer.
 fn is_lasting(code: RelayRefusalCode) -> bool {
     matches!(
         code,

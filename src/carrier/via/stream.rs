@@ -1,4 +1,4 @@
-//! One byte stream by way of a relay, whatever the leg to the relay is made of.
+//! One byte stream between a half and a relay, over QUIC or TLS.
 
 use std::future::Future;
 use std::io;
@@ -14,47 +14,48 @@ use tokio_rustls::TlsStream;
 use super::RelayTransport;
 use crate::carrier::Duplex;
 
-/// QUIC's error code for a stream whose other leg broke.
+/// QUIC error code for a stream that ends because the other half's stream failed.
 const BROKEN: quinn::VarInt = quinn::VarInt::from_u32(1);
 
-/// A byte stream between two halves, one leg of it: this end to the relay, or the relay to one end.
+/// A byte stream between two halves through a relay: the part between this end and the relay, or,
+/// at the relay, between the relay and one half.
 ///
-/// Dropped it ends both directions; what the other end has not acknowledged by then is lost, so
-/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) first, which waits for that.
+/// Dropping it ends both directions, and unacknowledged bytes are lost. Call
+/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) first, which waits for the acknowledgement.
 pub struct ViaStream {
-    leg: Leg,
+    inner: Inner,
     remote: SocketAddr,
-    /// Counted until it is dropped.
-    _live: Option<Live>,
+    /// Counts the stream until it is dropped.
+    _live: Option<LiveStream>,
 }
 
-enum Leg {
-    Quic(Box<QuicLeg>),
+enum Inner {
+    Quic(Box<QuicStream>),
     Tls(Box<TlsStream<Box<dyn Duplex>>>),
 }
 
-struct QuicLeg {
+struct QuicStream {
     connection: quinn::Connection,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
-    ending: Option<Ending>,
-    /// How that came out: who shuts down a second time, as TLS in the stream does, is told the same.
+    closed: Option<ControlClosed>,
+    /// The outcome of the shutdown, for a second caller: TLS inside the stream shuts down too.
     ended: Option<Result<(), io::ErrorKind>>,
 }
 
-type Ending = Pin<Box<dyn Future<Output = Result<Option<quinn::VarInt>, quinn::StoppedError>> + Send + Sync>>;
+type ControlClosed = Pin<Box<dyn Future<Output = Result<Option<quinn::VarInt>, quinn::StoppedError>> + Send + Sync>>;
 
-/// Counts the streams that live.
-pub(super) struct Live(Arc<AtomicUsize>);
+/// Counts open streams.
+pub(super) struct LiveStream(Arc<AtomicUsize>);
 
-impl Live {
-    pub(super) fn new(count: &Arc<AtomicUsize>) -> Live {
+impl LiveStream {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> LiveStream {
         count.fetch_add(1, Relaxed);
-        Live(Arc::clone(count))
+        LiveStream(Arc::clone(count))
     }
 }
 
-impl Drop for Live {
+impl Drop for LiveStream {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -66,15 +67,15 @@ impl ViaStream {
         (send, recv): (quinn::SendStream, quinn::RecvStream),
     ) -> ViaStream {
         let remote = crate::carrier::quic::unmapped(connection.remote_address());
-        let leg = QuicLeg {
+        let leg = QuicStream {
             connection,
             send,
             recv,
-            ending: None,
+            closed: None,
             ended: None,
         };
         ViaStream {
-            leg: Leg::Quic(Box::new(leg)),
+            inner: Inner::Quic(Box::new(leg)),
             remote,
             _live: None,
         }
@@ -82,101 +83,101 @@ impl ViaStream {
 
     pub(super) fn of_tls(stream: TlsStream<Box<dyn Duplex>>, remote: SocketAddr) -> ViaStream {
         ViaStream {
-            leg: Leg::Tls(Box::new(stream)),
+            inner: Inner::Tls(Box::new(stream)),
             remote,
             _live: None,
         }
     }
 
-    /// The same, counted for as long as it lives.
-    pub(super) fn counted(self, live: Live) -> ViaStream {
+    /// Counts this stream for as long as it is open.
+    pub(super) fn counted(self, live: LiveStream) -> ViaStream {
         ViaStream {
             _live: Some(live),
             ..self
         }
     }
 
-    /// What the leg is made of.
+    /// The transport of this stream.
     pub fn transport(&self) -> RelayTransport {
-        match &self.leg {
-            Leg::Quic(_) => RelayTransport::Quic,
-            Leg::Tls(_) => RelayTransport::Tls,
+        match &self.inner {
+            Inner::Quic(_) => RelayTransport::Quic,
+            Inner::Tls(_) => RelayTransport::Tls,
         }
     }
 
-    /// The other end of the leg: for a half the relay.
+    /// The peer's address: for a half, the relay's.
     pub fn remote(&self) -> SocketAddr {
         self.remote
     }
 
-    /// The connection that the stream is one of, where there is one.
+    /// The QUIC connection of the stream, if it has one.
     pub(crate) fn connection(&self) -> Option<&quinn::Connection> {
-        match &self.leg {
-            Leg::Quic(quic) => Some(&quic.connection),
-            Leg::Tls(_) => None,
+        match &self.inner {
+            Inner::Quic(quic) => Some(&quic.connection),
+            Inner::Tls(_) => None,
         }
     }
 
-    /// Ends both directions so that the other end sees a break, never a clean end.
+    /// Ends both directions with an error instead of a clean end of stream.
     pub(crate) fn abort(mut self) {
-        if let Leg::Quic(quic) = &mut self.leg {
-            // Either may have ended before.
+        if let Inner::Quic(quic) = &mut self.inner {
+            // Either direction may have ended before.
             let _ = quic.send.reset(BROKEN);
             let _ = quic.recv.stop(BROKEN);
         }
     }
 }
 
-/// What is known of the leg says nothing of the other one.
+/// No transport statistics: those of this part say nothing about the other part.
 impl Duplex for ViaStream {}
 
 impl AsyncRead for ViaStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.leg {
-            Leg::Quic(quic) => AsyncRead::poll_read(Pin::new(&mut quic.recv), cx, buffer),
-            Leg::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        match &mut self.inner {
+            Inner::Quic(quic) => AsyncRead::poll_read(Pin::new(&mut quic.recv), cx, buffer),
+            Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
 
 impl AsyncWrite for ViaStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.leg {
-            Leg::Quic(quic) => AsyncWrite::poll_write(Pin::new(&mut quic.send), cx, bytes),
-            Leg::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        match &mut self.inner {
+            Inner::Quic(quic) => AsyncWrite::poll_write(Pin::new(&mut quic.send), cx, bytes),
+            Inner::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.leg {
-            Leg::Quic(_) => Poll::Ready(Ok(())),
-            Leg::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.inner {
+            Inner::Quic(_) => Poll::Ready(Ok(())),
+            Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
-    /// Ready when the relay has everything, where the kind can tell.
+    /// Over QUIC ready once the relay has acknowledged everything.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.leg {
-            Leg::Quic(quic) => quic.poll_end(cx),
-            Leg::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.inner {
+            Inner::Quic(quic) => quic.poll_end(cx),
+            Inner::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
 
-impl QuicLeg {
+impl QuicStream {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let QuicLeg {
-            send, ending, ended, ..
+        let QuicStream {
+            send, closed, ended, ..
         } = self;
         if let Some(ended) = *ended {
             return Poll::Ready(ended.map_err(io::Error::from));
         }
-        let ending = ending.get_or_insert_with(|| {
-            // Fails for a stream that has ended: waiting for that gives the same.
+        let closed = closed.get_or_insert_with(|| {
+            // Fails if the stream has ended already; `stopped` then resolves immediately.
             let _ = send.finish();
             Box::pin(send.stopped())
         });
-        let came = match ready!(ending.as_mut().poll(cx)) {
+        let came = match ready!(closed.as_mut().poll(cx)) {
             Ok(None) => Ok(()),
             Ok(Some(_)) => Err(io::ErrorKind::BrokenPipe),
             Err(error) => Err(io::Error::from(error).kind()),

@@ -47,7 +47,7 @@ pub(super) fn meaning(diagnosis: Diagnosis) -> &'static str {
         Diagnosis::ProxyFailed => "the proxy could not connect",
         Diagnosis::CommandFailed => "the program could not connect",
         Diagnosis::RouteSilent => "no answer through this proxy or program",
-        Diagnosis::NoHostKey => "no key of this host is known, and a relay finds a host by its key",
+        Diagnosis::NoHostKey => "no key of this host is known, but a relay finds hosts by their keys",
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Stdio};
 
 use crate::cli::ssh::{SshArguments, host_of};
-use crate::identity::ssh_config::Asked;
+use crate::identity::ssh_config::OuterQueries;
 
 /// What is not given on: `-E` has a file written, and `-S` overrides the ControlPath that `ssh -G` is asked by.
 const NOT_OURS: &[u8] = b"ES";
@@ -56,7 +56,7 @@ fn arguments_of_parent() -> Option<Vec<OsString>> {
 
 /// What ssh makes of the host that it was given.
 fn hostname(ssh: &SshArguments, given: &str) -> Option<String> {
-    let asked = Asked::here();
+    let asked = OuterQueries::here();
     if asked.is_repeated(given) {
         return None;
     }

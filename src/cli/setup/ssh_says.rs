@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::identity::ssh_config::Asked;
+use crate::identity::ssh_config::OuterQueries;
 
 /// How ssh would get to a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) enum SshError {
     #[error("cannot run ssh: {0}")]
     NotRunnable(io::Error),
     /// This process was started by the `ssh -G` of another question about the same host.
-    #[error("ssh is being asked about {host} already, and its configuration runs bowline to answer")]
+    #[error("ssh -G for {host} is already running, and its configuration runs bowline again")]
     AskedAlready {
         /// The host.
         host: String,
@@ -105,7 +105,7 @@ pub(super) fn home() -> Result<Option<PathBuf>, SshError> {
 }
 
 fn run(config: Option<&Path>, arguments: &[&str], host: &str) -> Result<(String, String), SshError> {
-    let asked = Asked::here();
+    let asked = OuterQueries::here();
     if asked.is_repeated(host) {
         return Err(SshError::AskedAlready { host: host.to_owned() });
     }

@@ -22,7 +22,7 @@ mod tests {
     #[test]
     fn a_misspelt_relay_is_told_which_part_of_it_is_wrong() {
         let message = |text: &str| RelayName::parse(text).expect_err(text).to_string();
-        assert_eq!(message("::1"), "an IPv6 address stands in brackets: [2001:db8::1]:443");
+        assert_eq!(message("::1"), "an IPv6 address must be in brackets: [2001:db8::1]:443");
         assert_eq!(message("r1.example.org:0"), "\"0\" is not a port from 1 to 65535");
         assert_eq!(message(""), format!("expected {}", RelayName::EXPECTED));
         assert_eq!(

@@ -9,7 +9,7 @@ use super::super::key_query::{KeyAnswer, query_keys};
 use super::probe::ProbeFailure;
 use crate::carrier::{Carrier, CarrierError};
 use crate::clock;
-use crate::identity::statement::{OpenFacts, open_message};
+use crate::identity::statement::{OpenFields, open_message};
 use crate::wire::{Answer, Authorization, DecodeError, Hello, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION};
 use bytes::Bytes;
 use std::future::Future;
@@ -79,7 +79,7 @@ impl Authorizer {
     ) -> Result<Probed, ProbeFailure> {
         let server = carrier.info().peer_key.to_vec();
         let session = SessionId::new(super::super::opening::random());
-        let message = open_message(OpenFacts {
+        let message = open_message(OpenFields {
             exporter: &carrier.info().exporter,
             server_spki: &server,
             client_spki: spki,

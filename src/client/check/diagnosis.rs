@@ -4,7 +4,7 @@ use super::direct_host;
 use super::probe::{ProbeFailure, ProbeResult};
 use super::tcp_probe::PortState;
 use crate::carrier::stream::ProxyFault;
-use crate::carrier::via::{DialRelayError, ReachError, RelayTransport};
+use crate::carrier::via::{DialRelayError, RelayConnectError, RelayTransport};
 use crate::carrier::{CarrierError, DialError, Path};
 use crate::wire::{RefusalCode, RelayRefusalCode};
 use std::collections::HashMap;
@@ -201,19 +201,23 @@ impl Evidence<'_> {
         }
     }
 
-    fn relay(&self, result: &ProbeResult, error: &ReachError) -> Diagnosis {
+    fn relay(&self, result: &ProbeResult, error: &RelayConnectError) -> Diagnosis {
         match error {
-            ReachError::Refused(refusal) => match refusal.code {
+            RelayConnectError::Refused(refusal) => match refusal.code {
                 RelayRefusalCode::NotRegistered => Diagnosis::NotRegistered,
                 RelayRefusalCode::NoAnswer => Diagnosis::ServerSilent,
                 _ => Diagnosis::RelayRefused,
             },
-            ReachError::Dial(DialRelayError::Socket(error)) => self.io(result, error),
-            ReachError::Dial(DialRelayError::Quic(error)) if matches!(**error, quinn::ConnectionError::TimedOut) => {
+            RelayConnectError::Dial(DialRelayError::Socket(error)) => self.io(result, error),
+            RelayConnectError::Dial(DialRelayError::Quic(error))
+                if matches!(**error, quinn::ConnectionError::TimedOut) =>
+            {
                 self.silent(result)
             }
-            ReachError::Dial(DialRelayError::Busy) => Diagnosis::RelayRefused,
-            ReachError::Dial(_) | ReachError::Talk(_) | ReachError::OffTopic => Diagnosis::Broken,
+            RelayConnectError::Dial(DialRelayError::Busy) => Diagnosis::RelayRefused,
+            RelayConnectError::Dial(_) | RelayConnectError::Stream(_) | RelayConnectError::UnexpectedMessage => {
+                Diagnosis::Broken
+            }
         }
     }
 
@@ -311,10 +315,10 @@ fn answered(result: &ProbeResult) -> bool {
     result.handshake.is_some()
         || match &result.outcome {
             Err(ProbeFailure::Dial(DialError::Unreachable(error))) => refused(error),
-            Err(ProbeFailure::Dial(DialError::Relay(ReachError::Dial(DialRelayError::Socket(error))))) => {
+            Err(ProbeFailure::Dial(DialError::Relay(RelayConnectError::Dial(DialRelayError::Socket(error))))) => {
                 refused(error)
             }
-            Err(ProbeFailure::Dial(DialError::Relay(ReachError::Refused(_)))) => true,
+            Err(ProbeFailure::Dial(DialError::Relay(RelayConnectError::Refused(_)))) => true,
             _ => false,
         }
 }
@@ -494,7 +498,7 @@ mod tests {
         };
         let says = |code| {
             let message = String::new();
-            ProbeFailure::Dial(DialError::Relay(ReachError::Refused(RelayRefusal {
+            ProbeFailure::Dial(DialError::Relay(RelayConnectError::Refused(RelayRefusal {
                 code,
                 message: message.into(),
             })))

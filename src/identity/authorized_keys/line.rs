@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::ssh_key::{Algorithm, PublicKey};
 
-/// Options without a value. What they allow or forbid is done by the inner sshd.
+/// Options without a value. The sshd of the login enforces them.
 const FLAGS: [&str; 13] = [
     "restrict",
     "agent-forwarding",
@@ -22,11 +22,11 @@ const FLAGS: [&str; 13] = [
     "verify-required",
 ];
 
-/// Options with a value that are the inner sshd's too.
+/// Options with a value that the sshd of the login enforces.
 const VALUES: [&str; 5] = ["command", "environment", "permitlisten", "permitopen", "tunnel"];
 
-/// Those of both kinds that take something from a login which the built-in SSH server would give. It has no X11, no
-/// tunnels and no `~/.ssh/rc`, and takes no environment from here.
+/// Options of both kinds that restrict what the built-in SSH server would allow. It has no X11, no
+/// tunnels and no `~/.ssh/rc`, and accepts no environment from here.
 const RESTRICTING: [&str; 8] = [
     "restrict",
     "no-agent-forwarding",
@@ -38,60 +38,60 @@ const RESTRICTING: [&str; 8] = [
     "permitopen",
 ];
 
-/// A key that may log in, and on what conditions.
+/// A key and the conditions under which it may log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct KeyLine {
     pub(super) key: KeyData,
     pub(super) conditions: Conditions,
 }
 
-/// The options that decide whether a key is accepted at all.
+/// The options that decide whether a key is accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Conditions {
-    /// The key is a CA's: certificates by it are accepted, not the key itself.
+    /// The key is a CA's: certificates signed by it are accepted, but not the key itself.
     pub(super) cert_authority: bool,
-    /// Names of which a certificate must hold one, instead of the user's name.
+    /// Principals of which a certificate must contain one, instead of the user name.
     pub(super) principals: Option<Vec<String>>,
-    /// Pattern lists that the client's address must all match.
+    /// Pattern lists, all of which the client's address must match.
     pub(super) from: Vec<String>,
-    /// First moment at which the key is no longer accepted.
+    /// The key is accepted before this time.
     pub(super) expiry: Option<SystemTime>,
-    /// An option of [`RESTRICTING`] stands there.
+    /// The line has an option of [`RESTRICTING`].
     pub(super) restricts: bool,
 }
 
-/// Why a line is passed over.
+/// Why a line is skipped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// A quotation mark is open at its end.
+    /// A quotation mark is not closed.
     #[error("unterminated quoted string")]
     Unterminated,
-    /// An option that sshd does not know: it may restrict the key, so the key is not used.
+    /// An unknown option. It may restrict the key, so the key is not used.
     #[error("unknown option {name:?}")]
     UnknownOption {
         /// Its name.
         name: String,
     },
-    /// An option with a value where none belongs, without one where it must be, or not in quotation marks.
+    /// The option has a value but must have none, or lacks one, or the value is not quoted.
     #[error("the option {name:?} has no well-formed value")]
     OptionValue {
         /// Its name.
         name: String,
     },
-    /// The key is missing, damaged or of an unknown kind.
+    /// The key is missing, invalid or of an unknown type.
     #[error("no public key")]
     Key,
 }
 
-/// Reads one line; `None` for an empty one or a comment.
-pub(super) fn parse(line: &str) -> Result<Option<Entry>, LineError> {
+/// Parses one line; `None` if it is empty or a comment.
+pub(super) fn parse(line: &str) -> Result<Option<KeyLine>, LineError> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
     if let Some(key) = parse_key(line) {
         let conditions = Conditions::default();
-        return Ok(Some(Entry { key, conditions }));
+        return Ok(Some(KeyLine { key, conditions }));
     }
     let (options, rest) = split_options(line)?;
     if !matches!(Algorithm::new(options), Err(_) | Ok(Algorithm::Other(_))) {
@@ -99,22 +99,22 @@ pub(super) fn parse(line: &str) -> Result<Option<Entry>, LineError> {
     }
     let conditions = parse_options(options)?;
     let key = parse_key(rest.trim_start()).ok_or(LineError::Key)?;
-    Ok(Some(Entry { key, conditions }))
+    Ok(Some(KeyLine { key, conditions }))
 }
 
-/// The type and the key in base64; what follows is comment.
+/// The type and the key in base64; the rest is a comment.
 fn parse_key(text: &str) -> Option<KeyData> {
     let mut words = text.split_ascii_whitespace();
     let (kind, base64) = (words.next()?, words.next()?);
     let key = PublicKey::from_openssh(&format!("{kind} {base64}")).ok()?;
     match key.key_data() {
-        // A certificate is no key to log in with: its CA's key is.
+        // A certificate cannot be listed; its CA's key can.
         KeyData::Certificate(_) => None,
         key => Some(key.clone()),
     }
 }
 
-/// Cuts at the first blank outside of quotation marks.
+/// Splits at the first blank outside of quotation marks.
 fn split_options(line: &str) -> Result<(&str, &str), LineError> {
     let mut quoted = false;
     let mut escaped = false;
@@ -157,7 +157,7 @@ fn parse_options(mut text: &str) -> Result<Conditions, LineError> {
     Ok(conditions)
 }
 
-/// A value in quotation marks, in which `\"` stands for one, and what follows it.
+/// A quoted value, in which `\"` stands for a quotation mark, and the rest.
 fn unquote(text: &str) -> Option<(String, &str)> {
     let text = text.strip_prefix('"')?;
     let mut value = String::new();
@@ -184,7 +184,7 @@ fn apply(conditions: &mut Conditions, name: String, value: Option<String>) -> Re
         }
         ("expiry-time", Some(time)) => {
             let expiry = parse_time(&time).ok_or(LineError::OptionValue { name })?;
-            // sshd takes the earliest of several.
+            // As in sshd, the earliest of several counts.
             conditions.expiry = Some(conditions.expiry.map_or(expiry, |known| known.min(expiry)));
         }
         (flag, None) if FLAGS.contains(&flag) => {}
@@ -200,7 +200,7 @@ fn is_known(name: &str) -> bool {
     FLAGS.contains(&name) || VALUES.contains(&name) || conditions.contains(&name)
 }
 
-/// `YYYYMMDD[HHMM[SS]]`, in UTC with a `Z` after it, else in the system's time zone.
+/// `YYYYMMDD[HHMM[SS]]`, in UTC if followed by `Z`, otherwise in the system's time zone.
 fn parse_time(text: &str) -> Option<SystemTime> {
     let (digits, utc) = match text.strip_suffix(['Z', 'z']) {
         Some(digits) => (digits, true),
@@ -237,7 +237,7 @@ struct Date {
 }
 
 impl Date {
-    /// Seconds since 1970, by the system's own calendar and time zones.
+    /// Unix time, by the system's calendar and time zones.
     #[allow(unsafe_code)]
     fn seconds(self, utc: bool) -> Option<i64> {
         let ranges = [
@@ -251,7 +251,8 @@ impl Date {
         if ranges.iter().any(|(value, range)| !range.contains(value)) {
             return None;
         }
-        // SAFETY: `tm` holds integers and, on some systems, a pointer that may be null; zeroes are a valid value.
+        // SAFETY: `tm` holds integers and, on some systems, a pointer that may be null; zeroes are
+        // a valid value.
         let mut broken_down: libc::tm = unsafe { std::mem::zeroed() };
         broken_down.tm_year = self.year - 1900;
         broken_down.tm_mon = self.month - 1;
@@ -259,7 +260,7 @@ impl Date {
         broken_down.tm_hour = self.hour;
         broken_down.tm_min = self.minute;
         broken_down.tm_sec = self.second;
-        // Whether daylight saving applied is for mktime to find out.
+        // mktime finds out whether daylight saving time applies.
         broken_down.tm_isdst = -1;
         // SAFETY: both take a valid `tm` and write to nothing else.
         let seconds = unsafe {
@@ -269,7 +270,7 @@ impl Date {
                 libc::mktime(&raw mut broken_down)
             }
         };
-        // They turn the 31st of April into the 1st of May; sshd does not take such a date.
+        // These functions turn April 31 into May 1; sshd rejects such a date.
         (broken_down.tm_mday == self.day && seconds >= 0).then_some(seconds)
     }
 }
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_with_an_option_that_is_not_understood_is_not_used() {
+    fn line_with_an_unknown_option_is_not_used() {
         let unknown = |name: &str| LineError::UnknownOption { name: name.to_owned() };
         let value = |name: &str| LineError::OptionValue { name: name.to_owned() };
         assert_eq!(error("no-such-option"), unknown("no-such-option"));

@@ -1,7 +1,8 @@
 //! An `authorized_keys` file, as sshd(8) reads it.
 //!
-//! For `--authorized-keys FILE`, which decides instead of sshd who may open a session. The inner login still obeys
-//! sshd; so options that only restrict what a login may do are left to it.
+//! For `--authorized-keys FILE`, which decides instead of sshd who may open a session. The login
+//! inside the session still goes through sshd, which enforces the options that only restrict what a
+//! login may do.
 
 mod line;
 mod pattern;
@@ -18,16 +19,16 @@ use russh::keys::ssh_key::Certificate;
 use rustix::fs::OFlags;
 
 use super::statement::ProvenKey;
-use line::{Conditions, Entry};
+use line::{Conditions, KeyLine};
 
 pub use line::LineError;
 use pattern::SOURCE_ADDRESS;
 pub use pattern::{ListMatch, address_in_list, is_for_address, wildcard};
 
-/// Longest file read, in bytes: some 10,000 keys.
+/// Largest file, in bytes: about 10,000 keys.
 const MAX_FILE_LEN: u64 = 4 * 1024 * 1024;
 
-/// An `authorized_keys` file that is read again whenever it has changed.
+/// An `authorized_keys` file. It is read again when it has changed.
 #[derive(Debug)]
 pub struct AuthorizedKeys {
     path: PathBuf,
@@ -36,44 +37,45 @@ pub struct AuthorizedKeys {
 
 /// Whether a key may open a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// By this line, counted from 1.
+pub enum KeyDecision {
+    /// Accepted by this line, counted from 1.
     Accepted {
         /// The line.
         line: usize,
     },
-    /// No line has this key, or the CA of this certificate.
+    /// No line contains the key or the CA of the certificate.
     Unknown,
-    /// A line has it, but does not accept it now or from here. The last such line, if there are several.
+    /// A line contains the key but does not accept it now or from this address. The last one, if
+    /// there are several.
     Refused {
         /// The line, counted from 1.
         line: usize,
-        /// Why.
-        reason: Reason,
+        /// The reason.
+        reason: RefusalReason,
     },
 }
 
-/// Why a line that has the key does not accept it.
+/// Why a line that contains the key does not accept it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// `from=`, or the certificate's `source-address`, excludes the client's address or is malformed.
+pub enum RefusalReason {
+    /// `from=` or the certificate's `source-address` excludes the client's address or is malformed.
     Source,
     /// `expiry-time=` has passed.
     Expired,
     /// The certificate is not valid now.
     CertificateTime,
-    /// The certificate is for none of the names wanted.
+    /// The certificate contains none of the required principals.
     Principals,
-    /// The certificate has a critical option that we do not know.
+    /// The certificate has an unknown critical option.
     CriticalOption,
-    /// The line restricts what its login may do (`command=`, `no-pty` ..), which whoever asks cannot enforce.
+    /// The line restricts the login (`command=`, `no-pty` ..), which the caller cannot enforce.
     Restricted,
 }
 
-/// Something in the file that its owner should look at. The rest of it holds.
+/// A problem in the file, the rest of which is used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
-    /// A line is passed over.
+    /// A line is skipped.
     #[error("line {line} is not used: {error}")]
     Line {
         /// The line, counted from 1.
@@ -81,7 +83,7 @@ pub enum Warning {
         /// What is wrong.
         error: LineError,
     },
-    /// Others than its owner may write to the file, and so log in.
+    /// Other users may write to the file, and could thus log in.
     #[error("it may be written by others than its owner (mode {mode:04o})")]
     Writable {
         /// Its permission bits.
@@ -89,18 +91,18 @@ pub enum Warning {
     },
 }
 
-/// The file cannot be used: then nobody is accepted.
+/// The file cannot be used: nobody is accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorizedKeysError {
-    /// It could not be read.
+    /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// It is longer than any that is read.
+    /// The file is too large.
     #[error("{} has {length} bytes, {MAX_FILE_LEN} are allowed", path.display())]
     TooLong {
         /// The file.
@@ -110,10 +112,10 @@ pub enum AuthorizedKeysError {
     },
 }
 
-/// Opens such a file for [`AuthorizedKeys::refresh`], without ever waiting (for the writer of a pipe, say).
+/// Opens the file for [`AuthorizedKeys::refresh`] without blocking, for example on a FIFO.
 ///
 /// # Errors
-/// What the system says.
+/// As open(2).
 pub fn open_key_file(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     OpenOptions::new()
@@ -123,7 +125,7 @@ pub fn open_key_file(path: &Path) -> io::Result<File> {
 }
 
 impl AuthorizedKeys {
-    /// Nothing is read yet, and nobody accepted.
+    /// Accepts nobody until the file is read.
     pub fn unread(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -134,33 +136,34 @@ impl AuthorizedKeys {
     /// Reads the file.
     ///
     /// # Errors
-    /// `AuthorizedKeysError`. Malformed lines are no error but [`warnings`](Self::warnings).
+    /// `AuthorizedKeysError`. Malformed lines are [`warnings`](Self::warnings), not errors.
     pub fn load(path: &Path) -> Result<Self, AuthorizedKeysError> {
         let keys = Self::unread(path);
         keys.look_again()?;
         Ok(keys)
     }
 
-    /// Whether `key` may open a session as `user` from `address`, the client's real one, at the time `now`.
+    /// Whether `key` may open a session as `user` from `address`, the client's real address, at the
+    /// time `now`.
     ///
-    /// Reads the file again if it has changed: a few system calls, blocking, on a local file. Where somebody else has
-    /// to open it, there are [`refresh`](Self::refresh) and [`verdict`](Self::verdict).
+    /// Reads the file again if it has changed: a few blocking system calls. If another process has
+    /// to open the file, use [`refresh`](Self::refresh) and [`decide`](Self::decide).
     ///
     /// # Errors
-    /// `AuthorizedKeysError` where the file has become unreadable: nobody is accepted by what it once said.
+    /// `AuthorizedKeysError` if the file cannot be read any more: its earlier content is not used.
     pub fn permits(
         &self,
         key: &ProvenKey,
         user: &str,
         address: IpAddr,
         now: SystemTime,
-    ) -> Result<Verdict, AuthorizedKeysError> {
+    ) -> Result<KeyDecision, AuthorizedKeysError> {
         self.look_again()?;
-        Ok(self.verdict(key, user, address, now))
+        Ok(self.decide(key, user, address, now))
     }
 
-    /// As [`permits`](Self::permits), for a login that is then free to do everything: a key whose line restricts that
-    /// is refused.
+    /// As [`permits`](Self::permits), for a login without restrictions: a key whose line has
+    /// restrictions is refused.
     ///
     /// # Errors
     /// As [`permits`](Self::permits).
@@ -170,32 +173,32 @@ impl AuthorizedKeys {
         user: &str,
         address: IpAddr,
         now: SystemTime,
-    ) -> Result<Verdict, AuthorizedKeysError> {
+    ) -> Result<KeyDecision, AuthorizedKeysError> {
         self.look_again()?;
-        let asked = Asked {
+        let asked = KeyCheck {
             key,
             user,
             address,
             now,
         };
         let loaded = self.loaded();
-        let verdict = asked.verdict(&loaded.entries);
+        let verdict = asked.decide(&loaded.entries);
         let restricted = |line: usize| {
             let entry = loaded.entries.iter().find(|(number, _)| *number == line);
             entry.is_some_and(|(_, entry)| entry.conditions.restricts)
         };
         Ok(match verdict {
-            // sshd takes this line too, and none after it.
-            Verdict::Accepted { line } if restricted(line) => Verdict::Refused {
+            // sshd uses this line too, and none after it.
+            KeyDecision::Accepted { line } if restricted(line) => KeyDecision::Refused {
                 line,
-                reason: Reason::Restricted,
+                reason: RefusalReason::Restricted,
             },
             verdict => verdict,
         })
     }
 
-    /// Reads `file`, which is the file as it was opened just now, unless it was read in this state already. Whether it
-    /// was read.
+    /// Reads `file`, the file as it was just opened, unless this state of it was read already.
+    /// Returns whether it was read.
     ///
     /// # Errors
     /// `AuthorizedKeysError`: nobody is accepted any more.
@@ -203,32 +206,32 @@ impl AuthorizedKeys {
         let mut loaded = self.loaded();
         let is_current = file.metadata().is_ok_and(|metadata| loaded.is_current(&metadata));
         if !is_current {
-            // Emptied first: an error must not leave the old state.
+            // Cleared first, so that an error does not leave the old state.
             *loaded = Loaded::default();
             *loaded = Loaded::read(&self.path, file)?;
         }
         Ok(!is_current)
     }
 
-    /// As [`permits`](Self::permits), by the file as last read.
+    /// As [`permits`](Self::permits), with the file as it was last read.
     #[must_use]
-    pub fn verdict(&self, key: &ProvenKey, user: &str, address: IpAddr, now: SystemTime) -> Verdict {
-        let asked = Asked {
+    pub fn decide(&self, key: &ProvenKey, user: &str, address: IpAddr, now: SystemTime) -> KeyDecision {
+        let asked = KeyCheck {
             key,
             user,
             address,
             now,
         };
-        asked.verdict(&self.loaded().entries)
+        asked.decide(&self.loaded().entries)
     }
 
-    /// What is wrong with the file as last read.
+    /// The problems in the file as it was last read.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
         self.loaded().warnings.clone()
     }
 
-    /// Where the file is.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -249,14 +252,14 @@ impl AuthorizedKeys {
 
 #[derive(Debug, Default)]
 struct Loaded {
-    /// `None` before the first reading, and after one that failed.
+    /// `None` before the first read, and after one that failed.
     stamp: Option<Stamp>,
-    /// With their lines, counted from 1.
-    entries: Vec<(usize, Entry)>,
+    /// The entries and their lines, counted from 1.
+    entries: Vec<(usize, KeyLine)>,
     warnings: Vec<Warning>,
 }
 
-/// What changes when a file is written or replaced.
+/// File metadata that changes when a file is written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     device: u64,
@@ -272,7 +275,7 @@ impl Loaded {
             path: path.to_owned(),
             source,
         };
-        // Taken before reading: a write in between is then seen as a change at the next look.
+        // Taken before the content is read, so that a write in between is noticed the next time.
         let metadata = file.metadata().map_err(error)?;
         let mut content = Vec::new();
         file.take(MAX_FILE_LEN + 1).read_to_end(&mut content).map_err(error)?;
@@ -321,18 +324,19 @@ impl Stamp {
     }
 }
 
-/// One question to the file.
-struct Asked<'a> {
+/// The question about one key.
+struct KeyCheck<'a> {
     key: &'a ProvenKey,
     user: &'a str,
     address: IpAddr,
     now: SystemTime,
 }
 
-impl Asked<'_> {
-    /// As sshd does: the first line that accepts decides, and a line that refuses does not end the search.
-    fn verdict(&self, entries: &[(usize, Entry)]) -> Verdict {
-        let mut verdict = Verdict::Unknown;
+impl KeyCheck<'_> {
+    /// As in sshd: the first line that accepts the key decides, and a line that refuses it does not
+    /// end the search.
+    fn decide(&self, entries: &[(usize, KeyLine)]) -> KeyDecision {
+        let mut verdict = KeyDecision::Unknown;
         for &(line, ref entry) in entries {
             let checked = match &self.key.certificate {
                 None if !entry.conditions.cert_authority && entry.key == self.key.key => {
@@ -345,32 +349,32 @@ impl Asked<'_> {
                 _ => continue,
             };
             match checked {
-                Ok(()) => return Verdict::Accepted { line },
-                Err(reason) => verdict = Verdict::Refused { line, reason },
+                Ok(()) => return KeyDecision::Accepted { line },
+                Err(reason) => verdict = KeyDecision::Refused { line, reason },
             }
         }
         verdict
     }
 
-    fn check_conditions(&self, conditions: &Conditions) -> Result<(), Reason> {
+    fn check_conditions(&self, conditions: &Conditions) -> Result<(), RefusalReason> {
         if conditions
             .from
             .iter()
             .any(|list| address_in_list(self.address, list) != ListMatch::Yes)
         {
-            Err(Reason::Source)
+            Err(RefusalReason::Source)
         } else if conditions.expiry.is_some_and(|expiry| self.now >= expiry) {
-            Err(Reason::Expired)
+            Err(RefusalReason::Expired)
         } else {
             Ok(())
         }
     }
 
-    /// That the certificate is signed by its CA is known of every [`ProvenKey`].
-    fn check_certificate(&self, certificate: &Certificate, conditions: &Conditions) -> Result<(), Reason> {
+    /// Every [`ProvenKey`] has a certificate that is signed by its CA.
+    fn check_certificate(&self, certificate: &Certificate, conditions: &Conditions) -> Result<(), RefusalReason> {
         let now = self.now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if !(certificate.valid_after()..certificate.valid_before()).contains(&now) {
-            return Err(Reason::CertificateTime);
+            return Err(RefusalReason::CertificateTime);
         }
         let holds = |name: &str| certificate.valid_principals().iter().any(|principal| principal == name);
         let named = match &conditions.principals {
@@ -378,17 +382,17 @@ impl Asked<'_> {
             None => holds(self.user),
         };
         if !named {
-            return Err(Reason::Principals);
+            return Err(RefusalReason::Principals);
         }
         certificate
             .critical_options()
             .iter()
             .try_for_each(|(name, value)| match name.as_str() {
                 SOURCE_ADDRESS if address_in_list(self.address, value) == ListMatch::Yes => Ok(()),
-                SOURCE_ADDRESS => Err(Reason::Source),
-                // The inner sshd's to enforce.
+                SOURCE_ADDRESS => Err(RefusalReason::Source),
+                // The sshd of the login enforces these.
                 "force-command" | "verify-required" => Ok(()),
-                _ => Err(Reason::CriticalOption),
+                _ => Err(RefusalReason::CriticalOption),
             })
     }
 }

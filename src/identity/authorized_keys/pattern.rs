@@ -1,23 +1,23 @@
-//! OpenSSH's pattern lists over addresses, as `from=` and `AllowUsers` have them (ssh_config(5), PATTERNS).
+//! OpenSSH's pattern lists for addresses, as in `from=` and `AllowUsers` (ssh_config(5), PATTERNS).
 
 use std::net::IpAddr;
 
 use russh::keys::ssh_key::Certificate;
 
-/// What a comma-separated list with negations says about an address.
+/// The result of matching an address against a comma-separated list with negations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListMatch {
-    /// One of its patterns matches, and no negated one.
+    /// A pattern matches, and no negated one does.
     Yes,
     /// No pattern matches, or a negated one does.
     No,
-    /// Malformed: a network with bits set beyond its mask. OpenSSH refuses then.
+    /// The list is malformed: a network has bits set beyond its mask. OpenSSH refuses the key then.
     Invalid,
 }
 
-/// Whether `address` is in a list like `10.0.0.0/8,!10.1.*,2001:db8::/32`.
+/// Matches `address` against a list like `10.0.0.0/8,!10.1.*,2001:db8::/32`.
 ///
-/// Names of hosts never match: they are not looked up, as with sshd's `UseDNS no`.
+/// Host names never match, because they are not resolved, as with sshd's `UseDNS no`.
 #[must_use]
 pub fn address_in_list(address: IpAddr, list: &str) -> ListMatch {
     let address = address.to_canonical();
@@ -42,7 +42,8 @@ pub fn address_in_list(address: IpAddr, list: &str) -> ListMatch {
     found
 }
 
-/// The critical option that names the addresses from which a certificate may be used (PROTOCOL.certkeys of OpenSSH).
+/// The critical option with the addresses from which a certificate may be used (OpenSSH's
+/// PROTOCOL.certkeys).
 pub(super) const SOURCE_ADDRESS: &str = "source-address";
 
 /// Whether a certificate may be used from an address.
@@ -53,14 +54,15 @@ pub fn is_for_address(certificate: &Certificate, address: IpAddr) -> bool {
     lists.all(|(_, list)| address_in_list(address, list) == ListMatch::Yes)
 }
 
-/// Whether `text` as a whole fits `pattern`, in which `*` is any run of characters and `?` any one.
+/// Whether the whole of `text` matches `pattern`, in which `*` matches any characters and `?` any
+/// one.
 ///
-/// Takes time in proportion to the product of the two lengths at most.
+/// Takes time proportional to the product of both lengths at most.
 #[must_use]
 pub fn wildcard(text: &str, pattern: &str) -> bool {
     let (text, pattern) = (text.as_bytes(), pattern.as_bytes());
     let (mut at, mut wanted) = (0, 0);
-    // Where to go on when the text after the last star turns out not to fit: one character later.
+    // Where to continue if the text after the last star does not match: one character later.
     let mut retry: Option<(usize, usize)> = None;
     while at < text.len() {
         match pattern.get(wanted) {
@@ -117,7 +119,7 @@ fn in_network(address: IpAddr, network: IpAddr, bits: u32) -> bool {
     address.is_ipv4() == network.is_ipv4() && first_bits(address, bits) == first_bits(network, bits)
 }
 
-/// The address with all but its first `bits` bits cleared, at the top of the number.
+/// The first `bits` bits of the address, at the top of the number; the other bits are zero.
 fn first_bits(address: IpAddr, bits: u32) -> u128 {
     let number = match address {
         IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_pattern_takes_no_exponential_time() {
+    fn hostile_pattern_takes_polynomial_time() {
         assert!(!wildcard(&"a".repeat(2000), &"*a".repeat(500).replace("*a*a", "*a*b")));
     }
 }

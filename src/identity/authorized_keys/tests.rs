@@ -85,7 +85,7 @@ fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_767_225_600)
 }
 
-fn permits(keys: &AuthorizedKeys, key: &ProvenKey, address: &str) -> Verdict {
+fn permits(keys: &AuthorizedKeys, key: &ProvenKey, address: &str) -> KeyDecision {
     keys.permits(key, "me", address.parse().unwrap(), now()).unwrap()
 }
 
@@ -95,13 +95,13 @@ fn a_key_is_accepted_by_its_line_and_a_stranger_by_none() {
     let (known, stranger) = (fixture.key("known"), fixture.key("stranger"));
     fixture.write("# people\n\ncommand=\"a b\",no-pty {known} me@home\n", &["known"]);
     let keys = fixture.load();
-    assert_eq!(permits(&keys, &known, "192.0.2.1"), Verdict::Accepted { line: 3 });
-    assert_eq!(permits(&keys, &stranger, "192.0.2.1"), Verdict::Unknown);
+    assert_eq!(permits(&keys, &known, "192.0.2.1"), KeyDecision::Accepted { line: 3 });
+    assert_eq!(permits(&keys, &stranger, "192.0.2.1"), KeyDecision::Unknown);
     assert!(keys.warnings().is_empty());
 }
 
 #[test]
-fn from_is_about_the_clients_real_address() {
+fn from_option_matches_the_real_address_of_the_client() {
     let fixture = Fixture::new();
     let key = fixture.key("key");
     fixture.write(
@@ -109,11 +109,11 @@ fn from_is_about_the_clients_real_address() {
         &["key"],
     );
     let keys = fixture.load();
-    let refused = |line| Verdict::Refused {
+    let refused = |line| KeyDecision::Refused {
         line,
-        reason: Reason::Source,
+        reason: RefusalReason::Source,
     };
-    assert_eq!(permits(&keys, &key, "10.1.2.3"), Verdict::Accepted { line: 1 });
+    assert_eq!(permits(&keys, &key, "10.1.2.3"), KeyDecision::Accepted { line: 1 });
     assert_eq!(permits(&keys, &key, "10.9.2.3"), refused(2));
     assert_eq!(permits(&keys, &key, "192.0.2.1"), refused(2));
     assert_eq!(permits(&keys, &key, "127.0.0.1"), refused(2));
@@ -125,16 +125,16 @@ fn a_key_expires_at_its_time_and_a_later_line_may_still_accept_it() {
     let key = fixture.key("key");
     fixture.write("expiry-time=\"20251231Z\" {key}\n", &["key"]);
     let keys = fixture.load();
-    let expired = Verdict::Refused {
+    let expired = KeyDecision::Refused {
         line: 1,
-        reason: Reason::Expired,
+        reason: RefusalReason::Expired,
     };
     assert_eq!(permits(&keys, &key, "10.0.0.1"), expired);
     fixture.write(
         "expiry-time=\"20251231Z\" {key}\nexpiry-time=\"20260102Z\" {key}\n",
         &["key"],
     );
-    assert_eq!(permits(&keys, &key, "10.0.0.1"), Verdict::Accepted { line: 2 });
+    assert_eq!(permits(&keys, &key, "10.0.0.1"), KeyDecision::Accepted { line: 2 });
 }
 
 #[test]
@@ -144,39 +144,42 @@ fn certificates_need_their_ca_a_principal_the_time_and_the_source() {
     let certificate = |options: &[&str]| fixture.certificate("ca", "user", options);
     fixture.write("cert-authority {ca}\n", &["ca"]);
     let keys = fixture.load();
-    let refused = |reason| Verdict::Refused { line: 1, reason };
+    let refused = |reason| KeyDecision::Refused { line: 1, reason };
     let verdict = |key: &ProvenKey| permits(&keys, key, "192.0.2.1");
 
     let good = certificate(&["-n", "you,me", "-V", "20250101:20300101"]);
-    assert_eq!(verdict(&good), Verdict::Accepted { line: 1 });
-    assert_eq!(verdict(&certificate(&["-n", "you"])), refused(Reason::Principals));
-    assert_eq!(verdict(&certificate(&[])), refused(Reason::Principals));
+    assert_eq!(verdict(&good), KeyDecision::Accepted { line: 1 });
+    assert_eq!(
+        verdict(&certificate(&["-n", "you"])),
+        refused(RefusalReason::Principals)
+    );
+    assert_eq!(verdict(&certificate(&[])), refused(RefusalReason::Principals));
     assert_eq!(
         verdict(&certificate(&["-n", "me", "-V", "20200101:20210101"])),
-        refused(Reason::CertificateTime)
+        refused(RefusalReason::CertificateTime)
     );
     assert_eq!(
         verdict(&certificate(&["-n", "me", "-V", "20290101:20300101"])),
-        refused(Reason::CertificateTime)
+        refused(RefusalReason::CertificateTime)
     );
     let from = |list: &str| certificate(&["-n", "me", "-O", &format!("source-address={list}")]);
-    assert_eq!(verdict(&from("192.0.2.0/24")), Verdict::Accepted { line: 1 });
-    assert_eq!(verdict(&from("10.0.0.0/8")), refused(Reason::Source));
+    assert_eq!(verdict(&from("192.0.2.0/24")), KeyDecision::Accepted { line: 1 });
+    assert_eq!(verdict(&from("10.0.0.0/8")), refused(RefusalReason::Source));
     assert_eq!(
         verdict(&certificate(&["-n", "me", "-O", "force-command=date"])),
-        Verdict::Accepted { line: 1 }
+        KeyDecision::Accepted { line: 1 }
     );
     assert_eq!(
         verdict(&certificate(&["-n", "me", "-O", "critical:new=1"])),
-        refused(Reason::CriticalOption)
+        refused(RefusalReason::CriticalOption)
     );
-    assert_eq!(verdict(&ca), Verdict::Unknown);
+    assert_eq!(verdict(&ca), KeyDecision::Unknown);
 
     fixture.write("{ca}\n", &["ca"]);
-    assert_eq!(verdict(&good), Verdict::Unknown);
+    assert_eq!(verdict(&good), KeyDecision::Unknown);
     fixture.write("cert-authority,principals=\"a,you\" {ca}\n", &["ca"]);
-    assert_eq!(verdict(&certificate(&["-n", "you"])), Verdict::Accepted { line: 1 });
-    assert_eq!(verdict(&certificate(&["-n", "me"])), refused(Reason::Principals));
+    assert_eq!(verdict(&certificate(&["-n", "you"])), KeyDecision::Accepted { line: 1 });
+    assert_eq!(verdict(&certificate(&["-n", "me"])), refused(RefusalReason::Principals));
 }
 
 #[test]
@@ -186,18 +189,18 @@ fn a_certified_key_is_not_accepted_by_the_line_of_the_bare_key() {
     let certificate = fixture.certificate("ca", "user", &["-n", "me"]);
     fixture.write("{user}\n", &["user"]);
     let keys = fixture.load();
-    assert_eq!(permits(&keys, &certificate, "192.0.2.1"), Verdict::Unknown);
-    assert_eq!(permits(&keys, &user, "192.0.2.1"), Verdict::Accepted { line: 1 });
+    assert_eq!(permits(&keys, &certificate, "192.0.2.1"), KeyDecision::Unknown);
+    assert_eq!(permits(&keys, &user, "192.0.2.1"), KeyDecision::Accepted { line: 1 });
 }
 
 #[test]
-fn malformed_lines_are_passed_over_with_a_warning() {
+fn malformed_lines_are_skipped_with_a_warning() {
     let fixture = Fixture::new();
     let key = fixture.key("key");
     fixture.write("garbage\nno-such-option {key}\n\u{0}\u{7f}\n{key}\n", &["key"]);
     std::fs::set_permissions(fixture.path(), std::fs::Permissions::from_mode(0o664)).unwrap();
     let keys = fixture.load();
-    assert_eq!(permits(&keys, &key, "192.0.2.1"), Verdict::Accepted { line: 4 });
+    assert_eq!(permits(&keys, &key, "192.0.2.1"), KeyDecision::Accepted { line: 4 });
     let name = "no-such-option".to_owned();
     let expected = [
         Warning::Writable { mode: 0o664 },
@@ -223,12 +226,12 @@ fn a_changed_file_is_read_again_and_a_missing_one_accepts_nobody() {
     let (first, second) = (fixture.key("first"), fixture.key("second"));
     fixture.write("{first}\n", &["first"]);
     let keys = fixture.load();
-    assert_eq!(permits(&keys, &second, "192.0.2.1"), Verdict::Unknown);
+    assert_eq!(permits(&keys, &second, "192.0.2.1"), KeyDecision::Unknown);
     let replacement = fixture.folder.path().join("replacement");
     std::fs::copy(fixture.folder.path().join("second.pub"), &replacement).unwrap();
     std::fs::rename(replacement, fixture.path()).unwrap();
-    assert_eq!(permits(&keys, &second, "192.0.2.1"), Verdict::Accepted { line: 1 });
-    assert_eq!(permits(&keys, &first, "192.0.2.1"), Verdict::Unknown);
+    assert_eq!(permits(&keys, &second, "192.0.2.1"), KeyDecision::Accepted { line: 1 });
+    assert_eq!(permits(&keys, &first, "192.0.2.1"), KeyDecision::Unknown);
 
     std::fs::remove_file(fixture.path()).unwrap();
     let verdict = keys.permits(&second, "me", "192.0.2.1".parse().unwrap(), now());
@@ -245,25 +248,25 @@ fn a_file_opened_by_somebody_else_is_read_only_when_it_has_changed() {
     let (first, second) = (fixture.key("first"), fixture.key("second"));
     fixture.write("{first}\n", &["first"]);
     let keys = AuthorizedKeys::unread(&fixture.path());
-    let verdict = |key: &ProvenKey| keys.verdict(key, "me", "192.0.2.1".parse().unwrap(), now());
-    assert_eq!(verdict(&first), Verdict::Unknown);
+    let verdict = |key: &ProvenKey| keys.decide(key, "me", "192.0.2.1".parse().unwrap(), now());
+    assert_eq!(verdict(&first), KeyDecision::Unknown);
     let refresh = || keys.refresh(open_key_file(&fixture.path()).unwrap()).unwrap();
     assert!(refresh());
     assert!(!refresh());
-    assert_eq!(verdict(&first), Verdict::Accepted { line: 1 });
+    assert_eq!(verdict(&first), KeyDecision::Accepted { line: 1 });
     fixture.write("# new\n{second}\n", &["second"]);
     assert!(refresh());
-    assert_eq!(verdict(&first), Verdict::Unknown);
-    assert_eq!(verdict(&second), Verdict::Accepted { line: 2 });
+    assert_eq!(verdict(&first), KeyDecision::Unknown);
+    assert_eq!(verdict(&second), KeyDecision::Accepted { line: 2 });
 
     // A folder can be opened but not read.
     let folder = open_key_file(fixture.folder.path()).unwrap();
     assert!(matches!(keys.refresh(folder), Err(AuthorizedKeysError::Read { .. })));
-    assert_eq!(verdict(&second), Verdict::Unknown);
+    assert_eq!(verdict(&second), KeyDecision::Unknown);
 }
 
 #[test]
-fn a_line_with_restrictions_gives_no_login_that_is_free_to_do_everything() {
+fn line_with_restrictions_allows_no_unrestricted_login() {
     let fixture = Fixture::new();
     let (key, other) = (fixture.key("key"), fixture.key("other"));
     fixture.write(
@@ -275,11 +278,11 @@ fn a_line_with_restrictions_gives_no_login_that_is_free_to_do_everything() {
         keys.permits_everything(key, "me", address.parse().unwrap(), now())
             .unwrap()
     };
-    let refused = Verdict::Refused {
+    let refused = KeyDecision::Refused {
         line: 2,
-        reason: Reason::Restricted,
+        reason: RefusalReason::Restricted,
     };
-    assert_eq!(verdict(&key, "10.0.0.1"), Verdict::Accepted { line: 1 });
+    assert_eq!(verdict(&key, "10.0.0.1"), KeyDecision::Accepted { line: 1 });
     assert_eq!(verdict(&key, "192.0.2.1"), refused);
-    assert_eq!(verdict(&other, "192.0.2.1"), Verdict::Accepted { line: 4 });
+    assert_eq!(verdict(&other, "192.0.2.1"), KeyDecision::Accepted { line: 4 });
 }

@@ -1,5 +1,5 @@
-//! `KnownHostsCommand`: a program that prints lines of known_hosts, asked as ssh asks it (`load_hostkeys_command()` in OpenSSH's
-//! `sshconnect.c`).
+//! `KnownHostsCommand`: a program that prints known_hosts lines. It is run as ssh runs it
+//! (`load_hostkeys_command()` in OpenSSH's `sshconnect.c`).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -14,43 +14,44 @@ use tokio::time::timeout;
 
 use super::ServerKey;
 
-/// Longest wait for one run. ssh has no limit; a server half waits for its first hello no longer.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// Longest run. ssh has no limit, but a server half waits no longer for its first hello.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// In an argument: the token whose letter follows is left to be replaced at each run. No argument of a configuration has it.
-pub(crate) const LATER: u8 = 0x1e;
+/// Marks a token in an argument that is expanded at each run. No argument in a configuration
+/// contains this byte.
+pub(crate) const DEFERRED: u8 = 0x1e;
 
-/// The tokens whose values differ from run to run: host, reason, fingerprint, key and its type.
-pub(crate) const LATER_TOKENS: &[u8] = b"HIfKt";
+/// The tokens whose values differ from run to run: host, reason, fingerprint, key and key type.
+pub(crate) const DEFERRED_TOKENS: &[u8] = b"HIfKt";
 
-/// The program and its arguments, in which all but [`LATER_TOKENS`] is expanded.
+/// The program and its arguments, expanded except for [`DEFERRED_TOKENS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownHostsCommand {
     program: PathBuf,
     arguments: Vec<OsString>,
 }
 
-/// The program gave no answer. As for ssh, there is no connection then.
+/// The program failed. As in ssh, no connection is made then.
 #[derive(Debug, Error)]
 pub enum CommandError {
-    /// It could not be run.
+    /// The program cannot be run.
     #[error("cannot run KnownHostsCommand {}", program.display())]
     NotRunnable {
         /// The program.
         program: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: std::io::Error,
     },
-    /// It failed.
+    /// The program exited with an error.
     #[error("KnownHostsCommand {} failed ({status})", program.display())]
     Failed {
         /// The program.
         program: PathBuf,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
     },
-    /// It took too long.
-    #[error("KnownHostsCommand {} did not end within {DEADLINE:?}", program.display())]
+    /// The program did not end in time.
+    #[error("KnownHostsCommand {} did not end within {COMMAND_TIMEOUT:?}", program.display())]
     TimedOut {
         /// The program.
         program: PathBuf,
@@ -58,7 +59,7 @@ pub enum CommandError {
 }
 
 impl KnownHostsCommand {
-    /// Of words in which the tokens that ssh has everywhere are expanded already; `None` for no words.
+    /// From words in which the ordinary tokens are expanded already; `None` if there are no words.
     pub(crate) fn of_words(words: Vec<OsString>) -> Option<KnownHostsCommand> {
         let mut words = words.into_iter();
         let program = PathBuf::from(words.next()?);
@@ -73,7 +74,8 @@ impl KnownHostsCommand {
         &self.program
     }
 
-    /// The lines for `name` before any key of the host is seen: ssh asks so for the order of algorithms.
+    /// The lines for `name` before any key of the host is known. ssh asks this way to order the
+    /// algorithms.
     ///
     /// # Errors
     /// `CommandError`.
@@ -81,7 +83,8 @@ impl KnownHostsCommand {
         self.run(name, None).await
     }
 
-    /// The lines for `name` about keys that the host has proved. One run is enough if the program is not told the key.
+    /// The lines for `name` and the keys that the host has proved. One run is enough if the
+    /// arguments do not contain the key.
     ///
     /// # Errors
     /// `CommandError`.
@@ -90,7 +93,7 @@ impl KnownHostsCommand {
             let pairs = argument.as_bytes().windows(2);
             pairs
                 .into_iter()
-                .any(|pair| pair[0] == LATER && b"fKt".contains(&pair[1]))
+                .any(|pair| pair[0] == DEFERRED && b"fKt".contains(&pair[1]))
         };
         let runs = if self.arguments.iter().any(is_told) {
             keys.len()
@@ -118,12 +121,12 @@ impl KnownHostsCommand {
             program: program(),
             source,
         };
-        // As for ssh, which runs no program of the PATH here.
+        // As in ssh, the program is not searched in PATH.
         if !self.program.is_absolute() {
             return Err(not_runnable(std::io::ErrorKind::NotFound.into()));
         }
         let child = command.spawn().map_err(not_runnable)?;
-        let output = timeout(DEADLINE, child.wait_with_output()).await;
+        let output = timeout(COMMAND_TIMEOUT, child.wait_with_output()).await;
         let output = output.map_err(|_| CommandError::TimedOut { program: program() })?;
         let output = output.map_err(not_runnable)?;
         match output.status.success() {
@@ -141,7 +144,7 @@ fn expand(argument: &OsStr, name: &str, key: Option<&ServerKey>) -> OsString {
     let mut expanded = Vec::new();
     let mut bytes = argument.as_bytes().iter();
     while let Some(&byte) = bytes.next() {
-        if byte != LATER {
+        if byte != DEFERRED {
             expanded.push(byte);
             continue;
         }
@@ -158,7 +161,8 @@ fn expand(argument: &OsStr, name: &str, key: Option<&ServerKey>) -> OsString {
     OsString::from_vec(expanded)
 }
 
-/// The words of a command line, as OpenSSH's `argv_split()` takes it apart; `None` for an open quotation mark.
+/// Splits a command line into words as OpenSSH's `argv_split()` does; `None` if a quotation mark is
+/// not closed.
 pub(crate) fn split_words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut words: Vec<Vec<u8>> = Vec::new();
     let mut bytes = line.iter().copied().peekable();

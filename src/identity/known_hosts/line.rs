@@ -1,6 +1,6 @@
 //! One line of a known_hosts file: marker, names, key.
 //!
-//! Taken apart lazily, as ssh does: the key of a line for another host is never decoded.
+//! Parsed lazily, as in ssh: the key of a line for another host is never decoded.
 
 use russh::keys::ssh_key::{Fingerprint, HashAlg, PublicKey, public::KeyData};
 use thiserror::Error;
@@ -8,30 +8,30 @@ use thiserror::Error;
 use super::super::opaque_key::OpaqueKey;
 use super::pattern;
 
-/// What a line says of its key.
+/// The marker of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Marker {
-    /// The host has it.
+    /// The host has this key.
     None,
-    /// It signs host certificates.
+    /// The key signs host certificates.
     CertAuthority,
-    /// It must not be accepted.
+    /// The key must not be accepted.
     Revoked,
 }
 
 /// What is wrong with a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum LineFault {
-    /// The line starts with `@`, but not with one of the two markers, or with several.
+pub enum LineError {
+    /// The line starts with `@`, but with neither of the two markers, or with several.
     #[error("unknown marker")]
     Marker,
-    /// The line ends before its key.
+    /// The line ends before the key.
     #[error("line is cut short")]
     Truncated,
-    /// A hashed name that is no `|1|salt|hash`.
+    /// A hashed name that is not `|1|salt|hash`.
     #[error("bad hashed name")]
     HashedName,
-    /// The key does not decode.
+    /// The key cannot be decoded.
     #[error("bad key")]
     Key,
 }
@@ -39,14 +39,14 @@ pub enum LineFault {
 /// The key of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LineKey {
-    /// One that can be compared with what a server half proves.
+    /// A key that can be compared with those of a server half.
     Supported(KeyData),
-    /// DSA, or a type that we do not know: no server half proves one.
+    /// DSA or an unknown type, which no server half proves.
     Opaque(OpaqueKey),
 }
 
 impl LineKey {
-    /// Whether it is this one.
+    /// Whether it is `key`.
     pub(super) fn is(&self, key: &KeyData) -> bool {
         matches!(self, LineKey::Supported(own) if own == key)
     }
@@ -69,8 +69,8 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Finds the parts; `None` for empty lines and comments.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Option<Self>, LineFault> {
+    /// Parses a line; `None` if it is empty or a comment.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Option<Self>, LineError> {
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
         let mut rest = skip_blanks(bytes);
         if rest.is_empty() || rest[0] == b'#' {
@@ -80,7 +80,7 @@ impl<'a> Line<'a> {
         if rest[0] == b'@' {
             (marker, rest) = parse_marker(rest)?;
         }
-        let (names, key) = split_blank(rest).ok_or(LineFault::Truncated)?;
+        let (names, key) = split_blank(rest).ok_or(LineError::Truncated)?;
         Ok(Some(Self {
             marker,
             names,
@@ -89,7 +89,7 @@ impl<'a> Line<'a> {
     }
 
     /// Whether the line is for `name`, which is in lower case.
-    pub(super) fn is_for(&self, name: &str) -> Result<bool, LineFault> {
+    pub(super) fn is_for(&self, name: &str) -> Result<bool, LineError> {
         if self.names.first() == Some(&b'|') {
             return pattern::hash_matches(name, self.names);
         }
@@ -97,47 +97,48 @@ impl<'a> Line<'a> {
     }
 
     /// The key.
-    pub(super) fn key(&self) -> Result<LineKey, LineFault> {
+    pub(super) fn key(&self) -> Result<LineKey, LineError> {
         decode_key(self.key)
     }
 }
 
 /// `TYPE BASE64 [COMMENT]`, as in known_hosts, lists of revoked keys and `.pub` files.
-pub(super) fn decode_key(text: &[u8]) -> Result<LineKey, LineFault> {
-    let (algorithm, rest) = split_blank(text).ok_or(LineFault::Truncated)?;
+pub(super) fn decode_key(text: &[u8]) -> Result<LineKey, LineError> {
+    let (algorithm, rest) = split_blank(text).ok_or(LineError::Truncated)?;
     let rest = skip_blanks(rest);
     let blob = split_blank(rest).map_or(rest, |(blob, _comment)| blob);
     if blob.is_empty() {
-        return Err(LineFault::Truncated);
+        return Err(LineError::Truncated);
     }
     let joined = [algorithm, b" ", blob].concat();
-    let text = std::str::from_utf8(&joined).map_err(|_| LineFault::Key)?;
+    let text = std::str::from_utf8(&joined).map_err(|_| LineError::Key)?;
     if let Some(opaque) = OpaqueKey::from_text(text) {
         return Ok(LineKey::Opaque(opaque));
     }
-    let key = PublicKey::from_openssh(text).map_err(|_| LineFault::Key)?;
+    let key = PublicKey::from_openssh(text).map_err(|_| LineError::Key)?;
     Ok(LineKey::Supported(key.key_data().clone()))
 }
 
-/// Without the blanks at its start.
+/// Skips blanks at the start.
 pub(super) fn skip_blanks(bytes: &[u8]) -> &[u8] {
     let start = bytes.iter().position(|byte| !is_blank(*byte)).unwrap_or(bytes.len());
     &bytes[start..]
 }
 
-fn parse_marker(bytes: &[u8]) -> Result<(Marker, &[u8]), LineFault> {
-    let (word, rest) = split_blank(bytes).ok_or(LineFault::Marker)?;
-    // ssh looks for a space before it looks for a tab, so it does not know `@marker<TAB>names type key`. What revokes
-    // we honour all the same: that can only refuse a key.
+fn parse_marker(bytes: &[u8]) -> Result<(Marker, &[u8]), LineError> {
+    let (word, rest) = split_blank(bytes).ok_or(LineError::Marker)?;
+    // ssh looks for a space first and then for a tab, and therefore does not recognise
+    // `@marker<TAB>names type key`. A revocation is honoured nevertheless: it can only refuse a
+    // key.
     let ssh_reads_it = bytes[word.len()] == b' ' || !bytes.contains(&b' ');
     let marker = match word {
         b"@revoked" => Marker::Revoked,
         b"@cert-authority" if ssh_reads_it => Marker::CertAuthority,
-        _ => return Err(LineFault::Marker),
+        _ => return Err(LineError::Marker),
     };
     let rest = skip_blanks(rest);
     if rest.first() == Some(&b'@') {
-        Err(LineFault::Marker)
+        Err(LineError::Marker)
     } else {
         Ok((marker, rest))
     }

@@ -3,15 +3,16 @@
 use aws_lc_rs::hmac;
 use russh::keys::ssh_encoding::base64::{Base64, Encoding};
 
-use super::line::LineFault;
+use super::line::LineError;
 
-/// ssh takes no single pattern this long or longer; the whole list then matches nothing.
+/// ssh ignores a single pattern that is this long or longer; the whole list then matches nothing.
 const MAX_PATTERN_BYTES: usize = 1023;
 
-/// Bytes of a salt: one block of what HMAC-SHA1 gives.
+/// Bytes of a salt: the output length of HMAC-SHA1.
 const SALT_BYTES: usize = 20;
 
-/// Whether the comma list `patterns` takes `name`, which is in lower case. One negated match outweighs all others.
+/// Whether the comma-separated list `patterns` matches `name`, which is in lower case. A negated
+/// match takes precedence.
 pub(super) fn list_matches(name: &str, patterns: &[u8]) -> bool {
     let mut matched = false;
     for pattern in patterns.split(|byte| *byte == b',') {
@@ -32,10 +33,11 @@ pub(super) fn list_matches(name: &str, patterns: &[u8]) -> bool {
     matched
 }
 
-/// Whether `pattern` with `*` and `?` takes the whole of `text`. At most `text.len() * pattern.len()` steps.
+/// Whether `pattern` with `*` and `?` matches the whole of `text`. Takes at most `text.len() *
+/// pattern.len()` steps.
 pub(super) fn glob_matches(text: &[u8], pattern: &[u8]) -> bool {
     let (mut at, mut next) = (0, 0);
-    // On a mismatch the last `*` takes one byte more; earlier ones need no second look.
+    // On a mismatch the last `*` matches one more byte; earlier ones need not be tried again.
     let mut last_star: Option<(usize, usize)> = None;
     while at < text.len() {
         match pattern.get(next) {
@@ -59,18 +61,18 @@ pub(super) fn glob_matches(text: &[u8], pattern: &[u8]) -> bool {
 }
 
 /// Whether `|1|salt|hash` is the hash of `name`.
-pub(super) fn hash_matches(name: &str, hashed: &[u8]) -> Result<bool, LineFault> {
+pub(super) fn hash_matches(name: &str, hashed: &[u8]) -> Result<bool, LineError> {
     let fields = hashed.strip_prefix(b"|1|").and_then(|rest| {
         let delimiter = rest.iter().position(|byte| *byte == b'|')?;
         Some((&rest[..delimiter], &rest[delimiter + 1..]))
     });
-    let (salt, hash) = fields.ok_or(LineFault::HashedName)?;
+    let (salt, hash) = fields.ok_or(LineError::HashedName)?;
     let salt = std::str::from_utf8(salt)
         .ok()
         .and_then(|salt| Base64::decode_vec(salt).ok());
     let salt = salt
         .filter(|salt| salt.len() == SALT_BYTES)
-        .ok_or(LineFault::HashedName)?;
+        .ok_or(LineError::HashedName)?;
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &salt);
     let expected = Base64::encode_string(hmac::sign(&key, name.as_bytes()).as_ref());
     Ok(expected.as_bytes() == hash)
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn pathological_pattern_ends_soon() {
+    fn pathological_pattern_is_matched_quickly() {
         let text = "a".repeat(1000);
         assert!(!glob_matches(
             text.as_bytes(),
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn one_negated_match_outweighs_all_others() {
+    fn negated_match_takes_precedence() {
         assert!(list_matches("a.example", b"*.example,!b.example"));
         assert!(!list_matches("b.example", b"*.example,!b.example"));
         assert!(!list_matches("b.example", b"!c.example"));

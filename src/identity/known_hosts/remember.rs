@@ -1,4 +1,4 @@
-//! Writing a line into bowline's own known_hosts file.
+//! Appends a line to bowline's own known_hosts file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -11,16 +11,16 @@ use thiserror::Error;
 
 use super::{HostName, KnownHosts, ServerKey, plain};
 
-/// Why a key could not be written down.
+/// A key could not be appended.
 #[derive(Debug, Error)]
 pub enum RememberError {
-    /// The name has characters that mean something else in known_hosts.
-    #[error("{name:?} cannot stand in a known_hosts file")]
+    /// The name contains characters with a meaning in known_hosts.
+    #[error("{name:?} cannot be written to a known_hosts file")]
     Name {
         /// The name.
         name: String,
     },
-    /// The key has no text form.
+    /// The key cannot be encoded as text.
     #[error("the key cannot be written")]
     Key(#[source] russh::keys::ssh_key::Error),
     /// The file cannot be written.
@@ -28,17 +28,20 @@ pub enum RememberError {
     File {
         /// The file.
         file: std::path::PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: std::io::Error,
     },
 }
 
-/// Appends `NAME TYPE KEY` to `path`, whole or not at all, unless the file has that key for that name already.
+/// Appends `NAME TYPE KEY` to `path` as one whole line, unless the file has that key for that name
+/// already.
 ///
-/// A new file gets mode 0600; the folder must exist. Several processes may do this at once.
+/// A new file gets mode 0600; the directory must exist. Several processes may do this at the same
+/// time.
 ///
 /// # Errors
-/// `Name` for a name with blanks, commas, quotes, wildcards or other characters of known_hosts' own.
+/// `Name` if the name contains blanks, commas, quotes, wildcards or other special characters of
+/// known_hosts.
 pub fn remember(path: &Path, name: &HostName, key: &ServerKey) -> Result<(), RememberError> {
     let line = line_for(name.as_str(), key.key_data())?;
     let failed = |source| RememberError::File {
@@ -61,7 +64,8 @@ pub fn remember(path: &Path, name: &HostName, key: &ServerKey) -> Result<(), Rem
 }
 
 fn line_for(name: &str, key: &KeyData) -> Result<String, RememberError> {
-    // `[name]:port` is ours; ssh refuses to record a name that has brackets itself.
+    // bowline itself adds the brackets of `[name]:port`; ssh does not record a name that contains
+    // brackets.
     let bare = name
         .strip_prefix('[')
         .and_then(|rest| rest.rsplit_once("]:"))
@@ -88,7 +92,7 @@ fn append(file: &mut File, line: &str) -> std::io::Result<()> {
     } else {
         format!("\n{line}")
     };
-    // A full disk must not leave half a line behind, which would spoil the next one.
+    // On a full disk, the incomplete line must be removed, because it would damage the next one.
     if let Err(error) = file.write_all(text.as_bytes()) {
         file.set_len(length)?;
         Err(error)

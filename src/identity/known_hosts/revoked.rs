@@ -1,6 +1,6 @@
-//! Files of revoked host keys (`RevokedHostKeys`): plain lists of keys, or key revocation lists.
+//! Files of revoked host keys (`RevokedHostKeys`): lists of keys, or key revocation lists.
 //!
-//! Lists are read here. A key revocation list is binary, and `ssh-keygen -Q` judges it.
+//! Lists of keys are read here. A key revocation list is binary, and `ssh-keygen -Q` checks it.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,10 +19,10 @@ use super::{ServerKey, line, read_bounded};
 /// First bytes of a key revocation list (PROTOCOL.krl).
 const KRL_MAGIC: &[u8] = b"SSHKRL\n\0";
 
-/// Longest wait for one `ssh-keygen -Q`.
-const KEYGEN_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest run of `ssh-keygen -Q`.
+const KEYGEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An offered key that a file revokes.
+/// An offered key that is revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokedKey {
     /// The file.
@@ -31,51 +31,57 @@ pub struct RevokedKey {
     pub fingerprint: Fingerprint,
 }
 
-/// A file of revoked keys gave no answer. As for ssh, that is an answer of no.
+/// A file of revoked keys could not be checked. As in ssh, the host is not trusted then.
 #[derive(Debug, Error)]
 pub enum RevocationError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the revoked host keys in {}", file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: std::io::Error,
     },
-    /// A line of it is no key.
+    /// A line of the file is not a key.
     #[error("{}, line {line}, is not a key", file.display())]
     Malformed {
         /// The file.
         file: PathBuf,
-        /// Its line, from 1.
+        /// Line number, from 1.
         line: usize,
     },
-    /// `ssh-keygen` could not judge it.
+    /// `ssh-keygen` could not check the key.
     #[error("ssh-keygen could not check the revoked host keys in {}: {}", file.display(), stderr.trim_end())]
-    Unjudged {
+    CheckFailed {
         /// The file.
         file: PathBuf,
-        /// ssh-keygen's words, if it had any.
+        /// The standard error of ssh-keygen.
         stderr: String,
     },
-    /// `ssh-keygen` could not be run, or took too long.
+    /// `ssh-keygen` did not end in time.
+    #[error("ssh-keygen did not check {} within {KEYGEN_TIMEOUT:?}", file.display())]
+    Timeout {
+        /// The file.
+        file: PathBuf,
+    },
+    /// `ssh-keygen` could not be run.
     #[error("cannot run {} to check {}", program.display(), file.display())]
     NotRunnable {
         /// The program as configured.
         program: PathBuf,
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: std::io::Error,
     },
 }
 
-/// The first of the offered keys (or of the authorities that signed them) that one of the files revokes.
+/// The first of the offered keys, or of the CAs that signed them, that one of the files revokes.
 ///
-/// `ssh_keygen` is the program for key revocation lists, a path or a name looked up in `PATH`.
+/// `ssh_keygen` is the program for key revocation lists: a path, or a name to be found in `PATH`.
 ///
 /// # Errors
-/// For every file that gives no answer, also a missing one: ssh then refuses the host as well.
+/// A file cannot be checked, for example because it is missing: ssh then refuses the host as well.
 pub async fn check_revoked_files(
     files: &[PathBuf],
     offered: &[ServerKey],
@@ -113,7 +119,7 @@ fn check_plain_list<'a>(
         }
         let revoked = match line::decode_key(bytes) {
             Ok(LineKey::Supported(key)) => key,
-            // No key of a type that we do not support is ever accepted, so it need not be compared.
+            // Keys of unsupported types are never accepted, so they need not be compared.
             Ok(LineKey::Opaque(_)) => continue,
             Err(_) => {
                 return Err(RevocationError::Malformed {
@@ -158,11 +164,12 @@ async fn is_revoked_by(list: &Path, key: &ServerKey, ssh_keygen: &Path) -> Resul
         .arg(&scratch.path)
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    let output = tokio::time::timeout(KEYGEN_DEADLINE, command.output()).await;
+    let output = tokio::time::timeout(KEYGEN_TIMEOUT, command.output()).await;
     let output = output
-        .map_err(|_| not_runnable(std::io::ErrorKind::TimedOut.into()))?
+        .map_err(|_| RevocationError::Timeout { file: list.to_owned() })?
         .map_err(not_runnable)?;
-    // The status is 1 for a revoked key and 255 for trouble, in some versions 1 for both: the words decide.
+    // The exit status is 1 for a revoked key and 255 for an error, but in some versions 1 for both.
+    // So the output decides.
     let said = String::from_utf8_lossy(&output.stdout);
     if said.contains(": REVOKED") {
         return Ok(true);
@@ -171,13 +178,13 @@ async fn is_revoked_by(list: &Path, key: &ServerKey, ssh_keygen: &Path) -> Resul
         return Ok(false);
     }
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(RevocationError::Unjudged {
+    Err(RevocationError::CheckFailed {
         file: list.to_owned(),
         stderr,
     })
 }
 
-/// A key in a file of its own, for a program that reads keys from files; removed when dropped.
+/// A file with one public key, for a program that reads keys from files. Removed when dropped.
 struct ScratchFile {
     path: PathBuf,
 }
@@ -201,7 +208,7 @@ impl ScratchFile {
 
 impl Drop for ScratchFile {
     fn drop(&mut self) {
-        // Nothing secret is in it; a folder that forbids removal leaves one public key behind.
+        // The file contains no secret. If the directory forbids removal, it stays.
         let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -1,4 +1,4 @@
-//! A key that a server offers: plain or with a host certificate; and pins.
+//! The keys that a server offers, plain or with a host certificate, and pins.
 
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,40 +11,42 @@ use thiserror::Error;
 use super::super::opaque_key::ReadKey;
 use super::pattern;
 
-/// `SubjectPublicKeyInfo` of an Ed25519 key up to the key's 32 bytes (RFC 8410 section 4).
+/// The DER before the 32 key bytes in the SPKI of an Ed25519 key (RFC 8410 section 4).
 const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// One key that a server offers.
+/// A key that a server offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerKey {
     key: KeyData,
     certificate: Option<Box<Certificate>>,
 }
 
-/// A blob that is no key we could check.
+/// The blob is not a supported key.
 #[derive(Debug, Error)]
 pub enum ServerKeyError {
-    /// It does not decode.
+    /// The blob cannot be decoded.
     #[error("not an SSH public key or certificate")]
     Malformed(#[source] russh::keys::Error),
-    /// It decodes to a kind of key that is not supported.
+    /// The type of the key is not supported.
     #[error("keys of type {algorithm} are not supported")]
     Unsupported {
-        /// The algorithm it names.
+        /// The name of the algorithm.
         algorithm: String,
     },
-    /// A certificate within a certificate: its authority's key is itself one.
+    /// The CA key of the certificate is itself a certificate.
     #[error("the certificate is signed by a certificate")]
     Nested,
 }
 
 impl ServerKey {
-    /// Decodes an SSH wire blob: a public key (RFC 4253 section 6.6) or a certificate (PROTOCOL.certkeys).
+    /// Decodes a public key (RFC 4253 section 6.6) or a certificate (PROTOCOL.certkeys) in wire
+    /// format.
     ///
     /// # Errors
-    /// For what does not decode, and for DSA and unknown kinds. Whatever the bytes, it does not panic or overflow.
+    /// The blob cannot be decoded, or its type is DSA or unknown. No input causes a panic or a
+    /// stack overflow.
     pub fn from_blob(blob: &[u8]) -> Result<Self, ServerKeyError> {
-        // Not ssh-key's own decoder: that recurses without bound in nested certificates.
+        // Not ssh-key's own decoder, which recurses into nested certificates to any depth.
         let key = match ReadKey::from_blob(blob) {
             ReadKey::Supported(key) => key,
             ReadKey::Opaque(key) => {
@@ -73,7 +75,7 @@ impl ServerKey {
         }
     }
 
-    /// A TLS key (SPKI DER) as the SSH key that it is too; only Ed25519 keys are.
+    /// A TLS key (SPKI DER) as an SSH key; `None` unless it is Ed25519.
     pub fn of_tls_key(spki: &[u8]) -> Option<Self> {
         let key = spki.strip_prefix(&ED25519_SPKI_PREFIX)?;
         Some(Self {
@@ -82,7 +84,7 @@ impl ServerKey {
         })
     }
 
-    /// SHA-256 fingerprint of the key; a certificate has that of the key in it, as ssh shows it.
+    /// SHA-256 fingerprint of the key; for a certificate that of the key in it, as in ssh.
     pub fn fingerprint(&self) -> Fingerprint {
         self.key.fingerprint(HashAlg::Sha256)
     }
@@ -92,7 +94,7 @@ impl ServerKey {
         &self.key
     }
 
-    /// Its wire form, that of the key alone.
+    /// The key alone, in wire format.
     pub(super) fn blob(&self) -> Vec<u8> {
         let key = PublicKey::new(self.key.clone(), "");
         key.to_bytes().expect("what was decoded can be encoded")
@@ -103,7 +105,7 @@ impl ServerKey {
         self.certificate.as_ref().map(|certificate| certificate.signature_key())
     }
 
-    /// `TYPE BASE64`, of the certificate where there is one.
+    /// `TYPE BASE64`, of the certificate if there is one.
     pub(crate) fn to_openssh(&self) -> russh::keys::ssh_key::Result<String> {
         match &self.certificate {
             Some(certificate) => certificate.to_openssh(),
@@ -111,10 +113,10 @@ impl ServerKey {
         }
     }
 
-    /// Whether the certificate is good for `name` at `now`, as `sshkey_cert_check_host()` says.
+    /// Whether the certificate is valid for `name` at `now`, as `sshkey_cert_check_host()` decides.
     ///
-    /// That the authority is trusted is for the caller to know. A certificate without principals is good for no host,
-    /// as for current OpenSSH (older ones took it for any).
+    /// The caller checks that the CA is trusted. A certificate without principals is valid for no
+    /// host, as in current OpenSSH (older versions accepted it for any).
     pub(super) fn certifies(&self, name: &str, now: SystemTime) -> bool {
         let Some(certificate) = &self.certificate else {
             return false;
@@ -132,22 +134,22 @@ impl ServerKey {
     }
 }
 
-/// A fingerprint that the user vouches for (`--pin`).
+/// A fingerprint given by the user (`--pin`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin(Fingerprint);
 
 impl Pin {
-    /// The fingerprint, always SHA-256 where it was parsed.
+    /// The fingerprint, always SHA-256 if it was parsed.
     pub fn fingerprint(&self) -> Fingerprint {
         self.0
     }
 }
 
-/// Not a fingerprint as ssh prints them.
+/// Not a fingerprint in ssh's form.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{given:?} is not a fingerprint (SHA256: and 43 characters)")]
 pub struct PinError {
-    /// What was given.
+    /// The text.
     pub given: String,
 }
 
@@ -171,12 +173,13 @@ impl FromStr for Pin {
     }
 }
 
-/// Whether the pin names one of the offered keys, or the TLS key (its SPKI; only Ed25519 keys can be pinned).
+/// Whether the pin matches one of the offered keys, or the TLS key (SPKI DER), if that is Ed25519.
 pub fn pin_matches(pin: &Pin, offered: &[ServerKey], tls_spki: &[u8]) -> bool {
     tls_key_fingerprint(tls_spki) == Some(pin.0) || offered.iter().any(|key| key.fingerprint() == pin.0)
 }
 
-/// The fingerprint that `ssh-keygen -l` would give a TLS key (SPKI DER) as an SSH key; only Ed25519 keys have one.
+/// The fingerprint of a TLS key (SPKI DER) as an SSH key, as `ssh-keygen -l` would print it; `None`
+/// unless it is Ed25519.
 pub fn tls_key_fingerprint(spki: &[u8]) -> Option<Fingerprint> {
     ServerKey::of_tls_key(spki).map(|key| key.fingerprint())
 }

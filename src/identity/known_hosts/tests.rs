@@ -8,11 +8,11 @@ use super::*;
 use crate::identity::test_tools::{certify, keygen, opaque_blob, public_text, run};
 
 /// A folder with keys `a`, `b`, `c` and known_hosts files.
-struct Lab {
+struct Fixture {
     folder: TempDir,
 }
 
-impl Lab {
+impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["a", "b", "c"] {
@@ -50,8 +50,8 @@ impl Lab {
         path
     }
 
-    fn verdict(&self, lines: &str, host: &HostName, offered: &[ServerKey]) -> Verdict {
-        KnownHosts::read(&[self.file("known_hosts", lines)], host).verdict(offered, SystemTime::now())
+    fn verdict(&self, lines: &str, host: &HostName, offered: &[ServerKey]) -> HostKeyStatus {
+        KnownHosts::read(&[self.file("known_hosts", lines)], host).check(offered, SystemTime::now())
     }
 }
 
@@ -60,17 +60,17 @@ fn host(name: &str) -> HostName {
 }
 
 /// The line of a `Known` verdict.
-fn known_line(verdict: &Verdict) -> Option<usize> {
+fn known_line(verdict: &HostKeyStatus) -> Option<usize> {
     match verdict {
-        Verdict::Known { place, .. } => Some(place.line),
+        HostKeyStatus::Known { place, .. } => Some(place.line),
         _ => None,
     }
 }
 
 #[test]
 fn lines_found_are_those_that_ssh_keygen_finds() {
-    let lab = Lab::new();
-    let hashed = lab.file(
+    let fixture = Fixture::new();
+    let hashed = fixture.file(
         "hashed",
         "hidden.example {a}\n[hidden.example]:2222 {b}\n192.0.2.7 {c}\n",
     );
@@ -90,7 +90,7 @@ fn lines_found_are_those_that_ssh_keygen_finds() {
         "y".repeat(1023),
         std::fs::read_to_string(&hashed).unwrap()
     );
-    let file = lab.file("known_hosts", &lines);
+    let file = fixture.file("known_hosts", &lines);
     for name in [
         "plain.example",
         "[plain.example]:2222",
@@ -124,7 +124,7 @@ fn lines_found_are_those_that_ssh_keygen_finds() {
     }
 }
 
-/// Line numbers from `# Host NAME found: line N`. Not finding any is a failure to ssh-keygen.
+/// Line numbers from `# Host NAME found: line N`. ssh-keygen exits with an error if it finds none.
 fn lines_by_ssh_keygen(file: &Path, name: &str) -> Vec<usize> {
     let output = std::process::Command::new("ssh-keygen")
         .arg("-F")
@@ -144,29 +144,33 @@ fn lines_by_ssh_keygen(file: &Path, name: &str) -> Vec<usize> {
 
 #[test]
 fn any_offered_key_that_is_known_is_enough() {
-    let lab = Lab::new();
-    let verdict = lab.verdict("other {a}\nh {b}\n", &host("H"), &[lab.offer("a"), lab.offer("b")]);
+    let fixture = Fixture::new();
+    let verdict = fixture.verdict(
+        "other {a}\nh {b}\n",
+        &host("H"),
+        &[fixture.offer("a"), fixture.offer("b")],
+    );
     assert!(
-        matches!(&verdict, Verdict::Known { place, key: 1 } if place.line == 2),
+        matches!(&verdict, HostKeyStatus::Known { place, key: 1 } if place.line == 2),
         "{verdict:?}"
     );
 }
 
 #[test]
 fn two_keys_of_one_type_are_both_known() {
-    let lab = Lab::new();
+    let fixture = Fixture::new();
     for key in ["a", "b"] {
-        let verdict = lab.verdict("h {a}\nh {b}\n", &host("h"), &[lab.offer(key)]);
+        let verdict = fixture.verdict("h {a}\nh {b}\n", &host("h"), &[fixture.offer(key)]);
         assert!(known_line(&verdict).is_some(), "{verdict:?}");
     }
 }
 
 #[test]
 fn only_keys_of_other_value_is_changed() {
-    let lab = Lab::new();
-    let offered = [lab.offer("c")];
-    let verdict = lab.verdict("# x\nh {a}\nh {b}\n", &host("h"), &offered);
-    let Verdict::Changed {
+    let fixture = Fixture::new();
+    let offered = [fixture.offer("c")];
+    let verdict = fixture.verdict("# x\nh {a}\nh {b}\n", &host("h"), &offered);
+    let HostKeyStatus::Changed {
         place,
         expected,
         presented,
@@ -175,9 +179,12 @@ fn only_keys_of_other_value_is_changed() {
         panic!("{verdict:?}")
     };
     assert_eq!(place.line, 2);
-    assert_eq!(expected, &[lab.offer("a").fingerprint(), lab.offer("b").fingerprint()]);
-    assert_eq!(presented, &[lab.offer("c").fingerprint()]);
-    let by_ssh_keygen = run("ssh-keygen", ["-l", "-f", lab.path("c.pub").to_str().unwrap()]);
+    assert_eq!(
+        expected,
+        &[fixture.offer("a").fingerprint(), fixture.offer("b").fingerprint()]
+    );
+    assert_eq!(presented, &[fixture.offer("c").fingerprint()]);
+    let by_ssh_keygen = run("ssh-keygen", ["-l", "-f", fixture.path("c.pub").to_str().unwrap()]);
     assert!(
         by_ssh_keygen.contains(&presented[0].to_string()),
         "{by_ssh_keygen} {}",
@@ -187,63 +194,69 @@ fn only_keys_of_other_value_is_changed() {
 
 #[test]
 fn host_without_lines_is_unknown() {
-    let lab = Lab::new();
+    let fixture = Fixture::new();
     assert_eq!(
-        lab.verdict("other {a}\n", &host("h"), &[lab.offer("a")]),
-        Verdict::Unknown
+        fixture.verdict("other {a}\n", &host("h"), &[fixture.offer("a")]),
+        HostKeyStatus::Unknown
     );
-    assert_eq!(lab.verdict("h {a}\n", &host("h2"), &[lab.offer("a")]), Verdict::Unknown);
+    assert_eq!(
+        fixture.verdict("h {a}\n", &host("h2"), &[fixture.offer("a")]),
+        HostKeyStatus::Unknown
+    );
 }
 
 #[test]
 fn revoked_key_is_refused_even_beside_a_known_one() {
-    let lab = Lab::new();
+    let fixture = Fixture::new();
     for lines in [
         "h {a}\n@revoked h {b}\n",
         "@revoked * {b}\nh {a}\nh {b}\n",
         "@revoked\th {b}\nh {a}\n",
     ] {
-        let verdict = lab.verdict(lines, &host("h"), &[lab.offer("a"), lab.offer("b")]);
-        let Verdict::Revoked { fingerprint, .. } = verdict else {
+        let verdict = fixture.verdict(lines, &host("h"), &[fixture.offer("a"), fixture.offer("b")]);
+        let HostKeyStatus::Revoked { fingerprint, .. } = verdict else {
             panic!("{lines}: {verdict:?}")
         };
-        assert_eq!(fingerprint, lab.offer("b").fingerprint());
+        assert_eq!(fingerprint, fixture.offer("b").fingerprint());
     }
-    let elsewhere = lab.verdict("@revoked other {b}\nh {b}\n", &host("h"), &[lab.offer("b")]);
+    let elsewhere = fixture.verdict("@revoked other {b}\nh {b}\n", &host("h"), &[fixture.offer("b")]);
     assert!(known_line(&elsewhere).is_some(), "{elsewhere:?}");
 }
 
 #[test]
 fn other_port_has_names_of_its_own_and_falls_back_only_to_matches() {
-    let lab = Lab::new();
+    let fixture = Fixture::new();
     let far = HostName::new("h", 2222);
-    let offered = [lab.offer("a")];
+    let offered = [fixture.offer("a")];
     assert_eq!(
-        known_line(&lab.verdict("h {b}\n[h]:2222 {a}\n", &far, &offered)),
+        known_line(&fixture.verdict("h {b}\n[h]:2222 {a}\n", &far, &offered)),
         Some(2)
     );
-    assert_eq!(known_line(&lab.verdict("h {a}\n", &far, &offered)), Some(1));
-    assert_eq!(lab.verdict("h {b}\n", &far, &offered), Verdict::Unknown);
+    assert_eq!(known_line(&fixture.verdict("h {a}\n", &far, &offered)), Some(1));
+    assert_eq!(fixture.verdict("h {b}\n", &far, &offered), HostKeyStatus::Unknown);
     assert!(matches!(
-        lab.verdict("h {a}\n[h]:2222 {b}\n", &far, &offered),
-        Verdict::Changed { .. }
+        fixture.verdict("h {a}\n[h]:2222 {b}\n", &far, &offered),
+        HostKeyStatus::Changed { .. }
     ));
-    assert_eq!(lab.verdict("[h]:2222 {a}\n", &host("h"), &offered), Verdict::Unknown);
     assert_eq!(
-        lab.verdict("h {a}\n", &HostName::alias("farm"), &offered),
-        Verdict::Unknown
+        fixture.verdict("[h]:2222 {a}\n", &host("h"), &offered),
+        HostKeyStatus::Unknown
+    );
+    assert_eq!(
+        fixture.verdict("h {a}\n", &HostName::alias("farm"), &offered),
+        HostKeyStatus::Unknown
     );
 }
 
 #[test]
 fn malformed_lines_are_warnings_and_the_rest_counts() {
-    let lab = Lab::new();
+    let fixture = Fixture::new();
     let lines = "h\nh ssh-ed25519\nh ssh-ed25519 !!!\n@bogus h {b}\n|1|xx|yy {b}\n\
                  h ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIA\nh ssh-unheard-of@example.org AAAAGnNzaC11bmhlYXJkLW9mQGV4YW1wbGUub3JnAAAAAXg=\n\
                  h 1024 35 1234567890\nother ssh-ed25519 rubbish-for-another-host\nh {a}\n";
-    let known = KnownHosts::read(&[lab.file("known_hosts", lines)], &host("h"));
+    let known = KnownHosts::read(&[fixture.file("known_hosts", lines)], &host("h"));
     assert_eq!(
-        known_line(&known.verdict(&[lab.offer("a")], SystemTime::now())),
+        known_line(&known.check(&[fixture.offer("a")], SystemTime::now())),
         Some(10)
     );
     let warned: Vec<usize> = known
@@ -262,18 +275,18 @@ fn malformed_lines_are_warnings_and_the_rest_counts() {
 }
 
 #[test]
-fn lines_with_keys_of_unsupported_types_are_kept_and_say_neither_yes_nor_no() {
-    let lab = Lab::new();
+fn keys_of_unsupported_types_neither_match_nor_conflict() {
+    let fixture = Fixture::new();
     let line = |name: &str| {
         let blob = opaque_blob(name);
         format!("{name} {}", Base64::encode_string(&blob))
     };
     let (new, old) = (line("ssh-mldsa44-ed25519"), line("ssh-dss"));
-    let read = |text: &str, name: &HostName| KnownHosts::read(&[lab.file("known_hosts", text)], name);
+    let read = |text: &str, name: &HostName| KnownHosts::read(&[fixture.file("known_hosts", text)], name);
     let known = read(&format!("h {new}\nh {old}\nh {new}\n@revoked h {new}\n"), &host("h"));
     assert_eq!(known.warnings(), []);
     assert_eq!(known.fingerprints(), []);
-    let Verdict::Incomparable { place, types } = known.verdict(&[lab.offer("a")], SystemTime::now()) else {
+    let HostKeyStatus::Incomparable { place, types } = known.check(&[fixture.offer("a")], SystemTime::now()) else {
         panic!("{known:?}");
     };
     assert_eq!(
@@ -282,34 +295,34 @@ fn lines_with_keys_of_unsupported_types_are_kept_and_say_neither_yes_nor_no() {
     );
     assert_eq!(known.unsupported_types(), types);
 
-    // Beside a key that can be compared it changes nothing.
+    // If there is also a key that can be compared, it makes no difference.
     let known = read(&format!("h {new}\nh {{a}}\n"), &host("h"));
     assert_eq!(
-        known_line(&known.verdict(&[lab.offer("a")], SystemTime::now())),
+        known_line(&known.check(&[fixture.offer("a")], SystemTime::now())),
         Some(2)
     );
     assert!(matches!(
-        known.verdict(&[lab.offer("b")], SystemTime::now()),
-        Verdict::Changed { place, expected, .. } if place.line == 2 && expected.len() == 2
+        known.check(&[fixture.offer("b")], SystemTime::now()),
+        HostKeyStatus::Changed { place, expected, .. } if place.line == 2 && expected.len() == 2
     ));
     assert_eq!(known.unsupported_types(), [] as [&str; 0]);
 
     let with_port = HostName::new("h", 2222);
     let known = read(&format!("[h]:2222 {new}\nh {{a}}\n"), &with_port);
     assert_eq!(
-        known_line(&known.verdict(&[lab.offer("a")], SystemTime::now())),
+        known_line(&known.check(&[fixture.offer("a")], SystemTime::now())),
         Some(2)
     );
     assert!(matches!(
-        known.verdict(&[lab.offer("b")], SystemTime::now()),
-        Verdict::Incomparable { .. }
+        known.check(&[fixture.offer("b")], SystemTime::now()),
+        HostKeyStatus::Incomparable { .. }
     ));
 }
 
 #[test]
-fn lines_that_end_as_on_windows_are_read_without_warning() {
-    let lab = Lab::new();
-    let file = lab.file(
+fn crlf_line_ends_are_accepted() {
+    let fixture = Fixture::new();
+    let file = fixture.file(
         "known_hosts",
         "# comment\r\n\r\nh {a}\r\nh {b} comment\r\n@revoked h {c}\r\n",
     );
@@ -319,52 +332,60 @@ fn lines_that_end_as_on_windows_are_read_without_warning() {
 }
 
 #[test]
-fn bytes_that_are_no_text_harm_nothing() {
-    let lab = Lab::new();
-    let path = lab.file("known_hosts", "");
-    let good = format!("h {}", lab.text("a"));
+fn bytes_that_are_not_text_do_no_harm() {
+    let fixture = Fixture::new();
+    let path = fixture.file("known_hosts", "");
+    let good = format!("h {}", fixture.text("a"));
     let text = [
         b"\xff\xfe\0h\xc3 ssh-ed25519 \xff\nh \xff\xff \xff\n\0\0\n".as_slice(),
         good.as_bytes(),
     ];
     std::fs::write(&path, text.concat()).unwrap();
-    let verdict = KnownHosts::read(&[path], &host("h")).verdict(&[lab.offer("a")], SystemTime::now());
+    let verdict = KnownHosts::read(&[path], &host("h")).check(&[fixture.offer("a")], SystemTime::now());
     assert_eq!(known_line(&verdict), Some(4));
 }
 
 #[test]
 fn missing_file_is_silent_and_unreadable_one_a_warning() {
-    let lab = Lab::new();
+    let fixture = Fixture::new();
     let files = [
-        lab.path("missing"),
-        lab.folder.path().to_owned(),
-        lab.file("known_hosts", "h {a}\n"),
+        fixture.path("missing"),
+        fixture.folder.path().to_owned(),
+        fixture.file("known_hosts", "h {a}\n"),
     ];
     let known = KnownHosts::read(&files, &host("h"));
-    assert!(known_line(&known.verdict(&[lab.offer("a")], SystemTime::now())).is_some());
-    assert!(matches!(known.warnings(), [Warning::Unreadable { file, .. }] if file == lab.folder.path()));
+    assert!(known_line(&known.check(&[fixture.offer("a")], SystemTime::now())).is_some());
+    assert!(matches!(known.warnings(), [Warning::Unreadable { file, .. }] if file == fixture.folder.path()));
 }
 
 #[test]
 fn every_key_type_is_read() {
-    let lab = Lab::new();
+    let fixture = Fixture::new();
     for kind in ["ecdsa-256", "ecdsa-384", "ecdsa-521", "rsa-2048"] {
-        let key = keygen(lab.folder.path(), kind, kind, "");
-        let verdict = lab.verdict(&format!("h {}\n", public_text(&key)), &host("h"), &[lab.offer(kind)]);
+        let key = keygen(fixture.folder.path(), kind, kind, "");
+        let verdict = fixture.verdict(
+            &format!("h {}\n", public_text(&key)),
+            &host("h"),
+            &[fixture.offer(kind)],
+        );
         assert!(known_line(&verdict).is_some(), "{kind}: {verdict:?}");
     }
 }
 
 #[test]
 fn host_certificate_is_known_by_its_authority() {
-    let lab = Lab::new();
-    keygen(lab.folder.path(), "rsa-ca", "rsa-2048", "");
+    let fixture = Fixture::new();
+    keygen(fixture.folder.path(), "rsa-ca", "rsa-2048", "");
     for authority in ["b", "rsa-ca"] {
-        let certificate = certify(&lab.path(authority), &lab.path("a"), &["-h", "-n", "h.example,*.farm"]);
-        let offered = [lab.offer_certificate(&certificate)];
+        let certificate = certify(
+            &fixture.path(authority),
+            &fixture.path("a"),
+            &["-h", "-n", "h.example,*.farm"],
+        );
+        let offered = [fixture.offer_certificate(&certificate)];
         let lines = format!(
             "x {{c}}\n@cert-authority *.example,*.farm,[h.example]:2222 {}\n",
-            lab.text(authority)
+            fixture.text(authority)
         );
         for name in [
             host("H.example"),
@@ -373,26 +394,33 @@ fn host_certificate_is_known_by_its_authority() {
             HostName::new("h.example", 2200),
         ] {
             assert_eq!(
-                known_line(&lab.verdict(&lines, &name, &offered)),
+                known_line(&fixture.verdict(&lines, &name, &offered)),
                 Some(2),
                 "{authority} {name:?}"
             );
         }
-        assert_eq!(lab.verdict(&lines, &host("other.example"), &offered), Verdict::Unknown);
         assert_eq!(
-            lab.verdict("@cert-authority *.example {c}\n", &host("h.example"), &offered),
-            Verdict::Unknown
+            fixture.verdict(&lines, &host("other.example"), &offered),
+            HostKeyStatus::Unknown
         );
         assert_eq!(
-            lab.verdict(&format!("h.example {}", lab.text(authority)), &host("other"), &offered),
-            Verdict::Unknown
+            fixture.verdict("@cert-authority *.example {c}\n", &host("h.example"), &offered),
+            HostKeyStatus::Unknown
+        );
+        assert_eq!(
+            fixture.verdict(
+                &format!("h.example {}", fixture.text(authority)),
+                &host("other"),
+                &offered
+            ),
+            HostKeyStatus::Unknown
         );
     }
 }
 
 #[test]
-fn certificate_that_is_not_good_counts_as_its_plain_key() {
-    let lab = Lab::new();
+fn invalid_certificate_counts_as_its_plain_key() {
+    let fixture = Fixture::new();
     let lines = "@cert-authority * {b}\n";
     for (why, options) in [
         ("a user's", ["-n", "h", "-V", "always:forever"].as_slice()),
@@ -402,18 +430,25 @@ fn certificate_that_is_not_good_counts_as_its_plain_key() {
         ("not yet valid", &["-h", "-n", "h", "-V", "20990101:20991231"]),
         ("critical option", &["-h", "-n", "h", "-O", "critical:x@example"]),
     ] {
-        let certificate = certify(&lab.path("b"), &lab.path("a"), options);
-        let offered = [lab.offer_certificate(&certificate)];
-        assert_eq!(lab.verdict(lines, &host("h"), &offered), Verdict::Unknown, "{why}");
+        let certificate = certify(&fixture.path("b"), &fixture.path("a"), options);
+        let offered = [fixture.offer_certificate(&certificate)];
+        assert_eq!(
+            fixture.verdict(lines, &host("h"), &offered),
+            HostKeyStatus::Unknown,
+            "{why}"
+        );
         let with_plain = format!("{lines}h {{a}}\n");
         assert_eq!(
-            known_line(&lab.verdict(&with_plain, &host("h"), &offered)),
+            known_line(&fixture.verdict(&with_plain, &host("h"), &offered)),
             Some(2),
             "{why}"
         );
         let with_other = format!("{lines}h {{c}}\n");
         assert!(
-            matches!(lab.verdict(&with_other, &host("h"), &offered), Verdict::Changed { .. }),
+            matches!(
+                fixture.verdict(&with_other, &host("h"), &offered),
+                HostKeyStatus::Changed { .. }
+            ),
             "{why}"
         );
     }
@@ -421,46 +456,49 @@ fn certificate_that_is_not_good_counts_as_its_plain_key() {
 
 #[test]
 fn certificate_window_is_judged_by_the_time_given() {
-    let lab = Lab::new();
+    let fixture = Fixture::new();
     let path = certify(
-        &lab.path("b"),
-        &lab.path("a"),
+        &fixture.path("b"),
+        &fixture.path("a"),
         &["-h", "-n", "h", "-V", "20200101000000Z:20210101000000Z"],
     );
     let certificate = Certificate::read_file(&path).unwrap();
-    let offered = [lab.offer_certificate(&path)];
-    let known = KnownHosts::read(&[lab.file("known_hosts", "@cert-authority h {b}\n")], &host("h"));
+    let offered = [fixture.offer_certificate(&path)];
+    let known = KnownHosts::read(&[fixture.file("known_hosts", "@cert-authority h {b}\n")], &host("h"));
     let (from, to) = (certificate.valid_after(), certificate.valid_before());
     for (at, good) in [(from - 1, false), (from, true), (to - 1, true), (to, false)] {
-        let verdict = known.verdict(&offered, std::time::UNIX_EPOCH + Duration::from_secs(at));
+        let verdict = known.check(&offered, std::time::UNIX_EPOCH + Duration::from_secs(at));
         assert_eq!(known_line(&verdict).is_some(), good, "{at}: {verdict:?}");
     }
 }
 
 #[test]
 fn revoked_authority_or_certified_key_is_refused() {
-    let lab = Lab::new();
-    let certificate = certify(&lab.path("b"), &lab.path("a"), &["-h", "-n", "h"]);
-    let offered = [lab.offer_certificate(&certificate)];
+    let fixture = Fixture::new();
+    let certificate = certify(&fixture.path("b"), &fixture.path("a"), &["-h", "-n", "h"]);
+    let offered = [fixture.offer_certificate(&certificate)];
     for revoked in ["a", "b"] {
         let lines = format!("@cert-authority h {{b}}\n@revoked h {{{revoked}}}\n");
         assert!(
-            matches!(lab.verdict(&lines, &host("h"), &offered), Verdict::Revoked { .. }),
+            matches!(
+                fixture.verdict(&lines, &host("h"), &offered),
+                HostKeyStatus::Revoked { .. }
+            ),
             "{revoked}"
         );
     }
 }
 
 #[test]
-fn forged_certificate_is_not_good() {
-    let lab = Lab::new();
-    let path = certify(&lab.path("b"), &lab.path("a"), &["-h", "-n", "h"]);
+fn forged_certificate_is_invalid() {
+    let fixture = Fixture::new();
+    let path = certify(&fixture.path("b"), &fixture.path("a"), &["-h", "-n", "h"]);
     let mut blob = Certificate::read_file(&path).unwrap().to_bytes().unwrap();
-    let known = KnownHosts::read(&[lab.file("known_hosts", "@cert-authority h {b}\n")], &host("h"));
-    let verdict = |blob: &[u8]| known.verdict(&[ServerKey::from_blob(blob).unwrap()], SystemTime::now());
+    let known = KnownHosts::read(&[fixture.file("known_hosts", "@cert-authority h {b}\n")], &host("h"));
+    let verdict = |blob: &[u8]| known.check(&[ServerKey::from_blob(blob).unwrap()], SystemTime::now());
     assert!(known_line(&verdict(&blob)).is_some());
     *blob.last_mut().unwrap() ^= 1;
-    assert_eq!(verdict(&blob), Verdict::Unknown);
+    assert_eq!(verdict(&blob), HostKeyStatus::Unknown);
 }
 
 #[test]
@@ -470,8 +508,8 @@ fn hostile_blobs_are_refused_without_panic() {
         ServerKey::from_blob(&[0xff; 64]),
         Err(ServerKeyError::Malformed(_))
     ));
-    let lab = Lab::new();
-    let path = certify(&lab.path("b"), &lab.path("a"), &["-h", "-n", "h"]);
+    let fixture = Fixture::new();
+    let path = certify(&fixture.path("b"), &fixture.path("a"), &["-h", "-n", "h"]);
     let blob = Certificate::read_file(&path).unwrap().to_bytes().unwrap();
     for end in 0..blob.len() {
         assert!(ServerKey::from_blob(&blob[..end]).is_err(), "{end}");
@@ -480,11 +518,11 @@ fn hostile_blobs_are_refused_without_panic() {
 
 #[test]
 fn pin_names_an_offered_key_or_the_tls_key() {
-    let lab = Lab::new();
-    let pin: Pin = lab.offer("a").fingerprint().to_string().parse().unwrap();
-    assert!(pin_matches(&pin, &[lab.offer("b"), lab.offer("a")], b""));
-    assert!(!pin_matches(&pin, &[lab.offer("b")], b""));
-    let raw = lab.offer("a").key_data().ed25519().unwrap().0;
+    let fixture = Fixture::new();
+    let pin: Pin = fixture.offer("a").fingerprint().to_string().parse().unwrap();
+    assert!(pin_matches(&pin, &[fixture.offer("b"), fixture.offer("a")], b""));
+    assert!(!pin_matches(&pin, &[fixture.offer("b")], b""));
+    let raw = fixture.offer("a").key_data().ed25519().unwrap().0;
     let spki = [b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00".as_slice(), &raw].concat();
     assert!(pin_matches(&pin, &[], &spki));
     assert!(!pin_matches(&pin, &[], &spki[..43]));
@@ -496,44 +534,44 @@ fn pin_names_an_offered_key_or_the_tls_key() {
 #[test]
 fn remembered_key_is_known_to_us_and_to_ssh_keygen() {
     use std::os::unix::fs::PermissionsExt;
-    let lab = Lab::new();
-    let path = lab.path("own");
+    let fixture = Fixture::new();
+    let path = fixture.path("own");
     let far = HostName::new("H", 2222);
-    remember(&path, &far, &lab.offer("a")).unwrap();
-    remember(&path, &far, &lab.offer("a")).unwrap();
-    remember(&path, &host("h"), &lab.offer("b")).unwrap();
+    remember(&path, &far, &fixture.offer("a")).unwrap();
+    remember(&path, &far, &fixture.offer("a")).unwrap();
+    remember(&path, &host("h"), &fixture.offer("b")).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(lines_by_ssh_keygen(&path, "[h]:2222"), [1]);
     assert_eq!(lines_by_ssh_keygen(&path, "h"), [2]);
     let known = KnownHosts::read(&[path], &far);
     assert_eq!(
-        known_line(&known.verdict(&[lab.offer("a")], SystemTime::now())),
+        known_line(&known.check(&[fixture.offer("a")], SystemTime::now())),
         Some(1)
     );
 }
 
 #[test]
 fn remember_mends_a_missing_line_end_and_refuses_odd_names() {
-    let lab = Lab::new();
-    let path = lab.file("own", "x {b}");
-    remember(&path, &host("h"), &lab.offer("a")).unwrap();
+    let fixture = Fixture::new();
+    let path = fixture.file("own", "x {b}");
+    remember(&path, &host("h"), &fixture.offer("a")).unwrap();
     assert_eq!(lines_by_ssh_keygen(&path, "h"), [2]);
     for name in ["", "a b", "a\nb", "*", "a,b", "|1|x", "[x]", "!h"] {
-        let refused = remember(&path, &HostName::alias(name), &lab.offer("a"));
+        let refused = remember(&path, &HostName::alias(name), &fixture.offer("a"));
         assert!(matches!(refused, Err(RememberError::Name { .. })), "{name:?}");
     }
-    let nowhere = remember(&lab.path("no/folder"), &host("h"), &lab.offer("a"));
+    let nowhere = remember(&fixture.path("no/folder"), &host("h"), &fixture.offer("a"));
     assert!(matches!(nowhere, Err(RememberError::File { .. })));
 }
 
 #[tokio::test]
 async fn revoked_host_keys_are_found_in_lists_and_in_revocation_lists() {
-    let lab = Lab::new();
-    let list = lab.file(
+    let fixture = Fixture::new();
+    let list = fixture.file(
         "list",
         "# revoked\nssh-unheard-of@example.org AAAAGnNzaC11bmhlYXJkLW9mQGV4YW1wbGUub3JnAAAAAXg=\n{b} comment\n",
     );
-    let krl = lab.path("krl");
+    let krl = fixture.path("krl");
     run(
         "ssh-keygen",
         [
@@ -541,49 +579,49 @@ async fn revoked_host_keys_are_found_in_lists_and_in_revocation_lists() {
             "-k",
             "-f",
             krl.to_str().unwrap(),
-            lab.path("b.pub").to_str().unwrap(),
+            fixture.path("b.pub").to_str().unwrap(),
         ],
     );
-    let certificate = certify(&lab.path("b"), &lab.path("a"), &["-h", "-n", "h"]);
+    let certificate = certify(&fixture.path("b"), &fixture.path("a"), &["-h", "-n", "h"]);
     let keygen = Path::new("ssh-keygen");
     for file in [list, krl] {
         let check =
             async |offered: &[ServerKey]| check_revoked_files(std::slice::from_ref(&file), offered, keygen).await;
         assert_eq!(
-            check(&[lab.offer("a"), lab.offer("c")]).await.unwrap(),
+            check(&[fixture.offer("a"), fixture.offer("c")]).await.unwrap(),
             None,
             "{file:?}"
         );
-        let revoked = check(&[lab.offer("a"), lab.offer("b")]).await.unwrap().unwrap();
+        let revoked = check(&[fixture.offer("a"), fixture.offer("b")]).await.unwrap().unwrap();
         assert_eq!(
             (revoked.file, revoked.fingerprint),
-            (file.clone(), lab.offer("b").fingerprint())
+            (file.clone(), fixture.offer("b").fingerprint())
         );
-        let by_authority = check(&[lab.offer_certificate(&certificate)]).await.unwrap();
+        let by_authority = check(&[fixture.offer_certificate(&certificate)]).await.unwrap();
         assert!(by_authority.is_some(), "{file:?}");
     }
 }
 
 #[tokio::test]
-async fn file_of_revoked_keys_that_gives_no_answer_is_an_error() {
-    let lab = Lab::new();
-    let offered = [lab.offer("a")];
+async fn unusable_file_of_revoked_keys_is_an_error() {
+    let fixture = Fixture::new();
+    let offered = [fixture.offer("a")];
     let check = async |file: PathBuf, keygen: &str| check_revoked_files(&[file], &offered, Path::new(keygen)).await;
-    let missing = check(lab.path("missing"), "ssh-keygen").await;
+    let missing = check(fixture.path("missing"), "ssh-keygen").await;
     assert!(
         matches!(missing, Err(RevocationError::Unreadable { .. })),
         "{missing:?}"
     );
-    let rubbish = check(lab.file("rubbish", "\nnot a key\n"), "ssh-keygen").await;
+    let rubbish = check(fixture.file("rubbish", "\nnot a key\n"), "ssh-keygen").await;
     assert!(
         matches!(rubbish, Err(RevocationError::Malformed { line: 2, .. })),
         "{rubbish:?}"
     );
-    let damaged = lab.path("damaged");
+    let damaged = fixture.path("damaged");
     std::fs::write(&damaged, b"SSHKRL\n\0rubbish").unwrap();
     let unjudged = check(damaged.clone(), "ssh-keygen").await;
     assert!(
-        matches!(unjudged, Err(RevocationError::Unjudged { .. })),
+        matches!(unjudged, Err(RevocationError::CheckFailed { .. })),
         "{unjudged:?}"
     );
     let no_program = check(damaged, "/nonexistent/ssh-keygen").await;

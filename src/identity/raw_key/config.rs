@@ -1,4 +1,4 @@
-//! TLS 1.3 configurations for two ends that know each other by raw public keys.
+//! TLS 1.3 configurations for two ends that authenticate by raw public keys.
 
 use std::sync::Arc;
 
@@ -17,29 +17,32 @@ use rustls::{
 
 use super::{SPKI_LEN, SPKI_PREFIX, TlsKey, spki_digest};
 
-/// Which server key the handshake accepts.
+/// Which server keys the handshake accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerKey {
-    /// Any: at an open, where the host statements that follow decide. Until they were checked the peer is nobody.
+    /// Any key: at an open, where the host statements that follow are checked. Until then the peer
+    /// is not authenticated.
     Any,
     /// Only the key with this SPKI DER: at a resume.
     Exactly(Vec<u8>),
-    /// Only a key with this [`spki_digest`]: a relay that was pinned.
+    /// Only a key with this [`spki_digest`]: a pinned relay.
     Digest([u8; 32]),
 }
 
-/// rustls did not take the configuration.
+/// rustls rejected the configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up TLS")]
 pub struct TlsConfigError(#[from] rustls::Error);
 
-/// TLS for the client half: proves `key` and demands a server key as `accept` says; speaks `alpn` and nothing else.
+/// TLS for the client half: authenticates with `key`, accepts server keys according to `accept`,
+/// and offers only `alpn`.
 ///
-/// TLS 1.3 with raw Ed25519 keys both ways, X25519MLKEM768 first; no tickets, no resumption, no early data,
-/// no server name on the wire. Fits `quinn::crypto::rustls::QuicClientConfig` and plain TLS alike.
+/// TLS 1.3 with raw Ed25519 keys in both directions, X25519MLKEM768 first; no tickets, no
+/// resumption, no early data, no server name. For `quinn::crypto::rustls::QuicClientConfig` and for
+/// TLS over TCP.
 ///
 /// # Errors
-/// When rustls refuses the provider or the key, which a working build does not see.
+/// rustls rejects the provider or the key, which does not happen in a working build.
 pub fn client_config(key: &TlsKey, accept: ServerKey, alpn: &[u8]) -> Result<ClientConfig, TlsConfigError> {
     let provider = Arc::new(provider());
     let verifier = ServerVerifier {
@@ -58,13 +61,14 @@ pub fn client_config(key: &TlsKey, accept: ServerKey, alpn: &[u8]) -> Result<Cli
     Ok(config)
 }
 
-/// TLS for the server half: proves `key` and demands a raw client key, any; that key is the client's identity.
+/// TLS for the server half: authenticates with `key`, and requires any raw client key, which is the
+/// client's identity.
 ///
-/// As [`client_config`]; with QUIC the server may send in its first flight (0.5-RTT), to a client that has
-/// proved nothing yet.
+/// As [`client_config`]. Over QUIC the server may send in its first flight (0.5-RTT), to a client
+/// that is not authenticated yet.
 ///
 /// # Errors
-/// When rustls refuses the provider or the key, which a working build does not see.
+/// rustls rejects the provider or the key, which does not happen in a working build.
 pub fn server_config(key: &TlsKey, alpn: &[u8]) -> Result<ServerConfig, TlsConfigError> {
     let provider = Arc::new(provider());
     let verifier = ClientVerifier {
@@ -75,21 +79,22 @@ pub fn server_config(key: &TlsKey, alpn: &[u8]) -> Result<ServerConfig, TlsConfi
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified(key)?)));
     config.alpn_protocols = vec![alpn.to_vec()];
-    // A resumed handshake would take the client's identity from the ticket: each carrier proves both keys afresh.
+    // A resumed handshake would take the client's identity from the ticket, but each carrier must
+    // prove both keys.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
     Ok(config)
 }
 
-/// Whether these bytes are the SPKI DER of an Ed25519 key, as every bowline TLS key is.
+/// Whether these bytes are the SPKI DER of an Ed25519 key, the only type of bowline's TLS keys.
 #[must_use]
 pub fn is_tls_key(spki: &[u8]) -> bool {
     spki.len() == SPKI_LEN && spki.starts_with(&SPKI_PREFIX)
 }
 
-/// The provider for both ends. Both are bowline, so two groups are enough: the hybrid one, and X25519 for
-/// a future where it is all that is left.
+/// The provider for both ends. Both are bowline, so that two groups are enough: the hybrid one, and
+/// X25519 for a future in which the hybrid one must be disabled.
 fn provider() -> CryptoProvider {
     CryptoProvider {
         kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519],
@@ -214,7 +219,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// Exactly one Ed25519 key: one encoding per key, so keys may be compared as bytes.
+/// Exactly one Ed25519 key in canonical encoding, so that keys can be compared as bytes.
 fn check_shape(end_entity: &[u8], intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
     if is_tls_key(end_entity) && intermediates.is_empty() {
         Ok(())

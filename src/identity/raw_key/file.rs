@@ -1,4 +1,4 @@
-//! The file that keeps a server half's TLS key: PKCS#8 DER, readable by its owner only.
+//! The file of a server half's TLS key: PKCS#8 DER, readable only by its owner.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -9,26 +9,26 @@ use zeroize::Zeroizing;
 
 use super::{NotATlsKey, TlsKey};
 
-/// More than any Ed25519 key in PKCS#8 takes (48 to 85 bytes); what is longer is no key of ours.
+/// An Ed25519 key in PKCS#8 takes 48 to 85 bytes; a longer file contains no such key.
 const MAX_FILE_LEN: u64 = 256;
 
-/// A TLS key file could not be used. Nothing was changed or overwritten.
+/// A TLS key file cannot be used. It was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// Reading failed for another reason than that the file does not exist.
+    /// The file exists but cannot be read.
     #[error("cannot read the TLS key {}", path.display())]
     Read {
         /// The key file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Making or writing the file failed.
+    /// The file cannot be created or written.
     #[error("cannot write the TLS key {}", path.display())]
     Write {
         /// The key file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
     /// Not a regular file.
@@ -37,17 +37,17 @@ pub enum KeyFileError {
         /// The key file.
         path: PathBuf,
     },
-    /// Somebody else could have put it there.
+    /// The file belongs to another user, who could have put it there.
     #[error("the TLS key {} belongs to user {owner}, expected {expected}", path.display())]
     Owner {
         /// The key file.
         path: PathBuf,
         /// The owner's user id.
         owner: u32,
-        /// Our own effective user id.
+        /// The effective user id of this process.
         expected: u32,
     },
-    /// Others than its owner may read or write it.
+    /// Other users may read or write the file.
     #[error("the TLS key {} has mode {mode:04o}, expected 0600", path.display())]
     Mode {
         /// The key file.
@@ -55,24 +55,25 @@ pub enum KeyFileError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The content is no key.
+    /// The file does not contain a key.
     #[error("the TLS key {} is damaged", path.display())]
     Damaged {
         /// The key file.
         path: PathBuf,
-        /// What was found instead.
+        /// What is wrong with the content.
         source: NotATlsKey,
     },
 }
 
 impl TlsKey {
-    /// The key in the file at `path`, which is made (mode 0600, whole or not at all) if there is none.
+    /// Reads the key at `path`, or creates the file (mode 0600, atomically) if it does not exist.
     ///
-    /// Two processes may call this at once: both get the same key. The folder must exist.
+    /// If two processes call this at the same time, both get the same key. The directory must
+    /// exist.
     ///
     /// # Errors
-    /// `KeyFileError`: a file that is damaged, somebody else's or open to others is refused, never replaced,
-    /// because clients may have pinned its key.
+    /// `KeyFileError`: a file that is damaged, belongs to another user or is accessible to others
+    /// is refused and never replaced, because clients may have pinned its key.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyFileError> {
         if let Some(key) = load(path)? {
             return Ok(key);
@@ -97,7 +98,7 @@ fn load(path: &Path) -> Result<Option<TlsKey>, KeyFileError> {
         path: path.to_owned(),
         source,
     };
-    // NONBLOCK so that a FIFO put in place of the file cannot hold us.
+    // With NONBLOCK, opening a FIFO does not block.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -134,8 +135,9 @@ fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), KeyFileError>
     }
 }
 
-/// Writes a file of another name and links it into place: the name appears with its whole content, and
-/// a second writer fails with `AlreadyExists` instead of replacing the first one's key.
+/// Writes a file under another name and links it into place: the name appears with its whole
+/// content, and if another process was faster, this fails with `AlreadyExists` instead of replacing
+/// that key.
 pub(super) fn create(path: &Path, key: &TlsKey) -> io::Result<()> {
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(format!(".{}.new", std::process::id()));

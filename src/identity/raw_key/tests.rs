@@ -28,7 +28,7 @@ fn debug_output_has_no_private_bytes() {
 }
 
 #[test]
-fn a_key_file_is_made_once_for_its_owner_only() {
+fn key_file_is_created_once_for_its_owner_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tls.key");
     let first = TlsKey::load_or_create(&path).unwrap();
@@ -114,7 +114,7 @@ fn the_handshake_agrees_on_the_hybrid_group_and_issues_no_ticket() {
 }
 
 #[test]
-fn another_key_than_the_pinned_one_fails_the_handshake() {
+fn key_other_than_the_pinned_one_fails_the_handshake() {
     let pinned = ServerKey::Exactly(TlsKey::generate().spki().to_vec());
     let config = client_config(&TlsKey::generate(), pinned, ALPN).unwrap();
     assert!(handshake(config, server_config(&TlsKey::generate(), ALPN).unwrap()).is_err());
@@ -188,7 +188,7 @@ async fn over_quic_the_first_flight_carries_data_and_both_ends_know_each_other()
             .into_0rtt()
             .ok()
             .unwrap();
-        // Before the client has answered: this is the first flight.
+        // This is the first flight: the client has not answered yet.
         assert!(connection.peer_identity().is_none());
         let mut stream = connection.open_uni().await.unwrap();
         stream.write_all(b"statements").await.unwrap();
@@ -229,7 +229,7 @@ async fn over_quic_wrong_or_missing_keys_end_the_connection() {
     let mut keyless = client_config(&TlsKey::generate(), ServerKey::Any, ALPN).unwrap();
     keyless.client_auth_cert_resolver = Arc::new(NoKey);
     let refused = async {
-        // The client may finish first: the server's refusal then closes its connection.
+        // The client may finish first. Then the server's refusal closes its connection.
         match dial(keyless, address).await {
             Ok(connection) => drop(connection.closed().await),
             Err(_refused) => {}
@@ -266,7 +266,7 @@ fn identity<'a>(certificates: &'a [CertificateDer<'_>]) -> &'a [u8] {
     &certificates[0]
 }
 
-/// A whole TLS handshake in memory.
+/// A complete TLS handshake in memory.
 fn handshake(
     client: ClientConfig,
     server: ServerConfig,
@@ -275,7 +275,8 @@ fn handshake(
     let mut client = ClientConnection::new(Arc::new(client), name)?;
     let mut server = ServerConnection::new(Arc::new(server))?;
     let mut wire = Vec::new();
-    // Each turn carries one flight each way; a handshake takes two, tickets would come in the third.
+    // Each iteration carries one flight each way. A handshake takes two; tickets would come in the
+    // third.
     for _ in 0..4 {
         while client.wants_write() {
             client.write_tls(&mut wire).unwrap();

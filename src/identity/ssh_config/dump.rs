@@ -1,6 +1,7 @@
-//! The text that `ssh -G` prints, as keys and values.
+//! The output of `ssh -G`, as keys and values.
 //!
-//! One option a line, `keyword value`, keywords in lower case; repeated keywords keep their order.
+//! One option per line, `keyword value`, with keywords in lower case. Repeated keywords keep their
+//! order.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -16,7 +17,7 @@ pub(super) struct Dump {
 }
 
 impl Dump {
-    /// Takes the lines apart; a line without a value is left out.
+    /// Parses the lines; a line without a value is ignored.
     pub(super) fn parse(printed: &[u8]) -> Self {
         let options = printed
             .split(|byte| *byte == b'\n')
@@ -29,7 +30,7 @@ impl Dump {
         Self { options }
     }
 
-    /// A value that has to be there.
+    /// A value that must be present.
     pub(super) fn required(&self, field: &'static str) -> Result<String, SshConfigError> {
         self.text(field).ok_or_else(|| SshConfigError::Unusable {
             field,
@@ -37,7 +38,7 @@ impl Dump {
         })
     }
 
-    /// A value as text; bytes that are no UTF-8 are replaced.
+    /// A value as text; bytes that are not UTF-8 are replaced.
     pub(super) fn text(&self, field: &str) -> Option<String> {
         self.value(field).map(|value| value.to_string_lossy().into_owned())
     }
@@ -54,7 +55,7 @@ impl Dump {
         })
     }
 
-    /// A span of whole seconds; `none`, `0` and a missing value are `None`.
+    /// A number of seconds; `None` for `none`, `0` and a missing value.
     pub(super) fn seconds(&self, field: &'static str) -> Result<Option<Duration>, SshConfigError> {
         if self.value(field).is_some_and(|value| value == "none") {
             return Ok(None);
@@ -68,7 +69,7 @@ impl Dump {
         self.value(field).is_some_and(|value| value == "yes" || value == "true")
     }
 
-    /// Whether an option is off, and not only missing; ssh prints `no` or `false`.
+    /// Whether an option is present and off; ssh prints `no` or `false`.
     pub(super) fn is_off(&self, field: &str) -> bool {
         self.value(field).is_some_and(|value| value == "no" || value == "false")
     }
@@ -78,7 +79,7 @@ impl Dump {
         self.value(field).map(PathBuf::from)
     }
 
-    /// The values of an option that is printed once per file; `none` names no file.
+    /// The values of an option that is printed once per file; `none` means no file.
     pub(super) fn paths(&self, field: &str) -> Vec<PathBuf> {
         let values = self.options.iter().filter(|(keyword, _)| keyword == field);
         values
@@ -87,9 +88,10 @@ impl Dump {
             .collect()
     }
 
-    /// The files of an option that is printed on one line, apart by spaces and without quotes.
+    /// The files of an option that is printed on one line, separated by spaces, without quotes.
     ///
-    /// A word that does not start as a path does belongs to the name before it (`/home/Jane Doe/known_hosts`).
+    /// A word that does not start like a path belongs to the name before it (`/home/Jane
+    /// Doe/known_hosts`).
     pub(super) fn path_list(&self, field: &str) -> Vec<PathBuf> {
         let Some(line) = self.value(field) else {
             return Vec::new();
@@ -111,7 +113,7 @@ impl Dump {
             .collect()
     }
 
-    /// `IdentityAgent` in its four forms; not printed at all when it was not set.
+    /// `IdentityAgent` in its four forms. It is not printed if it is not set.
     pub(super) fn identity_agent(&self) -> IdentityAgent {
         match self.value("identityagent").map(OsStr::as_bytes) {
             None | Some(b"SSH_AUTH_SOCK") => IdentityAgent::Environment("SSH_AUTH_SOCK".into()),

@@ -1,20 +1,22 @@
-//! `~`, `%` tokens and `${VARIABLES}` in file names.
+//! Expands `~`, `%` tokens and `${VARIABLES}` in file names.
 //!
-//! ssh prints identity files as they were written and expands them later. Its `ControlPath` it expands before it
-//! prints: so ssh itself is asked to expand the others, as a `ControlPath`, and nothing of that is imitated here.
+//! ssh prints identity files as written and expands them later, but it expands `ControlPath` before
+//! printing it. So ssh is asked to expand the other names as a `ControlPath`, and bowline does not
+//! reimplement the expansion.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::super::known_hosts::{KnownHostsCommand, LATER, LATER_TOKENS, split_words};
+use super::super::known_hosts::{DEFERRED, DEFERRED_TOKENS, KnownHostsCommand, split_words};
 use super::dump::Dump;
 use super::{SshConfig, SshConfigError, SshQuery, run_ssh};
 
-/// Parts the names in the probe; no file name in a configuration has it.
+/// Separates the names in the probe. No file name in a configuration contains this byte.
 const SEPARATOR: u8 = 0x1f;
 
-/// The home folder that ssh means (the account's, not `$HOME`), from the expansion of `~/.`.
+/// The home directory that ssh uses (that of the account, not `$HOME`), from the expansion of
+/// `~/.`.
 pub(super) fn home_of(probe: Option<PathBuf>) -> Result<PathBuf, SshConfigError> {
     let home = probe
         .as_deref()
@@ -27,7 +29,7 @@ pub(super) fn home_of(probe: Option<PathBuf>) -> Result<PathBuf, SshConfigError>
     Ok(Path::new("/").join(OsStr::from_bytes(home)))
 }
 
-/// Puts the home folder for a leading `~/`.
+/// Replaces a leading `~/` by the home directory.
 pub(super) fn tildes(paths: Vec<PathBuf>, home: &Path) -> Vec<PathBuf> {
     let expand = |path: PathBuf| match path.as_os_str().as_bytes().strip_prefix(b"~/") {
         Some(rest) => home.join(OsStr::from_bytes(rest)),
@@ -36,7 +38,7 @@ pub(super) fn tildes(paths: Vec<PathBuf>, home: &Path) -> Vec<PathBuf> {
     paths.into_iter().map(expand).collect()
 }
 
-/// Has ssh expand the tokens in the names of identity and certificate files, if there are any.
+/// Lets ssh expand the tokens in the names of identity and certificate files, if there are any.
 pub(super) async fn expand_tokens(query: &SshQuery, home: &Path, config: &mut SshConfig) -> Result<(), SshConfigError> {
     let names = config.identity_files.iter_mut().chain(&mut config.certificate_files);
     let mut waiting: Vec<&mut PathBuf> = names.filter(|path| has_tokens(path, home)).collect();
@@ -58,7 +60,8 @@ pub(super) async fn expand_tokens(query: &SshQuery, home: &Path, config: &mut Ss
     Ok(())
 }
 
-/// Takes a `KnownHostsCommand` apart and has ssh expand its arguments, but for the tokens that differ from run to run.
+/// Splits a `KnownHostsCommand` into words and lets ssh expand its arguments, except for the tokens
+/// that differ from run to run.
 pub(super) async fn known_hosts_command(
     query: &SshQuery,
     line: &OsStr,
@@ -75,12 +78,12 @@ pub(super) async fn known_hosts_command(
     if arguments.is_empty() {
         return Ok(KnownHostsCommand::of_words(vec![program]));
     }
-    // Something stands before them: a leading `~` is none to ssh there.
+    // A path comes first, so that ssh does not expand a leading `~` of an argument.
     let mut names = vec![PathBuf::from("/")];
     names.extend(
         arguments
             .iter()
-            .map(|word| PathBuf::from(OsString::from_vec(postpone(word)))),
+            .map(|word| PathBuf::from(OsString::from_vec(defer(word)))),
     );
     let names: Vec<&mut PathBuf> = names.iter_mut().collect();
     let dump = Dump::parse(&run_ssh(query, probe_option(&names)).await?);
@@ -95,13 +98,13 @@ pub(super) async fn known_hosts_command(
     ))
 }
 
-/// Marks the tokens that ssh has for this command alone: it would not expand them anywhere else.
-fn postpone(word: &[u8]) -> Vec<u8> {
+/// Marks the tokens that ssh expands only for this command.
+fn defer(word: &[u8]) -> Vec<u8> {
     let mut marked = Vec::with_capacity(word.len());
     let mut bytes = word.iter().copied().peekable();
     while let Some(byte) = bytes.next() {
         match bytes.peek() {
-            Some(token) if byte == b'%' && LATER_TOKENS.contains(token) => marked.push(LATER),
+            Some(token) if byte == b'%' && DEFERRED_TOKENS.contains(token) => marked.push(DEFERRED),
             Some(b'%') if byte == b'%' => {
                 bytes.next();
                 marked.extend(b"%%");
@@ -112,13 +115,14 @@ fn postpone(word: &[u8]) -> Vec<u8> {
     marked
 }
 
-// A home folder may itself hold a `%`, which is no token; only what the user wrote after it counts.
+// The home directory may contain a `%` that is not a token; only what the user wrote after it
+// counts.
 fn has_tokens(path: &Path, home: &Path) -> bool {
     let written = path.strip_prefix(home).unwrap_or(path).as_os_str().as_bytes();
     written.contains(&b'%') || written.windows(2).any(|pair| pair == b"${")
 }
 
-/// `ControlPath="NAME<sep>NAME.."`, quoted as ssh's option parser wants it.
+/// `ControlPath="NAME<sep>NAME.."`, quoted for ssh's option parser.
 fn probe_option(paths: &[&mut PathBuf]) -> OsString {
     let mut option = b"ControlPath=\"".to_vec();
     for (index, path) in paths.iter().enumerate() {

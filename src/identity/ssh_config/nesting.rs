@@ -1,45 +1,47 @@
-//! About which hosts `ssh -G` is being asked already, further up among our own ancestors.
+//! Detects that `ssh -G` is already running for a host, in an ancestor of this process.
 //!
-//! `Match exec` in ssh's configuration may run bowline, and bowline runs `ssh -G`, which runs `Match exec`. So each
-//! `ssh -G` gets a variable with the host that it is asked about, and whoever finds that host there does not ask again.
+//! `Match exec` in ssh's configuration may run bowline, and bowline runs `ssh -G`, which runs
+//! `Match exec`. So each `ssh -G` gets an environment variable with the name of its host, and a
+//! process that finds its own host there does not run `ssh -G` again.
 
 use std::ffi::OsStr;
 use std::process::Command;
 
-/// The variable: hosts apart by spaces, the first asked about first.
-pub const ASKED_VARIABLE: &str = "BOWLINE_ASKS_SSH";
+/// The variable: host names separated by spaces, outermost first.
+pub const NESTING_VARIABLE: &str = "BOWLINE_ASKS_SSH";
 
-/// Most questions within one another. A `Match exec` that connects to another host over bowline (a gateway, say) is one
-/// within one; each level may cost several processes, so there must be an end for hosts that always differ, too.
-const DEEPEST: usize = 3;
+/// Deepest nesting. A `Match exec` that connects to another host over bowline (a gateway, for
+/// example) is one level. Each level may start several processes, so there must be a limit even if
+/// the hosts always differ.
+const MAX_DEPTH: usize = 3;
 
-/// The hosts that are being asked about, where this process stands.
+/// The hosts for which an ancestor of this process runs `ssh -G`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked(Vec<String>);
+pub struct OuterQueries(Vec<String>);
 
-impl Asked {
-    /// What the environment says.
+impl OuterQueries {
+    /// Reads the environment.
     pub fn here() -> Self {
-        Self::read(std::env::var_os(ASKED_VARIABLE).as_deref().unwrap_or_default())
+        Self::read(std::env::var_os(NESTING_VARIABLE).as_deref().unwrap_or_default())
     }
 
     fn read(text: &OsStr) -> Self {
         Self(text.to_string_lossy().split_whitespace().map(str::to_owned).collect())
     }
 
-    /// Whether a question about `host` would be asked within itself, or too deep within others.
+    /// Whether `ssh -G` for `host` would repeat an outer one, or would be nested too deeply.
     pub fn is_repeated(&self, host: &str) -> bool {
-        self.0.len() >= DEEPEST || self.0.iter().any(|asked| *asked == word(host))
+        self.0.len() >= MAX_DEPTH || self.0.iter().any(|asked| *asked == word(host))
     }
 
-    /// Tells `ssh`, and all that it runs, that it is asked about `host`.
+    /// Sets the variable for `ssh` and all programs that it runs.
     pub fn mark(&self, ssh: &mut Command, host: &str) {
         let hosts: Vec<String> = self.0.iter().cloned().chain([word(host)]).collect();
-        ssh.env(ASKED_VARIABLE, hosts.join(" "));
+        ssh.env(NESTING_VARIABLE, hosts.join(" "));
     }
 }
 
-/// ssh takes names with spaces, or used to.
+/// ssh accepts names with spaces, or used to.
 fn word(host: &str) -> String {
     let plain: String = host.split_whitespace().collect::<Vec<_>>().join("_");
     plain.to_ascii_lowercase()
@@ -50,18 +52,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_asked_about_once_and_others_within_it_only_so_deep() {
-        let asked = Asked::read("build".as_ref());
+    fn repeated_and_too_deep_queries_are_detected() {
+        let asked = OuterQueries::read("build".as_ref());
         assert!(asked.is_repeated("Build") && !asked.is_repeated("gateway"));
-        assert!(!Asked::read("".as_ref()).is_repeated("build"));
-        assert!(Asked::read("a b c".as_ref()).is_repeated("d"));
+        assert!(!OuterQueries::read("".as_ref()).is_repeated("build"));
+        assert!(OuterQueries::read("a b c".as_ref()).is_repeated("d"));
     }
 
     #[test]
-    fn a_marked_ssh_knows_all_hosts_above_it() {
+    fn ssh_inherits_the_hosts_of_all_outer_queries() {
         let mut ssh = Command::new("ssh");
-        Asked::read("build".as_ref()).mark(&mut ssh, "the gate\nway");
+        OuterQueries::read("build".as_ref()).mark(&mut ssh, "the gate\nway");
         let marked: Vec<_> = ssh.get_envs().collect();
-        assert_eq!(marked, [(ASKED_VARIABLE.as_ref(), Some("build the_gate_way".as_ref()))]);
+        assert_eq!(
+            marked,
+            [(NESTING_VARIABLE.as_ref(), Some("build the_gate_way".as_ref()))]
+        );
     }
 }

@@ -87,7 +87,7 @@ async fn tokens_and_variables_in_key_names_are_expanded_as_ssh_does() {
 }
 
 #[tokio::test]
-async fn agent_is_taken_in_all_its_forms() {
+async fn identity_agent_is_parsed_in_all_forms() {
     let agent = async |line: &str| resolve(line, |_| {}).await.unwrap().identity_agent;
     assert_eq!(agent("").await, IdentityAgent::Environment("SSH_AUTH_SOCK".into()));
     assert_eq!(
@@ -136,7 +136,7 @@ async fn missing_ssh_and_bad_configuration_are_told_apart() {
 }
 
 #[tokio::test]
-async fn an_ssh_that_never_ends_is_given_up() {
+async fn ssh_that_never_ends_times_out() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("ssh");
     test_tools::write_script(&program, "exec sleep 1000");

@@ -1,5 +1,6 @@
-//! The arithmetic of signatures, all of it by aws-lc: ssh-key's own takes up to ten times as long for ECDSA, which strangers
-//! would make us do, and verifies no RSA key above 4096 bits, which OpenSSH makes.
+//! Verifies signatures with aws-lc. ssh-key's own verification takes up to ten times as long for
+//! ECDSA, which strangers could make us do, and does not verify RSA keys above 4096 bits, which
+//! OpenSSH can make.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{
@@ -10,10 +11,11 @@ use russh::keys::ssh_key::encoding::Decode;
 use russh::keys::ssh_key::public::{KeyData, RsaPublicKey};
 use russh::keys::ssh_key::{Algorithm, EcdsaCurve, HashAlg, Mpint, Signature};
 
-/// What a FIDO authenticator signs beside the message: flags and a counter of four bytes (PROTOCOL.u2f).
+/// What a FIDO authenticator signs in addition to the message: flags and a four-byte counter
+/// (PROTOCOL.u2f).
 const TRAILER: usize = 5;
 
-/// Whether `key` made `signature` over `signed`. The algorithm is one that fits the key.
+/// Whether `key` made `signature` over `signed`. The algorithm belongs to the key.
 pub(super) fn is_by(key: &KeyData, signature: &Signature, signed: &[u8]) -> bool {
     let bytes = signature.as_bytes();
     match key {
@@ -61,7 +63,7 @@ fn is_by_ecdsa(curve: EcdsaCurve, point: &[u8], bytes: &[u8], signed: &[u8]) -> 
     fixed(bytes, width).is_some_and(|fixed| UnparsedPublicKey::new(algorithm, point).verify(signed, &fixed).is_ok())
 }
 
-/// The two numbers of a signature (RFC 5656 section 3.1.2), each in so many bytes.
+/// The two numbers of an ECDSA signature (RFC 5656 section 3.1.2), each `width` bytes long.
 fn fixed(mut bytes: &[u8], width: usize) -> Option<Vec<u8>> {
     let mut fixed = Vec::with_capacity(2 * width);
     for _ in 0..2 {
@@ -73,7 +75,8 @@ fn fixed(mut bytes: &[u8], width: usize) -> Option<Vec<u8>> {
     bytes.is_empty().then_some(fixed)
 }
 
-/// The signature itself, and what a FIDO authenticator has signed in place of `signed`: hash of the application, trailer, hash.
+/// The signature itself, and what a FIDO authenticator has signed instead of `signed`: application
+/// hash, trailer, message hash.
 fn authenticated<'a>(application: &str, bytes: &'a [u8], signed: &[u8]) -> Option<(&'a [u8], Vec<u8>)> {
     let (bytes, trailer) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER)?)?;
     let (application, signed) = (digest(&SHA256, application.as_bytes()), digest(&SHA256, signed));

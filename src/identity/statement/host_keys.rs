@@ -1,6 +1,6 @@
-//! The SSH host keys that a server half may read, with their certificates.
+//! The SSH host keys that a server half can read, and their certificates.
 //!
-//! Which files those are comes from `sshd -T` or the command line.
+//! The file names come from `sshd -T` or the command line.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -15,22 +15,23 @@ use crate::identity::opaque_key::OpaqueKey;
 use crate::identity::private_key;
 use crate::wire::Statement;
 
-/// Longest key or certificate file read, in bytes. An RSA key of 16384 bits takes 13 KiB.
+/// Largest key or certificate file. An RSA key of 16384 bits takes 13 KiB.
 const MAX_FILE_LEN: u64 = 64 * 1024;
 
-/// One private SSH host key in memory.
+/// A private SSH host key in memory.
 #[derive(Clone, Debug)]
 pub struct HostKey {
-    /// Where it was read.
+    /// Its file.
     pub path: PathBuf,
-    /// The key; never encrypted.
+    /// The key, never encrypted.
     pub key: PrivateKey,
-    /// Host certificates for it, without doubles.
+    /// Host certificates for it, without duplicates.
     pub certificates: Vec<Certificate>,
 }
 
 impl HostKey {
-    /// The statements about the TLS key `tls_spki` that this key can make: one for itself, one for each certificate.
+    /// Signs statements about the TLS key `tls_spki`: one for the key itself, and one for each
+    /// certificate.
     ///
     /// # Errors
     /// As [`sign_host`].
@@ -42,70 +43,70 @@ impl HostKey {
     }
 }
 
-/// A host key or certificate file that is left out, and why. The others stand.
+/// A host key or certificate file that is skipped. The others are used.
 #[derive(Debug, thiserror::Error)]
 pub enum HostKeyWarning {
-    /// It could not be read.
+    /// The file cannot be read.
     #[error("cannot read the host key file {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Others than its owner may read it: sshd does not use such a key either.
-    #[error("the host key {} has mode {mode:04o} and is open to others", path.display())]
+    /// Other users may read the file. sshd does not use such a key either.
+    #[error("the host key {} has mode {mode:04o} and is accessible to others", path.display())]
     Unprotected {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// It is no private key in a known format.
-    #[error("no usable private key in {}", path.display())]
+    /// The file contains no private key in a known format.
+    #[error("no supported private key in {}", path.display())]
     NotAKey {
         /// The file.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's error.
         source: russh::keys::Error,
     },
-    /// A type of key that is not supported here; sshd may have it all the same.
-    #[error("the host key {} is of the type {name}, which this version of bowline does not support", path.display())]
+    /// The type of the key is not supported by bowline; sshd may support it.
+    #[error("the host key {} has the type {name}, which this version of bowline does not support", path.display())]
     UnsupportedType {
         /// The file.
         path: PathBuf,
         /// The name of the type.
         name: String,
     },
-    /// It is a public key.
-    #[error("{} holds a public key only: an agent (HostKeyAgent) or a token has the private one, and bowline asks neither", path.display())]
+    /// The file contains a public key.
+    #[error("{} contains only a public key: an agent (HostKeyAgent) or a token has the private key, and bowline uses neither", path.display())]
     PublicOnly {
         /// The file.
         path: PathBuf,
     },
-    /// It needs a passphrase.
+    /// The key needs a passphrase.
     #[error("the host key {} is encrypted", path.display())]
     Encrypted {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot make statements: a DSA key, an RSA key of too few bits.
+    /// The key cannot sign statements: a DSA key, or an RSA key with too few bits.
     #[error("the host key {} cannot be used", path.display())]
     CannotSign {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: StatementError,
     },
-    /// It is no certificate, or no valid host certificate.
+    /// The file contains no host certificate, or an invalid one.
     #[error("no host certificate in {}", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: StatementError,
     },
-    /// None of the host keys is the one in this certificate.
+    /// The certificate is for a key that is not among the host keys.
     #[error("the certificate {} is for none of the host keys", path.display())]
     StrayCertificate {
         /// The file.
@@ -113,11 +114,11 @@ pub enum HostKeyWarning {
     },
 }
 
-/// Reads private host keys and the host certificates for them.
+/// Reads private host keys and their host certificates.
 ///
-/// OpenSSH's own format, PKCS#1, PKCS#8 and SEC1 PEM. `certificates` (sshd's `HostCertificate`) are joined to their
-/// keys, as is a file `KEY-cert.pub` beside each key. Whatever cannot be used is left out with a warning; a key that is
-/// given twice is taken once.
+/// Formats: OpenSSH's own, PKCS#1, PKCS#8 and SEC1 PEM. Each of the `certificates` (sshd's
+/// `HostCertificate`) is assigned to its key, as is a file `KEY-cert.pub` beside each key. What
+/// cannot be used is skipped with a warning; duplicates are ignored.
 #[must_use]
 pub fn load_host_keys(keys: &[PathBuf], certificates: &[PathBuf]) -> (Vec<HostKey>, Vec<HostKeyWarning>) {
     let mut loaded: Vec<HostKey> = Vec::new();
@@ -200,14 +201,15 @@ fn read(path: &Path, secret: bool) -> Result<Zeroizing<String>, HostKeyWarning> 
     let metadata = file.metadata().map_err(error)?;
     let mut text = Zeroizing::new(String::new());
     file.take(MAX_FILE_LEN).read_to_string(&mut text).map_err(error)?;
-    // A public key (with HostKeyAgent) is anybody's to read.
+    // A public key file (with HostKeyAgent) may be readable by everybody.
     if secret && OpaqueKey::from_text(&text).is_none() && PublicKey::from_openssh(text.trim()).is_err() {
         check_protected(path, &metadata)?;
     }
     Ok(text)
 }
 
-/// sshkey_perm_ok() in OpenSSH's authfile.c: of our own files only, for a group may be meant to read another's.
+/// sshkey_perm_ok() in OpenSSH's authfile.c: only for files of our own, because a group may be
+/// allowed to read those of others.
 fn check_protected(path: &Path, metadata: &fs::Metadata) -> Result<(), HostKeyWarning> {
     let ours = metadata.uid() == rustix::process::getuid().as_raw();
     let mode = metadata.mode() & 0o7777;

@@ -1,7 +1,7 @@
-//! Statements that bind a TLS key to SSH keys: the host's, and the user's.
+//! Statements that bind a TLS key to SSH keys: those of the host and of the user.
 //!
-//! Here is proven *which* SSH keys stand behind a TLS connection. Whether they are the right ones is for
-//! known_hosts (the host's) and sshd (the user's) to say.
+//! They prove *which* SSH keys belong to a TLS connection. Whether these are the right ones is
+//! decided by known_hosts (host keys) and sshd (user keys).
 
 mod host_keys;
 
@@ -25,7 +25,8 @@ pub const HOST_NAMESPACE: &str = "bowline-host";
 /// SSHSIG namespace of users' authorizations.
 pub const OPEN_NAMESPACE: &str = "bowline-open";
 
-/// Label of the TLS exporter (RFC 8446 section 7.5) that goes into [`OpenFacts`]; its context is empty, its length 32.
+/// Label of the TLS exporter (RFC 8446 section 7.5) used in [`OpenFields`]. Its context is empty,
+/// its length 32.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-bowline-open";
 
 /// Longest key or certificate blob in bytes.
@@ -34,18 +35,19 @@ pub const MAX_KEY_LEN: usize = 8 * 1024;
 /// An SSH key that has signed for this TLS connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProvenKey {
-    /// As it came: the SSH wire form of the certificate if there is one, else of the key.
+    /// The SSH wire format of the certificate if there is one, otherwise of the key, as received.
     pub blob: Bytes,
     /// The key that signed, never a certificate.
     pub key: KeyData,
-    /// The certificate it came in: of the right type and signed by the CA key it names. Whether that CA is
-    /// trusted, the names fit and the time is right is still to be checked.
+    /// The certificate of the key: it has the right type and is signed by the CA key that it names.
+    /// Whether the CA is trusted, and whether principals and validity match, is still to be
+    /// checked.
     pub certificate: Option<Box<Certificate>>,
 }
 
 impl ProvenKey {
-    /// A user key or certificate that has *not* signed: sshd may be asked about it, and nothing more. The certificate is of the
-    /// right type.
+    /// A user key or certificate that has *not* signed: good only for asking sshd about it. A
+    /// certificate has the right type.
     ///
     /// # Errors
     /// As [`parse_key`]; `CertificateType`.
@@ -68,22 +70,22 @@ impl ProvenKey {
     }
 }
 
-/// A statement or authorization proves nothing, or cannot be made.
+/// A statement or authorization is invalid or cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum StatementError {
-    /// The key blob is longer than any that is looked at.
+    /// The key is longer than allowed.
     #[error("the key has {length} bytes, {MAX_KEY_LEN} are allowed")]
     KeyTooLong {
         /// Length of the blob in bytes.
         length: usize,
     },
-    /// The key blob is neither an SSH public key nor a certificate, or not in its only encoding.
+    /// Not an SSH public key or certificate in canonical encoding.
     #[error("not an SSH public key or certificate")]
     Key(#[source] Quoting<ssh_key::Error>),
-    /// A key or certificate of a kind that we do not know.
+    /// A key or certificate of an unsupported type.
     #[error("an SSH key of an unknown kind")]
     UnknownKey(#[source] Quoting<ssh_key::Error>),
-    /// A user certificate where a host certificate is needed, or the other way round.
+    /// A user certificate instead of a host certificate, or the other way round.
     #[error("a {found:?} certificate, expected {expected:?}")]
     CertificateType {
         /// What it is.
@@ -91,31 +93,31 @@ pub enum StatementError {
         /// What it should be.
         expected: CertType,
     },
-    /// The certificate is not signed by the CA key it names, or in a way that does not count.
+    /// The certificate's signature by its CA key is invalid or not acceptable.
     #[error("the certificate is not validly signed by its own CA")]
     CertificateSignature(#[source] SshsigError),
-    /// The certificate is for another key than the one that signs.
+    /// The certificate is for another key than the signer's.
     #[error("the certificate is for another key")]
     CertificateOfAnotherKey,
-    /// The certificate is signed by a certificate; OpenSSH knows no such thing.
+    /// The certificate is signed by a certificate, which OpenSSH does not support.
     #[error("the certificate is signed by another certificate")]
     NestedCertificate,
-    /// The signature does not count.
+    /// The signature is invalid.
     #[error(transparent)]
     Signature(#[from] SshsigError),
-    /// Signed by another key than the one shown.
+    /// Signed by another key than the one presented.
     #[error("signed by {signer}, expected {shown}")]
     OtherSigner {
         /// Fingerprint of the signer.
         signer: String,
-        /// Fingerprint of the key shown.
+        /// Fingerprint of the presented key.
         shown: String,
     },
 }
 
 impl StatementError {
-    /// Whether it may be good, but of a kind that is not verified here. Nothing was computed to tell. Anything else is a fault
-    /// of whoever made it.
+    /// Whether it may be valid, but of an unsupported kind, which was not verified. All other
+    /// errors are the sender's fault.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
         match self {
@@ -135,26 +137,27 @@ impl StatementError {
     }
 }
 
-/// What a user's key signs at an open: everything that makes this open this one and no other.
+/// What a user's key signs at an open. It identifies this open and no other.
 #[derive(Clone, Copy, Debug)]
-pub struct OpenFacts<'a> {
-    /// The connection's TLS exporter value for [`EXPORTER_LABEL`]: a signature fits one connection only.
+pub struct OpenFields<'a> {
+    /// The connection's TLS exporter value for [`EXPORTER_LABEL`], so that the signature is valid
+    /// on one connection only.
     pub exporter: &'a [u8; 32],
     /// The server half's TLS key, SPKI DER.
     pub server_spki: &'a [u8],
-    /// The client process's own TLS key, SPKI DER: all that later resumes need.
+    /// The client process's own TLS key, SPKI DER. Later resumes need only this key.
     pub client_spki: &'a [u8],
     /// The session to open.
     pub session: SessionId,
-    /// The login name asked for.
+    /// The requested login name.
     pub user: &'a str,
-    /// The protocol version spoken.
+    /// The protocol version.
     pub version: u32,
 }
 
-/// Says, by an SSH host key, that the server half holds the TLS key `tls_spki` (SPKI DER).
+/// Signs with an SSH host key that the server half holds the TLS key `tls_spki` (SPKI DER).
 ///
-/// With `certificate` the statement shows that instead of the plain key.
+/// The statement contains `certificate`, if given, instead of the plain key.
 ///
 /// # Errors
 /// `CertificateOfAnotherKey`, `Key` if it cannot be encoded, `Signature` if the key cannot sign.
@@ -177,10 +180,11 @@ pub fn sign_host(
     })
 }
 
-/// The SSH key behind a host statement, if that is about the TLS key `tls_spki` (SPKI DER).
+/// Verifies a host statement about the TLS key `tls_spki` (SPKI DER), and returns the SSH key that
+/// signed it.
 ///
 /// # Errors
-/// `StatementError`: this statement proves nothing; others beside it may.
+/// `StatementError`: this statement is invalid; others may be valid.
 pub fn verify_host(statement: &Statement, tls_spki: &[u8]) -> Result<ProvenKey, StatementError> {
     let message = host_message(tls_spki);
     verify(
@@ -192,43 +196,44 @@ pub fn verify_host(statement: &Statement, tls_spki: &[u8]) -> Result<ProvenKey, 
     )
 }
 
-/// The bytes that a user's key signs (with [`OPEN_NAMESPACE`]) to open a session: each fact behind its length.
+/// The bytes that a user's key signs (with [`OPEN_NAMESPACE`]) to open a session: each field with
+/// its length.
 #[must_use]
-pub fn open_message(facts: OpenFacts<'_>) -> Vec<u8> {
+pub fn open_message(fields: OpenFields<'_>) -> Vec<u8> {
     let mut message = Vec::with_capacity(256);
     put_string(&mut message, b"bowline open 1");
-    message.put_u32(facts.version);
-    put_string(&mut message, facts.exporter);
-    put_string(&mut message, facts.server_spki);
-    put_string(&mut message, facts.client_spki);
-    put_string(&mut message, facts.session.as_bytes());
-    put_string(&mut message, facts.user.as_bytes());
+    message.put_u32(fields.version);
+    put_string(&mut message, fields.exporter);
+    put_string(&mut message, fields.server_spki);
+    put_string(&mut message, fields.client_spki);
+    put_string(&mut message, fields.session.as_bytes());
+    put_string(&mut message, fields.user.as_bytes());
     message
 }
 
-/// The user key behind an authorization, if that is over `message` (from [`open_message`]).
+/// Verifies an authorization over `message` (from [`open_message`]), and returns the user key.
 ///
 /// # Errors
-/// `StatementError`: this authorization proves nothing; others beside it may.
+/// `StatementError`: this authorization is invalid; others may be valid.
 pub fn verify_open(authorization: &Authorization, message: &[u8]) -> Result<ProvenKey, StatementError> {
     let Authorization { key, signature } = authorization;
     verify(key, signature, OPEN_NAMESPACE, message, CertType::User)
 }
 
-/// Reads an SSH public key or certificate in its wire form, as the key and the certificate it is in.
+/// Parses an SSH public key or certificate in wire format.
 ///
 /// # Errors
-/// `KeyTooLong`, or `Key` for other encodings than the one OpenSSH makes.
+/// `KeyTooLong`, or `Key` if the encoding is not canonical.
 pub fn parse_key(blob: &[u8]) -> Result<(KeyData, Option<Box<Certificate>>), StatementError> {
     if blob.len() > MAX_KEY_LEN {
         return Err(StatementError::KeyTooLong { length: blob.len() });
     }
-    // A name without a domain that ssh-key does not know is a broken name to it.
+    // ssh-key rejects a type name without a domain that it does not know.
     if OpaqueKey::from_blob(blob).is_some() {
         return Err(StatementError::key(ssh_key::Error::AlgorithmUnknown));
     }
-    // Not ssh-key's own decoder: a certificate may name another certificate as its signer, and that one another, and
-    // ssh-key follows them for as deep as a stranger likes. This one counts them first.
+    // Not ssh-key's own decoder: a certificate may be signed by another certificate, and so on, and
+    // ssh-key recurses to any depth. This one limits the depth.
     let parsed = parse_public_key(blob).map_err(|error| match error {
         russh::keys::Error::SshKey(error) => StatementError::key(error),
         _ => StatementError::key(ssh_key::Error::FormatEncoding),
@@ -253,7 +258,7 @@ fn verify(
     certificate_type: CertType,
 ) -> Result<ProvenKey, StatementError> {
     let (shown, certificate) = parse_key(key)?;
-    check_alleged_signer(signature, &shown)?;
+    check_claimed_signer(signature, &shown)?;
     if let Some(certificate) = &certificate {
         check_certificate_type(certificate, certificate_type)?;
     }
@@ -271,9 +276,9 @@ fn verify(
     })
 }
 
-/// Before anything is computed: a signature has one encoding only, and so has the key in it.
-fn check_alleged_signer(signature: &[u8], shown: &KeyData) -> Result<(), StatementError> {
-    let Some(signer) = sshsig::alleged_signer(signature) else {
+/// Compares the keys before anything is verified. Signatures and keys have one canonical encoding.
+fn check_claimed_signer(signature: &[u8], shown: &KeyData) -> Result<(), StatementError> {
+    let Some(signer) = sshsig::claimed_signer(signature) else {
         return Ok(());
     };
     let expected = PublicKey::from(shown.clone());
@@ -282,7 +287,7 @@ fn check_alleged_signer(signature: &[u8], shown: &KeyData) -> Result<(), Stateme
     }
     match parse_key(signer) {
         Ok((signer, None)) => Err(other_signer(&signer, shown)),
-        // What is no key at all is told by the verification.
+        // If it is not a key, the verification reports that.
         _ => Ok(()),
     }
 }
@@ -311,7 +316,8 @@ fn check_certificate_type(certificate: &Certificate, expected: CertType) -> Resu
 
 fn check_certificate_signature(certificate: &Certificate) -> Result<(), StatementError> {
     let mut signed = certificate.to_bytes().map_err(StatementError::key)?;
-    // The last field, behind its length, is the signature over all before it (PROTOCOL.certkeys).
+    // The last field, after its length, is the signature over everything before it
+    // (PROTOCOL.certkeys).
     let signature = certificate
         .signature()
         .encoded_len_prefixed()
@@ -328,9 +334,10 @@ fn host_message(tls_spki: &[u8]) -> Vec<u8> {
     message
 }
 
-/// RFC 4251 section 5: length in four bytes, then the bytes. No two lists of facts have the same encoding.
+/// RFC 4251 section 5: length in four bytes, then the bytes. No two lists of fields have the same
+/// encoding.
 fn put_string(message: &mut Vec<u8>, bytes: &[u8]) {
-    message.put_u32(u32::try_from(bytes.len()).expect("facts are short"));
+    message.put_u32(u32::try_from(bytes.len()).expect("fields are short"));
     message.put_slice(bytes);
 }
 

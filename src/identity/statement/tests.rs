@@ -10,7 +10,7 @@ use ssh_key::PublicKey;
 const SPKI: &[u8] = b"a TLS key, to whom it is opaque";
 
 #[test]
-fn a_host_key_speaks_for_one_tls_key_only() {
+fn host_statement_is_valid_for_one_tls_key_only() {
     let folder = tempfile::tempdir().unwrap();
     let host_key = read_key(&keygen(folder.path(), "host", "ed25519"));
     let statement = sign_host(&host_key, None, SPKI).unwrap();
@@ -25,7 +25,7 @@ fn a_host_key_speaks_for_one_tls_key_only() {
 }
 
 #[test]
-fn a_statement_shown_with_another_key_proves_nothing() {
+fn statement_with_another_key_is_invalid() {
     let folder = tempfile::tempdir().unwrap();
     let honest = sign_host(&read_key(&keygen(folder.path(), "honest", "ed25519")), None, SPKI).unwrap();
     let thief = sign_host(&read_key(&keygen(folder.path(), "thief", "ed25519")), None, SPKI).unwrap();
@@ -67,7 +67,7 @@ fn a_certificate_statement_is_signed_by_the_certified_key() {
 }
 
 #[test]
-fn certificates_of_the_wrong_type_or_with_a_forged_field_prove_nothing() {
+fn certificates_of_the_wrong_type_or_with_a_forged_field_are_invalid() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, host, _) = three_keys(folder.path());
     let for_users = certify(&ca, &host, &["-n", "root"]);
@@ -101,10 +101,10 @@ fn certificates_of_the_wrong_type_or_with_a_forged_field_prove_nothing() {
 }
 
 #[test]
-fn an_authorization_holds_for_exactly_these_facts() {
+fn authorization_is_valid_for_exactly_these_fields() {
     let folder = tempfile::tempdir().unwrap();
     let user_key = read_key(&keygen(folder.path(), "user", "ecdsa"));
-    let facts = OpenFacts {
+    let fields = OpenFields {
         exporter: &[1; 32],
         server_spki: b"server",
         client_spki: b"client",
@@ -112,34 +112,34 @@ fn an_authorization_holds_for_exactly_these_facts() {
         user: "me",
         version: 1,
     };
-    let signature = sshsig::sign(&user_key, OPEN_NAMESPACE, &open_message(facts)).unwrap();
+    let signature = sshsig::sign(&user_key, OPEN_NAMESPACE, &open_message(fields)).unwrap();
     let authorization = Authorization {
         key: user_key.public_key().to_bytes().unwrap().into(),
         signature: signature.into(),
     };
-    let proven = verify_open(&authorization, &open_message(facts)).unwrap();
+    let proven = verify_open(&authorization, &open_message(fields)).unwrap();
     assert_eq!(&proven.key, user_key.public_key().key_data());
 
     let others = [
-        OpenFacts {
+        OpenFields {
             exporter: &[3; 32],
-            ..facts
+            ..fields
         },
-        OpenFacts {
+        OpenFields {
             server_spki: b"serverc",
             client_spki: b"lient",
-            ..facts
+            ..fields
         },
-        OpenFacts {
+        OpenFields {
             client_spki: b"other",
-            ..facts
+            ..fields
         },
-        OpenFacts {
+        OpenFields {
             session: SessionId::new([4; 16]),
-            ..facts
+            ..fields
         },
-        OpenFacts { user: "you", ..facts },
-        OpenFacts { version: 2, ..facts },
+        OpenFields { user: "you", ..fields },
+        OpenFields { version: 2, ..fields },
     ];
     for other in others {
         assert!(verify_open(&authorization, &open_message(other)).is_err(), "{other:?}");
@@ -147,7 +147,7 @@ fn an_authorization_holds_for_exactly_these_facts() {
 }
 
 #[test]
-fn a_host_statement_is_no_authorization() {
+fn host_statement_is_not_an_authorization() {
     let folder = tempfile::tempdir().unwrap();
     let key = read_key(&keygen(folder.path(), "key", "ed25519"));
     let Statement { key, signature } = sign_host(&key, None, SPKI).unwrap();
@@ -174,7 +174,7 @@ fn key_blobs_are_bounded_and_have_one_encoding() {
 }
 
 #[test]
-fn a_tower_of_certificates_is_not_climbed() {
+fn deeply_nested_certificates_are_refused_without_recursion() {
     let tower = tower_of_certificates(MAX_KEY_LEN - 300);
     assert!((MAX_KEY_LEN / 2..=MAX_KEY_LEN).contains(&tower.len()));
     let verdict = on_a_small_stack(move || parse_key(&tower).map(|_| ()));

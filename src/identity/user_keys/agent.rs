@@ -1,8 +1,8 @@
-//! The ssh agent (draft-ietf-sshm-ssh-agent), with limits on its time. A connection for each request: after a time-out nothing
-//! is out of step.
+//! The ssh agent protocol (draft-ietf-sshm-ssh-agent), with timeouts. Each request uses a new
+//! connection, so that a late answer is not taken for the next one.
 //!
-//! Of its messages two are needed, and keys are bytes in both: russh's client fails at the whole list if one key in it is of a
-//! type that it does not know.
+//! Two of its messages are needed. Keys are handled as bytes: russh's client rejects the whole list
+//! if it does not know the type of one key.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,11 +18,11 @@ use tokio::time::timeout;
 
 use super::SkipReason;
 
-/// Longest wait for an answer. An agent may have to ask for a PIN, a fingerprint or a yes first, and ssh waits for as long as
-/// sshd does: two minutes by its LoginGraceTime.
-pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+/// Longest wait for an answer. The agent may ask the user for a PIN, a fingerprint or a
+/// confirmation, and ssh waits as long as sshd does: two minutes by its LoginGraceTime.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Longest answer, and most keys in one, as for OpenSSH.
+/// Largest answer, and most keys in one, as in OpenSSH.
 const MAX_ANSWER: usize = 256 * 1024;
 const MAX_KEYS: u32 = 2048;
 
@@ -32,43 +32,43 @@ const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
 
-/// RSA keys sign with SHA-512; others do as they always do.
+/// RSA keys sign with SHA-512. For other keys the flag has no effect.
 const RSA_SHA2_512: u32 = 4;
 
-/// The answer is none.
+/// The agent's answer is invalid.
 #[derive(Debug, Error)]
 pub enum AgentAnswerError {
-    /// Longer than any that is read.
-    #[error("an answer of {length} bytes, {MAX_ANSWER} are read")]
+    /// The answer is too long.
+    #[error("an answer of {length} bytes, at most {MAX_ANSWER} are allowed")]
     TooLong {
-        /// What it says of itself.
+        /// Its length.
         length: usize,
     },
-    /// It ends inside a field, or goes on after the last.
-    #[error("the answer does not hold what it says")]
+    /// The answer ends inside a field, or has bytes after the last one.
+    #[error("a malformed answer")]
     Malformed,
-    /// Another message than was asked for.
-    #[error("an answer of type {kind}")]
-    OtherType {
+    /// The answer is another message than expected.
+    #[error("an answer of the unexpected type {kind}")]
+    UnexpectedType {
         /// Its type.
         kind: u8,
     },
-    /// The signature does not decode.
+    /// The signature cannot be decoded.
     #[error("not a signature")]
     Signature(#[source] russh::keys::ssh_key::Error),
 }
 
-/// An agent that may or may not be there.
+/// An agent, whether or not it is running.
 pub(super) struct Agent {
     socket: PathBuf,
     deadline: Duration,
 }
 
-/// A public key or certificate that the agent has, in its wire form.
+/// A public key or certificate of the agent, in wire format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AgentKey {
     pub(super) blob: Vec<u8>,
-    /// For people.
+    /// The comment.
     pub(super) comment: String,
 }
 
@@ -77,7 +77,7 @@ impl Agent {
     pub(super) fn at(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
-            deadline: ANSWER_DEADLINE,
+            deadline: ANSWER_TIMEOUT,
         }
     }
 
@@ -86,10 +86,10 @@ impl Agent {
         Self { deadline, ..self }
     }
 
-    /// The keys and certificates that it has, of whatever type.
+    /// The keys and certificates of the agent, of all types.
     pub(super) async fn keys(&self) -> Result<Vec<AgentKey>, SkipReason> {
         let answer = self.request(&[REQUEST_IDENTITIES], IDENTITIES_ANSWER).await?;
-        read_keys(&answer).ok_or(SkipReason::AgentConfused(AgentAnswerError::Malformed))
+        read_keys(&answer).ok_or(SkipReason::AgentProtocol(AgentAnswerError::Malformed))
     }
 
     /// A signature over `data` by the key in `blob`, RSA as `rsa-sha2-512`.
@@ -101,20 +101,22 @@ impl Agent {
         let answer = self.request(&request, SIGN_RESPONSE).await?;
         let mut rest = &answer[..];
         let signature = take_string(&mut rest).filter(|_| rest.is_empty());
-        let mut signature = signature.ok_or(SkipReason::AgentConfused(AgentAnswerError::Malformed))?;
+        let mut signature = signature.ok_or(SkipReason::AgentProtocol(AgentAnswerError::Malformed))?;
         let decoded = Signature::decode(&mut signature);
-        decoded.map_err(|error| SkipReason::AgentConfused(AgentAnswerError::Signature(error)))
+        decoded.map_err(|error| SkipReason::AgentProtocol(AgentAnswerError::Signature(error)))
     }
 
-    /// Says `request`; the fields of the answer, if it is of this type.
+    /// Sends `request`, and returns the fields of the answer if it has the expected type.
     async fn request(&self, request: &[u8], expected: u8) -> Result<Vec<u8>, SkipReason> {
         let answer = timeout(self.deadline, self.exchange(request)).await;
-        let answer = answer.map_err(|_| SkipReason::AgentSilent)??;
+        let answer = answer.map_err(|_| SkipReason::AgentTimeout)??;
         match answer.split_first() {
             Some((kind, fields)) if *kind == expected => Ok(fields.to_vec()),
             Some((&FAILURE, _)) => Err(SkipReason::AgentRefused),
-            Some((kind, _)) => Err(SkipReason::AgentConfused(AgentAnswerError::OtherType { kind: *kind })),
-            None => Err(SkipReason::AgentConfused(AgentAnswerError::Malformed)),
+            Some((kind, _)) => Err(SkipReason::AgentProtocol(AgentAnswerError::UnexpectedType {
+                kind: *kind,
+            })),
+            None => Err(SkipReason::AgentProtocol(AgentAnswerError::Malformed)),
         }
     }
 
@@ -126,7 +128,7 @@ impl Agent {
         stream.write_all(&message).await.map_err(unreachable)?;
         let length = stream.read_u32().await.map_err(unreachable)? as usize;
         if length > MAX_ANSWER {
-            return Err(SkipReason::AgentConfused(AgentAnswerError::TooLong { length }));
+            return Err(SkipReason::AgentProtocol(AgentAnswerError::TooLong { length }));
         }
         let mut answer = vec![0; length];
         stream.read_exact(&mut answer).await.map_err(unreachable)?;

@@ -1,4 +1,4 @@
-//! Which keys there are: the agent's and the files', joined and put in order.
+//! Finds the user's keys, combines those of the agent and of files, and orders them.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use russh::keys::ssh_key::{Algorithm, Certificate, PublicKey};
 
 use super::agent::Agent;
 use super::key_file::{self, KeyFile, Private};
-use super::{KeySource, LENGTHS, Offer, ROOM, SkipReason, Skipped, UserKey};
+use super::{KeySource, LENGTHS, MAX_AUTHORIZATIONS_LEN, Offer, SkipReason, Skipped, UserKey};
 use crate::identity::opaque_key::ReadKey;
 use crate::identity::ssh_config::SshConfig;
 use crate::identity::sshsig::{MAX_RSA_BITS, MIN_RSA_BITS, rsa_bits};
@@ -20,9 +20,9 @@ pub(super) struct Gathered {
     pub(super) unusable: Vec<Skipped>,
 }
 
-/// The public side of what the configuration names.
+/// The public keys of the files named in the configuration.
 struct Files {
-    /// In ssh's order, each with its file.
+    /// In ssh's order, with their files.
     keys: Vec<(PathBuf, KeyFile)>,
     certificates: Vec<(PathBuf, Certificate)>,
     unusable: Vec<Skipped>,
@@ -78,7 +78,8 @@ pub(super) async fn gather(config: &SshConfig, extra: &[PathBuf]) -> Gathered {
     Gathered { keys, unusable }
 }
 
-/// Takes away what no server half can be shown: it would end the connection, and the other keys with it.
+/// Removes what cannot be sent to a server half: it would close the connection, and the other keys
+/// could not be tried.
 fn leave_out(keys: &mut Vec<UserKey>, unusable: &mut Vec<Skipped>) {
     keys.retain_mut(|key| {
         if let KeyData::Rsa(rsa) = key.public.key_data()
@@ -90,7 +91,7 @@ fn leave_out(keys: &mut Vec<UserKey>, unusable: &mut Vec<Skipped>) {
             return false;
         }
         let signature = key.signature_length();
-        let mut room = ROOM.saturating_sub(usize::from(key.offers_plain) * 2 * signature);
+        let mut room = MAX_AUTHORIZATIONS_LEN.saturating_sub(usize::from(key.offers_plain) * 2 * signature);
         for certificate in std::mem::take(&mut key.certificates) {
             let offer = Offer::Certificate(&certificate);
             let blob = offer.blob().len();
@@ -110,7 +111,7 @@ fn leave_out(keys: &mut Vec<UserKey>, unusable: &mut Vec<Skipped>) {
     });
 }
 
-/// The agent's keys in its order, certificates joined with their keys; and what it has that cannot be used.
+/// The agent's keys in its order, each with its certificates, and those that cannot be used.
 async fn agent_keys(config: &SshConfig) -> (Vec<UserKey>, Vec<Skipped>) {
     let Some(socket) = config.identity_agent.socket_path() else {
         return (Vec::new(), Vec::new());
@@ -126,7 +127,7 @@ async fn agent_keys(config: &SshConfig) -> (Vec<UserKey>, Vec<Skipped>) {
     for listed in listed {
         match ReadKey::from_blob(&listed.blob) {
             ReadKey::Supported(key) if can_sign(&key) => add_agent_key(&mut keys, &socket, key, listed.blob),
-            // A host certificate is of no use to anybody here.
+            // A host certificate is not a user key.
             ReadKey::Supported(_) => {}
             ReadKey::Opaque(key) => unusable.push(Skipped {
                 description: format!("{} {} (agent)", key.name(), key.fingerprint()),
@@ -175,7 +176,7 @@ fn agent_key(socket: &Path, public: PublicKey, blob: Vec<u8>) -> UserKey {
     }
 }
 
-/// Not host certificates, nor types that were not told apart before.
+/// Not a certificate, and of a supported type.
 fn can_sign(key: &KeyData) -> bool {
     match key {
         KeyData::Certificate(certificate) => certificate.cert_type() == CertType::User,
@@ -192,7 +193,8 @@ fn read_files(config: &SshConfig, extra: &[PathBuf]) -> Files {
     for (index, path) in extra.iter().chain(&config.identity_files).enumerate() {
         match key_file::read(path) {
             Ok(file) if can_sign(file.public.key_data()) => files.keys.push((path.clone(), file)),
-            // The default names are there for every user; only a key that was asked for is missed.
+            // The default file names apply to every user, so only a missing file that was asked for
+            // is reported.
             Err(SkipReason::Missing) if index >= extra.len() => {}
             outcome => {
                 let reason = outcome.err().unwrap_or(SkipReason::Unsupported);
@@ -202,7 +204,7 @@ fn read_files(config: &SshConfig, extra: &[PathBuf]) -> Files {
                 });
             }
         }
-        // As ssh does: certificates beside the keys count only where none are configured.
+        // As in ssh, certificates beside the keys are used only if none are configured.
         if config.certificate_files.is_empty() {
             let beside = key_file::with_suffix(path, "-cert.pub");
             files.take_certificate(&beside, true);
@@ -258,7 +260,7 @@ fn attach(keys: &mut [UserKey], certificate: Certificate) -> Result<(), SkipReas
 }
 
 fn add_certificate(key: &mut UserKey, mut certificate: Certificate) {
-    // The comment is no part of it, but takes part in comparisons.
+    // The comment is not part of a certificate, but comparisons would include it.
     certificate.set_comment("");
     if !key.certificates.contains(&certificate) {
         key.certificates.push(certificate);

@@ -1,4 +1,4 @@
-//! Key files on disk: OpenSSH's format, PEM (PKCS#1, PKCS#8, SEC1), and public halves.
+//! Key files: OpenSSH's format, PEM (PKCS#1, PKCS#8, SEC1), and public keys.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -12,27 +12,27 @@ use super::SkipReason;
 use crate::identity::opaque_key::OpaqueKey;
 use crate::identity::private_key;
 
-/// Longest key file. RSA with 16384 bits takes about 13 KiB.
+/// Largest key file. An RSA key of 16384 bits takes about 13 KiB.
 const MAX_KEY_FILE: u64 = 64 << 10;
 
-/// What a file (and its `.pub`) says without a passphrase.
+/// What a file and its `.pub` contain, without a passphrase.
 pub(super) struct KeyFile {
     pub(super) public: PublicKey,
     pub(super) private: Private,
 }
 
-/// Whether the private half can be had.
+/// Whether the private key is available.
 pub(super) enum Private {
-    /// At once.
+    /// Not encrypted.
     Open,
     /// With a passphrase.
     Encrypted,
-    /// Not from this file; the agent may still have it.
+    /// Not in this file, but the agent may have it.
     Absent(SkipReason),
 }
 
-/// Reads `path`. Where the private half is missing or may not be used, the public half in `path.pub` (or in `path`
-/// itself) still names a key for the agent.
+/// Reads `path`. If the private key is missing or may not be used, the public key in `path.pub` (or
+/// in `path` itself) still identifies a key of the agent.
 pub(super) fn read(path: &Path) -> Result<KeyFile, SkipReason> {
     let reason = match read_private_text(path) {
         Ok(text) => match classify(path, &text) {
@@ -53,16 +53,16 @@ pub(super) fn read(path: &Path) -> Result<KeyFile, SkipReason> {
                 private: Private::Absent(absent),
             })
         }
-        // Its public half alone says what it is.
+        // The public key shows its type.
         Err(public @ SkipReason::UnsupportedType { .. }) => Err(public),
         Err(_) => Err(reason),
     }
 }
 
-/// The private key itself. `passphrase` is not looked at for an open one.
+/// Reads the private key. `passphrase` is ignored if the key is not encrypted.
 ///
 /// # Errors
-/// `NoPassphrase` stands for any passphrase that does not fit.
+/// `NoPassphrase` if the passphrase is missing or wrong.
 pub(super) fn load(path: &Path, passphrase: Option<&str>) -> Result<PrivateKey, SkipReason> {
     let text = read_private_text(path)?;
     let undecoded = |_| {
@@ -75,13 +75,13 @@ pub(super) fn load(path: &Path, passphrase: Option<&str>) -> Result<PrivateKey, 
     private_key::decode(&text, passphrase).map_err(undecoded)
 }
 
-/// A certificate, as `ssh-keygen -s` writes it.
+/// Reads a certificate, as `ssh-keygen -s` writes it.
 pub(super) fn read_certificate(path: &Path) -> Result<Certificate, SkipReason> {
     let text = read_text(path)?;
     Certificate::from_openssh(text.trim()).map_err(|_| unsupported(OpaqueKey::from_text(&text)))
 }
 
-/// `path` with something added to its last component.
+/// `path` with a suffix appended to its last component.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -130,14 +130,15 @@ fn read_public(path: &Path) -> Result<PublicKey, SkipReason> {
     PublicKey::from_openssh(text.trim()).map_err(|_| unsupported(OpaqueKey::from_text(&text)))
 }
 
-/// Why a file is of no use that holds this, if it holds any key.
+/// Why a file with this content cannot be used.
 fn unsupported(key: Option<OpaqueKey>) -> SkipReason {
     key.map_or(SkipReason::Unsupported, |key| SkipReason::UnsupportedType {
         name: key.name().to_owned(),
     })
 }
 
-/// The text of a file that ssh would take a private key from: not one of ours that others may read.
+/// Reads a file of a private key, unless it is our own and others may read it: ssh refuses that
+/// too.
 fn read_private_text(path: &Path) -> Result<Zeroizing<String>, SkipReason> {
     let file = open(path)?;
     let metadata = file.metadata().map_err(|error| SkipReason::Unreadable(error.kind()))?;

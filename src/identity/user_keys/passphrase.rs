@@ -1,4 +1,4 @@
-//! Asking for a passphrase as ssh does: on the terminal, or through an askpass program.
+//! Prompts for a passphrase as ssh does: on the terminal, or with an askpass program.
 //!
 //! Never on stdin or stdout, which carry the session. Follows OpenSSH's `readpass.c`.
 
@@ -17,22 +17,23 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::SkipReason;
 
-/// Longest passphrase in bytes; ssh takes no longer ones.
+/// Longest passphrase in bytes, as in ssh.
 const MAX_PASSPHRASE: usize = 1023;
 
-/// Where to ask.
+/// How to prompt.
 #[derive(Debug, Clone)]
 pub struct Prompter {
-    /// The terminal, tried first; `None` asks on none.
+    /// The terminal, which is tried first; `None` for none.
     pub terminal: Option<PathBuf>,
-    /// The askpass program; `None` runs none.
+    /// The askpass program; `None` for none.
     pub askpass: Option<OsString>,
-    /// Ask the program even where there is a terminal.
+    /// Use the program even if there is a terminal.
     pub prefer_askpass: bool,
 }
 
 impl Prompter {
-    /// As `SSH_ASKPASS`, `SSH_ASKPASS_REQUIRE`, `DISPLAY` and `WAYLAND_DISPLAY` say; nowhere in batch mode.
+    /// As `SSH_ASKPASS`, `SSH_ASKPASS_REQUIRE`, `DISPLAY` and `WAYLAND_DISPLAY` say; no prompt in
+    /// batch mode.
     pub fn from_environment(batch_mode: bool) -> Self {
         if batch_mode {
             return Self {
@@ -58,10 +59,10 @@ impl Prompter {
         }
     }
 
-    /// Asks once. An empty answer is one too: also what askpass gives when the user cancels it.
+    /// Prompts once. The answer is empty if the user cancels askpass.
     ///
     /// # Errors
-    /// `NobodyToAsk`, `Interrupted` (Ctrl-C at the terminal), `PromptFailed`.
+    /// `NoPrompt`, `Interrupted` (Ctrl-C at the terminal), `PromptFailed`.
     pub(super) async fn ask(&self, prompt: &str) -> Result<Zeroizing<String>, SkipReason> {
         let askpass = self.askpass.as_ref();
         if let Some(program) = askpass.filter(|_| self.prefer_askpass) {
@@ -72,7 +73,7 @@ impl Prompter {
         }
         match askpass {
             Some(program) => run_askpass(program, prompt).await,
-            None => Err(SkipReason::NobodyToAsk),
+            None => Err(SkipReason::NoPrompt),
         }
     }
 }
@@ -105,14 +106,15 @@ fn first_line(answer: &[u8]) -> Result<Zeroizing<String>, SkipReason> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// A terminal without echo; dropping it puts everything back.
+/// A terminal without echo. Dropping it restores its settings.
 struct Terminal {
     device: AsyncFd<File>,
     before: Termios,
 }
 
 impl Terminal {
-    /// `None` if it cannot be used: no terminal, or we are in its background, where touching it would stop us.
+    /// `None` if it cannot be used: there is no terminal, or this process is in its background and
+    /// would be stopped.
     fn open(path: &Path) -> Option<Self> {
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
         let device = OpenOptions::new()
@@ -138,14 +140,16 @@ impl Terminal {
         silent
             .local_modes
             .remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ISIG);
-        // Without ISIG Ctrl-C kills nobody who would leave the terminal silent: it ends the line, and we see it.
+        // Without ISIG, Ctrl-C does not kill the process and leave the terminal without echo.
+        // Instead it ends the line and is read.
         silent.special_codes[SpecialCodeIndex::VEOL] = self.before.special_codes[SpecialCodeIndex::VINTR];
         tcsetattr(self.device.get_ref(), OptionalActions::Flush, &silent)
     }
 
     async fn ask(mut self, prompt: &str) -> Result<Zeroizing<String>, SkipReason> {
         let failed = |error: std::io::Error| SkipReason::PromptFailed(error.kind());
-        // The carriage return first, as ssh does, to write over what was typed before the echo went off.
+        // The carriage return comes first, as in ssh, to overwrite what was typed before echo was
+        // disabled.
         self.write(format!("\r{prompt}").as_bytes()).await.map_err(failed)?;
         let line = self.read_line().await;
         self.write(b"\n").await.map_err(failed)?;
@@ -168,9 +172,10 @@ impl Terminal {
         Ok(())
     }
 
-    /// One line; the terminal hands over nothing before it is complete. The end of input is an empty line.
+    /// Reads one line, which the terminal passes on when it is complete. The end of input is an
+    /// empty line.
     async fn read_line(&mut self) -> std::io::Result<Zeroizing<Vec<u8>>> {
-        // The kernel's longest line (N_TTY_BUF_SIZE).
+        // The longest line of the kernel (N_TTY_BUF_SIZE).
         let mut buffer = Zeroizing::new([0; 4096]);
         loop {
             let mut ready = self.device.readable_mut().await?;
@@ -184,14 +189,15 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // If this fails the terminal is gone, and nobody is left to miss its echo.
+        // If this fails, the terminal is gone.
         let _ = tcsetattr(self.device.get_ref(), OptionalActions::Now, &self.before);
     }
 }
 
 #[allow(unsafe_code)]
 fn watch(device: File) -> std::io::Result<AsyncFd<File>> {
-    // SAFETY: a `File` owns an open descriptor, and nobody replaces or closes the one in the `AsyncFd`.
+    // SAFETY: a `File` owns an open descriptor, and nothing replaces or closes the one in the
+    // `AsyncFd`.
     Ok(unsafe { AsyncFd::register(device)? })
 }
 

@@ -1,4 +1,4 @@
-//! One signature by one key, whoever holds it.
+//! Signs with one key, in the agent or in a file.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -14,7 +14,8 @@ use super::{KeySource, NAMESPACE, SignedRound, SkipReason, Skipped, UserKey, Use
 use crate::identity::statement::verify_open;
 use crate::wire::Authorization;
 
-/// The SSHSIG blob of `key` over `message`, verified: a bad one is the agent's fault, and is not sent.
+/// The SSHSIG blob of `key` over `message`. It is verified first, so that an invalid signature of
+/// the agent is not sent.
 pub(super) async fn sign(keys: &UserKeys, key: &UserKey, message: &[u8]) -> Result<Vec<u8>, SkipReason> {
     let blob = match &key.source {
         KeySource::Agent { socket, blob } => {
@@ -36,7 +37,8 @@ pub(super) async fn sign(keys: &UserKeys, key: &UserKey, message: &[u8]) -> Resu
 }
 
 impl SignedRound {
-    /// Adds the key and its certificates (or `only` one of these), with what is wrong with any of them.
+    /// Adds the key and its certificates, or `only` one of them, and records those that are
+    /// invalid.
     pub(super) fn add(&mut self, key: &UserKey, only: Option<&[u8]>, signature: &[u8], message: &[u8]) {
         for signed in key.authorizations(signature) {
             if only.is_some_and(|only| signed.key != only) {
@@ -47,7 +49,8 @@ impl SignedRound {
                 signature: signed.signature.clone().into(),
             };
             match verify_open(&authorization, message) {
-                // A server half would end the connection over the certificate; the signature was verified before.
+                // A server half would close the connection because of the invalid certificate. The
+                // signature itself is valid.
                 Err(error) if !error.is_unsupported() => self.skipped.push(Skipped {
                     description: signed.description,
                     reason: SkipReason::BadSignature,
@@ -58,7 +61,8 @@ impl SignedRound {
     }
 }
 
-/// The private key in the file, after up to `NumberOfPasswordPrompts` prompts if it is encrypted.
+/// Reads the private key from its file, after up to `NumberOfPasswordPrompts` prompts if it is
+/// encrypted.
 async fn unlock(keys: &UserKeys, key: &UserKey, path: &Path) -> Result<PrivateKey, SkipReason> {
     if !key.encrypted {
         return load(path, None).await;
@@ -69,7 +73,7 @@ async fn unlock(keys: &UserKeys, key: &UserKey, path: &Path) -> Result<PrivateKe
     let prompt = format!("Enter passphrase for key '{}': ", path.display());
     for _ in 0..keys.passphrase_tries {
         let passphrase = keys.prompter.ask(&prompt).await?;
-        // As for ssh, an empty answer means: not this key.
+        // As in ssh, an empty answer skips the key.
         if passphrase.is_empty() {
             return Err(SkipReason::NoPassphrase);
         }
@@ -84,7 +88,7 @@ async fn unlock(keys: &UserKeys, key: &UserKey, path: &Path) -> Result<PrivateKe
     })
 }
 
-/// Deriving a key from a passphrase is slow on purpose, so it runs beside the loop that drives the network.
+/// Deriving a key from a passphrase is deliberately slow, so it does not run on the network thread.
 async fn load(path: &Path, passphrase: Option<Zeroizing<String>>) -> Result<PrivateKey, SkipReason> {
     let path = path.to_owned();
     let loading = tokio::task::spawn_blocking(move || {
@@ -93,11 +97,12 @@ async fn load(path: &Path, passphrase: Option<Zeroizing<String>>) -> Result<Priv
     loading.await.expect("loading a key does not panic")
 }
 
-/// Signs with a security key whose handle is in a file. ssh-keygen speaks to the token and asks for what it needs.
+/// Signs with a security key whose handle is in a file. ssh-keygen talks to the token and prompts
+/// for what it needs.
 async fn sign_with_keygen(ssh_keygen: &Path, path: &Path, message: &[u8]) -> Result<Vec<u8>, SkipReason> {
     let mut command = Command::new(ssh_keygen);
     command.args(["-q", "-Y", "sign", "-n", NAMESPACE, "-f"]).arg(path);
-    // Its stderr is the user's: "Confirm user presence for key ..".
+    // ssh-keygen's stderr goes to the user: "Confirm user presence for key ..".
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -105,7 +110,7 @@ async fn sign_with_keygen(ssh_keygen: &Path, path: &Path, message: &[u8]) -> Res
         .kill_on_drop(true);
     let mut child = command.spawn().map_err(|_| SkipReason::KeygenFailed)?;
     let mut stdin = child.stdin.take().expect("stdin is piped");
-    // It reads all of its input before it writes, so this cannot block on a full pipe.
+    // ssh-keygen reads all of its input before it writes, so that this cannot block on a full pipe.
     stdin.write_all(message).await.map_err(|_| SkipReason::KeygenFailed)?;
     drop(stdin);
     let output = child.wait_with_output().await.map_err(|_| SkipReason::KeygenFailed)?;

@@ -23,7 +23,7 @@ struct RealAgent {
 impl RealAgent {
     fn start(folder: &Path) -> Self {
         let socket = folder.join("agent.sock");
-        // It goes to the background once it listens. Every question whether a key may be used is answered with no.
+        // It forks into the background once it listens. Every confirmation is answered with no.
         let program = Command::new("ssh-agent")
             .arg("-s")
             .arg("-a")
@@ -97,7 +97,7 @@ impl Lab {
         UserKeys::gather(&self.config, &[], None).await.with_prompter(nobody)
     }
 
-    /// An askpass program that gives the answers one after the other, and the last one for ever.
+    /// An askpass program that prints the answers one after the other, and repeats the last one.
     fn askpass(&self, answers: &[&str]) -> Prompter {
         let (program, asked) = (self.path("askpass"), self.path("asked"));
         let answers = answers
@@ -200,7 +200,7 @@ async fn every_kind_of_key_in_files_signs_what_ssh_keygen_accepts() {
     let mut lab = Lab::new();
     lab.config.identity_files = KINDS.iter().map(|kind| lab.key(kind, kind, "")).collect();
     let keys = lab.gather().await;
-    let round = keys.sign_round(Round::Silent(0), None, b"message").await;
+    let round = keys.sign_round(Round::Unattended(0), None, b"message").await;
     assert_eq!(round.authorizations.len(), KINDS.len(), "{:?}", round.skipped);
     for (path, signed) in lab.config.identity_files.iter().zip(&round.authorizations) {
         assert!(lab.ssh_keygen_verifies(path, signed, b"message"), "{path:?}");
@@ -215,7 +215,11 @@ async fn every_kind_of_key_in_the_agent_signs_what_ssh_keygen_accepts() {
     let paths: Vec<PathBuf> = KINDS.iter().map(|kind| lab.key(kind, kind, "")).collect();
     let agent = lab.agent();
     agent.add(&paths.iter().map(|path| path.to_str().unwrap()).collect::<Vec<_>>());
-    let round = lab.gather().await.sign_round(Round::Silent(0), None, b"message").await;
+    let round = lab
+        .gather()
+        .await
+        .sign_round(Round::Unattended(0), None, b"message")
+        .await;
     assert_eq!(round.authorizations.len(), KINDS.len(), "{:?}", round.skipped);
     for (path, signed) in paths.iter().zip(&round.authorizations) {
         assert!(lab.ssh_keygen_verifies(path, signed, b"message"), "{path:?}");
@@ -293,7 +297,7 @@ async fn public_half_alone_names_a_key_of_the_agent() {
         [lab.path("named.pub"), lab.path("beside.pub")].map(|path| fingerprint(&path))
     );
     assert_eq!(
-        keys.sign_round(Round::Silent(0), None, b"message")
+        keys.sign_round(Round::Unattended(0), None, b"message")
             .await
             .authorizations
             .len(),
@@ -312,7 +316,7 @@ async fn encrypted_file_whose_key_is_in_the_agent_needs_no_passphrase() {
         ["-q", "-p", "-P", "", "-N", "secret", "-f", path.to_str().unwrap()],
     );
     lab.config.identity_files = vec![path];
-    assert_eq!(lab.gather().await.rounds(), [Round::Silent(0)]);
+    assert_eq!(lab.gather().await.rounds(), [Round::Unattended(0)]);
 }
 
 #[tokio::test]
@@ -321,8 +325,8 @@ async fn encrypted_key_waits_for_its_own_round_and_its_passphrase() {
     let [open, locked] = [("open", ""), ("locked", "secret")].map(|(name, pass)| lab.key(name, "ed25519", pass));
     lab.config.identity_files = vec![locked.clone(), open.clone()];
     let keys = lab.gather().await.with_prompter(lab.askpass(&["wrong", "secret"]));
-    assert_eq!(keys.rounds(), [Round::Silent(0), Round::Interactive(0)]);
-    let silent = keys.sign_round(Round::Silent(0), None, b"message").await;
+    assert_eq!(keys.rounds(), [Round::Unattended(0), Round::Interactive(0)]);
+    let silent = keys.sign_round(Round::Unattended(0), None, b"message").await;
     assert_eq!(silent.authorizations[0].fingerprint, fingerprint(&open));
     assert!(lab.prompts().is_empty());
     let interactive = keys.sign_round(Round::Interactive(0), None, b"message").await;
@@ -360,35 +364,35 @@ async fn wrong_or_no_passphrase_is_a_reason() {
         .await
         .sign_round(Round::Interactive(0), None, b"message")
         .await;
-    assert!(matches!(reason_of(&nobody), SkipReason::NobodyToAsk));
+    assert!(matches!(reason_of(&nobody), SkipReason::NoPrompt));
 }
 
 #[tokio::test]
-async fn winner_goes_first_and_alone_unless_it_needs_the_user() {
+async fn last_used_key_goes_first_and_alone_unless_it_needs_the_user() {
     let mut lab = Lab::new();
     let [first, second] = ["first", "second"].map(|name| lab.key(name, "ed25519", ""));
     let [locked, locked_too] = ["locked", "locked-too"].map(|name| lab.key(name, "ed25519", "secret"));
     lab.config.identity_files = vec![first.clone(), second.clone(), locked, locked_too.clone()];
-    let winner = fingerprint(&second);
-    let keys = UserKeys::gather(&lab.config, &[], Some(&winner)).await;
+    let last_used = fingerprint(&second);
+    let keys = UserKeys::gather(&lab.config, &[], Some(&last_used)).await;
     assert_eq!(
         keys.rounds(),
         [
-            Round::Winner,
-            Round::Silent(0),
+            Round::LastUsed,
+            Round::Unattended(0),
             Round::Interactive(0),
             Round::Interactive(1)
         ]
     );
     let round = |round| -> Vec<Fingerprint> { keys.keys_of(round).iter().map(|key| key.fingerprint()).collect() };
-    assert_eq!(round(Round::Winner), [winner]);
-    assert_eq!(round(Round::Silent(0)), [fingerprint(&first)]);
+    assert_eq!(round(Round::LastUsed), [last_used]);
+    assert_eq!(round(Round::Unattended(0)), [fingerprint(&first)]);
 
     let locked_winner = fingerprint(&locked_too);
     let keys = UserKeys::gather(&lab.config, &[], Some(&locked_winner)).await;
     assert_eq!(
         keys.rounds(),
-        [Round::Silent(0), Round::Interactive(0), Round::Interactive(1)]
+        [Round::Unattended(0), Round::Interactive(0), Round::Interactive(1)]
     );
     assert_eq!(keys.keys_of(Round::Interactive(0))[0].fingerprint(), locked_winner);
 }
@@ -403,14 +407,14 @@ async fn one_round_never_has_more_than_eight_authorizations() {
     }
     lab.config.identity_files = paths;
     let keys = lab.gather().await;
-    assert_eq!(keys.rounds(), [Round::Silent(0), Round::Silent(1)]);
+    assert_eq!(keys.rounds(), [Round::Unattended(0), Round::Unattended(1)]);
     let first = keys
-        .sign_round(Round::Silent(0), None, b"message")
+        .sign_round(Round::Unattended(0), None, b"message")
         .await
         .authorizations
         .len();
     let second = keys
-        .sign_round(Round::Silent(1), None, b"message")
+        .sign_round(Round::Unattended(1), None, b"message")
         .await
         .authorizations
         .len();
@@ -432,7 +436,11 @@ async fn certificates_are_offered_before_their_key_and_signed_by_it() {
     lab.config.identity_files = vec![beside.clone(), named.clone()];
 
     let offered = async |lab: &Lab| -> Vec<(Fingerprint, bool)> {
-        let round = lab.gather().await.sign_round(Round::Silent(0), None, b"message").await;
+        let round = lab
+            .gather()
+            .await
+            .sign_round(Round::Unattended(0), None, b"message")
+            .await;
         assert!(round.skipped.is_empty(), "{:?}", round.skipped);
         for signed in &round.authorizations {
             let path = [&beside, &named, &in_agent]
@@ -456,7 +464,7 @@ async fn certificates_are_offered_before_their_key_and_signed_by_it() {
     .concat();
     assert_eq!(offered(&lab).await, expected);
 
-    // Once certificates are configured, those beside the keys do not count: as for ssh.
+    // If certificates are configured, those beside the keys are not used, as in ssh.
     lab.config.certificate_files = vec![moved];
     let expected = [
         agent_offers.as_slice(),
@@ -477,7 +485,11 @@ async fn agent_that_has_only_the_certificate_signs_with_it() {
     std::fs::rename(lab.path("key.pub"), &plain).unwrap();
     std::fs::remove_file(lab.path("key-cert.pub")).unwrap();
     agent.add(&["-d", plain.to_str().unwrap()]);
-    let round = lab.gather().await.sign_round(Round::Silent(0), None, b"message").await;
+    let round = lab
+        .gather()
+        .await
+        .sign_round(Round::Unattended(0), None, b"message")
+        .await;
     assert_eq!(round.authorizations.len(), 1, "{round:?}");
     assert!(Certificate::from_bytes(&round.authorizations[0].key).is_ok());
     assert!(lab.ssh_keygen_verifies(&lab.path("plain"), &round.authorizations[0], b"message"));
@@ -491,7 +503,7 @@ async fn host_certificate_is_not_offered() {
     lab.config.identity_files = vec![key];
     let keys = lab.gather().await;
     assert_eq!(
-        keys.sign_round(Round::Silent(0), None, b"message")
+        keys.sign_round(Round::Unattended(0), None, b"message")
             .await
             .authorizations
             .len(),
@@ -526,7 +538,11 @@ async fn key_that_the_agent_refuses_is_skipped_and_the_next_one_signs() {
         constrained.to_str().unwrap(),
     ]);
     agent.add(&[free.to_str().unwrap()]);
-    let round = lab.gather().await.sign_round(Round::Silent(0), None, b"message").await;
+    let round = lab
+        .gather()
+        .await
+        .sign_round(Round::Unattended(0), None, b"message")
+        .await;
     let signed: Vec<Fingerprint> = round.authorizations.iter().map(|signed| signed.fingerprint).collect();
     assert_eq!(signed, [fingerprint(&free)]);
     assert_eq!(round.skipped.len(), 2);
@@ -540,7 +556,7 @@ async fn key_that_the_agent_refuses_is_skipped_and_the_next_one_signs() {
 }
 
 #[tokio::test]
-async fn agent_that_is_down_is_a_reason_and_files_still_sign() {
+async fn unreachable_agent_is_a_skip_reason_and_files_still_sign() {
     let mut lab = Lab::new();
     lab.config.identity_files = vec![lab.key("key", "ed25519", "")];
     lab.config.identity_agent = IdentityAgent::Socket(lab.path("nobody.sock"));
@@ -556,7 +572,7 @@ async fn agent_that_is_down_is_a_reason_and_files_still_sign() {
         "{:?}",
         keys.unusable()
     );
-    let round = keys.sign_round(Round::Silent(0), None, b"message").await;
+    let round = keys.sign_round(Round::Unattended(0), None, b"message").await;
     assert_eq!(round.authorizations.len(), 1);
     let lines = keys.describe(&[round]);
     assert_eq!(lines.len(), 2, "{lines:?}");
@@ -569,14 +585,14 @@ async fn hung_agent_is_given_up() {
     let socket = lab.path("hung.sock");
     let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let agent = agent::Agent::at(&socket).with_deadline(std::time::Duration::from_millis(20));
-    assert!(matches!(agent.keys().await, Err(SkipReason::AgentSilent)));
+    assert!(matches!(agent.keys().await, Err(SkipReason::AgentTimeout)));
     assert!(matches!(
         agent.sign(b"key", b"data").await,
-        Err(SkipReason::AgentSilent)
+        Err(SkipReason::AgentTimeout)
     ));
 }
 
-/// An agent with keys of every age, of which it has but the public halves.
+/// An agent with keys of many types, of which it has only the public keys.
 fn serve_list(socket: &Path, blobs: &[Vec<u8>]) -> std::thread::JoinHandle<()> {
     let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
     let string = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
@@ -612,8 +628,8 @@ async fn a_key_of_an_unknown_type_in_the_agent_is_named_and_the_others_are_used(
                 .ends_with("(agent): keys of type ssh-mldsa44-ed25519 are not supported by this version of bowline"),
         "{lines:?}"
     );
-    assert_eq!(lines[1], "a comment (agent): not a key that can be read here");
-    assert!(keys.unusable()[0].reason.is_ours_alone() && !keys.unusable()[1].reason.is_ours_alone());
+    assert_eq!(lines[1], "a comment (agent): not a valid key");
+    assert!(keys.unusable()[0].reason.may_work_with_ssh() && !keys.unusable()[1].reason.may_work_with_ssh());
 }
 
 #[tokio::test]
@@ -655,7 +671,7 @@ async fn key_files_of_unknown_types_are_named() {
 }
 
 #[tokio::test]
-async fn agent_that_talks_nonsense_is_a_reason() {
+async fn invalid_answer_of_the_agent_is_a_skip_reason() {
     for answer in [
         b"\xff\xff\xff\xff".as_slice(),
         b"\0\0\0\x05\x0c\xff\xff\xff\xff",
@@ -676,7 +692,7 @@ async fn agent_that_talks_nonsense_is_a_reason() {
         serving.join().unwrap();
         assert!(keys.keys().is_empty());
         let expected =
-            |reason: &SkipReason| matches!(reason, SkipReason::AgentConfused(_) | SkipReason::AgentUnreachable(_));
+            |reason: &SkipReason| matches!(reason, SkipReason::AgentProtocol(_) | SkipReason::AgentUnreachable(_));
         assert!(
             matches!(keys.unusable(), [Skipped { reason, .. }] if expected(reason)),
             "{:?}",

@@ -2,7 +2,7 @@
 //!
 //! The worker's user often may not open it (mode 0600, in a folder of root's); the keeper does not parse anything.
 
-use crate::identity::authorized_keys::{AuthorizedKeys, AuthorizedKeysError, Verdict};
+use crate::identity::authorized_keys::{AuthorizedKeys, AuthorizedKeysError, KeyDecision};
 use crate::identity::statement::ProvenKey;
 use crate::server::authority::{KeyList, chain};
 use crate::server::keeper::{KeeperClient, Reply, Request, RequestError, Response};
@@ -100,9 +100,9 @@ impl KeyFile {
             return None;
         }
         keys.iter().position(|key| {
-            let verdict = self.keys.verdict(key, user, remote, SystemTime::now());
-            debug!(?verdict, key = key.fingerprint(), "looked up in the file of keys");
-            matches!(verdict, Verdict::Accepted { .. })
+            let decision = self.keys.decide(key, user, remote, SystemTime::now());
+            debug!(?decision, key = key.fingerprint(), "looked up in the file of keys");
+            matches!(decision, KeyDecision::Accepted { .. })
         })
     }
 }

@@ -1,16 +1,18 @@
-//! QUIC's congestion controller: a window after the model of BBR, with room for a keystroke and its copies at any time.
+//! QUIC congestion control: a window computed by the model of BBR, with room for a keystroke and
+//! its copies at any time.
 //!
-//! quinn paces by the window and the round trip alone, and its own BBR counts on pacing by rate: its window is twice what
-//! the path holds, so that it fills queues, and each loss narrows it. This one lets as much be in flight as the path holds.
+//! quinn paces by window and RTT only. Its own BBR relies on pacing by rate: its window is twice
+//! the bandwidth-delay product, so that without that pacing it fills queues, and every loss shrinks
+//! the window. This controller limits what is in flight to the bandwidth-delay product.
 
-mod arrivals;
-mod model;
-mod rate;
+mod bbr;
+mod black_hole;
+mod delivery_rate;
 #[cfg(test)]
 mod tests;
 
-use super::departure;
-use model::Model;
+use super::gso;
+use bbr::Bbr;
 use quinn::congestion::{Controller, ControllerFactory};
 use quinn_proto::RttEstimator;
 use std::any::Any;
@@ -18,27 +20,28 @@ use std::sync::Arc;
 use std::time::Instant;
 use tracing::info;
 
-/// Packets that the peer may leave unacknowledged until its delay (25 ms) is over; QUIC itself says one.
+/// The peer may leave this many packets unacknowledged for up to its max_ack_delay of 25 ms; RFC
+/// 9000 recommends one.
 pub(super) const UNACKED_PACKETS: u32 = 10;
 
-/// Makes the controllers of new connections.
-pub(super) struct Modelled;
+/// Creates the controllers of new connections.
+pub(super) struct BbrFactory;
 
-impl ControllerFactory for Modelled {
+impl ControllerFactory for BbrFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Model::new(now, current_mtu))
+        Box::new(Bbr::new(now, current_mtu))
     }
 }
 
-/// Whether nothing but small packets arrives of what this end sends.
-pub(in crate::carrier) fn is_hole(connection: &quinn::Connection) -> bool {
-    let controller = connection.congestion_state().into_any().downcast::<Model>();
-    controller.is_ok_and(|model| model.is_hole())
+/// Whether only small packets of this end arrive at the peer.
+pub(in crate::carrier) fn is_black_hole(connection: &quinn::Connection) -> bool {
+    let controller = connection.congestion_state().into_any().downcast::<Bbr>();
+    controller.is_ok_and(|bbr| bbr.is_black_hole())
 }
 
-impl Controller for Model {
+impl Controller for Bbr {
     fn on_sent(&mut self, now: Instant, bytes: u64, _last_packet_number: u64) {
-        departure::announce(bytes, self.handle_sent(now, bytes));
+        gso::set_allowed(bytes, self.handle_sent(now, bytes));
     }
 
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _app_limited: bool, _rtt: &RttEstimator) {
@@ -46,12 +49,12 @@ impl Controller for Model {
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, _largest_acked: Option<u64>) {
-        let sent_joined = !self.sends_singly();
+        let sent_joined = !self.is_gso_disabled();
         self.handle_acks_end(now, in_flight, app_limited);
-        if sent_joined && self.sends_singly() {
+        if sent_joined && self.is_gso_disabled() {
             info!(
-                event = "singly",
-                "packets that leave joined do not arrive on a path: sending each alone"
+                event = "gso_disabled",
+                "batched packets (GSO) do not arrive on this path: sending each packet by itself"
             );
         }
     }
@@ -73,7 +76,7 @@ impl Controller for Model {
     }
 
     fn initial_window(&self) -> u64 {
-        model::INITIAL_WINDOW
+        bbr::INITIAL_WINDOW
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -1,24 +1,24 @@
-//! The model over an emulated bottleneck, in virtual time, paced as quinn paces.
+//! The controller over an emulated bottleneck, in virtual time, with quinn's pacing.
 
-use super::model::Model;
+use super::bbr::Bbr;
 use crate::clock;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 const MTU: u64 = 1452;
 
-/// A bottleneck with a queue before it.
+/// A bottleneck link and its queue.
 #[derive(Clone, Copy)]
 struct Path {
-    /// Bytes a second.
+    /// Bytes per second.
     rate: f64,
-    /// There and back, without the queue.
+    /// Round trip without the queue.
     rtt: Duration,
-    /// Most time in the queue.
+    /// Longest time in the queue.
     queue: Duration,
-    /// Each way, of a thousand.
+    /// Loss in each direction, in thousandths.
     loss: u64,
-    /// Most that a round trip takes longer of itself.
+    /// Largest random addition to the round trip.
     jitter: Duration,
 }
 
@@ -30,20 +30,20 @@ const FAST: Path = Path {
     jitter: Duration::ZERO,
 };
 
-/// What came of it, for the time after the first two seconds.
+/// Results, without the first two seconds.
 #[derive(Debug)]
 struct Seen {
-    /// Of the rate.
+    /// Delivered, as a share of the link's rate.
     share: f64,
-    /// Of what was sent.
+    /// Lost, as a share of what was sent.
     lost: f64,
     /// Mean time in the queue.
     queued: Duration,
 }
 
-/// A sender that always has more.
+/// A sender that always has more to send.
 struct Sender {
-    model: Model,
+    bbr: Bbr,
     in_flight: BTreeMap<u64, Instant>,
     next: u64,
     tokens: f64,
@@ -54,7 +54,7 @@ struct Sender {
 impl Sender {
     fn new(now: Instant) -> Sender {
         Sender {
-            model: Model::new(now, MTU as u16),
+            bbr: Bbr::new(now, MTU as u16),
             in_flight: BTreeMap::new(),
             next: 0,
             tokens: 0.0,
@@ -63,9 +63,9 @@ impl Sender {
         }
     }
 
-    /// The numbers of the packets that leave.
+    /// Sends what window and pacing allow, and returns the packet numbers.
     fn send(&mut self, now: Instant) -> Vec<u64> {
-        let window = self.model.window();
+        let window = self.bbr.window();
         let elapsed = (now - self.refilled).as_secs_f64();
         let burst = (window as f64 * 0.002 / self.smoothed).max(10.0 * MTU as f64);
         self.tokens = (self.tokens + window as f64 * 1.25 * elapsed / self.smoothed).min(burst);
@@ -73,7 +73,7 @@ impl Sender {
         let mut sent = vec![];
         while self.tokens >= MTU as f64 && (self.in_flight.len() as u64 + 1) * MTU <= window {
             self.tokens -= MTU as f64;
-            self.model.handle_sent(now, MTU);
+            self.bbr.handle_sent(now, MTU);
             self.in_flight.insert(self.next, now);
             sent.push(self.next);
             self.next += 1;
@@ -93,10 +93,10 @@ impl Sender {
                 let rtt = (now - sent).as_secs_f64();
                 self.smoothed = self.smoothed * 0.875 + rtt * 0.125;
             }
-            self.model.handle_ack(now, sent, MTU);
+            self.bbr.handle_ack(now, sent, MTU);
         }
         let in_flight = self.in_flight.len() as u64 * MTU;
-        self.model.handle_acks_end(now, in_flight, false);
+        self.bbr.handle_acks_end(now, in_flight, false);
         let lost: Vec<u64> = self
             .in_flight
             .range(..largest.saturating_sub(2))
@@ -104,20 +104,20 @@ impl Sender {
             .collect();
         if !lost.is_empty() {
             self.in_flight.retain(|number, _| !lost.contains(number));
-            self.model.handle_loss(lost.len() as u64 * MTU, false);
+            self.bbr.handle_loss(lost.len() as u64 * MTU, false);
         }
     }
 }
 
 fn chance(state: &mut u64) -> u64 {
-    // Marsaglia's xorshift, good enough for losses.
+    // Marsaglia's xorshift is good enough for losses.
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
     *state
 }
 
-/// Sends over the path for so many seconds; `change` may alter it at any time.
+/// Sends over the path for this many seconds. `change` may alter the path at any time.
 fn transfer(path: Path, seconds: u64, change: impl Fn(u64, &mut Path)) -> Seen {
     let start = clock::now();
     let (mut path, mut seed) = (path, 88_172_645_463_325_252);
@@ -182,7 +182,7 @@ fn ms(millis: u64) -> Duration {
 }
 
 #[test]
-fn a_path_is_filled_and_its_queue_is_not() {
+fn link_is_filled_without_filling_its_queue() {
     for (rtt, rate) in [
         (50, 12_500_000.0),
         (150, 12_500_000.0),
@@ -201,7 +201,7 @@ fn a_path_is_filled_and_its_queue_is_not() {
 }
 
 #[test]
-fn losses_of_the_path_cost_no_more_than_they_are() {
+fn random_losses_cost_no_more_than_their_share() {
     for loss in [10, 20, 50] {
         let seen = steady(Path { loss, ..FAST });
         assert!(seen.share > 0.95, "{loss} of 1000: {seen:?}");
@@ -209,7 +209,7 @@ fn losses_of_the_path_cost_no_more_than_they_are() {
 }
 
 #[test]
-fn a_short_queue_is_not_overrun() {
+fn short_queue_is_not_overflowed() {
     for queue in [2, 5, 10] {
         let seen = steady(Path {
             queue: ms(queue),
@@ -220,7 +220,7 @@ fn a_short_queue_is_not_overrun() {
 }
 
 #[test]
-fn round_trips_that_differ_of_themselves_do_not_starve_it() {
+fn jitter_does_not_reduce_throughput() {
     for jitter in [5, 20, 40] {
         let seen = steady(Path {
             jitter: ms(jitter),
@@ -231,7 +231,7 @@ fn round_trips_that_differ_of_themselves_do_not_starve_it() {
 }
 
 #[test]
-fn a_path_that_changes_is_learnt_anew() {
+fn model_adapts_to_a_changed_path() {
     let seen = transfer(FAST, 30, |at, path| {
         path.rate = if at < 5_000 { 3_000_000.0 } else { 12_500_000.0 }
     });
@@ -248,23 +248,23 @@ fn a_path_that_changes_is_learnt_anew() {
 
 #[test]
 fn losses_leave_room_for_ten_packets() {
-    let mut model = Model::new(clock::now(), 1200);
-    model.handle_loss(200 * 1200, true);
-    assert_eq!(model.window(), 12_000);
-    model.set_mtu(1452);
-    assert_eq!(model.window(), 14_520);
+    let mut bbr = Bbr::new(clock::now(), 1200);
+    bbr.handle_loss(200 * 1200, true);
+    assert_eq!(bbr.window(), 12_000);
+    bbr.set_mtu(1452);
+    assert_eq!(bbr.window(), 14_520);
 }
 
-/// A path that brings small packets, and of others those that it is told to, in round trips of 10 ms.
+/// A path with a round trip of 10 ms that delivers small packets, and full-size packets as told.
 struct Filter {
-    model: Model,
+    bbr: Bbr,
     now: Instant,
 }
 
 impl Filter {
     fn new() -> Filter {
         let mut filter = Filter {
-            model: Model::new(clock::now(), 1200),
+            bbr: Bbr::new(clock::now(), 1200),
             now: clock::now(),
         };
         for _ in 0..5 {
@@ -273,60 +273,61 @@ impl Filter {
         filter
     }
 
-    /// Sends four packets at once and a small one, and gives the window in packets at the end.
+    /// Sends four full-size packets at once and a small one. Returns the window in packets at the
+    /// end.
     fn round(&mut self, joined_arrive: bool, single_arrive: bool) -> u64 {
         let (sent, back) = (self.now, self.now + ms(10));
-        let joins = self.model.handle_sent(sent, 4 * 1200);
-        self.model.handle_sent(sent, 60);
+        let joins = self.bbr.handle_sent(sent, 4 * 1200);
+        self.bbr.handle_sent(sent, 60);
         let arrive = if joins { joined_arrive } else { single_arrive };
         for _ in (0..4).take_while(|_| arrive) {
-            self.model.handle_ack(back, sent, 1200);
+            self.bbr.handle_ack(back, sent, 1200);
         }
-        self.model.handle_ack(back, sent, 60);
-        self.model.handle_acks_end(back, 1200, false);
+        self.bbr.handle_ack(back, sent, 60);
+        self.bbr.handle_acks_end(back, 1200, false);
         if !arrive {
-            self.model.handle_loss(4 * 1200, false);
+            self.bbr.handle_loss(4 * 1200, false);
         }
         self.now = back;
-        self.model.window() / 1200
+        self.bbr.window() / 1200
     }
 }
 
 #[test]
-fn joined_packets_that_never_arrive_are_joined_no_more() {
+fn batches_are_disabled_if_none_arrives() {
     let mut filter = Filter::new();
     let mut rounds = 0;
-    while !filter.model.sends_singly() {
+    while !filter.bbr.is_gso_disabled() {
         filter.round(false, true);
         rounds += 1;
-        assert!(rounds <= 4, "three round trips, and the next tells of the last");
+        assert!(rounds <= 4, "three round trips, and one more to see the last");
     }
     let mut window = 0;
     for _ in 0..100 {
         window = filter.round(false, true);
     }
-    assert!(!filter.model.is_hole() && window > 10, "{window} packets");
+    assert!(!filter.bbr.is_black_hole() && window > 10, "{window} packets");
 }
 
 #[test]
-fn what_chance_takes_changes_nothing() {
+fn random_losses_do_not_disable_batches() {
     let mut filter = Filter::new();
     for _ in 0..200 {
         filter.round(false, true);
         filter.round(false, true);
         filter.round(true, true);
     }
-    assert!(!filter.model.sends_singly());
+    assert!(!filter.bbr.is_gso_disabled());
 }
 
 #[test]
-fn into_a_hole_goes_a_trickle_until_something_arrives() {
+fn black_hole_reduces_the_window_until_something_arrives() {
     let mut filter = Filter::new();
     for _ in 0..6 {
         filter.round(false, false);
     }
-    assert!(filter.model.is_hole());
-    assert_eq!(filter.model.window(), 3 * 1200);
+    assert!(filter.bbr.is_black_hole());
+    assert_eq!(filter.bbr.window(), 3 * 1200);
     filter.round(false, true);
-    assert!(!filter.model.is_hole() && filter.model.window() >= 10 * 1200);
+    assert!(!filter.bbr.is_black_hole() && filter.bbr.window() >= 10 * 1200);
 }

@@ -1,33 +1,33 @@
-//! UDP sockets as QUIC wants them.
+//! UDP sockets for QUIC.
 
-mod joining;
+mod batching;
 mod polled;
 #[cfg(test)]
 mod tests;
 
-pub(super) use polled::Polled;
+pub(super) use polled::PolledSocket;
 
-use joining::Joining;
+use batching::BatchingSocket;
 use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-/// Asked of the kernel, which grants what `net.core.rmem_max` allows. At 64 KiB bulk loses thousands of packets to
-/// an overflowing socket; at this, none (measured).
+/// Requested buffer size; the kernel grants up to `net.core.rmem_max`. With 64 KiB a bulk transfer
+/// loses thousands of packets in the socket buffer, with this size none (measured).
 const BUFFER: usize = 8 << 20;
 
-/// Binds a UDP socket with large buffers; an IPv6 one takes no IPv4.
+/// Binds a UDP socket with large buffers. An IPv6 socket receives no IPv4.
 ///
 /// # Errors
-/// As `bind(2)`.
+/// As bind(2).
 pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Less is slower, not wrong.
+    // Smaller buffers are slower, but work.
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
     socket.set_nonblocking(true)?;
@@ -35,7 +35,8 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// An endpoint on a bound socket, which listens if it is given a configuration for that. To be called in a tokio runtime.
+/// Creates an endpoint on a bound socket. It listens if `server` is given. Call it in a tokio
+/// runtime.
 ///
 /// # Errors
 /// The socket cannot be used.
@@ -44,19 +45,20 @@ pub(in crate::carrier) fn endpoint(
     config: EndpointConfig,
     server: Option<ServerConfig>,
 ) -> io::Result<Endpoint> {
-    endpoint_over(Polled::new(socket)?, config, server)
+    endpoint_over(PolledSocket::new(socket)?, config, server)
 }
 
-/// The same, on a socket that is watched already.
+/// The same, on a socket that is registered already.
 pub(super) fn endpoint_over(
-    socket: Arc<Polled>,
+    socket: Arc<PolledSocket>,
     config: EndpointConfig,
     server: Option<ServerConfig>,
 ) -> io::Result<Endpoint> {
-    Endpoint::new_with_abstract_socket(config, server, Joining::new(socket), Arc::new(TokioRuntime))
+    Endpoint::new_with_abstract_socket(config, server, BatchingSocket::new(socket), Arc::new(TokioRuntime))
 }
 
-/// The wildcard address of the family of `remote`: the kernel picks the source anew as routes change.
+/// The wildcard address of the same family as `remote`: the kernel selects the source address
+/// whenever routes change.
 pub(in crate::carrier) fn any_local(remote: SocketAddr) -> SocketAddr {
     let ip: IpAddr = if remote.is_ipv6() {
         Ipv6Addr::UNSPECIFIED.into()

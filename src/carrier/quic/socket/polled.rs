@@ -1,6 +1,8 @@
-//! A UDP socket that the runtime watches for what arrives, and for room only where there was none.
+//! A UDP socket registered with the runtime for reading, and for writing only after a send that did
+//! not fit.
 //!
-//! Watched for both, as runtimes do, a UDP socket has something to tell after each packet that has left it: half of all wake-ups.
+//! Registered for both, as runtimes do by default, a UDP socket becomes writable again after every
+//! packet it has sent: half of all wake-ups.
 
 use crate::descriptor::Pollable;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
@@ -16,37 +18,37 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tracing::debug;
 
-/// One socket.
+/// A UDP socket.
 #[derive(Debug)]
-pub(in crate::carrier::quic) struct Polled {
+pub(in crate::carrier::quic) struct PolledSocket {
     socket: Pollable,
     state: UdpSocketState,
-    /// The kernel had no room for what was to be sent last.
+    /// The last send did not fit into the send buffer.
     is_full: AtomicBool,
-    /// Nothing more is read.
-    is_deaf: AtomicBool,
+    /// Set by [`PolledSocket::stop_receiving`].
+    receive_stopped: AtomicBool,
 }
 
-impl Polled {
-    /// Must be called in a tokio runtime with I/O enabled.
-    pub(in crate::carrier::quic) fn new(socket: UdpSocket) -> io::Result<Arc<Polled>> {
-        Ok(Arc::new(Polled {
+impl PolledSocket {
+    /// Call it in a tokio runtime with I/O enabled.
+    pub(in crate::carrier::quic) fn new(socket: UdpSocket) -> io::Result<Arc<PolledSocket>> {
+        Ok(Arc::new(PolledSocket {
             state: UdpSocketState::new((&socket).into())?,
             socket: Pollable::new(socket.into(), Interest::READABLE)?,
             is_full: AtomicBool::new(false),
-            is_deaf: AtomicBool::new(false),
+            receive_stopped: AtomicBool::new(false),
         }))
     }
 
-    /// Reads nothing more, from the next read on. What is sent still goes out.
+    /// Receives nothing from the next read on. Sending still works.
     ///
-    /// A server half that another follows shares its socket with that one. What it read while it leaves would be lost: the
-    /// first attempts of its clients, which are left to the next one in the kernel's buffer instead.
-    pub(in crate::carrier::quic) fn end_hearing(&self) {
-        self.is_deaf.store(true, Ordering::Relaxed);
+    /// While a worker is being replaced, both workers share the socket. Packets of new clients that
+    /// the old worker received would be lost; they stay in the kernel's buffer for the new one.
+    pub(in crate::carrier::quic) fn stop_receiving(&self) {
+        self.receive_stopped.store(true, Ordering::Relaxed);
     }
 
-    fn watch_room(&self) -> io::Result<Pollable> {
+    fn watch_writable(&self) -> io::Result<Pollable> {
         Pollable::new(self.socket.as_fd().try_clone_to_owned()?, Interest::WRITABLE)
     }
 
@@ -56,9 +58,9 @@ impl Polled {
     }
 }
 
-impl AsyncUdpSocket for Polled {
+impl AsyncUdpSocket for PolledSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Room {
+        Box::pin(WritablePoller {
             socket: self,
             watched: None,
         })
@@ -77,7 +79,7 @@ impl AsyncUdpSocket for Polled {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        if self.is_deaf.load(Ordering::Relaxed) {
+        if self.receive_stopped.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
         loop {
@@ -88,14 +90,15 @@ impl AsyncUdpSocket for Polled {
             match received {
                 Ok(count) => {
                     if count < buffers.len() {
-                        // That was all: no need to ask once more. What has come since is told anew.
+                        // The buffer is empty, so that a further read would only return WouldBlock.
+                        // New packets make the socket readable again.
                         ready.clear_ready();
                     }
                     return Poll::Ready(Ok(count));
                 }
-                // For quinn it would be the end of every connection here.
+                // quinn would close every connection of this endpoint.
                 Err(error) => {
-                    debug!(%error, "a UDP socket could not be read");
+                    debug!(%error, "cannot receive from the UDP socket");
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -121,26 +124,27 @@ impl AsyncUdpSocket for Polled {
     }
 }
 
-/// Waits for room in a socket.
+/// Waits until the socket is writable.
 #[derive(Debug)]
-struct Room {
-    socket: Arc<Polled>,
-    /// The socket once more, for as long as there is no room.
+struct WritablePoller {
+    socket: Arc<PolledSocket>,
+    /// A duplicate of the socket, registered for writing, while the send buffer is full.
     watched: Option<Pollable>,
 }
 
-impl UdpPoller for Room {
+impl UdpPoller for WritablePoller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.socket.is_full.load(Ordering::Relaxed) {
             self.watched = None;
             return Poll::Ready(Ok(()));
         }
         if self.watched.is_none() {
-            match self.socket.watch_room() {
+            match self.socket.watch_writable() {
                 Ok(watched) => self.watched = Some(watched),
-                // No descriptor is left, for the moment. For quinn an error would be the end of the connection.
+                // No file descriptor is available right now. quinn would close the connection on an
+                // error.
                 Err(error) => {
-                    debug!(%error, "a UDP socket that is full cannot be watched");
+                    debug!(%error, "cannot wait until the UDP socket is writable");
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }

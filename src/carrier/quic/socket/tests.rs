@@ -1,6 +1,6 @@
-use super::joining::{Joining, PIECE};
-use super::{Polled, bind};
-use crate::carrier::quic::departure;
+use super::batching::{BatchingSocket, SEGMENTS_PER_TRANSMIT};
+use super::{PolledSocket, bind};
+use crate::carrier::quic::gso;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use std::future::poll_fn;
@@ -15,23 +15,23 @@ use tokio::time::timeout;
 
 const PACKET: usize = 1000;
 
-/// What left a socket in one call: to which port, and all bytes.
+/// One call of the socket: destination port, and all bytes.
 type Sent = (u16, Vec<u8>);
 
-/// A socket that only notes what is sent.
+/// A socket that records what is sent.
 #[derive(Debug, Default)]
-struct Notebook {
+struct RecordingSocket {
     sent: Mutex<Vec<Sent>>,
     is_full: AtomicBool,
 }
 
-impl Notebook {
+impl RecordingSocket {
     fn sent(&self) -> Vec<Sent> {
         std::mem::take(&mut self.sent.lock().unwrap())
     }
 }
 
-impl AsyncUdpSocket for Notebook {
+impl AsyncUdpSocket for RecordingSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Box::pin(Always(self))
     }
@@ -59,7 +59,7 @@ impl AsyncUdpSocket for Notebook {
 }
 
 #[derive(Debug)]
-struct Always(Arc<Notebook>);
+struct Always(Arc<RecordingSocket>);
 
 impl UdpPoller for Always {
     fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -80,28 +80,28 @@ impl Wake for Count {
     }
 }
 
-struct Stand {
-    notebook: Arc<Notebook>,
-    joining: Arc<Joining>,
+struct Fixture {
+    socket: Arc<RecordingSocket>,
+    batching: Arc<BatchingSocket>,
     woken: Arc<Count>,
 }
 
-impl Stand {
-    fn new() -> Stand {
-        let notebook = Arc::new(Notebook::default());
-        let stand = Stand {
-            joining: Joining::new(notebook.clone()),
-            notebook,
+impl Fixture {
+    fn new() -> Fixture {
+        let socket = Arc::new(RecordingSocket::default());
+        let fixture = Fixture {
+            batching: BatchingSocket::new(socket.clone()),
+            socket,
             woken: Arc::default(),
         };
-        stand.endpoint_turn();
-        stand
+        fixture.endpoint_turn();
+        fixture
     }
 
     fn endpoint_turn(&self) {
         let waker = Waker::from(self.woken.clone());
         let polled = self
-            .joining
+            .batching
             .poll_recv(&mut Context::from_waker(&waker), &mut [], &mut []);
         assert!(polled.is_pending());
     }
@@ -110,9 +110,9 @@ impl Stand {
         self.woken.0.swap(0, Ordering::Relaxed) > 0
     }
 
-    /// Packets of which the last may be shorter.
+    /// Sends packets of equal size; the last may be shorter.
     fn try_send(&self, port: u16, contents: &[u8]) -> io::Result<()> {
-        self.joining.try_send(&Transmit {
+        self.batching.try_send(&Transmit {
             destination: (Ipv4Addr::LOCALHOST, port).into(),
             ecn: None,
             contents,
@@ -123,7 +123,7 @@ impl Stand {
 
     fn send(&self, port: u16, fill: u8, len: usize) -> Vec<u8> {
         let contents = vec![fill; len];
-        self.try_send(port, &contents).expect("it is taken");
+        self.try_send(port, &contents).expect("it is accepted");
         contents
     }
 
@@ -139,105 +139,110 @@ impl Stand {
 }
 
 #[test]
-fn full_pieces_leave_together_and_in_order() {
-    let stand = Stand::new();
-    assert_eq!(stand.joining.max_transmit_segments(), PIECE, "quinn's pieces are ours");
-    let pieces = [1, 2, 3].map(|fill| stand.send(9, fill, PIECE * PACKET));
-    assert_eq!(stand.notebook.sent(), [], "more may follow");
-    let last = stand.send(9, 4, 3 * PACKET + 7);
+fn full_transmits_are_sent_together_and_in_order() {
+    let fixture = Fixture::new();
+    assert_eq!(
+        fixture.batching.max_transmit_segments(),
+        SEGMENTS_PER_TRANSMIT,
+        "quinn's transmits are as large as ours"
+    );
+    let pieces = [1, 2, 3].map(|fill| fixture.send(9, fill, SEGMENTS_PER_TRANSMIT * PACKET));
+    assert_eq!(fixture.socket.sent(), [], "more may follow");
+    let last = fixture.send(9, 4, 3 * PACKET + 7);
     let all = [&pieces.concat()[..], &last].concat();
-    assert_eq!(stand.notebook.sent(), [(9, all)]);
+    assert_eq!(fixture.socket.sent(), [(9, all)]);
 }
 
 #[test]
-fn what_is_no_full_piece_leaves_at_once() {
-    let stand = Stand::new();
-    let key = stand.send(9, 1, 60);
-    assert_eq!(stand.notebook.sent(), [(9, key)]);
-    let piece = stand.send(9, 2, PIECE * PACKET);
-    let key = stand.send(9, 3, 60);
-    assert_eq!(stand.notebook.sent(), [(9, [piece, key].concat())]);
+fn partial_transmit_is_sent_immediately() {
+    let fixture = Fixture::new();
+    let key = fixture.send(9, 1, 60);
+    assert_eq!(fixture.socket.sent(), [(9, key)]);
+    let piece = fixture.send(9, 2, SEGMENTS_PER_TRANSMIT * PACKET);
+    let key = fixture.send(9, 3, 60);
+    assert_eq!(fixture.socket.sent(), [(9, [piece, key].concat())]);
 }
 
 #[test]
-fn the_endpoint_is_woken_for_what_is_held_and_sends_it_at_its_second_turn() {
-    let stand = Stand::new();
-    let piece = stand.send(9, 1, PIECE * PACKET);
-    assert!(stand.is_woken());
-    stand.endpoint_turn();
-    assert!(stand.is_woken() && stand.notebook.sent().is_empty());
-    stand.endpoint_turn();
-    assert_eq!(stand.notebook.sent(), [(9, piece)]);
-    stand.endpoint_turn();
-    assert!(!stand.is_woken(), "nothing is held");
+fn endpoint_is_woken_and_sends_the_batch_at_its_second_poll() {
+    let fixture = Fixture::new();
+    let piece = fixture.send(9, 1, SEGMENTS_PER_TRANSMIT * PACKET);
+    assert!(fixture.is_woken());
+    fixture.endpoint_turn();
+    assert!(fixture.is_woken() && fixture.socket.sent().is_empty());
+    fixture.endpoint_turn();
+    assert_eq!(fixture.socket.sent(), [(9, piece)]);
+    fixture.endpoint_turn();
+    assert!(!fixture.is_woken(), "nothing is pending");
 }
 
 #[test]
-fn only_what_is_alike_leaves_together_and_no_more_than_fits_one_call() {
-    let stand = Stand::new();
-    let first = stand.send(9, 1, PIECE * PACKET);
-    let other = stand.send(8, 2, PIECE * PACKET);
-    assert_eq!(stand.notebook.sent(), [(9, first)]);
-    let longer = stand.send(8, 3, PACKET + 1);
-    // Two packets, of which the last is short: they may follow. A single longer one may not.
-    assert_eq!(stand.notebook.sent(), [(8, [other, longer].concat())]);
+fn only_equal_packets_are_batched_up_to_the_limit_of_a_call() {
+    let fixture = Fixture::new();
+    let first = fixture.send(9, 1, SEGMENTS_PER_TRANSMIT * PACKET);
+    let other = fixture.send(8, 2, SEGMENTS_PER_TRANSMIT * PACKET);
+    assert_eq!(fixture.socket.sent(), [(9, first)]);
+    let longer = fixture.send(8, 3, PACKET + 1);
+    // Two packets, of which the last is short, may follow. A single longer one may not.
+    assert_eq!(fixture.socket.sent(), [(8, [other, longer].concat())]);
     for fill in 0..17 {
-        stand.send(9, fill, PIECE * PACKET);
+        fixture.send(9, fill, SEGMENTS_PER_TRANSMIT * PACKET);
     }
-    let sent = stand.notebook.sent();
+    let sent = fixture.socket.sent();
     assert_eq!(sent.len(), 1);
     assert_eq!(sent[0].1.len(), 64 * PACKET);
 }
 
 #[test]
-fn what_may_not_be_joined_leaves_packet_by_packet_behind_what_is_held() {
-    let stand = Stand::new();
-    let first = stand.send(9, 1, PIECE * PACKET);
+fn packets_that_may_not_be_batched_are_sent_singly_after_the_pending_batch() {
+    let fixture = Fixture::new();
+    let first = fixture.send(9, 1, SEGMENTS_PER_TRANSMIT * PACKET);
     let len = 3 * PACKET + 7;
-    departure::announce(len as u64, false);
-    let alone = stand.send(9, 2, len);
+    gso::set_allowed(len as u64, false);
+    let alone = fixture.send(9, 2, len);
     let singles = alone.chunks(PACKET).map(|packet| (9, packet.to_vec()));
     let all: Vec<Sent> = [(9, first)].into_iter().chain(singles).collect();
-    assert_eq!(stand.notebook.sent(), all);
-    // The word is of one transmit alone.
-    let other = stand.send(9, 3, 2 * PACKET);
-    assert_eq!(stand.notebook.sent(), [(9, other)]);
+    assert_eq!(fixture.socket.sent(), all);
+    // The permission covers one transmit only.
+    let other = fixture.send(9, 3, 2 * PACKET);
+    assert_eq!(fixture.socket.sent(), [(9, other)]);
 }
 
 #[test]
-fn without_an_endpoint_nothing_is_held() {
-    let notebook = Arc::new(Notebook::default());
-    let stand = Stand {
-        joining: Joining::new(notebook.clone()),
-        notebook,
+fn without_an_endpoint_nothing_is_batched() {
+    let socket = Arc::new(RecordingSocket::default());
+    let fixture = Fixture {
+        batching: BatchingSocket::new(socket.clone()),
+        socket,
         woken: Arc::default(),
     };
-    let piece = stand.send(9, 1, PIECE * PACKET);
-    assert_eq!(stand.notebook.sent(), [(9, piece)]);
+    let piece = fixture.send(9, 1, SEGMENTS_PER_TRANSMIT * PACKET);
+    assert_eq!(fixture.socket.sent(), [(9, piece)]);
 }
 
 #[test]
-fn what_the_kernel_has_no_room_for_leaves_later_and_whole() {
-    let stand = Stand::new();
-    let piece = stand.send(9, 1, PIECE * PACKET);
-    stand.notebook.is_full.store(true, Ordering::Relaxed);
-    let key = stand.send(9, 2, 60);
-    stand.endpoint_turn();
-    stand.endpoint_turn();
-    assert_eq!(stand.notebook.sent(), []);
-    assert!(!stand.takes(8, 60));
-    // Nor may anything follow a short one: whoever cuts it up counts bytes.
-    assert!(!stand.takes(9, 60) && !stand.takes(9, PIECE * PACKET));
-    stand.notebook.is_full.store(false, Ordering::Relaxed);
-    stand.endpoint_turn();
-    assert_eq!(stand.notebook.sent(), [(9, [piece, key].concat())]);
+fn packets_that_do_not_fit_the_socket_buffer_are_sent_later() {
+    let fixture = Fixture::new();
+    let piece = fixture.send(9, 1, SEGMENTS_PER_TRANSMIT * PACKET);
+    fixture.socket.is_full.store(true, Ordering::Relaxed);
+    let key = fixture.send(9, 2, 60);
+    fixture.endpoint_turn();
+    fixture.endpoint_turn();
+    assert_eq!(fixture.socket.sent(), []);
+    assert!(!fixture.takes(8, 60));
+    // Nothing may follow a short packet: the kernel splits the batch at multiples of the packet
+    // size.
+    assert!(!fixture.takes(9, 60) && !fixture.takes(9, SEGMENTS_PER_TRANSMIT * PACKET));
+    fixture.socket.is_full.store(false, Ordering::Relaxed);
+    fixture.endpoint_turn();
+    assert_eq!(fixture.socket.sent(), [(9, [piece, key].concat())]);
 }
 
 #[tokio::test]
-async fn a_polled_socket_hears_every_packet_and_finds_room_again() {
+async fn polled_socket_receives_every_packet_and_becomes_writable_again() {
     let here = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let there = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let polled = Polled::new(here).unwrap();
+    let polled = PolledSocket::new(here).unwrap();
     let address = polled.local_addr().unwrap();
     let mut buffer = vec![0; 2000];
     for round in 0..50u8 {
@@ -246,7 +251,7 @@ async fn a_polled_socket_hears_every_packet_and_finds_room_again() {
         let heard = poll_fn(|cx| polled.poll_recv(cx, &mut [IoSliceMut::new(&mut buffer)], &mut meta));
         let count = timeout(Duration::from_secs(5), heard)
             .await
-            .expect("it is heard")
+            .expect("the packet is received")
             .unwrap();
         assert_eq!((count, meta[0].len, buffer[0]), (1, 3, round));
     }

@@ -1,4 +1,4 @@
-//! The exchange with an HTTP proxy: one request, one answer.
+//! The HTTP CONNECT request and its response.
 
 use std::io;
 
@@ -11,16 +11,16 @@ use super::ProxyFault;
 use super::url::Credentials;
 use crate::wire::PeerText;
 
-/// Most bytes of an answer's header: what servers themselves take.
-const LONGEST_HEADER: usize = 16 * 1024;
+/// Largest response header, as most servers allow.
+const MAX_HEADER_LEN: usize = 16 * 1024;
 
-/// Most lines of it.
-const MOST_LINES: usize = 128;
+/// Most header lines.
+const MAX_LINES: usize = 128;
 
-/// Most characters of the reason given on.
-const LONGEST_REASON: usize = 80;
+/// Most characters of a reason phrase in an error.
+const MAX_REASON_CHARS: usize = 80;
 
-/// Asks for a tunnel, and takes exactly the answer's header off the stream.
+/// Requests a tunnel, and reads exactly the response header from the stream.
 pub(super) async fn connect(
     stream: &mut TcpStream,
     credentials: Option<&Credentials>,
@@ -30,13 +30,13 @@ pub(super) async fn connect(
     let request = request(credentials, host, port);
     stream.write_all(&request).await.map_err(ProxyFault::Broken)?;
     let header = read_header(stream).await?;
-    let mut lines = [httparse::EMPTY_HEADER; MOST_LINES];
+    let mut lines = [httparse::EMPTY_HEADER; MAX_LINES];
     let mut answer = httparse::Response::new(&mut lines);
     let parsed = answer.parse(&header);
-    let status = answer.code.filter(|_| parsed.is_ok()).ok_or(GARBAGE)?;
+    let status = answer.code.filter(|_| parsed.is_ok()).ok_or(INVALID_RESPONSE)?;
     match status {
         200..=299 => Ok(()),
-        // tinyproxy says 401.
+        // tinyproxy sends 401.
         401 | 407 => Err(wanted(status, answer.headers, credentials.is_some())),
         403 | 405 => Err(ProxyFault::Forbidden {
             host: host.to_owned(),
@@ -51,13 +51,13 @@ pub(super) async fn connect(
     }
 }
 
-/// What is wrong with the credentials, `given` or not (RFC 9110 section 11.7.1).
+/// Why the proxy rejected the request; `given`: it had credentials (RFC 9110 section 11.7.1).
 fn wanted(status: u16, headers: &[httparse::Header<'_>], given: bool) -> ProxyFault {
     let challenges = headers.iter().filter(|header| {
         let is_named = |name| header.name.eq_ignore_ascii_case(name);
         is_named("Proxy-Authenticate") || is_named("WWW-Authenticate")
     });
-    // Of a list of challenges and their parameters, the words that are no parameters.
+    // The authentication schemes among a list of challenges and parameters.
     let words = challenges.flat_map(|header| header.value.split(|byte| *byte == b','));
     let words = words.filter_map(|part| part.trim_ascii().split(|byte| *byte == b' ').next());
     let schemes: Vec<String> = words
@@ -75,7 +75,7 @@ fn wanted(status: u16, headers: &[httparse::Header<'_>], given: bool) -> ProxyFa
     }
 }
 
-const GARBAGE: ProxyFault = ProxyFault::Garbage("HTTP");
+const INVALID_RESPONSE: ProxyFault = ProxyFault::InvalidResponse("HTTP");
 
 fn request(credentials: Option<&Credentials>, host: &str, port: u16) -> Zeroizing<Vec<u8>> {
     let target = if host.contains(':') {
@@ -98,11 +98,11 @@ fn request(credentials: Option<&Credentials>, host: &str, port: u16) -> Zeroizin
     Zeroizing::new(request)
 }
 
-/// Reads up to the empty line and not one byte further: what follows is the far end's.
+/// Reads up to the empty line and no further: what follows comes from the target.
 async fn read_header(stream: &mut TcpStream) -> Result<Vec<u8>, ProxyFault> {
     let mut header = Vec::new();
     let mut chunk = [0; 1024];
-    while header.len() < LONGEST_HEADER {
+    while header.len() < MAX_HEADER_LEN {
         let seen = stream.peek(&mut chunk).await.map_err(ProxyFault::Broken)?;
         if seen == 0 {
             return Err(ProxyFault::Broken(io::ErrorKind::UnexpectedEof.into()));
@@ -120,10 +120,10 @@ async fn read_header(stream: &mut TcpStream) -> Result<Vec<u8>, ProxyFault> {
             return Ok(header);
         }
     }
-    Err(GARBAGE)
+    Err(INVALID_RESPONSE)
 }
 
-/// Just behind the first empty line; a bare line feed ends a line too (RFC 9112 section 2.2).
+/// Just behind the first empty line. A line may end with a bare line feed (RFC 9112 section 2.2).
 fn end_of_header(bytes: &[u8]) -> Option<usize> {
     let mut line_start = 0;
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
@@ -136,7 +136,7 @@ fn end_of_header(bytes: &[u8]) -> Option<usize> {
 }
 
 fn shortened(reason: &str) -> PeerText {
-    reason.chars().take(LONGEST_REASON).collect::<String>().into()
+    reason.chars().take(MAX_REASON_CHARS).collect::<String>().into()
 }
 
 #[cfg(test)]
@@ -145,14 +145,14 @@ mod tests {
 
     use super::*;
 
-    /// What comes of an answer, and what is left on the stream behind it.
+    /// The result for this response, and the bytes left on the stream.
     async fn answered(pieces: &[&[u8]]) -> (Result<(), ProxyFault>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut proxy, _) = listener.accept().await.unwrap();
         let answer = async {
             for piece in pieces {
-                // A proxy that is not read to the end sees a reset.
+                // If the client closes early, the proxy sees a reset.
                 let _ = proxy.write_all(piece).await;
                 tokio::task::yield_now().await;
             }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn not_one_byte_behind_the_answer_is_taken() {
+    async fn no_byte_after_the_response_is_read() {
         for pieces in [
             &[b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\nSSH-2.0-".as_slice()][..],
             &[b"HTTP/1.0 200 Connection established\r\n\r", b"\nSSH-2.0-"],
@@ -179,18 +179,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_in_the_proxys_own_words() {
+    async fn refusal_contains_the_reason_phrase_of_the_proxy() {
         let told = |result: Result<(), ProxyFault>| result.unwrap_err().to_string();
         let (result, _) = answered(&[b"HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\n<html>..."]).await;
         assert_eq!(told(result), "it answered 503 Busy");
         let (result, _) = answered(&[b"HTTP/1.1 403 Filtered\r\n\r\n"]).await;
-        assert_eq!(told(result), "it lets no tunnel go to host:443: 403 Filtered");
+        assert_eq!(told(result), "it does not allow a tunnel to host:443: 403 Filtered");
         let (result, _) = answered(&[b"HTTP/1.1 502\r\n\r\n"]).await;
         assert!(matches!(result, Err(ProxyFault::Status { status: 502, .. })));
     }
 
     #[test]
-    fn what_a_proxy_wants_to_know_the_user_by_is_told() {
+    fn required_authentication_schemes_are_reported() {
         let wanted = |lines: &[(&str, &str)], given| {
             let headers = lines.iter().map(|(name, value)| httparse::Header {
                 name,
@@ -201,16 +201,16 @@ mod tests {
         let digest = ("Proxy-Authenticate", "Digest realm=\"a\", nonce=\"x\", qop=\"auth\"");
         let basic = ("proxy-authenticate", "Basic realm=\"a\"");
         let both = ("Proxy-Authenticate", "Negotiate, NTLM");
-        assert!(wanted(&[digest], true).starts_with("it wants credentials by Digest"));
-        assert!(wanted(&[both], false).starts_with("it wants credentials by Negotiate, NTLM (407)"));
+        assert!(wanted(&[digest], true).starts_with("it requires Digest"));
+        assert!(wanted(&[both], false).starts_with("it requires Negotiate, NTLM authentication (407)"));
         for lines in [&[digest, basic][..], &[basic], &[]] {
             assert!(wanted(lines, true).starts_with("it refused the user name"));
-            assert!(wanted(lines, false).starts_with("it wants credentials, and none were given"));
+            assert!(wanted(lines, false).starts_with("it requires credentials, and none"));
         }
     }
 
     #[tokio::test]
-    async fn what_is_no_answer_is_no_tunnel() {
+    async fn invalid_response_opens_no_tunnel() {
         let endless = [b"HTTP/1.1 200 OK\r\n".as_slice(), &b"A: b\r\n".repeat(4000)].concat();
         let many = [b"HTTP/1.1 200 OK\r\n".as_slice(), &b"A: b\r\n".repeat(200), b"\r\n"].concat();
         for garbage in [
@@ -220,7 +220,7 @@ mod tests {
             &many,
         ] {
             let (result, _) = answered(&[garbage]).await;
-            assert!(matches!(result, Err(ProxyFault::Garbage("HTTP"))), "{result:?}");
+            assert!(matches!(result, Err(ProxyFault::InvalidResponse("HTTP"))), "{result:?}");
         }
         let (result, _) = answered(&[b"HTTP/1.1 200 OK\r\n"]).await;
         assert!(matches!(result, Err(ProxyFault::Broken(_))), "{result:?}");

@@ -1,4 +1,5 @@
-//! Which hosts are reached through a proxy: as the environment says, with curl's rules, or as configured.
+//! Which hosts are reached through a proxy: from the configuration, or from the environment with
+//! curl's rules.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -8,23 +9,23 @@ use thiserror::Error;
 
 use super::{Proxy, ProxyUrlError};
 
-/// Most entries of `NO_PROXY` that are looked at.
-const MOST_EXEMPT: usize = 1000;
+/// Most entries of `NO_PROXY` that are used.
+const MAX_EXEMPT: usize = 1000;
 
-/// One proxy for every host, or for all but some, or none at all.
+/// A proxy for every host, for all but some hosts, or for none.
 #[derive(Clone, Debug, Default)]
 pub struct ProxyRules {
     proxy: Option<Proxy>,
     exempt: Vec<Exempt>,
 }
 
-/// A variable of the environment names no proxy.
+/// An environment variable does not contain a valid proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{variable} cannot be used")]
 pub struct EnvironmentError {
     /// The variable.
     pub variable: &'static str,
-    /// Why.
+    /// The cause.
     #[source]
     pub source: ProxyUrlError,
 }
@@ -43,14 +44,15 @@ impl ProxyRules {
         }
     }
 
-    /// As the environment says: the first that is set and not empty of `https_proxy`, `HTTPS_PROXY`, `all_proxy` and
-    /// `ALL_PROXY`, less the hosts of `no_proxy` or `NO_PROXY`.
+    /// From the environment: the first non-empty one of `https_proxy`, `HTTPS_PROXY`, `all_proxy`
+    /// and `ALL_PROXY`, except for the hosts in `no_proxy` or `NO_PROXY`.
     ///
-    /// Those are parted by commas or blanks: `*` is every host; a name is itself and all below it, with or without a
-    /// leading dot; an address is itself, with `/BITS` its network. `:PORT` after any limits it to that port.
+    /// These are separated by commas or whitespace. `*` matches every host; a name matches itself
+    /// and its subdomains, with or without a leading dot; an address matches itself, or with
+    /// `/BITS` its network. `:PORT` after any of these limits it to that port.
     ///
     /// # Errors
-    /// The variable that counts holds no proxy that we know.
+    /// The variable that is used does not contain a supported proxy.
     pub fn from_environment(look: impl Fn(&str) -> Option<String>) -> Result<ProxyRules, EnvironmentError> {
         let set = |variable: &&'static str| {
             let value = look(variable).unwrap_or_default();
@@ -69,7 +71,7 @@ impl ProxyRules {
         })
     }
 
-    /// The proxy for this host and port; `None` is none. `host` is a name or an address without brackets.
+    /// The proxy for this host and port, if any. `host` is a name or an address without brackets.
     pub fn proxy_for(&self, host: &str, port: u16) -> Option<&Proxy> {
         let host = host.strip_suffix('.').unwrap_or(host);
         let address = host.parse::<IpAddr>().ok();
@@ -78,7 +80,7 @@ impl ProxyRules {
     }
 }
 
-/// As configured: a proxy, or `direct`.
+/// From the configuration: a proxy, or `direct`.
 impl FromStr for ProxyRules {
     type Err = ProxyUrlError;
 
@@ -108,17 +110,17 @@ enum Hosts {
 fn read_exempt(text: &str) -> Vec<Exempt> {
     let entries = text.split(|c: char| c == ',' || c.is_whitespace());
     let entries = entries.filter(|entry| !entry.is_empty());
-    entries.take(MOST_EXEMPT).map(Exempt::read).collect()
+    entries.take(MAX_EXEMPT).map(Exempt::read).collect()
 }
 
 impl Exempt {
-    /// What is neither is taken for a name, which then is nobody's.
+    /// Anything else is stored as a name, which matches no host.
     fn read(entry: &str) -> Exempt {
         let whole = Exempt {
             hosts: Hosts::read(entry),
             port: None,
         };
-        // `::1` and `fe80::/10` have colons of their own.
+        // `::1` and `fe80::/10` contain colons.
         if matches!(whole.hosts, Hosts::Network(_)) {
             return whole;
         }
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_variable_that_says_something_counts() {
+    fn first_non_empty_variable_is_used() {
         assert_eq!(proxy_of(&[]), None);
         assert_eq!(
             proxy_of(&[("https_proxy", ""), ("ALL_PROXY", "d")]).as_deref(),
@@ -209,12 +211,12 @@ mod tests {
         for (count, wanted) in [(1, "d"), (2, "c"), (3, "b"), (4, "a")] {
             assert_eq!(proxy_of(&all[..count]), Some(format!("http://{wanted}:1080")));
         }
-        // Only ours: `http_proxy` is for plain HTTP.
+        // `http_proxy` is for plain HTTP only.
         assert_eq!(proxy_of(&[("http_proxy", "a")]), None);
     }
 
     #[test]
-    fn a_variable_that_cannot_be_used_is_named_without_what_it_holds() {
+    fn invalid_variable_is_reported_without_its_value() {
         let error = rules(&[("ALL_PROXY", "https://u:secret@proxy")]).unwrap_err();
         assert_eq!(error.to_string(), "ALL_PROXY cannot be used");
         assert_eq!(error.source, ProxyUrlError::Https);
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_limits_its_entry() {
+    fn port_limits_a_no_proxy_entry() {
         assert!(is_direct("example.org:443", "a.example.org", 443));
         assert!(!is_direct("example.org:443", "a.example.org", 444));
         assert!(is_direct("[::1]:443", "::1", 443) && !is_direct("[::1]:443", "::1", 444));
@@ -255,12 +257,12 @@ mod tests {
         assert!(is_direct("192.168.1.7/16", "192.168.200.1", 1));
         assert!(is_direct("fe80::/10", "fe81::1", 1) && !is_direct("fe80::/10", "2001::1", 1));
         assert!(is_direct("127.0.0.0/8", "::ffff:127.0.0.1", 1));
-        // A name is never an address: "10.0.0.1" covers no host "a.10.0.0.1".
+        // A name never matches an address: "10.0.0.1" does not match the host "a.10.0.0.1".
         assert!(!is_direct("0.0.1", "10.0.0.1", 1) && !is_direct("10.0.0.1/99", "10.0.0.1", 1));
     }
 
     #[test]
-    fn a_configured_proxy_is_for_every_host_and_direct_is_none() {
+    fn configured_proxy_is_used_for_every_host_and_direct_for_none() {
         let rules: ProxyRules = "socks5h://proxy".parse().unwrap();
         assert!(rules.proxy_for("localhost", 22).is_some());
         let rules: ProxyRules = "direct".parse().unwrap();

@@ -1,4 +1,4 @@
-//! The exchange with a SOCKS5 proxy.
+//! The SOCKS5 protocol.
 
 use std::fmt;
 use std::io;
@@ -17,17 +17,17 @@ const VERSION: u8 = 5;
 const NO_CREDENTIALS: u8 = 0;
 const PASSWORD: u8 = 2;
 
-// Commands and types of address (sections 4 and 5).
+// Commands and address types (sections 4 and 5).
 const CONNECT: u8 = 1;
 const IPV4: u8 = 1;
 const NAME: u8 = 3;
 const IPV6: u8 = 4;
 
-/// The version of the exchange of RFC 1929, and its only good answer.
+/// The version of the subnegotiation of RFC 1929, and its success status.
 const PASSWORD_VERSION: u8 = 1;
 const ACCEPTED: u8 = 0;
 
-const GARBAGE: ProxyFault = ProxyFault::Garbage("SOCKS5");
+const INVALID_RESPONSE: ProxyFault = ProxyFault::InvalidResponse("SOCKS5");
 
 /// Where the proxy should connect to.
 pub(super) enum Target<'a> {
@@ -37,7 +37,7 @@ pub(super) enum Target<'a> {
 }
 
 impl Target<'_> {
-    /// The host as it is; the proxy looks names up.
+    /// Names are passed to the proxy.
     pub(super) fn of(host: &str, port: u16) -> Result<Target<'_>, ProxyFault> {
         match host.parse::<IpAddr>() {
             Ok(address) => Ok(Target::Address((address, port).into())),
@@ -47,7 +47,7 @@ impl Target<'_> {
     }
 }
 
-/// What a SOCKS proxy says (RFC 1928 section 6). Never 0, success.
+/// The reply code of a SOCKS proxy (RFC 1928 section 6), except 0 for success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocksReply(pub u8);
 
@@ -67,7 +67,7 @@ impl fmt::Display for SocksReply {
     }
 }
 
-/// Asks for a connection, and takes exactly the answers off the stream.
+/// Requests a connection, and reads exactly the replies from the stream.
 pub(super) async fn connect(
     stream: &mut TcpStream,
     credentials: Option<&Credentials>,
@@ -82,14 +82,14 @@ pub(super) async fn connect(
         ([VERSION, NO_CREDENTIALS], _) => {}
         ([VERSION, PASSWORD], Some(credentials)) => log_in(stream, credentials).await?,
         ([VERSION, _], _) => return Err(ProxyFault::WantsCredentials),
-        _ => return Err(GARBAGE),
+        _ => return Err(INVALID_RESPONSE),
     }
     send(stream, &request(target)).await?;
     let [version, reply, _reserved, kind] = read(stream).await?;
     match (version, reply) {
         (VERSION, 0) => read_bound_address(stream, kind).await,
         (VERSION, reply) => Err(ProxyFault::Socks(SocksReply(reply))),
-        _ => Err(GARBAGE),
+        _ => Err(INVALID_RESPONSE),
     }
 }
 
@@ -133,13 +133,13 @@ fn request(target: &Target<'_>) -> Vec<u8> {
     request
 }
 
-/// Where the proxy connected from: nothing to us, but it stands before the far end's first byte.
+/// The proxy's own address is not needed, but must be read before the target's first byte.
 async fn read_bound_address(stream: &mut TcpStream, kind: u8) -> Result<(), ProxyFault> {
     let length = match kind {
         IPV4 => 4,
         IPV6 => 16,
         NAME => usize::from(read::<1>(stream).await?[0]),
-        _ => return Err(GARBAGE),
+        _ => return Err(INVALID_RESPONSE),
     };
     let mut address = [0; 255 + 2];
     let with_port = &mut address[..length + 2];
@@ -164,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes of these answers, what the proxy was sent, and what is left on the stream.
+    /// The result for these replies, what the proxy received, and what is left on the stream.
     async fn answered(
         answer: &[u8],
         credentials: Option<&Credentials>,
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_refusal_says_whose_it_is() {
+    async fn every_quota_refusal_has_the_right_code() {
         let target = || Target::of("host", 443).unwrap();
         let (result, ..) = answered(b"\x05\xff", None, target()).await;
         assert!(matches!(result, Err(ProxyFault::WantsCredentials)));
@@ -229,7 +229,7 @@ mod tests {
         ] {
             let (result, ..) = answered(garbage, None, target()).await;
             assert!(
-                matches!(result, Err(ProxyFault::Garbage("SOCKS5"))),
+                matches!(result, Err(ProxyFault::InvalidResponse("SOCKS5"))),
                 "{garbage:?}: {result:?}"
             );
         }
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_does_not_fit_is_not_cut() {
+    fn name_that_does_not_fit_is_not_truncated() {
         assert!(matches!(Target::of(&"a".repeat(256), 1), Err(ProxyFault::Host { .. })));
         assert!(Target::of(&"a".repeat(255), 1).is_ok());
     }

@@ -1,4 +1,4 @@
-//! Proxies as they are written: `http://user:password@proxy:3128`.
+//! Proxy URLs: `http://user:password@proxy:3128`.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -8,13 +8,14 @@ use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// What curl takes where no port is written, whatever the scheme.
+/// curl's default port, for every scheme.
 const DEFAULT_PORT: u16 = 1080;
 
 /// A proxy: `[SCHEME://][USER[:PASSWORD]@]HOST[:PORT]`.
 ///
-/// Schemes are `http` (CONNECT; also where none is written), `socks5` (we look the host up) and `socks5h` (the proxy
-/// does). User name and password are percent-encoded. Without a port it is 1080, as curl has it.
+/// Schemes: `http` (CONNECT, the default), `socks5` (names are resolved locally) and `socks5h` (the
+/// proxy resolves names). User name and password are percent-encoded. The default port is 1080, as
+/// in curl.
 #[derive(Clone)]
 pub struct Proxy {
     pub(super) kind: Kind,
@@ -31,24 +32,24 @@ pub(super) enum Kind {
     Socks5h,
 }
 
-/// Any bytes.
+/// User name and password, as any bytes.
 #[derive(Clone)]
 pub(super) struct Credentials {
     pub(super) user: Zeroizing<Vec<u8>>,
     pub(super) password: Zeroizing<Vec<u8>>,
 }
 
-/// Why a text names no proxy. It never holds the text, in which a password may stand.
+/// Why a text is not a proxy. Never contains the text, which may contain a password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProxyUrlError {
-    /// Another form.
+    /// The text does not have this form.
     #[error("a proxy is written [SCHEME://][USER[:PASSWORD]@]HOST[:PORT]")]
     Form,
-    /// TLS to the proxy itself.
-    #[error("a proxy that is itself spoken to by TLS (https://) is not supported, but http:// and socks5h:// are")]
+    /// TLS to the proxy itself is not supported.
+    #[error("a proxy over TLS (https://) is not supported, but http:// and socks5h:// are")]
     Https,
-    /// Another scheme.
-    #[error("no proxy of this kind is supported, but http://, socks5:// and socks5h:// are")]
+    /// The scheme is not supported.
+    #[error("this kind of proxy is not supported, but http://, socks5:// and socks5h:// are")]
     Scheme,
     /// Not 1 to 65535.
     #[error("the port of a proxy is a number from 1 to 65535")]
@@ -81,7 +82,7 @@ impl FromStr for Proxy {
     }
 }
 
-/// A text that names no proxy, as it may be shown: without all that may have been meant as a user name or password.
+/// Makes an invalid proxy safe to print: removes everything that may be a user name or a password.
 pub fn masked(text: &str) -> String {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => (scheme, rest),
@@ -94,7 +95,7 @@ pub fn masked(text: &str) -> String {
         None => ("", rest),
     };
     let at = if user.is_empty() { "" } else { "@" };
-    // A port is a number. Anything else in its place may be the password of a URL without a host.
+    // A port is a number. Anything else may be the password of a URL without a host.
     let place = match place.split_once(':').filter(|_| !place.starts_with('[')) {
         Some((host, port)) if !port.trim_end_matches('/').bytes().all(|byte| byte.is_ascii_digit()) => {
             format!("{host}:{MASK}")
@@ -149,7 +150,7 @@ impl Credentials {
     }
 }
 
-/// Without the credentials.
+/// Shows no credentials.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.kind {
@@ -165,7 +166,7 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// Says that there are credentials, not which.
+/// Shows whether there are credentials, but not which.
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let credentials = if self.credentials.is_some() {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_decoded_and_shown_nowhere() {
+    fn credentials_are_decoded_and_never_shown() {
         let proxy: Proxy = "http://ann%40corp:p%3A@ss/w%FF@proxy:3128".parse().unwrap();
         let credentials = proxy.credentials.as_ref().unwrap();
         assert_eq!(&**credentials.user, b"ann@corp");
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_refused_and_not_repeated() {
+    fn invalid_proxy_is_refused_without_printing_it() {
         assert_eq!(fault("https://u:secret@proxy"), ProxyUrlError::Https);
         assert_eq!(fault("socks4://proxy"), ProxyUrlError::Scheme);
         for text in [

@@ -6,11 +6,11 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use super::*;
 use crate::identity::test_tools::write_script;
 
-/// A terminal of our own, seen from the side of the keyboard and the screen.
+/// A pseudo-terminal, seen from the keyboard and the screen.
 struct Screen {
     master: File,
     path: PathBuf,
-    /// Keeps the terminal alive, and tells its state.
+    /// Keeps the terminal open, and reads its settings.
     slave: File,
 }
 
@@ -49,7 +49,7 @@ impl Screen {
             .contains(LocalModes::ECHO | LocalModes::ISIG)
     }
 
-    /// Waits for the prompt, types `keys`, and gives what the screen showed up to then.
+    /// Waits for the prompt, types `keys`, and returns what the screen showed until then.
     fn answer(&self, keys: &[u8]) -> String {
         let mut shown = String::new();
         while !shown.contains("Passphrase: ") {
@@ -102,7 +102,7 @@ async fn interrupt_at_the_prompt_ends_it() {
 }
 
 #[tokio::test]
-async fn abandoned_prompt_puts_the_terminal_back() {
+async fn abandoned_prompt_restores_the_terminal() {
     let screen = Screen::new();
     let prompter = screen.prompter();
     let asking = prompter.ask("Passphrase: ");
@@ -142,13 +142,13 @@ async fn askpass_that_fails_gives_an_empty_answer() {
 }
 
 #[tokio::test]
-async fn without_terminal_and_askpass_there_is_nobody_to_ask() {
+async fn without_terminal_and_askpass_there_is_no_prompt() {
     let nobody = Prompter {
         terminal: Some("/dev/null".into()),
         askpass: None,
         prefer_askpass: false,
     };
-    assert!(matches!(nobody.ask("Passphrase: ").await, Err(SkipReason::NobodyToAsk)));
+    assert!(matches!(nobody.ask("Passphrase: ").await, Err(SkipReason::NoPrompt)));
     let missing = Prompter {
         terminal: None,
         askpass: Some("/nonexistent/askpass".into()),
@@ -159,5 +159,5 @@ async fn without_terminal_and_askpass_there_is_nobody_to_ask() {
         Err(SkipReason::PromptFailed(ErrorKind::NotFound))
     ));
     let batch = Prompter::from_environment(true);
-    assert!(matches!(batch.ask("Passphrase: ").await, Err(SkipReason::NobodyToAsk)));
+    assert!(matches!(batch.ask("Passphrase: ").await, Err(SkipReason::NoPrompt)));
 }

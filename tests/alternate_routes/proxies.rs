@@ -1,4 +1,5 @@
-//! Networks that only a proxy leaves, and hosts that only somebody else's tunnel reaches.
+//! Networks that can only be left through a proxy, and hosts that can only be reached through a
+//! tunnel.
 
 use crate::scenarios::ticker::Ticker;
 use crate::support::lab::Lab;
@@ -17,16 +18,17 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(30);
 const HOSTS: [(&str, &str); 2] = [("server", ""), ("proxy", "")];
 
-/// The client has no way to the server but by the host `proxy`, which a variable of its environment names.
-fn walled(lab: &Lab, (variable, url): (&str, &str)) -> Rig {
+/// The client can reach the server only through the host `proxy`, which an environment variable
+/// names.
+fn firewalled(lab: &Lab, (variable, url): (&str, &str)) -> Rig {
     let options = ServeOptions::here().argument("--listen-tls").argument("443");
     let rig = Rig::with_in(lab, options, |setup| setup.environment(variable, url));
-    wall(lab, "add");
+    firewall(lab, "add");
     rig
 }
 
-/// Builds a wall between the client and the server (`add`), or takes it away (`del`).
-fn wall(lab: &Lab, word: &str) {
+/// Adds (`add`) or removes (`del`) a firewall rule between the client and the server.
+fn firewall(lab: &Lab, word: &str) {
     let server = lab.place("server").address.to_string();
     let mut wall = lab.command("client", "ip");
     let done = wall.args(["route", word, "blackhole", &server]).status();
@@ -46,7 +48,7 @@ fn tinyproxy(lab: &Lab, scratch: &Scratch) -> (Running, String) {
     )
 }
 
-/// Waits until somebody listens on a host.
+/// Waits until a port is listened on.
 #[track_caller]
 fn listening(lab: &Lab, port: u16) {
     let listens = || {
@@ -64,7 +66,7 @@ fn a_session_opens_through_an_http_proxy_that_wants_a_password() {
     };
     let scratch = Scratch::new();
     let (_tinyproxy, url) = tinyproxy(&lab, &scratch);
-    let rig = walled(&lab, ("BOWLINE_PROXY", &url));
+    let rig = firewalled(&lab, ("BOWLINE_PROXY", &url));
     let outcome = rig.ssh.remote("exit 7", LIMIT).expect_code(7);
     measured_time("ssh through an HTTP proxy from start to end, RTT 50 ms", outcome.took);
     assert!(!rig.ssh.proxy_log().contains("secret"), "{}", rig.ssh.proxy_log());
@@ -89,7 +91,7 @@ fn a_session_opens_through_a_socks_proxy_of_the_environment() {
     let mut command = lab.command("proxy", "microsocks");
     let _microsocks = Running::start(command.args(["-p", "1080", "-u", "ada", "-P", "secret"]));
     listening(&lab, 1080);
-    let rig = walled(&lab, ("ALL_PROXY", &format!("socks5h://ada:secret@{proxy}:1080")));
+    let rig = firewalled(&lab, ("ALL_PROXY", &format!("socks5h://ada:secret@{proxy}:1080")));
     rig.ssh.remote("exit 7", LIMIT).expect_code(7);
     assert!(!rig.ssh.proxy_log().contains("secret"), "{}", rig.ssh.proxy_log());
     let wrong = format!("socks5://ada:wrong@{proxy}:1080");
@@ -110,16 +112,19 @@ fn a_running_session_goes_on_through_a_proxy_when_a_wall_rises_and_returns_to_qu
     let options = ServeOptions::here().argument("--listen-tls").argument("443");
     let rig = Rig::with_in(&lab, options, |setup| setup.environment("HTTPS_PROXY", &url));
     let mut ticker = Ticker::start(&rig);
-    let walled = now();
+    let firewalled = now();
     lab.drop_udp("client", true);
-    wall(&lab, "add");
+    firewall(&lab, "add");
     let through = wait_for(LIMIT, || (rig.ssh.proxy_logged("via=\"http://") > 0).then(now));
     let through = through.unwrap_or_else(|| panic!("through the proxy: {}", rig.ssh.proxy_log()));
     ticker.next_line_after(through, LIMIT);
-    measured_time("longest silence when a wall rose", ticker.longest_silence_since(walled));
+    measured_time(
+        "longest silence when a wall rose",
+        ticker.longest_silence_since(firewalled),
+    );
     assert!(!rig.ssh.proxy_log().contains("secret"), "{}", rig.ssh.proxy_log());
     sleep(Duration::from_secs(4));
-    wall(&lab, "del");
+    firewall(&lab, "del");
     lab.drop_udp("client", false);
     let freed = now();
     let back = wait_for(Duration::from_secs(60), || {
@@ -137,7 +142,7 @@ fn a_running_session_goes_on_when_the_tunnel_below_it_dies() {
     let scratch = Scratch::new();
     let (tunnel, ids) = (scratch.join("tunnel"), scratch.join("ids"));
     let by = tunnel.display().to_string();
-    // The only way to the TLS port is ssh's: it listens on the server's own loopback.
+    // The TLS port can only be reached through ssh: it is bound to the server's loopback address.
     let options = ServeOptions::here().argument("--listen-tls").argument("127.0.0.1:443");
     let rig = Rig::with_in(&lab, options, |setup| {
         setup.proxy_arguments(&["--transport", "tls", "--path-command", &by])
@@ -154,7 +159,7 @@ fn a_running_session_goes_on_when_the_tunnel_below_it_dies() {
             .filter_map(|line| line.parse().ok().and_then(Pid::from_raw));
         let killed = now();
         running.for_each(|id| {
-            // Some have ended by themselves.
+            // Some have ended already.
             let _ = kill_process(id, Signal::KILL);
         });
         sleep(Duration::from_millis(100));
@@ -173,7 +178,7 @@ fn a_running_session_goes_on_when_the_tunnel_below_it_dies() {
 
 #[test]
 fn a_session_goes_through_any_program_that_leads_to_the_tls_port() {
-    // Real ssh -W as somebody else's tunnel; the server half's own ports are not where the client looks.
+    // A real ssh -W as the tunnel. The server half listens on other ports than the client expects.
     let options = ServeOptions::here().argument("--listen-tls").argument("127.0.0.1:0");
     let rig = Rig::with(options, |setup| setup);
     let tls = rig.serve().ready_field("tls").expect("a TLS port").to_owned();

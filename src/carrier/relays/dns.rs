@@ -1,7 +1,7 @@
-//! Questions to DNS, and what of the answers is of use.
+//! DNS queries, and what is used of their answers.
 
-use super::cache::Member;
-use super::resolver::{LATEST_REFRESH, LookupError};
+use super::cache::ServiceRecord;
+use super::resolver::{LookupError, MAX_REFRESH_INTERVAL};
 use super::{DnsName, Endpoint};
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::Query;
@@ -14,26 +14,28 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Most relays of a service; the first by priority and name count, at both ends alike.
-const MOST_MEMBERS: usize = 256;
+/// Most relays of a service that are used: the first by priority and name, the same ones at both
+/// ends.
+const MAX_MEMBERS: usize = 256;
 
 /// Most addresses of one relay that are tried.
-const MOST_ADDRESSES: usize = 16;
+const MAX_ADDRESSES: usize = 16;
 
-/// Most aliases followed from the name of a service to its records. hickory follows as many to addresses.
-const MOST_ALIASES: usize = 8;
+/// Most CNAME records followed from a service name to its SRV records. hickory follows as many for
+/// addresses.
+const MAX_ALIASES: usize = 8;
 
-/// Most look-ups under way: what a name server takes from one client without a thought.
-const MOST_AT_ONCE: usize = 16;
+/// Most concurrent queries, so that name servers do not limit us.
+const MAX_CONCURRENT: usize = 16;
 
-/// An answer and how long it is good for.
+/// An answer and its TTL.
 pub(super) type Answer<T> = Result<(T, Duration), LookupError>;
 
-/// Asks for all names, [`MOST_AT_ONCE`] at a time. Without a resolver there are no answers.
+/// Queries all names, [`MAX_CONCURRENT`] at a time. Without a resolver there are no answers.
 pub(super) async fn ask_all<T, F>(
     dns: Option<TokioResolver>,
     names: Vec<DnsName>,
-    patience: impl Fn(&DnsName) -> Duration,
+    limit_of: impl Fn(&DnsName) -> Duration,
     ask: impl Fn(TokioResolver, DnsName) -> F,
 ) -> Vec<(DnsName, Option<Answer<T>>)>
 where
@@ -45,31 +47,31 @@ where
     let mut waiting = names.into_iter().enumerate();
     let mut asking = JoinSet::new();
     loop {
-        for (index, name) in waiting.by_ref().take(MOST_AT_ONCE - asking.len()) {
-            let (limit, answer) = (patience(&name), ask(dns.clone(), name.clone()));
+        for (index, name) in waiting.by_ref().take(MAX_CONCURRENT - asking.len()) {
+            let (limit, answer) = (limit_of(&name), ask(dns.clone(), name.clone()));
             asking.spawn(async move {
                 let answer = timeout(limit, answer).await;
-                (index, answer.unwrap_or(Err(LookupError::Silence { name, limit })))
+                (index, answer.unwrap_or(Err(LookupError::Timeout { name, limit })))
             });
         }
         match asking.join_next().await {
             Some(Ok((index, answer))) => answers[index].1 = Some(answer),
-            // A panic inside of the resolver: no answer.
+            // The resolver panicked: no answer.
             Some(Err(_)) => {}
             None => return answers,
         }
     }
 }
 
-pub(super) async fn look_up_service(dns: TokioResolver, name: DnsName) -> Answer<Vec<Member>> {
+pub(super) async fn look_up_service(dns: TokioResolver, name: DnsName) -> Answer<Vec<ServiceRecord>> {
     let found = find_service(&dns, &name).await;
-    let records = found.map_err(|error| fault(name.clone(), error))?;
+    let records = found.map_err(|error| lookup_error(name.clone(), error))?;
     let services: Vec<&SRV> = records.iter().filter_map(as_service).collect();
     let count = services.len();
     if count == 0 {
         return Err(LookupError::Unknown { name });
     }
-    // The root as the only target says that there is no relay (RFC 2782).
+    // A single record whose target is the root means that there is no relay (RFC 2782).
     if let [only] = services[..]
         && only.target.is_root()
     {
@@ -82,9 +84,10 @@ pub(super) async fn look_up_service(dns: TokioResolver, name: DnsName) -> Answer
     Ok((members, lifetime(records.iter().map(|record| record.ttl).collect())))
 }
 
-/// The SRV records of a name, or those of the name that it is an alias for, with the aliases in between.
+/// The SRV records of a name or of the name that it is an alias for, including the CNAME records.
 ///
-/// hickory takes the target of an SRV record for one more alias, so it loses the records behind a CNAME.
+/// hickory treats the target of an SRV record as an alias too, and therefore loses SRV records
+/// behind a CNAME.
 async fn find_service(dns: &TokioResolver, name: &DnsName) -> Result<Vec<Record>, NetError> {
     let mut owner = Name::from_ascii(name.as_str())?;
     let mut records = Vec::new();
@@ -96,7 +99,7 @@ async fn find_service(dns: &TokioResolver, name: &DnsName) -> Result<Vec<Record>
             }
             Err(error) => error,
         };
-        if records.len() == MOST_ALIASES {
+        if records.len() == MAX_ALIASES {
             return Err(error);
         }
         let Some((alias, target)) = find_alias(dns, &owner).await else {
@@ -107,7 +110,7 @@ async fn find_service(dns: &TokioResolver, name: &DnsName) -> Result<Vec<Record>
     }
 }
 
-/// The CNAME record of a name, and what it leads to.
+/// The CNAME record of a name, and its target.
 async fn find_alias(dns: &TokioResolver, name: &Name) -> Option<(Record, Name)> {
     let answer = dns.lookup(name.clone(), RecordType::CNAME).await.ok()?;
     answer.answers().iter().find_map(|record| match &record.data {
@@ -123,25 +126,25 @@ fn as_service(record: &Record) -> Option<&SRV> {
     }
 }
 
-/// The usable ones among the records.
-pub(super) fn members(records: Vec<&SRV>) -> Vec<Member> {
+/// The usable SRV records.
+pub(super) fn members(records: Vec<&SRV>) -> Vec<ServiceRecord> {
     let members = records.into_iter().filter_map(|srv| {
         let host = srv.target.to_ascii().parse().ok()?;
         let port = Some(srv.port).filter(|port| *port != 0)?;
-        Some(Member {
+        Some(ServiceRecord {
             endpoint: Endpoint { host, port },
             priority: srv.priority,
             weight: srv.weight,
         })
     });
-    let mut members: Vec<Member> = members.collect();
+    let mut members: Vec<ServiceRecord> = members.collect();
     members.sort_by(|a, b| a.priority.cmp(&b.priority).then_with(|| a.endpoint.cmp(&b.endpoint)));
-    members.truncate(MOST_MEMBERS);
+    members.truncate(MAX_MEMBERS);
     members
 }
 
 pub(super) async fn look_up_host(dns: TokioResolver, name: DnsName, asks_system: bool) -> Answer<Vec<IpAddr>> {
-    // Text would be taken for a host name of RFC 952, which has no `_` inside.
+    // A string would be parsed as an RFC 952 host name, which contains no `_`.
     let found = match Name::from_ascii(name.as_str()) {
         Ok(name) => dns.lookup_ip(name).await,
         Err(error) => Err(error.into()),
@@ -156,16 +159,16 @@ pub(super) async fn look_up_host(dns: TokioResolver, name: DnsName, asks_system:
             let found = found.map(|found| found.map(|address| address.ip()).collect());
             (found.unwrap_or_default(), Vec::new())
         }
-        Err(error) => return Err(fault(name, error)),
+        Err(error) => return Err(lookup_error(name, error)),
     };
-    let ips = in_turn(found);
+    let ips = interleave_families(found);
     if ips.is_empty() {
         return Err(LookupError::Unknown { name });
     }
     Ok((ips, lifetime(ttls)))
 }
 
-/// The addresses that the system's `hosts` file has for the name. What it has, no name server is asked about.
+/// The addresses of a name in the system's `hosts` file. Names found there are not queried.
 pub(super) fn find_in_hosts_file(hosts: &Hosts, name: &DnsName) -> Vec<IpAddr> {
     let Ok(name) = Name::from_ascii(name.as_str()) else {
         return Vec::new();
@@ -173,10 +176,10 @@ pub(super) fn find_in_hosts_file(hosts: &Hosts, name: &DnsName) -> Vec<IpAddr> {
     let of_family = |family| hosts.lookup_static_host(&Query::query(name.clone(), family));
     let found = [RecordType::AAAA, RecordType::A].into_iter().filter_map(of_family);
     let records = found.flat_map(|found| found.answers().to_vec());
-    in_turn(records.filter_map(|record| record.data.ip_addr()).collect())
+    interleave_families(records.filter_map(|record| record.data.ip_addr()).collect())
 }
 
-fn fault(name: DnsName, error: NetError) -> LookupError {
+fn lookup_error(name: DnsName, error: NetError) -> LookupError {
     if error.is_no_records_found() {
         LookupError::Unknown { name }
     } else {
@@ -189,11 +192,12 @@ fn fault(name: DnsName, error: NetError) -> LookupError {
 
 fn lifetime(ttls: Vec<u32>) -> Duration {
     let least = ttls.into_iter().min();
-    least.map_or(LATEST_REFRESH, |seconds| Duration::from_secs(seconds.into()))
+    least.map_or(MAX_REFRESH_INTERVAL, |seconds| Duration::from_secs(seconds.into()))
 }
 
-/// Families in turn (RFC 8305 section 4), IPv6 first; each once, and none that nobody can be reached at.
-pub(super) fn in_turn(found: Vec<IpAddr>) -> Vec<IpAddr> {
+/// Usable addresses without duplicates, alternating between the address families, IPv6 first (RFC
+/// 8305 section 4).
+pub(super) fn interleave_families(found: Vec<IpAddr>) -> Vec<IpAddr> {
     let usable = found
         .into_iter()
         .filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
@@ -207,7 +211,7 @@ pub(super) fn in_turn(found: Vec<IpAddr>) -> Vec<IpAddr> {
         }
     }
     unique.sort_by_key(|(turn, ip)| (*turn, ip.is_ipv4()));
-    unique.truncate(MOST_ADDRESSES);
+    unique.truncate(MAX_ADDRESSES);
     unique.into_iter().map(|(_, ip)| ip).collect()
 }
 
@@ -224,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_useless_addresses_go() {
+    fn address_families_alternate_and_unusable_addresses_are_removed() {
         let found = ips(&[
             "192.0.2.1",
             "192.0.2.2",
@@ -235,11 +239,11 @@ mod tests {
             "192.0.2.3",
         ]);
         let wanted = ips(&["2001:db8::1", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
-        assert_eq!(in_turn(found), wanted);
+        assert_eq!(interleave_families(found), wanted);
     }
 
     #[test]
-    fn records_that_lead_nowhere_are_left_out_and_the_rest_stands_in_one_order() {
+    fn unusable_srv_records_are_skipped_and_the_rest_is_ordered() {
         let records = [
             srv(2, 443, "a.x."),
             srv(1, 443, "C.x."),
@@ -251,6 +255,6 @@ mod tests {
         let names: Vec<String> = found.iter().map(|member| member.endpoint.to_string()).collect();
         assert_eq!(names, ["b.x:443", "c.x:443", "a.x:443"]);
         let many: Vec<SRV> = (0..300).map(|number| srv(1, 443, &format!("r{number}.x."))).collect();
-        assert_eq!(members(many.iter().collect()).len(), MOST_MEMBERS);
+        assert_eq!(members(many.iter().collect()).len(), MAX_MEMBERS);
     }
 }

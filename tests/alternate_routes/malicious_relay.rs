@@ -1,4 +1,5 @@
-//! A relay that records, changes, replays, reorders, swaps, injects or leads astray only makes a path fail.
+//! A relay that records, modifies, replays, reorders, swaps, injects or misdirects only makes a
+//! path fail.
 
 use crate::scenarios::ticker::Ticker;
 use crate::scenarios::transfers;
@@ -15,7 +16,7 @@ use std::time::Duration;
 const HOSTS: [(&str, &str); 4] = [("server", "nat"), ("other", "nat"), ("r1", ""), ("r2", "")];
 const LIMIT: Duration = Duration::from_secs(30);
 const MISLEADS: &str = "relay-misleads=1";
-/// What is asked for, and what it then does. Of 20 pieces a handshake is some ten.
+/// The fault, and its effect. A handshake is about ten of 20 chunks.
 const FAULTS: [(&str, &[&str]); 2] = [
     (
         "relay-tampers=20",
@@ -31,7 +32,7 @@ fn a_malicious_relay_only_makes_a_path_fail() {
     };
     let mut relays = [Relay::start(lab.place("r1")), Relay::start(lab.place("r2"))];
     let rig = Rig::relayed_in(&lab, &relays);
-    // Another server half, to which clients of the first may be led.
+    // Another server half, to which clients of the first may be misdirected.
     let sshd = TestSshd::start_at(lab.place("other"), "");
     let place = lab.place("other");
     let options = ServeOptions::here().argument("--relay").argument(relays[0].name());
@@ -39,7 +40,7 @@ fn a_malicious_relay_only_makes_a_path_fail() {
     for (fault, kinds) in FAULTS {
         let ticker = Ticker::start(&rig);
         comes_back(&mut relays[0], 2, fault);
-        // While the honest one is gone there is no other way than this.
+        // While the honest relay is down, this is the only path.
         lab.cut("r2");
         let did = |kind: &&str| relays[0].logged(&format!("malicious: it {kind}"));
         let met = wait_for(LIMIT, || kinds.iter().all(|kind| did(kind) > 0).then_some(()));
@@ -58,7 +59,7 @@ fn a_malicious_relay_only_makes_a_path_fail() {
     }
 }
 
-/// Waits until so many server halves are listed at a relay that was started again.
+/// Waits until this many server halves are registered at a restarted relay.
 #[track_caller]
 fn comes_back(relay: &mut Relay, servers: usize, fault: &str) {
     let listed = relay.logged("event=\"registered\"");
@@ -78,7 +79,7 @@ fn a_relay_that_records_sees_ciphertext_only() {
     };
     let mut relays = [Relay::start(lab.place("r1"))];
     let record = tempfile::NamedTempFile::new().expect("the temporary folder");
-    // The relay is not root any more when it begins to write.
+    // The relay has dropped root privileges when it begins to write.
     fs::set_permissions(record.path(), Permissions::from_mode(0o666)).expect("our own file");
     let rig = Rig::relayed_in(&lab, &relays);
     comes_back(&mut relays[0], 1, &format!("relay-records={}", record.path().display()));
@@ -86,7 +87,7 @@ fn a_relay_that_records_sees_ciphertext_only() {
     let seen = fs::read(record.path()).expect("our own file");
     measured("bytes recorded", seen.len());
     assert!(seen.len() > 5_000, "the session came by");
-    // What both ends say in the clear before SSH encrypts anything.
+    // Both ends send these in the clear before SSH encrypts anything.
     for word in ["SSH-2.0", "OpenSSH", "curve25519", "ssh-ed25519"] {
         assert!(
             !seen.windows(word.len()).any(|bytes| bytes == word.as_bytes()),

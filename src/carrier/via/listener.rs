@@ -1,4 +1,4 @@
-//! The relay's end: takes connections of halves. What they want is for the relay to hear.
+//! The relay's end: accepts connections of halves and completes their handshakes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -10,9 +10,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::codec::RelayStreamError;
 use super::config::{self, RelayWindow, ViaConfigError};
 use super::stream::ViaStream;
-use super::talk::TalkError;
 use crate::carrier::link::close_quic;
 use crate::carrier::quic::config::server_endpoint;
 use crate::carrier::quic::socket::endpoint;
@@ -20,104 +20,104 @@ use crate::carrier::quic::{EndpointSecrets, QuicLimits, unmapped};
 use crate::carrier::{CloseReason, Duplex, tls};
 use crate::identity::raw_key::TlsKey;
 
-/// For the first stream of a connection, which every half opens at once.
-const FIRST_STREAM: Duration = Duration::from_secs(5);
+/// Longest wait for the first stream of a connection. Every half opens it immediately.
+const FIRST_STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Somebody who proved a TLS key and has said nothing yet.
-pub(crate) struct Guest {
-    /// For its first word.
+/// A connection whose peer has proved its TLS key and sent no message yet.
+pub(crate) struct AcceptedConnection {
+    /// The stream of the first message.
     pub(crate) stream: ViaStream,
-    /// SPKI DER.
+    /// The peer's TLS key, SPKI DER.
     pub(crate) peer_key: Bytes,
-    /// Where it is.
+    /// The peer's address.
     pub(crate) remote: SocketAddr,
 }
 
-/// Takes QUIC connections.
-pub(crate) struct QuicDoor {
+/// Accepts QUIC connections.
+pub(crate) struct RelayQuicListener {
     endpoint: quinn::Endpoint,
 }
 
-impl QuicDoor {
+impl RelayQuicListener {
     pub(crate) fn new(
         socket: UdpSocket,
         key: &TlsKey,
         secrets: &EndpointSecrets,
         limits: &QuicLimits,
         window: RelayWindow,
-    ) -> Result<QuicDoor, OpenDoorError> {
+    ) -> Result<RelayQuicListener, ListenError> {
         socket.set_nonblocking(true)?;
         let secrets = secrets.of_listener(socket.local_addr()?);
         let server = config::quic_server(key, &secrets, limits, window)?;
         let endpoint = endpoint(socket, server_endpoint(&secrets), Some(server))?;
-        Ok(QuicDoor { endpoint })
+        Ok(RelayQuicListener { endpoint })
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
     }
 
-    /// The next attempt at a connection; `None` once all is closed.
-    pub(crate) async fn knock(&self) -> Option<quinn::Incoming> {
+    /// The next connection attempt; `None` once the listener is closed.
+    pub(crate) async fn accept(&self) -> Option<quinn::Incoming> {
         self.endpoint.accept().await
     }
 
-    /// Completes one handshake, which proves the guest's address, and waits for the stream of the first word if that
-    /// address `is_welcome`.
+    /// Completes one handshake, which validates the peer's address. If `is_permitted` allows that
+    /// address, waits for the first stream.
     ///
     /// # Errors
-    /// The connection is lost, or the guest not welcome.
-    pub(crate) async fn enter(
+    /// The connection failed, or the address is not permitted.
+    pub(crate) async fn handshake(
         incoming: quinn::Incoming,
-        is_welcome: impl FnOnce(IpAddr) -> bool,
-    ) -> Result<Guest, TalkError> {
+        is_permitted: impl FnOnce(IpAddr) -> bool,
+    ) -> Result<AcceptedConnection, RelayStreamError> {
         let connection = incoming.await.map_err(io::Error::from)?;
-        if !is_welcome(unmapped(connection.remote_address()).ip()) {
+        if !is_permitted(unmapped(connection.remote_address()).ip()) {
             close_quic(&connection, CloseReason::Busy);
-            return Err(io::Error::other("too many connections from this address").into());
+            return Err(RelayStreamError::TooManyConnections);
         }
         let peer_key = peer_key(&connection)?;
-        let streams = timeout(FIRST_STREAM, connection.accept_bi()).await;
+        let streams = timeout(FIRST_STREAM_TIMEOUT, connection.accept_bi()).await;
         let streams = streams.map_err(io::Error::from)?.map_err(io::Error::from)?;
-        Ok(Guest {
+        Ok(AcceptedConnection {
             peer_key,
             remote: unmapped(connection.remote_address()),
             stream: ViaStream::of_quic(connection, streams),
         })
     }
 
-    /// Refuses all who knock from now on; those who are in stay.
-    pub(crate) fn shut(&self) {
+    /// Refuses new connections from now on. Existing ones stay.
+    pub(crate) fn stop_accepting(&self) {
         self.endpoint.set_server_config(None);
     }
 
-    /// Tells all that the relay goes away.
+    /// Closes all connections.
     pub(crate) async fn close(&self) {
         self.endpoint.close(3u32.into(), b"shutting down");
         self.endpoint.wait_idle().await;
     }
 }
 
-/// A door cannot be opened.
+/// A socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenDoorError {
-    /// TLS or QUIC refused.
+pub enum ListenError {
+    /// TLS or QUIC could not be set up.
     #[error(transparent)]
     Config(#[from] ViaConfigError),
-    /// The socket refused.
+    /// The socket cannot be used.
     #[error("cannot use the socket")]
     Socket(#[from] io::Error),
 }
 
-/// Takes TLS over TCP.
+/// Accepts TLS over TCP.
 #[derive(Clone)]
-pub(crate) struct TlsDoor {
+pub(crate) struct RelayTlsAcceptor {
     acceptor: TlsAcceptor,
 }
 
-impl TlsDoor {
-    pub(crate) fn new(key: &TlsKey) -> Result<TlsDoor, ViaConfigError> {
-        Ok(TlsDoor {
+impl RelayTlsAcceptor {
+    pub(crate) fn new(key: &TlsKey) -> Result<RelayTlsAcceptor, ViaConfigError> {
+        Ok(RelayTlsAcceptor {
             acceptor: TlsAcceptor::from(config::tls_server(key)?),
         })
     }
@@ -125,13 +125,17 @@ impl TlsDoor {
     /// Completes one handshake.
     ///
     /// # Errors
-    /// The connection is lost, or the peer proves no key.
-    pub(crate) async fn enter(&self, stream: TcpStream, remote: SocketAddr) -> Result<Guest, TalkError> {
+    /// The connection failed, or the peer proved no key.
+    pub(crate) async fn handshake(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+    ) -> Result<AcceptedConnection, RelayStreamError> {
         tls::tune(&stream)?;
         let stream: Box<dyn Duplex> = Box::new(stream);
         let stream = self.acceptor.accept(stream).await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|keys| keys.first());
-        Ok(Guest {
+        Ok(AcceptedConnection {
             peer_key: proved(shown)?,
             remote: unmapped(remote),
             stream: ViaStream::of_tls(stream.into(), remote),
@@ -139,14 +143,14 @@ impl TlsDoor {
     }
 }
 
-fn peer_key(connection: &quinn::Connection) -> io::Result<Bytes> {
+fn peer_key(connection: &quinn::Connection) -> Result<Bytes, RelayStreamError> {
     let identity = connection
         .peer_identity()
         .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     proved(identity.as_deref().and_then(|keys| keys.first()))
 }
 
-fn proved(shown: Option<&CertificateDer<'_>>) -> io::Result<Bytes> {
-    let key = shown.ok_or_else(|| io::Error::other("the peer proved no TLS key"))?;
+fn proved(shown: Option<&CertificateDer<'_>>) -> Result<Bytes, RelayStreamError> {
+    let key = shown.ok_or(RelayStreamError::NoPeerKey)?;
     Ok(Bytes::copy_from_slice(key))
 }

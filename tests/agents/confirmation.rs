@@ -1,4 +1,5 @@
-//! Agents that ask a person: only about the key that will be accepted, and for as long as the person takes.
+//! Agents that ask the user: only about the key that will be accepted, and for as long as the user
+//! takes.
 
 use super::LIMIT;
 use super::agent::Agent;
@@ -13,7 +14,7 @@ use russh::keys::ssh_key::PublicKey;
 use std::fs;
 use std::path::PathBuf;
 
-/// bowline, and ssh itself in the login inside.
+/// bowline, and ssh for the login inside the session.
 const ONCE_EACH: usize = 2;
 
 #[test]
@@ -30,7 +31,7 @@ fn an_agent_that_answers_after_8_s_is_waited_for_and_named() {
         "{told}"
     );
     assert_eq!(agent.asked().len(), ONCE_EACH);
-    // The key is known to do now, and signs at once: the first hello is the one that takes its time.
+    // The key is known to be accepted now and signs at once, so that the first hello takes long.
     run(&mut ssh.ssh(&[HOST, "true"]), LIMIT).expect_code(0);
     assert_eq!(agent.asked().len(), 2 * ONCE_EACH);
     run(&mut ssh.check(&[]), LIMIT).expect_code(0);
@@ -112,7 +113,7 @@ fn confirmed_keys(agent: &Agent, folder: &Scratch, count: usize) -> Vec<PathBuf>
     paths
 }
 
-/// A user who has no key in files.
+/// A user without key files.
 fn by_agent(sshd: &TestSshd, serve: &Serve, agent: &Agent) -> SshFiles {
     let socket = agent.socket();
     let setup = SshSetup::bowline(sshd, serve.udp().port()).identity(None);

@@ -1,7 +1,8 @@
-//! Two byte streams made one.
+//! Copies bytes between two streams in both directions.
 //!
-//! Per direction at most 16 KiB wait, and only while the taking end is slow: idle and flowing splices hold no buffer,
-//! and no timer. A half-close is passed on. Nothing is looked at.
+//! Each direction buffers at most 16 KiB, and only while the writer is slow: idle splices and
+//! splices whose writer keeps up hold no buffer and no timer. A half-close is forwarded. The
+//! content is not inspected.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,30 +14,31 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::windows::{Stalled, Windows};
+use super::windows::{StalledStream, Windows};
 use crate::fault;
 
-/// Most bytes taken from one end at once, and so most that wait for the other.
+/// Largest read, and therefore the most bytes that wait for the writer, per direction.
 pub(super) const BUFFER: usize = 16 * 1024;
 
-/// After so many buffers in a row it is another splice's turn.
-const ROUNDS: usize = 32;
+/// A splice yields to others after this many buffers.
+const MAX_BUFFERS_PER_POLL: usize = 32;
 
 thread_local! {
-    /// For what is read and taken on in the same breath: one for all splices of a thread.
+    /// The read buffer, shared by all splices of a thread: bytes are usually written before the
+    /// next read.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
 
-/// What is told of the bytes of one direction.
+/// Accounting for the bytes of one direction.
 #[derive(Clone, Copy)]
 pub(super) struct Meter<'a> {
-    /// What counts them: the relay's own count, and that of this splice.
+    /// Byte counters: the relay's, and that of this splice.
     pub(super) counts: [&'a AtomicU64; 2],
-    /// Windows of the connections that they come from and go to, where these are QUIC's.
+    /// Flow-control windows of the source and the destination, if these are QUIC connections.
     pub(super) from: Option<&'a Windows>,
     pub(super) to: Option<&'a Windows>,
-    /// Where others use the connection that they come from as well.
-    pub(super) stalled: Option<&'a Stalled>,
+    /// Set if other streams share the source's connection.
+    pub(super) stalled: Option<&'a StalledStream>,
 }
 
 impl Meter<'_> {
@@ -57,7 +59,7 @@ impl Meter<'_> {
             windows.handle_written(bytes as u64);
         }
         if let Some(stalled) = self.stalled {
-            stalled.handle_moved();
+            stalled.handle_transferred();
         }
     }
 
@@ -68,11 +70,17 @@ impl Meter<'_> {
     }
 }
 
-/// Carries bytes both ways until both directions have ended. `up` and `down` are told of those from `near` and from `far`.
+/// Copies bytes in both directions until both have ended. `up` accounts for bytes from `near`,
+/// `down` for bytes from `far`.
 ///
 /// # Errors
-/// Either end broke.
-pub(super) async fn splice<A, B>(near: &mut A, far: &mut B, up: Meter<'_>, down: Meter<'_>) -> io::Result<()>
+/// Either stream failed.
+pub(super) async fn copy_bidirectional<A, B>(
+    near: &mut A,
+    far: &mut B,
+    up: Meter<'_>,
+    down: Meter<'_>,
+) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -91,16 +99,16 @@ where
 
 #[derive(Default)]
 struct Direction {
-    /// Read, and not yet taken.
+    /// Read, and not yet written.
     waiting: BytesMut,
     has_ended: bool,
     is_shut: bool,
-    /// Written, and perhaps kept by the writer until it is told.
+    /// The writer may hold bytes that need a flush.
     is_unflushed: bool,
 }
 
 impl Direction {
-    /// Ready when the end of this direction was passed on.
+    /// Ready once the end of the stream was forwarded.
     fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -112,7 +120,7 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_BUFFERS_PER_POLL {
             match self.poll_step(cx, from, to, meter) {
                 Poll::Ready(Ok(true)) => return Ok(Poll::Ready(())),
                 Poll::Ready(Ok(false)) => {}
@@ -124,7 +132,7 @@ impl Direction {
         Ok(Poll::Pending)
     }
 
-    /// Whether it has ended; else there is more to do at once.
+    /// `true` once the direction has ended; `false` if there may be more to do immediately.
     fn poll_step<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -148,7 +156,7 @@ impl Direction {
             meter.handle_written(taken);
             self.waiting.advance(taken);
         }
-        // Given back, not kept for the next time: most splices are idle.
+        // Freed, because most splices are idle.
         self.waiting = BytesMut::new();
         if self.has_ended {
             ready!(Pin::new(to).poll_shutdown(cx))?;
@@ -231,7 +239,7 @@ mod tests {
                 to: None,
                 stalled: None,
             };
-            let ended = splice(&mut one, &mut two, meter(up, all_up), meter(down, all_down)).await;
+            let ended = copy_bidirectional(&mut one, &mut two, meter(up, all_up), meter(down, all_down)).await;
             let [up, all_up, down, all_down] = counts.map(AtomicU64::into_inner);
             assert_eq!((up, down), (all_up, all_down));
             (ended, up, down)
@@ -244,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_half_close_is_passed_on_and_the_other_direction_goes_on() {
+    async fn half_close_is_forwarded_and_the_other_direction_continues() {
         let mut ends = spliced(1000);
         ends.near.write_all(b"request").await.unwrap();
         ends.near.shutdown().await.unwrap();
@@ -262,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_arrives_in_order_through_narrow_ends() {
+    async fn everything_arrives_in_order_through_small_buffers() {
         let Ends {
             near,
             far,
@@ -293,11 +301,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_that_takes_nothing_makes_at_most_one_buffer_wait() {
+    async fn blocked_writer_makes_at_most_one_buffer_wait() {
         let mut ends = spliced(1);
         let chunk = vec![1; 16 * 1024];
         let mut sent = 0;
-        // What the pipes hold is one byte each.
+        // Each pipe holds one byte.
         let flood = async {
             loop {
                 sent += ends.near.write(&chunk).await.unwrap();
@@ -312,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_break_of_one_end_is_the_end_of_both() {
+    async fn failure_of_one_stream_ends_both() {
         let mut ends = spliced(1000);
         drop(ends.far);
         ends.near.write_all(b"into the void").await.unwrap();

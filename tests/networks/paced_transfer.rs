@@ -1,4 +1,4 @@
-//! A transfer of 1 MB/s, counted at its end; and what its bytes were.
+//! A transfer of 1 MB/s whose bytes are counted and verified at its end.
 
 use crate::support::data::random_bytes;
 use crate::support::process::Running;
@@ -15,15 +15,15 @@ const PIECE: usize = 100_000;
 const PAUSE: Duration = Duration::from_millis(100);
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Which way.
+/// The direction of the transfer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     Down,
     Up,
 }
 
-/// One that is under way.
-pub(crate) struct Paced {
+/// A running transfer.
+pub(crate) struct PacedTransfer {
     running: Running,
     received: Arc<AtomicU64>,
     wanted: Vec<u8>,
@@ -31,19 +31,19 @@ pub(crate) struct Paced {
     writer: JoinHandle<()>,
 }
 
-impl Paced {
-    /// Of so many pieces; one leaves every 0.1 s.
-    pub(crate) fn start(rig: &Rig, way: Way, pieces: usize) -> Paced {
+impl PacedTransfer {
+    /// Starts a transfer of this many chunks, one every 0.1 s.
+    pub(crate) fn start(rig: &Rig, direction: Direction, pieces: usize) -> PacedTransfer {
         let wanted = random_bytes(24, pieces * PIECE);
         let file = rig.ssh.path("wanted");
         std::fs::write(&file, &wanted).expect("the scratch folder");
         let arrived = rig.ssh.path("arrived");
         let (source, arrived_at) = (file.display(), arrived.display());
-        let command = match way {
-            Way::Down => format!(
+        let command = match direction {
+            Direction::Down => format!(
                 "i=0; while [ $i -lt {pieces} ]; do dd if={source} bs={PIECE} skip=$i count=1 2>/dev/null; i=$((i+1)); sleep 0.1; done"
             ),
-            Way::Up => format!("cat >{arrived_at}"),
+            Direction::Up => format!("cat >{arrived_at}"),
         };
         let (running, mut stdin, mut stdout) = Running::start_piped(&mut rig.ssh.ssh(&[HOST, &command]));
         let received = Arc::new(AtomicU64::new(0));
@@ -51,16 +51,16 @@ impl Paced {
         let written = is_done.clone();
         let out = wanted.clone();
         let writer = std::thread::spawn(move || {
-            for piece in out.chunks(PIECE).take_while(|_| matches!(way, Way::Up)) {
+            for piece in out.chunks(PIECE).take_while(|_| matches!(direction, Direction::Up)) {
                 stdin.write_all(piece).expect("ssh reads");
                 std::thread::sleep(PAUSE);
             }
             drop(stdin);
             written.store(true, SeqCst);
         });
-        let reader = std::thread::spawn(move || match way {
-            Way::Down => read_counting(&mut stdout, &count),
-            Way::Up => {
+        let reader = std::thread::spawn(move || match direction {
+            Direction::Down => read_counting(&mut stdout, &count),
+            Direction::Up => {
                 // The file grows as bytes arrive.
                 let size = || std::fs::metadata(&arrived).map_or(0, |file| file.len());
                 let total = (pieces * PIECE) as u64;
@@ -72,7 +72,7 @@ impl Paced {
                 std::fs::read(&arrived).unwrap_or_default()
             }
         });
-        Paced {
+        PacedTransfer {
             running,
             received,
             wanted,
@@ -81,12 +81,12 @@ impl Paced {
         }
     }
 
-    /// Bytes that have arrived.
+    /// Bytes received so far.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(SeqCst)
     }
 
-    /// Waits until so many bytes have arrived; how long that took.
+    /// Waits until this many bytes have arrived, and returns how long that took.
     #[track_caller]
     pub(crate) fn wait_until(&self, received: u64, limit: Duration) -> Duration {
         let start = now();
@@ -100,8 +100,8 @@ impl Paced {
         start.elapsed()
     }
 
-    /// The longest time within which nothing arrived, of the time that begins now.
-    pub(crate) fn longest_stand(&self, during: Duration) -> Duration {
+    /// The longest time without received bytes, from now on.
+    pub(crate) fn longest_stall(&self, during: Duration) -> Duration {
         let (start, mut last) = (now(), (self.received(), now()));
         let mut longest = Duration::ZERO;
         while start.elapsed() < during {
@@ -114,7 +114,7 @@ impl Paced {
         longest
     }
 
-    /// Waits for the end, and that all has arrived as it was sent.
+    /// Waits for the end, and checks that everything arrived as sent.
     #[track_caller]
     pub(crate) fn finish(self) {
         self.running.finish(LIMIT).expect_code(0);

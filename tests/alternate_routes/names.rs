@@ -1,4 +1,4 @@
-//! Relays that only DNS knows, by a real name server; and what it said is good for the day on which it is gone.
+//! Relays found by DNS, with a real name server; the cached answers are used when it is down.
 
 use crate::scenarios::ticker::Ticker;
 use crate::shared_lab;
@@ -35,7 +35,7 @@ fn relays_named_by_srv_records_serve_also_when_dns_is_gone() {
     let mut ticker = Ticker::start(&rig);
     drop(dns);
 
-    // Neither half can ask any more: the client half of a new session, nor a worker that has just begun.
+    // Neither half can query DNS any more: not the client half of a new session, nor a new worker.
     let worker = rig.serve().half().kill_worker();
     rig.serve().half().worker_after(worker);
     registered(4);
@@ -65,7 +65,7 @@ fn a_relay_of_the_hosts_file_serves_while_the_name_server_is_silent() {
     measured_time("ssh from start to end by a relay of the hosts file", outcome.took);
 }
 
-/// Answers for the fleet, at the lab's host `dns`, which all others ask from now on.
+/// Answers for the relays, at the lab's host `dns`, which all other hosts use from now on.
 fn dnsmasq(lab: &Lab, relays: &[&str]) -> Running {
     let place = lab.place("dns");
     lab.resolve_at("dns");

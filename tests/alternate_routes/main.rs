@@ -1,14 +1,15 @@
-//! Other ways than the usual one: TLS where UDP is blocked, relays where nothing gets in, proxies and programs where
-//! nothing gets out.
+//! Alternate routes: TLS if UDP is blocked, relays if the server cannot be reached, proxies and
+//! programs if the client's network blocks direct connections.
 //!
-//! Needs root; without it each test says on standard error that it was skipped. Figures are printed.
+//! Needs root; without it each test prints on standard error that it was skipped. Figures are
+//! printed.
 
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
 #[path = "../support/mod.rs"]
 mod support;
 
-mod malice;
+mod malicious_relay;
 mod names;
 mod proxies;
 mod relays;
@@ -18,17 +19,17 @@ use std::time::Duration;
 use support::lab::Lab;
 use support::{Turn, heavy, light};
 
-/// RTT 50 ms.
+/// Round trip of 50 ms.
 const CLIENT: &str = "delay=25";
-/// No gap of a change that was planned, or for which another carrier stood by, may be longer: 2 RTT + 100 ms.
-const UNNOTICED: Duration = Duration::from_millis(200);
+/// Longest gap of a planned change, or of a change to a standby: 2 RTT + 100 ms.
+const MAX_PLANNED_GAP: Duration = Duration::from_millis(200);
 
-/// The lab with these hosts beside the client, and the turn to use it; `None` without root.
+/// A lab with these hosts and a client, and its exclusive use; `None` without root.
 fn lab(test: &str, hosts: &[(&str, &str)]) -> Option<(Turn, Lab)> {
     Lab::possible(test).then(|| (heavy(), lab_of(hosts)))
 }
 
-/// The same for a test that insists on no figure.
+/// The same for a test without timing requirements.
 fn shared_lab(test: &str, hosts: &[(&str, &str)]) -> Option<(Turn, Lab)> {
     Lab::possible(test).then(|| (light(), lab_of(hosts)))
 }

@@ -1,0 +1,99 @@
+//! The client half's side: asks a relay for a stream to a registered server half.
+
+use bytes::BytesMut;
+
+use super::codec::{RelayStreamError, read_message, send_message};
+use super::config::{RelayWindow, accepted_key};
+use super::dial::{self, DialRelayError, DialSettings};
+use super::stream::ViaStream;
+use super::{RelayAddress, RelayTransport};
+use crate::carrier::quic::{MtuCap, QuicLimits};
+use crate::carrier::tls;
+use crate::identity::raw_key::TlsKey;
+use crate::wire::{KeyDigest, MAX_FINGERPRINTS, RelayRefusal, RelayWord};
+
+/// What to ask a relay for.
+#[derive(Clone, Debug)]
+pub struct RelayConnectRequest<'a> {
+    /// Acceptable host keys, from known_hosts or pinned. The relay is asked for the first
+    /// [`MAX_FINGERPRINTS`].
+    pub fingerprints: &'a [KeyDigest],
+    /// The TLS key to authenticate with. Any key will do. With the session's own key, relays could
+    /// tell which carriers belong to the same session.
+    pub key: &'a TlsKey,
+    /// Most UDP payload.
+    pub mtu_cap: MtuCap,
+    /// Window of the stream.
+    pub window: RelayWindow,
+}
+
+/// A server half cannot be reached through a relay.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayConnectError {
+    /// The relay cannot be dialled.
+    #[error(transparent)]
+    Dial(#[from] DialRelayError),
+    /// The connection to the relay failed, or the relay violated the protocol.
+    #[error(transparent)]
+    Stream(#[from] RelayStreamError),
+    /// The relay refused the request.
+    #[error("the relay refuses: {0}")]
+    Refused(RelayRefusal),
+    /// The relay sent a message that does not answer the request.
+    #[error("the relay answered with an unexpected message")]
+    UnexpectedMessage,
+}
+
+/// Dials `relay` and asks for a stream to a server half that has proved one of the host keys to the
+/// relay. The caller must still authenticate the server half over that stream. Dropping the future
+/// cancels the attempt.
+///
+/// # Errors
+/// See [`RelayConnectError`].
+pub async fn connect(
+    relay: &RelayAddress,
+    transport: RelayTransport,
+    request: &RelayConnectRequest<'_>,
+) -> Result<ViaStream, RelayConnectError> {
+    let accept = accepted_key(relay.key);
+    let settings = request.settings(&accept);
+    let stream = match transport {
+        RelayTransport::Quic => dial::dial_quic(settings, relay.address).await?,
+        RelayTransport::Tls => {
+            let stream = tls::connect(relay.address).await.map_err(DialRelayError::Socket)?;
+            dial::dial_tls(settings, Box::new(stream), relay.address).await?
+        }
+    };
+    ask(stream, request.fingerprints).await
+}
+
+async fn ask(mut stream: ViaStream, fingerprints: &[KeyDigest]) -> Result<ViaStream, RelayConnectError> {
+    let asked = &fingerprints[..fingerprints.len().min(MAX_FINGERPRINTS)];
+    let message = RelayWord::Reach {
+        fingerprints: asked.to_vec(),
+    };
+    send_message(&mut stream, &message)
+        .await
+        .map_err(RelayStreamError::from)?;
+    match read_message(&mut stream, &mut BytesMut::new()).await? {
+        RelayWord::Reached => Ok(stream),
+        RelayWord::Refused(refusal) => Err(RelayConnectError::Refused(refusal)),
+        _ => Err(RelayConnectError::UnexpectedMessage),
+    }
+}
+
+impl RelayConnectRequest<'_> {
+    fn settings<'a>(&'a self, accept: &'a crate::identity::raw_key::ServerKey) -> DialSettings<'a> {
+        DialSettings {
+            key: self.key,
+            accept,
+            quic: QuicLimits {
+                mtu_cap: self.mtu_cap,
+                ..QuicLimits::default()
+            },
+            window: self.window,
+            // This end opens the stream.
+            streams: 0,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! One attempt of a server half to register at a relay: tries all addresses over both transports
+//! and returns the first that succeeds.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::task::JoinSet;
+
+use super::RelayTransport;
+use super::address_source::AddressSource;
+use super::codec::{RelayStreamError, read_message, send_message};
+use super::config::{RelayWindow, accepted_key};
+use super::control::ControlConnection;
+use super::dial::{self, DialRelayError, DialSettings};
+use super::stream::ViaStream;
+use crate::carrier::quic::QuicLimits;
+use crate::carrier::tls;
+use crate::clock;
+use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::wire::{DialToken, KeyDigest, RelayRefusal, RelayWord, Statement};
+
+/// Longest attempt.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Delay before the next address is tried (RFC 8305 section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// Delay before TLS is tried: enough for QUIC to retransmit a lost first packet.
+const TLS_DELAY: Duration = Duration::from_millis(1200);
+/// Most addresses of a relay that are dialled.
+const MAX_ADDRESSES: usize = 4;
+
+/// Settings shared by all registrations of a server half.
+#[derive(Clone)]
+pub struct RegistrationSettings {
+    /// bowline's own TLS key, which the statements certify.
+    pub key: TlsKey,
+    /// One statement per SSH host key, as in the host message.
+    pub statements: Vec<Statement>,
+    /// Most streams that one relay may open at once. Default 512.
+    pub streams: u32,
+    /// Window of each stream.
+    pub window: RelayWindow,
+    /// QUIC settings.
+    pub quic: QuicLimits,
+    /// Number of open streams over all relays, shared by all registrations of a server half.
+    pub live: Arc<AtomicUsize>,
+}
+
+/// A registration attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// The relay's name cannot be resolved.
+    #[error("cannot resolve its address: {0}")]
+    Address(#[source] std::io::Error),
+    /// The relay's name resolves to no address.
+    #[error("its name has no address")]
+    NoAddress,
+    /// The relay cannot be dialled.
+    #[error(transparent)]
+    Dial(#[from] DialRelayError),
+    /// The connection to the relay failed, or the relay violated the protocol.
+    #[error(transparent)]
+    Stream(#[from] RelayStreamError),
+    /// The relay refused the registration.
+    #[error("the relay refuses: {0}")]
+    Refused(RelayRefusal),
+    /// The relay sent a message that does not answer the request.
+    #[error("the relay answered with an unexpected message")]
+    UnexpectedMessage,
+    /// The relay did not answer in time.
+    #[error("no answer within {} s", ATTEMPT_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// Dials and registers at one relay.
+pub(super) struct RegistrationDialer {
+    pub(super) name: Arc<str>,
+    source: Arc<dyn AddressSource>,
+    accept: ServerKey,
+    settings: RegistrationSettings,
+    pub(super) live: Arc<AtomicUsize>,
+}
+
+impl RegistrationDialer {
+    pub(super) fn new(
+        name: Arc<str>,
+        source: Arc<dyn AddressSource>,
+        relay_key: Option<KeyDigest>,
+        settings: RegistrationSettings,
+    ) -> RegistrationDialer {
+        RegistrationDialer {
+            name,
+            source,
+            accept: accepted_key(relay_key),
+            live: Arc::clone(&settings.live),
+            settings,
+        }
+    }
+
+    /// Whether any session runs over any relay.
+    pub(super) fn is_needed(&self) -> bool {
+        self.live.load(Relaxed) > 0
+    }
+
+    pub(super) async fn attempt(self: Arc<Self>, only_quic: bool) -> Result<ControlConnection, RegisterError> {
+        let race = Arc::clone(&self).race(only_quic);
+        tokio::time::timeout(ATTEMPT_TIMEOUT, race)
+            .await
+            .unwrap_or(Err(RegisterError::Timeout))
+    }
+
+    /// Tries all addresses, QUIC first. Returns the first success, or the last error.
+    async fn race(self: Arc<Self>, only_quic: bool) -> Result<ControlConnection, RegisterError> {
+        let addresses = self.source.addresses().await.map_err(RegisterError::Address)?;
+        let mut attempts = JoinSet::new();
+        for (at, address) in addresses.into_iter().take(MAX_ADDRESSES).enumerate() {
+            let (quic, tls) = (Arc::clone(&self), Arc::clone(&self));
+            let wait = ATTEMPT_DELAY * at as u32;
+            attempts.spawn(async move {
+                tokio::time::sleep(wait).await;
+                quic.register(address, RelayTransport::Quic).await
+            });
+            if !only_quic {
+                attempts.spawn(async move {
+                    tokio::time::sleep(wait + TLS_DELAY).await;
+                    tls.register(address, RelayTransport::Tls).await
+                });
+            }
+        }
+        let mut failure = RegisterError::NoAddress;
+        while let Some(finished) = attempts.join_next().await {
+            match finished {
+                Ok(Ok(control)) => return Ok(control),
+                // A refusal by the relay says more than the errors of the other attempts.
+                Ok(Err(RegisterError::Refused(refusal))) => return Err(RegisterError::Refused(refusal)),
+                Ok(Err(error)) => failure = error,
+                Err(_) => {}
+            }
+        }
+        Err(failure)
+    }
+
+    async fn register(
+        &self,
+        address: SocketAddr,
+        transport: RelayTransport,
+    ) -> Result<ControlConnection, RegisterError> {
+        let mut control = self.dial(address, transport).await?;
+        let statements = self.settings.statements.clone();
+        let asked = clock::now();
+        send_message(&mut control, &RelayWord::Register { statements })
+            .await
+            .map_err(RelayStreamError::from)?;
+        match read_message(&mut control, &mut BytesMut::new()).await? {
+            RelayWord::Registered { keys } => Ok(ControlConnection {
+                control,
+                address,
+                rtt: clock::now().saturating_duration_since(asked),
+                keys,
+            }),
+            RelayWord::Refused(refusal) => Err(RegisterError::Refused(refusal)),
+            _ => Err(RegisterError::UnexpectedMessage),
+        }
+    }
+
+    /// Dials back in answer to `Dial`.
+    pub(super) async fn answer(&self, address: SocketAddr, token: DialToken) -> Result<ViaStream, RegisterError> {
+        let mut stream = self.dial(address, RelayTransport::Tls).await?;
+        send_message(&mut stream, &RelayWord::Answer { token })
+            .await
+            .map_err(RelayStreamError::from)?;
+        Ok(stream)
+    }
+
+    async fn dial(&self, address: SocketAddr, transport: RelayTransport) -> Result<ViaStream, DialRelayError> {
+        let settings = DialSettings {
+            key: &self.settings.key,
+            accept: &self.accept,
+            quic: self.settings.quic,
+            window: self.settings.window,
+            streams: self.settings.streams,
+        };
+        match transport {
+            RelayTransport::Quic => dial::dial_quic(settings, address).await,
+            RelayTransport::Tls => {
+                let stream = tls::connect(address).await.map_err(DialRelayError::Socket)?;
+                dial::dial_tls(settings, Box::new(stream), address).await
+            }
+        }
+    }
+}

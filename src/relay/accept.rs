@@ -1,0 +1,181 @@
+//! Accepts connections: the handshake, and the first message.
+
+use super::counters::count;
+use super::{RelayState, connect, control};
+use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
+use crate::carrier::tls as tls_carrier;
+use crate::carrier::via::{
+    AcceptedConnection, RelayQuicListener, RelayStreamError, RelayTlsAcceptor, RelayTransport, ViaStream, read_message,
+    send_message,
+};
+use crate::clock;
+use crate::tasks::Tasks;
+use crate::wire::{RelayRefusal, RelayRefusalCode, RelayWord};
+use bytes::BytesMut;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// Longest handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the first message. Every half sends it immediately.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay before the next accept(2) after one that failed.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Longest time to deliver a refusal.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) async fn accept_quic(
+    listener: &RelayQuicListener,
+    limiter: &HandshakeLimiter,
+    state: &Arc<RelayState>,
+    connections: &Tasks,
+) {
+    while let Some(incoming) = listener.accept().await {
+        let source = incoming.remote_address();
+        let (ip, now) = (source.ip().to_canonical(), clock::now());
+        let is_proved = incoming.remote_address_validated();
+        // A forged address must not consume the quota of its owner. The quota is charged once the
+        // address is validated, by Retry or by the handshake. An address without quota has to pass
+        // Retry first and is then refused before any other work.
+        if is_proved && !state.quotas.connect(ip, now) {
+            count(&state.counters.turned_away);
+            incoming.refuse();
+            continue;
+        }
+        let admission = match limiter.admit(Origin::direct(ip), is_proved, now) {
+            Admission::Admitted(_) if !is_proved && !state.quotas.may_connect(ip, now) => Admission::ProveAddress,
+            admission => admission,
+        };
+        match admission {
+            Admission::Admitted(permit) => {
+                state.counters.count_attempt(RelayTransport::Quic);
+                let state = Arc::clone(state);
+                connections.spawn("connection", async move {
+                    let charge = |ip| is_proved || state.quotas.connect(ip, clock::now());
+                    serve(&state, source, permit, RelayQuicListener::handshake(incoming, charge)).await;
+                });
+            }
+            Admission::ProveAddress => {
+                if let Err(error) = incoming.retry() {
+                    error.into_incoming().ignore();
+                }
+            }
+            Admission::Refused => {
+                count(&state.counters.turned_away);
+                incoming.refuse();
+            }
+        }
+    }
+}
+
+pub(super) async fn accept_tls(
+    listener: &tokio::net::TcpListener,
+    tls: &RelayTlsAcceptor,
+    limiter: &HandshakeLimiter,
+    state: &Arc<RelayState>,
+    connections: &Tasks,
+) {
+    loop {
+        let (stream, source) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Usually the process is out of file descriptors. Waiting connections stay in the
+                // kernel's queue until some are free again.
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                continue;
+            }
+        };
+        let (ip, now) = (source.ip().to_canonical(), clock::now());
+        let admission = match state.quotas.connect(ip, now) {
+            true => limiter.admit(Origin::direct(ip), true, now),
+            false => Admission::Refused,
+        };
+        match admission {
+            Admission::Admitted(permit) => {
+                state.counters.count_attempt(RelayTransport::Tls);
+                let (state, tls) = (Arc::clone(state), tls.clone());
+                connections.spawn("connection", async move {
+                    serve(&state, source, permit, tls.handshake(stream, source)).await;
+                });
+            }
+            Admission::ProveAddress | Admission::Refused => {
+                count(&state.counters.turned_away);
+                tls_carrier::turn_away(stream);
+            }
+        }
+    }
+}
+
+/// Serves one connection, from the handshake to its end.
+async fn serve(
+    state: &Arc<RelayState>,
+    source: SocketAddr,
+    permit: Permit,
+    handshake: impl Future<Output = Result<AcceptedConnection, RelayStreamError>>,
+) {
+    let first = async {
+        let mut accepted = timeout(HANDSHAKE_TIMEOUT, handshake)
+            .await
+            .map_err(|_| None)?
+            .map_err(Some)?;
+        let mut inbox = BytesMut::new();
+        let message = timeout(FIRST_MESSAGE_TIMEOUT, read_message(&mut accepted.stream, &mut inbox));
+        let message = message.await.map_err(|_| None)?.map_err(Some)?;
+        Ok::<_, Option<RelayStreamError>>((accepted, message))
+    };
+    let first = tokio::select! {
+        first = first => first,
+        () = permit.revoked() => {
+            count(&state.counters.failed);
+            return debug!(%source, "closed in favour of another connection");
+        }
+    };
+    let (accepted, message) = match first {
+        Ok(first) => first,
+        Err(error) => {
+            count(&state.counters.failed);
+            return debug!(%source, error = error.map(tracing::field::display), "no valid first message");
+        }
+    };
+    drop(permit);
+    match message {
+        RelayWord::Register { statements } => control::register(state, accepted, statements).await,
+        RelayWord::Reach { fingerprints } => connect::connect(state, accepted, &fingerprints).await,
+        RelayWord::Answer { token } => {
+            if !state.dial_backs.answer(token, accepted.stream) {
+                debug!(%source, "unexpected dial-back");
+            }
+        }
+        message => {
+            debug!(%source, received = ?message, "unexpected first message");
+            refuse(
+                state,
+                accepted.stream,
+                RelayRefusalCode::Malformed,
+                "expected Register, Reach or Answer",
+            )
+            .await;
+        }
+    }
+}
+
+/// Sends a refusal and counts it.
+pub(super) async fn refuse(state: &RelayState, mut stream: ViaStream, code: RelayRefusalCode, message: &str) {
+    state.counters.count_refusal(code);
+    let refusal = RelayRefusal {
+        code,
+        message: message.into(),
+    };
+    let sent = async {
+        send_message(&mut stream, &RelayWord::Refused(refusal)).await?;
+        stream.shutdown().await
+    };
+    // A peer that does not read misses the refusal.
+    let _ = timeout(REFUSAL_TIMEOUT, sent).await;
+}
