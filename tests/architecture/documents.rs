@@ -49,11 +49,24 @@ fn every_file_that_the_architecture_names_exists() {
     let missing: Vec<String> = code_spans(&page)
         .filter(|name| is_path(name))
         .inspect(|_| found += 1)
-        .filter(|name| !Path::new(ROOT).join(name).exists() && !Path::new(ROOT).join("src").join(name).exists())
+        .filter(|name| !is_file(name))
         .map(|name| format!("ARCHITECTURE.md: no file {name}"))
         .collect();
     report(missing.into_iter());
     assert!(found > 50, "{found} files are named");
+}
+
+#[test]
+fn every_source_that_a_page_names_exists() {
+    report(PAGES.iter().flat_map(|page| {
+        let text = read(page);
+        let missing: Vec<String> = code_spans(&text)
+            .filter(|name| is_path(name) && (name.ends_with(".rs") || name.ends_with(".md")))
+            .filter(|name| !is_file(name))
+            .map(|name| format!("{page}: no file {name}"))
+            .collect();
+        missing
+    }));
 }
 
 #[test]
@@ -212,6 +225,11 @@ fn is_path(name: &str) -> bool {
     !name.contains([' ', ':', '<', '>', '*'])
         && !name.starts_with(['/', '~'])
         && (name.contains('/') || name.ends_with(".rs") || name.ends_with(".md"))
+}
+
+/// Whether a file or folder of the repository has this name, from its root or below `src`.
+fn is_file(name: &str) -> bool {
+    Path::new(ROOT).join(name).exists() || Path::new(ROOT).join("src").join(name).exists()
 }
 
 /// What stands between backquotes, code blocks left out.
