@@ -27,7 +27,7 @@ fn nothing_is_opened_until_the_configuration_can_be_read_and_sessions_go_on() {
     echo(b"before");
     for (bad, said) in [
         ("NoSuchOption yes\n", "bad configuration option"),
-        ("Match User \"bob\n", "open quotation mark"),
+        ("Match User \"bob\n", "unterminated quotation mark"),
         ("Include /etc/ssh/[a-z]*/x.conf\n", "Include"),
     ] {
         fs::write(sshd.config(), format!("{good}{bad}")).expect("the scratch folder");
