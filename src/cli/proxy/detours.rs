@@ -157,7 +157,7 @@ mod tests {
         let failure = left_out.explain(Failure::new(Exit::Unavailable, "no path"));
         let told = failure.to_string();
         assert!(
-            told.contains("HTTPS_PROXY cannot be used: a proxy that is itself spoken to by TLS"),
+            told.contains("HTTPS_PROXY cannot be used: a proxy over TLS"),
             "{told}"
         );
         assert!(!told.contains("secret"), "{told}");
@@ -176,12 +176,12 @@ mod tests {
             (
                 &["--proxy", "socks4://ada:secret@proxy:1080"][..],
                 "",
-                "error: --proxy (or BOWLINE_PROXY) cannot be used: socks4://***@proxy:1080\n  no proxy of this kind",
+                "error: --proxy (or BOWLINE_PROXY) cannot be used: socks4://***@proxy:1080\n  this kind of proxy",
             ),
             (
                 &[],
                 "[client]\nproxy = 'https://ada:secret@proxy'\n",
-                "error: `proxy` in bowline.toml cannot be used: https://***@proxy\n  a proxy that is itself",
+                "error: `proxy` in bowline.toml cannot be used: https://***@proxy\n  a proxy over TLS",
             ),
         ] {
             let error = settings(arguments, file).unwrap_err();
