@@ -15,7 +15,7 @@ const HIERARCHIES: [(&str, &str, &[&str]); 2] = [
 /// A relay's share is no less.
 const MIN_RELAY: u64 = 64 << 20;
 /// A relay's share if nothing is known.
-const USUAL_RELAY: u64 = 256 << 20;
+const DEFAULT_RELAY: u64 = 256 << 20;
 
 /// A server half's share is no more.
 const MAX_SERVE: u64 = 1 << 30;
@@ -48,7 +48,12 @@ fn known() -> (Option<u64>, Option<u64>) {
 
 fn relay_share(machine: Option<u64>, group: Option<u64>) -> u64 {
     let shares = [machine.map(|bytes| bytes / 4), group.map(|bytes| bytes / 2)];
-    shares.into_iter().flatten().min().unwrap_or(USUAL_RELAY).max(MIN_RELAY)
+    shares
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(DEFAULT_RELAY)
+        .max(MIN_RELAY)
 }
 
 fn serve_share(machine: Option<u64>, group: Option<u64>) -> u64 {
@@ -101,7 +106,7 @@ mod tests {
         assert_eq!(relay_share(Some(8 * GIB), Some(6 * GIB)), 2 * GIB);
         assert_eq!(relay_share(None, Some(GIB)), GIB / 2);
         assert_eq!(relay_share(Some(GIB / 8), None), MIN_RELAY);
-        assert_eq!(relay_share(None, None), USUAL_RELAY);
+        assert_eq!(relay_share(None, None), DEFAULT_RELAY);
         assert_eq!(serve_share(Some(8 * GIB), None), GIB);
         assert_eq!(serve_share(Some(8 * GIB), Some(GIB / 16)), GIB / 32);
         assert_eq!(serve_share(Some(GIB), Some(8 * GIB)), GIB / 2);

@@ -1,7 +1,7 @@
 //! `bowline proxy`: its settings, and one session from start to end.
 
+pub(super) mod alternate_routes;
 mod caller;
-pub(super) mod detours;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,8 @@ use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
 use super::signals::{Signals, leave_terminal};
 use super::values::{Destination, Fallback, PathCommand, Transport};
+pub(super) use alternate_routes::AlternateRoutes;
 use caller::Caller;
-pub(super) use detours::Detours;
 
 /// Where ssh is.
 type Pipe = (EarlyData<Stdin>, Stdout);
@@ -114,7 +114,7 @@ impl ProxySettings {
             port: reach.port.or(one(&table.port)).map(|port| port.0),
             tls_port: reach.tls_port.or(one(&table.tls_port)).map(|port| port.0),
             relays: list(reach.relay, &table.relay),
-            proxy: detours::chosen_proxy(reach.proxy.as_ref(), &table)?,
+            proxy: alternate_routes::chosen_proxy(reach.proxy.as_ref(), &table)?,
             path_commands: list(reach.path_command, &table.path_command),
             transport: reach.transport.or(one(&table.transport)).unwrap_or(Transport::Auto),
             fallback: reach.fallback.or(one(&table.fallback)).unwrap_or(Fallback::None),
@@ -139,8 +139,8 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
         return Err(report::passes_no_socket(&settings.destination.host));
     }
     super::places::make_folder_of_memories(&settings.folders.state)?;
-    let detours = Detours::to(&ssh.hostname, &settings)?;
-    let config = client_config(&settings, &ssh, &detours).await?;
+    let alternate_routes = AlternateRoutes::to(&ssh.hostname, &settings)?;
+    let config = client_config(&settings, &ssh, &alternate_routes).await?;
     let connect_timeout = config.connect_timeout;
     let mut signals = Signals::new().map_err(|error| report::cannot_start(&error))?;
     let (stdin, stdout) = (Stdin::take(), Stdout::take());
@@ -159,14 +159,18 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
         Ok(session) => carry(session, (stdin, stdout), &settings, signals).await,
         Err(error) if settings.fallback == Fallback::Tcp && may_work_without(&error) => {
             tokio::select! {
-                ended = fall_back(&ssh, (stdin, stdout), connect_timeout, &error) => ended.map_err(|failure| detours.explain(failure)),
+                ended = fall_back(&ssh, (stdin, stdout), connect_timeout, &error) => ended.map_err(|failure| alternate_routes.explain(failure)),
                 () = signals.recv() => Ok(()),
             }
         }
         Err(error) => {
             let is_no_path = is_no_path(&error);
             let failure = report::cannot_open_as(&settings.destination.host, error, ssh.ignores_host_keys);
-            Err(if is_no_path { detours.explain(failure) } else { failure })
+            Err(if is_no_path {
+                alternate_routes.explain(failure)
+            } else {
+                failure
+            })
         }
     }
 }
@@ -196,7 +200,7 @@ pub(super) async fn resolve(settings: &ProxySettings) -> Result<SshConfig, SshCo
 pub(super) async fn client_config(
     settings: &ProxySettings,
     ssh: &SshConfig,
-    detours: &Detours,
+    alternate_routes: &AlternateRoutes,
 ) -> Result<ClientConfig, Failure> {
     let state = &settings.folders.state;
     let host = &settings.destination.host;
@@ -220,7 +224,7 @@ pub(super) async fn client_config(
     let limit = match settings.fallback {
         Fallback::None => limit,
         // Somebody waits, and there is another way.
-        Fallback::Tcp => limit.min(BEFORE_FALLBACK),
+        Fallback::Tcp => limit.min(FALLBACK_DELAY),
     };
     let mtu_cap = settings.mtu_cap.map_or_else(|| Ok(MtuCap::default()), MtuCap::new);
     Ok(ClientConfig {
@@ -233,7 +237,7 @@ pub(super) async fn client_config(
                 AddressFamily::Inet6 => Some(Family::V6),
             },
             relays: settings.relays.clone(),
-            alternate_routes: detours.paths.clone(),
+            alternate_routes: alternate_routes.paths.clone(),
         },
         state_dir: Some(state.clone()),
         user: UserName::new(&*ssh.user).map_err(report::not_a_user_name)?,
@@ -265,13 +269,13 @@ async fn known_hosts_command(
 }
 
 /// What firewalls let through most often.
-const WEB: u16 = 443;
+const HTTPS_PORT: u16 = 443;
 
 /// Where the server half may answer at each address, what is hoped for first.
 fn ports(settings: &ProxySettings, ssh_port: u16) -> Vec<Port> {
     let usual = Port::Quic(settings.port.unwrap_or(ssh_port));
-    let tls = Port::Tls(settings.tls_port.unwrap_or(WEB));
-    let web = Some(Port::Quic(WEB)).filter(|web| *web != usual);
+    let tls = Port::Tls(settings.tls_port.unwrap_or(HTTPS_PORT));
+    let web = Some(Port::Quic(HTTPS_PORT)).filter(|web| *web != usual);
     match settings.transport {
         Transport::Auto => [usual, tls].into_iter().chain(web).collect(),
         Transport::Quic => [usual].into_iter().chain(web).collect(),
@@ -280,7 +284,7 @@ fn ports(settings: &ProxySettings, ssh_port: u16) -> Vec<Port> {
 }
 
 /// How long a server half is looked for before plain TCP is tried: a lost first packet, and its repeat, fit in.
-const BEFORE_FALLBACK: Duration = Duration::from_secs(3);
+const FALLBACK_DELAY: Duration = Duration::from_secs(3);
 
 /// ssh gives up at its ConnectTimeout without a word; half a second before, ours can still be read.
 fn connect_timeout(ssh: &SshConfig) -> Duration {

@@ -30,7 +30,7 @@ use crate::wire::KeyDigest;
 const USUAL_PORT: u16 = 443;
 
 /// For some dozen sessions.
-const LEAST_MEMORY: u64 = 4 << 20;
+const MIN_MEMORY: u64 = 4 << 20;
 
 /// What `bowline relay` works by.
 #[derive(Debug, Clone)]
@@ -128,7 +128,7 @@ fn check_who_is_listed(allow_servers: &Option<PathBuf>, open: bool) -> Result<()
 fn memory_budget(said: Option<ByteSize>) -> Result<u64, SettingsError> {
     match said {
         None => Ok(machine_memory::relay_budget()),
-        Some(ByteSize(bytes)) if bytes >= LEAST_MEMORY => Ok(bytes),
+        Some(ByteSize(bytes)) if bytes >= MIN_MEMORY => Ok(bytes),
         Some(_) => Err(SettingsError::TooSmall {
             option: "--memory-budget",
             least: "4MiB",

@@ -18,7 +18,7 @@ use self::arguments::split_option;
 use super::args::{self, CommonArgs, PROXY_VARIABLE, SshArgs};
 use super::config_file::ConfigFile;
 use super::places::Owner;
-use super::proxy::detours::chosen_proxy;
+use super::proxy::alternate_routes::chosen_proxy;
 use super::report::{Failure, cannot_run, not_an_ssh_option};
 use super::settings::{Context, one};
 use super::values::{Fallback, ProxyText};

@@ -25,7 +25,7 @@ use crate::sshd::{Authorize, Sshd, SshdConfig};
 use crate::tasks::Tasks;
 
 /// Where nothing else is said.
-const USUAL_PORT: u16 = 2222;
+const DEFAULT_PORT: u16 = 2222;
 
 /// Connections that wait to be accepted, as sshd's.
 const BACKLOG: i32 = 128;
@@ -55,7 +55,7 @@ impl SshdSettings {
         let listen = list(args.listen, &table.listen);
         let usual = ListenAddress {
             ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            port: Some(USUAL_PORT),
+            port: Some(DEFAULT_PORT),
         };
         let authorized_keys = args
             .authorized_keys
@@ -152,7 +152,7 @@ fn inherited() -> Result<TcpListener, Failure> {
 fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, Failure> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let port = address.port.unwrap_or(USUAL_PORT);
+        let port = address.port.unwrap_or(DEFAULT_PORT);
         match address.ip {
             Some(ip) => listeners.push(listen_or_tell(SocketAddr::new(ip, port))?),
             None => listeners.extend(bind_all(port)?),

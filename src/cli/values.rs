@@ -3,8 +3,8 @@
 //! One syntax wherever a value comes from: a flag, an environment variable or the configuration file.
 //! Syntax only: what a value means, and its default, is said by the settings that hold it.
 
+mod alternate_route;
 mod choice;
-mod detour;
 mod endpoint;
 mod metrics;
 mod pattern;
@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 
+pub(crate) use self::alternate_route::{PathCommand, ProxyText};
 pub(crate) use self::choice::{AuthWord, ClientAddressWord, Fallback, LogFormat, Transport};
-pub(crate) use self::detour::{PathCommand, ProxyText};
 pub(crate) use self::endpoint::{Destination, ListenAddress, Target};
 pub(crate) use self::metrics::MetricsAddress;
 pub(crate) use self::pattern::HostPattern;

@@ -5,10 +5,10 @@ use std::io;
 use rustix::termios::tcgetwinsize;
 
 /// What must be left of a line behind its head; with less its text goes on below the head.
-const LEAST: usize = 28;
+const MIN_TEXT_WIDTH: usize = 28;
 
 /// Where it then goes on.
-const SHALLOW: usize = 4;
+const SHALLOW_INDENT: usize = 4;
 
 /// The columns of the terminal that is stdout, if it is one.
 pub(super) fn width() -> Option<usize> {
@@ -18,12 +18,16 @@ pub(super) fn width() -> Option<usize> {
 
 /// `head` and `text`, in lines of at most `width`; those after the first begin under the text. A word that has no room stays
 /// whole.
-pub(super) fn hung(head: &str, text: &str, width: Option<usize>) -> String {
+pub(super) fn hanging_indent(head: &str, text: &str, width: Option<usize>) -> String {
     let Some(width) = width else {
         return format!("{head}{text}");
     };
     let column = head.chars().count();
-    let indent = if column + LEAST > width { SHALLOW } else { column };
+    let indent = if column + MIN_TEXT_WIDTH > width {
+        SHALLOW_INDENT
+    } else {
+        column
+    };
     let mut lines = head.to_owned();
     let (mut at, mut is_fresh) = (column, true);
     for word in text.split(' ') {
@@ -51,23 +55,23 @@ mod tests {
 
     #[test]
     fn text_goes_on_under_itself() {
-        let told = hung("hint: ", "is it running there, and does it listen", Some(40));
+        let told = hanging_indent("hint: ", "is it running there, and does it listen", Some(40));
         assert_eq!(told, "hint: is it running there, and does it\n      listen");
-        assert_eq!(hung("hint: ", "a b", None), "hint: a b");
+        assert_eq!(hanging_indent("hint: ", "a b", None), "hint: a b");
     }
 
     #[test]
     fn a_head_that_leaves_no_room_has_the_text_below_it() {
-        let told = hung("quic [2001:db8::1]:22   12.5 ms  ", "works: SSH-2.0-OpenSSH", Some(40));
+        let told = hanging_indent("quic [2001:db8::1]:22   12.5 ms  ", "works: SSH-2.0-OpenSSH", Some(40));
         assert_eq!(told, "quic [2001:db8::1]:22   12.5 ms  works:\n    SSH-2.0-OpenSSH");
     }
 
     #[test]
     fn a_word_without_room_stays_whole() {
         let word = "x".repeat(60);
-        assert_eq!(hung("a: ", &word, Some(40)), format!("a: {word}"));
+        assert_eq!(hanging_indent("a: ", &word, Some(40)), format!("a: {word}"));
         assert_eq!(
-            hung("a: ", &format!("b {word} c"), Some(40)),
+            hanging_indent("a: ", &format!("b {word} c"), Some(40)),
             format!("a: b\n   {word}\n   c")
         );
     }

@@ -10,7 +10,7 @@ use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelId, ChannelWriteHalf};
 use tokio_util::sync::CancellationToken;
 
-use super::inbox::{Inbox, InboxReader};
+use super::channel_queue::{ChannelQueue, QueueReader};
 use super::session::SessionChannel;
 
 /// Most channels of one connection, of all kinds. A browser behind `-D` needs some dozens.
@@ -18,7 +18,7 @@ const MAX_CHANNELS: usize = 512;
 
 /// Time for a client that is done to close a channel first: OpenSSH does so within the round trip, but for `-W`,
 /// whose end is late by this much.
-const GO_FIRST: Duration = Duration::from_millis(300);
+const CLOSE_DELAY: Duration = Duration::from_millis(300);
 
 /// All open channels of one connection.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ pub(super) struct Channels {
 }
 
 struct Open {
-    inbox: Arc<Inbox>,
+    queue: Arc<ChannelQueue>,
     closed: CancellationToken,
     /// Whether a task has it; until then it is kept even when the client has closed it, so that the task learns of that.
     claimed: bool,
@@ -39,7 +39,7 @@ struct Open {
 /// One channel, as the task that serves it has it. Dropping it forgets the channel.
 pub(super) struct ChannelIo {
     /// What the client sends.
-    pub(super) inbox: InboxReader,
+    pub(super) queue: QueueReader,
     /// Waits for the client's window before it sends.
     pub(super) writer: ChannelWriteHalf<Msg>,
     /// Cancelled when the client closes the channel or the connection ends.
@@ -67,7 +67,7 @@ impl Channels {
 
     /// Whether some channel's reader does not keep up.
     pub(super) fn is_congested(&self) -> bool {
-        self.with(|open| open.values().any(|channel| channel.inbox.is_congested()))
+        self.with(|open| open.values().any(|channel| channel.queue.is_congested()))
     }
 
     /// Makes room for what the client sends on a channel; its task may claim it before or after.
@@ -83,25 +83,25 @@ impl Channels {
     pub(super) fn claim(&self, channel: Channel<Msg>) -> ChannelIo {
         let (_, writer) = channel.split();
         let id = writer.id();
-        let (inbox, closed) = self.with(|open| {
+        let (queue, closed) = self.with(|open| {
             let channel = open.entry(id).or_insert_with(|| self.fresh());
             channel.claimed = true;
-            (channel.inbox.clone(), channel.closed.clone())
+            (channel.queue.clone(), channel.closed.clone())
         });
         let entry = Entry {
             id,
             channels: self.clone(),
         };
         ChannelIo {
-            inbox: InboxReader::new(inbox),
+            queue: QueueReader::new(queue),
             writer,
             closed,
             entry,
         }
     }
 
-    pub(super) fn inbox(&self, id: ChannelId) -> Option<Arc<Inbox>> {
-        self.with(|open| Some(open.get(&id)?.inbox.clone()))
+    pub(super) fn queue(&self, id: ChannelId) -> Option<Arc<ChannelQueue>> {
+        self.with(|open| Some(open.get(&id)?.queue.clone()))
     }
 
     /// The client has closed the channel.
@@ -136,7 +136,7 @@ impl Channels {
 
     fn fresh(&self) -> Open {
         Open {
-            inbox: Arc::default(),
+            queue: Arc::default(),
             closed: self.connection.child_token(),
             claimed: false,
             session: None,
@@ -164,7 +164,7 @@ impl ChannelIo {
     /// russh 0.65 forgets a channel wholly only when the client closes it first: about 4 KiB stay otherwise, until the
     /// connection ends. A browser opens thousands.
     pub(super) async fn close_last(self) {
-        let _ = tokio::time::timeout(GO_FIRST, self.closed.cancelled()).await;
+        let _ = tokio::time::timeout(CLOSE_DELAY, self.closed.cancelled()).await;
         self.close().await;
     }
 

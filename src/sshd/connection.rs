@@ -13,41 +13,41 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
 use super::Shared;
-use super::cut::CutStream;
+use super::cancellable_stream::CancellableStream;
+use super::channel_queue;
 use super::handler::{ConnectionError, Handler};
-use super::inbox;
 use super::startups::Startup;
 
 /// Time to log in, as sshd's LoginGraceTime.
-const LOGIN_GRACE: Duration = Duration::from_secs(120);
+const LOGIN_GRACE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What every refused login takes, so that the reason cannot be timed. A key look-up takes far less.
-const REJECTION_TIME: Duration = Duration::from_millis(50);
+const REJECTION_DELAY: Duration = Duration::from_millis(50);
 
 /// Refused keys per connection, as sshd's MaxAuthTries.
 const MAX_AUTH_TRIES: usize = 6;
 
 /// Time for a client to hear that the server goes, and to go first.
-const FAREWELL: Duration = Duration::from_secs(1);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes, per direction, after which the server asks for new keys. OpenSSH asks after 64 GiB (AES) or 1 GiB (ChaCha20)
 /// of its own accord; AES-GCM is good for 2^32 packets. The largest that russh takes.
 const REKEY_BYTES: usize = 1 << 30;
 
 /// A detached client may be silent for days, so time alone asks rarely: RFC 4253 section 9 says an hour.
-const REKEY_TIME: Duration = Duration::from_secs(24 * 3600);
+const REKEY_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn russh_config(keys: Vec<PrivateKey>) -> Config {
     Config {
         server_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-bowline_", env!("CARGO_PKG_VERSION")))),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
-        auth_rejection_time: REJECTION_TIME,
+        auth_rejection_time: REJECTION_DELAY,
         // The "none" that every client starts with gives nothing away.
         auth_rejection_time_initial: Some(Duration::ZERO),
         max_auth_attempts: MAX_AUTH_TRIES,
         keys,
-        window_size: inbox::OPEN_WINDOW,
-        limits: Limits::new(REKEY_BYTES, REKEY_BYTES, REKEY_TIME),
+        window_size: channel_queue::OPEN_WINDOW,
+        limits: Limits::new(REKEY_BYTES, REKEY_BYTES, REKEY_INTERVAL),
         preferred: Preferred {
             key: Cow::Owned(without_sha1()),
             ..Preferred::DEFAULT
@@ -108,12 +108,12 @@ async fn converse(
             biased;
             () = logged_in.cancelled() => std::future::pending().await,
             () = gives_way.cancelled() => ConnectionError::GivesWay,
-            () = tokio::time::sleep(LOGIN_GRACE) => ConnectionError::LoginGrace,
+            () = tokio::time::sleep(LOGIN_GRACE_TIMEOUT) => ConnectionError::LoginGrace,
         }
     };
     tokio::pin!(grace);
     let mut session = tokio::select! {
-        greeted = russh::server::run_stream(russh, CutStream::new(stream, cut), handler) => greeted?,
+        greeted = russh::server::run_stream(russh, CancellableStream::new(stream, cut), handler) => greeted?,
         too_late = &mut grace => return Err(too_late),
         () = stop.cancelled() => return Ok(()),
     };
@@ -140,7 +140,7 @@ async fn farewell(session: &mut RunningSession<Handler>, cut: &CancellationToken
             .await;
         (&mut *session).await
     };
-    if let Ok(outcome) = tokio::time::timeout(FAREWELL, leaving).await {
+    if let Ok(outcome) = tokio::time::timeout(DISCONNECT_TIMEOUT, leaving).await {
         return outcome;
     }
     cut.cancel();

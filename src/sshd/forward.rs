@@ -15,13 +15,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::channel::{ChannelIo, Channels};
-use super::inbox::InboxReader;
+use super::channel_queue::QueueReader;
 
 /// Bytes read from a socket at once: one SSH packet.
 const READ_BYTES: usize = 32 * 1024;
 
 /// Time for one write to a socket that does not take it, after the client has gone.
-const LAST_WRITE: Duration = Duration::from_secs(5);
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Joins a channel with a TCP connection to `host`, or refuses it.
 pub(super) async fn connect_tcp(io: ChannelIo, reply: ChannelOpenHandle, host: String, port: u16) {
@@ -61,7 +61,7 @@ async fn accept_if<S: AsyncRead + AsyncWrite>(connected: io::Result<S>, io: Chan
 pub(super) async fn join<S: AsyncRead + AsyncWrite>(mut io: ChannelIo, stream: S) {
     let (from, to) = tokio::io::split(stream);
     let (client_done, ()) = tokio::join!(
-        upload(&mut io.inbox, to, &io.closed),
+        upload(&mut io.queue, to, &io.closed),
         download(from, &io.writer, &io.closed)
     );
     if client_done {
@@ -74,12 +74,12 @@ pub(super) async fn join<S: AsyncRead + AsyncWrite>(mut io: ChannelIo, stream: S
 /// Says whether the client ended it.
 ///
 /// Clients send their last bytes, EOF and CLOSE, and go, all in one breath: what came before the end is still written.
-async fn upload(inbox: &mut InboxReader, mut to: impl AsyncWrite + Unpin, closed: &CancellationToken) -> bool {
+async fn upload(queue: &mut QueueReader, mut to: impl AsyncWrite + Unpin, closed: &CancellationToken) -> bool {
     let mut broken = false;
     while !broken {
         let data = tokio::select! {
             biased;
-            data = inbox.next() => data,
+            data = queue.next() => data,
             () = closed.cancelled() => None,
         };
         let Some(data) = data else { break };
@@ -88,14 +88,14 @@ async fn upload(inbox: &mut InboxReader, mut to: impl AsyncWrite + Unpin, closed
             () = stuck(closed) => true,
         };
     }
-    inbox.discard();
+    queue.discard();
     let _ = to.shutdown().await;
     !broken
 }
 
 async fn stuck(closed: &CancellationToken) {
     closed.cancelled().await;
-    tokio::time::sleep(LAST_WRITE).await;
+    tokio::time::sleep(LAST_WRITE_TIMEOUT).await;
 }
 
 async fn download(mut from: impl AsyncRead + Unpin, writer: &ChannelWriteHalf<Msg>, closed: &CancellationToken) {

@@ -16,7 +16,7 @@ use super::agent::AgentSocket;
 use super::channel::Channels;
 use super::session::{Program, SessionChannel};
 use super::startups::Startup;
-use super::{Shared, auth, forward, inbox, pty};
+use super::{Shared, auth, channel_queue, forward, pty};
 
 /// Most ports one connection may have forwarded to its client.
 const MAX_REMOTE_FORWARDS: usize = 64;
@@ -209,24 +209,24 @@ impl russh::server::Handler for Handler {
     }
 
     async fn data(&mut self, id: ChannelId, data: &[u8], _session: &mut Session) -> Result<(), ConnectionError> {
-        if let Some(inbox) = self.channels.inbox(id) {
-            let ignored = |overrun: inbox::Overrun| ConnectionError::WindowIgnored {
+        if let Some(queue) = self.channels.queue(id) {
+            let ignored = |overrun: channel_queue::Overrun| ConnectionError::WindowIgnored {
                 channel: id,
                 held: overrun.held,
             };
-            inbox.push(data).map_err(ignored)?;
-            inbox.pace(data.len()).await;
+            queue.push(data).map_err(ignored)?;
+            queue.pace(data.len()).await;
         }
         Ok(())
     }
 
     fn adjust_window(&mut self, _id: ChannelId, _current: u32) -> u32 {
-        inbox::window(self.channels.is_congested())
+        channel_queue::window(self.channels.is_congested())
     }
 
     async fn channel_eof(&mut self, id: ChannelId, _session: &mut Session) -> Result<(), ConnectionError> {
-        if let Some(inbox) = self.channels.inbox(id) {
-            inbox.finish();
+        if let Some(queue) = self.channels.queue(id) {
+            queue.finish();
         }
         Ok(())
     }

@@ -7,12 +7,12 @@
 mod account;
 mod agent;
 mod auth;
+mod cancellable_stream;
 mod channel;
+mod channel_queue;
 mod connection;
-mod cut;
 mod forward;
 mod handler;
-mod inbox;
 mod process;
 mod pty;
 mod session;
@@ -43,7 +43,7 @@ use startups::Startups;
 pub type Authorize = Arc<dyn Fn(&str, &PublicKey, IpAddr) -> bool + Send + Sync>;
 
 /// Wait after `accept` ran out of descriptors or memory: both come back only when somebody else lets go.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// What an [`Sshd`] needs to know.
 pub struct SshdConfig {
@@ -245,7 +245,7 @@ async fn accept(
             Err(error) if is_broken(&error) => return Err(SshdError::Accept { address, source: error }),
             Err(error) => {
                 warn!(%address, %error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }

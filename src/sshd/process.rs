@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 
 use super::account::Account;
 use super::channel::{ChannelIo, Outcome};
-use super::inbox::InboxReader;
+use super::channel_queue::QueueReader;
 use super::pty::Pty;
 use super::session::Program;
 
@@ -30,7 +30,7 @@ const READ_BYTES: usize = 32 * 1024;
 const STDERR: u32 = 1;
 
 /// Time for a program to die of SIGHUP before it is left to itself, as sshd leaves what ignores SIGHUP.
-const HANG_UP: Duration = Duration::from_secs(1);
+const HANG_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A program and what it started, while the program itself lives.
 pub(super) struct ProcessGroup(Mutex<Option<Pid>>);
@@ -57,7 +57,7 @@ impl ProcessGroup {
     /// Ends a program whose client has gone. What ignores SIGHUP lives on; tokio reaps it in its time.
     pub(super) async fn hang_up(&self, child: &mut Child) {
         self.signal(Signal::HUP);
-        let _ = tokio::time::timeout(HANG_UP, self.wait(child)).await;
+        let _ = tokio::time::timeout(HANG_UP_TIMEOUT, self.wait(child)).await;
     }
 }
 
@@ -114,7 +114,7 @@ pub(super) async fn attend(mut child: Child, group: Arc<ProcessGroup>, mut io: C
         };
         tokio::select! {
             status = output => Some(status),
-            () = tell(&mut io.inbox, stdin) => None,
+            () = tell(&mut io.queue, stdin) => None,
             () = io.closed.cancelled() => None,
         }
     };
@@ -150,15 +150,15 @@ async fn say(output: Option<impl AsyncRead + Unpin>, writer: &ChannelWriteHalf<M
 
 /// From the client to a program. Never returns: that the client has said everything, or that the program no longer
 /// listens, ends neither.
-async fn tell(inbox: &mut InboxReader, input: Option<impl AsyncWrite + Unpin>) {
+async fn tell(queue: &mut QueueReader, input: Option<impl AsyncWrite + Unpin>) {
     if let Some(mut input) = input {
-        while let Some(data) = inbox.next().await {
+        while let Some(data) = queue.next().await {
             if input.write_all(&data).await.is_err() {
                 break;
             }
         }
     }
-    inbox.discard();
+    queue.discard();
     pending().await
 }
 

@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 
 use super::channel::ChannelIo;
-use super::inbox::InboxReader;
+use super::channel_queue::QueueReader;
 use super::process::{self, ProcessGroup};
 
 mod modes;
@@ -28,7 +28,7 @@ const READ_BYTES: usize = 4 * 1024;
 
 /// Most bytes still sent after the program has ended. What it wrote is in the kernel's buffer, which is smaller; the
 /// rest is from programs it left behind, which may never stop.
-const LAST_WORDS: usize = 256 * 1024;
+const MAX_FINAL_OUTPUT: usize = 256 * 1024;
 
 /// A terminal nobody uses yet.
 pub(super) struct Pty {
@@ -132,7 +132,7 @@ pub(super) async fn attend(
     let ended = {
         tokio::select! {
             status = show(&mut child, &group, &tty, &io.writer) => Some(status),
-            () = type_in(&mut io.inbox, &tty) => None,
+            () = type_in(&mut io.queue, &tty) => None,
             () = io.closed.cancelled() => None,
         }
     };
@@ -168,7 +168,7 @@ async fn show(
             break exited.await;
         }
     };
-    let mut left = LAST_WORDS;
+    let mut left = MAX_FINAL_OUTPUT;
     while let Some(output) = tty.read_now().ok().filter(|output| !output.is_empty() && left > 0) {
         left = left.saturating_sub(output.len());
         if writer.data_bytes(output).await.is_err() {
@@ -179,12 +179,12 @@ async fn show(
 }
 
 /// Never returns. A client's EOF means nothing to a terminal: there ^D is typed.
-async fn type_in(inbox: &mut InboxReader, tty: &Tty) {
-    while let Some(keys) = inbox.next().await {
+async fn type_in(queue: &mut QueueReader, tty: &Tty) {
+    while let Some(keys) = queue.next().await {
         if tty.write_all(&keys).await.is_err() {
             break;
         }
     }
-    inbox.discard();
+    queue.discard();
     std::future::pending().await
 }

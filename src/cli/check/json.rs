@@ -1,4 +1,4 @@
-//! The account for programs: one document.
+//! The report for programs: one document.
 //!
 //! ```text
 //! version      1; grows only if a field changes its meaning or goes
@@ -28,33 +28,33 @@ use crate::client::check::{CheckedPath, Diagnosis};
 
 use super::limits::{Limit, survival};
 use super::obstacle::other_way;
-use super::{Account, answer, words};
+use super::{Report, answer, words};
 
 /// The document, and a line end.
-pub(super) fn write(account: &Account<'_>) -> String {
-    let paths = account.paths.unwrap_or_default();
-    let problem = account
+pub(super) fn write(report: &Report<'_>) -> String {
+    let paths = report.paths.unwrap_or_default();
+    let problem = report
         .paths
         .err()
         .map(|error| json!({ "diagnosis": "name-unresolved", "message": format!("{error}: {}", error.source) }));
     let is_there = words::answers_quic(paths);
     let document = json!({
         "version": 1,
-        "host": account.host,
-        "user": account.ssh.user,
-        "works": paths.iter().any(|path| path.diagnosis == Diagnosis::Works) && account.obstacle.is_none(),
-        "over_bowline": other_way(account.ssh).is_none(),
-        "not_given": account.not_given,
-        "obstacle": account.obstacle.as_ref().map(|it| json!({ "message": it.what, "hint": it.hint })),
+        "host": report.host,
+        "user": report.ssh.user,
+        "works": paths.iter().any(|path| path.diagnosis == Diagnosis::Works) && report.obstacle.is_none(),
+        "over_bowline": other_way(report.ssh).is_none(),
+        "not_given": report.not_given,
+        "obstacle": report.obstacle.as_ref().map(|it| json!({ "message": it.what, "hint": it.hint })),
         "problem": problem,
         "paths": paths.iter().map(|checked| path(checked, is_there)).collect::<Vec<_>>(),
-        "unresolved_relays": account.unresolved_relays,
-        "keys": account.keys,
-        "asked_sshd": account.asked_sshd.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "limits": account.limits.iter().map(limit).collect::<Vec<_>>(),
+        "unresolved_relays": report.unresolved_relays,
+        "keys": report.keys,
+        "asked_sshd": report.asked_sshd.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "limits": report.limits.iter().map(limit).collect::<Vec<_>>(),
         "sshd_known": answer(paths).is_some_and(|answer| answer.limits.is_some()),
         "client_address": answer(paths).map(|answer| if answer.shows_client { "real" } else { "loopback" }),
-        "survives_s": survival(&account.limits).map(|time| time.as_secs()),
+        "survives_s": survival(&report.limits).map(|time| time.as_secs()),
     });
     format!("{document:#}\n")
 }

@@ -19,14 +19,14 @@ use crate::wire::Probed;
 use self::limits::Limit;
 use self::obstacle::Obstacle;
 use super::args::CheckArgs;
-use super::proxy::{self, Detours, ProxySettings};
+use super::proxy::{self, AlternateRoutes, ProxySettings};
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError};
 use super::values::Fallback;
 use super::wrap::width;
 
 /// How long each path is given: longer than any round trip with a few losses, and somebody waits.
-const TIME: Duration = Duration::from_secs(5);
+const PATH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What `bowline check` works by.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ impl CheckSettings {
     /// No folder for the state.
     pub(super) fn new(args: CheckArgs, context: &Context) -> Result<Self, SettingsError> {
         let mut proxy = ProxySettings::new(args.proxy, context)?;
-        proxy.connect_timeout.get_or_insert(TIME);
+        proxy.connect_timeout.get_or_insert(PATH_TIMEOUT);
         // It would shorten the time, and there is nothing to fall back to.
         proxy.fallback = Fallback::None;
         Ok(CheckSettings { proxy, json: args.json })
@@ -52,7 +52,7 @@ impl CheckSettings {
 }
 
 /// All that is told.
-struct Account<'a> {
+struct Report<'a> {
     host: &'a str,
     ssh: &'a SshConfig,
     paths: Result<&'a [CheckedPath], &'a ResolveError>,
@@ -89,9 +89,9 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         asked => asked.map_err(|error| report::no_ssh_config(&error))?,
     };
     super::places::make_folder_of_memories(&settings.proxy.folders.state)?;
-    let detours = Detours::to(&ssh.hostname, &settings.proxy)?;
+    let alternate_routes = AlternateRoutes::to(&ssh.hostname, &settings.proxy)?;
     let config = CheckConfig {
-        client: proxy::client_config(&settings.proxy, &ssh, &detours).await?,
+        client: proxy::client_config(&settings.proxy, &ssh, &alternate_routes).await?,
         ssh_port: ssh.port,
     };
     let host = &settings.proxy.destination.host;
@@ -99,7 +99,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
     let checked = check(config).await;
     let answer = checked.as_ref().ok().and_then(|checked| answer(&checked.paths));
     let obstacle = obstacle::find(&ssh);
-    let account = Account {
+    let checked_report = Report {
         host,
         ssh: &ssh,
         paths: checked.as_ref().map(|checked| &*checked.paths),
@@ -115,9 +115,9 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         not_given: obstacle::not_given(&ssh, &given()),
     };
     let said = if settings.json {
-        json::write(&account)
+        json::write(&checked_report)
     } else {
-        table::write(&account, width())
+        table::write(&checked_report, width())
     };
     // A reader who has seen enough is no error.
     let _ = io::stdout().write_all(said.as_bytes());

@@ -1,4 +1,4 @@
-//! The account for people.
+//! The report for people.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,52 +7,55 @@ use crate::client::check::{CheckedPath, Diagnosis};
 
 use super::limits::{Limit, UNKNOWN, survival};
 use super::obstacle::other_way;
-use super::{Account, answer, words};
-use crate::cli::wrap::hung;
+use super::{Report, answer, words};
+use crate::cli::wrap::hanging_indent;
 use crate::wire::Escaped;
 
 /// The table, and what stands below it, for a terminal so wide or whatever there is. Nothing where the name leads nowhere:
 /// that is told as an error.
-pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
-    let Ok(paths) = account.paths else { return String::new() };
+pub(super) fn write(report: &Report<'_>, width: Option<usize>) -> String {
+    let Ok(paths) = report.paths else { return String::new() };
     let mut text = String::new();
     table(&mut text, paths, width);
-    for relay in account.unresolved_relays {
-        line(&mut text, &hung("no relay: ", relay, width));
+    for relay in report.unresolved_relays {
+        line(&mut text, &hanging_indent("no relay: ", relay, width));
     }
-    for sshd in account.asked_sshd {
+    for sshd in report.asked_sshd {
         let what = format!(
             "no path works, so check also connected to sshd itself at {sshd}, without logging in, to \
                 find the cause"
         );
-        line(&mut text, &hung("note: ", &what, width));
+        line(&mut text, &hanging_indent("note: ", &what, width));
     }
-    for key in &account.keys {
-        line(&mut text, &hung("key: ", key, width));
+    for key in &report.keys {
+        line(&mut text, &hanging_indent("key: ", key, width));
     }
     advice(&mut text, paths, width);
-    if let Some(way) = other_way(account.ssh) {
+    if let Some(way) = other_way(report.ssh) {
         let what = format!(
             "plain ssh does not use bowline for {} ({way}); `bowline ssh` does, and `bowline setup` configures \
              ssh to do so",
-            account.host
+            report.host
         );
         line(&mut text, "");
-        line(&mut text, &hung("note: ", &what, width));
+        line(&mut text, &hanging_indent("note: ", &what, width));
     }
-    if !account.not_given.is_empty() {
+    if !report.not_given.is_empty() {
         let what = format!(
             "this check was not given {}, which ssh's ProxyCommand has: pass the same to check, or put it into \
              bowline.toml",
-            account.not_given.join(", ")
+            report.not_given.join(", ")
         );
         line(&mut text, "");
-        line(&mut text, &hung("note: ", &what, width));
+        line(&mut text, &hanging_indent("note: ", &what, width));
     }
-    if let Some(obstacle) = &account.obstacle {
+    if let Some(obstacle) = &report.obstacle {
         line(&mut text, "");
-        line(&mut text, &hung("ssh cannot use these paths: ", obstacle.what, width));
-        line(&mut text, &hung("hint: ", obstacle.hint, width));
+        line(
+            &mut text,
+            &hanging_indent("ssh cannot use these paths: ", obstacle.what, width),
+        );
+        line(&mut text, &hanging_indent("hint: ", obstacle.hint, width));
     }
     if let Some(answer) = answer(paths) {
         let seen = match answer.shows_client {
@@ -65,9 +68,9 @@ pub(super) fn write(account: &Account<'_>, width: Option<usize>) -> String {
         .iter()
         .any(|path| path.diagnosis == Diagnosis::Works && path.is_unknown_host)
     {
-        line(&mut text, &unknown_host(&account.unsupported_types));
+        line(&mut text, &unknown_host(&report.unsupported_types));
     }
-    limits(&mut text, account, paths, width);
+    limits(&mut text, report, paths, width);
     text
 }
 
@@ -86,12 +89,12 @@ fn table(text: &mut String, paths: &[CheckedPath], width: Option<usize>) {
     let names: Vec<String> = paths.iter().map(|checked| checked.path.to_string()).collect();
     let longest = names.iter().map(String::len).max().unwrap_or(0).max(4);
     let heading = format!("{:<longest$}  HANDSHAKE    BANNER   MTU  ", "PATH");
-    line(text, &hung(&heading, "VERDICT", width));
+    line(text, &hanging_indent(&heading, "VERDICT", width));
     for (name, checked) in names.iter().zip(paths) {
         let (handshake, banner) = (milliseconds(checked.handshake), milliseconds(checked.banner));
         let mtu = checked.mtu.map_or("-".to_owned(), |mtu| mtu.to_string());
         let head = format!("{name:<longest$}  {handshake:>9} {banner:>9}  {mtu:>4}  ");
-        line(text, &hung(&head, &diagnosis(checked), width));
+        line(text, &hanging_indent(&head, &diagnosis(checked), width));
     }
 }
 
@@ -119,14 +122,14 @@ fn advice(text: &mut String, paths: &[CheckedPath], width: Option<usize>) {
         line(text, "");
     }
     for advice in told {
-        line(text, &hung("hint: ", &advice, width));
+        line(text, &hanging_indent("hint: ", &advice, width));
     }
 }
 
-fn limits(text: &mut String, account: &Account<'_>, paths: &[CheckedPath], width: Option<usize>) {
+fn limits(text: &mut String, report: &Report<'_>, paths: &[CheckedPath], width: Option<usize>) {
     line(text, "\nWhat ends a session in an outage:");
-    for limit in &account.limits {
-        line(text, &hung(&head(&time(limit)), &limit.what, width));
+    for limit in &report.limits {
+        line(text, &hanging_indent(&head(&time(limit)), &limit.what, width));
         if let Some(fix) = &limit.fix {
             let place = limit
                 .file
@@ -152,7 +155,7 @@ fn limits(text: &mut String, account: &Account<'_>, paths: &[CheckedPath], width
         Some(_) => {}
     }
     unknown(text, UNKNOWN, width);
-    if let Some(survives) = survival(&account.limits) {
+    if let Some(survives) = survival(&report.limits) {
         let survives = rough(survives);
         line(
             text,
@@ -162,7 +165,7 @@ fn limits(text: &mut String, account: &Account<'_>, paths: &[CheckedPath], width
 }
 
 fn unknown(text: &mut String, what: &str, width: Option<usize>) {
-    line(text, &hung(&head("not known"), what, width));
+    line(text, &hanging_indent(&head("not known"), what, width));
 }
 
 /// What stands before a limit.

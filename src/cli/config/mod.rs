@@ -1,9 +1,9 @@
 //! `bowline config`: the settings that count, and where each came from.
 
-mod heard;
+mod command_matches;
+mod file_values;
 mod keys;
 mod page;
-mod written;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use super::args::{CommonArgs, ConfigArgs};
 use super::places::{self, Owner};
 use super::report::Failure;
 use super::settings::Context;
-use heard::Heard;
+use command_matches::CommandMatches;
+use file_values::FileValues;
 use keys::{Key, Table};
 pub(super) use page::page;
-use written::WrittenFile;
 
 /// A setting that counts.
 struct Setting {
@@ -65,7 +65,7 @@ pub(super) fn run(args: &ConfigArgs, common: &CommonArgs) -> Result<(), Failure>
     // A closed stdout is not an error: `bowline config | head -1`.
     let _ = io::stdout().write_all(text.as_bytes());
     match &*asked {
-        [(owner, [table])] => Heard::of(*table, host)?.settle(common, *owner),
+        [(owner, [table])] => CommandMatches::of(*table, host)?.settle(common, *owner),
         _ => Ok(()),
     }
 }
@@ -106,13 +106,13 @@ fn gather(common: &CommonArgs, owner: Owner, tables: &[Table], host: Option<&str
     let folders = Context::load(common.clone(), owner)?.folders()?;
     let file = common.config.clone().or(usual);
     let text = file.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
-    let written = text.and_then(WrittenFile::parse);
+    let written = text.and_then(FileValues::parse);
     let mut settings = vec![];
     for table in tables {
-        let heard = Heard::of(*table, host)?;
+        let matches = CommandMatches::of(*table, host)?;
         for key in table.keys() {
             let flag = common_flag(common, *table, &key.name).map(|flag| (Origin::Flag, as_written(&flag)));
-            let variable = heard.variable(&key);
+            let variable = matches.variable(&key);
             let given = match (flag, variable) {
                 // A variable's value is there as if it were a flag's.
                 (Some(flag), Some(variable)) if flag.1 == variable.1 => Some(variable),
@@ -159,7 +159,7 @@ impl Setting {
         table: Table,
         key: Key,
         given: Option<(Origin, String)>,
-        file: Option<(&WrittenFile, &Path)>,
+        file: Option<(&FileValues, &Path)>,
         host: Option<&str>,
     ) -> Setting {
         let (value, origin) = match given {

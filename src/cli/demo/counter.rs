@@ -6,19 +6,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::DemoError;
-use super::visitor::{Ending, Input, Output, Remote};
+use super::ssh_client::{Input, Output, Remote, RemoteProcess};
 use crate::clock;
 
 /// Time between two numbers.
-pub(super) const TICK: Duration = Duration::from_millis(50);
+pub(super) const COUNT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the remote shell exits with, to see that it arrives.
-pub(super) const FAREWELL: u32 = 7;
+pub(super) const EXIT_CODE: u32 = 7;
 
 /// How long the last numbers may take after the shell was told to stop.
-const LAST_NUMBERS: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Counts until a line comes in, then exits with [`FAREWELL`].
+/// Counts until a line comes in, then exits with [`EXIT_CODE`].
 ///
 /// Whatever shell the user has hands it on to sh.
 pub(super) const COMMAND: &str = "exec sh -c '(n=0; while :; do n=$((n+1)); echo $n; sleep 0.05; done) & read stop; \
@@ -26,7 +26,7 @@ pub(super) const COMMAND: &str = "exec sh -c '(n=0; while :; do n=$((n+1)); echo
 
 /// The latest number, and when it came.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Beat {
+pub(super) struct Reading {
     pub(super) number: u64,
     pub(super) at: Instant,
 }
@@ -35,24 +35,24 @@ pub(super) struct Beat {
 pub(super) struct Counter {
     input: Input,
     output: Output,
-    ending: Ending,
+    process: RemoteProcess,
     sequence: Sequence,
-    beats: watch::Sender<Beat>,
+    readings: watch::Sender<Reading>,
 }
 
 impl Counter {
     /// Takes what runs [`COMMAND`]. Each number is told to those who watch.
-    pub(super) fn new(remote: Remote) -> (Counter, watch::Receiver<Beat>) {
-        let (beats, watched) = watch::channel(Beat {
+    pub(super) fn new(remote: Remote) -> (Counter, watch::Receiver<Reading>) {
+        let (readings, watched) = watch::channel(Reading {
             number: 0,
             at: clock::now(),
         });
         let counter = Counter {
             input: remote.input,
             output: remote.output,
-            ending: remote.ending,
+            process: remote.process,
             sequence: Sequence::default(),
-            beats,
+            readings,
         };
         (counter, watched)
     }
@@ -64,7 +64,7 @@ impl Counter {
                 Ok(true) => {}
                 Ok(false) => {
                     return DemoError::EarlyEnd {
-                        said: self.ending.complaint(),
+                        said: self.process.stderr_text(),
                     };
                 }
                 Err(error) => return error,
@@ -82,11 +82,11 @@ impl Counter {
             while self.read().await? {}
             Ok::<_, DemoError>(())
         };
-        tokio::time::timeout(LAST_NUMBERS, rest)
+        tokio::time::timeout(STOP_TIMEOUT, rest)
             .await
             .map_err(|_| DemoError::DoesNotEnd)??;
         drop(self.input);
-        Ok((self.sequence.last, self.ending.wait().await?))
+        Ok((self.sequence.last, self.process.wait().await?))
     }
 
     /// `false` at the end.
@@ -94,8 +94,8 @@ impl Counter {
         let mut buffer = [0; 4096];
         let count = self.output.read(&mut buffer).await.map_err(DemoError::Stream)?;
         self.sequence.take(&buffer[..count])?;
-        if self.sequence.last > self.beats.borrow().number {
-            self.beats.send_replace(Beat {
+        if self.sequence.last > self.readings.borrow().number {
+            self.readings.send_replace(Reading {
                 number: self.sequence.last,
                 at: clock::now(),
             });
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn the_command_is_as_the_constants_say() {
-        assert!(COMMAND.contains(&format!("exit {FAREWELL}'")));
-        assert!(COMMAND.contains(&format!("sleep {}", TICK.as_secs_f64())));
+        assert!(COMMAND.contains(&format!("exit {EXIT_CODE}'")));
+        assert!(COMMAND.contains(&format!("sleep {}", COUNT_INTERVAL.as_secs_f64())));
     }
 }

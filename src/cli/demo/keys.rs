@@ -5,7 +5,7 @@ const ESCAPE: u8 = 0x1d;
 
 /// What the user wants the demo to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Action {
     BlackHole,
     Unreachable,
     NewAddress,
@@ -20,7 +20,7 @@ pub(super) enum Typed {
     /// For the remote shell.
     Text(Vec<u8>),
     /// For the demo.
-    Wish(Wish),
+    Action(Action),
 }
 
 /// Tells them apart.
@@ -42,7 +42,7 @@ impl Keys {
                     if !text.is_empty() {
                         typed.push(Typed::Text(std::mem::take(&mut text)));
                     }
-                    typed.push(Typed::Wish(wish(key)));
+                    typed.push(Typed::Action(action(key)));
                 }
             }
         }
@@ -54,14 +54,14 @@ impl Keys {
 }
 
 /// A key that means nothing asks for help.
-fn wish(key: u8) -> Wish {
+fn action(key: u8) -> Action {
     match key.to_ascii_lowercase() {
-        b'b' => Wish::BlackHole,
-        b'u' => Wish::Unreachable,
-        b'r' => Wish::NewAddress,
-        b'x' => Wish::Reset,
-        b'q' => Wish::Quit,
-        _ => Wish::Help,
+        b'b' => Action::BlackHole,
+        b'u' => Action::Unreachable,
+        b'r' => Action::NewAddress,
+        b'x' => Action::Reset,
+        b'q' => Action::Quit,
+        _ => Action::Help,
     }
 }
 
@@ -80,9 +80,9 @@ mod tests {
             typed,
             [
                 text("ls"),
-                Typed::Wish(Wish::BlackHole),
+                Typed::Action(Action::BlackHole),
                 text("b"),
-                Typed::Wish(Wish::Quit)
+                Typed::Action(Action::Quit)
             ]
         );
     }
@@ -91,13 +91,13 @@ mod tests {
     fn an_escape_and_its_key_may_come_apart() {
         let mut keys = Keys::default();
         assert_eq!(keys.take(b"a\x1d"), [text("a")]);
-        assert_eq!(keys.take(b"R"), [Typed::Wish(Wish::NewAddress)]);
+        assert_eq!(keys.take(b"R"), [Typed::Action(Action::NewAddress)]);
         assert_eq!(keys.take(b"r"), [text("r")]);
     }
 
     #[test]
     fn the_escape_twice_is_itself_and_an_unknown_key_asks_for_help() {
         assert_eq!(Keys::default().take(b"\x1d\x1d"), [text("\x1d")]);
-        assert_eq!(Keys::default().take(b"\x1d7"), [Typed::Wish(Wish::Help)]);
+        assert_eq!(Keys::default().take(b"\x1d7"), [Typed::Action(Action::Help)]);
     }
 }

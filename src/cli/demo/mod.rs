@@ -3,6 +3,7 @@
 //! Nothing here is simulated but the path: the halves, sshd and the client are those that run everywhere else.
 
 mod counter;
+mod fixture;
 mod folder;
 mod keys;
 mod openssh;
@@ -11,13 +12,12 @@ mod own_client;
 mod path;
 mod picture;
 mod screen;
+mod script;
 mod shell;
-mod show;
-mod stage;
-mod strip;
+mod ssh_client;
 mod table;
+mod timeline;
 mod transfer;
-mod visitor;
 
 use std::io;
 use std::path::PathBuf;
@@ -25,10 +25,10 @@ use std::time::Duration;
 
 use russh::keys::ssh_key;
 
+use self::fixture::Fixture;
 use self::screen::Screen;
-use self::stage::Stage;
+use self::ssh_client::SshClient;
 use self::transfer::Hash;
-use self::visitor::Visitor;
 use super::args::DemoArgs;
 use super::logging::LogSettings;
 use super::report::{self, Failure};
@@ -89,8 +89,8 @@ pub(crate) enum DemoError {
         said: String,
     },
     /// The remote shell's exit code did not arrive as it was.
-    #[error("the remote shell's exit code was {}, but {code} arrived", counter::FAREWELL)]
-    OtherFarewell {
+    #[error("the remote shell's exit code was {}, but {code} arrived", counter::EXIT_CODE)]
+    WrongExitCode {
         /// What arrived.
         code: u32,
     },
@@ -185,13 +185,13 @@ pub(super) async fn run(settings: DemoSettings) -> Result<(), Failure> {
 }
 
 async fn play(settings: &DemoSettings, screen: &Screen) -> Result<(), DemoError> {
-    let visitor = Visitor::choose().await;
-    let stage = Stage::set(&settings.log).await?;
+    let ssh_client = SshClient::choose().await;
+    let fixture = Fixture::start(&settings.log).await?;
     let played = if settings.shell {
-        shell::run(&stage, &visitor, screen).await
+        shell::run(&fixture, &ssh_client, screen).await
     } else {
-        show::run(&stage, &visitor, screen).await
+        script::run(&fixture, &ssh_client, screen).await
     };
-    stage.strike().await;
+    fixture.shut_down().await;
     played
 }

@@ -20,16 +20,16 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::process::{Child, Command};
 
 use super::DemoError;
-use super::stage::{HOST, Stage};
-use super::visitor::{Ending, Remote};
+use super::fixture::{Fixture, HOST};
+use super::ssh_client::{Remote, RemoteProcess};
 use crate::cli::ssh::proxy_option;
 use crate::descriptor::Pollable;
 
 /// How long ssh may take to end once the remote program has.
-const LEAVE: Duration = Duration::from_secs(5);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A proxy whose ssh was killed, and the demo with it, gives up after this long.
-const PATIENCE: &str = "10m";
+const PROXY_PATIENCE: &str = "10m";
 
 /// A running `ssh` and its proxy. Both are killed when it is dropped before its end.
 pub(super) struct SshProcess {
@@ -41,16 +41,16 @@ pub(super) struct SshProcess {
 }
 
 /// Starts `ssh HOST COMMAND`.
-pub(super) fn run(stage: &Stage, command: &str) -> Result<Remote, DemoError> {
+pub(super) fn run(fixture: &Fixture, command: &str) -> Result<Remote, DemoError> {
     static STARTED: AtomicU32 = AtomicU32::new(0);
-    let stderr = stage
+    let stderr = fixture
         .folder
         .path(&format!("ssh-{}.log", STARTED.fetch_add(1, Ordering::Relaxed)));
     let file = File::create(&stderr).map_err(|source| DemoError::File {
         path: stderr.clone(),
         source,
     })?;
-    let mut ssh = ssh(stage)?;
+    let mut ssh = ssh(fixture)?;
     // A Ctrl-C is for the demo, which then ends its children in order.
     ssh.process_group(0);
     ssh.args(["-T", HOST, command]);
@@ -61,7 +61,7 @@ pub(super) fn run(stage: &Stage, command: &str) -> Result<Remote, DemoError> {
     Ok(Remote {
         input: Box::new(input.expect("stdin is piped")),
         output: Box::new(output.expect("stdout is piped")),
-        ending: Ending::OpenSsh(SshProcess {
+        process: RemoteProcess::OpenSsh(SshProcess {
             child,
             group,
             stderr: Some(stderr),
@@ -71,10 +71,10 @@ pub(super) fn run(stage: &Stage, command: &str) -> Result<Remote, DemoError> {
 }
 
 /// Starts `ssh -tt HOST` on a terminal of its own, between which and the user's the demo stands.
-pub(super) fn shell(stage: &Stage, size: Winsize) -> Result<Remote, DemoError> {
+pub(super) fn shell(fixture: &Fixture, size: Winsize) -> Result<Remote, DemoError> {
     let (ours, theirs) = open_terminal(size).map_err(DemoError::Terminal)?;
     let share = || theirs.try_clone().map(Stdio::from).map_err(DemoError::Terminal);
-    let mut ssh = ssh(stage)?;
+    let mut ssh = ssh(fixture)?;
     ssh.process_group(0);
     ssh.args(["-tt", HOST]);
     ssh.stdin(share()?).stdout(share()?).stderr(share()?);
@@ -85,7 +85,7 @@ pub(super) fn shell(stage: &Stage, size: Winsize) -> Result<Remote, DemoError> {
     Ok(Remote {
         input: Box::new(Terminal(Arc::clone(&ours))),
         output: Box::new(Terminal(Arc::clone(&ours))),
-        ending: Ending::OpenSsh(SshProcess {
+        process: RemoteProcess::OpenSsh(SshProcess {
             child,
             group,
             stderr: None,
@@ -97,7 +97,7 @@ pub(super) fn shell(stage: &Stage, size: Winsize) -> Result<Remote, DemoError> {
 impl SshProcess {
     /// Waits for its end.
     pub(super) async fn wait(mut self) -> Result<u32, DemoError> {
-        let status = tokio::time::timeout(LEAVE, self.child.wait()).await;
+        let status = tokio::time::timeout(EXIT_TIMEOUT, self.child.wait()).await;
         let status = status.map_err(|_| DemoError::DoesNotEnd)?.map_err(DemoError::Ssh)?;
         self.group = None;
         // A signal has no code; 255 is what ssh gives where it cannot know.
@@ -108,13 +108,13 @@ impl SshProcess {
     pub(super) async fn leave(mut self) {
         self.signal(Signal::TERM);
         // What does not heed that is killed with the drop.
-        if tokio::time::timeout(LEAVE, self.child.wait()).await.is_ok() {
+        if tokio::time::timeout(EXIT_TIMEOUT, self.child.wait()).await.is_ok() {
             self.group = None;
         }
     }
 
     /// What it wrote to stderr.
-    pub(super) fn complaint(&self) -> String {
+    pub(super) fn stderr_text(&self) -> String {
         let said = self.stderr.as_ref().and_then(|path| std::fs::read(path).ok());
         String::from_utf8_lossy(&said.unwrap_or_default()).trim().to_owned()
     }
@@ -141,9 +141,9 @@ impl Drop for SshProcess {
     }
 }
 
-fn ssh(stage: &Stage) -> Result<Command, DemoError> {
+fn ssh(fixture: &Fixture) -> Result<Command, DemoError> {
     let own = std::env::current_exe().map_err(DemoError::Ssh)?;
-    let at = |name: &str| stage.folder.path(name).into_os_string();
+    let at = |name: &str| fixture.folder.path(name).into_os_string();
     let mut words: Vec<OsString> = [
         own.into_os_string(),
         "proxy".into(),
@@ -154,14 +154,14 @@ fn ssh(stage: &Stage) -> Result<Command, DemoError> {
         "--runtime-dir".into(),
         at("run"),
         "--patience".into(),
-        PATIENCE.into(),
+        PROXY_PATIENCE.into(),
         "-F".into(),
-        stage.ssh_config().into_os_string(),
+        fixture.ssh_config().into_os_string(),
     ]
     .into();
-    words.extend(stage.proxy_log.iter().cloned());
+    words.extend(fixture.proxy_log.iter().cloned());
     let mut ssh = Command::new("ssh");
-    ssh.arg("-F").arg(stage.ssh_config());
+    ssh.arg("-F").arg(fixture.ssh_config());
     ssh.arg("-o").arg(proxy_option(&words, b" -- '%r@%n' %p"));
     // What the user has set for real sessions is not for this one.
     for (name, _) in std::env::vars_os() {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::DemoError;
-use super::path::{Path, Weather};
+use super::path::{Condition, Path};
 
 /// Time between two rounds of resets. A session that has just been resumed is reset again.
-const RESET_EVERY: Duration = Duration::from_millis(250);
+const RESET_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What happens to the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,31 +72,31 @@ impl Outage {
     /// `DemoError::Socket`: the path will not do it.
     pub(super) async fn inflict(self, path: &Path) -> Result<(), DemoError> {
         match self {
-            Outage::BlackHole => self.bad_weather(path, Weather::BlackHole).await,
-            Outage::Unreachable => self.bad_weather(path, Weather::Unreachable).await,
+            Outage::BlackHole => self.apply(path, Condition::BlackHole).await,
+            Outage::Unreachable => self.apply(path, Condition::Unreachable).await,
             Outage::NewAddress => {
                 path.take_new_address();
                 Ok(())
             }
             Outage::OtherNetwork => {
-                path.set(Weather::BlackHole).map_err(DemoError::Socket)?;
+                path.set(Condition::BlackHole).map_err(DemoError::Socket)?;
                 tokio::time::sleep(self.length()).await;
                 path.take_new_address();
-                path.set(Weather::Fair).map_err(DemoError::Socket)
+                path.set(Condition::Normal).map_err(DemoError::Socket)
             }
             Outage::ResetStorm => {
-                for _ in 0..self.length().div_duration_f64(RESET_EVERY) as u32 {
+                for _ in 0..self.length().div_duration_f64(RESET_INTERVAL) as u32 {
                     path.reset_connections();
-                    tokio::time::sleep(RESET_EVERY).await;
+                    tokio::time::sleep(RESET_INTERVAL).await;
                 }
                 Ok(())
             }
         }
     }
 
-    async fn bad_weather(self, path: &Path, weather: Weather) -> Result<(), DemoError> {
-        path.set(weather).map_err(DemoError::Socket)?;
+    async fn apply(self, path: &Path, condition: Condition) -> Result<(), DemoError> {
+        path.set(condition).map_err(DemoError::Socket)?;
         tokio::time::sleep(self.length()).await;
-        path.set(Weather::Fair).map_err(DemoError::Socket)
+        path.set(Condition::Normal).map_err(DemoError::Socket)
     }
 }

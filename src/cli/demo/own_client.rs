@@ -14,8 +14,8 @@ use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::oneshot;
 
 use super::DemoError;
-use super::stage::Stage;
-use super::visitor::{Ending, Remote};
+use super::fixture::Fixture;
+use super::ssh_client::{Remote, RemoteProcess};
 use crate::carrier::quic::MtuCap;
 use crate::client::{self as half, Boxed, ClientConfig, Credentials, HostTrust, Port, Target};
 use crate::identity::sshsig;
@@ -28,7 +28,7 @@ use crate::wire::{Authorization, UserName};
 const BUFFER: usize = 64 * 1024;
 
 /// How long the end may take once the remote program has ended.
-const LEAVE: Duration = Duration::from_secs(5);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection with one channel.
 pub(super) struct OwnConnection {
@@ -39,15 +39,15 @@ pub(super) struct OwnConnection {
 }
 
 /// Logs in and runs a command.
-pub(super) async fn run(stage: &Stage, command: &str) -> Result<Remote, DemoError> {
-    let (handle, channel) = log_in(stage).await?;
+pub(super) async fn run(fixture: &Fixture, command: &str) -> Result<Remote, DemoError> {
+    let (handle, channel) = log_in(fixture).await?;
     channel.exec(true, command).await?;
     Ok(attend(handle, channel))
 }
 
 /// Logs in and starts a shell on a terminal of this size.
-pub(super) async fn shell(stage: &Stage, size: Winsize) -> Result<Remote, DemoError> {
-    let (handle, channel) = log_in(stage).await?;
+pub(super) async fn shell(fixture: &Fixture, size: Winsize) -> Result<Remote, DemoError> {
+    let (handle, channel) = log_in(fixture).await?;
     let term = std::env::var("TERM").unwrap_or_else(|_| "vt100".to_owned());
     let (columns, rows) = (size.ws_col.into(), size.ws_row.into());
     channel.request_pty(true, &term, columns, rows, 0, 0, &[]).await?;
@@ -58,7 +58,7 @@ pub(super) async fn shell(stage: &Stage, size: Winsize) -> Result<Remote, DemoEr
 impl OwnConnection {
     /// Waits for the exit code.
     pub(super) async fn wait(self) -> Result<u32, DemoError> {
-        let exited = tokio::time::timeout(LEAVE, self.exited).await;
+        let exited = tokio::time::timeout(EXIT_TIMEOUT, self.exited).await;
         let code = exited.map_err(|_| DemoError::DoesNotEnd)?;
         // When it is closed already there is nobody left to tell.
         let _ = self.handle.disconnect(Disconnect::ByApplication, "done", "").await;
@@ -73,12 +73,12 @@ impl OwnConnection {
     }
 }
 
-async fn log_in(stage: &Stage) -> Result<(Handle<Known>, Channel<Msg>), DemoError> {
+async fn log_in(fixture: &Fixture) -> Result<(Handle<Known>, Channel<Msg>), DemoError> {
     let keys = Arc::new(Keys {
-        host: stage.host_key.clone(),
-        user: stage.user_key.clone(),
+        host: fixture.host_key.clone(),
+        user: fixture.user_key.clone(),
     });
-    let address = stage.path.address();
+    let address = fixture.path.address();
     let session = half::open(ClientConfig {
         target: Target {
             host: address.ip().to_string(),
@@ -88,7 +88,7 @@ async fn log_in(stage: &Stage) -> Result<(Handle<Known>, Channel<Msg>), DemoErro
             alternate_routes: Vec::new(),
         },
         state_dir: None,
-        user: UserName::new(&*stage.user)?,
+        user: UserName::new(&*fixture.user)?,
         trust: keys.clone(),
         credentials: keys,
         session: SessionConfig::default(),
@@ -98,11 +98,15 @@ async fn log_in(stage: &Stage) -> Result<(Handle<Known>, Channel<Msg>), DemoErro
         mtu_cap: MtuCap::default(),
     })
     .await?;
-    let known = Known(stage.host_key.key_data().clone());
+    let known = Known(fixture.host_key.key_data().clone());
     let config = Arc::new(client::Config::default());
     let mut handle = client::connect_stream(config, session.into_stream(), known).await?;
-    let key = PrivateKeyWithHashAlg::new(Arc::new(stage.user_key.clone()), None);
-    if !handle.authenticate_publickey(stage.user.as_str(), key).await?.success() {
+    let key = PrivateKeyWithHashAlg::new(Arc::new(fixture.user_key.clone()), None);
+    if !handle
+        .authenticate_publickey(fixture.user.as_str(), key)
+        .await?
+        .success()
+    {
         return Err(DemoError::NotLoggedIn);
     }
     let channel = handle.channel_open_session().await?;
@@ -118,7 +122,7 @@ fn attend(handle: Handle<Known>, channel: Channel<Msg>) -> Remote {
     Remote {
         input: Box::new(Box::pin(channel.make_writer())),
         output: Box::new(output),
-        ending: Ending::Own(OwnConnection {
+        process: RemoteProcess::Own(OwnConnection {
             handle,
             channel,
             exited,

@@ -15,20 +15,20 @@ use crate::carrier::quic::bind;
 use crate::tasks::Tasks;
 
 /// No datagram is larger.
-const LARGEST: usize = 65_536;
+const MAX_DATAGRAM: usize = 65_536;
 
 /// Clients' ports that are remembered. With one more all are forgotten, as a NAT does whose table is full.
-const MOST_FLOWS: usize = 256;
+const MAX_FLOWS: usize = 256;
 
 /// Tries to bind the same port a second time.
-const BIND_TRIES: usize = 16;
+const MAX_BIND_ATTEMPTS: usize = 16;
 
 /// What the path does with packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Weather {
+pub(super) enum Condition {
     /// Carries them.
-    Fair = 0,
+    Normal = 0,
     /// They vanish, both ways, and nobody is told.
     BlackHole = 1,
     /// Nothing listens at the server half's address; senders get ICMP "port unreachable".
@@ -47,10 +47,10 @@ struct Shared {
     front: UdpSocket,
     server: SocketAddr,
     /// An endpoint with the server half's secrets and none of its connections: what it does not know, it resets.
-    amnesiac: SocketAddr,
+    reset_endpoint: SocketAddr,
     flows: Mutex<HashMap<SocketAddr, Arc<Flow>>>,
-    weather: AtomicU8,
-    swallowed: AtomicU64,
+    condition: AtomicU8,
+    dropped: AtomicU64,
     resets: AtomicU64,
     tasks: Tasks,
 }
@@ -64,20 +64,20 @@ struct Flow {
 }
 
 impl Path {
-    /// A path to `server` in fair weather.
+    /// A path to `server` that works.
     ///
     /// # Errors
     /// No UDP socket on loopback.
-    pub(super) fn to(server: SocketAddr, amnesiac: SocketAddr) -> io::Result<Path> {
+    pub(super) fn to(server: SocketAddr, reset_endpoint: SocketAddr) -> io::Result<Path> {
         let front = UdpSocket::from_std(bind_for_good()?)?;
         let address = front.local_addr()?;
         let shared = Arc::new(Shared {
             front,
             server,
-            amnesiac,
+            reset_endpoint,
             flows: Mutex::default(),
-            weather: AtomicU8::new(Weather::Fair as u8),
-            swallowed: AtomicU64::new(0),
+            condition: AtomicU8::new(Condition::Normal as u8),
+            dropped: AtomicU64::new(0),
             resets: AtomicU64::new(0),
             tasks: Tasks::new(),
         });
@@ -96,18 +96,18 @@ impl Path {
     }
 
     /// What it does with packets now.
-    pub(super) fn weather(&self) -> Weather {
-        self.shared.weather()
+    pub(super) fn condition(&self) -> Condition {
+        self.shared.condition()
     }
 
     /// Changes that.
     ///
     /// # Errors
     /// The kernel will not take the address away, or not give it back.
-    pub(super) fn set(&self, weather: Weather) -> io::Result<()> {
+    pub(super) fn set(&self, condition: Condition) -> io::Result<()> {
         let front = &self.shared.front;
-        let was = self.shared.weather.swap(weather as u8, SeqCst);
-        match (was == Weather::Unreachable as u8, weather == Weather::Unreachable) {
+        let was = self.shared.condition.swap(condition as u8, SeqCst);
+        match (was == Condition::Unreachable as u8, condition == Condition::Unreachable) {
             // A connected socket hears one peer only; to everybody else its port is closed. The port stays ours.
             (false, true) => rustix::net::connect(front, &nobody())?,
             (true, false) => rustix::net::connect_unspec(front)?,
@@ -129,8 +129,8 @@ impl Path {
     }
 
     /// Packets that vanished so far.
-    pub(super) fn swallowed(&self) -> u64 {
-        self.shared.swallowed.load(SeqCst)
+    pub(super) fn dropped(&self) -> u64 {
+        self.shared.dropped.load(SeqCst)
     }
 
     /// Resets delivered so far.
@@ -142,7 +142,7 @@ impl Path {
 impl Shared {
     /// From the clients to the server half.
     async fn carry(self: Arc<Shared>) {
-        let mut buffer = vec![0; LARGEST];
+        let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
             let Ok((length, client)) = self.front.recv_from(&mut buffer).await else {
                 // A closed port on the other side is told here; the path does not care.
@@ -150,7 +150,7 @@ impl Shared {
                 continue;
             };
             let packet = &buffer[..length];
-            if self.swallows() {
+            if self.drops() {
                 continue;
             }
             let Ok(flow) = self.flow_of(client) else {
@@ -158,7 +158,7 @@ impl Shared {
             };
             let later = packet.first().is_some_and(|first| first & 0x80 == 0);
             let to = if later && flow.reset_due.load(SeqCst) {
-                self.amnesiac
+                self.reset_endpoint
             } else {
                 self.server
             };
@@ -169,20 +169,20 @@ impl Shared {
 
     /// From the server half to one client, until that has another port outside.
     async fn carry_back(self: Arc<Shared>, flow: Arc<Flow>) {
-        let mut buffer = vec![0; LARGEST];
+        let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
             let Ok((length, from)) = flow.outside.recv_from(&mut buffer).await else {
                 tokio::task::yield_now().await;
                 continue;
             };
             if !self.is_current(&flow) {
-                self.swallowed.fetch_add(1, SeqCst);
+                self.dropped.fetch_add(1, SeqCst);
                 return;
             }
-            if self.swallows() {
+            if self.drops() {
                 continue;
             }
-            if from == self.amnesiac && flow.reset_due.swap(false, SeqCst) {
+            if from == self.reset_endpoint && flow.reset_due.swap(false, SeqCst) {
                 self.resets.fetch_add(1, SeqCst);
             }
             let _ = self.front.send_to(&buffer[..length], flow.client).await;
@@ -194,7 +194,7 @@ impl Shared {
         if let Some(flow) = flows.get(&client) {
             return Ok(Arc::clone(flow));
         }
-        if flows.len() >= MOST_FLOWS {
+        if flows.len() >= MAX_FLOWS {
             flows.clear();
         }
         let flow = Arc::new(Flow {
@@ -217,19 +217,19 @@ impl Shared {
             .is_some_and(|current| Arc::ptr_eq(current, flow))
     }
 
-    fn swallows(&self) -> bool {
-        let swallows = self.weather() != Weather::Fair;
-        if swallows {
-            self.swallowed.fetch_add(1, SeqCst);
+    fn drops(&self) -> bool {
+        let drops = self.condition() != Condition::Normal;
+        if drops {
+            self.dropped.fetch_add(1, SeqCst);
         }
-        swallows
+        drops
     }
 
-    fn weather(&self) -> Weather {
-        match self.weather.load(SeqCst) {
-            1 => Weather::BlackHole,
-            2 => Weather::Unreachable,
-            _ => Weather::Fair,
+    fn condition(&self) -> Condition {
+        match self.condition.load(SeqCst) {
+            1 => Condition::BlackHole,
+            2 => Condition::Unreachable,
+            _ => Condition::Normal,
         }
     }
 
@@ -257,7 +257,7 @@ fn bind_for_good() -> io::Result<StdSocket> {
     loop {
         let port = bind((Ipv4Addr::LOCALHOST, 0).into())?.local_addr()?;
         match bind(port) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < BIND_TRIES => tries += 1,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < MAX_BIND_ATTEMPTS => tries += 1,
             bound => return bound,
         }
     }

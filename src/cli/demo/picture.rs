@@ -1,4 +1,4 @@
-//! The live lines: the counter, the file, the path, and the strip of all that was.
+//! The live lines: the counter, the file, the path, and the timeline of all that was.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::counter::{Beat, TICK};
+use super::counter::{COUNT_INTERVAL, Reading};
 use super::outage::Outage;
-use super::screen::{Abilities, Ink, Screen};
-use super::strip::{Moment, Strip};
+use super::screen::{Screen, Style, TerminalFeatures};
+use super::timeline::{Moment, Timeline};
 use super::transfer::{Progress, SIZE};
 use crate::clock;
 
 /// Time between two drawings.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// Frames that make one cell of the strip: 25 s fit into a line of 80.
+/// Frames that make one cell of the timeline: 25 s fit into a line of 80.
 const FRAMES_PER_CELL: u32 = 4;
 
 /// Where nothing can be drawn anew, a line is written this often.
@@ -30,25 +30,25 @@ const BAR: usize = 30;
 
 /// What is known for drawing.
 pub(super) struct Picture {
-    beats: watch::Receiver<Beat>,
+    readings: watch::Receiver<Reading>,
     progress: Arc<Progress>,
     begun: Instant,
     /// The outage that goes on, and since when.
     outage: Mutex<Option<(Outage, Instant)>>,
     /// Whether there was one since the last look; some are over at once.
     was_broken: AtomicBool,
-    strip: Mutex<Strip>,
+    timeline: Mutex<Timeline>,
 }
 
 impl Picture {
-    pub(super) fn new(beats: watch::Receiver<Beat>, progress: Arc<Progress>) -> Picture {
+    pub(super) fn new(readings: watch::Receiver<Reading>, progress: Arc<Progress>) -> Picture {
         Picture {
-            beats,
+            readings,
             progress,
             begun: clock::now(),
             outage: Mutex::default(),
             was_broken: AtomicBool::new(false),
-            strip: Mutex::default(),
+            timeline: Mutex::default(),
         }
     }
 
@@ -71,13 +71,13 @@ impl Picture {
             frames.tick().await;
             if frame.is_multiple_of(FRAMES_PER_CELL) {
                 let number = self.number();
-                self.strip().push(Moment {
+                self.timeline().push(Moment {
                     broken: self.was_broken.swap(self.outage().is_some(), Relaxed),
                     numbers: number - shown,
                 });
                 shown = number;
             }
-            if screen.abilities().live {
+            if screen.features().live {
                 screen.draw(&self.lines(screen));
             } else if frame.is_multiple_of(FRAMES_PER_LINE) {
                 screen.say(&self.line());
@@ -85,35 +85,35 @@ impl Picture {
         }
     }
 
-    /// The strip so far: the path, and below it what came out of the remote shell.
-    pub(super) fn strip_lines(&self, screen: &Screen) -> [String; 2] {
-        let usual = u64::from(FRAMES_PER_CELL * FRAME.as_millis() as u32) / TICK.as_millis() as u64;
-        let (path, shell) = self.strip().lines(room(screen), usual, screen.abilities());
+    /// The timeline so far: the path, and below it what came out of the remote shell.
+    pub(super) fn timeline_lines(&self, screen: &Screen) -> [String; 2] {
+        let usual = u64::from(FRAMES_PER_CELL * FRAME.as_millis() as u32) / COUNT_INTERVAL.as_millis() as u64;
+        let (path, shell) = self.timeline().lines(room(screen), usual, screen.features());
         [labelled("", &path), labelled("", &shell)]
     }
 
     fn lines(&self, screen: &Screen) -> Vec<String> {
-        let (abilities, room) = (screen.abilities(), room(screen));
+        let (features, room) = (screen.features(), room(screen));
         let state = match self.outage() {
             Some((outage, since)) => {
                 let state = format!("{}, {}", outage.name(), seconds(since));
-                abilities.ink(Ink::Bad, clipped(&state, room))
+                features.style(Style::Bad, clipped(&state, room))
             }
-            None => abilities.ink(Ink::Good, "open"),
+            None => features.style(Style::Good, "open"),
         };
         let numbers = format!("{:<6} none missing, none twice", self.number());
         let mut lines = vec![
             String::new(),
             labelled("path", &state),
             labelled("counter", clipped(&numbers, room)),
-            labelled("file", &self.bar(room, abilities)),
+            labelled("file", &self.bar(room, features)),
         ];
-        lines.extend(self.strip_lines(screen));
+        lines.extend(self.timeline_lines(screen));
         lines
     }
 
-    fn bar(&self, room: usize, abilities: Abilities) -> String {
-        let (full, empty) = if abilities.unicode { ("█", "░") } else { ("#", ".") };
+    fn bar(&self, room: usize, features: TerminalFeatures) -> String {
+        let (full, empty) = if features.unicode { ("█", "░") } else { ("#", ".") };
         let done = self.progress.returned();
         let text = format!(" {:4.1} of {} MiB there and back", mebibytes(done), SIZE >> 20);
         let bar = BAR.min(room.saturating_sub(text.len()));
@@ -137,13 +137,13 @@ impl Picture {
         )
     }
 
-    fn strip(&self) -> MutexGuard<'_, Strip> {
+    fn timeline(&self) -> MutexGuard<'_, Timeline> {
         // Moments are only ever added, whole.
-        self.strip.lock().unwrap_or_else(PoisonError::into_inner)
+        self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn number(&self) -> u64 {
-        self.beats.borrow().number
+        self.readings.borrow().number
     }
 
     fn outage(&self) -> Option<(Outage, Duration)> {

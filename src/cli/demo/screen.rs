@@ -13,7 +13,7 @@ const COLUMNS: usize = 80;
 
 /// How text stands out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ink {
+pub(super) enum Style {
     Bold,
     Dim,
     Good,
@@ -22,7 +22,7 @@ pub(super) enum Ink {
 
 /// What the terminal can do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Abilities {
+pub(super) struct TerminalFeatures {
     /// Lines can be drawn anew in place.
     pub(super) live: bool,
     /// Colours are there, and wanted (`NO_COLOR` of no-color.org).
@@ -33,31 +33,31 @@ pub(super) struct Abilities {
 
 /// Stdout.
 pub(super) struct Screen {
-    abilities: Abilities,
+    features: TerminalFeatures,
     /// Live lines that stand there now.
     drawn: Mutex<usize>,
 }
 
-impl Abilities {
-    fn of_stdout() -> Abilities {
+impl TerminalFeatures {
+    fn of_stdout() -> TerminalFeatures {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let live = io::stdout().is_terminal() && variable("TERM").is_some_and(|term| term != "dumb");
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
         let locale = locale.unwrap_or_default().to_ascii_lowercase();
-        Abilities {
+        TerminalFeatures {
             live,
             colour: live && variable("NO_COLOR").is_none(),
             unicode: locale.contains("utf-8") || locale.contains("utf8"),
         }
     }
 
-    /// `text` in that ink.
-    pub(super) fn ink(self, ink: Ink, text: &str) -> String {
-        let code = match ink {
-            Ink::Bold => "1",
-            Ink::Dim => "2",
-            Ink::Good => "32",
-            Ink::Bad => "1;31",
+    /// `text` in that style.
+    pub(super) fn style(self, style: Style, text: &str) -> String {
+        let code = match style {
+            Style::Bold => "1",
+            Style::Dim => "2",
+            Style::Good => "32",
+            Style::Bad => "1;31",
         };
         if self.colour {
             format!("\x1b[{code}m{text}\x1b[0m")
@@ -71,13 +71,13 @@ impl Screen {
     /// Looks at what stdout is.
     pub(super) fn new() -> Screen {
         Screen {
-            abilities: Abilities::of_stdout(),
+            features: TerminalFeatures::of_stdout(),
             drawn: Mutex::new(0),
         }
     }
 
-    pub(super) fn abilities(&self) -> Abilities {
-        self.abilities
+    pub(super) fn features(&self) -> TerminalFeatures {
+        self.features
     }
 
     /// Columns of the terminal now, 80 at most.
@@ -99,7 +99,7 @@ impl Screen {
 
     /// Draws these lines in place of those drawn before. Each must fit into the terminal. Nothing where none is.
     pub(super) fn draw(&self, lines: &[String]) {
-        if !self.abilities.live {
+        if !self.features.live {
             return;
         }
         let mut drawn = self.drawn();
@@ -145,13 +145,13 @@ mod tests {
 
     #[test]
     fn without_colour_ink_leaves_no_mark() {
-        let plain = Abilities {
+        let plain = TerminalFeatures {
             live: true,
             colour: false,
             unicode: true,
         };
-        assert_eq!(plain.ink(Ink::Bad, "text"), "text");
-        let coloured = Abilities { colour: true, ..plain };
-        assert_eq!(coloured.ink(Ink::Bad, "text"), "\x1b[1;31mtext\x1b[0m");
+        assert_eq!(plain.style(Style::Bad, "text"), "text");
+        let coloured = TerminalFeatures { colour: true, ..plain };
+        assert_eq!(coloured.style(Style::Bad, "text"), "\x1b[1;31mtext\x1b[0m");
     }
 }

@@ -9,15 +9,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::DemoError;
-use super::keys::{Keys, Typed, Wish};
-use super::path::{Path, Weather};
-use super::screen::{Ink, Screen};
-use super::stage::Stage;
-use super::visitor::{Remote, Visitor};
+use super::fixture::Fixture;
+use super::keys::{Action, Keys, Typed};
+use super::path::{Condition, Path};
+use super::screen::{Screen, Style};
+use super::ssh_client::{Remote, SshClient};
 use crate::clock;
 
 /// Typed bytes that wait for ssh, which waits for the path. With more, the keyboard waits.
-const MOST_TYPED: usize = 1 << 20;
+const MAX_TYPED: usize = 1 << 20;
 
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
@@ -31,30 +31,30 @@ const HELP: &str = "Press Ctrl-] and then one of:\r\n  b  black hole on or off: 
 ///
 /// # Errors
 /// Stdin or stdout is no terminal, or the session cannot be opened.
-pub(super) async fn run(stage: &Stage, visitor: &Visitor, screen: &Screen) -> Result<(), DemoError> {
+pub(super) async fn run(fixture: &Fixture, ssh_client: &SshClient, screen: &Screen) -> Result<(), DemoError> {
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         return Err(DemoError::NoTerminal);
     }
     let title = "A shell over bowline, on this machine. Break the path and keep typing.";
-    screen.say(&screen.abilities().ink(Ink::Bold, title));
+    screen.say(&screen.features().style(Style::Bold, title));
     screen.say(&format!("\n{}\n", HELP.replace('\r', "")));
     let size = tcgetwinsize(io::stdout()).map_err(|error| DemoError::Terminal(error.into()))?;
-    let mut remote = visitor.shell(stage, size).await?;
+    let mut remote = ssh_client.shell(fixture, size).await?;
     let raw = RawMode::enter().map_err(DemoError::Terminal)?;
-    let sitting = Sitting {
-        path: &stage.path,
+    let interaction = Interaction {
+        path: &fixture.path,
         screen,
         restored: None,
     };
-    let left = sitting.attend(&mut remote).await;
+    let left = interaction.run(&mut remote).await;
     drop(raw);
     screen.say(match left? {
         Left::ShellEnded => "\nThe shell exited, and its session ended.",
         Left::Quit => "\nLeft the shell.",
     });
     // It cannot take leave over a path that is down.
-    stage.path.set(Weather::Fair).map_err(DemoError::Socket)?;
-    remote.ending.leave().await;
+    fixture.path.set(Condition::Normal).map_err(DemoError::Socket)?;
+    remote.process.leave().await;
     Ok(())
 }
 
@@ -65,15 +65,15 @@ enum Left {
 }
 
 /// The user before the terminal.
-struct Sitting<'a> {
+struct Interaction<'a> {
     path: &'a Path,
     screen: &'a Screen,
     /// When the path was given back; until the first byte has come.
     restored: Option<Instant>,
 }
 
-impl Sitting<'_> {
-    async fn attend(mut self, remote: &mut Remote) -> Result<Left, DemoError> {
+impl Interaction<'_> {
+    async fn run(mut self, remote: &mut Remote) -> Result<Left, DemoError> {
         let mut keyboard = tokio::io::stdin();
         let mut resized = signal(SignalKind::window_change()).map_err(DemoError::Terminal)?;
         let (mut keys, mut typed) = (Keys::default(), BytesMut::new());
@@ -85,7 +85,7 @@ impl Sitting<'_> {
                     Ok(0) | Err(_) => return Ok(Left::ShellEnded),
                     Ok(count) => self.show(&shown[..count]),
                 },
-                count = keyboard.read(&mut pressed), if typed.len() < MOST_TYPED => {
+                count = keyboard.read(&mut pressed), if typed.len() < MAX_TYPED => {
                     let count = count.map_err(DemoError::Terminal)?;
                     if count == 0 {
                         return Ok(Left::Quit);
@@ -93,8 +93,8 @@ impl Sitting<'_> {
                     for what in keys.take(&pressed[..count]) {
                         match what {
                             Typed::Text(text) => typed.extend_from_slice(&text),
-                            Typed::Wish(Wish::Quit) => return Ok(Left::Quit),
-                            Typed::Wish(wish) => self.grant(wish)?,
+                            Typed::Action(Action::Quit) => return Ok(Left::Quit),
+                            Typed::Action(action) => self.handle_action(action)?,
                         }
                     }
                 }
@@ -103,7 +103,7 @@ impl Sitting<'_> {
                     Err(_) => return Ok(Left::ShellEnded),
                 },
                 _ = resized.recv() => if let Ok(size) = tcgetwinsize(io::stdout()) {
-                    remote.ending.resize(size).await;
+                    remote.process.resize(size).await;
                 }
             }
         }
@@ -117,37 +117,40 @@ impl Sitting<'_> {
         put(bytes);
     }
 
-    fn grant(&mut self, wish: Wish) -> Result<(), DemoError> {
-        match wish {
-            Wish::BlackHole => self.toggle(Weather::BlackHole, "black hole: every packet is lost now; keep typing"),
-            Wish::Unreachable => self.toggle(
-                Weather::Unreachable,
+    fn handle_action(&mut self, action: Action) -> Result<(), DemoError> {
+        match action {
+            Action::BlackHole => self.toggle(
+                Condition::BlackHole,
+                "black hole: every packet is lost now; keep typing",
+            ),
+            Action::Unreachable => self.toggle(
+                Condition::Unreachable,
                 "unreachable: the server half's port refuses every packet now",
             ),
-            Wish::NewAddress => {
+            Action::NewAddress => {
                 self.path.take_new_address();
                 self.note("the client has a new address now");
                 Ok(())
             }
-            Wish::Reset => {
+            Action::Reset => {
                 self.path.reset_connections();
                 self.note("the next packet of every connection is answered with a reset");
                 Ok(())
             }
-            Wish::Help | Wish::Quit => {
+            Action::Help | Action::Quit => {
                 put(format!("\r\n{HELP}\r\n").as_bytes());
                 Ok(())
             }
         }
     }
 
-    fn toggle(&mut self, weather: Weather, words: &str) -> Result<(), DemoError> {
-        if self.path.weather() == weather {
-            self.path.set(Weather::Fair).map_err(DemoError::Socket)?;
+    fn toggle(&mut self, condition: Condition, words: &str) -> Result<(), DemoError> {
+        if self.path.condition() == condition {
+            self.path.set(Condition::Normal).map_err(DemoError::Socket)?;
             self.restored = Some(clock::now());
             self.note("the path works again");
         } else {
-            self.path.set(weather).map_err(DemoError::Socket)?;
+            self.path.set(condition).map_err(DemoError::Socket)?;
             self.restored = None;
             self.note(words);
         }
@@ -155,7 +158,10 @@ impl Sitting<'_> {
     }
 
     fn note(&self, words: &str) {
-        let words = self.screen.abilities().ink(Ink::Bold, &format!("[bowline: {words}]"));
+        let words = self
+            .screen
+            .features()
+            .style(Style::Bold, &format!("[bowline: {words}]"));
         put(format!("\r\n{words}\r\n").as_bytes());
     }
 }

@@ -1,12 +1,12 @@
-//! The account at the end: a line per outage, the counter, the file, and where to go from here.
+//! The summary at the end: a line per outage, the counter, the file, and where to go from here.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::counter::FAREWELL;
+use super::counter::EXIT_CODE;
 use super::outage::Outage;
 use super::picture::seconds;
-use super::screen::{Abilities, Ink};
+use super::screen::{Style, TerminalFeatures};
 use super::transfer::Hash;
 
 /// One outage, from the session's point of view.
@@ -22,13 +22,13 @@ pub(super) struct Survived {
     /// Numbers that had waited and came at once.
     pub(super) caught_up: u64,
     /// Packets that vanished.
-    pub(super) swallowed: u64,
+    pub(super) dropped: u64,
     /// Connections that were reset.
     pub(super) resets: u64,
 }
 
 /// What there is to tell when all went well.
-pub(super) struct Account {
+pub(super) struct Summary {
     pub(super) survived: Vec<Survived>,
     /// The counter's last number.
     pub(super) last: u64,
@@ -38,7 +38,7 @@ pub(super) struct Account {
 
 impl Survived {
     /// What it cost, in words.
-    pub(super) fn toll(&self) -> String {
+    pub(super) fn impact(&self) -> String {
         match self.outage {
             Outage::ResetStorm => format!("{} connections reset", self.resets),
             _ if self.caught_up == 1 => "no number was delayed".to_owned(),
@@ -51,12 +51,12 @@ impl Survived {
             Outage::NewAddress => "a moment".to_owned(),
             _ => seconds(self.lasted),
         };
-        let toll = match self.outage {
+        let impact = match self.outage {
             Outage::ResetStorm => format!("{} resets", self.resets),
-            _ => format!("{} packets", self.swallowed),
+            _ => format!("{} packets", self.dropped),
         };
         format!(
-            "{:<26}{lasted:>9}{:>12}{:>11} ms{toll:>15}",
+            "{:<26}{lasted:>9}{:>12}{:>11} ms{impact:>15}",
             self.outage.name(),
             seconds2(self.silence),
             self.first_byte.as_millis(),
@@ -64,18 +64,18 @@ impl Survived {
     }
 }
 
-impl Account {
+impl Summary {
     /// All of it, for a terminal of 80 columns.
-    pub(super) fn tell(&self, abilities: Abilities) -> String {
-        let good = |text: &str| abilities.ink(Ink::Good, text);
-        let dim = |text: &str| abilities.ink(Ink::Dim, text);
+    pub(super) fn render(&self, features: TerminalFeatures) -> String {
+        let good = |text: &str| features.style(Style::Good, text);
+        let dim = |text: &str| features.style(Style::Dim, text);
         let header = format!(
             "{:<26}{:>9}{:>12}{:>14}{:>15}",
             "outage", "lasted", "silence", "first byte", "lost"
         );
         let mut text = String::from("\n");
         // A failed write to a String does not exist.
-        let _ = writeln!(text, "{}", abilities.ink(Ink::Bold, &header));
+        let _ = writeln!(text, "{}", features.style(Style::Bold, &header));
         for survived in &self.survived {
             let _ = writeln!(text, "{}", survived.row());
         }
@@ -86,7 +86,7 @@ impl Account {
         );
         let _ = writeln!(
             text,
-            "counter  {}: 1 to {}, none missing, none twice; exit code {FAREWELL}, as sent",
+            "counter  {}: 1 to {}, none missing, none twice; exit code {EXIT_CODE}, as sent",
             good("complete"),
             self.last
         );
@@ -120,20 +120,20 @@ mod tests {
             silence: Duration::from_millis(99_999),
             first_byte: Duration::from_millis(9999),
             caught_up: 9999,
-            swallowed: 999_999,
+            dropped: 999_999,
             resets: 9999,
         });
-        let account = Account {
+        let summary = Summary {
             survived: survived.to_vec(),
             last: 99_999,
             hash: Hash::of(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256)),
         };
-        let bare = Abilities {
+        let bare = TerminalFeatures {
             live: true,
             colour: false,
             unicode: true,
         };
-        let told = account.tell(bare);
+        let told = summary.render(bare);
         let widest = told.lines().max_by_key(|line| line.chars().count()).unwrap_or_default();
         assert!(widest.chars().count() < 80, "{widest}");
         assert!(

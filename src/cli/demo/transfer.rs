@@ -12,8 +12,8 @@ use aws_lc_rs::digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::DemoError;
-use super::stage::Stage;
-use super::visitor::{Input, Output, Visitor};
+use super::fixture::Fixture;
+use super::ssh_client::{Input, Output, SshClient};
 use crate::clock;
 
 /// Bytes of the file. The sender, the receiver and one copy in the temporary folder make 64 MiB on disk.
@@ -56,15 +56,15 @@ impl Progress {
 /// # Errors
 /// `Damaged` where they differ, `EarlyEnd` or `Stream` where the session ends; or a full disk.
 pub(super) async fn run(
-    stage: &Stage,
-    visitor: &Visitor,
+    fixture: &Fixture,
+    ssh_client: &SshClient,
     pace: Duration,
     progress: Arc<Progress>,
 ) -> Result<Hash, DemoError> {
-    let (from, to) = (stage.folder.path("sent"), stage.folder.path("received"));
+    let (from, to) = (fixture.folder.path("sent"), fixture.folder.path("received"));
     let sent = write_random(&from).await.map_err(at(&from))?;
     let command = format!("exec tee {}", quoted(&to));
-    let remote = visitor.run(stage, &command).await?;
+    let remote = ssh_client.run(fixture, &command).await?;
     let (up, down) = tokio::join!(
         upload(&from, remote.input, pace, &progress),
         download(remote.output, &progress)
@@ -74,11 +74,11 @@ pub(super) async fn run(
         (Err(error @ DemoError::File { .. }), _) => return Err(error),
         (Ok(()), Err(error)) => return Err(error),
         _ => {
-            let said = remote.ending.complaint();
+            let said = remote.process.stderr_text();
             return Err(DemoError::EarlyEnd { said });
         }
     };
-    match remote.ending.wait().await? {
+    match remote.process.wait().await? {
         0 => {}
         code => return Err(DemoError::TransferFailed { code }),
     }

@@ -30,7 +30,7 @@ fn exit(error: &DemoError) -> Exit {
         | DemoError::Damaged { .. }
         | DemoError::Silent { .. }
         | DemoError::EarlyEnd { .. }
-        | DemoError::OtherFarewell { .. }
+        | DemoError::WrongExitCode { .. }
         | DemoError::TransferFailed { .. }
         | DemoError::DoesNotEnd
         | DemoError::Stream(_)

@@ -103,11 +103,11 @@ pub(crate) fn changes_others(host: &str, before: &[String], after: &[String], is
         true => format!("the block was written, but it also changes other settings for {host}"),
         false => format!("the block would also change other settings for {host}; nothing was changed"),
     };
-    let gone = before.iter().filter(|line| !after.contains(line)).take(MOST_TOLD);
+    let gone = before.iter().filter(|line| !after.contains(line)).take(MAX_LINES);
     let failure = gone.fold(Failure::new(Exit::Unavailable, what), |failure, line| {
         failure.fact(format_args!("ssh -G without the block: {line}"))
     });
-    let new = after.iter().filter(|line| !before.contains(line)).take(MOST_TOLD);
+    let new = after.iter().filter(|line| !before.contains(line)).take(MAX_LINES);
     let failure = new.fold(failure, |failure, line| {
         failure.fact(format_args!("ssh -G with the block: {line}"))
     });
@@ -118,7 +118,7 @@ pub(crate) fn changes_others(host: &str, before: &[String], after: &[String], is
 }
 
 /// Lines of each kind that are told.
-const MOST_TOLD: usize = 6;
+const MAX_LINES: usize = 6;
 
 /// Another line comes first. `before`: those that apply to the host ahead of the block; `None`, the block does not apply.
 pub(crate) fn not_in_effect(host: &str, takes: &str, before: Option<&[&str]>) -> Failure {

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use crate::wire::Escaped;
 
 /// As many as the kernel follows.
-const MOST_LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// Why a file cannot be changed. Nothing was written.
 #[derive(Debug, thiserror::Error)]
@@ -216,7 +216,7 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileE
 /// The last of a chain of links, whether it is there or not.
 fn behind_links(named: &Path) -> Result<PathBuf, FileError> {
     let mut path = named.to_owned();
-    for _ in 0..MOST_LINKS {
+    for _ in 0..MAX_LINKS {
         match fs::read_link(&path) {
             Ok(to) => path = path.parent().unwrap_or(Path::new("/")).join(to),
             // It is no link, or there is nothing.

@@ -8,7 +8,7 @@ use super::block::{self, Block};
 use super::change::{Modes, Original, diff};
 use super::consent::Consent;
 use super::say;
-use super::ssh_says::{self, Answer, Way};
+use super::ssh_query::{self, Answer, Route};
 use crate::cli::args::SetupArgs;
 use crate::cli::places;
 use crate::cli::report::{self, Failure};
@@ -86,8 +86,8 @@ pub(super) fn run(settings: &ClientSettings) -> Result<(), Failure> {
         original,
     };
     match settings.undo {
-        true => task.take_out(),
-        false => task.put_in(),
+        true => task.remove(),
+        false => task.install(),
     }
 }
 
@@ -101,7 +101,7 @@ struct SshFile {
 
 impl SshFile {
     fn choose(settings: &ClientSettings) -> Result<Self, Failure> {
-        let home = ssh_says::home().map_err(|error| report::ssh_rejects(&error))?;
+        let home = ssh_query::home().map_err(|error| report::ssh_rejects(&error))?;
         let home = home.ok_or_else(report::no_home_of_ssh)?;
         let usual = home.join(".ssh/config");
         let Some(file) = &settings.file else {
@@ -116,7 +116,7 @@ impl SshFile {
         let path = std::path::absolute(file).unwrap_or_else(|_| file.clone());
         let is_read = || {
             let host = settings.samples().remove(0);
-            let answer = ssh_says::ask(None, &[], &host);
+            let answer = ssh_query::ask(None, &[], &host);
             answer.is_ok_and(|answer| answer.read.iter().any(|read| is_same(read, &path)))
         };
         Ok(SshFile {
@@ -149,20 +149,20 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    fn put_in(&self) -> Result<(), Failure> {
+    fn install(&self) -> Result<(), Failure> {
         let command = self.command()?;
         let before = self.answers(&[])?;
         let straight = self.answers(&["ProxyCommand=none".to_owned()])?;
         // What ssh would do without a block of ours that is there already.
         let base: Vec<&Answer> = (before.iter().zip(&straight))
             .map(
-                |((_, now), (_, straight))| match now.way == Way::Command(command.clone()) {
+                |((_, now), (_, straight))| match now.route == Route::Command(command.clone()) {
                     true => straight,
                     false => now,
                 },
             )
             .collect();
-        let is_straight = |answer: &&Answer| answer.way == Way::Straight && answer.canonical;
+        let is_straight = |answer: &&Answer| answer.route == Route::Direct && answer.canonical;
         let block = Block {
             name: self.settings.name(),
             command,
@@ -176,12 +176,15 @@ impl Task<'_> {
         let is_there = |(_, answer): &(String, Answer)| answer.goes_over_bowline(&block.command);
         // A line of the user's own may be for the name as it is.
         let is_as_it_should_be = |(one, base): (&(String, Answer), &&Answer)| {
-            is_there(one) && (one.1.way != Way::Command(block.command.clone()) || one.1.others == base.others)
+            is_there(one) && (one.1.route != Route::Command(block.command.clone()) || one.1.others == base.others)
         };
         if before.iter().zip(&base).all(is_as_it_should_be) {
-            let way = shown(&before[0].1.way);
-            say(&format!("nothing to do: ssh already uses `{way}` for {}\n", block.name));
-            self.tell_next();
+            let route = shown(&before[0].1.route);
+            say(&format!(
+                "nothing to do: ssh already uses `{route}` for {}\n",
+                block.name
+            ));
+            self.print_next_steps();
             return Ok(());
         }
         let content = block.on_top_of(self.original.content());
@@ -189,7 +192,7 @@ impl Task<'_> {
         if content != self.original.content() {
             self.check_others(&block, &base)?;
             let other = before.iter().filter(|one| !is_there(one));
-            other.for_each(|(host, answer)| tell_replaced(host, &answer.way));
+            other.for_each(|(host, answer)| print_replaced(host, &answer.route));
             if !self.changed_to(&content)? {
                 return Ok(());
             }
@@ -198,16 +201,16 @@ impl Task<'_> {
             if !answer.goes_over_bowline(&block.command) {
                 return Err(self.without_effect(host, answer));
             }
-            if answer.others != base.others && answer.way == Way::Command(block.command.clone()) {
+            if answer.others != base.others && answer.route == Route::Command(block.command.clone()) {
                 return Err(report::changes_others(host, &base.others, &answer.others, true));
             }
         }
         say(&format!("done: ssh now uses bowline for {}\n", block.name));
-        self.tell_next();
+        self.print_next_steps();
         Ok(())
     }
 
-    /// Whether the block would change more than the way, by what ssh says with its settings before all others.
+    /// Whether the block would change more than the route, by what ssh says with its settings before all others.
     fn check_others(&self, block: &Block, base: &[&Answer]) -> Result<(), Failure> {
         let options: Vec<String> = block
             .settings()
@@ -221,7 +224,7 @@ impl Task<'_> {
         Ok(())
     }
 
-    fn take_out(&self) -> Result<(), Failure> {
+    fn remove(&self) -> Result<(), Failure> {
         let name = self.settings.name();
         let path = self.file.path.display();
         let damaged = |damaged| report::damaged_block(&self.file.path, &damaged);
@@ -245,7 +248,7 @@ impl Task<'_> {
     /// Shows the change, asks, and makes it; `false` if it is not to be made.
     fn changed_to(&self, content: &[u8]) -> Result<bool, Failure> {
         let old = self.original.exists().then(|| self.original.content());
-        if self.settings.consent != Consent::Withheld {
+        if self.settings.consent != Consent::DryRun {
             self.original
                 .check_ours()
                 .map_err(|error| report::cannot_change(&error))?;
@@ -267,7 +270,7 @@ impl Task<'_> {
             Some(path) if !path.exists() => Some(Path::new("none")),
             flag => flag,
         };
-        let ask = |host: String| ssh_says::ask(config, options, &host).map(|answer| (host, answer));
+        let ask = |host: String| ssh_query::ask(config, options, &host).map(|answer| (host, answer));
         let answers: Result<_, _> = self.settings.samples().into_iter().map(ask).collect();
         answers.map_err(|error| report::ssh_rejects(&error))
     }
@@ -289,7 +292,7 @@ impl Task<'_> {
         }
     }
 
-    fn tell_next(&self) {
+    fn print_next_steps(&self) {
         let check = format!("bowline check{}", self.file.shown_flag());
         let next = match self.settings.hosts.iter().find(|host| host.is_a_name()) {
             Some(host) => format!("next: {check} {host}\n"),
@@ -309,7 +312,7 @@ impl Task<'_> {
         let applies = before.len() < answer.applied.len();
         let takes = match answer.use_fdpass {
             true => "ProxyUseFdpass yes".to_owned(),
-            false => shown(&answer.way),
+            false => shown(&answer.route),
         };
         report::not_in_effect(host, &takes, applies.then_some(&before[..]))
     }
@@ -327,13 +330,13 @@ fn in_path(name: &str) -> Option<PathBuf> {
 impl Answer {
     /// Whether ssh gets to bowline, and gets on with it: it is no program that hands over sockets.
     fn goes_over_bowline(&self, command: &str) -> bool {
-        goes_over_bowline(&self.way, command) && !self.use_fdpass
+        goes_over_bowline(&self.route, command) && !self.use_fdpass
     }
 }
 
 /// By the block, or by a line that somebody has written, perhaps with options; its program must be there.
-fn goes_over_bowline(way: &Way, command: &str) -> bool {
-    let Way::Command(text) = way else { return false };
+fn goes_over_bowline(route: &Route, command: &str) -> bool {
+    let Route::Command(text) = route else { return false };
     let mut words = text.split(' ');
     text == command
         || match (words.next(), words.next()) {
@@ -350,21 +353,21 @@ fn is_bowline(program: &str) -> bool {
     is_there && Path::new(program).file_name() == Some("bowline".as_ref())
 }
 
-fn shown(way: &Way) -> String {
-    match way {
-        Way::Command(text) => format!("ProxyCommand {}", crate::wire::Escaped(text)),
-        Way::Jump(text) => format!("ProxyJump {}", crate::wire::Escaped(text)),
-        Way::Straight => "no ProxyCommand".to_owned(),
+fn shown(route: &Route) -> String {
+    match route {
+        Route::Command(text) => format!("ProxyCommand {}", crate::wire::Escaped(text)),
+        Route::Jump(text) => format!("ProxyJump {}", crate::wire::Escaped(text)),
+        Route::Direct => "no ProxyCommand".to_owned(),
     }
 }
 
-fn tell_replaced(host: &str, way: &Way) {
-    let way = match way {
-        Way::Straight => return,
+fn print_replaced(host: &str, route: &Route) {
+    let route = match route {
+        Route::Direct => return,
         other => shown(other),
     };
     say(&format!(
-        "note: until now ssh connects to {host} with `{way}`.\n      \
+        "note: until now ssh connects to {host} with `{route}`.\n      \
          The block replaces that, and bowline connects directly. If this host cannot be reached\n      \
          directly, see --path-command and --relay in `bowline proxy --help`.\n"
     ));
@@ -379,13 +382,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("bowline");
         let own = format!("{} proxy --port 4022 %r@%n %p", program.display());
-        let goes = |text: &str| goes_over_bowline(&Way::Command(text.to_owned()), "bowline proxy '%r@%n' %p");
+        let goes = |text: &str| goes_over_bowline(&Route::Command(text.to_owned()), "bowline proxy '%r@%n' %p");
         assert!(!goes(&own), "there is no such program");
         fs::write(&program, "").unwrap();
         assert!(goes(&own) && goes("bowline proxy '%r@%n' %p"));
         for other in ["nc %h %p", "sh proxy", "bowline", "", "/bin/sh proxy %h"] {
             assert!(!goes(other), "{other}");
         }
-        assert!(!goes_over_bowline(&Way::Straight, "") && !goes_over_bowline(&Way::Jump("bowline proxy".into()), ""));
+        assert!(!goes_over_bowline(&Route::Direct, "") && !goes_over_bowline(&Route::Jump("bowline proxy".into()), ""));
     }
 }

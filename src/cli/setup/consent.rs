@@ -14,13 +14,13 @@ pub(crate) enum Consent {
     /// Whoever gave `--yes`.
     Given,
     /// Nobody: `--dry-run`.
-    Withheld,
+    DryRun,
 }
 
 impl Consent {
     pub(super) fn of(args: &SetupArgs) -> Self {
         match (args.yes, args.dry_run) {
-            (_, true) => Consent::Withheld,
+            (_, true) => Consent::DryRun,
             (true, false) => Consent::Given,
             (false, false) => Consent::Ask,
         }
@@ -34,7 +34,7 @@ impl Consent {
         say(diffs);
         match self {
             Consent::Given => Ok(true),
-            Consent::Withheld => {
+            Consent::DryRun => {
                 say("nothing was changed (--dry-run)\n");
                 Ok(false)
             }

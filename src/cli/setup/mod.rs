@@ -7,7 +7,7 @@ mod change;
 mod client;
 mod consent;
 mod server;
-mod ssh_says;
+mod ssh_query;
 
 use std::io::{self, Write};
 
@@ -16,7 +16,7 @@ use super::report::Failure;
 
 pub(crate) use self::block::Damaged;
 pub(crate) use self::change::FileError;
-pub(crate) use self::ssh_says::SshError;
+pub(crate) use self::ssh_query::SshError;
 
 /// Puts in or takes out what was asked for.
 ///

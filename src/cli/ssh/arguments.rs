@@ -11,7 +11,7 @@ const WITH_VALUE: &[u8] = b"bceilmopBDEFIJLOPQRSwW";
 
 /// An option as found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Found {
+struct SshOption {
     letter: u8,
     value: Option<OsString>,
     /// The argument it stands in, and the byte of its letter there.
@@ -25,7 +25,7 @@ struct Found {
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct SshArguments {
     raw: Vec<OsString>,
-    found: Vec<Found>,
+    found: Vec<SshOption>,
     destination: Option<OsString>,
     misplaced: Option<OsString>,
 }
@@ -122,7 +122,7 @@ impl SshArguments {
     /// Reads the letters of one argument: how many arguments they take.
     fn letters(&mut self, at: usize, argument: &[u8]) -> usize {
         for (byte, letter) in argument.iter().copied().enumerate().skip(1) {
-            let mut found = Found {
+            let mut found = SshOption {
                 letter,
                 value: None,
                 argument: at,

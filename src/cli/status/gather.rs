@@ -14,10 +14,10 @@ use crate::observe::{self, ControlError, FoundSocket, Half, RelayReport, Request
 use crate::server::keeper::{RunningKeeper, RunningKeepers, StoreShortage, find_running_keepers};
 
 /// Whoever lives responses within this: half a second for its sessions, and its turn behind somebody who asks slowly.
-const ANSWER: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A keeper has nothing to look up.
-const KEEPER_ANSWER: Duration = Duration::from_secs(1);
+const KEEPER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// All there is.
 #[derive(Debug, Default, Serialize)]
@@ -146,13 +146,13 @@ async fn request_from_all(folders: &[PathBuf], request: &Request) -> (Vec<Reply>
     let mut askable = Askable::default();
     for folder in folders {
         askable.add_control_sockets(observe::control_sockets(folder));
-        askable.add_servers(find_running_keepers(folder, KEEPER_ANSWER, |_| false));
+        askable.add_servers(find_running_keepers(folder, KEEPER_TIMEOUT, |_| false));
     }
     let mut asking = JoinSet::new();
     for (peer, connection) in askable.open {
         let request = request.clone();
         asking.spawn(async move {
-            let responses = observe::send_request(connection, &request, ANSWER).await;
+            let responses = observe::send_request(connection, &request, ANSWER_TIMEOUT).await;
             Reply { peer, responses }
         });
     }

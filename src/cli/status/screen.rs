@@ -21,8 +21,8 @@ const PAGE: usize = 10;
 
 /// What somebody wants who pressed a key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    Leave,
+pub(super) enum Action {
+    Quit,
     Redraw,
 }
 
@@ -50,20 +50,20 @@ impl Screen {
     }
 
     /// What keys have been pressed for, without waiting for one.
-    pub(super) fn wish(&mut self) -> io::Result<Option<Wish>> {
-        let mut wish = None;
+    pub(super) fn pressed_action(&mut self) -> io::Result<Option<Action>> {
+        let mut action = None;
         while event::poll(Duration::ZERO)? {
             match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => match self.handle_key(key) {
-                    Some(Wish::Leave) => return Ok(Some(Wish::Leave)),
-                    Some(Wish::Redraw) => wish = Some(Wish::Redraw),
+                    Some(Action::Quit) => return Ok(Some(Action::Quit)),
+                    Some(Action::Redraw) => action = Some(Action::Redraw),
                     None => {}
                 },
-                Event::Resize(..) => wish = Some(Wish::Redraw),
+                Event::Resize(..) => action = Some(Action::Redraw),
                 _ => {}
             }
         }
-        Ok(wish)
+        Ok(action)
     }
 
     /// Shows it, as much as there is room for.
@@ -73,11 +73,11 @@ impl Screen {
         Ok(())
     }
 
-    fn handle_key(&mut self, key: KeyEvent) -> Option<Wish> {
+    fn handle_key(&mut self, key: KeyEvent) -> Option<Action> {
         let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
         self.above = match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => return Some(Wish::Leave),
-            KeyCode::Char('c' | 'd') if is_control => return Some(Wish::Leave),
+            KeyCode::Char('q') | KeyCode::Esc => return Some(Action::Quit),
+            KeyCode::Char('c' | 'd') if is_control => return Some(Action::Quit),
             KeyCode::Up | KeyCode::Char('k') => self.above.saturating_sub(1),
             KeyCode::Down | KeyCode::Char('j') => self.above + 1,
             KeyCode::PageUp => self.above.saturating_sub(PAGE),
@@ -85,7 +85,7 @@ impl Screen {
             KeyCode::Home => 0,
             _ => return None,
         };
-        Some(Wish::Redraw)
+        Some(Action::Redraw)
     }
 }
 

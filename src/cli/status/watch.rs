@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 use super::gather::overview;
-use super::screen::{Screen, Wish};
+use super::screen::{Action, Screen};
 use super::{Overview, StatusSettings, table};
 use crate::cli::report::{self, Failure};
 use crate::cli::signals::Signals;
 use crate::clock;
 
 /// Between looks.
-const PAUSE: Duration = Duration::from_secs(1);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a key may wait: nobody notices.
-const KEYS: Duration = Duration::from_millis(50);
+const KEY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Shows everything until told to stop, or until nobody reads it.
 ///
@@ -51,7 +51,7 @@ async fn print(settings: &StatusSettings) -> io::Result<Infallible> {
         let mut stdout = io::stdout();
         stdout.write_all(text.as_bytes())?;
         stdout.flush()?;
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(REFRESH_INTERVAL).await;
     }
 }
 
@@ -59,7 +59,7 @@ async fn print(settings: &StatusSettings) -> io::Result<Infallible> {
 async fn show(settings: &StatusSettings, signals: &mut Signals) -> io::Result<()> {
     let mut screen = Screen::enter()?;
     let mut shown = Overview::default();
-    let mut keys = tokio::time::interval(KEYS);
+    let mut keys = tokio::time::interval(KEY_INTERVAL);
     keys.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut due = clock::now();
     loop {
@@ -72,9 +72,9 @@ async fn show(settings: &StatusSettings, signals: &mut Signals) -> io::Result<()
             tokio::select! {
                 found = &mut look => break found,
                 () = signals.recv() => return Ok(()),
-                _ = keys.tick() => match screen.wish()? {
-                    Some(Wish::Leave) => return Ok(()),
-                    Some(Wish::Redraw) => screen.draw(&shown)?,
+                _ = keys.tick() => match screen.pressed_action()? {
+                    Some(Action::Quit) => return Ok(()),
+                    Some(Action::Redraw) => screen.draw(&shown)?,
                     None => {}
                 },
             }
@@ -86,5 +86,5 @@ async fn show(settings: &StatusSettings, signals: &mut Signals) -> io::Result<()
 
 /// Looks do not queue up behind a slow one.
 fn next(due: Instant) -> Instant {
-    (due + PAUSE).max(clock::now() + KEYS)
+    (due + REFRESH_INTERVAL).max(clock::now() + KEY_INTERVAL)
 }

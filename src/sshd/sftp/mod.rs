@@ -46,7 +46,7 @@ async fn converse(io: &mut ChannelIo, mut files: Files) -> Result<(), BadLength>
     loop {
         let batch = take_batch(&mut input)?;
         if batch.is_empty() {
-            match io.inbox.next().await {
+            match io.queue.next().await {
                 Some(data) => input.extend_from_slice(&data),
                 None => return Ok(()),
             }

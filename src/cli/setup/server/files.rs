@@ -48,7 +48,7 @@ pub(super) const UNIT: &str = "etc/systemd/system/bowline.service";
 pub(super) const SYSUSERS: &str = "etc/sysusers.d/bowline.conf";
 
 /// Where packages have the program, and the unit looks for it.
-const USUAL_PROGRAM: &str = "/usr/bin/bowline";
+const DEFAULT_PROGRAM: &str = "/usr/bin/bowline";
 
 impl Packaged {
     pub(super) fn all() -> &'static [Packaged] {
@@ -68,7 +68,7 @@ impl Packaged {
     pub(super) fn text(&self, program: &Path) -> String {
         let line = |program: &str| format!("ExecStart={program} ");
         self.text
-            .replace(&line(USUAL_PROGRAM), &line(&program.display().to_string()))
+            .replace(&line(DEFAULT_PROGRAM), &line(&program.display().to_string()))
     }
 
     /// Whether it is what was installed, wherever the program was then.
@@ -79,7 +79,7 @@ impl Packaged {
         let program = text
             .lines()
             .find_map(|line| line.strip_prefix("ExecStart=")?.strip_suffix(" serve"));
-        self.text(Path::new(program.unwrap_or(USUAL_PROGRAM))) == text
+        self.text(Path::new(program.unwrap_or(DEFAULT_PROGRAM))) == text
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
     fn the_unit_starts_the_program_where_it_is_and_is_known_again() {
         let unit = &ALL[0];
         let text = unit.text(Path::new("/opt/bowline"));
-        assert!(text.contains("\nExecStart=/opt/bowline serve\n") && !text.contains(USUAL_PROGRAM));
+        assert!(text.contains("\nExecStart=/opt/bowline serve\n") && !text.contains(DEFAULT_PROGRAM));
         assert!(unit.is_unchanged(text.as_bytes()) && unit.is_unchanged(unit.text.as_bytes()));
         assert!(!unit.is_unchanged(text.replace("6144", "6145").as_bytes()));
         assert!(!unit.is_unchanged(text.replace(" serve\n", " serve --listen :1\n").as_bytes()));

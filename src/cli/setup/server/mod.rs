@@ -1,7 +1,7 @@
 //! `bowline setup --server`: installs files, and says how to start what they describe.
 
 mod files;
-mod next;
+mod next_steps;
 mod sshd;
 mod systemd;
 
@@ -37,7 +37,7 @@ const HIDDEN: &[&str] = &["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
 const PROGRAMS: [&str; 2] = ["usr/bin/bowline", "usr/local/bin/bowline"];
 
 /// sshd's, where there is none to ask.
-const USUAL_PORT: u16 = 22;
+const DEFAULT_PORT: u16 = 22;
 
 /// What `bowline setup --server` works by.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl ServerSettings {
 /// # Errors
 /// A file cannot be changed; nobody says yes; sshd does not take its settings.
 pub(super) fn run(settings: &ServerSettings) -> Result<(), Failure> {
-    if settings.is_here() && settings.consent != Consent::Withheld && !geteuid().is_root() {
+    if settings.is_here() && settings.consent != Consent::DryRun && !geteuid().is_root() {
         return Err(report::no_root());
     }
     match settings.undo {
@@ -142,15 +142,15 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
         if settings.read(UNIT)?.exists() {
             say(&format!("note: /{UNIT} overrides it; --undo removes that file\n"));
         }
-        tell_next(settings, sshd.as_ref());
+        print_next_steps(settings, sshd.as_ref());
         return Ok(());
     }
     let program = program(settings)?;
     let (changes, diffs) = changes(settings, &program, sshd.as_ref())?;
-    tell_of_sshd(settings, sshd.as_ref());
+    print_sshd_notes(settings, sshd.as_ref());
     if changes.is_empty() {
         say("nothing to do: all files are installed already\n");
-        tell_next(settings, sshd.as_ref());
+        print_next_steps(settings, sshd.as_ref());
         return Ok(());
     }
     let lines = changes.iter().map(|change| {
@@ -180,7 +180,7 @@ fn install(settings: &ServerSettings) -> Result<(), Failure> {
         tool("systemctl", &["daemon-reload"]);
     }
     say("done: all files are installed; no service was enabled or started, no port was opened\n");
-    tell_next(settings, sshd.as_ref());
+    print_next_steps(settings, sshd.as_ref());
     Ok(())
 }
 
@@ -200,7 +200,7 @@ fn changes(settings: &ServerSettings, program: &Path, sshd: Option<&Sshd>) -> Re
         if original.exists() && original.content() == text.as_bytes() {
             continue;
         }
-        if settings.consent != Consent::Withheld {
+        if settings.consent != Consent::DryRun {
             original.check_ours().map_err(|error| report::cannot_change(&error))?;
         }
         if original.exists() && !file.is_unchanged(original.content()) {
@@ -242,7 +242,7 @@ fn program(settings: &ServerSettings) -> Result<PathBuf, Failure> {
     }
 }
 
-fn tell_of_sshd(settings: &ServerSettings, sshd: Option<&Sshd>) {
+fn print_sshd_notes(settings: &ServerSettings, sshd: Option<&Sshd>) {
     let Some(sshd) = sshd else {
         return match &settings.serve.sshd_config {
             Some(config) => say(&format!(
@@ -266,7 +266,7 @@ fn tell_of_sshd(settings: &ServerSettings, sshd: Option<&Sshd>) {
 }
 
 /// What is not as it should be, and what is to be done by hand.
-fn tell_next(settings: &ServerSettings, sshd: Option<&Sshd>) {
+fn print_next_steps(settings: &ServerSettings, sshd: Option<&Sshd>) {
     let mut port = match settings.serve.target {
         Some(Target::Tcp { port, .. }) => Some(port),
         Some(Target::Builtin) => None,
@@ -289,7 +289,7 @@ fn tell_next(settings: &ServerSettings, sshd: Option<&Sshd>) {
             port = Some(*own);
         }
     }
-    next::tell(settings, sshd.is_some(), port.unwrap_or(USUAL_PORT));
+    next_steps::print(settings, sshd.is_some(), port.unwrap_or(DEFAULT_PORT));
 }
 
 /// Takes the settings for sshd out again if it would not start with them.
@@ -359,7 +359,7 @@ fn remove(settings: &ServerSettings) -> Result<(), Failure> {
     }
     say("done: removed what setup had installed\n");
     if settings.is_here() {
-        next::tell_after_removal(settings, ours.iter().any(|(file, _)| file.is_for_sshd()));
+        next_steps::print_after_removal(settings, ours.iter().any(|(file, _)| file.is_for_sshd()));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::server::sshd_config::{Settings, SshdConfig, SshdWarning};
 
 /// Where its configuration is unless it is told otherwise.
-const USUAL_CONFIG: &str = "/etc/ssh/sshd_config";
+const DEFAULT_CONFIG: &str = "/etc/ssh/sshd_config";
 
 /// Of OpenSSH: 9.2 is `Version(9, 2)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,7 +89,7 @@ impl Sshd {
 }
 
 fn config(asked: &SshdConfig) -> &Path {
-    asked.config.as_deref().unwrap_or(Path::new(USUAL_CONFIG))
+    asked.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))
 }
 
 /// Old ones do not know `-V`, and name their version in their answer to that.

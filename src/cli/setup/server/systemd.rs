@@ -6,7 +6,7 @@ use crate::cli::setup::say;
 use crate::wire::Escaped;
 
 /// Of a unit that has no process and gets none by itself, in the words of `systemctl is-active`.
-const AT_REST: [&str; 3] = ["inactive", "failed", "unknown"];
+const INACTIVE_STATES: [&str; 3] = ["inactive", "failed", "unknown"];
 
 /// Runs a tool of systemd's. That it fails is told, and is no reason to stop: the files are right.
 pub(super) fn tool(program: &str, arguments: &[&str]) {
@@ -28,7 +28,7 @@ pub(super) fn is_running(unit: &str) -> bool {
         tell_failure("systemctl", &arguments, &said);
         return false;
     }
-    !AT_REST.contains(&state.as_str())
+    !INACTIVE_STATES.contains(&state.as_str())
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {

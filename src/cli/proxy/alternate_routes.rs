@@ -8,7 +8,7 @@ use super::super::config_file::ClientTable;
 use super::super::report::{self, Exit, Failure};
 use super::super::settings::SettingsError;
 use super::super::values::{ProxyText, Transport};
-use super::{ProxySettings, WEB};
+use super::{HTTPS_PORT, ProxySettings};
 use crate::carrier::stream::{CommandLine, EnvironmentError, ProxyRules, masked};
 use crate::carrier::{Path, Proxied};
 
@@ -33,30 +33,34 @@ pub(in crate::cli) fn chosen_proxy(
     text.parse().map(Some).map_err(unusable)
 }
 
-/// The detours to one host.
-pub(in crate::cli) struct Detours {
+/// The alternate routes to one host.
+pub(in crate::cli) struct AlternateRoutes {
     pub(super) paths: Vec<Path>,
     /// The environment wants a proxy that cannot be used.
     left_out: Option<EnvironmentError>,
 }
 
-impl Detours {
+impl AlternateRoutes {
     /// # Errors
     /// A host that cannot be given to a shell.
-    pub(in crate::cli) fn to(host: &str, settings: &ProxySettings) -> Result<Detours, Failure> {
+    pub(in crate::cli) fn to(host: &str, settings: &ProxySettings) -> Result<AlternateRoutes, Failure> {
         let look = |name: &str| std::env::var(name).ok();
-        Detours::with(host, settings, look)
+        AlternateRoutes::with(host, settings, look)
     }
 
-    fn with(host: &str, settings: &ProxySettings, look: impl Fn(&str) -> Option<String>) -> Result<Detours, Failure> {
-        let mut detours = Detours {
+    fn with(
+        host: &str,
+        settings: &ProxySettings,
+        look: impl Fn(&str) -> Option<String>,
+    ) -> Result<AlternateRoutes, Failure> {
+        let mut alternate_routes = AlternateRoutes {
             paths: Vec::new(),
             left_out: None,
         };
         if settings.transport == Transport::Quic {
-            return Ok(detours);
+            return Ok(alternate_routes);
         }
-        let port = settings.tls_port.unwrap_or(WEB);
+        let port = settings.tls_port.unwrap_or(HTTPS_PORT);
         let rules = settings
             .proxy
             .clone()
@@ -65,10 +69,10 @@ impl Detours {
             // Set for other programs: no reason not to try the paths that need no proxy.
             warn!(variable = error.variable, error = %error.source, "this proxy cannot be used; continuing \
                 without it");
-            detours.left_out = Some(error);
+            alternate_routes.left_out = Some(error);
             ProxyRules::direct()
         });
-        detours.paths.extend(rules.proxy_for(host, port).map(|proxy| {
+        alternate_routes.paths.extend(rules.proxy_for(host, port).map(|proxy| {
             Path::Proxied(Arc::new(Proxied {
                 proxy: proxy.clone(),
                 host: host.to_owned(),
@@ -78,8 +82,10 @@ impl Detours {
         let texts = settings.path_commands.iter().map(|command| command.0.as_str());
         let lines = CommandLine::expand_each(texts, host, port);
         let lines = lines.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
-        detours.paths.extend(lines.into_iter().map(Arc::new).map(Path::Command));
-        Ok(detours)
+        alternate_routes
+            .paths
+            .extend(lines.into_iter().map(Arc::new).map(Path::Command));
+        Ok(alternate_routes)
     }
 
     /// Where no path led anywhere, the one that was left out is worth a line.
@@ -119,16 +125,16 @@ mod tests {
         ProxySettings::new(line.proxy, &Context::load(common, Owner::System)?)
     }
 
-    fn detours(arguments: &[&str], file: &str, environment: &[(&str, &str)]) -> Detours {
+    fn alternate_routes(arguments: &[&str], file: &str, environment: &[(&str, &str)]) -> AlternateRoutes {
         let look = |wanted: &str| {
             let found = environment.iter().find(|(name, _)| *name == wanted);
             found.map(|(_, value)| (*value).to_owned())
         };
-        Detours::with("build", &settings(arguments, file).unwrap(), look).unwrap()
+        AlternateRoutes::with("build", &settings(arguments, file).unwrap(), look).unwrap()
     }
 
-    fn written(detours: &Detours) -> Vec<String> {
-        detours.paths.iter().map(ToString::to_string).collect()
+    fn written(alternate_routes: &AlternateRoutes) -> Vec<String> {
+        alternate_routes.paths.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -145,14 +151,14 @@ mod tests {
             (&[], "", &["tls build:443 by http://c:3128"]),
             (&["--proxy", "direct"], file, &[]),
         ] {
-            assert_eq!(written(&detours(arguments, file, &environment)), proxies);
+            assert_eq!(written(&alternate_routes(arguments, file, &environment)), proxies);
         }
     }
 
     #[test]
     fn a_proxy_of_the_environment_that_cannot_be_used_stops_nothing() {
         let environment = [("HTTPS_PROXY", "https://ada:secret@proxy")];
-        let left_out = detours(&["--path-command", "nc %h %p"], "", &environment);
+        let left_out = alternate_routes(&["--path-command", "nc %h %p"], "", &environment);
         assert_eq!(written(&left_out), ["command nc"]);
         let failure = left_out.explain(Failure::new(Exit::Unavailable, "no path"));
         let told = failure.to_string();
@@ -164,9 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn over_quic_alone_no_detour_is_looked_for() {
+    fn no_alternate_route_is_used_with_quic_only() {
         let environment = [("HTTPS_PROXY", "https://proxy")];
-        let none = detours(&["--transport", "quic", "--path-command", "nc %h %p"], "", &environment);
+        let none = alternate_routes(&["--transport", "quic", "--path-command", "nc %h %p"], "", &environment);
         assert!(none.paths.is_empty() && none.left_out.is_none());
     }
 
@@ -194,7 +200,7 @@ mod tests {
     #[test]
     fn two_commands_of_one_program_do_not_share_their_fate() {
         let two = ["--path-command", "ssh -W %h:%p a", "--path-command", "ssh -W %h:%p b"];
-        let two = detours(&two, "", &[]);
+        let two = alternate_routes(&two, "", &[]);
         assert_eq!(written(&two), ["command ssh", "command ssh #2"]);
         assert_ne!(two.paths[0].via(), two.paths[1].via());
     }

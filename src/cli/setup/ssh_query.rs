@@ -8,18 +8,18 @@ use crate::identity::ssh_config::OuterQueries;
 
 /// How ssh would get to a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Route {
     /// The ProxyCommand, as it is written.
     Command(String),
     /// ProxyJump.
     Jump(String),
-    Straight,
+    Direct,
 }
 
 /// ssh's answer for one host.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) way: Way,
+    pub(super) route: Route,
     /// The program of the ProxyCommand is to hand over a connected socket.
     pub(super) use_fdpass: bool,
     /// Names are made canonical, if ssh goes straight at least.
@@ -33,7 +33,7 @@ pub(super) struct Answer {
 }
 
 /// What a block of ours sets, and what it takes the place of.
-const OF_THE_WAY: &[&str] = &[
+const ROUTE_KEYWORDS: &[&str] = &[
     "proxycommand",
     "proxyjump",
     "proxyusefdpass",
@@ -70,13 +70,13 @@ pub(super) fn ask(config: Option<&Path>, options: &[String], host: &str) -> Resu
     let arguments: Vec<&str> = ["-v", "-G"].into_iter().chain(options).collect();
     let (out, err) = run(config, &arguments, host)?;
     let option = |name| out.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-    let way = option("proxycommand ").map(Way::Command);
-    let way = way.or_else(|| option("proxyjump ").map(Way::Jump));
+    let route = option("proxycommand ").map(Route::Command);
+    let route = route.or_else(|| option("proxyjump ").map(Route::Jump));
     let is_off = |value: &String| value == "no" || value == "false";
-    let is_other = |line: &&str| !OF_THE_WAY.contains(&line.split(' ').next().unwrap_or_default());
+    let is_other = |line: &&str| !ROUTE_KEYWORDS.contains(&line.split(' ').next().unwrap_or_default());
     let after = |line: &str, mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim_end().to_owned());
     Ok(Answer {
-        way: way.unwrap_or(Way::Straight),
+        route: route.unwrap_or(Route::Direct),
         canonical: option("canonicalizehostname ").is_some_and(|value| !is_off(&value)),
         others: out.lines().filter(is_other).map(str::to_owned).collect(),
         use_fdpass: option("proxyusefdpass ").is_some_and(|value| value == "yes"),
@@ -145,7 +145,7 @@ mod tests {
         );
         std::fs::write(&config, text).unwrap();
         let answer = ask(Some(&config), &[], "box").unwrap();
-        assert_eq!(answer.way, Way::Command("nc %h %p".to_owned()));
+        assert_eq!(answer.route, Route::Command("nc %h %p".to_owned()));
         assert_eq!(answer.read, [config.clone(), more.clone()]);
         assert_eq!(
             answer.applied,
@@ -155,8 +155,11 @@ mod tests {
             ]
         );
         std::fs::write(&more, "").unwrap();
-        assert_eq!(ask(Some(&config), &[], "box").unwrap().way, Way::Jump("a".to_owned()));
-        assert_eq!(ask(Some(&config), &[], "other").unwrap().way, Way::Straight);
+        assert_eq!(
+            ask(Some(&config), &[], "box").unwrap().route,
+            Route::Jump("a".to_owned())
+        );
+        assert_eq!(ask(Some(&config), &[], "other").unwrap().route, Route::Direct);
         std::fs::write(&more, "Nonsense yes\n").unwrap();
         let Err(SshError::Rejected { said }) = ask(Some(&config), &[], "box") else {
             panic!("nonsense is taken")

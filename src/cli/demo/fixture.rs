@@ -29,10 +29,10 @@ use crate::tasks::Tasks;
 pub(super) const HOST: &str = "bowline-demo";
 
 /// How long the server half and sshd have to take leave of everybody.
-const CURTAIN: Duration = Duration::from_secs(4);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Everything but the client.
-pub(super) struct Stage {
+pub(super) struct Fixture {
     /// Keys, ssh's configuration, the file that is sent.
     pub(super) folder: Folder,
     /// Between the halves.
@@ -47,15 +47,15 @@ pub(super) struct Stage {
     pub(super) proxy_log: Vec<OsString>,
     tasks: Tasks,
     /// Resets connections it has never heard of; see [`Path::reset_connections`].
-    _amnesiac: QuicListener,
+    _reset_endpoint: QuicListener,
 }
 
-impl Stage {
+impl Fixture {
     /// Makes keys, starts sshd and the server half, and lays the path between that and whoever comes.
     ///
     /// # Errors
     /// The machine gives no folder, no socket, or no user name.
-    pub(super) async fn set(log: &LogSettings) -> Result<Stage, DemoError> {
+    pub(super) async fn start(log: &LogSettings) -> Result<Fixture, DemoError> {
         let folder = Folder::make()?;
         let (host_key, user_key) = (new_key(), new_key());
         let tasks = Tasks::new();
@@ -64,9 +64,10 @@ impl Stage {
         let secrets = EndpointSecrets::new(random());
         let server = start_server_half(&tasks, sshd, &host_key, tls_key.clone(), secrets.clone())?;
         let secrets = secrets.of_listener(server);
-        let amnesiac = QuicListener::with_secrets(loopback_socket()?, &tls_key, &secrets, &QuicLimits::default())?;
-        let resets_from = amnesiac.local_addr().map_err(DemoError::Socket)?;
-        let stage = Stage {
+        let reset_endpoint =
+            QuicListener::with_secrets(loopback_socket()?, &tls_key, &secrets, &QuicLimits::default())?;
+        let resets_from = reset_endpoint.local_addr().map_err(DemoError::Socket)?;
+        let fixture = Fixture {
             folder,
             path: Path::to(server, resets_from).map_err(DemoError::Socket)?,
             user,
@@ -74,10 +75,10 @@ impl Stage {
             host_key: host_key.public_key().clone(),
             proxy_log: proxy_log(log),
             tasks,
-            _amnesiac: amnesiac,
+            _reset_endpoint: reset_endpoint,
         };
-        stage.write_ssh_files()?;
-        Ok(stage)
+        fixture.write_ssh_files()?;
+        Ok(fixture)
     }
 
     /// ssh's configuration: it knows the host, and reads nothing of the user's own.
@@ -86,8 +87,8 @@ impl Stage {
     }
 
     /// Takes leave of everybody, and clears up.
-    pub(super) async fn strike(self) {
-        self.tasks.shutdown(CURTAIN).await;
+    pub(super) async fn shut_down(self) {
+        self.tasks.shutdown(SHUTDOWN_TIMEOUT).await;
     }
 
     fn write_ssh_files(&self) -> Result<(), DemoError> {

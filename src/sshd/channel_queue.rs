@@ -22,17 +22,17 @@ pub(super) const OPEN_WINDOW: u32 = 2 * 1024 * 1024;
 pub(super) const CLOSED_WINDOW: u32 = 2;
 
 /// Bytes held from which on the window is closed.
-const HIGH: usize = 4 * 1024 * 1024;
+const HIGH_WATERMARK: usize = 4 * 1024 * 1024;
 
 /// Bytes held at which the window opens again: covers the two round trips that takes, at 40 MB/s and 50 ms.
-const LOW: usize = 2 * 1024 * 1024;
+const LOW_WATERMARK: usize = 2 * 1024 * 1024;
 
-/// Most bytes ever held. HIGH + 1.5 windows is what a client that obeys them can reach; the rest is for the two
-/// bytes per [`ASK_AGAIN`], days of them.
-const MOST: usize = 64 * 1024 * 1024;
+/// Most bytes ever held. HIGH_WATERMARK + 1.5 windows is what a client that obeys them can reach; the rest is for the two
+/// bytes per [`CONGESTION_CHECK_INTERVAL`], days of them.
+const MAX_QUEUED: usize = 64 * 1024 * 1024;
 
 /// Least time between two questions for a window, so that a closed one costs no CPU on a fast link.
-const ASK_AGAIN: Duration = Duration::from_millis(10);
+const CONGESTION_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Bytes merged into one chunk: what one write to a pipe or socket takes well.
 const CHUNK: usize = 32 * 1024;
@@ -50,7 +50,7 @@ pub(super) struct Overrun {
 
 /// The filling end.
 #[derive(Default)]
-pub(super) struct Inbox {
+pub(super) struct ChannelQueue {
     queue: Mutex<Queue>,
     filled: Notify,
     drained: Notify,
@@ -65,7 +65,7 @@ struct Queue {
     discarded: bool,
 }
 
-impl Inbox {
+impl ChannelQueue {
     /// Takes what the client sent. Nothing is kept once the reader has gone.
     pub(super) fn push(&self, data: &[u8]) -> Result<(), Overrun> {
         self.with(|queue| queue.push(data))?;
@@ -86,7 +86,7 @@ impl Inbox {
     /// After `received` bytes on a closed window: lets some time pass, or the reader catch up.
     pub(super) async fn pace(&self, received: usize) {
         if received <= CLOSED_WINDOW as usize && self.is_congested() {
-            let _ = tokio::time::timeout(ASK_AGAIN, self.drained.notified()).await;
+            let _ = tokio::time::timeout(CONGESTION_CHECK_INTERVAL, self.drained.notified()).await;
         }
     }
 
@@ -101,10 +101,10 @@ impl Queue {
             return Ok(());
         }
         self.bytes += data.len();
-        if self.bytes > MOST {
+        if self.bytes > MAX_QUEUED {
             return Err(Overrun { held: self.bytes });
         }
-        self.congested |= self.bytes >= HIGH;
+        self.congested |= self.bytes >= HIGH_WATERMARK;
         match self.chunks.back_mut() {
             Some(last) if last.len() + data.len() <= CHUNK => last.extend_from_slice(data),
             _ => self.chunks.push_back(BytesMut::from(data)),
@@ -115,17 +115,17 @@ impl Queue {
     fn pop(&mut self) -> Option<Bytes> {
         let chunk = self.chunks.pop_front()?.freeze();
         self.bytes -= chunk.len();
-        self.congested &= self.bytes > LOW;
+        self.congested &= self.bytes > LOW_WATERMARK;
         Some(chunk)
     }
 }
 
 /// The draining end. Dropping it throws away what is left and whatever still comes.
-pub(super) struct InboxReader(Arc<Inbox>);
+pub(super) struct QueueReader(Arc<ChannelQueue>);
 
-impl InboxReader {
-    pub(super) fn new(inbox: Arc<Inbox>) -> InboxReader {
-        InboxReader(inbox)
+impl QueueReader {
+    pub(super) fn new(queue: Arc<ChannelQueue>) -> QueueReader {
+        QueueReader(queue)
     }
 
     /// The next bytes, never empty; `None` after the client's EOF. Cancel safe.
@@ -158,7 +158,7 @@ impl InboxReader {
     }
 }
 
-impl Drop for InboxReader {
+impl Drop for QueueReader {
     fn drop(&mut self) {
         self.discard();
     }
@@ -168,17 +168,17 @@ impl Drop for InboxReader {
 mod tests {
     use super::*;
 
-    fn inbox() -> (Arc<Inbox>, InboxReader) {
-        let inbox = Arc::new(Inbox::default());
-        (inbox.clone(), InboxReader::new(inbox))
+    fn queue() -> (Arc<ChannelQueue>, QueueReader) {
+        let queue = Arc::new(ChannelQueue::default());
+        (queue.clone(), QueueReader::new(queue))
     }
 
     #[tokio::test]
     async fn bytes_come_out_in_order_and_then_the_end() {
-        let (inbox, mut reader) = inbox();
-        inbox.push(b"one ").unwrap();
-        inbox.push(&[b'x'; CHUNK]).unwrap();
-        inbox.finish();
+        let (queue, mut reader) = queue();
+        queue.push(b"one ").unwrap();
+        queue.push(&[b'x'; CHUNK]).unwrap();
+        queue.finish();
         assert_eq!(reader.next().await.unwrap(), "one ");
         assert_eq!(reader.next().await.unwrap().len(), CHUNK);
         assert_eq!(reader.next().await, None);
@@ -186,45 +186,45 @@ mod tests {
 
     #[tokio::test]
     async fn a_lagging_reader_closes_the_window_until_it_has_caught_up() {
-        let (inbox, mut reader) = inbox();
-        while !inbox.is_congested() {
-            inbox.push(&[0; CHUNK]).unwrap();
+        let (queue, mut reader) = queue();
+        while !queue.is_congested() {
+            queue.push(&[0; CHUNK]).unwrap();
         }
-        let mut left = HIGH;
-        while inbox.is_congested() {
+        let mut left = HIGH_WATERMARK;
+        while queue.is_congested() {
             left -= reader.next().await.unwrap().len();
         }
-        assert_eq!(left, LOW);
+        assert_eq!(left, LOW_WATERMARK);
     }
 
     #[test]
     fn a_client_that_ignores_its_window_is_found_out() {
-        let (inbox, _reader) = inbox();
+        let (queue, _reader) = queue();
         let megabyte = vec![0; 1024 * 1024];
-        let held = (0..).find_map(|_| inbox.push(&megabyte).err()).unwrap();
+        let held = (0..).find_map(|_| queue.push(&megabyte).err()).unwrap();
         assert_eq!(
             held,
             Overrun {
-                held: MOST + megabyte.len()
+                held: MAX_QUEUED + megabyte.len()
             }
         );
     }
 
     #[test]
     fn a_reader_that_left_holds_nobody_back() {
-        let (inbox, reader) = inbox();
-        inbox.push(&vec![0; HIGH]).unwrap();
+        let (queue, reader) = queue();
+        queue.push(&vec![0; HIGH_WATERMARK]).unwrap();
         drop(reader);
-        assert!(!inbox.is_congested());
-        assert_eq!(inbox.push(&vec![0; MOST + 1]), Ok(()));
+        assert!(!queue.is_congested());
+        assert_eq!(queue.push(&vec![0; MAX_QUEUED + 1]), Ok(()));
     }
 
     #[test]
     fn single_bytes_share_a_chunk() {
-        let (inbox, _reader) = inbox();
+        let (queue, _reader) = queue();
         for _ in 0..CHUNK {
-            inbox.push(b"k").unwrap();
+            queue.push(b"k").unwrap();
         }
-        assert_eq!(inbox.with(|queue| queue.chunks.len()), 1);
+        assert_eq!(queue.with(|queue| queue.chunks.len()), 1);
     }
 }

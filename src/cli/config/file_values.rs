@@ -24,14 +24,14 @@ struct Raw {
 }
 
 /// A file that [`crate::cli::config_file::ConfigFile`] has found to be good.
-pub(super) struct WrittenFile {
+pub(super) struct FileValues {
     text: String,
     raw: Raw,
 }
 
 /// A value in the file.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Found {
+pub(super) struct FileValue {
     pub(super) value: Value,
     /// From 1.
     pub(super) line: usize,
@@ -39,15 +39,15 @@ pub(super) struct Found {
     pub(super) table: String,
 }
 
-impl WrittenFile {
+impl FileValues {
     /// `None`: it is not TOML.
-    pub(super) fn parse(text: String) -> Option<WrittenFile> {
+    pub(super) fn parse(text: String) -> Option<FileValues> {
         let raw = toml::from_str(&text).ok()?;
-        Some(WrittenFile { text, raw })
+        Some(FileValues { text, raw })
     }
 
     /// What counts for a key; for [`Table::Client`] also with the tables of the host's patterns.
-    pub(super) fn find(&self, table: Table, key: &str, host: Option<&str>) -> Option<Found> {
+    pub(super) fn find(&self, table: Table, key: &str, host: Option<&str>) -> Option<FileValue> {
         let raw = &self.raw;
         let keys = match table {
             Table::Everywhere => {
@@ -68,7 +68,7 @@ impl WrittenFile {
         Some(self.found(value_of(keys, key)?, format!("[{}]", table.name())))
     }
 
-    fn find_for(&self, key: &str, host: Option<&str>) -> Option<Found> {
+    fn find_for(&self, key: &str, host: Option<&str>) -> Option<FileValue> {
         let mut tables: Vec<_> = self.raw.host.iter().collect();
         tables.sort_by_key(|(patterns, _)| patterns.span().start);
         let mut matching = tables
@@ -81,9 +81,9 @@ impl WrittenFile {
         for_host.or_else(|| Some(self.found(value_of(&self.raw.client, key)?, "[client]".to_owned())))
     }
 
-    fn found(&self, value: &Spanned<Value>, table: String) -> Found {
+    fn found(&self, value: &Spanned<Value>, table: String) -> FileValue {
         let before = &self.text.as_bytes()[..value.span().start.min(self.text.len())];
-        Found {
+        FileValue {
             value: value.as_ref().clone(),
             line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
             table,
@@ -105,7 +105,7 @@ mod tests {
     fn the_value_that_counts_is_found_with_its_line_and_table() {
         let text =
             "log-format = 'json'\n[client]\nport = 1\n\n[host.'z*']\nport = 2\n[host.'*']\nport = 3\ntls-port = 4\n";
-        let file = WrittenFile::parse(text.to_owned()).expect("TOML");
+        let file = FileValues::parse(text.to_owned()).expect("TOML");
         let found = |key, host| {
             let found = file.find(Table::Client, key, host)?;
             Some((found.value.as_integer()?, found.line, found.table))

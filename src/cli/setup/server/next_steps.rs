@@ -22,7 +22,7 @@ fn ports(serve: &ServeSettings, sshd: u16) -> Vec<Port> {
 }
 
 /// After an installation beside an sshd, or where it would be.
-pub(super) fn tell(settings: &ServerSettings, has_sshd: bool, port: u16) {
+pub(super) fn print(settings: &ServerSettings, has_sshd: bool, port: u16) {
     let mut text = String::from("\n");
     if settings.has_systemd() && is_running("bowline.service") {
         text += "The service is already running. To apply the settings without ending sessions:\n";
@@ -48,7 +48,7 @@ pub(super) fn tell(settings: &ServerSettings, has_sshd: bool, port: u16) {
 }
 
 /// After `--undo`.
-pub(super) fn tell_after_removal(settings: &ServerSettings, from_sshd: bool) {
+pub(super) fn print_after_removal(settings: &ServerSettings, from_sshd: bool) {
     if from_sshd {
         say("sshd keeps these settings until it is reloaded:\n");
         say(&reload_sshd(settings));

@@ -1,6 +1,6 @@
 //! The picture of the show: a cell per moment, the path above, what came out of the remote shell below.
 
-use super::screen::{Abilities, Ink};
+use super::screen::{Style, TerminalFeatures};
 
 /// What one moment was like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(super) struct Moment {
 
 /// All moments so far.
 #[derive(Debug, Default)]
-pub(super) struct Strip(Vec<Moment>);
+pub(super) struct Timeline(Vec<Moment>);
 
 /// From nothing to a flood.
 const BARS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -22,24 +22,24 @@ const ASCII_BARS: [char; 9] = ['.', '_', '_', '-', '-', '=', '=', '#', '#'];
 /// A bar this high is what comes in an ordinary moment.
 const USUAL_BAR: usize = 3;
 
-impl Strip {
+impl Timeline {
     /// Adds a moment.
     pub(super) fn push(&mut self, moment: Moment) {
         self.0.push(moment);
     }
 
     /// The latest moments, as two lines of at most `columns`. `usual` numbers come in an ordinary one.
-    pub(super) fn lines(&self, columns: usize, usual: u64, abilities: Abilities) -> (String, String) {
+    pub(super) fn lines(&self, columns: usize, usual: u64, features: TerminalFeatures) -> (String, String) {
         let shown = &self.0[self.0.len().saturating_sub(columns)..];
-        let (up, down, bars) = match abilities.unicode {
+        let (up, down, bars) = match features.unicode {
             true => ('━', '×', &BARS),
             false => ('-', 'x', &ASCII_BARS),
         };
         let (mut path, mut shell) = (String::new(), String::new());
         for same in shown.chunk_by(|one, other| one.broken == other.broken) {
             let broken = same[0].broken;
-            let (cell, ink) = if broken { (down, Ink::Bad) } else { (up, Ink::Good) };
-            path.push_str(&abilities.ink(ink, &String::from_iter(vec![cell; same.len()])));
+            let (cell, style) = if broken { (down, Style::Bad) } else { (up, Style::Good) };
+            path.push_str(&features.style(style, &String::from_iter(vec![cell; same.len()])));
             shell.extend(same.iter().map(|moment| bars[height(moment.numbers, usual)]));
         }
         (path, shell)
@@ -59,33 +59,33 @@ fn height(numbers: u64, usual: u64) -> usize {
 mod tests {
     use super::*;
 
-    const BARE: Abilities = Abilities {
+    const BARE: TerminalFeatures = TerminalFeatures {
         live: true,
         colour: false,
         unicode: true,
     };
 
-    fn strip(moments: &[(bool, u64)]) -> Strip {
+    fn timeline(moments: &[(bool, u64)]) -> Timeline {
         let moments = moments.iter().map(|(broken, numbers)| Moment {
             broken: *broken,
             numbers: *numbers,
         });
-        Strip(moments.collect())
+        Timeline(moments.collect())
     }
 
     #[test]
     fn an_outage_and_the_flood_after_it_can_be_seen() {
-        let seen = strip(&[(false, 8), (true, 0), (true, 0), (false, 80), (false, 7)]);
+        let seen = timeline(&[(false, 8), (true, 0), (true, 0), (false, 80), (false, 7)]);
         let (path, shell) = seen.lines(80, 8, BARE);
         assert_eq!((path.as_str(), shell.as_str()), ("━××━━", "▃··█▃"));
-        let ascii = Abilities { unicode: false, ..BARE };
+        let ascii = TerminalFeatures { unicode: false, ..BARE };
         let (path, shell) = seen.lines(80, 8, ascii);
         assert_eq!((path.as_str(), shell.as_str()), ("-xx--", "-..#-"));
     }
 
     #[test]
     fn only_the_latest_moments_are_shown_where_there_is_little_room() {
-        let (path, shell) = strip(&[(true, 0), (false, 8), (false, 8)]).lines(2, 8, BARE);
+        let (path, shell) = timeline(&[(true, 0), (false, 8), (false, 8)]).lines(2, 8, BARE);
         assert_eq!((path.as_str(), shell.as_str()), ("━━", "▃▃"));
     }
 }

@@ -16,14 +16,14 @@ use crate::cli::settings::{Context, SettingsError};
 use crate::cli::sshd::SshdSettings;
 
 /// The arguments of one command.
-pub(super) struct Heard(ArgMatches);
+pub(super) struct CommandMatches(ArgMatches);
 
-impl Heard {
+impl CommandMatches {
     /// Of the command that the table is for; `host` is only for those that need one.
     ///
     /// # Errors
     /// A variable holds what the command refuses; it is told.
-    pub(super) fn of(table: Table, host: Option<&str>) -> Result<Heard, Failure> {
+    pub(super) fn of(table: Table, host: Option<&str>) -> Result<CommandMatches, Failure> {
         let words: &[&str] = match table {
             Table::Everywhere | Table::Client => &["bowline", "proxy", "--", host.unwrap_or("localhost")],
             Table::Serve => &["bowline", "serve"],
@@ -31,7 +31,7 @@ impl Heard {
             Table::Sshd => &["bowline", "sshd"],
         };
         args::matches_from(words.iter().map(Into::into))
-            .map(Heard)
+            .map(CommandMatches)
             .map_err(|error| refused(&error))
     }
 

@@ -11,17 +11,17 @@ use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Reads and writes fail with `ConnectionAborted` from the moment its token is cancelled.
-pub(super) struct CutStream {
+pub(super) struct CancellableStream {
     stream: TcpStream,
     // One waiter for each direction: they are polled with wakers of their own.
     read_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     write_cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl CutStream {
-    pub(super) fn new(stream: TcpStream, cut: &CancellationToken) -> CutStream {
+impl CancellableStream {
+    pub(super) fn new(stream: TcpStream, cut: &CancellationToken) -> CancellableStream {
         let waiter = || Box::pin(cut.clone().cancelled_owned());
-        CutStream {
+        CancellableStream {
             stream,
             read_cut: waiter(),
             write_cut: waiter(),
@@ -29,7 +29,7 @@ impl CutStream {
     }
 }
 
-impl AsyncRead for CutStream {
+impl AsyncRead for CancellableStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.read_cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -38,7 +38,7 @@ impl AsyncRead for CutStream {
     }
 }
 
-impl AsyncWrite for CutStream {
+impl AsyncWrite for CancellableStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.write_cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
