@@ -67,7 +67,7 @@ pub(crate) struct ServeSettings {
     pub(crate) sshd_config: Option<PathBuf>,
     /// The sshd program to ask for its configuration. Default: the usual path.
     pub(crate) sshd_binary: Option<PathBuf>,
-    /// The user whom the worker runs as if the keeper is root. Default: `bowline` or `nobody`.
+    /// The user that the worker runs as if the keeper is root. Default: `bowline` or `nobody`.
     pub(crate) worker_user: Option<String>,
     /// How long a session without a path is kept, at least 1 s. Default: 7 days.
     pub(crate) session_ttl: Duration,

@@ -32,7 +32,7 @@ pub(super) struct TooManyFailed {
 #[derive(Debug)]
 pub(super) struct Failures {
     budget: FailureBudget,
-    known: Mutex<Networks>,
+    table: Mutex<Networks>,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl Failures {
     pub(super) fn new(budget: FailureBudget) -> Failures {
         Failures {
             budget,
-            known: Mutex::default(),
+            table: Mutex::default(),
         }
     }
 
@@ -62,10 +62,10 @@ impl Failures {
     /// # Errors
     /// `TooManyFailed`.
     pub(super) fn check(&self, source: IpAddr, now: Instant) -> Result<(), TooManyFailed> {
-        let mut known = self.lock();
+        let mut table = self.lock();
         let waits = networks(source).into_iter().filter_map(|(network, factor)| {
             let budget = self.budget.times(factor);
-            let count = known.networks.get_mut(&network)?;
+            let count = table.networks.get_mut(&network)?;
             count.forgive(budget, now);
             let next = count.since + budget.refill;
             (count.failures >= budget.burst).then(|| next.saturating_duration_since(now))
@@ -78,9 +78,9 @@ impl Failures {
 
     /// Counts a failure of `source`.
     pub(super) fn count(&self, source: IpAddr, now: Instant) {
-        let mut known = self.lock();
+        let mut table = self.lock();
         for (network, factor) in networks(source) {
-            let count = known.count(network, now);
+            let count = table.count(network, now);
             count.forgive(self.budget.times(factor), now);
             count.failures += 1;
         }
@@ -88,16 +88,16 @@ impl Failures {
 
     /// Takes back one failure of `source`.
     pub(super) fn take_back(&self, source: IpAddr) {
-        let mut known = self.lock();
+        let mut table = self.lock();
         for (network, _) in networks(source) {
-            if let Some(count) = known.networks.get_mut(&network) {
+            if let Some(count) = table.networks.get_mut(&network) {
                 count.failures = count.failures.saturating_sub(1);
             }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Networks> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -211,7 +211,7 @@ mod tests {
         for number in 0..2 * u32::try_from(MAX_NETWORKS).unwrap() {
             failures.count(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), now);
         }
-        let known = failures.lock();
-        assert_eq!((known.networks.len(), known.order.len()), (MAX_NETWORKS, MAX_NETWORKS));
+        let table = failures.lock();
+        assert_eq!((table.networks.len(), table.order.len()), (MAX_NETWORKS, MAX_NETWORKS));
     }
 }

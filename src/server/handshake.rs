@@ -359,7 +359,7 @@ impl Acceptor {
             )
             .await?;
         let OpenGrant { key, greeting, .. } = grant;
-        self.prober.look(&probe.user, key, greeting, client).await
+        self.prober.probe(&probe.user, key, greeting, client).await
     }
 
     /// Whose session it would be, and which authorization is accepted.

@@ -68,7 +68,7 @@ impl Prober {
 
     /// The answer for an authorized user whose key has index `key`. `greeting` is what sshd said when it was asked
     /// about the key; without it the banner is read here.
-    pub(super) async fn look(
+    pub(super) async fn probe(
         &self,
         user: &str,
         key: Option<u8>,
@@ -190,8 +190,8 @@ mod tests {
                 stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
             }
         };
-        let look = |key| prober.look("ada", key, None, client());
-        let probes = async { tokio::join!(look(None), look(Some(1)), look(Some(2)), look(Some(3))) };
+        let probe = |key| prober.probe("ada", key, None, client());
+        let probes = async { tokio::join!(probe(None), probe(Some(1)), probe(Some(2)), probe(Some(3))) };
         let (one, other, third, fourth) = tokio::select! {
             all = probes => all,
             () = sshd => unreachable!("it greets for ever"),
@@ -227,10 +227,10 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
         };
-        let (first, ()) = tokio::join!(prober.look("ada", None, None, client()), greeting);
+        let (first, ()) = tokio::join!(prober.probe("ada", None, None, client()), greeting);
         first.unwrap();
         drop(listener);
-        let second = prober.look("ada", None, None, client()).await;
+        let second = prober.probe("ada", None, None, client()).await;
         assert_eq!(second.unwrap_err().code, RefusalCode::UpstreamDown);
     }
 
@@ -242,7 +242,7 @@ mod tests {
             line: "SSH-2.0-there".into(),
             at: clock::now() - Duration::from_millis(70),
         };
-        let probed = prober.look("ada", Some(0), Some(greeting), client()).await.unwrap();
+        let probed = prober.probe("ada", Some(0), Some(greeting), client()).await.unwrap();
         assert_eq!(probed.banner.as_str(), "SSH-2.0-there");
         assert!(probed.banner_age >= 70, "{} ms", probed.banner_age);
         let asked = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
@@ -256,7 +256,7 @@ mod tests {
         drop(listener);
         let prober = Prober::new(&Upstream::new(sshd), Duration::ZERO, None);
         assert_eq!(
-            prober.look("ada", None, None, client()).await.unwrap_err().code,
+            prober.probe("ada", None, None, client()).await.unwrap_err().code,
             RefusalCode::UpstreamDown
         );
     }

@@ -69,7 +69,7 @@ pub(super) struct Registry {
     budget: Arc<Budget>,
     counts: Counts,
     tasks: Mutex<Option<Tasks>>,
-    known: Mutex<SessionTable>,
+    table: Mutex<SessionTable>,
     /// Given to the tasks of sessions, which must not keep the registry alive.
     this: Weak<Registry>,
 }
@@ -91,7 +91,7 @@ impl Registry {
         session_store: Option<(SessionStore, ClosedSessions)>,
     ) -> Arc<Registry> {
         let (session_store, closed_sessions) = session_store.unzip();
-        let known = SessionTable::new(closed_sessions.map_or_else(RecentlyClosed::default, RecentlyClosed::kept));
+        let table = SessionTable::new(closed_sessions.map_or_else(RecentlyClosed::default, RecentlyClosed::kept));
         Arc::new_cyclic(|this| Registry {
             budget: Budget::new(limits.memory),
             counts: Counts::default(),
@@ -100,14 +100,14 @@ impl Registry {
             upstream,
             session_store,
             tasks: Mutex::new(Some(Tasks::new())),
-            known: Mutex::new(known),
+            table: Mutex::new(table),
             this: Weak::clone(this),
         })
     }
 
     /// Whether a session of this id was opened under this TLS key.
     pub(super) fn is_owner(&self, session: SessionId, key: &[u8]) -> bool {
-        self.known()
+        self.table()
             .sessions
             .get(&session)
             .is_some_and(|entry| entry.owner == key)
@@ -115,20 +115,20 @@ impl Registry {
 
     /// Whether any session was opened under this TLS key.
     pub(super) fn owns_session(&self, key: &Bytes) -> bool {
-        self.known().is_owner(key)
+        self.table().is_owner(key)
     }
 
     /// Creates a session, unless the same owner has created it a moment ago.
     pub(super) fn open(&self, open: &Open, owner: &Bytes, client: Client, account: Account) -> Result<(), Refusal> {
-        let known = self.known();
-        if let Some(entry) = known.sessions.get(&open.session) {
+        let table = self.table();
+        if let Some(entry) = table.sessions.get(&open.session) {
             // Session ids are not secret. For another key this session does not exist.
             return if entry.owner == *owner { Ok(()) } else { Err(gone()) };
         }
-        if known.ended.holds(open.session) {
+        if table.ended.holds(open.session) {
             return Err(gone());
         }
-        self.make_room(&known, &account)?;
+        self.make_room(&table, &account)?;
         let (ready, is_ready) = watch::channel(None);
         let identity = Identity {
             session: open.session,
@@ -146,13 +146,13 @@ impl Registry {
             ready,
         });
         let (entry, task) = self.prepare(&identity, facts, is_ready, start);
-        self.begin(known, entry, task)
+        self.begin(table, entry, task)
     }
 
     /// Adds a session to the table and starts its task.
     fn begin(
         &self,
-        mut known: MutexGuard<'_, SessionTable>,
+        mut table: MutexGuard<'_, SessionTable>,
         entry: Arc<Entry>,
         task: SessionTask,
     ) -> Result<(), Refusal> {
@@ -161,8 +161,8 @@ impl Registry {
             return Err(refusal(RefusalCode::RetryLater, "the server half is stopping"));
         };
         let id = task.id;
-        known.insert(id, entry);
-        drop(known);
+        table.insert(id, entry);
+        drop(table);
         tasks.spawn("session", task.run().instrument(info_span!("session", %id)));
         Ok(())
     }
@@ -241,8 +241,8 @@ impl Registry {
 
     /// Ends a session if its reap token is right.
     pub(super) fn reap(&self, reap: &Reap) {
-        let known = self.known();
-        let Some(entry) = known.sessions.get(&reap.session) else {
+        let table = self.table();
+        let Some(entry) = table.sessions.get(&reap.session) else {
             return;
         };
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &reap.token);
@@ -255,7 +255,7 @@ impl Registry {
     /// told.
     pub(super) async fn shutdown(&self, mode: ShutdownMode, grace: Duration) {
         let tasks = lock(&self.tasks).take();
-        for entry in self.known().sessions.values() {
+        for entry in self.table().sessions.values() {
             entry.order(match mode {
                 ShutdownMode::Ended => Order::End("the server half was stopped".to_owned()),
                 ShutdownMode::HandedOver => Order::HandOver,
@@ -304,12 +304,12 @@ impl Registry {
 
     /// The refusal for a session that does not exist. Only its owner is told why it ended.
     fn gone(&self, session: SessionId, key: &[u8]) -> Refusal {
-        let why = self.known().ended.why(session, key);
+        let why = self.table().ended.why(session, key);
         why.map_or_else(gone, |why| refusal(RefusalCode::Gone, why))
     }
 
     fn owned(&self, session: SessionId, key: &[u8]) -> Option<Arc<Entry>> {
-        self.known()
+        self.table()
             .sessions
             .get(&session)
             .filter(|entry| entry.owner == key)
@@ -359,17 +359,17 @@ impl Registry {
     /// Closes a session. It is added to the closed sessions first: if the worker dies in between, the next one does
     /// not restore it.
     fn close(&self, session: SessionId, why: &str) {
-        let mut known = self.known();
-        if let Some(entry) = known.remove(session) {
+        let mut table = self.table();
+        if let Some(entry) = table.remove(session) {
             self.counts.handle_ended(&entry);
-            known.ended.add(session, &entry.owner, why.to_owned());
+            table.ended.add(session, &entry.owner, why.to_owned());
             self.remove_from_store(&entry);
         }
     }
 
     /// Removes a session that never started: the client may open it again.
     fn forget(&self, session: SessionId) {
-        if let Some(entry) = self.known().remove(session) {
+        if let Some(entry) = self.table().remove(session) {
             self.remove_from_store(&entry);
         }
     }
@@ -380,8 +380,8 @@ impl Registry {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, SessionTable> {
-        lock(&self.known)
+    fn table(&self) -> MutexGuard<'_, SessionTable> {
+        lock(&self.table)
     }
 }
 

@@ -77,7 +77,7 @@ struct Registrar {
 
 /// The registration with one relay.
 struct RegisteredRelay {
-    way: Arc<KnownAddresses>,
+    addresses: Arc<KnownAddresses>,
     stop: CancellationToken,
 }
 
@@ -120,25 +120,25 @@ impl Registrar {
         }
         for (name, relay) in names.into_iter().zip(found) {
             match self.listed.get(&name) {
-                Some(place) => place.way.set(relay.addresses),
+                Some(place) => place.addresses.set(relay.addresses),
                 None => self.register(name, &relay, registrations),
             }
         }
     }
 
     fn register(&mut self, name: String, relay: &RelayAddress, registrations: &Tasks) {
-        let way = Arc::new(KnownAddresses(Mutex::new(relay.addresses.clone())));
+        let addresses = Arc::new(KnownAddresses(Mutex::new(relay.addresses.clone())));
         let key = relay.each().find_map(|address| address.key);
         let registration = Registration::new(
             name.as_str(),
-            Arc::clone(&way) as Arc<dyn AddressSource>,
+            Arc::clone(&addresses) as Arc<dyn AddressSource>,
             key,
             self.settings.clone(),
         );
         let stop = registrations.token().child_token();
         let (incoming, until) = (self.incoming.clone(), stop.clone());
         registrations.spawn("registration", async move { registration.run(incoming, until).await });
-        self.listed.insert(name, RegisteredRelay { way, stop });
+        self.listed.insert(name, RegisteredRelay { addresses, stop });
     }
 }
 

@@ -162,10 +162,7 @@ mod tests {
         assert_eq!(written(&left_out), ["command nc"]);
         let failure = left_out.explain(Failure::new(Exit::Unavailable, "no path"));
         let told = failure.to_string();
-        assert!(
-            told.contains("HTTPS_PROXY cannot be used: a proxy over TLS"),
-            "{told}"
-        );
+        assert!(told.contains("HTTPS_PROXY cannot be used: a proxy over TLS"), "{told}");
         assert!(!told.contains("secret"), "{told}");
     }
 

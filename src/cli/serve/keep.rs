@@ -31,12 +31,12 @@ pub(in crate::cli) fn run(settings: &ServeSettings, log: &LogSettings) -> Result
             std::thread::sleep(FAILED_START_DELAY);
         }
     });
-    let (Prepared { plan, answer }, handover) = prepared?;
+    let (Prepared { plan, request_handler }, handover) = prepared?;
     // From now on the worker's stderr goes to the log; until now errors go to the terminal.
     log.take_stderr();
     keep(match handover {
-        Some(handover) => Keeper::resume(handover, Some(plan), answer),
-        None => Keeper::start(plan, answer),
+        Some(handover) => Keeper::resume(handover, Some(plan), request_handler),
+        None => Keeper::start(plan, request_handler),
     })
 }
 
@@ -61,7 +61,7 @@ pub(in crate::cli) fn take_over(args: ServeArgs, common: CommonArgs) -> Result<(
     let by_arguments = LogSettings::of_worker(&common);
     let mut handover = Handover::take().map_err(|error| Failure::from_error(Exit::Usage, &error))?;
     match read_anew(args, common, &mut handover) {
-        Ok(Prepared { plan, answer }) => keep(Keeper::resume(handover, Some(plan), answer)),
+        Ok(Prepared { plan, request_handler }) => keep(Keeper::resume(handover, Some(plan), request_handler)),
         Err(failure) => {
             // The first logger that is started stays: if the configuration could be read, it is the configured one.
             logging::start(&by_arguments);
@@ -96,7 +96,8 @@ fn read_anew(args: ServeArgs, common: CommonArgs, handover: &mut Handover) -> Re
 }
 
 fn resume(handover: Handover) -> Result<(), Failure> {
-    let answers = Answers::decode(handover.answers()).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    let answers =
+        Answers::decode(handover.handler_settings()).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
     keep(Keeper::resume(handover, None, answers.into_handler(false)))
 }
 

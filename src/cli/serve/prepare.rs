@@ -43,7 +43,7 @@ const TAKE_OVER: &str = "--take-over";
 /// What a keeper needs.
 pub(super) struct Prepared {
     pub(super) plan: WorkerPlan,
-    pub(super) answer: RequestHandler,
+    pub(super) request_handler: RequestHandler,
 }
 
 /// Everything that can be prepared without disturbing a running keeper.
@@ -221,19 +221,19 @@ impl<'a> Draft<'a> {
             reload_args: Some(reload_arguments(std::env::args_os().skip(1))),
             listeners: ports.listeners,
             worker_settings: self.setup.encode(),
-            answers: self.answers.encode(),
+            handler_settings: self.answers.encode(),
             store_limit: self.store_limit,
             user: self.user,
             sidecar: ports.sidecar,
             takeover_listener,
             grace: STOP_GRACE,
             manager: self.predecessor.into_manager(),
-            shown: self.setup.client_address.to_string(),
+            client_address_name: self.setup.client_address.to_string(),
             addresses: self.addresses,
         };
         Prepared {
             plan,
-            answer: self.answers.into_handler(is_loopback),
+            request_handler: self.answers.into_handler(is_loopback),
         }
     }
 
@@ -346,7 +346,7 @@ fn warn_of_users_without_key(sshd: &SshdConfig, told: &Settings) {
         warn!(
             methods = users.methods(),
             "--auth sshd lets no session be opened for {users}: their logins do not begin with a key. --authorized-keys FILE or \
-             --auth none does; sshd decides about the login inside as ever"
+             --auth none does; sshd still decides about the login inside"
         );
     }
 }

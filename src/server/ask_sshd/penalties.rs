@@ -35,7 +35,7 @@ type Name = [u8; 32];
 
 #[derive(Debug, Default)]
 pub(super) struct Penalties {
-    known: Mutex<State>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
@@ -51,9 +51,9 @@ struct State {
 impl Penalties {
     /// Index of the first of `keys` that was accepted recently.
     pub(super) fn accepted(&self, user: &str, keys: &[ProvenKey], client: IpAddr, now: Instant) -> Option<usize> {
-        let known = self.lock();
+        let state = self.lock();
         let is_accepted = |key: &ProvenKey| {
-            let since = known.accepted.get(&name(user, key, client));
+            let since = state.accepted.get(&name(user, key, client));
             since.is_some_and(|since| now.saturating_duration_since(*since) < ACCEPTED_TTL)
         };
         keys.iter().position(is_accepted)
@@ -61,15 +61,15 @@ impl Penalties {
 
     /// sshd has accepted `key`.
     pub(super) fn handle_accepted(&self, user: &str, key: &ProvenKey, client: IpAddr, now: Instant) {
-        let (mut known, name) = (self.lock(), name(user, key, client));
-        known.accepted.insert(name, now);
-        known.order.push_back((name, now));
-        while known.order.len() > MAX_ACCEPTED {
-            let Some((oldest, since)) = known.order.pop_front() else {
+        let (mut state, name) = (self.lock(), name(user, key, client));
+        state.accepted.insert(name, now);
+        state.order.push_back((name, now));
+        while state.order.len() > MAX_ACCEPTED {
+            let Some((oldest, since)) = state.order.pop_front() else {
                 break;
             };
-            if known.accepted.get(&oldest) == Some(&since) {
-                known.accepted.remove(&oldest);
+            if state.accepted.get(&oldest) == Some(&since) {
+                state.accepted.remove(&oldest);
             }
         }
     }
@@ -77,21 +77,21 @@ impl Penalties {
     /// How long to wait before sshd may be asked for this address. Zero: it may be asked now, and the question is
     /// counted.
     pub(super) fn wait(&self, client: IpAddr, now: Instant) -> Duration {
-        let mut known = self.lock();
-        if known.until.len() >= MAX_ADDRESSES {
-            known.until.retain(|_, until| *until > now);
+        let mut state = self.lock();
+        if state.until.len() >= MAX_ADDRESSES {
+            state.until.retain(|_, until| *until > now);
         }
-        let until = known.until.get(&client).copied().unwrap_or(now).max(now) + PENALTY;
+        let until = state.until.get(&client).copied().unwrap_or(now).max(now) + PENALTY;
         let wait = until.saturating_duration_since(now).saturating_sub(MAX_PENALTY);
         // If so many addresses have penalties, further ones are not limited: memory is more important.
-        if wait.is_zero() && known.until.len() < MAX_ADDRESSES {
-            known.until.insert(client, until);
+        if wait.is_zero() && state.until.len() < MAX_ADDRESSES {
+            state.until.insert(client, until);
         }
         wait
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,9 +168,9 @@ mod tests {
             penalties.handle_accepted("ada", &key, client, now);
             penalties.wait(client, now);
         }
-        let known = penalties.lock();
-        assert_eq!((known.accepted.len(), known.order.len()), (MAX_ACCEPTED, MAX_ACCEPTED));
-        assert_eq!(known.until.len(), MAX_ADDRESSES);
+        let state = penalties.lock();
+        assert_eq!((state.accepted.len(), state.order.len()), (MAX_ACCEPTED, MAX_ACCEPTED));
+        assert_eq!(state.until.len(), MAX_ADDRESSES);
     }
 
     #[test]

@@ -213,7 +213,7 @@ impl ClientAddresses {
     /// # Errors
     /// See [`SetUpError`]. Everything is removed again then.
     pub fn set_up(target: SocketAddr, insists: bool) -> Result<Self, SetUpError> {
-        let netlink = Netlink::open().map_err(kernel("to talk about routes"))?;
+        let netlink = Netlink::open().map_err(kernel("a netlink socket"))?;
         let mut this = Self::new(netlink, target);
         if !this.is_own(target.ip())? {
             return Err(SetUpError::Elsewhere { target });
@@ -386,7 +386,7 @@ impl ClientAddresses {
     }
 
     fn is_own(&self, address: IpAddr) -> Result<bool, SetUpError> {
-        self.is_local(address).map_err(kernel("to find an address"))
+        self.is_local(address).map_err(kernel("a route lookup"))
     }
 
     fn is_local(&self, address: IpAddr) -> io::Result<bool> {
@@ -414,7 +414,7 @@ impl ClientAddresses {
     }
 
     fn install_family(&self, family: Family, turns_on: bool, insists: bool) -> Result<(), SetUpError> {
-        let rules = self.netlink.rules(family).map_err(kernel("to tell policy rules"))?;
+        let rules = self.netlink.rules(family).map_err(kernel("a list of policy rules"))?;
         let others = || {
             rules
                 .iter()
@@ -439,7 +439,7 @@ impl ClientAddresses {
         }
         let protocol = if turns_on { PROTOCOL_WITH_SYSCTL } else { PROTOCOL };
         self.add(family, protocol).map_err(kernel("a policy rule or a route"))?;
-        match self.is_installed(family).map_err(kernel("to find a route"))? {
+        match self.is_installed(family).map_err(kernel("a route lookup"))? {
             true => Ok(()),
             false => Err(SetUpError::Taken {
                 rule: "see `ip rule` for the rules before ours".to_owned(),
@@ -562,7 +562,7 @@ fn kernel(what: &'static str) -> impl Fn(io::Error) -> SetUpError {
 fn check_transparent() -> Result<(), SetUpError> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP));
     let marked = socket.and_then(|socket| transparent(&socket, Family::V4));
-    marked.map_err(kernel("a connection from another's address"))
+    marked.map_err(kernel("a connection from a client's address"))
 }
 
 fn transparent(socket: &Socket, family: Family) -> io::Result<()> {

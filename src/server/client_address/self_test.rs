@@ -48,7 +48,7 @@ pub(super) fn run(addresses: &ClientAddresses) -> Result<Families, SetUpError> {
             // Clients of that family cannot be connected in this way.
             Err(ConnectError::NotListening(..)) => {}
             Err(ConnectError::Kernel(source)) => {
-                let what = "a connection from another's address";
+                let what = "a connection from a client's address";
                 return Err(SetUpError::Kernel { what, source });
             }
             Err(ConnectError::OwnAddress(_) | ConnectError::NoClient(_)) => {}

@@ -45,7 +45,7 @@ pub struct ServiceManager {
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
     /// Names that it is to remove from its store: tests that were interrupted, and everything, if it has no room for a
     /// session.
-    pub(super) leftovers: Vec<String>,
+    pub(super) obsolete_names: Vec<String>,
 }
 
 impl ServiceManager {
@@ -101,14 +101,14 @@ impl ServiceManager {
 
     /// How many sessions it can store, of `wanted`; `None` if it stores none. To be called before a keeper is started.
     pub fn max_stored_sessions(&mut self, wanted: usize) -> Option<usize> {
-        let kept = self.stored.len() + self.listeners.len() + self.leftovers.len();
+        let kept = self.stored.len() + self.listeners.len() + self.obsolete_names.len();
         let config = self.config.as_mut()?;
         let fit = max_stored_sessions(config, wanted, kept)?;
         if fit == 0 && wanted > 0 {
             give_up_store(config);
             let stored = self.stored.iter().map(|(name, _)| name.clone());
             let listeners = self.listeners.iter().map(|listener| listener.protocol().to_string());
-            self.leftovers.extend(stored.chain(listeners));
+            self.obsolete_names.extend(stored.chain(listeners));
             return None;
         }
         Some(fit)
@@ -123,10 +123,10 @@ impl ServiceManager {
                     name,
                     "a listening socket is stored under the name of a session: removed"
                 );
-                self.leftovers.push(name.to_owned());
+                self.obsolete_names.push(name.to_owned());
             }
             Ok(listener) => self.listeners.push(listener),
-            Err(_) if name.starts_with(TRIAL_NAME) => self.leftovers.push(name.to_owned()),
+            Err(_) if name.starts_with(TRIAL_NAME) => self.obsolete_names.push(name.to_owned()),
             Err(descriptor) if is_name(name) && may_be_stored(descriptor.as_fd()) => {
                 self.stored.push((name.to_owned(), Arc::new(descriptor)));
             }

@@ -40,10 +40,10 @@ pub(super) struct KeeperConfig {
     pub(super) keeper_args: Vec<OsString>,
     /// Arguments with which the keeper reads its configuration again; `None`: a reload only replaces the worker.
     pub(super) reload_args: Option<Vec<OsString>>,
-    /// The user whom the worker runs as.
+    /// The user that the worker runs as.
     pub(super) user: Option<WorkerUser>,
     /// The request handler's settings, opaque here.
-    pub(super) answers: Vec<u8>,
+    pub(super) handler_settings: Vec<u8>,
     /// How long a worker may take to end its sessions.
     pub(super) grace: Duration,
     /// Whether the first keeper was root. A later one that is not root cannot repeat everything that the first one
@@ -57,7 +57,7 @@ pub(super) struct KeeperConfig {
     pub(super) manager: Option<ManagerConfig>,
     /// Which address of a client sshd sees, as a word.
     #[serde(default)]
-    pub(super) shown: String,
+    pub(super) client_address_name: String,
     /// Where sshd is, and which clients it can be connected to from their own addresses.
     #[serde(default)]
     pub(super) client_address: Option<(SocketAddr, Families)>,
@@ -332,8 +332,8 @@ impl Handover {
     }
 
     /// The request handler's settings, as the plan had them.
-    pub fn answers(&self) -> &[u8] {
-        &self.config.answers
+    pub fn handler_settings(&self) -> &[u8] {
+        &self.config.handler_settings
     }
 }
 

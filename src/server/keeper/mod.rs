@@ -121,7 +121,7 @@ pub struct Keeper {
     sidecar: Option<Sidecar>,
     takeover: Option<TakeoverServer>,
     manager: Option<Manager>,
-    answer: RequestHandler,
+    request_handler: RequestHandler,
     /// Opens connections to sshd from clients' addresses.
     addresses: Option<ClientAddresses>,
     signals: Signals,
@@ -137,9 +137,9 @@ impl Keeper {
     ///
     /// # Errors
     /// See [`KeeperError`].
-    pub fn start(plan: WorkerPlan, answer: RequestHandler) -> Result<Self, KeeperError> {
+    pub fn start(plan: WorkerPlan, request_handler: RequestHandler) -> Result<Self, KeeperError> {
         let now = clock::now();
-        let mut keeper = Self::new(plan.prepare()?, answer, now)?;
+        let mut keeper = Self::new(plan.prepare()?, request_handler, now)?;
         keeper.start_worker(now).map_err(|source| KeeperError::Start {
             program: keeper.config.program.clone().into(),
             source,
@@ -152,7 +152,11 @@ impl Keeper {
     ///
     /// # Errors
     /// See [`KeeperError`].
-    pub fn resume(handover: Handover, plan: Option<WorkerPlan>, answer: RequestHandler) -> Result<Self, KeeperError> {
+    pub fn resume(
+        handover: Handover,
+        plan: Option<WorkerPlan>,
+        request_handler: RequestHandler,
+    ) -> Result<Self, KeeperError> {
         let now = clock::now();
         let is_changed = plan.is_some();
         let (old, running) = PreparedPlan::of(handover);
@@ -160,7 +164,7 @@ impl Keeper {
         if !has_rights {
             warn!(
                 "this keeper was started by its worker and is not root: ports, host keys and sshd's settings stay as they \
-                 are until bowline serve is started anew"
+                 are until bowline serve is restarted"
             );
             // This process has read secrets that other processes of its user must not see.
             let hidden = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
@@ -173,7 +177,7 @@ impl Keeper {
         };
         prepared.adopt_addresses();
         let sidecar = prepared.sidecar.take();
-        let mut keeper = Self::new(prepared, answer, now)?;
+        let mut keeper = Self::new(prepared, request_handler, now)?;
         keeper.sidecar = sidecar.map(|plan| Sidecar::adopt(plan, running.sidecar, has_rights, now));
         keeper.inherit_takeover_listener(running.takeover_listener, now);
         keeper.served = true;
@@ -197,7 +201,7 @@ impl Keeper {
         Ok(keeper)
     }
 
-    fn new(prepared: PreparedPlan, answer: RequestHandler, now: Instant) -> Result<Self, KeeperError> {
+    fn new(prepared: PreparedPlan, request_handler: RequestHandler, now: Instant) -> Result<Self, KeeperError> {
         limits::raise_descriptor_limit();
         let signals = Signals::catch().map_err(KeeperError::Signals)?;
         let program = || OwnProgram::open().map_err(KeeperError::Prepare);
@@ -206,7 +210,7 @@ impl Keeper {
         let manager = manager.and_then(|config| Manager::of(config, now));
         let mut store_check = StoreCheck::new(now);
         if let Some(manager) = &manager {
-            manager.clear(prepared.leftovers);
+            manager.clear(prepared.obsolete_names);
             store_check.post_sentinel(manager);
             manager.keep_listeners(&prepared.listeners);
             manager.warn_if_unreachable();
@@ -224,7 +228,7 @@ impl Keeper {
             takeover: prepared
                 .takeover_listener
                 .map(|takeover_listener| TakeoverServer::new(takeover_listener, now)),
-            answer,
+            request_handler,
             addresses: prepared.addresses,
             signals,
             program: program()?,

@@ -41,10 +41,10 @@ pub struct WorkerPlan {
     pub worker_settings: Vec<u8>,
     /// The settings of [`RequestHandler`], opaque here: a keeper that continues with this handover creates its handler
     /// from them.
-    pub answers: Vec<u8>,
+    pub handler_settings: Vec<u8>,
     /// The most descriptors stored for workers.
     pub store_limit: usize,
-    /// The user whom the worker runs as; `None` is the keeper's own user.
+    /// The user that the worker runs as; `None` is the keeper's own user.
     pub user: Option<WorkerUser>,
     /// A second program to keep running, as the keeper's own user: the built-in SSH server.
     pub sidecar: Option<SidecarPlan>,
@@ -55,7 +55,7 @@ pub struct WorkerPlan {
     /// The service manager that started this program, with the descriptors that it has stored.
     pub manager: ServiceManager,
     /// Which address of a client sshd sees, as a word for `bowline status`.
-    pub shown: String,
+    pub client_address_name: String,
     /// Opens connections to sshd from clients' addresses, or keeps the rules that an earlier keeper has added; `None`:
     /// neither.
     pub addresses: Option<ClientAddresses>,
@@ -119,7 +119,7 @@ pub(super) struct PreparedPlan {
     /// Descriptors that the service manager stored for the worker.
     pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
     /// Names that the service manager is to remove from its store.
-    pub(super) leftovers: Vec<String>,
+    pub(super) obsolete_names: Vec<String>,
     pub(super) addresses: Option<ClientAddresses>,
 }
 
@@ -145,7 +145,7 @@ impl PreparedPlan {
             sidecar,
             takeover_listener: None,
             stored: handover.stored,
-            leftovers: Vec::new(),
+            obsolete_names: Vec::new(),
             addresses: None,
         };
         let running = RunningParts {
@@ -214,13 +214,13 @@ impl WorkerPlan {
                 keeper_args: self.keeper_args,
                 reload_args: self.reload_args,
                 user: self.user,
-                answers: self.answers,
+                handler_settings: self.handler_settings,
                 grace: self.grace,
                 privileged: rustix::process::geteuid().is_root(),
                 store_limit: self.store_limit,
                 sidecar,
                 manager: self.manager.config,
-                shown: self.shown,
+                client_address_name: self.client_address_name,
                 client_address: self.addresses.as_ref().map(|own| (own.target(), own.families())),
             },
             settings: sealed_memory("bowline-worker-settings", &self.worker_settings).map_err(KeeperError::Prepare)?,
@@ -228,7 +228,7 @@ impl WorkerPlan {
             sidecar: self.sidecar,
             takeover_listener: self.takeover_listener,
             stored: self.manager.stored,
-            leftovers: self.manager.leftovers,
+            obsolete_names: self.manager.obsolete_names,
             addresses: self.addresses,
         })
     }

@@ -1,4 +1,4 @@
-//! The user whom the worker runs as.
+//! The user that the worker runs as.
 //!
 //! Only `/etc/passwd` is read: system users are local, and NSS would load code into a root process.
 
@@ -66,7 +66,7 @@ pub enum WorkerUserError {
     Read(#[source] io::Error),
 }
 
-/// The user whom the worker should run as: the named one, otherwise `bowline` if it exists, otherwise `nobody`.
+/// The user that the worker should run as: the named one, otherwise `bowline` if it exists, otherwise `nobody`.
 /// `None`: the keeper's own user, who is not root then.
 ///
 /// # Errors

@@ -126,9 +126,9 @@ impl Keeper {
                 Ok(Some(ToKeeper { id, request })) => {
                     let Reply { response, descriptor } = match request {
                         Request::ConnectToSshd { client, reached } => {
-                            connect(&mut self.addresses, &mut self.answer, client, reached)
+                            connect(&mut self.addresses, &mut self.request_handler, client, reached)
                         }
-                        request => (self.answer)(request),
+                        request => (self.request_handler)(request),
                     };
                     let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
                     control::send_with(control, &FromKeeper::Answer { id, response }, &descriptors)
@@ -165,7 +165,7 @@ impl Keeper {
 /// client reached only if that makes no difference to sshd.
 fn connect(
     addresses: &mut Option<ClientAddresses>,
-    answer: &mut RequestHandler,
+    handler: &mut RequestHandler,
     client: SocketAddr,
     reached: Option<IpAddr>,
 ) -> Reply {
@@ -180,7 +180,7 @@ fn connect(
     if !is_reached
         && let Response::MayOpen {
             obstacle: Some(obstacle),
-        } = answer(Request::ConnectToSshd { client, reached }).response
+        } = handler(Request::ConnectToSshd { client, reached }).response
     {
         warn!(%client, local = %opened.local, obstacle, "sshd does not listen at the address that the client reached, and its rules may depend on that address");
         return Response::NotConnected(NotConnected::OtherAddress).into();

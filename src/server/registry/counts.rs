@@ -107,8 +107,8 @@ impl Registry {
     fn add_counts(&self, page: &MetricsPage) {
         let mut sum = Totals::default();
         let (opened, ended) = {
-            let known = self.known();
-            known.sessions.values().for_each(|entry| sum.add(entry));
+            let table = self.table();
+            table.sessions.values().for_each(|entry| sum.add(entry));
             sum.bytes_in += self.counts.bytes_in.load(Relaxed);
             sum.bytes_out += self.counts.bytes_out.load(Relaxed);
             sum.outages += self.counts.outages.load(Relaxed);

@@ -24,17 +24,17 @@ impl ControlHandler for Registry {
                 ..SessionReport::new(*id, Half::Server, &entry.facts, vitals.as_ref())
             });
             let mut sessions: Vec<_> = running.collect();
-            sessions.extend(gone(&self.known()));
+            sessions.extend(gone(&self.table()));
             Report { sessions, relay: None }
         })
     }
 
     fn end(&self, kill: &KillRequest) -> Vec<String> {
-        let known = self.known();
+        let table = self.table();
         let mut ended = Vec::new();
         for name in &kill.sessions {
             let Some(id) = SessionId::from_hex(name) else { continue };
-            let Some(entry) = known.sessions.get(&id) else { continue };
+            let Some(entry) = table.sessions.get(&id) else { continue };
             if !kill.only_detached || entry.facts.snapshot().detached_for.is_some() {
                 info!(session = %id, "ending the session: requested by `bowline kill`");
                 entry.end(KILLED);
@@ -47,9 +47,9 @@ impl ControlHandler for Registry {
 
 impl Registry {
     fn entries(&self) -> Vec<(SessionId, Arc<Entry>)> {
-        let known = self.known();
+        let table = self.table();
         // A session that is not open yet is not shown.
-        let open = known
+        let open = table
             .sessions
             .iter()
             .filter(|(_, entry)| matches!(*entry.ready.borrow(), Some(Ok(()))));
@@ -57,8 +57,8 @@ impl Registry {
     }
 }
 
-fn gone(known: &SessionTable) -> impl Iterator<Item = SessionReport> {
-    known.ended.latest().map(|(session, why, age)| SessionReport {
+fn gone(table: &SessionTable) -> impl Iterator<Item = SessionReport> {
+    table.ended.latest().map(|(session, why, age)| SessionReport {
         age_ms: u64::try_from(age.as_millis()).ok(),
         reason: Some(why.to_owned()),
         ..SessionReport::gone(session, Half::Server)

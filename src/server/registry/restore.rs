@@ -20,9 +20,9 @@ impl Registry {
     }
 
     fn restore_one(&self, recovered: RecoveredSession, held: Held) {
-        let known = self.known();
+        let table = self.table();
         let id = recovered.identity.session;
-        if known.ended.holds(id) || known.sessions.contains_key(&id) {
+        if table.ended.holds(id) || table.sessions.contains_key(&id) {
             debug!(session = %id, "removed a stored session that had ended");
             if let Some(session_store) = &self.session_store {
                 session_store.forget(recovered.kept.slot);
@@ -42,6 +42,6 @@ impl Registry {
         entry.epochs.take(epoch);
         info!(session = %id, user = identity.user, key = identity.account.0, remote = %identity.remote, "session restored");
         // Refused only while this process ends; the session stays in the session store.
-        let _ = self.begin(known, entry, task);
+        let _ = self.begin(table, entry, task);
     }
 }

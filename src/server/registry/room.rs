@@ -15,8 +15,8 @@ impl Registry {
     /// Checks the limits, and ends a session of the same key if that makes room. A session whose client was killed
     /// looks like one in an outage, so it must have been without a client for some time. No session of another key
     /// ends as long as it could continue.
-    pub(super) fn make_room(&self, known: &SessionTable, account: &Account) -> Result<(), Refusal> {
-        let running = || known.sessions.values().filter(|entry| entry.is_running());
+    pub(super) fn make_room(&self, table: &SessionTable, account: &Account) -> Result<(), Refusal> {
+        let running = || table.sessions.values().filter(|entry| entry.is_running());
         let own = || running().filter(|entry| entry.account == *account);
         let is_full = running().count() >= self.limits.sessions;
         let is_key_full = own().count() >= self.limits.sessions_per_key;

@@ -39,7 +39,7 @@ pub struct RunningKeeper {
     who: KeeperInfo,
     /// The user who started it.
     owner: u32,
-    /// The user whom it runs as.
+    /// The user that it runs as.
     user: u32,
 }
 
@@ -209,7 +209,7 @@ impl RunningKeeper {
 pub struct Offer {
     connection: OwnedFd,
     handover: Handover,
-    /// The user whom it runs as, if that is another than this process's user.
+    /// The user that it runs as, if that is another than this process's user.
     stranger: Option<u32>,
 }
 

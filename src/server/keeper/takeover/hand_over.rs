@@ -79,7 +79,7 @@ impl Keeper {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: addresses(&self.listeners, Protocol::Udp),
             tls_addresses: addresses(&self.listeners, Protocol::Tcp),
-            client_address: self.config.shown.clone(),
+            client_address: self.config.client_address_name.clone(),
             age: age.unwrap_or_default(),
             managed: self.config.manager.is_some(),
             store_shortage: self.store_shortage(),

@@ -153,14 +153,14 @@ fn plan_that_cannot_be_handed_over_is_refused() {
             .map(|_| Listener::Udp(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()))
             .collect(),
         worker_settings: vec![0; worker_settings],
-        answers: Vec::new(),
+        handler_settings: Vec::new(),
         store_limit: 0,
         user: None,
         sidecar: None,
         takeover_listener: None,
         grace: Duration::ZERO,
         manager: ServiceManager::default(),
-        shown: String::new(),
+        client_address_name: String::new(),
         addresses: None,
     };
     let start = |plan| {

@@ -52,13 +52,13 @@ fn role_keeper() {
             let listeners = handover.listeners().iter().map(Listener::try_clone);
             // As if a configuration could not be read.
             let plan = settings().map(|settings| plan(listeners.map(Result::unwrap).collect(), settings));
-            Keeper::resume(handover, plan.ok(), answer())
+            Keeper::resume(handover, plan.ok(), request_handler())
         }
         false => {
             let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let listeners = vec![Listener::Udp(udp), Listener::Tcp(tcp)];
-            Keeper::start(plan(listeners, settings().unwrap()), answer())
+            Keeper::start(plan(listeners, settings().unwrap()), request_handler())
         }
     };
     end(keeper)
@@ -69,8 +69,8 @@ fn role_keeper() {
 fn role_restarted() {
     if std::env::var_os(ROLE).is_some() {
         let handover = Handover::take().unwrap();
-        assert_eq!(handover.answers(), b"answers");
-        end(Keeper::resume(handover, None, answer()));
+        assert_eq!(handover.handler_settings(), b"answers");
+        end(Keeper::resume(handover, None, request_handler()));
     }
 }
 
@@ -96,19 +96,19 @@ fn plan(listeners: Vec<Listener>, worker_settings: Vec<u8>) -> WorkerPlan {
         reload_args: Some(test_arguments("role_keeper")),
         listeners,
         worker_settings,
-        answers: b"answers".into(),
+        handler_settings: b"answers".into(),
         store_limit: STORE_LIMIT,
         user: choose_worker_user(None).unwrap(),
         sidecar,
         takeover_listener: None,
         manager: ServiceManager::default(),
-        shown: String::new(),
+        client_address_name: String::new(),
         addresses: None,
         grace: Duration::from_millis(if role.contains("impatient") { 300 } else { 30_000 }),
     }
 }
 
-fn answer() -> RequestHandler {
+fn request_handler() -> RequestHandler {
     Box::new(|request| {
         Reply::from(match request {
             Request::ConnectToSshd { .. } => Response::Unavailable,
