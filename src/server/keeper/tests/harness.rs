@@ -132,11 +132,16 @@ impl KeeperProcess {
     /// All its running processes, whoever is their parent.
     pub(super) fn running(&self) -> Vec<u32> {
         let mark = format!("{REPORT_TO}={}", self.socket.local_addr().unwrap());
-        let is_ours = |pid: &u32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let environment = |pid: u32| fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let has_mark = |environment: &[u8]| {
             environment
                 .split(|&byte| byte == 0)
                 .any(|entry| entry == mark.as_bytes())
+        };
+        // Between fork and the end of exec a process has none, and is its parent's.
+        let is_ours = |pid: &u32| match &environment(*pid)[..] {
+            [] => parent(*pid).is_some_and(|parent| has_mark(&environment(parent))),
+            known => has_mark(known),
         };
         let entries = fs::read_dir("/proc").unwrap();
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -177,6 +182,12 @@ pub(super) fn children(pid: u32) -> Vec<u32> {
             .collect::<Vec<_>>()
     });
     pids.filter(|pid| is_running(*pid)).collect()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // State and parent follow the name, which may contain anything.
+    stat.rsplit_once(") ")?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// A process that has ended already needs no signal.

@@ -42,6 +42,8 @@ fn keeper_and_worker_killed_in_turn_lose_nothing() {
         send_signal(new_keeper, OsSignal::KILL);
         new_keeper = keeper.new_keeper();
     }
+    // One that is only being started cannot be counted: until the kernel has set it up it has no environment.
+    assert!(keeper.ask("ask ann").contains("ann"));
     assert_eq!(keeper.running().len(), 2);
 }
 
