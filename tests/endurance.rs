@@ -27,8 +27,9 @@ use support::lab::Lab;
 use support::process::{Running, pid_of, run, tree};
 use support::relay::Relay;
 use support::rig::Rig;
-use support::serve::ServeOptions;
-use support::ssh::HOST;
+use support::serve::{Serve, ServeOptions};
+use support::ssh::{HOST, SshSetup};
+use support::sshd::TestSshd;
 use support::{Scratch, measured, measured_time, now, wait_for};
 
 /// RTT 50 ms.
@@ -306,4 +307,39 @@ impl Rests<'_> {
 /// Two hosts; `None` without root.
 fn usual(test: &str) -> Option<Lab> {
     Lab::possible(test).then(|| Lab::up(&[("client", CLIENT), ("server", "")]))
+}
+
+/// How long a session is kept of which the client has never said a word.
+const UNCONFIRMED: Duration = Duration::from_secs(120);
+
+#[test]
+fn a_session_whose_client_was_killed_while_sshd_was_asked_counts_for_two_minutes() {
+    const LOOKUP: Duration = Duration::from_secs(3);
+    let mut sshd = TestSshd::start();
+    let keys = sshd.authorized_keys().with_extension("slow");
+    fs::rename(sshd.authorized_keys(), &keys).expect("the scratch folder");
+    sshd.configure(&format!(
+        "AuthorizedKeysCommand /bin/sh -c \"sleep {}; cat {}\"\nAuthorizedKeysCommandUser {}",
+        LOOKUP.as_secs(),
+        keys.display(),
+        sshd.user()
+    ));
+    let options = ServeOptions::here().argument("--max-sessions-per-key").argument("1");
+    let serve = Serve::start(&sshd, options);
+    let client = SshSetup::bowline(&sshd, serve.udp().port()).write();
+    let (killed, _input, _output) = Running::start_piped(&mut client.proxy());
+    let asked = wait_for(LIMIT, || (sshd.connections_from("") > 0).then_some(()));
+    assert!(asked.is_some(), "{}", serve.log());
+    killed.signal(Signal::KILL);
+    let opened = wait_for(LIMIT, || (serve.logged("event=\"opened\"") == 1).then(now));
+    let opened = opened.unwrap_or_else(|| panic!("nobody has learned that it was killed: {}", serve.log()));
+    let said = run(&mut client.proxy(), LIMIT).err();
+    assert!(said.contains("this key has 1 sessions"), "{said}");
+    let ended = wait_for(UNCONFIRMED + LIMIT, || {
+        (serve.logged("event=\"closed\"") == 1).then(now)
+    });
+    let took = ended.unwrap_or_else(|| panic!("it stays: {}", serve.log())) - opened;
+    measured_time("until a session ends that its client never confirmed", took);
+    assert!(took < UNCONFIRMED + Duration::from_secs(5), "{took:?}: {}", serve.log());
+    client.remote("exit 7", LIMIT).expect_code(7);
 }

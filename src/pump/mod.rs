@@ -80,6 +80,8 @@ pub struct Pump<R, W> {
     patience: Duration,
     unconfirmed_patience: Duration,
     confirmed: bool,
+    /// Since when a first frame of the peer is waited for.
+    begun: Instant,
     share: Share,
     carriers: Carriers,
     copies: Copies,
@@ -123,8 +125,9 @@ where
             late: LateWatch::default(),
             // Far enough for any session, near enough to be added to any instant.
             patience: parts.patience.min(FOREVER),
-            unconfirmed_patience: parts.unconfirmed_patience,
+            unconfirmed_patience: parts.unconfirmed_patience.min(FOREVER),
             confirmed: parts.confirmed,
+            begun: parts.detached_since,
             share,
             carriers: Carriers::default(),
             copies: Copies::new(clock::now()),
@@ -359,22 +362,18 @@ where
         if self.ending.is_linger_over(now) {
             return Err(Outcome::Unfinished);
         }
-        if self.carriers.lead().is_none() && now.saturating_duration_since(self.alone_since) >= self.patience() {
+        if self.carriers.lead().is_none() && now.saturating_duration_since(self.alone_since) >= self.patience {
             return Err(Outcome::Expired);
+        }
+        if !self.confirmed && now.saturating_duration_since(self.begun) >= self.unconfirmed_patience {
+            return Err(Outcome::Unconfirmed(self.unconfirmed_patience));
         }
         Ok(())
     }
 
-    fn patience(&self) -> Duration {
-        if self.confirmed {
-            self.patience
-        } else {
-            self.patience.min(self.unconfirmed_patience)
-        }
-    }
-
     fn next_timeout(&mut self, now: Instant) -> Option<Instant> {
-        let expires = self.alone_since + self.patience();
+        let expires = self.alone_since + self.patience;
+        let unconfirmed = (!self.confirmed).then(|| self.begun + self.unconfirmed_patience);
         let lead = self.carriers.lead();
         let expiry = lead.is_none().then_some(expires);
         // While the outbox is blocked an ack cannot go out, and its time does not matter.
@@ -394,6 +393,7 @@ where
         let hole = self.hole.poll_timeout();
         [
             expiry,
+            unconfirmed,
             acks,
             watch,
             warm,

@@ -58,6 +58,8 @@ pub enum Outcome {
     HandedOver,
     /// No carrier came for longer than the session's patience.
     Expired,
+    /// No frame ever came from the peer, in all that time.
+    Unconfirmed(Duration),
     /// Ended by [`Order::Lost`].
     Lost(String),
     /// The peer broke the protocol.
@@ -97,7 +99,8 @@ pub struct PumpParts<R, W> {
     pub confirmed: bool,
     /// Longest time without a carrier.
     pub patience: Duration,
-    /// The same while no frame has come from the peer: it may have died before it learned that the session exists.
+    /// Longest time until the first frame of the peer comes, whether there is a carrier or not: the peer may have died before it
+    /// learned that the session exists, and on a path that is silent its carrier is taken for alive for a while.
     pub unconfirmed_patience: Duration,
     /// Memory shared with other sessions.
     pub budget: Arc<Budget>,

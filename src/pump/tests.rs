@@ -159,6 +159,12 @@ impl Stand {
         while self.pump.round(&mut cx, self.now + after).unwrap() {}
     }
 
+    /// One round at a time, or why it was the last.
+    fn ends_at(&mut self, after: Duration) -> Option<Outcome> {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.pump.round(&mut cx, self.now + after).err()
+    }
+
     fn say(&mut self, frames: &[Frame]) {
         say(&mut self.peer, frames);
     }
@@ -218,6 +224,31 @@ fn the_pipe_is_read_only_with_the_place_of_its_bytes_on_record() {
         "{seen:?}"
     );
     assert!(stand.book.last().confirmed && stand.book.last().detached_since.is_none());
+}
+
+#[test]
+fn a_session_of_which_the_peer_never_said_a_word_ends_although_its_carrier_still_counts_as_alive() {
+    const LIMIT: Duration = Duration::from_secs(120);
+    let short = || {
+        let mut stand = Stand::new(session());
+        stand.pump.unconfirmed_patience = LIMIT;
+        stand.run_at(Duration::ZERO);
+        stand
+    };
+    let mut stand = short();
+    assert_eq!(stand.ends_at(LIMIT - Duration::from_secs(1)), None);
+    assert!(
+        stand
+            .pump
+            .next_timeout(stand.now)
+            .is_some_and(|timeout| timeout <= stand.now + LIMIT)
+    );
+    assert_eq!(stand.ends_at(LIMIT), Some(Outcome::Unconfirmed(LIMIT)));
+    // One word is enough.
+    let mut stand = short();
+    stand.say(&[ack(0)]);
+    stand.run_at(Duration::from_secs(1));
+    assert_eq!(stand.ends_at(2 * LIMIT), None);
 }
 
 #[test]

@@ -371,7 +371,7 @@ pub(crate) fn session_end(outcome: Outcome) -> Result<(), Failure> {
             format_args!("the server half reported a protocol error: {why}"),
         )
         .hint(REPORT_DESYNC)),
-        Outcome::Expired => Err(Failure::new(
+        Outcome::Expired | Outcome::Unconfirmed(_) => Err(Failure::new(
             Exit::Lost,
             "the session was lost: the outage lasted longer than its patience",
         )

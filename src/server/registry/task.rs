@@ -19,7 +19,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-/// As long as sshd waits for a login by default (LoginGraceTime).
+/// As long as sshd waits for a login by default (LoginGraceTime). A client that is killed while its open waits for sshd leaves a
+/// session that nobody knows; for this time it counts among the sessions of its key.
 const UNCONFIRMED_TTL: Duration = Duration::from_secs(120);
 
 /// What the task of one session owns.
@@ -234,6 +235,7 @@ fn describe(outcome: &Outcome, ttl: Duration) -> String {
         Outcome::Ended(why) | Outcome::Lost(why) => why.clone(),
         Outcome::HandedOver => "handed over to the next worker".to_owned(),
         Outcome::Expired => format!("no client connected for {} s", ttl.as_secs()),
+        Outcome::Unconfirmed(after) => format!("the client half said nothing within {} s", after.as_secs()),
         Outcome::Desync(error) => format!("protocol error: {error}"),
     }
 }
