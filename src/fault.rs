@@ -4,7 +4,7 @@
 //! the start of a session, `=panic-session=N` in the Nth session of a worker; `=damage-file` flips a bit of the file
 //! that the demo has sent; `=crash-at=POINT:N` kills the process when it passes POINT for the Nth time, where POINT
 //! is one of [`POINTS`] or `any`; `=no-copies` drops every redundant copy of typed bytes; `=relay-FAULT=N` makes a
-//! relay malicious.
+//! relay malicious; `=no-key-query` makes a server half that does not know `KeyQuery`.
 
 mod relay;
 
@@ -35,6 +35,12 @@ pub(crate) fn carrier_lifetime() -> Option<Duration> {
 pub(crate) fn loses_copies() -> bool {
     static LOSES: OnceLock<bool> = OnceLock::new();
     *LOSES.get_or_init(|| std::env::var_os("BOWLINE_FAULT").is_some_and(|fault| fault == "no-copies"))
+}
+
+/// Whether this server half does not know `KeyQuery`, like those of earlier versions.
+pub(crate) fn lacks_key_queries() -> bool {
+    static LACKS: OnceLock<bool> = OnceLock::new();
+    *LACKS.get_or_init(|| std::env::var_os("BOWLINE_FAULT").is_some_and(|fault| fault == "no-key-query"))
 }
 
 /// Points at which a worker can be killed: before and after each step from which its successor must recover; and

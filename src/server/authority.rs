@@ -15,8 +15,17 @@ use tracing::{info, warn};
 
 /// Decides whether sessions may be opened at all, independent of the client.
 pub trait OpenCheck: Send + Sync {
-    /// Why not, as a text for the log; `None`: they may.
-    fn obstacle(&self) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>>;
+    /// Why not; `None`: they may. `shows` says whether sshd sees the client's own address.
+    fn obstacle(&self, shows: bool) -> Pin<Box<dyn Future<Output = Option<OpenObstacle>> + Send + '_>>;
+}
+
+/// Why no session may be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenObstacle {
+    /// It lasts until an administrator acts; a text for the log.
+    Standing(String),
+    /// It may end by itself; the answer to the client.
+    Passing(Refusal),
 }
 
 /// Decides about each `Open`.
@@ -148,20 +157,23 @@ async fn ask_sshd(
     match ask.accepts_any(user, keys, client, proof).await {
         Ok(answered) => Ok(answered),
         Err(error) => {
-            let code = match &error {
-                AskError::UpstreamDown { .. } | AskError::NotSsh { .. } => RefusalCode::UpstreamDown,
-                AskError::NoCommonAlgorithm { .. } | AskError::HangsUp { .. } => RefusalCode::UpstreamUnfit,
-                AskError::OtherMethod { .. } => RefusalCode::OtherMethod,
-                // sshd listens on loopback only, but would have to be asked from another address.
-                AskError::Elsewhere(cause) if matches!(**cause, AskError::UpstreamDown { .. }) => {
-                    RefusalCode::UpstreamUnfit
-                }
-                _ => RefusalCode::RetryLater,
-            };
             warn!(event = "refused", user, remote = %client.remote, error = %chain(&error), "cannot learn from sshd whether it accepts the key");
-            Err(refusal(code, error.to_string()))
+            Err(no_verdict(&error))
         }
     }
+}
+
+/// The answer to a client if sshd gave no verdict.
+pub(super) fn no_verdict(error: &AskError) -> Refusal {
+    let code = match error {
+        AskError::UpstreamDown { .. } | AskError::NotSsh { .. } => RefusalCode::UpstreamDown,
+        AskError::NoCommonAlgorithm { .. } | AskError::HangsUp { .. } => RefusalCode::UpstreamUnfit,
+        AskError::OtherMethod { .. } => RefusalCode::OtherMethod,
+        // sshd listens on loopback only, but would have to be asked from another address.
+        AskError::Elsewhere(cause) if matches!(**cause, AskError::UpstreamDown { .. }) => RefusalCode::UpstreamUnfit,
+        _ => RefusalCode::RetryLater,
+    };
+    refusal(code, error.to_string())
 }
 
 pub(super) fn refusal(code: RefusalCode, message: impl Into<PeerText>) -> Refusal {

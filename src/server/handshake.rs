@@ -1,7 +1,7 @@
 //! Handles a new carrier until its session is known: handshake, hello, answer.
 
 use super::ask_sshd::Proof;
-use super::authority::{Account, Authority, Greeting, OpenCheck, chain, refusal};
+use super::authority::{Account, Authority, Greeting, OpenCheck, OpenObstacle, chain, refusal};
 use super::connect_sshd::{Client, ConnectSshd};
 use super::prober::Prober;
 use super::registry::Registry;
@@ -11,6 +11,7 @@ use crate::carrier::tls::TlsServer;
 use crate::carrier::via::IncomingStream;
 use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, Duplex, Rank, quic};
 use crate::clock;
+use crate::fault;
 use crate::identity::statement::{OpenFields, ProvenKey, open_message};
 use crate::wire::{
     Answer, Authorization, DecodeError, Hello, KeyQuery, Open, Probe, Probed, Refusal, RefusalCode, SessionId,
@@ -211,7 +212,7 @@ impl Acceptor {
                 }
             };
             let info = carrier.info().clone();
-            let refused = match Hello::decode(message) {
+            let refused = match decode(message) {
                 Ok(Hello::Open(open)) => {
                     match while_asking_sshd(&mut carrier, self.admit(&info, &open, client, &mut pending_key)).await {
                         Ok(Ok(key)) => return self.registry.attach_open(carrier, &open, key).await,
@@ -411,16 +412,14 @@ impl Acceptor {
     /// Called before sshd is asked, because some obstacles concern the question itself. The answer is the same for
     /// everybody.
     async fn check_opens(&self, user: &str, client: Client) -> Result<(), Refusal> {
-        // sshd sees the client's own address, so its own rules decide.
-        if self.sshd.shows(client) {
-            return Ok(());
-        }
         let Some(check) = &self.open_check else { return Ok(()) };
-        let Some(obstacle) = check.obstacle().await else {
-            return Ok(());
+        let (obstacle, refused) = match check.obstacle(self.sshd.shows(client)).await {
+            None => return Ok(()),
+            Some(OpenObstacle::Standing(cause)) => (cause, refusal(RefusalCode::OpensRefused, OPENS_REFUSED)),
+            Some(OpenObstacle::Passing(refused)) => (refused.message.to_string(), refused),
         };
         info!(event = "refused", user, remote = %client.remote, obstacle, "no session may be opened now");
-        Err(refusal(RefusalCode::OpensRefused, OPENS_REFUSED))
+        Err(refused)
     }
 
     /// The keys that have signed. sshd is not asked about others.
@@ -510,6 +509,17 @@ fn turn_away(carrier: Carrier) {
         "the server half has too many connections without a session for now",
     );
     carrier.turn_away(&Answer::Refused(refused).encode(), CloseReason::Busy);
+}
+
+fn decode(message: Bytes) -> Result<Hello, DecodeError> {
+    let hello = Hello::decode(message)?;
+    match hello {
+        Hello::KeyQuery(_) if fault::lacks_key_queries() => Err(DecodeError::UnknownType {
+            what: "message",
+            value: 0x26,
+        }),
+        hello => Ok(hello),
+    }
 }
 
 fn malformed(error: &DecodeError) -> Refusal {

@@ -13,11 +13,12 @@ mod relays;
 mod session_store;
 mod shared_read;
 pub mod sshd_config;
+mod target_check;
 mod upstream;
 mod verifier;
 pub mod worker;
 
-pub use authority::{Authority, KeyList, OpenCheck};
+pub use authority::{Authority, KeyList, OpenCheck, OpenObstacle};
 pub use prober::SshdView;
 pub use registry::RegistryLimits;
 pub(crate) use registry::ShutdownMode;

@@ -5,12 +5,14 @@
 mod key_file;
 
 use super::ask_sshd::{AskLimits, AskSshd};
-use super::authority::{Authority, OpenCheck, chain};
+use super::authority::{Authority, OpenCheck, OpenObstacle, chain};
 use super::client_address::Families;
 use super::connect_sshd::{ConnectSshd, FromClient, FromLoopback};
 use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
 use super::prober::SshdView;
 use super::session_store::{Recovery, SessionStore, SessionStoreError};
+use super::target_check::TargetCheck;
+pub use super::target_check::Unexamined;
 use super::{RegistryLimits, RelaySettings, Server, ServerConfig, ServerError, ShutdownMode};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
@@ -89,6 +91,9 @@ pub struct WorkerSetup {
     /// Whether the keeper is asked before each open, because sshd sees all clients on loopback.
     #[serde(default)]
     pub asks_before_opens: bool,
+    /// What remains to be found out about the target, which did not answer at the start.
+    #[serde(default)]
+    pub unexamined: Option<Unexamined>,
 }
 
 /// Which address of a client sshd sees.
@@ -187,6 +192,13 @@ pub async fn serve(
     let ask = || Box::new(AskKeeper::new(&keeper, setup.target));
     let view = tells.then(|| ask() as Box<dyn SshdView>);
     let check = setup.asks_before_opens.then(|| ask() as Box<dyn OpenCheck>);
+    let check = match setup.unexamined {
+        Some(unexamined) => {
+            let proved = setup.statements.iter().map(|(key, _)| key.clone()).collect();
+            Some(Box::new(TargetCheck::new(Arc::clone(&sshd), unexamined, proved, check)) as Box<dyn OpenCheck>)
+        }
+        None => check,
+    };
     let mut config = server_config(setup, listeners, sshd, authority)?;
     config.open_check = check;
     config.sshd_view = view;
@@ -324,13 +336,18 @@ struct AskKeeper {
 }
 
 impl OpenCheck for AskKeeper {
-    fn obstacle(&self) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>> {
-        Box::pin(async {
-            match self.keeper.request(Request::MayOpen).await.map(|reply| reply.response) {
-                Ok(Response::MayOpen { obstacle }) => obstacle,
-                Ok(_) => Some("the keeper answered with an unexpected message".to_owned()),
-                Err(error) => Some(chain(&error)),
+    fn obstacle(&self, shows: bool) -> Pin<Box<dyn Future<Output = Option<OpenObstacle>> + Send + '_>> {
+        Box::pin(async move {
+            // sshd sees the client's own address, so its own rules decide.
+            if shows {
+                return None;
             }
+            let obstacle = match self.keeper.request(Request::MayOpen).await.map(|reply| reply.response) {
+                Ok(Response::MayOpen { obstacle }) => obstacle?,
+                Ok(_) => "the keeper answered with an unexpected message".to_owned(),
+                Err(error) => chain(&error),
+            };
+            Some(OpenObstacle::Standing(obstacle))
         })
     }
 }

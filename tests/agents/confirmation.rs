@@ -3,14 +3,17 @@
 
 use super::LIMIT;
 use super::agent::Agent;
+use super::support::Scratch;
+use super::support::peer::{RawClient, open_by};
 use super::support::process::run;
 use super::support::serve::{Serve, ServeOptions};
 use super::support::ssh::{HOST, SshFiles, SshSetup};
 use super::support::sshd::{TestSshd, fingerprint, make_key};
-use super::support::{Scratch, peer::RawClient};
 use bowline::identity::raw_key::TlsKey;
-use bowline::wire::{Answer, Hello, KeyQuery, RefusalCode, UserName, VERSION};
-use russh::keys::ssh_key::PublicKey;
+use bowline::identity::sshsig;
+use bowline::identity::statement::OPEN_NAMESPACE;
+use bowline::wire::{Answer, Authorization, Hello, KeyQuery, RefusalCode, SessionId, UserName, VERSION};
+use russh::keys::ssh_key::{PrivateKey, PublicKey};
 use std::fs;
 use std::path::PathBuf;
 
@@ -78,6 +81,43 @@ fn after_a_no_to_one_accepted_key_the_next_one_is_used() {
     let serve = Serve::start(&sshd, ServeOptions::here());
     let ssh = by_agent(&sshd, &serve, &agent);
     run(&mut ssh.ssh(&[HOST, "true"]), LIMIT).expect_code(0);
+}
+
+#[test]
+fn a_server_half_that_knows_no_questions_about_keys_is_offered_all_signed_keys() {
+    let (sshd, agent, folder) = (TestSshd::start(), Agent::start(), Scratch::new());
+    let keys = confirmed_keys(&agent, &folder, 3);
+    fs::copy(keys[2].with_extension("pub"), sshd.authorized_keys()).expect("the scratch folder");
+    let serve = Serve::start(&sshd, ServeOptions::here().fault("no-key-query"));
+    let ssh = by_agent(&sshd, &serve, &agent);
+    let outcome = run(&mut ssh.ssh(&[HOST, "echo in"]), LIMIT).expect_code(0);
+    assert_eq!(outcome.out(), "in\n");
+    assert_eq!(serve.logged("event=\"opened\""), 1, "{}", serve.log());
+    // That is why there are questions: bowline signs with each, and then ssh with the one.
+    assert_eq!(agent.asked().len(), keys.len() + 1, "{:?}", agent.asked());
+    run(&mut ssh.check(&[]), LIMIT).expect_code(0);
+}
+
+#[test]
+fn a_client_half_that_asks_no_questions_about_keys_is_served() {
+    let sshd = TestSshd::start();
+    let serve = Serve::start(&sshd, ServeOptions::here());
+    let key = PrivateKey::read_openssh_file(sshd.user_key()).expect("a key");
+    let tls_key = TlsKey::generate();
+    let mut client = RawClient::dial(serve.udp(), &tls_key);
+    let session = SessionId::new([0x44; 16]);
+    let message = client.open_message(&tls_key, session, &sshd.user());
+    let authorization = Authorization {
+        key: key.public_key().to_bytes().expect("a public key").into(),
+        signature: sshsig::sign(&key, OPEN_NAMESPACE, &message)
+            .expect("a signature")
+            .into(),
+    };
+    let answer = client.ask(&open_by(&sshd.user(), session, vec![authorization]));
+    assert!(
+        matches!(&answer, Some(Answer::Accepted(accepted)) if accepted.key == Some(0)),
+        "{answer:?}"
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::support::serve::sshd_arguments;
 use super::support::ssh::SshSetup;
 use super::support::sshd::TestSshd;
 use super::support::{self, BOWLINE, Scratch, wait_for, write_program};
+use rustix::process::Signal;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,7 +17,7 @@ use std::process::Stdio;
 /// A server half that is told nothing but what a test says, at a port of its own.
 pub(super) struct Serve {
     scratch: Scratch,
-    _running: Running,
+    running: Running,
     port: u16,
 }
 
@@ -40,7 +41,7 @@ impl Serve {
         command.args(state).args(runtime).args(["--client-address", "loopback"]);
         command.stdin(Stdio::null()).stdout(file("ready")).stderr(file("log"));
         let serve = Serve {
-            _running: Running::spawn(&mut command),
+            running: Running::spawn(&mut command),
             scratch,
             port,
         };
@@ -63,6 +64,11 @@ impl Serve {
         let ready = fs::read_to_string(self.scratch.join("ready")).unwrap_or_default();
         let (_, fingerprint) = ready.split_once("fingerprint=").expect("a fingerprint");
         fingerprint.trim_end().to_owned()
+    }
+
+    /// Has it read everything anew.
+    pub(super) fn reload(&self) {
+        self.running.signal(Signal::HUP);
     }
 
     fn warned(&self) -> bool {

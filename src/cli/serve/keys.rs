@@ -126,9 +126,18 @@ fn warn_of_other_server(key: &HostKey, proved: &PublicKey) {
     );
 }
 
+/// Whether they are bowline's own, and not those of the target.
+pub(super) fn is_own(keys: &[HostKey], state: &Path) -> bool {
+    keys.iter().all(|key| key.path == own_path(state))
+}
+
+fn own_path(state: &Path) -> PathBuf {
+    state.join("ssh_host_ed25519_key")
+}
+
 /// A host key of bowline's own, created at first use.
 fn own_host_key(state: &Path) -> Result<HostKey, Failure> {
-    let path = state.join("ssh_host_ed25519_key");
+    let path = own_path(state);
     if !path.exists() {
         let made = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519);
         let text = made.and_then(|key| key.to_openssh(LineEnding::LF));

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use russh::keys::ssh_key::PublicKey;
 use serde::{Deserialize, Serialize};
-use tracing::debug;
 
 use super::holders::holders;
 use crate::cli::report::{self, Exit, Failure};
-use crate::server::ask_sshd;
+use crate::server::ask_sshd::{self, INSPECT_TIMEOUT, INSPECT_USER};
 use crate::server::connect_sshd::FromLoopback;
 use crate::server::keeper::{Endpoint, WorkerUser};
 use crate::server::sshd_config::run_bounded;
@@ -22,17 +21,11 @@ use crate::server::sshd_config::run_bounded;
 /// The subcommand of that process.
 const COMMAND: &str = "look-at-target";
 
-/// How long the inspection may take. On this machine it takes milliseconds.
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// The same with the start of the process.
+/// How long the inspection may take with the start of the process.
 const PROCESS_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// The name of OpenSSH's server.
 const SSHD: &str = "sshd";
-
-/// The user in the question: a name that every system has.
-const USER: &str = "root";
 
 /// The result.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,20 +45,22 @@ impl InspectedServer {
     }
 }
 
-/// Inspects the server at `target`, unless it is the sshd whose settings say that it listens there.
+/// Inspects the server at `target`, unless it is the sshd whose settings say that it listens there: then
+/// it gives `None`.
+///
+/// # Errors
+/// No SSH server answers there.
 pub(super) fn look_unless_known(
     program: &Path,
     user: Option<&WorkerUser>,
     target: SocketAddr,
     is_listed: bool,
-) -> Option<InspectedServer> {
+) -> io::Result<Option<InspectedServer>> {
     let others = holders(Endpoint::tcp(target));
     if is_listed && others.iter().all(|holder| holder.name == SSHD) {
-        return None;
+        return Ok(None);
     }
-    let seen = look(program, user, target);
-    seen.inspect_err(|error| debug!(%target, %error, "cannot inspect the SSH server at the target"))
-        .ok()
+    look(program, user, target).map(Some)
 }
 
 fn look(program: &Path, user: Option<&WorkerUser>, target: SocketAddr) -> io::Result<InspectedServer> {
@@ -89,7 +84,7 @@ fn look(program: &Path, user: Option<&WorkerUser>, target: SocketAddr) -> io::Re
 /// There is no SSH server.
 pub(in crate::cli) async fn run(target: SocketAddr) -> Result<(), Failure> {
     let sshd = FromLoopback::new(target);
-    let seen = ask_sshd::inspect(&sshd, USER, INSPECT_TIMEOUT).await;
+    let seen = ask_sshd::inspect(&sshd, INSPECT_USER, INSPECT_TIMEOUT).await;
     let seen = seen.map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
     let told = InspectedServer {
         identification: seen.server.identification.to_string(),

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::Predecessor;
 use super::answers::{Answers, check_key_file};
 use super::client_address::{self, Chosen};
-use super::keys::{host_keys, log_tls_key, secret, statements};
+use super::keys::{host_keys, is_own, log_tls_key, secret, statements};
 use super::listen::{self, Bound};
 use super::look::{InspectedServer, look_unless_known};
 use super::target::ResolvedTarget;
@@ -29,7 +29,7 @@ use crate::server::keeper::{
     choose_worker_user, descriptors_for, raise_descriptor_limit, sessions_within, store_limit,
 };
 use crate::server::sshd_config::{Settings, SshdConfig, is_here, with_client_addresses};
-use crate::server::worker::{AuthoritySetup, ClientAddressSetup, WorkerSetup};
+use crate::server::worker::{AuthoritySetup, ClientAddressSetup, Unexamined, WorkerSetup};
 
 /// How long a worker may take to tell its clients that it stops.
 const STOP_GRACE: Duration = Duration::from_secs(8);
@@ -125,15 +125,20 @@ impl<'a> Draft<'a> {
         }
         let program = own_program()?;
         let found = target::find(settings, sshd_settings.as_ref())?;
-        let seen = inspect(settings, found.as_ref(), &program, user.as_ref())?;
+        let inspection = inspect(settings, found.as_ref(), &program, user.as_ref())?;
         let other_targets = found.as_ref().map_or_else(Vec::new, |found| found.others.clone());
         let target = found.map(|found| with_aliases(found.address, sshd_settings.as_ref()));
         let loopback = target.filter(|_| !settings.accept_loopback_match);
-        let host_keys = host_keys(settings, &sshd, sshd_settings.as_ref(), seen.as_ref())?;
+        let host_keys = host_keys(settings, &sshd, sshd_settings.as_ref(), inspection.server())?;
+        let unexamined = matches!(inspection, Inspection::NoAnswer).then(|| Unexamined {
+            is_asked: settings.auth == Authorizer::Sshd,
+            proves_our_keys: settings.host_keys.is_empty() && !is_own(&host_keys, &settings.folders.state),
+        });
         let sessions = sessions_that_fit(settings.max_sessions as usize, &mut predecessor)?;
         Ok(Draft {
             setup: WorkerSetup {
                 other_targets,
+                unexamined,
                 ..setup(settings, &host_keys, loopback.is_some(), sessions, user.as_ref())?
             },
             target,
@@ -258,6 +263,24 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// The result of an inspection of the target.
+enum Inspection {
+    /// The server is known, or makes no difference.
+    Known,
+    Server(InspectedServer),
+    /// No SSH server answers yet.
+    NoAnswer,
+}
+
+impl Inspection {
+    fn server(&self) -> Option<&InspectedServer> {
+        match self {
+            Inspection::Server(server) => Some(server),
+            Inspection::Known | Inspection::NoAnswer => None,
+        }
+    }
+}
+
 /// Inspects the server at the target, if it is not sshd and that makes a difference.
 ///
 /// # Errors
@@ -267,14 +290,23 @@ fn inspect(
     found: Option<&ResolvedTarget>,
     program: &Path,
     user: Option<&WorkerUser>,
-) -> Result<Option<InspectedServer>, Failure> {
+) -> Result<Inspection, Failure> {
     let asks = settings.auth == Authorizer::Sshd;
     let matters = asks || settings.host_keys.is_empty();
-    let there = found.filter(|found| matters && found.answers);
-    let seen = there.and_then(|found| look_unless_known(program, user, found.address, found.is_listed));
-    match seen {
-        Some(seen) if asks && seen.accepts_any_key => Err(report::accepts_any_key(&seen.identification)),
-        seen => Ok(seen),
+    let Some(found) = found.filter(|_| matters) else {
+        return Ok(Inspection::Known);
+    };
+    if !found.answers {
+        return Ok(Inspection::NoAnswer);
+    }
+    match look_unless_known(program, user, found.address, found.is_listed) {
+        Ok(Some(seen)) if asks && seen.accepts_any_key => Err(report::accepts_any_key(&seen.identification)),
+        Ok(seen) => Ok(seen.map_or(Inspection::Known, Inspection::Server)),
+        Err(error) => {
+            warn!(event = "target-silent", target = %found.address, %error, "no SSH server answers at the target yet: no session can \
+                be opened before one does");
+            Ok(Inspection::NoAnswer)
+        }
     }
 }
 
@@ -389,6 +421,7 @@ fn setup(
         fingerprint,
         is_sshd: settings.target != Some(Target::Builtin),
         asks_before_opens,
+        unexamined: None,
     })
 }
 

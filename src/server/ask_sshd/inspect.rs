@@ -10,6 +10,12 @@ use super::query::{KeyAnswer, Query};
 use super::{AskError, ServerIdentity};
 use crate::identity::statement::ProvenKey;
 
+/// The user in the question: a name that every system has.
+pub const INSPECT_USER: &str = "root";
+
+/// How long an inspection may take. On this machine it takes milliseconds.
+pub const INSPECT_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// What an inspection found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInfo {

@@ -36,7 +36,7 @@ use penalties::Penalties;
 use query::{KeyAnswer, MAX_QUERIES, Query};
 use sources::{Sources, TooManyQueries};
 
-pub use inspect::{ServerInfo, inspect};
+pub use inspect::{INSPECT_TIMEOUT, INSPECT_USER, ServerInfo, inspect};
 pub(in crate::server) use sources::Source;
 
 /// How often a waiting caller checks whether another one got an answer about the same key.

@@ -1,3 +1,4 @@
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -410,4 +411,59 @@ async fn those_who_ask_the_same_at_the_same_time_share_what_sshd_says_after_that
         .unwrap();
     assert_eq!(another.accepted, None, "another question");
     assert_eq!(connections() - before, asked + 2);
+}
+
+/// sshd's lookup of keys takes this long for one user.
+const SLOW: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn one_source_whose_questions_are_slow_holds_no_more_than_half_of_what_runs() {
+    let user = this_user();
+    let command = r#"/bin/sh -c "[ %u != nobody ] || exec sleep 15""#;
+    let sshd = TestSshd::start(&format!(
+        "AuthorizedKeysCommandUser {user}\nAuthorizedKeysCommand {command}"
+    ));
+    let known = [sshd.authorize("known", "ed25519", "")];
+    let ask = Arc::new(asking(sshd.address));
+    let begun = clock::now();
+    let mut slow = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let (ask, keys) = (Arc::clone(&ask), [strange_key("ed25519")]);
+        slow.spawn(async move { ask.would_accept_any("nobody", &keys, CLIENT).await });
+    }
+    let of_nobody = || sshd.log().matches("Connection from ").count();
+    while of_nobody() < 2 && clock::now() - begun < SLOW {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Strangers that came later, side by side and one after the other.
+    for round in 0..3 {
+        let answers = [2, 3, 4].map(|number| ask.would_accept_any(&user, &known, client(number + 10 * round)));
+        for answer in futures(answers).await {
+            assert_eq!(answer.unwrap().accepted, Some(0));
+        }
+    }
+    let took = clock::now() - begun;
+    assert!(took < SLOW, "they waited for the slow ones: {took:?}");
+    assert_eq!(
+        slow.try_join_next()
+            .map(|ended| ended.unwrap().map(|verdict| verdict.accepted).ok()),
+        None,
+        "all wait still"
+    );
+    // A second one does the same: who is known to have a key that counts gets in all the same.
+    for _ in 0..6 {
+        let (ask, keys) = (Arc::clone(&ask), [strange_key("ed25519")]);
+        slow.spawn(async move { ask.would_accept_any("nobody", &keys, OTHER).await });
+    }
+    let begun = clock::now();
+    let verdict = ask.would_accept_any(&user, &known, client(2)).await.unwrap();
+    assert_eq!(verdict.accepted, Some(0));
+    let took = clock::now() - begun;
+    assert!(took < SLOW / 2, "{took:?}");
+}
+
+async fn futures<T>(all: [impl Future<Output = T>; 3]) -> [T; 3] {
+    let [one, other, third] = all;
+    let (one, other, third) = tokio::join!(one, other, third);
+    [one, other, third]
 }
