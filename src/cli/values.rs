@@ -97,8 +97,8 @@ pub(crate) enum ValueError {
     },
     /// A token of ssh's configuration that nobody has replaced.
     #[error(
-        "`{token}` was not expanded: the program that runs this ProxyCommand does not support it; most support \
-         %r, %h and %p, but only OpenSSH supports %n"
+        "`{token}` was not expanded: the program that runs this ProxyCommand does not support it; all support \
+         %r, %h and %p, but some do not support %n"
     )]
     Token {
         /// As written, with its `%`.

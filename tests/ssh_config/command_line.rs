@@ -1,10 +1,11 @@
 //! What stands on ssh's own command line, and names that are not those of the host: bowline asks about what runs.
 
 use crate::LIMIT;
-use crate::support::process::run;
+use crate::support::process::{Running, run};
 use crate::support::rig::Rig;
 use crate::support::ssh::HOST;
-use crate::support::{BOWLINE, Scratch, measured};
+use crate::support::{BOWLINE, Scratch, measured, wait_for};
+use rustix::process::Signal;
 use std::fs;
 use std::process::Command;
 
@@ -105,6 +106,65 @@ fn a_tag_of_ssh_s_command_line_counts() {
     fs::write(rig.ssh.config(), format!("Match tagged here\n  {name}\n{text}")).expect("the scratch folder");
     let options: Vec<String> = plain.concat();
     logs_in(&rig, &options, &["-P", "here", HOST]);
+}
+
+/// What only a `Match` of newer OpenSSH knows: how the session was asked for, and its command.
+#[test]
+fn the_kind_of_session_and_its_command_count() {
+    let scratch = Scratch::new();
+    for (matches, session) in [
+        ("sessiontype exec", &["echo in"][..]),
+        ("command \"echo *\"", &["echo in"]),
+        ("sessiontype none", &["-N"]),
+        ("sessiontype subsystem", &["-s", "sftp"]),
+        ("sessiontype shell", &[]),
+    ] {
+        let test = format!("ssh_config: Match {matches}");
+        fs::write(scratch.join("config"), format!("Match {matches}\n")).expect("the scratch folder");
+        let mut asked = Command::new("ssh");
+        if run(asked.arg("-F").arg(scratch.join("config")).args(["-G", "x"]), LIMIT).code != Some(0) {
+            measured(&test, "not known to this OpenSSH: packaging/test-newer-openssh has one");
+            continue;
+        }
+        let rig = Rig::bowline();
+        let options = bare(&rig, "'%r@%h'", "");
+        let text = fs::read_to_string(rig.ssh.config()).expect("our own file");
+        // Where the host is stands in this block alone, and in the name of an alias that leads nowhere.
+        let (block, options): (Vec<_>, Vec<_>) = options.chunks(2).partition(|pair| pair[1].contains('='));
+        let block: String = block
+            .iter()
+            .map(|pair| format!("  {}\n", pair[1].replacen('=', " ", 1)))
+            .collect();
+        fs::write(rig.ssh.config(), format!("Match {matches}\n{block}{text}")).expect("the scratch folder");
+        let options: Vec<String> = options.concat();
+        let (flags, command): (Vec<&str>, Vec<&str>) = session.iter().partition(|word| word.starts_with('-'));
+        let mut plain = rig.ssh.ssh(&[]);
+        let mut wrapped = rig.ssh.command(BOWLINE);
+        wrapped
+            .args(["ssh", "--state-dir"])
+            .arg(rig.ssh.state())
+            .arg("-F")
+            .arg(rig.ssh.config());
+        wrapped.env("BOWLINE_PORT", rig.serve().udp().port().to_string());
+        for (count, ssh) in [(1, &mut plain), (2, &mut wrapped)] {
+            ssh.args(&options).args(&flags).arg(HOST).args(&command);
+            let (ssh, input, _output) = Running::start_piped(ssh);
+            let is_in = || {
+                let opened = rig.serve().logged("event=\"opened\"") == count;
+                (opened && rig.sshd.log().matches("Accepted publickey").count() == count).then_some(())
+            };
+            let is_in = wait_for(LIMIT, is_in);
+            assert!(
+                is_in.is_some(),
+                "{test}, {count}: {} {}",
+                rig.serve().log(),
+                ssh.err_so_far()
+            );
+            drop(input);
+            ssh.signal(Signal::TERM);
+            ssh.finish(LIMIT);
+        }
+    }
 }
 
 #[test]

@@ -79,6 +79,6 @@ fn a_token_that_nobody_has_replaced_is_named_with_what_most_programs_know() {
             )),
             "{said}"
         );
-        assert!(said.contains("only OpenSSH knows %n"), "{said}");
+        assert!(said.contains("all support %r, %h and %p"), "{said}");
     }
 }
