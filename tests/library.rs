@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 struct Anybody;
 
 impl HostTrust for Anybody {
-    fn judge<'a>(
+    fn verify<'a>(
         &'a self,
         _proven: &'a [ProvenKey],
         _tls_key: &'a [u8],

@@ -77,7 +77,7 @@ pub trait HostTrust: Send + Sync {
     ///
     /// # Errors
     /// Why the host is not trusted; shown to the user unchanged.
-    fn judge<'a>(
+    fn verify<'a>(
         &'a self,
         proven: &'a [ProvenKey],
         tls_key: &'a [u8],
@@ -161,7 +161,7 @@ pub struct OpenSession {
     first: Arrival,
     ttl: Duration,
     /// The early data that was sent with the open.
-    said: Bytes,
+    early_data: Bytes,
     control: Control,
     orders: mpsc::Receiver<Order>,
 }
@@ -289,7 +289,7 @@ impl OpenSession {
         };
         tasks.spawn("standby", standby.run().in_current_span());
         let mut session = Session::new(session_memory(&self.config.session));
-        session.begin(&self.said);
+        session.begin(&self.early_data);
         let pump = Pump::new(PumpParts {
             session,
             input,

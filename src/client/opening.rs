@@ -250,8 +250,8 @@ impl Opener {
             .iter()
             .filter_map(|s| verify_host(s, &server_key).ok())
             .collect();
-        let judged = self.config.trust.judge(&proven, &server_key).await;
-        judged.map_err(OpenError::Untrusted)?;
+        let verified = self.config.trust.verify(&proven, &server_key).await;
+        verified.map_err(OpenError::Untrusted)?;
         Ok((carrier, proven))
     }
 
@@ -477,7 +477,7 @@ impl Opener {
         }
     }
 
-    fn opened(self, carrier: Carrier, accepted: Accepted, said: Bytes) -> OpenSession {
+    fn opened(self, carrier: Carrier, accepted: Accepted, early_data: Bytes) -> OpenSession {
         let info = carrier.info().clone();
         info!(event = "opened", session = %self.id, remote = info.remote.map(field::display), carrier = %info.kind,
             via = info.via.as_deref(),
@@ -499,7 +499,7 @@ impl Opener {
                 first: Bytes::new(),
             },
             ttl: Duration::from_secs(accepted.ttl),
-            said,
+            early_data,
             control: Control { orders, facts },
             orders: ordered,
             config: self.config,

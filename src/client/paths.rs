@@ -374,7 +374,7 @@ mod tests {
         let mut target = target(&[Port::Quic(22)]);
         target.host = "fe80::1%lo".into();
         let paths = Paths::resolve(target, LookupContext::default()).await.unwrap();
-        // The loopback interface is the first one that Linux makes.
+        // The loopback interface is the first one that Linux creates.
         assert_eq!(written(&paths.all()), ["quic [fe80::1%1]:22"]);
     }
 

@@ -83,7 +83,7 @@ pub enum TrustError {
 }
 
 impl HostTrust for SshTrust {
-    fn judge<'a>(
+    fn verify<'a>(
         &'a self,
         proven: &'a [ProvenKey],
         tls_key: &'a [u8],

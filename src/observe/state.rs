@@ -66,7 +66,7 @@ impl State {
         (state, Some(lead.heard_for))
     }
 
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             State::Connected => "connected",
             State::Probing => "probing",

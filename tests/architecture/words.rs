@@ -33,6 +33,8 @@ const RETIRED: &[(&str, &str, &str)] = &[
     ("src/client", "Course", "DialRace"),
     ("src/client", "course", "dial_race"),
     ("src/client", "FirstWords", "EarlyData"),
+    ("src/client", "astray", "misdirected"),
+    ("src/client", "judge", "verify"),
     ("src/client", "first_words", "early_data"),
     ("src/client", "Guide", "RelayTarget"),
     ("src/client", "Improvement", "PathUpgrade"),

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// From `session/liveness.rs`: the longest probe interval, the answer timeout, and the timeout of a fresh lead.
 const RAREST_PROBE: Duration = Duration::from_secs(30);
-const LEAST_ALLOWANCE: Duration = Duration::from_millis(300);
-const MOST_ALLOWANCE: Duration = Duration::from_secs(3);
+const MIN_ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
+const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// From `session/redial.rs`, with jitter: the first attempt if nobody waits, and the second for a machine that was
 /// late for the first.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
@@ -67,8 +67,8 @@ impl SessionSim<'_> {
 
     /// Time from a probe to the suspicion.
     fn silence(&self) -> Duration {
-        let allowance = (3 * self.net.rtt()).clamp(LEAST_ALLOWANCE, MOST_ALLOWANCE);
-        let proving = (self.client.attached + MOST_ALLOWANCE).saturating_sub(self.now);
+        let allowance = (3 * self.net.rtt()).clamp(MIN_ANSWER_TIMEOUT, MAX_ANSWER_TIMEOUT);
+        let proving = (self.client.attached + MAX_ANSWER_TIMEOUT).saturating_sub(self.now);
         allowance.max(proving)
     }
 
@@ -102,7 +102,7 @@ impl SessionSim<'_> {
     /// A lead that delivers is not suspected.
     pub(crate) fn check_suspicion(&mut self, id: usize) {
         let line = &self.lines[&id];
-        let lately = self.now.saturating_sub(MOST_ALLOWANCE * 2);
+        let lately = self.now.saturating_sub(MAX_ANSWER_TIMEOUT * 2);
         let flows = self.net.is_open(lately, self.now) && !line.is_stalled(self.now + self.net.rtt() * 2);
         assert!(
             !flows || self.now >= line.doom || line.is_forgotten,

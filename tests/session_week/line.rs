@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The shortest retransmission interval.
-const LEAST_REPEAT: Duration = Duration::from_millis(100);
+const MIN_RETRANSMIT_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) struct Line {
     pub(crate) epoch: Epoch,
@@ -122,7 +122,7 @@ impl Line {
     }
 
     fn arrival(&self, net: &Network<'_>, from: usize, now: Duration) -> Option<(Duration, bool)> {
-        let (mut at, mut pause) = (now, (net.rtt() * 3).max(LEAST_REPEAT));
+        let (mut at, mut pause) = (now, (net.rtt() * 3).max(MIN_RETRANSMIT_INTERVAL));
         while at < self.doom.min(now + IDLE) {
             if let Some(arrives) = net.travel(from, at) {
                 return (arrives < self.doom).then_some((arrives, at > now));

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 /// Limit of an attempt.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// The longest interval between two packets of an attempt: at 3.15 s and at 6.75 s.
-const LONGEST_REPEAT: Duration = Duration::from_millis(3600);
+const MAX_RETRANSMIT_INTERVAL: Duration = Duration::from_millis(3600);
 /// A relay is probed after one second, and has one second to answer.
 const NOTICED: Duration = Duration::from_secs(2);
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const MOST_PAUSE: Duration = Duration::from_secs(30);
+const MIN_BACKOFF: Duration = Duration::from_millis(250);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// After this time a registration resets the backoff.
 const STEADY: Duration = Duration::from_secs(5);
 
@@ -34,13 +34,13 @@ fn check(conditions: &Conditions, listed: &Intervals, leg: Duration) {
     let mut since = Duration::ZERO;
     let mut before = Duration::ZERO;
     for trouble in &cut_off.0 {
-        if trouble.from > before + MOST_PAUSE + ATTEMPT {
+        if trouble.from > before + MAX_BACKOFF + ATTEMPT {
             since = trouble.from;
         }
         before = trouble.until;
         let failed = (trouble.until - since).as_secs() / ATTEMPT.as_secs() + 1;
-        let pause = (FIRST_PAUSE * (1 << failed.min(7))).min(MOST_PAUSE);
-        let by = trouble.until + NOTICED + LONGEST_REPEAT + pause + 5 * leg;
+        let pause = (MIN_BACKOFF * (1 << failed.min(7))).min(MAX_BACKOFF);
+        let by = trouble.until + NOTICED + MAX_RETRANSMIT_INTERVAL + pause + 5 * leg;
         assert!(
             !cut_off.spare(trouble.until, by) || listed.has(by),
             "not listed {:?} after {trouble:?}",

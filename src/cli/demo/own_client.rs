@@ -163,7 +163,7 @@ struct Keys {
 }
 
 impl HostTrust for Keys {
-    fn judge<'a>(
+    fn verify<'a>(
         &'a self,
         proven: &'a [ProvenKey],
         _tls_key: &'a [u8],

@@ -6,7 +6,7 @@ use crate::observe::{Half, SessionReport, State};
 
 /// `connected 2 s`, `detached 3 m`, `gone: no client connected for 60 s`.
 pub(super) fn state(session: &SessionReport) -> String {
-    let word = session.state.word();
+    let word = session.state.as_str();
     match (session.state, &session.reason, session.age_ms) {
         (State::Gone, Some(reason), _) => format!("{word}: {reason}"),
         (State::Gone, None, _) | (_, _, None) => word.to_owned(),

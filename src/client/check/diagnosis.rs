@@ -128,7 +128,7 @@ pub(super) fn diagnose(results: &[ProbeResult], tcp_probes: &HashMap<IpAddr, Por
 
 /// The addresses at which a long packet to sshd would tell the cause: no path works, a path to the host got no
 /// answer, and the host is up.
-pub(super) fn doubtful_hosts(results: &[ProbeResult], tcp_probes: &HashMap<IpAddr, PortState>) -> Vec<IpAddr> {
+pub(super) fn hosts_to_test(results: &[ProbeResult], tcp_probes: &HashMap<IpAddr, PortState>) -> Vec<IpAddr> {
     if results.iter().any(|result| result.outcome.is_ok()) {
         return Vec::new();
     }
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn sshd_is_connected_to_only_where_no_path_works_and_the_cause_is_not_certain() {
-        let asked = |results: &[ProbeResult], seen| doubtful_hosts(results, &HashMap::from([(IP, seen)]));
+        let asked = |results: &[ProbeResult], seen| hosts_to_test(results, &HashMap::from([(IP, seen)]));
         let silent = || quic(ProbeFailure::Silent);
         assert_eq!(asked(&[silent()], PortState::Open), [IP]);
         assert_eq!(asked(&[silent()], PortState::Silent), [] as [IpAddr; 0]);

@@ -105,7 +105,7 @@ async fn ask_sshd(
     ssh_port: u16,
 ) -> Vec<SocketAddr> {
     let mut asked = JoinSet::new();
-    for ip in diagnosis::doubtful_hosts(results, tcp_probes) {
+    for ip in diagnosis::hosts_to_test(results, tcp_probes) {
         let sshd = sshd_at(ip, ssh_port, results.iter().map(|result| &result.path));
         asked.spawn(async move { (sshd, probe_long_packet(sshd).await) });
     }
@@ -144,7 +144,7 @@ async fn probe_all(
         }
     }
     let mut looks = JoinSet::new();
-    for ip in doubtful(paths, &results) {
+    for ip in unreached(paths, &results) {
         let sshd = sshd_at(ip, ssh_port, paths.iter());
         looks.spawn(async move { (ip, probe_port(sshd, half).await) });
     }
@@ -170,7 +170,7 @@ fn keep(results: &mut [Option<ProbeResult>], ended: Result<(usize, ProbeResult),
 }
 
 /// Addresses of direct paths that have not completed a handshake, each once.
-fn doubtful(paths: &[Path], results: &[Option<ProbeResult>]) -> Vec<IpAddr> {
+fn unreached(paths: &[Path], results: &[Option<ProbeResult>]) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for (path, result) in paths.iter().zip(results) {
         let came_through = result.as_ref().is_some_and(|result| result.handshake.is_some());

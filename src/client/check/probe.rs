@@ -134,7 +134,7 @@ impl PathProbe {
         match timeout_at(deadline.at.into(), self.dial()).await {
             Ok(Ok(dialed)) => {
                 result.handshake = Some(since(deadline));
-                result.outcome = match self.meet(dialed, deadline).await {
+                result.outcome = match self.verify_and_probe(dialed, deadline).await {
                     Ok((mut carrier, probed)) => {
                         result.banner = Some(since(deadline));
                         result.mtu = search_mtu(&mut carrier, deadline.at).await;
@@ -172,7 +172,11 @@ impl PathProbe {
     }
 
     /// Verifies the host and sends the probe.
-    async fn meet(&self, dialed: Dialed, deadline: &mut Deadline) -> Result<(Carrier, Probed), ProbeFailure> {
+    async fn verify_and_probe(
+        &self,
+        dialed: Dialed,
+        deadline: &mut Deadline,
+    ) -> Result<(Carrier, Probed), ProbeFailure> {
         let (mut carrier, host) = match timeout_at(deadline.at.into(), dialed.host()).await {
             Ok(Ok(introduced)) => introduced,
             Ok(Err(CarrierError::Protocol(error))) => return Err(ProbeFailure::Protocol(error)),
@@ -180,8 +184,8 @@ impl PathProbe {
             Err(_) => return Err(ProbeFailure::Silent),
         };
         let proven = proven(&host, &carrier.info().peer_key);
-        let judged = self.client.trust.judge(&proven, &carrier.info().peer_key).await;
-        judged.map_err(ProbeFailure::Untrusted)?;
+        let verified = self.client.trust.verify(&proven, &carrier.info().peer_key).await;
+        verified.map_err(ProbeFailure::Untrusted)?;
         let probed = self.authorizer.ask(&mut carrier, self.key.spki(), deadline).await?;
         Ok((carrier, probed))
     }

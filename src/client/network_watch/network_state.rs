@@ -168,7 +168,7 @@ struct Route {
 impl Route {
     fn parse(body: &[u8]) -> Option<Self> {
         const HEADER: usize = 12;
-        const LONGEST_PREFIX: u8 = 1;
+        const MAX_PREFIX: u8 = 1;
         const RTN_UNICAST: u8 = 1;
         const RTM_F_CLONED: u32 = 0x200;
         let (rtm, attributes) = body.split_at_checked(HEADER)?;
@@ -181,7 +181,7 @@ impl Route {
         append_attributes(&mut key, attributes, &[1, 6, 15]);
         append_attributes(&mut target, attributes, &[4, 5, 7, 9, 18]);
         let is_cached = u32_at(rtm, 8)? & RTM_F_CLONED != 0;
-        (prefix <= LONGEST_PREFIX && kind == RTN_UNICAST && !is_cached).then_some(Self { key, target })
+        (prefix <= MAX_PREFIX && kind == RTN_UNICAST && !is_cached).then_some(Self { key, target })
     }
 }
 

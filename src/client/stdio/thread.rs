@@ -20,7 +20,7 @@ use super::Direction;
 const CHUNK: usize = 64 * 1024;
 
 /// Most bytes per write if the write may block: after POLLOUT a pipe has room for this many (`PIPE_BUF`, pipe(7)).
-const SURE_CHUNK: usize = 4096;
+const PIPE_CHUNK: usize = 4096;
 
 /// A descriptor with its own thread. At most one call is in progress.
 ///
@@ -66,7 +66,7 @@ impl Thread {
         let chunk = if kind == FileType::RegularFile {
             CHUNK
         } else {
-            SURE_CHUNK
+            PIPE_CHUNK
         };
         Ok(Self {
             jobs: Some(jobs),

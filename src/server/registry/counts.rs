@@ -65,7 +65,7 @@ impl Registry {
     fn add_sessions(&self, page: &MetricsPage, sessions: &[SessionReport]) {
         let states = [State::Connected, State::Probing, State::Detached].map(|state| {
             let count = sessions.iter().filter(|session| session.state == state).count();
-            (state.word(), count as f64)
+            (state.as_str(), count as f64)
         });
         page.gauges(
             "bowline_sessions",
