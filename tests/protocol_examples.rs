@@ -153,7 +153,7 @@ fn answers() -> [(&'static str, Answer); 7] {
         ("Reaped", Answer::Reaped),
         ("KeyOk", Answer::KeyOk(Some(0))),
         ("Refused", Answer::Refused(refused)),
-        ("Asking", Answer::Asking),
+        ("Asking", Answer::Asking("Exceeded MaxStartups".into())),
     ]
 }
 

@@ -197,12 +197,16 @@ impl DialError {
     /// either.
     pub fn is_definite(&self) -> bool {
         match self {
-            DialError::Quic(error) => !matches!(
-                **error,
+            DialError::Quic(error) => match &**error {
                 quinn::ConnectionError::TimedOut
-                    | quinn::ConnectionError::Reset
-                    | quinn::ConnectionError::LocallyClosed
-            ),
+                | quinn::ConnectionError::Reset
+                | quinn::ConnectionError::LocallyClosed => false,
+                // Its proof of address has expired on the way; the next one may not.
+                quinn::ConnectionError::ConnectionClosed(close) => {
+                    close.error_code != quinn::TransportErrorCode::INVALID_TOKEN
+                }
+                _ => true,
+            },
             DialError::Unreachable(error) => error.kind() != io::ErrorKind::TimedOut,
             // These are rustls' own errors. A connection that merely failed may succeed the next
             // time.

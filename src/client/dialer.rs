@@ -14,6 +14,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -37,6 +38,8 @@ pub(super) struct Dialer {
     mtu_cap: MtuCap,
     /// One for IPv4, one for IPv6.
     sockets: [Option<QuicDialer>; 2],
+    /// Set once anything arrives at one of them.
+    heard: Arc<AtomicBool>,
 }
 
 impl Dialer {
@@ -50,7 +53,14 @@ impl Dialer {
             },
             mtu_cap,
             sockets: [None, None],
+            heard: Arc::default(),
         }
+    }
+
+    /// Is set whenever anything arrives at a UDP socket of this dialer: whoever answers is there, also if no handshake ends in
+    /// time.
+    pub(super) fn heard(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.heard)
     }
 
     /// Adds host keys by which relays find the server half. They are tried after those that were added before.
@@ -105,7 +115,10 @@ impl Dialer {
         let slot = &mut self.sockets[usize::from(address.is_ipv6())];
         match slot {
             Some(socket) => Ok(socket.clone()),
-            None => Ok(slot.insert(QuicDialer::new(address, self.mtu_cap)?).clone()),
+            None => {
+                let socket = QuicDialer::reporting_to(address, self.mtu_cap, Arc::clone(&self.heard))?;
+                Ok(slot.insert(socket).clone())
+            }
         }
     }
 }

@@ -35,6 +35,14 @@ impl Failed {
         matches!(&self.error, AttemptError::Dial(error) if error.is_other_protocol())
     }
 
+    /// Whether a server half is there that has no room for the moment.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(
+            self.error,
+            AttemptError::Dial(DialError::Busy) | AttemptError::Carrier(CarrierError::Busy)
+        )
+    }
+
     /// Whether the network or the peer reported the failure, as opposed to silence.
     pub(super) fn is_definite(&self) -> bool {
         matches!(&self.error, AttemptError::Dial(error) if error.is_definite())

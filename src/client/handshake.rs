@@ -13,6 +13,9 @@ use tokio::time::{timeout, timeout_at};
 /// Longest silence of a server half after an open or a probe. While it is asking sshd it sends `Asking` every second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// For reading an answer that has arrived.
+const READ_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// How long to wait before sending `Wait`. A server half waits five times as long for the first hello.
 const WAIT_DELAY: Duration = Duration::from_secs(1);
 
@@ -36,17 +39,29 @@ pub(super) async fn keep_waiting<T>(carrier: &mut Carrier, wait_sent: &mut bool,
 pub(super) enum NoAnswer {
     /// Nothing was received.
     Silent,
-    /// The server half is still waiting for sshd.
-    AwaitingSshd,
+    /// The server half is still waiting for sshd. With its explanation if sshd has no room for another login.
+    AwaitingSshd(Option<PeerText>),
     /// The carrier was lost, or sent an invalid answer.
     Lost(CarrierError),
 }
 
-/// Sends a hello and reads the answer. Waits until `end` while the server half is asking sshd. Also returns how long
-/// it reported to be asking.
-pub(super) async fn request(carrier: &mut Carrier, hello: Bytes, end: Instant) -> (Result<Answer, NoAnswer>, Duration) {
+/// How long a server half is waited for that is asking sshd.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnswerDeadlines {
+    pub(super) answer: Instant,
+    /// While sshd has no room for another login.
+    pub(super) room: Instant,
+}
+
+/// Sends a hello and reads the answer. Waits until `deadlines` while the server half is asking sshd. Also returns how
+/// long it reported to be asking.
+pub(super) async fn request(
+    carrier: &mut Carrier,
+    hello: Bytes,
+    deadlines: AnswerDeadlines,
+) -> (Result<Answer, NoAnswer>, Duration) {
     let begun = clock::now();
-    let (mut unsent, mut asked) = (Some(hello), None);
+    let (mut unsent, mut asked, mut why) = (Some(hello), None, PeerText::default());
     loop {
         let hearing = async {
             if let Some(hello) = unsent.take() {
@@ -55,14 +70,28 @@ pub(super) async fn request(carrier: &mut Carrier, hello: Bytes, end: Instant) -
             Ok::<_, CarrierError>(Answer::decode(carrier.read_message().await?)?)
         };
         let silence = clock::now() + ANSWER_TIMEOUT;
-        let heard = match timeout_at(end.min(silence).into(), hearing).await {
-            Ok(Ok(Answer::Asking)) => {
+        let end = if why.is_empty() {
+            deadlines.answer
+        } else {
+            deadlines.room
+        };
+        let mut hearing = pin!(hearing);
+        let heard = match timeout_at(end.min(silence).into(), &mut hearing).await {
+            // On a machine with too few processors an answer may have arrived and not been read.
+            Err(_) => timeout(READ_TIMEOUT, hearing).await,
+            heard => heard,
+        };
+        let heard = match heard {
+            Ok(Ok(Answer::Asking(said))) => {
                 asked = Some(clock::now().saturating_duration_since(begun));
+                why = said;
                 continue;
             }
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(NoAnswer::Lost(error)),
-            Err(_) if asked.is_some() && end <= silence => Err(NoAnswer::AwaitingSshd),
+            Err(_) if asked.is_some() && end <= silence => {
+                Err(NoAnswer::AwaitingSshd((!why.is_empty()).then(|| why.clone())))
+            }
             Err(_) => Err(NoAnswer::Silent),
         };
         // A temporary refusal does not extend the deadline: the next attempt may take as long.

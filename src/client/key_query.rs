@@ -1,10 +1,10 @@
 //! Asks a server half which keys it would accept, before one of them signs.
 
-use super::handshake::{NoAnswer, request};
+use super::handshake::{AnswerDeadlines, NoAnswer, request};
 use crate::carrier::{Carrier, CarrierError};
 use crate::wire::{Answer, DecodeError, Hello, KeyQuery, Refusal, RefusalCode, UserName, VERSION};
 use bytes::Bytes;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The server half's answer to a key query.
 pub(super) enum KeyAnswer {
@@ -19,12 +19,12 @@ pub(super) enum KeyAnswer {
 }
 
 /// Queries keys on a carrier whose host was verified. Afterwards the server half waits for the next hello as after
-/// `Wait`. Waits until `end` while it is asking sshd. Also returns how long sshd took, as [`request`] does.
+/// `Wait`. Waits until `deadlines` while it is asking sshd. Also returns how long sshd took, as [`request`] does.
 pub(super) async fn query_keys(
     carrier: &mut Carrier,
     user: &UserName,
     keys: Vec<Bytes>,
-    end: Instant,
+    deadlines: AnswerDeadlines,
 ) -> (Result<KeyAnswer, NoAnswer>, Duration) {
     let count = keys.len();
     let query = KeyQuery {
@@ -32,7 +32,7 @@ pub(super) async fn query_keys(
         user: user.clone(),
         keys,
     };
-    let (answer, took) = request(carrier, Hello::KeyQuery(query).encode(), end).await;
+    let (answer, took) = request(carrier, Hello::KeyQuery(query).encode(), deadlines).await;
     let verdict = answer.and_then(|answer| match answer {
         Answer::KeyOk(None) => Ok(KeyAnswer::NoneNeeded),
         Answer::KeyOk(Some(key)) if usize::from(key) < count => Ok(KeyAnswer::Signs(key.into())),

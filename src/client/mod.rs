@@ -139,7 +139,8 @@ pub struct ClientConfig {
     pub credentials: Arc<dyn Credentials>,
     /// Buffer sizes.
     pub session: SessionConfig,
-    /// Limit for finding the server half. Default 10 s.
+    /// Limit for finding the server half. Default 10 s; up to four times as long while handshakes with it go on, and
+    /// up to `answer_timeout` while it answers.
     pub connect_timeout: Duration,
     /// Limit for opening while the server half is asking sshd. Default 120 s, sshd's default LoginGraceTime.
     pub answer_timeout: Duration,

@@ -3,7 +3,7 @@
 
 use super::dialer::{Dialer, race};
 use super::failures::{AttemptError, Failed, Failures};
-use super::handshake::{NoAnswer, busy_refusal, keep_waiting, request};
+use super::handshake::{AnswerDeadlines, NoAnswer, busy_refusal, keep_waiting, request};
 use super::key_query::{self, KeyAnswer};
 use super::paths::{LookupContext, Paths, ResolveError};
 use super::{ClientConfig, Control, EarlyData, OpenSession};
@@ -20,11 +20,13 @@ use bytes::Bytes;
 use russh::keys::ssh_key::HashAlg;
 use std::error::Error;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tracing::{debug, field, info, warn};
 
 /// Delay before another attempt after a temporary failure.
@@ -98,8 +100,14 @@ where
         reap_token: random(),
         first: Bytes::new(),
         epoch: Epoch::default(),
-        deadline: begun + config.connect_timeout,
-        answer_by: begun + config.answer_timeout,
+        deadline: Deadline {
+            begun,
+            at: begun + config.connect_timeout,
+            answer_by: begun + config.answer_timeout,
+            silence: config.connect_timeout,
+            heard: None,
+            answered: None,
+        },
         misdirected: Vec::new(),
         round: 0,
         keys_tried: 0,
@@ -122,7 +130,7 @@ where
             Err(AttemptFailure::Final(error)) => return Err(error),
             Err(AttemptFailure::Again { failed, delay }) => {
                 opener.failures.handle(failed);
-                if clock::now() + delay >= opener.deadline {
+                if clock::now() + delay >= opener.deadline.end() {
                     if let Some(refusal) = refused {
                         return Err(OpenError::Refused(refusal));
                     }
@@ -132,7 +140,7 @@ where
                 tokio::time::sleep(delay).await;
             }
             Err(AttemptFailure::Refused(refusal)) => {
-                if clock::now() + RETRY_DELAY >= opener.deadline {
+                if clock::now() + RETRY_DELAY >= opener.deadline.at {
                     return Err(OpenError::Refused(refusal));
                 }
                 debug!(%refusal, "refused temporarily, trying again");
@@ -155,6 +163,59 @@ enum Offer {
     Unsigned(usize),
 }
 
+/// A server half of which only handshakes arrive is waited for longer, by so many times the limit for finding it. Many
+/// clients at once may slow it down, but there are also paths on which nothing else arrives.
+const MAX_UNANSWERED: u32 = 3;
+
+/// The deadlines of an open.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    begun: Instant,
+    /// For finding the server half.
+    at: Instant,
+    /// For its answer while it reports that it is asking sshd, or answers at all.
+    answer_by: Instant,
+    /// After this silence the server half counts as lost.
+    silence: Duration,
+    /// When something of a handshake arrived.
+    heard: Option<Instant>,
+    /// When an answer arrived.
+    answered: Option<Instant>,
+}
+
+impl Deadline {
+    fn handle_heard(&mut self) {
+        self.heard = Some(clock::now());
+    }
+
+    /// The server half is there, however long it takes if many clients come at once.
+    fn handle_answer(&mut self) {
+        self.answered = Some(clock::now());
+    }
+
+    fn end(&self) -> Instant {
+        let heard = self.heard.map(|heard| {
+            let end = heard + self.silence;
+            end.min(self.at + MAX_UNANSWERED * self.silence)
+        });
+        let answered = self.answered.map(|answered| answered + self.silence);
+        let extended = heard.max(answered).unwrap_or(self.at);
+        extended.min(self.answer_by).max(self.at)
+    }
+
+    fn for_answer(&self) -> AnswerDeadlines {
+        AnswerDeadlines {
+            answer: self.answer_by,
+            room: self.answer_by,
+        }
+    }
+
+    /// This time does not count against the path.
+    fn stand_still(&mut self, time: Duration) {
+        self.at += time;
+    }
+}
+
 struct Opener {
     /// The current round of keys. All rounds before it were refused, on this carrier or an earlier one.
     round: usize,
@@ -174,10 +235,7 @@ struct Opener {
     /// Early data from the local program.
     first: Bytes,
     epoch: Epoch,
-    /// Deadline for finding the server half.
-    deadline: Instant,
-    /// Deadline for its answer while it reports that it is asking sshd.
-    answer_by: Instant,
+    deadline: Deadline,
     /// Relayed, proxied and command paths that led to another host. The intermediary may be malicious, so the other
     /// paths are still tried.
     misdirected: Vec<(Path, OpenError)>,
@@ -258,12 +316,30 @@ impl Opener {
     async fn race(&mut self) -> Result<(Dialed, Path), AttemptFailure> {
         let (mut paths, concurrent) = self.paths.race_order();
         paths.retain(|path| self.misdirected.iter().all(|(known, _)| known != path));
-        let left = self.time_left();
         // Another attempt on these sockets may have been abandoned.
         self.dialer.renew_sockets();
-        let mut failed = Vec::new();
-        let racing = race(&mut self.dialer, &paths, concurrent, &ServerKey::Any, &mut failed);
-        match timeout(left, racing).await {
+        let (heard, mut failed) = (self.dialer.heard(), Vec::new());
+        heard.store(false, Relaxed);
+        let won = {
+            let mut racing = pin!(race(&mut self.dialer, &paths, concurrent, &ServerKey::Any, &mut failed));
+            loop {
+                match timeout_at(self.deadline.end().into(), &mut racing).await {
+                    Ok(won) => break Ok(won),
+                    Err(late) => {
+                        if heard.swap(false, Relaxed) {
+                            self.deadline.handle_heard();
+                        }
+                        if self.deadline.end() <= clock::now() {
+                            break Err(late);
+                        }
+                    }
+                }
+            }
+        };
+        if heard.swap(false, Relaxed) || matches!(won, Ok(Some(_))) || failed.iter().any(Failed::is_busy) {
+            self.deadline.handle_heard();
+        }
+        match won {
             Ok(Some(won)) => Ok(won),
             // Every path failed with a definite error, so waiting cannot help.
             Ok(None) if failed.iter().all(Failed::is_definite) => Err(self.no_path(failed).into()),
@@ -280,7 +356,7 @@ impl Opener {
             Some((_, error)) => error,
             None => OpenError::NoPath {
                 attempts,
-                within: self.config.connect_timeout.saturating_sub(self.time_left()),
+                within: clock::now().saturating_duration_since(self.deadline.begun),
             },
         }
     }
@@ -393,9 +469,12 @@ impl Opener {
 
     async fn query_keys(&mut self, carrier: &mut Carrier, keys: Vec<Bytes>) -> Result<KeyAnswer, ConnectionFailure> {
         let asked = clock::now();
-        let (answer, took) = key_query::query_keys(carrier, &self.config.user, keys, self.answer_by).await;
+        let (answer, took) = key_query::query_keys(carrier, &self.config.user, keys, self.deadline.for_answer()).await;
         // Time that sshd took does not count against the deadline.
-        self.deadline += took;
+        self.deadline.stand_still(took);
+        if answer.is_ok() {
+            self.deadline.handle_answer();
+        }
         answer.map_err(|no_answer| self.no_answer(no_answer, asked))
     }
 
@@ -411,8 +490,8 @@ impl Opener {
         if self.extensions < MAX_EXTENSIONS {
             self.extensions += 1;
             let took = clock::now().saturating_duration_since(asked);
-            self.deadline += took;
-            self.answer_by += took;
+            self.deadline.stand_still(took);
+            self.deadline.answer_by += took;
         }
         done
     }
@@ -442,9 +521,12 @@ impl Opener {
             encoded = Hello::Open(Open { first, ..open }).encode();
         }
         let asked = clock::now();
-        let (answer, took) = request(carrier, encoded, self.answer_by).await;
+        let (answer, took) = request(carrier, encoded, self.deadline.for_answer()).await;
         // Time that sshd took does not count against the deadline.
-        self.deadline += took;
+        self.deadline.stand_still(took);
+        if answer.is_ok() {
+            self.deadline.handle_answer();
+        }
         let answer = answer.map_err(|no_answer| self.no_answer(no_answer, asked))?;
         match answer {
             Answer::Accepted(accepted) => Ok(Ok(accepted)),
@@ -453,7 +535,7 @@ impl Opener {
                 code if code.is_final() => Err(ConnectionFailure::Attempt(OpenError::Refused(refusal).into())),
                 _ => Err(ConnectionFailure::Attempt(AttemptFailure::Refused(refusal))),
             },
-            Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking | Answer::KeyOk(_) => {
+            Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking(_) | Answer::KeyOk(_) => {
                 let odd = DecodeError::UnknownType {
                     what: "answer to an open",
                     value: 0,
@@ -470,7 +552,11 @@ impl Opener {
                 ConnectionFailure::Attempt(OpenError::Protocol(error).into())
             }
             NoAnswer::Lost(error) => ConnectionFailure::Lost(AttemptError::Carrier(error)),
-            NoAnswer::AwaitingSshd => {
+            NoAnswer::AwaitingSshd(Some(message)) => {
+                let code = RefusalCode::RetryLater;
+                ConnectionFailure::Attempt(OpenError::Refused(Refusal { code, message }).into())
+            }
+            NoAnswer::AwaitingSshd(None) => {
                 let within = clock::now().saturating_duration_since(asked);
                 ConnectionFailure::Attempt(OpenError::AwaitingSshd { within }.into())
             }
@@ -507,7 +593,7 @@ impl Opener {
     }
 
     fn time_left(&self) -> Duration {
-        self.deadline.saturating_duration_since(clock::now())
+        self.deadline.end().saturating_duration_since(clock::now())
     }
 }
 
@@ -534,4 +620,34 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system provides random bytes");
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_half_that_is_heard_is_waited_for_longer_but_not_beyond_the_users_limit() {
+        let (begun, second) = (clock::now(), Duration::from_secs(1));
+        let mut deadline = Deadline {
+            begun,
+            at: begun + 10 * second,
+            answer_by: begun + 120 * second,
+            silence: 10 * second,
+            heard: None,
+            answered: None,
+        };
+        assert_eq!(deadline.end(), deadline.at);
+        for (heard, end) in [(0, 10), (9, 19), (35, 40)] {
+            deadline.heard = Some(begun + heard * second);
+            assert_eq!(deadline.end(), begun + end * second, "heard after {heard} s");
+        }
+        for (answered, end) in [(9, 40), (50, 60), (115, 120)] {
+            deadline.answered = Some(begun + answered * second);
+            assert_eq!(deadline.end(), begun + end * second, "answered after {answered} s");
+        }
+        // ConnectTimeout bounds both.
+        deadline.answer_by = deadline.at;
+        assert_eq!(deadline.end(), deadline.at);
+    }
 }

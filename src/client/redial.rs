@@ -296,7 +296,7 @@ impl<'a> DialDriver<'a> {
                 debug!(%refusal, "not resumed yet");
                 Some(())
             }
-            Ok((_, Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking | Answer::KeyOk(_))) => {
+            Ok((_, Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking(_) | Answer::KeyOk(_))) => {
                 let error = CarrierError::Protocol(DecodeError::UnknownType {
                     what: "answer to a resume",
                     value: 0,

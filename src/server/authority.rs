@@ -91,6 +91,14 @@ impl Authority {
         }
     }
 
+    /// Why questions to sshd for clients at `source` wait, if any does.
+    pub(super) fn why_full(&self, source: IpAddr) -> Option<PeerText> {
+        match self {
+            Authority::Sshd { ask } => ask.why_full(source),
+            Authority::Keys(_) | Authority::Anyone => None,
+        }
+    }
+
     /// Called when a client has signed with a key that was accepted before.
     pub(super) fn handle_signed(&self, client: Client) {
         if let Authority::Sshd { ask } = self {

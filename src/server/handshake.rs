@@ -214,7 +214,10 @@ impl Acceptor {
             let info = carrier.info().clone();
             let refused = match decode(message) {
                 Ok(Hello::Open(open)) => {
-                    match while_asking_sshd(&mut carrier, self.admit(&info, &open, client, &mut pending_key)).await {
+                    match self
+                        .while_asking_sshd(&mut carrier, source, self.admit(&info, &open, client, &mut pending_key))
+                        .await
+                    {
                         Ok(Ok(key)) => return self.registry.attach_open(carrier, &open, key).await,
                         Ok(Err(refused)) => refused,
                         Err(error) => return debug!(%source, %error, "the client left while sshd was asked"),
@@ -227,7 +230,14 @@ impl Acceptor {
                     return until_revoked(&mut permit, self.registry.attach_standby(carrier, session)).await;
                 }
                 Ok(Hello::Probe(probe)) => {
-                    match while_asking_sshd(&mut carrier, self.probe(&info, &probe, client, &mut pending_key)).await {
+                    match self
+                        .while_asking_sshd(
+                            &mut carrier,
+                            source,
+                            self.probe(&info, &probe, client, &mut pending_key),
+                        )
+                        .await
+                    {
                         Ok(Ok(probed)) => {
                             return answer_and_close(carrier, Answer::Probed(Box::new(probed)), &mut permit).await;
                         }
@@ -240,7 +250,10 @@ impl Acceptor {
                     return answer_and_close(carrier, Answer::Reaped, &mut permit).await;
                 }
                 Ok(Hello::KeyQuery(query)) => {
-                    match while_asking_sshd(&mut carrier, self.answer_query(query, client, &mut pending_key)).await {
+                    match self
+                        .while_asking_sshd(&mut carrier, source, self.answer_query(query, client, &mut pending_key))
+                        .await
+                    {
                         Ok(Ok(key)) => {
                             if carrier.send_message(Answer::KeyOk(key).encode()).await.is_err() {
                                 return;
@@ -267,6 +280,28 @@ impl Acceptor {
             received = read_message(&mut carrier, &permit, sleep(HELLO_TIMEOUT)).await;
         }
         until_revoked(&mut permit, finish(carrier, CloseReason::Refused)).await;
+    }
+
+    /// Runs `work`, which may have to wait for sshd. Meanwhile the client is told to wait, and why if sshd has no room; if it
+    /// leaves, `work` is cancelled.
+    async fn while_asking_sshd<T>(
+        &self,
+        carrier: &mut Carrier,
+        source: SocketAddr,
+        work: impl Future<Output = T>,
+    ) -> Result<T, CarrierError> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                error = carrier.lost() => return Err(error),
+                done = &mut work => return Ok(done),
+                () = sleep(ASKING_INTERVAL) => {}
+            }
+            let why = self.registry.why_full(source.ip());
+            let why = why.or_else(|| self.authority.why_full(source.ip())).unwrap_or_default();
+            carrier.send_message(Answer::Asking(why).encode()).await?;
+        }
     }
 
     /// Index of the key that would be accepted once it signs; `None` if no key is needed.
@@ -464,21 +499,6 @@ async fn read_message(carrier: &mut Carrier, permit: &Permit, time_is_up: impl F
         message = carrier.read_message() => message.map_or_else(ReadHello::Lost, ReadHello::Message),
         () = permit.revoked() => ReadHello::Revoked,
         () = time_is_up => ReadHello::TimedOut,
-    }
-}
-
-/// Runs `work`, which may have to wait for sshd. Meanwhile the client is told to wait; if it leaves, `work` is
-/// cancelled.
-async fn while_asking_sshd<T>(carrier: &mut Carrier, work: impl Future<Output = T>) -> Result<T, CarrierError> {
-    let mut work = pin!(work);
-    loop {
-        tokio::select! {
-            biased;
-            error = carrier.lost() => return Err(error),
-            done = &mut work => return Ok(done),
-            () = sleep(ASKING_INTERVAL) => {}
-        }
-        carrier.send_message(Answer::Asking.encode()).await?;
     }
 }
 

@@ -13,6 +13,7 @@ mod relays;
 mod session_store;
 mod shared_read;
 pub mod sshd_config;
+mod startups;
 mod target_check;
 mod upstream;
 mod verifier;

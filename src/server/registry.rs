@@ -19,12 +19,13 @@ use crate::fault;
 use crate::pump::{ARRIVALS, Arrival, Budget, Epochs, Facts, ORDERS, Order, STANDBYS};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
-use crate::wire::{Accepted, Answer, Offset, Open, Reap, Refusal, RefusalCode, Resume, SessionId};
+use crate::wire::{Accepted, Answer, Offset, Open, PeerText, Reap, Refusal, RefusalCode, Resume, SessionId};
 use bytes::Bytes;
 use counts::Counts;
 use entry::{AttachRequest, Entry};
 use recently_closed::RecentlyClosed;
 use session_table::SessionTable;
+use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -165,6 +166,11 @@ impl Registry {
         drop(table);
         tasks.spawn("session", task.run().instrument(info_span!("session", %id)));
         Ok(())
+    }
+
+    /// Why sessions of clients at `source` wait for room in sshd, if any does.
+    pub(super) fn why_full(&self, source: IpAddr) -> Option<PeerText> {
+        self.upstream.why_full(source)
     }
 
     /// Waits until a session that an `Open` created is connected to sshd.

@@ -3,10 +3,12 @@
 use super::ask_sshd::{AskError, Source};
 use super::authority::{chain, refusal};
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
+use super::startups::Startups;
 use crate::wire::{PeerText, Refusal, RefusalCode};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
@@ -22,6 +24,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for sshd's greeting before the session is opened without it. An sshd that drops a connection does
 /// so at once.
 const GREETING_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// The same for a target that has greeted before. With many unfinished logins it is slow, and a session that it drops must
+/// not count as open.
+const SLOW_GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// If a target did not greet in time, no session waits for its greeting for this long: with `--auth none` a target may
 /// expect the client to speak first.
@@ -42,6 +48,9 @@ pub(super) struct Upstream {
     dropped: Arc<DroppedClients>,
     /// When a greeting did not come in time.
     ungreeted: Mutex<Option<Instant>>,
+    /// It has greeted a session.
+    has_greeted: AtomicBool,
+    startups: Startups,
 }
 
 /// Clients whose last session sshd dropped without a greeting.
@@ -54,7 +63,14 @@ impl Upstream {
             sshd,
             dropped: Arc::default(),
             ungreeted: Mutex::default(),
+            has_greeted: AtomicBool::new(false),
+            startups: Startups::default(),
         }
+    }
+
+    /// Why sessions of clients at `source` wait for room in sshd, if any does.
+    pub(super) fn why_full(&self, source: IpAddr) -> Option<PeerText> {
+        self.startups.why(source)
     }
 
     /// The sshd that sessions are connected to.
@@ -67,37 +83,75 @@ impl Upstream {
         Arc::clone(&self.dropped)
     }
 
-    /// Connects for a client. sshd has greeted, or needs more time. Nothing is read from the connection.
-    pub(super) async fn connect(&self, client: Client) -> Result<TcpStream, Refusal> {
+    /// Connects for a client. sshd has greeted, or needs more time. Nothing is read from the connection. Waits while sshd
+    /// drops connections because of MaxStartups and the session `is_wanted`.
+    pub(super) async fn connect(&self, client: Client, is_wanted: impl Fn() -> bool) -> Result<TcpStream, Refusal> {
+        let target = self.sshd.target();
+        let (mut startup, mut refused) = (self.startups.begin(client.remote.ip()), None);
+        loop {
+            startup.turn().await;
+            if let Some(refused) = refused.take()
+                && !is_wanted()
+            {
+                return Err(refused);
+            }
+            let stream = self.reach(client).await?;
+            let Some(said) = self.dropped_with(&stream).await else {
+                self.dropped.handle_greeted(client.remote.ip());
+                return Ok(stream);
+            };
+            self.dropped.handle_dropped(client.remote.ip(), clock::now());
+            if !startup.has_waited() {
+                warn!(event = "refused", %target, remote = %client.remote, said = said.as_str(), "sshd closed the connection before its greeting");
+            }
+            let error = AskError::Dropped { target, said };
+            let refusal = refusal(RefusalCode::RetryLater, error.to_string());
+            if !is_wanted() || !startup.waits_after(&error).await {
+                return Err(refusal);
+            }
+            refused = Some(refusal);
+        }
+    }
+
+    async fn reach(&self, client: Client) -> Result<TcpStream, Refusal> {
         let connecting = self.sshd.connect(Purpose::Session(client));
         let stream = match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(stream) => stream,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
         let target = self.sshd.target();
-        let stream = stream.map_err(|error| {
+        stream.map_err(|error| {
             warn!(event = "refused", %target, error = %chain(&error), "sshd cannot be reached");
             refusal(
                 RefusalCode::UpstreamDown,
                 format!("the SSH server at {target} cannot be reached: {error}"),
             )
-        })?;
+        })
+    }
+
+    /// What the target said before it closed the connection without a greeting; `None` once it has greeted, or needs more
+    /// time.
+    async fn dropped_with(&self, stream: &TcpStream) -> Option<PeerText> {
         if self.is_ungreeted(clock::now()) {
-            return Ok(stream);
+            return None;
         }
-        match timeout(GREETING_TIMEOUT, hang_up_message(&stream)).await {
-            Ok(Some(said)) => {
-                self.dropped.handle_dropped(client.remote.ip(), clock::now());
-                warn!(event = "refused", %target, remote = %client.remote, said = said.as_str(), "sshd closed the connection before its greeting");
-                let error = AskError::Dropped { target, said };
-                Err(refusal(RefusalCode::RetryLater, error.to_string()))
+        let has_greeted = self.has_greeted.load(Relaxed);
+        let limit = if has_greeted {
+            SLOW_GREETING_TIMEOUT
+        } else {
+            GREETING_TIMEOUT
+        };
+        match timeout(limit, hang_up_message(stream)).await {
+            Ok(None) => {
+                self.has_greeted.store(true, Relaxed);
+                None
             }
-            greeted => {
-                if greeted.is_err() {
+            Ok(said) => said,
+            Err(_) => {
+                if !has_greeted {
                     *self.ungreeted() = Some(clock::now());
                 }
-                self.dropped.handle_greeted(client.remote.ip());
-                Ok(stream)
+                None
             }
         }
     }
@@ -182,7 +236,7 @@ mod tests {
             }
             stream
         };
-        let (connected, _kept) = tokio::join!(upstream.connect(client), serving);
+        let (connected, _kept) = tokio::join!(upstream.connect(client, || false), serving);
         let read = match connected {
             Ok(mut stream) => {
                 let mut there = vec![0; said.len()];
@@ -213,5 +267,34 @@ mod tests {
             assert_eq!((refused.code, is_dropped), (RefusalCode::RetryLater, true));
             assert!(refused.message.contains(said.trim_end()), "{refused}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_session_waits_for_room_in_sshd_as_long_as_it_is_wanted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Upstream::new(Arc::new(FromLoopback::new(listener.local_addr().unwrap())));
+        let client = Client::new(([192, 0, 2, 1], 40_123).into(), None);
+        let serving = async {
+            let mut streams = Vec::new();
+            for said in [
+                "Exceeded MaxStartups\r\n",
+                "Exceeded MaxStartups\r\n",
+                "SSH-2.0-here\r\n",
+            ] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(said.as_bytes()).await.unwrap();
+                if said.starts_with("Exceeded") {
+                    stream.shutdown().await.unwrap();
+                }
+                streams.push(stream);
+            }
+            let why = upstream.why_full(client.remote.ip());
+            (streams, why)
+        };
+        let (connected, (_streams, why)) = tokio::join!(upstream.connect(client, || true), serving);
+        assert!(connected.is_ok());
+        assert!(why.is_some_and(|why| why.contains("Exceeded MaxStartups")));
+        assert_eq!(upstream.why_full(client.remote.ip()), None);
+        assert!(!upstream.dropped().holds(client.remote.ip(), clock::now()));
     }
 }

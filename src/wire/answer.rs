@@ -5,7 +5,7 @@ use super::hello::{MAX_AUTHORIZATIONS, framed};
 use super::ids::Offset;
 use super::probe::Probed;
 use super::text::PeerText;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 const MAX_REASON: usize = 1024;
 
@@ -32,8 +32,9 @@ pub enum Answer {
     KeyOk(Option<u8>),
     /// No.
     Refused(Refusal),
-    /// sshd is still being asked; the answer to the `Open` or `Probe` follows.
-    Asking,
+    /// sshd is still being asked, or has no room yet; the answer to the `Open`, `KeyQuery` or `Probe` follows. What people read if
+    /// sshd has no room, at most 1 KiB; empty otherwise.
+    Asking(PeerText),
 }
 
 /// The carrier leads.
@@ -146,16 +147,13 @@ impl Answer {
             Answer::Standing => framed(STANDING, |_| {}),
             Answer::Probed(probed) => framed(PROBED, |out| probed.put(out)),
             Answer::Reaped => framed(REAPED, |_| {}),
-            Answer::Asking => framed(ASKING, |_| {}),
+            Answer::Asking(why) => framed(ASKING, |out| put_reason(out, why)),
             Answer::KeyOk(key) => framed(KEY_OK, |out| {
                 put_varint(out, key.map_or(0, |index| u64::from(index) + 1))
             }),
             Answer::Refused(refusal) => framed(REFUSED, |out| {
                 put_varint(out, refusal.code.row().1);
-                put_bytes(
-                    out,
-                    &refusal.message.as_bytes()[..refusal.message.floor_char_boundary(MAX_REASON)],
-                );
+                put_reason(out, &refusal.message);
             }),
         }
     }
@@ -176,7 +174,7 @@ impl Answer {
             STANDING => Answer::Standing,
             PROBED => Answer::Probed(Box::new(Probed::read(&mut reader)?)),
             REAPED => Answer::Reaped,
-            ASKING => Answer::Asking,
+            ASKING => Answer::Asking(reader.text("what sshd said", MAX_REASON)?),
             KEY_OK => Answer::KeyOk((reader.varint("key", MAX_AUTHORIZATIONS as u64)? as u8).checked_sub(1)),
             REFUSED => Answer::Refused(read_refusal(&mut reader)?),
             value => return Err(DecodeError::UnknownType { what: "message", value }),
@@ -184,6 +182,10 @@ impl Answer {
         reader.finish()?;
         Ok(answer)
     }
+}
+
+fn put_reason(out: &mut BytesMut, reason: &PeerText) {
+    put_bytes(out, &reason.as_bytes()[..reason.floor_char_boundary(MAX_REASON)]);
 }
 
 fn read_refusal(reader: &mut Reader) -> Result<Refusal, DecodeError> {
@@ -203,7 +205,6 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, DecodeError> {
 mod tests {
     use super::super::hello::next_message;
     use super::*;
-    use bytes::BytesMut;
 
     #[test]
     fn every_answer_reads_back() {
@@ -218,7 +219,8 @@ mod tests {
             Answer::Accepted(accepted),
             Answer::Standing,
             Answer::Reaped,
-            Answer::Asking,
+            Answer::Asking(PeerText::default()),
+            Answer::Asking("Exceeded MaxStartups".into()),
             Answer::KeyOk(Some(7)),
             Answer::KeyOk(None),
         ];

@@ -221,7 +221,7 @@ pub(crate) fn refused(answer: Answer) -> Option<RefusalCode> {
         | Answer::Standing
         | Answer::Probed(_)
         | Answer::Reaped
-        | Answer::Asking
+        | Answer::Asking(_)
         | Answer::KeyOk(_) => None,
     }
 }

@@ -2,12 +2,13 @@
 
 use crate::support::data::random_bytes;
 use crate::support::echo::TcpEcho;
-use crate::support::process::{Usage, run_with_input};
+use crate::support::place::Place;
+use crate::support::process::{Running, Usage, run_with_input};
 use crate::support::rig::Rig;
 use crate::support::serve::{Serve, ServeOptions};
-use crate::support::ssh::SshSetup;
+use crate::support::ssh::{HOST, SshFiles, SshSetup};
 use crate::support::sshd::TestSshd;
-use crate::support::{heavy, measured, wait_for};
+use crate::support::{heavy, measured, now, wait_for};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -78,6 +79,39 @@ fn fifty_ssh_sessions_in_a_row_leave_nothing_behind() {
         "sshd has {} processes; {before:?} before, {after:?} after",
         rig.sshd.processes()
     );
+}
+
+/// Clients of one address that come at once: three times as many as sshd takes without dropping any.
+const CROWD: usize = 60;
+const CROWD_LIMIT: Duration = Duration::from_secs(120);
+
+#[test]
+fn a_crowd_of_one_address_gets_in_at_least_as_often_as_with_plain_ssh() {
+    let _turn = heavy();
+    // sshd's own default; the last one counts.
+    let sshd = TestSshd::start_with(Place::here(), "", "MaxStartups 10:30:100\n");
+    let serve = Serve::start(&sshd, ServeOptions::here());
+    let of = |setup: SshSetup| setup.option("ConnectTimeout 110").write();
+    let plain = let_in(&of(SshSetup::plain(&sshd)));
+    let ours = let_in(&of(SshSetup::bowline(&sshd, serve.udp().port())));
+    measured(
+        "clients of one address let in of 60 at once, MaxStartups 10:30:100, plain and over bowline",
+        format_args!("{plain:?}\n        {ours:?}"),
+    );
+    assert!(ours.0 >= plain.0, "{ours:?}, with plain ssh {plain:?}: {}", serve.log());
+    // A client waits its turn; nothing says no to it.
+    assert_eq!(ours.0, CROWD, "{}", serve.log());
+}
+
+/// How many of a crowd get in, and how long that takes.
+fn let_in(ssh: &SshFiles) -> (usize, Duration) {
+    let begun = now();
+    let crowd: Vec<_> = (0..CROWD)
+        .map(|_| Running::start(&mut ssh.ssh(&[HOST, "true"])))
+        .collect();
+    let ended = crowd.into_iter().map(|client| client.finish(CROWD_LIMIT));
+    let in_there = ended.filter(|outcome| outcome.code == Some(0)).count();
+    (in_there, now() - begun)
 }
 
 /// What the server half uses once the last session's end is dealt with: the same twice in a row.

@@ -434,7 +434,7 @@ impl World {
                     self.halves[CLIENT].over = true;
                 }
             }
-            Answer::Reaped | Answer::Probed(_) | Answer::Standing | Answer::Asking | Answer::KeyOk(_) => {
+            Answer::Reaped | Answer::Probed(_) | Answer::Standing | Answer::Asking(_) | Answer::KeyOk(_) => {
                 panic!("nobody asked for that: {answer:?}")
             }
         }

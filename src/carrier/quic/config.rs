@@ -217,6 +217,10 @@ pub(super) fn server(
     Ok(listener_config(crypto, transport, secrets, limits.max_incoming))
 }
 
+/// From Retry to the end of the client's first flight. If some hundred clients come at once, both sides may wait for a
+/// processor for longer than quinn's 15 s.
+const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(60);
+
 /// Settings of every listener.
 pub(in crate::carrier) fn listener_config(
     crypto: QuicServerConfig,
@@ -232,6 +236,7 @@ pub(in crate::carrier) fn listener_config(
     // The client's first flight is two packets. Before the connection is accepted no more is
     // needed.
     config.incoming_buffer_size(8 << 10).incoming_buffer_size_total(4 << 20);
+    config.retry_token_lifetime(RETRY_TOKEN_LIFETIME);
     config
 }
 

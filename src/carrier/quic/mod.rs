@@ -22,6 +22,7 @@ use socket::PolledSocket;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// The server name that quinn requires. It is never sent, because keys are checked, not names.
 pub(super) const NO_NAME: &str = "bowline";
@@ -39,8 +40,17 @@ impl QuicDialer {
     /// # Errors
     /// The socket cannot be created.
     pub fn new(remote: SocketAddr, mtu_cap: MtuCap) -> io::Result<QuicDialer> {
+        QuicDialer::reporting_to(remote, mtu_cap, Arc::default())
+    }
+
+    /// The same, and sets `heard` whenever anything arrives.
+    ///
+    /// # Errors
+    /// The system gives no socket.
+    pub(crate) fn reporting_to(remote: SocketAddr, mtu_cap: MtuCap, heard: Arc<AtomicBool>) -> io::Result<QuicDialer> {
         let socket = bind(socket::any_local(remote))?;
-        let endpoint = socket::endpoint(socket, config::client_endpoint(), None)?;
+        let socket = PolledSocket::reporting_to(socket, heard)?;
+        let endpoint = socket::endpoint_over(socket, config::client_endpoint(), None)?;
         Ok(QuicDialer { endpoint, mtu_cap })
     }
 

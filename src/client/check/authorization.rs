@@ -4,13 +4,15 @@
 //! result for the same server half.
 
 use super::super::ClientConfig;
-use super::super::handshake::{NoAnswer, keep_waiting, request};
+use super::super::handshake::{AnswerDeadlines, NoAnswer, keep_waiting, request};
 use super::super::key_query::{KeyAnswer, query_keys};
 use super::probe::ProbeFailure;
 use crate::carrier::{Carrier, CarrierError};
 use crate::clock;
 use crate::identity::statement::{OpenFields, open_message};
-use crate::wire::{Answer, Authorization, DecodeError, Hello, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION};
+use crate::wire::{
+    Answer, Authorization, DecodeError, Hello, PeerText, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION,
+};
 use bytes::Bytes;
 use std::future::Future;
 use std::sync::Arc;
@@ -55,9 +57,12 @@ impl Deadline {
         }
     }
 
-    /// Deadline while the server half is asking sshd.
-    fn answer_by(&self, client: &ClientConfig) -> Instant {
-        self.begun + client.answer_timeout + self.user
+    /// Deadlines while the server half is asking sshd. If sshd has no room for another login, that is reported soon.
+    fn for_answer(&self, client: &ClientConfig) -> AnswerDeadlines {
+        AnswerDeadlines {
+            answer: self.begun + client.answer_timeout + self.user,
+            room: self.at,
+        }
     }
 }
 
@@ -200,13 +205,13 @@ impl CarrierProbe<'_> {
     /// The index of the key that would be accepted; `None` if no key is needed.
     async fn query_keys(&mut self, keys: &[Bytes]) -> Result<Option<usize>, ProbeFailure> {
         self.wait_sent = true;
-        let end = self.deadline.answer_by(&self.authorizer.client);
-        let asked = query_keys(self.carrier, &self.authorizer.client.user, keys.to_vec(), end);
+        let deadlines = self.deadline.for_answer(&self.authorizer.client);
+        let asked = query_keys(self.carrier, &self.authorizer.client.user, keys.to_vec(), deadlines);
         let (answer, took) = asked.await;
         self.deadline.at += took;
         match answer {
             Err(NoAnswer::Silent) => Err(ProbeFailure::Silent),
-            Err(NoAnswer::AwaitingSshd) => Err(ProbeFailure::AwaitingSshd),
+            Err(NoAnswer::AwaitingSshd(why)) => Err(awaiting_sshd(why)),
             Err(NoAnswer::Lost(CarrierError::Protocol(error))) => Err(ProbeFailure::Protocol(error)),
             Err(NoAnswer::Lost(error)) => Err(ProbeFailure::Lost(error)),
             Ok(KeyAnswer::NoneNeeded) => Ok(None),
@@ -245,12 +250,12 @@ impl CarrierProbe<'_> {
             authorizations,
         };
         self.wait_sent = true;
-        let end = self.deadline.answer_by(&self.authorizer.client);
-        let (answer, took) = request(self.carrier, Hello::Probe(probe).encode(), end).await;
+        let deadlines = self.deadline.for_answer(&self.authorizer.client);
+        let (answer, took) = request(self.carrier, Hello::Probe(probe).encode(), deadlines).await;
         self.deadline.at += took;
         match answer {
             Err(NoAnswer::Silent) => Err(ProbeFailure::Silent),
-            Err(NoAnswer::AwaitingSshd) => Err(ProbeFailure::AwaitingSshd),
+            Err(NoAnswer::AwaitingSshd(why)) => Err(awaiting_sshd(why)),
             Err(NoAnswer::Lost(CarrierError::Protocol(error))) => Err(ProbeFailure::Protocol(error)),
             Err(NoAnswer::Lost(error)) => Err(ProbeFailure::Lost(error)),
             Ok(Answer::Probed(probed)) => Ok(*probed),
@@ -258,7 +263,7 @@ impl CarrierProbe<'_> {
                 Err(ProbeFailure::NotAuthorized(refusal))
             }
             Ok(Answer::Refused(refusal)) => Err(ProbeFailure::Refused(refusal)),
-            Ok(Answer::Accepted(_) | Answer::Standing | Answer::Reaped | Answer::Asking | Answer::KeyOk(_)) => {
+            Ok(Answer::Accepted(_) | Answer::Standing | Answer::Reaped | Answer::Asking(_) | Answer::KeyOk(_)) => {
                 Err(ProbeFailure::Protocol(DecodeError::UnknownType {
                     what: "answer to a probe",
                     value: 0,
@@ -266,4 +271,14 @@ impl CarrierProbe<'_> {
             }
         }
     }
+}
+
+/// What it means that the server half is still waiting: sshd is slow, or has no room for another login.
+fn awaiting_sshd(why: Option<PeerText>) -> ProbeFailure {
+    why.map_or(ProbeFailure::AwaitingSshd, |message| {
+        ProbeFailure::Refused(Refusal {
+            code: RefusalCode::RetryLater,
+            message,
+        })
+    })
 }

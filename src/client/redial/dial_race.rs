@@ -142,7 +142,7 @@ impl PendingResumes {
                 | Answer::Standing
                 | Answer::Probed(_)
                 | Answer::Reaped
-                | Answer::Asking
+                | Answer::Asking(_)
                 | Answer::KeyOk(_),
             ) => self.0.retain(|sent| *sent != epoch),
             None => {}

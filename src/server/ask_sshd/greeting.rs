@@ -13,6 +13,9 @@ use crate::wire::PeerText;
 /// it.
 const MAX_GREETING: usize = 4 * 1024;
 
+/// What sshd says if it has too many unfinished logins.
+pub(super) const FULL: &str = "Exceeded MaxStartups";
+
 /// A connection whose server has identified itself as an SSH server.
 #[derive(Debug)]
 pub(super) struct GreetedStream {
@@ -70,7 +73,7 @@ fn find_identification(said: &[u8]) -> Option<(&[u8], usize)> {
 /// The server closed the connection before its greeting. sshd may give the reason in plain text: `Exceeded
 /// MaxStartups`, or `Not allowed at this time` for a penalized address.
 fn ended(target: SocketAddr, said: &[u8]) -> AskError {
-    let known = [&b"Exceeded MaxStartups"[..], b"Not allowed at this time"];
+    let known = [FULL.as_bytes(), b"Not allowed at this time"];
     if said.is_empty() || known.iter().any(|reason| said.starts_with(reason)) {
         let said = first_line(said);
         AskError::Dropped { target, said }

@@ -21,12 +21,13 @@ use bytes::Bytes;
 use russh::MethodSet;
 use russh::keys::ssh_key::PublicKey;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tracing::info;
 
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::failures::{FailureBudget, Failures, TooManyFailed};
 use super::shared_read::SharedRead;
+use super::startups::{RoomLimits, Startups};
 use crate::clock;
 use crate::identity::authorized_keys::is_for_address;
 use crate::identity::statement::ProvenKey;
@@ -42,6 +43,9 @@ pub(in crate::server) use sources::Source;
 /// How often a waiting caller checks whether another one got an answer about the same key.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a question may be held back so that sshd does not penalize its client's address.
+const PENALTY_WAIT: Duration = Duration::from_secs(8);
+
 /// Limits on questions to sshd.
 #[derive(Clone, Copy, Debug)]
 pub struct AskLimits {
@@ -49,11 +53,13 @@ pub struct AskLimits {
     /// but at least one if there is more than one, is reserved for known sources: those of which sshd has accepted a
     /// key in the last seven days. One source may have at most half.
     pub at_once: usize,
-    /// The most questions at once and waiting, over all sources. Default 256. A quarter is reserved for known sources;
-    /// one source may have at most a third.
+    /// The most questions at once and waiting, over all sources. Default 1024. A quarter is reserved for known sources;
+    /// one source may have at most a third. Each belongs to a carrier, and carriers have limits too.
     pub queued: usize,
-    /// How long a question may wait for its turn. Default 8 s.
+    /// How long a question may wait for its turn. Default 60 s. The client is told that it waits.
     pub wait: Duration,
+    /// How long a question may wait after sshd said that it has too many unfinished logins. Default 60 s.
+    pub room: Duration,
     /// How long sshd may take to greet and to exchange keys, once it is a question's turn. Default 5 s.
     pub time: Duration,
     /// How long sshd may take for all answers to one open. Default 120 s, as long as it waits for a login by default
@@ -78,6 +84,7 @@ pub struct AskSshd {
     /// Whether the SSH server has penalties, as far as is known.
     has_penalties: AtomicBool,
     failures: Arc<Failures>,
+    startups: Startups,
     all: Capacity,
     /// The capacity for sources that are not known. They need a permit of both.
     strangers: Capacity,
@@ -261,8 +268,9 @@ impl Default for AskLimits {
     fn default() -> Self {
         Self {
             at_once: 4,
-            queued: 256,
-            wait: Duration::from_secs(8),
+            queued: 1024,
+            wait: Duration::from_secs(60),
+            room: RoomLimits::default().time,
             time: Duration::from_secs(5),
             verdict: Duration::from_secs(120),
             failures: 10,
@@ -281,6 +289,11 @@ impl AskLimits {
 }
 
 impl AskError {
+    /// Whether sshd said that it has too many unfinished logins (MaxStartups, PerSourceMaxStartups).
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, AskError::Dropped { said, .. } if said.starts_with(greeting::FULL))
+    }
+
     /// Whether a client may have caused it. If sshd is down, no client is to be blamed.
     fn is_brought_about(&self) -> bool {
         match self {
@@ -331,6 +344,10 @@ impl AskSshd {
             sources: Sources::sharing(limits.at_once, limits.queued),
             confirmed: Confirmed::default(),
             failures: Arc::new(Failures::new(limits.budget())),
+            startups: Startups::within(RoomLimits {
+                time: limits.room,
+                ..RoomLimits::default()
+            }),
             all: Capacity::new(limits.queued, limits.at_once),
             strangers: Capacity::new(most(limits.queued), most(limits.at_once)),
             open: Mutex::default(),
@@ -342,6 +359,11 @@ impl AskSshd {
     /// Counts failures by network.
     pub(super) fn failures(&self) -> Arc<Failures> {
         Arc::clone(&self.failures)
+    }
+
+    /// Why questions for clients at `source` wait for room in sshd, if any does.
+    pub(super) fn why_full(&self, source: IpAddr) -> Option<PeerText> {
+        self.startups.why(source)
     }
 
     /// Whether sshd would accept one of `keys`, in this order, for a login as `user`.
@@ -396,27 +418,59 @@ impl AskSshd {
         let _place = (strangers.map(Capacity::queue).transpose()?, self.all.queue()?);
         self.failures.check(source, clock::now())?;
         let queue = self.sources.admit(source)?;
-        let waiting = async {
-            let own = queue.turn().await;
-            let stranger = match strangers {
-                Some(strangers) => Some(strangers.turn().await),
-                None => None,
+        let mut until = clock::now() + self.limits.wait;
+        let own = timeout_at(until.into(), queue.turn()).await;
+        let _own = own.map_err(|_| AskError::Busy)?;
+        let mut startup = self.startups.begin(source);
+        loop {
+            startup.turn().await;
+            let turns = async {
+                let stranger = match strangers {
+                    Some(strangers) => Some(strangers.turn().await),
+                    None => None,
+                };
+                (stranger, self.all.turn().await)
             };
-            (own, stranger, self.all.turn().await)
-        };
-        let _turns = timeout(self.limits.wait, waiting).await.map_err(|_| AskError::Busy)?;
-        // Those before it may have used up the failures.
-        self.failures.check(source, clock::now())?;
-        self.ask_charged(user, keys, client, proof).await
+            let turns = timeout_at(until.into(), turns).await.map_err(|_| AskError::Busy)?;
+            // Those before it may have used up the failures.
+            self.failures.check(source, clock::now())?;
+            let asked = self.ask_charged(user, keys, client, proof).await;
+            // Other sources do not wait for room that only this one lacks (PerSourceMaxStartups).
+            drop(turns);
+            match asked {
+                Err(error) if startup.waits_after(&error).await => until = clock::now() + self.limits.wait,
+                Err(error) if error.is_full() => {
+                    self.failures.count(source, clock::now());
+                    return Err(error);
+                }
+                asked => return asked,
+            }
+        }
     }
 
     /// The same, with a cache for clients whose own address sshd sees: a key that sshd accepted some minutes ago for
     /// this user and client counts as accepted. Otherwise sshd would penalize a client for the questions of several
-    /// sessions. Returns the key's index, and the answer if sshd was asked.
+    /// sessions. An accepted key that has signed takes back one failure of the client's network. Returns the key's index,
+    /// and the answer if sshd was asked.
     ///
     /// # Errors
     /// As above, and `PenaltyDue`.
     pub async fn accepts_any(
+        &self,
+        user: &str,
+        keys: &[ProvenKey],
+        client: Client,
+        proof: Proof,
+    ) -> Result<(Option<usize>, Option<SshdVerdict>), AskError> {
+        let asked = self.accepts_now(user, keys, client, proof).await?;
+        if proof == Proof::Signed && asked.0.is_some() {
+            // If many clients come at once, some abandon a question and ask again.
+            self.failures.take_back(client.remote.ip());
+        }
+        Ok(asked)
+    }
+
+    async fn accepts_now(
         &self,
         user: &str,
         keys: &[ProvenKey],
@@ -428,7 +482,7 @@ impl AskSshd {
             return Ok((verdict.accepted, Some(verdict)));
         }
         let source = client.remote.ip();
-        let end = clock::now() + self.limits.wait;
+        let end = clock::now() + PENALTY_WAIT;
         loop {
             // Meanwhile another session may have got an answer about the same key.
             if let Some(index) = self.penalties.accepted(user, keys, source, clock::now()) {
@@ -475,7 +529,8 @@ impl AskSshd {
                     self.handle_signed(client);
                 }
             }
-            Err(error) if !error.is_brought_about() => charge.waive(),
+            // No question was asked, and there may be room in a moment: whoever gives up counts it.
+            Err(error) if error.is_full() || !error.is_brought_about() => charge.waive(),
             Ok(_) | Err(_) => drop(charge),
         }
         asked

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::super::connect_sshd::FromLoopback;
 use super::testing::{TestSshd, keygen, proven, proven_blob, ssh_keygen, strange_key, this_user};
@@ -204,7 +204,10 @@ async fn a_silent_server_times_out_before_and_after_its_greeting() {
 
 #[tokio::test]
 async fn what_is_no_ssh_server_or_hangs_up_is_told_apart() {
-    let limits = AskLimits::default();
+    let limits = AskLimits {
+        room: Duration::ZERO,
+        ..AskLimits::default()
+    };
     let web = against("HTTP/1.1 400 Bad Request\r\n\r\n", limits, false).await;
     assert!(
         matches!(&web, Err(AskError::NotSsh { said, .. }) if said == "HTTP/1.1 400 Bad Request"),
@@ -311,11 +314,16 @@ async fn queries_that_end_in_an_error_or_are_given_up_count_as_failures() {
     let limits = AskLimits {
         failures: 2,
         time: Duration::from_millis(200),
+        room: Duration::ZERO,
         ..AskLimits::default()
     };
     let keys = [strange_key("ed25519")];
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    for said in ["SSH-2.0-Cut\r\n", "Not allowed at this time\r\n"] {
+    for said in [
+        "SSH-2.0-Cut\r\n",
+        "Not allowed at this time\r\n",
+        "Exceeded MaxStartups\r\n",
+    ] {
         let ask = AskSshd::new(at(listener.local_addr().unwrap()), limits);
         for _ in 0..2 {
             let hang_up = async {
@@ -339,6 +347,35 @@ async fn queries_that_end_in_an_error_or_are_given_up_count_as_failures() {
     assert!(given_up.is_err());
     let verdict = ask.would_accept_any("me", &keys, CLIENT).await;
     assert!(matches!(verdict, Err(AskError::TooManyFailed { .. })), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_question_waits_for_room_in_sshd_and_counts_against_nobody_meanwhile() {
+    let sshd = TestSshd::start("MaxStartups 1");
+    let known = [sshd.authorize("known", "ed25519", "")];
+    let limits = AskLimits {
+        failures: 1,
+        ..AskLimits::default()
+    };
+    let (ask, user) = (AskSshd::new(at(sshd.address), limits), this_user());
+    let holder = TcpStream::connect(sshd.address).await.unwrap();
+    let mut greeting = [0; 4];
+    holder.readable().await.unwrap();
+    assert_eq!((holder.try_read(&mut greeting).unwrap(), &greeting), (4, b"SSH-"));
+    let room = async {
+        let why = async {
+            while ask.why_full(CLIENT.remote.ip()).is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), why).await.expect("it waits");
+        drop(holder);
+    };
+    let (verdict, ()) = tokio::join!(ask.would_accept_any(&user, &known, CLIENT), room);
+    assert_eq!(verdict.unwrap().accepted, Some(0));
+    assert_eq!(ask.why_full(CLIENT.remote.ip()), None);
+    let verdict = ask.would_accept_any(&user, &known, CLIENT).await;
+    assert_eq!(verdict.unwrap().accepted, Some(0), "no failure was counted");
 }
 
 #[tokio::test]

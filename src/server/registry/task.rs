@@ -12,6 +12,7 @@ use crate::pump::{Arrival, Held, Ledger, Order, Outcome, Pump, PumpParts, sessio
 use crate::session::{Session, SessionConfig};
 use crate::tasks::{catch_panic, panic_text};
 use crate::wire::{CloseCode, Refusal, RefusalCode, SessionId};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -146,7 +147,10 @@ impl NewSession {
         let Identity {
             user, account, remote, ..
         } = &self.identity;
-        let stream = registry.upstream.connect(self.client).await?;
+        // The entry has one receiver; the others belong to carriers that wait. Without one the client has given up, and would
+        // only take room in sshd from others. A client that comes back opens the session again.
+        let is_wanted = || self.ready.receiver_count() > 1 && !entry.is_told_to_end.load(Relaxed);
+        let stream = registry.upstream.connect(self.client, is_wanted).await?;
         let local = stream.local_addr().ok();
         info!(event = "opened", user, key = account.0, %remote,
             upstream_from = local.map(tracing::field::display), "session opened");

@@ -27,16 +27,27 @@ pub(in crate::carrier::quic) struct PolledSocket {
     is_full: AtomicBool,
     /// Set by [`PolledSocket::stop_receiving`].
     receive_stopped: AtomicBool,
+    /// Set whenever a datagram arrives.
+    heard: Arc<AtomicBool>,
 }
 
 impl PolledSocket {
     /// Call it in a tokio runtime with I/O enabled.
     pub(in crate::carrier::quic) fn new(socket: UdpSocket) -> io::Result<Arc<PolledSocket>> {
+        PolledSocket::reporting_to(socket, Arc::default())
+    }
+
+    /// The same, and sets `heard` whenever a datagram arrives.
+    pub(in crate::carrier::quic) fn reporting_to(
+        socket: UdpSocket,
+        heard: Arc<AtomicBool>,
+    ) -> io::Result<Arc<PolledSocket>> {
         Ok(Arc::new(PolledSocket {
             state: UdpSocketState::new((&socket).into())?,
             socket: Pollable::new(socket.into(), Interest::READABLE)?,
             is_full: AtomicBool::new(false),
             receive_stopped: AtomicBool::new(false),
+            heard,
         }))
     }
 
@@ -89,6 +100,9 @@ impl AsyncUdpSocket for PolledSocket {
             };
             match received {
                 Ok(count) => {
+                    if !self.heard.load(Ordering::Relaxed) {
+                        self.heard.store(true, Ordering::Relaxed);
+                    }
                     if count < buffers.len() {
                         // The buffer is empty, so that a further read would only return WouldBlock.
                         // New packets make the socket readable again.

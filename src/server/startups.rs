@@ -1,0 +1,276 @@
+//! Waiting for room in sshd, which drops connections while too many logins are under way (MaxStartups).
+//!
+//! sshd drops by chance, and says so at once: whoever came first would not get in first, and a client that had to come again
+//! would pay for a handshake each time. Here those of one source wait in the order in which they came, and a few of them try
+//! again. No source waits for another.
+
+use super::ask_sshd::{AskError, Source};
+use crate::clock;
+use crate::wire::PeerText;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout_at};
+
+/// Connections of one source that try again at once. Each that gets in leaves its turn to the next; MaxStartups is 10 by default.
+const TRIES_AT_ONCE: usize = 4;
+
+/// How long, and how often.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoomLimits {
+    /// How long one connection may wait for room. Default 60 s: three hundred logins at once take two processors half as long. sshd
+    /// that is full for longer has logins under way that do not end (LoginGraceTime, 120 s by default).
+    pub(super) time: Duration,
+    /// Before the first other try. Default 100 ms. A try that is dropped costs sshd less than a millisecond.
+    pub(super) first_pause: Duration,
+    /// Pauses double up to this. Default 800 ms.
+    pub(super) max_pause: Duration,
+}
+
+/// Who waits for room in one sshd.
+#[derive(Debug, Default)]
+pub(super) struct Startups {
+    limits: RoomLimits,
+    lines: Mutex<HashMap<Source, Arc<Line>>>,
+}
+
+/// Those of one source that wait.
+#[derive(Debug)]
+struct Line {
+    turns: Arc<Semaphore>,
+    /// Why they wait, in words for people.
+    why: Mutex<PeerText>,
+}
+
+/// One connection on its way into sshd.
+#[derive(Debug)]
+pub(super) struct Startup<'a> {
+    startups: &'a Startups,
+    source: Source,
+    /// Once it waits.
+    line: Option<Arc<Line>>,
+    turn: Option<OwnedSemaphorePermit>,
+    until: Instant,
+    pause: Duration,
+}
+
+impl Default for RoomLimits {
+    fn default() -> RoomLimits {
+        RoomLimits {
+            time: Duration::from_secs(60),
+            first_pause: Duration::from_millis(100),
+            max_pause: Duration::from_millis(800),
+        }
+    }
+}
+
+impl Startups {
+    /// With other limits.
+    pub(super) fn within(limits: RoomLimits) -> Startups {
+        Startups {
+            limits,
+            lines: Mutex::default(),
+        }
+    }
+
+    /// One more connection for a client at `source`.
+    pub(super) fn begin(&self, source: IpAddr) -> Startup<'_> {
+        Startup {
+            startups: self,
+            source: source.into(),
+            line: None,
+            turn: None,
+            until: clock::now() + self.limits.time,
+            pause: self.limits.first_pause,
+        }
+    }
+
+    /// Why connections for clients at `source` wait, if any does.
+    pub(super) fn why(&self, source: IpAddr) -> Option<PeerText> {
+        let line = self.lines().get(&source.into()).cloned()?;
+        Some(lock(&line.why).clone())
+    }
+
+    fn lines(&self) -> MutexGuard<'_, HashMap<Source, Arc<Line>>> {
+        lock(&self.lines)
+    }
+}
+
+impl Startup<'_> {
+    /// Waits behind those of the same source that sshd had no room for.
+    pub(super) async fn turn(&mut self) {
+        if self.line.is_none() {
+            self.line = self.startups.lines().get(&self.source).cloned();
+        }
+        if let Some(line) = &self.line
+            && self.turn.is_none()
+        {
+            // Without a turn in time it tries once more all the same, and learns how it is now.
+            let turn = timeout_at(self.until.into(), Arc::clone(&line.turns).acquire_owned()).await;
+            self.turn = turn.ok().and_then(Result::ok);
+        }
+    }
+
+    /// Whether to try again, after a pause: sshd had no room, and said so as `error` tells.
+    pub(super) async fn waits_after(&mut self, error: &AskError) -> bool {
+        if !error.is_full() || clock::now() + self.pause >= self.until {
+            return false;
+        }
+        let line = match &self.line {
+            Some(line) => Arc::clone(line),
+            None => self.join(),
+        };
+        *lock(&line.why) = PeerText::new(error);
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(self.startups.limits.max_pause);
+        true
+    }
+
+    /// Whether sshd was full before, for it or another of its source.
+    pub(super) fn has_waited(&self) -> bool {
+        self.line.is_some()
+    }
+
+    fn join(&mut self) -> Arc<Line> {
+        let mut lines = self.startups.lines();
+        let line = lines.entry(self.source).or_insert_with(|| {
+            Arc::new(Line {
+                turns: Arc::new(Semaphore::new(TRIES_AT_ONCE)),
+                why: Mutex::default(),
+            })
+        });
+        Arc::clone(self.line.insert(Arc::clone(line)))
+    }
+}
+
+impl Drop for Startup<'_> {
+    fn drop(&mut self) {
+        if self.line.is_none() {
+            return;
+        }
+        let mut lines = self.startups.lines();
+        // The map's and this one.
+        if self.line.take().is_some_and(|line| Arc::strong_count(&line) <= 2) {
+            lines.remove(&self.source);
+        }
+    }
+}
+
+/// Plain values behind short locks: a panic elsewhere cannot have left them half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use tokio::time::timeout;
+
+    const TARGET: std::net::SocketAddr = std::net::SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 22);
+
+    fn dropped(said: &str) -> AskError {
+        AskError::Dropped {
+            target: TARGET,
+            said: said.into(),
+        }
+    }
+
+    fn source(number: u8) -> IpAddr {
+        [192, 0, 2, number].into()
+    }
+
+    /// Gets in once `is_full` says no; gives how often it tried.
+    async fn enter(startups: &Startups, source: IpAddr, is_full: impl Fn() -> bool) -> Result<usize, usize> {
+        let mut startup = startups.begin(source);
+        for tried in 1.. {
+            startup.turn().await;
+            if !is_full() {
+                return Ok(tried);
+            }
+            if !startup.waits_after(&dropped("Exceeded MaxStartups")).await {
+                return Err(tried);
+            }
+        }
+        unreachable!("it gives up in time")
+    }
+
+    const QUICK: RoomLimits = RoomLimits {
+        time: Duration::from_secs(5),
+        first_pause: Duration::from_millis(5),
+        max_pause: Duration::from_millis(20),
+    };
+
+    #[tokio::test]
+    async fn those_of_a_source_get_in_by_and_by_and_no_other_source_waits() {
+        let (startups, room, entered) = (Startups::within(QUICK), Cell::new(0_usize), Cell::new(0));
+        let client = |number: u8| {
+            let (startups, room, entered) = (&startups, &room, &entered);
+            async move {
+                let take = || room.get().checked_sub(1).map(|left| room.set(left)).is_none();
+                enter(startups, source(number), take).await.unwrap();
+                entered.set(entered.get() + 1);
+            }
+        };
+        let crowd = async { tokio::join!(client(1), client(1), client(1), client(1), client(1), client(1)) };
+        let sshd = async {
+            sleep(QUICK.max_pause * 2).await;
+            let why = startups.why(source(1)).expect("they wait");
+            assert!(why.contains("Exceeded MaxStartups"), "{why}");
+            assert_eq!(startups.why(source(2)), None);
+            assert_eq!(enter(&startups, source(2), || false).await, Ok(1));
+            for entering in 1..=6 {
+                room.set(1);
+                while entered.get() < entering {
+                    sleep(QUICK.first_pause).await;
+                }
+            }
+        };
+        tokio::join!(crowd, sshd);
+        assert!(startups.lines().is_empty(), "nobody waits any more");
+    }
+
+    #[tokio::test]
+    async fn few_of_a_source_try_at_once() {
+        let startups = Startups::within(QUICK);
+        let mut waiting = Vec::new();
+        for _ in 0..2 * TRIES_AT_ONCE {
+            let mut startup = startups.begin(source(1));
+            assert!(startup.waits_after(&dropped("Exceeded MaxStartups")).await);
+            waiting.push(startup);
+        }
+        let mut first = waiting.drain(..TRIES_AT_ONCE).collect::<Vec<_>>();
+        for startup in &mut first {
+            startup.turn().await;
+        }
+        let next = &mut waiting[0];
+        assert!(timeout(QUICK.max_pause, next.turn()).await.is_err());
+        first.pop();
+        next.turn().await;
+        assert!(next.turn.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_sshd_that_stays_full_is_given_up_in_time() {
+        let limits = RoomLimits {
+            time: Duration::from_millis(200),
+            ..QUICK
+        };
+        let (startups, begun) = (Startups::within(limits), clock::now());
+        let tried = enter(&startups, source(1), || true).await.unwrap_err();
+        assert!((2..40).contains(&tried), "{tried}");
+        assert!(clock::now() - begun > limits.time / 2);
+    }
+
+    #[tokio::test]
+    async fn other_words_of_sshd_are_no_reason_to_wait() {
+        let startups = Startups::default();
+        let mut startup = startups.begin(source(1));
+        for said in ["Not allowed at this time", ""] {
+            assert!(!startup.waits_after(&dropped(said)).await);
+        }
+        assert!(!startup.has_waited() && startups.lines().is_empty());
+    }
+}
