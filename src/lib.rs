@@ -22,8 +22,8 @@ pub mod pump;
 pub mod relay;
 mod safe_path;
 pub mod server;
-pub mod session;
 pub mod sshd;
 mod tasks;
 mod tcp_info;
-pub mod wire;
+
+pub use bowline_proto::{connection, session, wire};

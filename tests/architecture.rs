@@ -32,16 +32,20 @@ struct Room {
 /// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `tcp_info`, `hints`,
 /// `local_socket`, `safe_path`, `fault`.
 const ROOMS: &[Room] = &[
-    // Floor 0
+    // Floors 0 and 1, in crates/proto: the compiler sees to the crates, this test to the standard library.
     Room {
         name: "wire",
         rooms: &[],
         crates: Crates::Only(&["bytes", "thiserror"]),
     },
-    // Floor 1
     Room {
         name: "session",
         rooms: &["wire"],
+        crates: Crates::Only(&["bytes", "thiserror"]),
+    },
+    Room {
+        name: "connection",
+        rooms: &["wire", "session"],
         crates: Crates::Only(&["bytes", "thiserror"]),
     },
     // Leaves
@@ -115,6 +119,7 @@ const ROOMS: &[Room] = &[
         rooms: &[
             "wire",
             "session",
+            "connection",
             "identity",
             "carrier",
             "clock",
@@ -136,6 +141,7 @@ const ROOMS: &[Room] = &[
         rooms: &[
             "wire",
             "session",
+            "connection",
             "identity",
             "carrier",
             "pump",
@@ -234,42 +240,55 @@ const CLI_ONLY: &[&str] = &[
 const PURE_STD: &[&str] = &["fs", "net", "process", "thread", "env", "os"];
 
 /// Where I/O is nobody's business.
-const PURE_ROOMS: &[&str] = &["wire", "session"];
+const PURE_ROOMS: &[&str] = &["wire", "session", "connection"];
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Where the product is.
+const PRODUCT: [&str; 2] = ["src", "crates"];
+/// Where there is Rust that people read.
+const ALL: [&str; 4] = ["src", "crates", "tests", "examples"];
 
 const MOST_LINES_BEFORE_TESTS: usize = 800;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
 #[test]
 fn imports_go_down_the_floors_only() {
-    report(sources("src").iter().flat_map(|file| imports(&file.place, &file.text)));
+    let all = PRODUCT.map(sources);
+    report(all.iter().flatten().flat_map(|file| imports(&file.place, &file.text)));
+}
+
+#[test]
+fn the_protocol_core_depends_on_bytes_and_thiserror_only() {
+    let manifest = include_str!("../crates/proto/Cargo.toml");
+    assert_eq!(dependencies_of(manifest), ["bytes", "thiserror"]);
 }
 
 #[test]
 fn what_has_one_place_stands_nowhere_else() {
+    let all = PRODUCT.map(sources);
     report(
-        sources("src")
-            .iter()
+        all.iter()
+            .flatten()
             .flat_map(|file| single_places(&file.place, &file.text)),
     );
 }
 
 #[test]
 fn files_and_functions_are_of_a_readable_size() {
-    let all = ["src", "tests", "examples"].map(sources);
+    let all = ALL.map(sources);
     report(all.iter().flatten().flat_map(|file| sizes(&file.place, &file.text)));
 }
 
 #[test]
 fn nothing_is_left_undone_or_switched_off() {
-    let all = ["src", "tests", "examples"].map(sources);
+    let all = ALL.map(sources);
     report(all.iter().flatten().flat_map(|file| leftovers(&file.place, &file.text)));
 }
 
 #[test]
 fn every_file_says_what_it_is() {
-    let all = ["src", "tests", "examples"].map(sources);
+    let all = ALL.map(sources);
     // tests.rs is the end of the file beside it.
     let bare = all
         .iter()
@@ -320,9 +339,10 @@ fn report(faults: impl Iterator<Item = String>) {
     assert!(all.is_empty(), "against the rules of the house:\n{all}");
 }
 
-/// `["server", "keeper"]` for `src/server/keeper.rs`; empty for the crate's root.
+/// `["server", "keeper"]` for `src/server/keeper.rs`; empty for a crate's root. `crates/proto` is part of the house.
 fn module_of(place: &str) -> Vec<&str> {
-    let inner = place.trim_start_matches("src/").trim_end_matches(".rs");
+    let inner = place.trim_start_matches("crates/proto/").trim_start_matches("src/");
+    let inner = inner.trim_end_matches(".rs");
     inner
         .split('/')
         .filter(|part| !["mod", "lib", "main"].contains(part))
@@ -377,19 +397,28 @@ fn room_of<'a>(segments: &'a [String], module: &'a [&str]) -> Option<&'a str> {
 
 fn forbidden_crate(room: &Room, segments: &[String]) -> Option<String> {
     let head = segments[0].as_str();
+    if head == "bowline_proto" {
+        return Some(
+            "bowline_proto, which has its names as `crate::wire`, `crate::session` and `crate::connection`".to_owned(),
+        );
+    }
     if PURE_ROOMS.contains(&room.name) && head == "std" && PURE_STD.contains(&segments[1].as_str()) {
         return Some(format!("std::{}", segments[1]));
     }
     let forbidden = match room.crates {
-        Crates::Only(few) => dependencies().iter().any(|name| name == head) && !few.contains(&head),
+        Crates::Only(few) => {
+            dependencies_of(include_str!("../Cargo.toml"))
+                .iter()
+                .any(|name| name == head)
+                && !few.contains(&head)
+        }
         Crates::AllBut(some) => some.contains(&head),
     };
     forbidden.then(|| head.to_owned())
 }
 
 /// The crates of `[dependencies]`, as they are called in source.
-fn dependencies() -> Vec<String> {
-    let manifest = include_str!("../Cargo.toml");
+fn dependencies_of(manifest: &str) -> Vec<String> {
     let section = manifest
         .split("[dependencies]")
         .nth(1)
@@ -430,7 +459,10 @@ fn sizes(place: &str, text: &str) -> Vec<String> {
         Some(first_of_tests) => first_of_tests.line - 1,
         None => text.lines().count(),
     };
-    if before_tests > MOST_LINES_BEFORE_TESTS && place.starts_with("src/") && !is_test_file(place) {
+    if before_tests > MOST_LINES_BEFORE_TESTS
+        && (place.starts_with("src/") || place.starts_with("crates/"))
+        && !is_test_file(place)
+    {
         faults.push(format!(
             "{place}: {before_tests} lines before its tests, at most {MOST_LINES_BEFORE_TESTS}"
         ));
@@ -477,17 +509,24 @@ mod self_test {
     #[test]
     fn a_forbidden_import_is_found_in_every_spelling() {
         for (place, text) in [
-            ("src/wire/a.rs", "use tokio::io;"),
-            ("src/wire/a.rs", "fn f() { let t = std::net::TcpStream::connect(a); }"),
-            ("src/session/mod.rs", "use crate::{wire::Offset, carrier::Link};"),
-            ("src/session/a.rs", "use std::{fmt, fs::File};"),
-            ("src/session/a.rs", "fn f() { tracing::info!(\"x\"); }"),
+            ("crates/proto/src/wire/a.rs", "use tokio::io;"),
+            (
+                "crates/proto/src/wire/a.rs",
+                "fn f() { let t = std::net::TcpStream::connect(a); }",
+            ),
+            (
+                "crates/proto/src/session/mod.rs",
+                "use crate::{wire::Offset, carrier::Link};",
+            ),
+            ("crates/proto/src/session/a.rs", "use std::{fmt, fs::File};"),
+            ("crates/proto/src/session/a.rs", "fn f() { tracing::info!(\"x\"); }"),
             ("src/client/a.rs", "use crate::server::Registry;"),
             ("src/client/a.rs", "use super::super::server;"),
             ("src/pump/mod.rs", "pub(crate) use super::client::Dialer;"),
             ("src/server/a.rs", "fn f(client: crate::client::Dialer) {}"),
             ("src/sshd/mod.rs", "use crate::session::Session;"),
             ("src/server/a.rs", "use clap::Parser;"),
+            ("src/pump/a.rs", "use bowline_proto::session::Session;"),
             ("src/attic/mod.rs", ""),
         ] {
             assert_eq!(
@@ -502,17 +541,23 @@ mod self_test {
     #[test]
     fn an_allowed_import_passes() {
         for (place, text) in [
-            ("src/wire/a.rs", "use super::codec::Reader; use bytes::Bytes;"),
             (
-                "src/session/a.rs",
+                "crates/proto/src/wire/a.rs",
+                "use super::codec::Reader; use bytes::Bytes;",
+            ),
+            (
+                "crates/proto/src/session/a.rs",
                 "use crate::wire::Offset; use std::time::{Duration, Instant};",
             ),
             (
-                "src/session/a.rs",
+                "crates/proto/src/session/a.rs",
                 "// use tokio::io;\n/* use /* */ tokio::io; */ const A: &str = \"tokio::io\";",
             ),
-            ("src/session/a.rs", "#[cfg(test)]\nmod tests { use tokio::io; }"),
-            ("src/session/tests.rs", "use proptest::prelude::*;"),
+            (
+                "crates/proto/src/session/a.rs",
+                "#[cfg(test)]\nmod tests { use tokio::io; }",
+            ),
+            ("crates/proto/src/session/tests.rs", "use proptest::prelude::*;"),
             ("src/identity/a/b.rs", "use super::super::raw_key; use crate::tasks;"),
             ("src/cli/a.rs", "use crate::client::Dialer; use clap::Parser;"),
         ] {

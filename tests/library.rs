@@ -154,7 +154,7 @@ async fn a_stream_carries_megabytes_both_ways_and_ends_in_good_order() {
         assert!(received == expected, "{} bytes", received.len());
         let stream = reader.unsplit(writing.await.unwrap());
         assert_eq!(stream.finish().await, Outcome::Finished);
-        assert_eq!(control.facts().snapshot().outages, 0);
+        assert_eq!(control.stats().outages().outages, 0);
         stop.cancel();
     })
     .await;

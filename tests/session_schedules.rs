@@ -1,4 +1,5 @@
-//! P1 over random schedules: two session cores, virtual time, real encoded frames, and carriers that are cut anywhere.
+//! P1 over random schedules: two connections as they ship, virtual time, real encoded frames, and carriers that are cut
+//! anywhere.
 //!
 //! Whatever happens to carriers, and to the server half's process, what a pipe was given is a prefix of what the other
 //! pipe gave, each byte once; and when one carrier finally stays up, both are equal and both sessions end.

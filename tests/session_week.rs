@@ -1,7 +1,7 @@
 //! Simulates a week with two ends, one relay and no other path.
 //!
-//! The real session cores, liveness check, redial pacer and registration backoff exchange real frames in virtual
-//! time. The relay is killed, each leg drops packets in one direction or both, the client's machine is suspended, its
+//! The connections of both halves and the client's dial race, as they ship, and the registration backoff exchange real
+//! frames in virtual time. The relay is killed, each leg drops packets in one direction or both, the client's machine is suspended, its
 //! NAT drops mappings, and the server half's worker dies, for moments and for two days. No session is lost, every
 //! byte arrives once and in order, each session is back as soon as the redial schedule says, and new ones open.
 //! `BOWLINE_WEEK` repeats one week.
@@ -21,6 +21,8 @@ mod due;
 mod end;
 #[path = "session_week/line.rs"]
 mod line;
+#[path = "session_week/line_path.rs"]
+mod line_path;
 #[path = "session_week/load.rs"]
 mod load;
 #[path = "session_schedules/memory_store.rs"]

@@ -3,7 +3,7 @@
 use crate::cores::FILL;
 use crate::{KIB, MIB};
 use bowline::clock;
-use bowline::session::{MOST_COPIED, Session, SessionConfig, SessionMemory};
+use bowline::session::{MAX_COPY, Session, SessionConfig, SessionMemory};
 use bowline::wire::{Epoch, Frame, Offset};
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput};
@@ -39,10 +39,10 @@ pub(crate) fn buffer(criterion: &mut Criterion) {
     sender.send(&piece[..KEY]);
     group.throughput(Throughput::Elements(1));
     group.bench_function("a copy of a key", |bencher| {
-        let mut copy = BytesMut::with_capacity(MOST_COPIED);
+        let mut copy = BytesMut::with_capacity(MAX_COPY);
         bencher.iter(|| {
             copy.clear();
-            assert!(sender.session.copy(MOST_COPIED, &mut copy), "all of it fits");
+            assert!(sender.session.copy(MAX_COPY, &mut copy), "all of it fits");
         });
     });
 }

@@ -23,13 +23,13 @@ pub(crate) struct SessionControlHandler {
 impl ControlHandler for SessionControlHandler {
     fn report(&self) -> Boxed<'_, Report> {
         Box::pin(async {
-            let facts = &self.control.facts;
-            let vitals = query_all(&[Arc::clone(facts)]).await.pop().flatten();
+            let stats = &self.control.stats;
+            let live_stats = query_all(&[Arc::clone(stats)]).await.pop().flatten();
             let session = SessionReport {
                 host: Some(self.host.clone()),
                 user: self.user.clone(),
                 pid: Some(std::process::id()),
-                ..SessionReport::new(self.id, Half::Client, facts, vitals.as_ref())
+                ..SessionReport::new(self.id, Half::Client, stats, live_stats.as_ref())
             };
             Report {
                 sessions: vec![session],
@@ -41,7 +41,7 @@ impl ControlHandler for SessionControlHandler {
     fn end(&self, kill: &KillRequest) -> Vec<String> {
         let own = format!("{:#}", self.id);
         let is_meant = kill.sessions.contains(&own);
-        if !is_meant || (kill.only_detached && self.control.facts.snapshot().detached_for.is_none()) {
+        if !is_meant || (kill.only_detached && self.control.stats.outages().detached_for.is_none()) {
             return Vec::new();
         }
         self.control.end(KILLED);

@@ -17,7 +17,6 @@ pub mod network_watch;
 mod opening;
 mod orphan_cleanup;
 mod path_mtu;
-mod path_upgrade;
 mod paths;
 mod redial;
 mod ssh_credentials;
@@ -40,9 +39,11 @@ pub use stream::ResumableStream;
 use crate::carrier;
 use crate::carrier::quic::MtuCap;
 use crate::clock;
+use crate::connection::PathUpgrade;
 use crate::identity::statement::ProvenKey;
 use crate::pump::{
-    ARRIVALS, Arrival, Budget, Epochs, Facts, Need, Order, Outcome, Pump, PumpParts, STANDBYS, Vigil, session_memory,
+    Arrival, Budget, DialRequest, Dialing, Epochs, MAX_ARRIVALS, MAX_STANDBYS, Outcome, Pump, PumpParts,
+    SessionCommand, SessionStats, session_memory,
 };
 use crate::session::{Session, SessionConfig};
 use crate::tasks::Tasks;
@@ -50,7 +51,6 @@ use crate::wire::{Authorization, CloseCode, Epoch, SessionId, UserName};
 use bytes::Bytes;
 use dialer::Dialer;
 use network_watch::NetworkWatch;
-use path_upgrade::PathUpgrade;
 use paths::Paths;
 use redial::Redialer;
 use russh::keys::ssh_key::Fingerprint;
@@ -164,32 +164,32 @@ pub struct OpenSession {
     /// The early data that was sent with the open.
     early_data: Bytes,
     control: Control,
-    orders: mpsc::Receiver<Order>,
+    commands: mpsc::Receiver<SessionCommand>,
 }
 
 /// A handle to a running session.
 #[derive(Clone)]
 pub struct Control {
-    orders: mpsc::Sender<Order>,
-    facts: Arc<Facts>,
+    commands: mpsc::Sender<SessionCommand>,
+    stats: Arc<SessionStats>,
 }
 
 impl Control {
     /// Ends the session after the remaining input has been delivered.
     pub fn hang_up(&self) {
         // A full channel already holds an order to end.
-        let _ = self.orders.try_send(Order::HangUp);
+        let _ = self.commands.try_send(SessionCommand::HangUp);
     }
 
     /// Ends the session now, and tells the server half the reason if there is a path.
     pub fn end(&self, why: &str) {
         // A full channel already holds an order to end.
-        let _ = self.orders.try_send(Order::End(why.to_owned()));
+        let _ = self.commands.try_send(SessionCommand::End(why.to_owned()));
     }
 
     /// Statistics of the session.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+    pub fn stats(&self) -> &SessionStats {
+        &self.stats
     }
 }
 
@@ -259,10 +259,10 @@ impl OpenSession {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let (arrivals, incoming) = mpsc::channel(ARRIVALS);
-        let (need, needed) = watch::channel(Need::Nothing);
-        let (hint, hints) = mpsc::channel(HINTS);
-        let (standing, standbys) = mpsc::channel(STANDBYS);
+        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
+        let (requests, requested) = watch::channel(DialRequest::None);
+        let (hint, network_changes) = mpsc::channel(HINTS);
+        let (standing, standbys) = mpsc::channel(MAX_STANDBYS);
         let epochs = Arc::new(Epochs::after(self.epoch));
         // The channel is new, so the first carrier fits.
         let _ = arrivals.try_send(Box::new(self.first));
@@ -275,17 +275,17 @@ impl OpenSession {
             paths: self.paths.clone(),
             path_upgrade: PathUpgrade::new(clock::now()),
             epochs: Arc::clone(&epochs),
-            facts: Arc::clone(&self.control.facts),
+            stats: Arc::clone(&self.control.stats),
             arrivals,
-            orders: self.control.orders.clone(),
+            commands: self.control.commands.clone(),
         };
-        tasks.spawn("redial", redialer.run(needed).in_current_span());
+        tasks.spawn("redial", redialer.run(requested).in_current_span());
         let standby = Standby {
             session: self.id,
             dialer: self.dialer,
             server_key: self.server_key,
             paths: self.paths,
-            facts: Arc::clone(&self.control.facts),
+            stats: Arc::clone(&self.control.stats),
             standbys: standing,
         };
         tasks.spawn("standby", standby.run().in_current_span());
@@ -300,14 +300,14 @@ impl OpenSession {
             arrivals: incoming,
             standbys,
             epochs,
-            orders: self.orders,
-            facts: self.control.facts,
-            vigil: Some(Vigil::new(need, hints, clock::now())),
-            ledger: None,
+            commands: self.commands,
+            stats: self.control.stats,
+            dialing: Some(Dialing::new(requests, network_changes)),
+            checkpoints: None,
             detached_since: clock::now(),
             confirmed: false,
-            unconfirmed_patience: Duration::MAX,
-            patience: self.config.patience.map_or(self.ttl, |patience| patience.min(self.ttl)),
+            unconfirmed_timeout: Duration::MAX,
+            detach_timeout: self.config.patience.map_or(self.ttl, |patience| patience.min(self.ttl)),
             budget: Budget::new(usize::MAX),
         });
         let outcome = pump.run().await;

@@ -11,7 +11,7 @@ use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFields, ProvenKey, open_message, verify_host};
-use crate::pump::{Arrival, Facts, ORDERS};
+use crate::pump::{Arrival, MAX_COMMANDS, SessionStats};
 use crate::wire::{
     Accepted, Answer, Authorization, DecodeError, Epoch, Hello, MAX_HELLO, Open, Refusal, RefusalCode, SessionId,
     UserName, VERSION,
@@ -568,8 +568,8 @@ impl Opener {
         info!(event = "opened", session = %self.id, remote = info.remote.map(field::display), carrier = %info.kind,
             via = info.via.as_deref(),
             rtt_ms = carrier.rtt().map(|rtt| rtt.as_millis()), "session opened");
-        let (orders, ordered) = mpsc::channel(ORDERS);
-        let facts = Arc::new(Facts::new(self.config.session.receive_window as u64));
+        let (commands, ordered) = mpsc::channel(MAX_COMMANDS);
+        let stats = Arc::new(SessionStats::new(self.config.session.receive_window as u64));
         OpenSession {
             id: self.id,
             dialer: self.dialer,
@@ -586,8 +586,8 @@ impl Opener {
             },
             ttl: Duration::from_secs(accepted.ttl),
             early_data,
-            control: Control { orders, facts },
-            orders: ordered,
+            control: Control { commands, stats },
+            commands: ordered,
             config: self.config,
         }
     }

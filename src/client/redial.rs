@@ -5,16 +5,13 @@
 //! that completes, and on another one only if the answer is late. If the lead is not of the best kind, a better path
 //! is tried at intervals.
 
-mod dial_race;
-
-use self::dial_race::{DialProgress, DialRace};
 use super::dialer::Dialer;
-use super::path_upgrade::PathUpgrade;
 use super::paths::Paths;
 use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
+use crate::connection::{DIAL_TIMEOUT, DialProgress, DialRace, MAX_DIALS, PathUpgrade};
 use crate::identity::raw_key::ServerKey;
-use crate::pump::{Arrival, Epochs, Facts, Need, Order};
+use crate::pump::{Arrival, DialRequest, Epochs, SessionCommand, SessionStats};
 use crate::session::RedialPacer;
 use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, Resume, SessionId};
 use bytes::Bytes;
@@ -26,13 +23,6 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-/// Most concurrent dials. At 150 ms between attempts and two dials per attempt, twelve cover dials of 900 ms: one
-/// round trip of a direct path, or three through a relay of 300 ms each.
-const MAX_DIALS: usize = 12;
-/// The oldest dials are never aborted for newer ones, so that even the slowest path completes.
-const PROTECTED_DIALS: usize = 4;
-/// Limit for one dial, and for one resume.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Limit for an upgrade attempt. The lead carries the session meanwhile.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Attempts per socket. A NAT or firewall may block a flow by its source port.
@@ -46,36 +36,36 @@ pub(super) struct Redialer {
     pub(super) paths: Paths,
     pub(super) path_upgrade: PathUpgrade,
     pub(super) epochs: Arc<Epochs>,
-    pub(super) facts: Arc<Facts>,
+    pub(super) stats: Arc<SessionStats>,
     pub(super) arrivals: mpsc::Sender<Box<Arrival>>,
-    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) commands: mpsc::Sender<SessionCommand>,
 }
 
 impl Redialer {
     /// Runs until the session ends.
-    pub(super) async fn run(mut self, mut need: watch::Receiver<Need>) {
-        let mut roster = self.facts.roster();
+    pub(super) async fn run(mut self, mut request: watch::Receiver<DialRequest>) {
+        let mut active = self.stats.active_paths();
         let mut best = Rank::Direct;
         loop {
-            let rank = roster.borrow_and_update().lead.as_ref().map_or(best, |lead| lead.rank);
+            let rank = active.borrow_and_update().lead.as_ref().map_or(best, |lead| lead.rank);
             if rank > best {
                 // A standby has replaced a better carrier.
                 self.path_upgrade.handle_outage(clock::now());
             }
             best = rank;
             let better = self.paths.better_than(rank);
-            let needed = tokio::select! {
+            let requested = tokio::select! {
                 biased;
-                needed = need.wait_for(|need| *need != Need::Nothing) => needed.map(|need| *need).ok(),
-                changed = roster.changed() => match changed {
+                requested = request.wait_for(|request| *request != DialRequest::None) => requested.map(|request| *request).ok(),
+                changed = active.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => None,
                 },
-                () = clock::sleep_until(self.path_upgrade.due()), if !better.is_empty() => Some(Need::Nothing),
+                () = clock::sleep_until(self.path_upgrade.due()), if !better.is_empty() => Some(DialRequest::None),
             };
-            let finished = match needed {
-                Some(Need::Nothing) => self.upgrade(&better, &mut need).await,
-                Some(needed) => self.recover(needed, &mut need).await,
+            let finished = match requested {
+                Some(DialRequest::None) => self.upgrade(&better, &mut request).await,
+                Some(requested) => self.recover(requested, &mut request).await,
                 None => None,
             };
             if finished.is_none() {
@@ -85,24 +75,28 @@ impl Redialer {
     }
 
     /// `None` if the session has ended.
-    async fn recover(&mut self, needed: Need, need: &mut watch::Receiver<Need>) -> Option<Finished> {
+    async fn recover(
+        &mut self,
+        requested: DialRequest,
+        request: &mut watch::Receiver<DialRequest>,
+    ) -> Option<Finished> {
         self.path_upgrade.handle_outage(clock::now());
         let paths = self.paths.clone();
         let mut driver = DialDriver::new(
             self,
-            DialRace::for_outage(pacer(needed.is_waited_for()), needed, clock::now()),
+            DialRace::for_outage(pacer(requested.is_urgent()), requested, clock::now()),
         );
         tokio::select! {
-            ended = driver.run(need) => ended,
+            ended = driver.run(request) => ended,
             // The DNS lookup runs beside the dials and must not delay them.
             never = async { paths.refresh().await; std::future::pending().await } => never,
         }
     }
 
     /// Tries to switch to a better path. The lead stays active until the switch.
-    async fn upgrade(&mut self, better: &[Path], need: &mut watch::Receiver<Need>) -> Option<Finished> {
+    async fn upgrade(&mut self, better: &[Path], request: &mut watch::Receiver<DialRequest>) -> Option<Finished> {
         let mut driver = DialDriver::for_upgrade(self, better);
-        let finished = driver.run(need).await;
+        let finished = driver.run(request).await;
         let (now, taken) = (clock::now(), driver.taken.take());
         match taken.filter(|path| better.contains(path)) {
             Some(path) => {
@@ -115,7 +109,7 @@ impl Redialer {
     }
 
     fn resume(&mut self) -> Resume {
-        let (received, window) = self.facts.room();
+        let (received, window) = self.stats.room();
         Resume {
             session: self.session,
             epoch: self.epochs.next(),
@@ -172,7 +166,7 @@ impl<'a> DialDriver<'a> {
     }
 
     /// `None` if the session has ended.
-    async fn run(&mut self, need: &mut watch::Receiver<Need>) -> Option<Finished> {
+    async fn run(&mut self, request: &mut watch::Receiver<DialRequest>) -> Option<Finished> {
         loop {
             if self.dial_race.is_over(clock::now(), self.progress()) {
                 return Some(Finished);
@@ -180,10 +174,10 @@ impl<'a> DialDriver<'a> {
             self.resume_next();
             let wake = self.dial_race.poll_timeout(clock::now(), self.progress());
             tokio::select! {
-                changed = need.changed() => {
+                changed = request.changed() => {
                     changed.ok()?;
-                    let now_needed = *need.borrow_and_update();
-                    self.dial_race.handle_need(now_needed, clock::now());
+                    let requested_now = *request.borrow_and_update();
+                    self.dial_race.handle_request(requested_now, clock::now());
                 }
                 Some(step) = self.steps.join_next() => match step {
                     Ok(Step::Dialed(dialed, path)) => self.handle_dialed(*dialed, path),
@@ -229,8 +223,8 @@ impl<'a> DialDriver<'a> {
 
     fn dial_one(&mut self, path: Path) {
         self.dials.retain(|dial| !dial.is_finished());
-        if self.dials.len() >= MAX_DIALS
-            && let Some(given_up) = self.dials.remove(PROTECTED_DIALS)
+        if let Some(oldest) = DialRace::dial_to_abort(self.dials.len())
+            && let Some(given_up) = self.dials.remove(oldest)
         {
             given_up.abort();
         }
@@ -289,7 +283,11 @@ impl<'a> DialDriver<'a> {
             }
             Ok((_, Answer::Refused(refusal))) if refusal.code.is_final() => {
                 info!(event = "refused", %refusal, "the server half refused to resume the session");
-                self.redialer.orders.send(Order::Lost(refusal.to_string())).await.ok()?;
+                self.redialer
+                    .commands
+                    .send(SessionCommand::Lost(refusal.to_string()))
+                    .await
+                    .ok()?;
                 None
             }
             Ok((_, Answer::Refused(refusal))) => {
@@ -323,8 +321,8 @@ impl<'a> DialDriver<'a> {
     }
 }
 
-fn pacer(waited_for: bool) -> RedialPacer {
+fn pacer(is_urgent: bool) -> RedialPacer {
     let mut seed = [0; 8];
     aws_lc_rs::rand::fill(&mut seed).expect("the system provides random bytes");
-    RedialPacer::new(clock::now(), waited_for, u64::from_ne_bytes(seed))
+    RedialPacer::new(clock::now(), is_urgent, u64::from_ne_bytes(seed))
 }

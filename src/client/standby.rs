@@ -6,7 +6,7 @@ use super::paths::Paths;
 use crate::carrier::{Carrier, CarrierError, CarrierInfo, DialError, Path};
 use crate::clock;
 use crate::identity::raw_key::ServerKey;
-use crate::pump::{Facts, Roster};
+use crate::pump::{ActivePaths, SessionStats};
 use crate::wire::{Answer, Hello, Refusal, SessionId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(super) struct Standby {
     pub(super) dialer: Dialer,
     pub(super) server_key: Vec<u8>,
     pub(super) paths: Paths,
-    pub(super) facts: Arc<Facts>,
+    pub(super) stats: Arc<SessionStats>,
     pub(super) standbys: mpsc::Sender<Carrier>,
 }
 
@@ -53,15 +53,15 @@ enum StandbyError {
 impl Standby {
     /// Runs until the session is gone.
     pub(super) async fn run(mut self) {
-        let mut roster = self.facts.roster();
+        let mut active = self.stats.active_paths();
         let mut delay = FIRST_DELAY;
-        while roster.wait_for(has_no_standby).await.is_ok() {
+        while active.wait_for(has_no_standby).await.is_ok() {
             // Spread the dials of many clients over time after they connected together.
             let spread = FIRST_DELAY * u32::from(self.session.as_bytes()[0]) / 256;
             clock::sleep_until(clock::now() + delay + spread).await;
-            let Some(lead) = Some(roster.borrow().clone())
+            let Some(lead) = Some(active.borrow().clone())
                 .filter(has_no_standby)
-                .and_then(|roster| roster.lead)
+                .and_then(|active| active.lead)
             else {
                 continue;
             };
@@ -71,7 +71,7 @@ impl Standby {
                     if self.standbys.send(carrier).await.is_err() {
                         return;
                     }
-                    wait_until_accepted(&mut roster).await;
+                    wait_until_accepted(&mut active).await;
                     FIRST_DELAY
                 }
             };
@@ -114,12 +114,12 @@ impl Standby {
 }
 
 /// Whether there is a lead and every standby would fail together with it, as a former lead on the same path would.
-fn has_no_standby(roster: &Roster) -> bool {
-    let shares = |lead: &CarrierInfo| roster.standing.iter().all(|standing| standing.shares_path_with(lead));
-    roster.lead.as_ref().is_some_and(shares)
+fn has_no_standby(active: &ActivePaths) -> bool {
+    let shares = |lead: &CarrierInfo| active.standing.iter().all(|standing| standing.shares_path_with(lead));
+    active.lead.as_ref().is_some_and(shares)
 }
 
-async fn wait_until_accepted(roster: &mut watch::Receiver<Roster>) {
+async fn wait_until_accepted(active: &mut watch::Receiver<ActivePaths>) {
     // If the standby was lost or promoted meanwhile, the loop starts over.
-    let _ = timeout(ACCEPT_TIMEOUT, roster.wait_for(|roster| !has_no_standby(roster))).await;
+    let _ = timeout(ACCEPT_TIMEOUT, active.wait_for(|active| !has_no_standby(active))).await;
 }

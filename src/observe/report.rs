@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::carrier::CarrierInfo;
-use crate::pump::{Facts, Vitals};
+use crate::pump::{LiveStats, SessionStats};
 use crate::wire::SessionId;
 
 /// The report of one process.
@@ -116,31 +116,38 @@ pub(crate) struct PathReport {
 
 impl SessionReport {
     /// From the session's statistics and, if its pump has answered, from the pump.
-    pub(crate) fn new(id: SessionId, half: Half, facts: &Facts, vitals: Option<&Vitals>) -> SessionReport {
-        let (snapshot, roster) = (facts.snapshot(), facts.roster().borrow().clone());
-        let (state, age) = State::of(half, facts.is_ended(), &snapshot, vitals);
+    pub(crate) fn new(
+        id: SessionId,
+        half: Half,
+        stats: &SessionStats,
+        live_stats: Option<&LiveStats>,
+    ) -> SessionReport {
+        let (snapshot, paths) = (stats.outages(), stats.active_paths().borrow().clone());
+        let (state, age) = State::of(half, stats.is_ended(), &snapshot, live_stats);
         // A path that is down is not reported.
         let is_detached = state == State::Detached;
-        let carrier = roster.lead.as_ref().filter(|_| !is_detached);
-        let lead = vitals.and_then(|vitals| vitals.lead.as_ref()).filter(|_| !is_detached);
-        let (bytes_in, bytes_out) = facts.carried();
+        let carrier = paths.lead.as_ref().filter(|_| !is_detached);
+        let lead = live_stats
+            .and_then(|live_stats| live_stats.lead.as_ref())
+            .filter(|_| !is_detached);
+        let (bytes_in, bytes_out) = stats.transferred();
         let survived = snapshot.outages - u64::from(snapshot.detached_for.is_some()).min(snapshot.outages);
         SessionReport {
             state,
             age_ms: age.map(milliseconds),
             peer: snapshot.remote.filter(|_| !is_detached),
             path: carrier.map(path),
-            standby: roster.standing.iter().map(path).collect(),
+            standby: paths.standing.iter().map(path).collect(),
             rtt_ms: lead.and_then(|lead| Some((lead.rtt?.as_secs_f64() * 1e6).round() / 1e3)),
             loss: lead.and_then(|lead| lead.losses).map(|(sent, lost)| part(lost, sent)),
             bytes_in,
             bytes_out,
-            epoch: vitals.map(|vitals| vitals.epoch.get()),
+            epoch: live_stats.map(|live_stats| live_stats.epoch.get()),
             outages: Outages {
                 survived,
                 longest_ms: milliseconds(snapshot.longest_outage),
             },
-            buffered: vitals.map(|vitals| vitals.buffered),
+            buffered: live_stats.map(|live_stats| live_stats.buffered),
             ..SessionReport::gone(id, half)
         }
     }

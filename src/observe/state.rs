@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Half;
-use crate::pump::{Facts, Snapshot, Vitals};
+use crate::pump::{LiveStats, OutageStats, SessionStats};
 
 /// The client half sends something on every path at least every 30 s; longer silence means that the path is down.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(35);
@@ -39,8 +39,8 @@ impl State {
     pub(super) fn of(
         half: Half,
         is_ended: bool,
-        snapshot: &Snapshot,
-        vitals: Option<&Vitals>,
+        snapshot: &OutageStats,
+        live_stats: Option<&LiveStats>,
     ) -> (State, Option<Duration>) {
         if is_ended {
             return (State::Gone, None);
@@ -48,18 +48,18 @@ impl State {
         if let Some(detached_for) = snapshot.detached_for {
             return (State::Detached, Some(detached_for));
         }
-        let Some(vitals) = vitals else {
+        let Some(live_stats) = live_stats else {
             return (State::Probing, None);
         };
         // The lead was lost after the snapshot was taken.
-        let Some(lead) = &vitals.lead else {
+        let Some(lead) = &live_stats.lead else {
             return (State::Detached, Some(Duration::ZERO));
         };
         let is_overdue = half == Half::Server && lead.heard_for > SILENCE_TIMEOUT;
-        let state = match vitals.is_suspect || is_overdue {
+        let state = match live_stats.is_suspect || is_overdue {
             // Redialing has not succeeded for so long that there is no path, even if the lead's transport is still
             // trying.
-            true if vitals.is_suspect && lead.heard_for > RECOVERY_TIMEOUT => State::Detached,
+            true if live_stats.is_suspect && lead.heard_for > RECOVERY_TIMEOUT => State::Detached,
             true => State::Probing,
             false => State::Connected,
         };
@@ -77,8 +77,8 @@ impl State {
 }
 
 /// Asks all pumps at the same time; `None` for those that do not answer in time or have ended.
-pub(crate) async fn query_all(facts: &[Arc<Facts>]) -> Vec<Option<Vitals>> {
-    let asked: Vec<_> = facts.iter().map(|facts| facts.look()).collect();
+pub(crate) async fn query_all(stats: &[Arc<SessionStats>]) -> Vec<Option<LiveStats>> {
+    let asked: Vec<_> = stats.iter().map(|stats| stats.request_live_stats()).collect();
     let answers = async {
         let mut answers = Vec::with_capacity(asked.len());
         let end = tokio::time::Instant::from_std(crate::clock::now()) + STATS_TIMEOUT;
@@ -96,11 +96,11 @@ pub(crate) async fn query_all(facts: &[Arc<Facts>]) -> Vec<Option<Vitals>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pump::LeadVitals;
+    use crate::pump::LeadStats;
     use crate::wire::Epoch;
 
-    fn snapshot(detached_for: Option<Duration>) -> Snapshot {
-        Snapshot {
+    fn snapshot(detached_for: Option<Duration>) -> OutageStats {
+        OutageStats {
             remote: None,
             detached_for,
             outages: 0,
@@ -108,9 +108,9 @@ mod tests {
         }
     }
 
-    fn heard(heard_for: Duration, is_suspect: bool) -> Vitals {
-        Vitals {
-            lead: Some(LeadVitals {
+    fn heard(heard_for: Duration, is_suspect: bool) -> LiveStats {
+        LiveStats {
+            lead: Some(LeadStats {
                 rtt: None,
                 losses: None,
                 heard_for,
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn nothing_is_called_connected_that_was_not_heard() {
         let (short, long) = (Duration::from_secs(3), Duration::from_secs(40));
-        let of = |half, vitals: Option<Vitals>| State::of(half, false, &snapshot(None), vitals.as_ref());
+        let of = |half, live_stats: Option<LiveStats>| State::of(half, false, &snapshot(None), live_stats.as_ref());
         assert_eq!(
             of(Half::Client, Some(heard(short, false))),
             (State::Connected, Some(short))

@@ -1,12 +1,12 @@
-//! Memory that many sessions share.
+//! The memory budget that all sessions of a process share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What every session may hold whatever the others do, so that none starves.
-const FLOOR: usize = 64 * 1024;
+/// What every session may always hold, so that none starves.
+const MIN_PER_SESSION: usize = 64 * 1024;
 
-/// Most bytes that all sessions together keep for replay. At the limit pipes are not read; nothing is dropped.
+/// The most bytes that all sessions together keep for replay. At the limit pipes are not read; nothing is dropped.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
@@ -22,11 +22,11 @@ impl Budget {
         })
     }
 
-    /// Takes `bytes` for a session that does not run yet, whether there is room or not.
-    pub fn hold(self: &Arc<Budget>, bytes: usize) -> Held {
-        let mut share = Share::new(Arc::clone(self));
+    /// Reserves `bytes` for a session that does not run yet, even beyond the limit.
+    pub fn reserve(self: &Arc<Budget>, bytes: usize) -> Reservation {
+        let mut share = BudgetShare::new(Arc::clone(self));
         share.report(bytes);
-        Held(share)
+        Reservation(share)
     }
 
     /// Bytes in use now.
@@ -35,41 +35,41 @@ impl Budget {
     }
 }
 
-/// Memory of a session that does not run yet; free again when dropped.
-pub struct Held(#[allow(dead_code, reason = "it counts for as long as it lives")] Share);
+/// Memory reserved for a session that does not run yet. Dropping it frees the memory.
+pub struct Reservation(#[allow(dead_code, reason = "it counts for as long as it lives")] BudgetShare);
 
-/// One session's part of a budget.
-pub(super) struct Share {
+/// One session's share of the budget.
+pub(super) struct BudgetShare {
     budget: Arc<Budget>,
     reported: usize,
     refused: bool,
 }
 
-impl Share {
-    pub(super) fn new(budget: Arc<Budget>) -> Share {
-        Share {
+impl BudgetShare {
+    pub(super) fn new(budget: Arc<Budget>) -> BudgetShare {
+        BudgetShare {
             budget,
             reported: 0,
             refused: false,
         }
     }
 
-    /// How many of `wanted` bytes may be taken in by a session that holds `held`, the first `ready` of them in memory that
-    /// is part of that.
+    /// How many of `wanted` bytes a session that holds `held` bytes may read. The first `ready` of them fit into memory that
+    /// `held` already counts.
     pub(super) fn grant(&mut self, held: usize, wanted: usize, ready: usize) -> usize {
         self.report(held);
         let free = self.budget.limit.saturating_sub(self.budget.used());
-        let granted = wanted.min(ready.saturating_add(free.max(FLOOR.saturating_sub(held))));
+        let granted = wanted.min(ready.saturating_add(free.max(MIN_PER_SESSION.saturating_sub(held))));
         self.refused = granted == 0 && wanted > 0;
         granted
     }
 
-    /// Whether the last grant was empty for want of memory.
+    /// Whether the last grant was empty because no memory was left.
     pub(super) fn is_refused(&self) -> bool {
         self.refused
     }
 
-    /// The session holds so many bytes now.
+    /// Updates the number of bytes that the session holds.
     pub(super) fn report(&mut self, held: usize) {
         if held >= self.reported {
             self.budget.used.fetch_add(held - self.reported, Ordering::Relaxed);
@@ -80,7 +80,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.report(0);
     }
@@ -93,7 +93,10 @@ mod tests {
     #[test]
     fn a_greedy_session_leaves_others_their_floor() {
         let budget = Budget::new(1 << 20);
-        let (mut greedy, mut modest) = (Share::new(Arc::clone(&budget)), Share::new(Arc::clone(&budget)));
+        let (mut greedy, mut modest) = (
+            BudgetShare::new(Arc::clone(&budget)),
+            BudgetShare::new(Arc::clone(&budget)),
+        );
         assert_eq!(greedy.grant(0, 4 << 20, 0), 1 << 20);
         assert_eq!(greedy.grant(1 << 20, 1, 0), 0);
         assert!(greedy.is_refused());
@@ -102,7 +105,7 @@ mod tests {
             3,
             "memory that it holds already costs nothing"
         );
-        assert_eq!(modest.grant(0, 1 << 20, 0), FLOOR);
+        assert_eq!(modest.grant(0, 1 << 20, 0), MIN_PER_SESSION);
         drop(greedy);
         assert_eq!(budget.used(), 0);
     }

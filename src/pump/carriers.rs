@@ -1,367 +1,304 @@
-//! The carriers of one session: the lead, older leads that may still deliver, and those that stand by.
+//! Carriers as the paths of a connection: reading frames, flushing, and acting on what the connection decides.
 
-use super::Arrival;
-use super::attached::Attached;
-use super::facts::Roster;
+use super::session_stats::ActivePaths;
+use super::{FRAMES, Moved, Outcome, Pump};
 use crate::carrier::{Carrier, CarrierError, CloseReason, ReceivedFrame};
-use crate::session::{Standing, StandingWatch};
-use crate::wire::{Epoch, Frame, Offset};
-use bytes::Bytes;
+use crate::connection::{Accepted, Event, PathClose, PathIndex, PathTransport, Paths};
+use crate::wire::{Epoch, Frame};
+use bytes::{Bytes, BytesMut};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tracing::{debug, field, info};
+use tracing::{debug, field, info, warn};
 
-/// A peer that resumes again and again without a word in between holds no more than these.
-const MOST_CARRIERS: usize = 8;
-/// Of these so many may stand by: a path of its own, the former lead, and one that is about to be given up.
-const MOST_STANDING: usize = 3;
-
-/// A lead that is heard so soon after it lost the lead was not lost.
-const FALSE_ALARM: Duration = Duration::from_secs(1);
-
-#[derive(Default)]
-pub(super) struct Carriers {
-    lead: Option<Attached>,
-    /// Former leads and those that stand by, in the order in which they came to that.
-    others: Vec<Attached>,
-    /// The peer closed a carrier because it was done with the session: it waits for nothing more.
-    is_peer_done: bool,
-    /// Who leads or stands by has changed.
-    is_roster_new: bool,
-    pings: u64,
+/// A carrier as a path.
+pub(super) struct CarrierPath {
+    pub(super) carrier: Carrier,
+    #[cfg(debug_assertions)]
+    cut_at: Option<Instant>,
 }
 
-/// What a carrier brought.
-pub(super) enum News {
-    Frame { heard: ReceivedFrame, from: Source },
-    LeadLost { by_peer: bool },
-    OtherLost,
-}
-
-/// Where a frame came from. Holds until a carrier comes or goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
-    Lead,
-    Other(usize),
-}
-
-#[derive(PartialEq, Eq)]
-pub(super) enum Flushed {
-    /// `by_peer`: the peer's host itself said so.
-    LeadLost {
-        by_peer: bool,
-    },
-    Otherwise,
-}
-
-impl Carriers {
-    /// A carrier with an epoch above all before it leads from now on.
-    pub(super) fn add(&mut self, arrival: Arrival, now: Instant) {
-        self.retire_lead();
-        self.lead = Some(Attached {
-            epoch: Some(arrival.epoch),
-            reached: arrival.peer_received,
-            ..Attached::new(arrival.carrier, now)
-        });
-        self.is_roster_new = true;
-        if self.others.len() >= MOST_CARRIERS {
-            self.others.remove(0).carrier.close(CloseReason::Replaced);
+impl CarrierPath {
+    pub(super) fn new(carrier: Carrier, _now: Instant) -> CarrierPath {
+        CarrierPath {
+            carrier,
+            #[cfg(debug_assertions)]
+            cut_at: crate::fault::carrier_lifetime().map(|lifetime| _now + lifetime),
         }
     }
+}
 
-    /// A carrier stands by from now on. What its round trip is must be known by the time it leads.
-    pub(super) fn add_standing(&mut self, carrier: Carrier, now: Instant) {
-        let mut standing = Attached {
-            stands: true,
-            ..Attached::new(carrier, now)
+impl PathTransport for CarrierPath {
+    fn rtt(&self) -> Option<Duration> {
+        self.carrier.rtt()
+    }
+
+    fn received(&self) -> u64 {
+        self.carrier.packets_received()
+    }
+
+    fn counts_acks(&self) -> bool {
+        self.carrier.sees_transport_acks()
+    }
+
+    fn ack_mark(&self) -> Option<u64> {
+        self.carrier.ack_mark()
+    }
+
+    fn rebindings(&self) -> u64 {
+        self.carrier.rebindings()
+    }
+
+    fn losses(&self) -> Option<(u64, u64)> {
+        self.carrier.losses()
+    }
+
+    fn is_black_hole(&self) -> bool {
+        self.carrier.is_black_hole()
+    }
+
+    fn outbox(&mut self) -> &mut BytesMut {
+        self.carrier.outbox()
+    }
+
+    fn send_now(&mut self, frame: &Frame) {
+        self.carrier.send_now(frame);
+    }
+
+    fn send_keepalive(&mut self, token: u64) {
+        self.carrier.solicit_ack(token);
+    }
+
+    fn send_copy(&mut self, copy: Bytes) {
+        self.carrier.send_copy(copy);
+    }
+
+    fn close(&mut self, reason: PathClose) {
+        let info = self.carrier.info();
+        let remote = info.remote.map(field::display);
+        let reason = match reason {
+            PathClose::Replaced => CloseReason::Replaced,
+            PathClose::Unresponsive => {
+                info!(remote, "a standby carrier does not answer");
+                CloseReason::Replaced
+            }
+            PathClose::Undelivered => {
+                warn!(
+                    event = "undelivered",
+                    carrier = %info.kind,
+                    remote,
+                    "packets from the peer arrive, but nothing sent to it is delivered: closing this path"
+                );
+                CloseReason::Undelivered
+            }
+            PathClose::Lost => CloseReason::Protocol,
         };
-        if standing.carrier.rtt().is_none() {
-            standing.watch.handle_doubt(now);
+        self.carrier.close(reason);
+    }
+}
+
+impl<R, W> Pump<R, W> {
+    /// Makes a newly accepted carrier the lead.
+    pub(super) fn take_arrivals(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(cx) else {
+            return Ok(false);
+        };
+        let accepted = Accepted {
+            epoch: arrival.epoch,
+            received: arrival.peer_received,
+            window: arrival.peer_window,
+        };
+        arrival.carrier.raise_receive_window();
+        let path = CarrierPath::new(arrival.carrier, now);
+        let handled = self.connection.handle_path(path, accepted, arrival.first, now);
+        handled.map_err(Outcome::Desync)?;
+        self.handle_events(now);
+        Ok(true)
+    }
+
+    /// Adds a standby carrier.
+    pub(super) fn take_standbys(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        let Poll::Ready(Some(carrier)) = self.standbys.poll_recv(cx) else {
+            return Ok(false);
+        };
+        carrier.raise_receive_window();
+        debug!(remote = carrier.info().remote.map(field::display), carrier = %carrier.info().kind, "a carrier stands by");
+        let handled = self.connection.handle_standby(CarrierPath::new(carrier, now), now);
+        handled.map_err(Outcome::Desync)?;
+        self.handle_events(now);
+        Ok(true)
+    }
+
+    /// Reads frames from all carriers; the lead is polled first.
+    pub(super) fn take_frames(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        self.inject_cuts(now);
+        let mut moved = false;
+        for _ in 0..FRAMES {
+            match self.poll_frame(cx) {
+                None => break,
+                Some((from, Ok(heard))) => self.handle_heard(from, heard, now)?,
+                Some((index, Err(error))) => self.handle_carrier_lost(index, &error, now)?,
+            }
+            moved = true;
         }
-        self.others.push(standing);
-        self.limit_standing();
+        Ok(moved)
     }
 
-    /// A carrier that is not the lead becomes it; the lead before stands by, if there is one. `doubted`: the driver has
-    /// not heard from that lately.
-    pub(super) fn promote(&mut self, place: usize, epoch: Epoch, doubted: bool, now: Instant) {
-        let mut promoted = self.others.remove(place);
-        promoted.epoch = Some(epoch);
-        promoted.delivered = false;
-        promoted.stands = false;
-        promoted.doubted = None;
-        if let Some(lead) = &mut self.lead {
-            lead.stands = true;
-            lead.answer_mark = lead.carrier.answer_mark();
-            lead.doubted = doubted.then_some(now);
-            lead.watch = StandingWatch::new(now);
-            lead.watch.handle_doubt(now);
+    /// Flushes every carrier. Returns whether the lead was lost.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Outcome> {
+        let mut lead_error = None;
+        for index in self.connection.paths().indices() {
+            let Some(path) = self.connection.paths_mut().get_mut(index) else {
+                continue;
+            };
+            let Poll::Ready(Err(error)) = path.carrier.poll_flush(cx) else {
+                continue;
+            };
+            match index {
+                // Handled last: another path may take its place, which changes the indices.
+                PathIndex::Lead => lead_error = Some(error),
+                PathIndex::Other(_) => self.handle_carrier_lost(index, &error, now)?,
+            }
         }
-        self.retire_lead();
-        self.lead = Some(promoted);
-        self.limit_standing();
-    }
-
-    /// The lead leads again, under another epoch.
-    pub(super) fn renew_lead(&mut self, epoch: Epoch) {
-        if let Some(lead) = &mut self.lead {
-            lead.epoch = Some(epoch);
+        if let Some(error) = &lead_error {
+            self.handle_carrier_lost(PathIndex::Lead, error, now)?;
         }
-    }
-
-    /// The best of those that stand by: one that is not in doubt, the nearest of these.
-    pub(super) fn best_standby(&self) -> Option<usize> {
-        let standing = self.others.iter().enumerate().filter(|(_, other)| other.stands);
-        let best = standing.min_by_key(|(_, other)| (other.doubted.is_some(), other.rtt()));
-        best.map(|(place, _)| place)
-    }
-
-    /// Whether one stands by that is not in doubt.
-    pub(super) fn has_standby(&self) -> bool {
-        self.others.iter().any(|other| other.stands && other.doubted.is_none())
-    }
-
-    pub(super) fn lead(&mut self) -> Option<&mut Carrier> {
-        self.lead.as_mut().map(|lead| &mut lead.carrier)
-    }
-
-    /// Closes the lead for want of delivery.
-    pub(super) fn leave_lead(&mut self, reason: CloseReason) {
-        if let Some(mut lead) = self.lead.take() {
-            lead.carrier.close(reason);
-            self.is_roster_new = true;
-        }
-    }
-
-    /// How far the lead got, in case that it is to lead again.
-    pub(super) fn note_reached(&mut self, reached: Offset) {
-        if let Some(lead) = &mut self.lead {
-            lead.reached = reached;
-        }
-    }
-
-    /// Lets the latest former lead that lives lead, and says of it what the session has to know.
-    pub(super) fn fall_back(&mut self) -> Option<(Epoch, Offset)> {
-        let former = self.others.iter().enumerate();
-        let latest = former.filter_map(|(place, other)| Some((other.epoch?, place)));
-        let (epoch, place) = latest.max_by_key(|(epoch, _)| *epoch)?;
-        let lead = self.others.remove(place);
-        let reached = lead.reached;
-        self.lead = Some(lead);
-        self.is_roster_new = true;
-        Some((epoch, reached))
+        Ok(lead_error.is_some())
     }
 
     pub(super) fn is_lead_flushed(&self) -> bool {
-        self.lead.as_ref().is_none_or(|lead| lead.carrier.is_flushed())
+        let lead = self.connection.paths().lead();
+        lead.is_none_or(|lead| lead.carrier.is_flushed())
     }
 
-    /// The next frame of any carrier; the lead is asked first.
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<News> {
-        self.inject_cuts(now);
-        for source in self.sources() {
-            let Some(attached) = self.at(source) else { continue };
-            let heard = match attached.carrier.poll_frame(cx) {
-                Poll::Pending => continue,
-                Poll::Ready(Ok(heard)) => heard,
-                Poll::Ready(Err(error)) => {
-                    debug!(%error, epoch = ?attached.epoch, is_lead = source == Source::Lead, "carrier lost");
-                    return Poll::Ready(self.remove(source, &error));
+    /// Logs and counts what the connection has decided.
+    pub(super) fn handle_events(&mut self, now: Instant) {
+        while let Some(event) = self.connection.poll_event() {
+            match event {
+                Event::LeadChanged {
+                    epoch,
+                    replayed_bytes,
+                    silent_since,
+                    by_peer,
+                } => {
+                    if by_peer {
+                        self.last_heard.handle_frame(now);
+                    }
+                    self.handle_lead_changed(epoch, replayed_bytes, silent_since, now);
                 }
-            };
-            if let Frame::Ping { token } = heard.frame {
-                attached.carrier.send_now(&Frame::Pong { token });
-            } else if source == Source::Lead && !std::mem::replace(&mut attached.delivered, true) {
-                self.close_others();
-            }
-            return Poll::Ready(News::Frame { heard, from: source });
-        }
-        Poll::Pending
-    }
-
-    /// Moves what is queued on every carrier.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Flushed {
-        let mut flushed = Flushed::Otherwise;
-        for source in self.sources() {
-            let Some(attached) = self.at(source) else { continue };
-            if let Poll::Ready(Err(error)) = attached.carrier.poll_flush(cx) {
-                debug!(%error, "carrier lost");
-                if let News::LeadLost { by_peer } = self.remove(source, &error) {
-                    flushed = Flushed::LeadLost { by_peer };
+                Event::FellBack { epoch } => self.handle_fallen_back(epoch, now),
+                Event::LeadLost => self.stats.handle_detached(now),
+                Event::Suspected { rtt, has_standby } => {
+                    let rtt_ms = rtt.as_millis();
+                    match has_standby {
+                        true => info!(
+                            event = "suspected",
+                            rtt_ms, "the path is silent: promoting a standby carrier"
+                        ),
+                        false => info!(event = "suspected", rtt_ms, "the path is silent: dialing a new carrier"),
+                    }
                 }
+                Event::FalseAlarm => debug!("the previous lead answers: the suspicion was wrong"),
+                Event::StaleEpoch { epoch } => debug!(%epoch, "a carrier or resume with an old epoch is ignored"),
             }
         }
-        flushed
     }
 
-    /// Asks those that stand by whether they live, and lets go of those that do not answer. For the half that dials.
-    /// Gives whether the lead before this one was suspected for nothing.
-    pub(super) fn keep_warm(&mut self, now: Instant) -> bool {
-        let mut false_alarm = false;
-        for place in (0..self.others.len()).rev() {
-            let other = &mut self.others[place];
-            if !other.stands || (other.watch.poll_timeout() > now && other.doubted.is_none()) {
-                continue;
-            }
-            let refuted = other.listen(now);
-            false_alarm |= refuted.is_some_and(|doubted| now.saturating_duration_since(doubted) < FALSE_ALARM);
-            match other.watch.poll(now, other.rtt()) {
-                Standing::Wait => {}
-                Standing::Probe => {
-                    self.pings += 1;
-                    other.carrier.solicit_ack(self.pings);
-                }
-                Standing::Dead => {
-                    info!(
-                        remote = other.carrier.info().remote.map(field::display),
-                        "a standing carrier does not answer"
-                    );
-                    other.carrier.close(CloseReason::Replaced);
-                    self.others.remove(place);
-                    self.is_roster_new = true;
-                }
-            }
-        }
-        false_alarm
-    }
-
-    /// Whatever was known of the paths is old: ask at once.
-    pub(super) fn doubt_standing(&mut self, now: Instant) {
-        let standing = self.others.iter_mut().filter(|other| other.stands);
-        standing.for_each(|other| other.watch.handle_doubt(now));
-    }
-
-    /// When [`Carriers::keep_warm`] is due.
-    pub(super) fn warm_timeout(&self) -> Option<Instant> {
-        let standing = self.others.iter().filter(|other| other.stands);
-        standing.map(|other| other.watch.poll_timeout()).min()
-    }
-
-    /// Copies of the same bytes that the lead's losses demand.
-    pub(super) fn lead_copies(&mut self, now: Instant) -> u32 {
-        let Some(lead) = &mut self.lead else { return 0 };
-        let Some((sent, lost)) = lead.carrier.losses() else {
-            return 0;
-        };
-        lead.loss.observe(sent, lost, now);
-        lead.loss.copies()
-    }
-
-    /// Whether any carrier stands by.
-    pub(super) fn is_any_standing(&self) -> bool {
-        self.others.iter().any(|other| other.stands)
-    }
-
-    /// Sends a copy on every carrier that stands by.
-    pub(super) fn copy_to_standing(&mut self, copy: &Bytes) {
-        let standing = self.others.iter_mut().filter(|other| other.stands);
-        standing.for_each(|other| other.carrier.send_copy(copy.clone()));
-    }
-
-    /// Who leads and who stands by, if that has changed.
-    pub(super) fn new_roster(&mut self) -> Option<Roster> {
-        std::mem::take(&mut self.is_roster_new).then(|| Roster {
-            lead: self.lead.as_ref().map(|lead| lead.carrier.info().clone()),
-            standing: {
-                let standing = self.others.iter().filter(|other| other.stands);
-                standing.map(|other| other.carrier.info().clone()).collect()
-            },
+    /// The lead and the standby carriers, if they changed.
+    pub(super) fn changed_paths(&mut self) -> Option<ActivePaths> {
+        let is_changed = self.connection.paths_mut().take_changed();
+        let paths = self.connection.paths();
+        is_changed.then(|| ActivePaths {
+            lead: paths.lead().map(|lead| lead.carrier.info().clone()),
+            standing: paths.standbys().map(|standby| standby.carrier.info().clone()).collect(),
         })
     }
 
-    /// Closes all at once.
-    pub(super) fn close(mut self, reason: CloseReason) {
-        let all = self.lead.iter_mut().chain(&mut self.others);
-        all.for_each(|attached| attached.carrier.close(reason));
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Option<(PathIndex, Result<ReceivedFrame, CarrierError>)> {
+        let paths = self.connection.paths_mut();
+        for index in paths.indices() {
+            let Some(path) = paths.get_mut(index) else { continue };
+            if let Poll::Ready(polled) = path.carrier.poll_frame(cx) {
+                return Some((index, polled));
+            }
+        }
+        None
     }
 
-    /// Gives the last words of the lead a chance, and closes all. Whether the peer has them.
-    pub(super) async fn finish(mut self, reason: CloseReason) -> bool {
-        self.others.iter_mut().for_each(|other| other.carrier.close(reason));
-        match self.lead {
-            Some(lead) => lead.carrier.finish(reason).await,
-            None => self.is_peer_done,
+    fn handle_heard(&mut self, from: PathIndex, heard: ReceivedFrame, now: Instant) -> Result<(), Outcome> {
+        if from == PathIndex::Lead {
+            self.last_heard.handle_frame(now);
+        }
+        let handled = self.connection.handle_frame(from, heard.frame, heard.is_copy, now);
+        handled.map_err(Outcome::Desync)?;
+        self.handle_events(now);
+        Ok(())
+    }
+
+    fn handle_carrier_lost(&mut self, index: PathIndex, error: &CarrierError, now: Instant) -> Result<(), Outcome> {
+        debug!(%error, is_lead = index == PathIndex::Lead, "carrier lost");
+        self.is_peer_done |= error.is_peer_done();
+        let handled = self.connection.handle_path_closed(index, error.is_from_peer(), now);
+        handled.map_err(Outcome::Desync)?;
+        self.handle_events(now);
+        Ok(())
+    }
+
+    fn handle_lead_changed(&mut self, epoch: Epoch, replayed_bytes: u64, silent_since: Option<Instant>, now: Instant) {
+        let Some(lead) = self.connection.paths().lead() else {
+            return;
+        };
+        self.last_heard.handle_lead(&lead.carrier, now);
+        let info = lead.carrier.info();
+        if let Some(outage) = self.stats.handle_attached(info, now, silent_since) {
+            info!(event = "resumed", replayed_bytes, outage_ms = outage.as_millis(), %epoch, carrier = %info.kind,
+                remote = info.remote.map(field::display), via = info.via.as_deref(), "session resumed");
         }
     }
 
+    fn handle_fallen_back(&mut self, epoch: Epoch, now: Instant) {
+        if let Some(lead) = self.connection.paths().lead() {
+            self.last_heard.handle_lead(&lead.carrier, now);
+            self.stats.handle_attached(lead.carrier.info(), now, None);
+        }
+        debug!(%epoch, "an older carrier leads again");
+    }
+
     #[cfg(debug_assertions)]
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let all = self.lead.iter().chain(&self.others);
-        all.filter_map(|attached| attached.cut_at).min()
+    pub(super) fn fault_timeout(&mut self) -> Option<Instant> {
+        let paths = self.connection.paths_mut();
+        paths.iter_mut().filter_map(|path| path.cut_at).min()
     }
 
     #[cfg(not(debug_assertions))]
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(super) fn fault_timeout(&mut self) -> Option<Instant> {
         None
     }
 
     #[cfg(debug_assertions)]
     fn inject_cuts(&mut self, now: Instant) {
-        for attached in self.lead.iter_mut().chain(&mut self.others) {
-            if attached.cut_at.is_some_and(|cut_at| cut_at <= now) {
-                attached.cut_at = None;
-                attached.carrier.close(CloseReason::ShuttingDown);
+        for path in self.connection.paths_mut().iter_mut() {
+            if path.cut_at.is_some_and(|cut_at| cut_at <= now) {
+                path.cut_at = None;
+                path.carrier.close(CloseReason::ShuttingDown);
             }
         }
     }
 
     #[cfg(not(debug_assertions))]
     fn inject_cuts(&mut self, _now: Instant) {}
+}
 
-    /// The lead first, then the others from the latest on: removing one moves only those that had their turn.
-    fn sources(&self) -> impl Iterator<Item = Source> + use<> {
-        std::iter::once(Source::Lead).chain((0..self.others.len()).rev().map(Source::Other))
-    }
+/// Closes all carriers at once.
+pub(super) fn close(mut paths: Paths<CarrierPath>, reason: CloseReason) {
+    paths.iter_mut().for_each(|path| path.carrier.close(reason));
+}
 
-    fn at(&mut self, source: Source) -> Option<&mut Attached> {
-        match source {
-            Source::Lead => self.lead.as_mut(),
-            Source::Other(place) => self.others.get_mut(place),
-        }
-    }
-
-    /// The lead is no longer it.
-    fn retire_lead(&mut self) {
-        self.others.extend(self.lead.take());
-        self.is_roster_new = true;
-    }
-
-    fn limit_standing(&mut self) {
-        self.is_roster_new = true;
-        let standing = self.others.iter().filter(|other| other.stands).count();
-        if standing > MOST_STANDING
-            && let Some(oldest) = self.others.iter().position(|other| other.stands)
-        {
-            self.others.remove(oldest).carrier.close(CloseReason::Replaced);
-        }
-    }
-
-    /// The lead delivers: nothing more is hoped for from those before it that do not stand by.
-    fn close_others(&mut self) {
-        self.others.retain_mut(|other| {
-            if !other.stands {
-                other.carrier.close(CloseReason::Replaced);
-            }
-            other.stands
-        });
-    }
-
-    fn remove(&mut self, source: Source, error: &CarrierError) -> News {
-        self.is_peer_done |= error.is_peer_done();
-        self.is_roster_new = true;
-        let (lost, news) = match source {
-            // Whether an older carrier may lead again is for the driver to say.
-            Source::Lead => (
-                self.lead.take(),
-                News::LeadLost {
-                    by_peer: error.is_from_peer(),
-                },
-            ),
-            Source::Other(place) => (Some(self.others.remove(place)), News::OtherLost),
-        };
-        if let Some(mut lost) = lost {
-            lost.carrier.close(CloseReason::Protocol);
-        }
-        news
+/// Flushes the lead and closes all carriers. Returns whether the peer has everything; `None` if there is no lead.
+pub(super) async fn finish(paths: Paths<CarrierPath>, reason: CloseReason) -> Option<bool> {
+    let (lead, mut others) = paths.into_parts();
+    others.iter_mut().for_each(|path| path.carrier.close(reason));
+    match lead {
+        Some(lead) => Some(lead.carrier.finish(reason).await),
+        None => None,
     }
 }

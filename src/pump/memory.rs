@@ -1,13 +1,13 @@
-//! The memory of a session, and when it goes back to the system.
+//! A session's memory, and when it is returned to the system.
 
 use super::Pump;
 use crate::session::{SessionConfig, SessionMemory};
 use std::time::{Duration, Instant};
 
-/// A session at rest for so long is not in the middle of anything: fresh pages will cost nothing that is felt.
-const QUIET: Duration = Duration::from_secs(5);
+/// After this long without traffic, the cost of fresh pages is not noticed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Memory of this process for a session. What is empty goes back to the system when the session rests.
+/// Allocates memory for a session. Unused pages are returned to the system when the session is idle.
 pub fn session_memory(config: &SessionConfig) -> SessionMemory {
     #[cfg(target_os = "linux")]
     if let Ok(memory) = mapped::memory(config) {
@@ -17,19 +17,20 @@ pub fn session_memory(config: &SessionConfig) -> SessionMemory {
 }
 
 impl<R, W> Pump<R, W> {
-    /// Gives back what a quiet session does not need. A successor knows by now that nothing is left in it.
+    /// Returns unused memory of an idle session. The latest checkpoint already says that it is empty.
     pub(super) fn give_memory_back(&mut self, now: Instant) {
-        // Probes and acknowledgements are no reason to keep it.
-        let carried = self.session.carried();
-        if carried != self.carried {
-            (self.carried, self.quiet_since) = (carried, now);
+        // Probes and acknowledgements do not count as traffic.
+        let transferred = self.connection.session().transferred();
+        if transferred != self.transferred {
+            (self.transferred, self.quiet_since) = (transferred, now);
         } else if self.memory_due().is_some_and(|due| due <= now) {
-            self.session.release_idle_memory();
+            self.connection.session_mut().release_idle_memory();
         }
     }
 
     pub(super) fn memory_due(&self) -> Option<Instant> {
-        self.session.is_memory_idle().then(|| self.quiet_since + QUIET)
+        let session = self.connection.session();
+        session.is_memory_idle().then(|| self.quiet_since + IDLE_TIMEOUT)
     }
 }
 

@@ -1,101 +1,83 @@
-//! The one loop that joins a local pipe, a session and its carriers.
+//! The loop that connects a local pipe, a session and its carriers: `local pipe <-> Session <-> Carrier`.
 //!
-//! Both halves run it: `local pipe <-> Session <-> Carrier`. They differ in who produces carriers, which arrive
-//! through a bounded channel, and in what the pipe is. Everything is polled by one task, without a lock and
-//! without a queue between the steps: a step that cannot move is asked again when its waker says so.
+//! Both halves run it. They differ in what the pipe is and in who produces carriers, which arrive through a bounded
+//! channel. One task polls everything, without locks and without queues between the steps: a step that cannot make
+//! progress is polled again when its waker fires.
 
-mod attached;
 mod budget;
 mod carriers;
-mod copies;
-mod ending;
-mod epochs;
-mod facts;
-mod hole;
-mod late;
-mod leads;
-mod ledger;
+mod checkpoint;
+mod live_stats;
 mod memory;
 mod parts;
 mod pipe;
-mod vigil;
-mod vitals;
+mod session_stats;
+mod shutdown;
 
-pub use budget::{Budget, Held};
-pub use epochs::Epochs;
-pub use facts::{Facts, Roster, Snapshot};
-pub use ledger::{Ledger, Record};
+pub use crate::connection::{DialRequest, Epochs};
+pub use budget::{Budget, Reservation};
+pub use checkpoint::{Checkpoint, CheckpointStore};
+pub use live_stats::{LeadStats, LiveStats};
 pub use memory::session_memory;
-pub use parts::{ARRIVALS, Arrival, ORDERS, Order, Outcome, PumpParts, STANDBYS};
-pub use vigil::{Need, Vigil};
-pub use vitals::{LeadVitals, Vitals};
+pub use parts::{Arrival, Dialing, MAX_ARRIVALS, MAX_COMMANDS, MAX_STANDBYS, Outcome, PumpParts, SessionCommand};
+pub use session_stats::{ActivePaths, OutageStats, SessionStats};
 
 use crate::carrier::{self, Carrier, CloseReason};
 use crate::clock::{self, Timer};
-use crate::session::Session;
+use crate::connection::{Connection, ConnectionConfig, Role};
 use crate::wire::{CloseCode, Frame};
-use budget::Share;
-use carriers::Carriers;
-use copies::Copies;
-use ending::Ending;
-use hole::{HoleWatch, Seen};
-use late::LateWatch;
+use budget::BudgetShare;
+use carriers::CarrierPath;
+use live_stats::{LastHeard, StatsRequest};
+use shutdown::Shutdown;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tracing::{debug, field, warn};
-use vigil::Advice;
-use vitals::{Hearing, Look};
+use tracing::{debug, warn};
 
-/// Rounds of one poll before other tasks get their turn.
+/// Rounds per poll before the task yields.
 const ROUNDS: usize = 32;
-/// Frames taken from the carriers in one round.
+/// Most frames read from the carriers in one round.
 const FRAMES: usize = 64;
-/// How far the lead's outbox is filled in one go: a full frame and its header.
+/// How far the lead's outbox is filled at a time: one full frame with its header.
 const FILL: usize = crate::wire::MAX_DATA + 64;
-/// Nobody waits longer, whatever a peer or a user says.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// When to ask again for memory that was refused.
-const BUDGET_RETRY: Duration = Duration::from_millis(50);
+/// Upper bound of timeouts from a peer or a user. Small enough to be added to any instant.
+const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Delay before asking again for memory that was refused.
+const BUDGET_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// One running session.
 pub struct Pump<R, W> {
-    session: Session,
+    connection: Connection<CarrierPath>,
     input: Option<R>,
     output: Option<W>,
     pipe_closed: CloseCode,
     arrivals: mpsc::Receiver<Box<Arrival>>,
     standbys: mpsc::Receiver<Carrier>,
-    epochs: Arc<Epochs>,
-    orders: mpsc::Receiver<Order>,
-    facts: Arc<Facts>,
-    looks: mpsc::Receiver<Look>,
-    hearing: Hearing,
-    vigil: Option<Vigil>,
-    hole: HoleWatch,
-    late: LateWatch,
-    patience: Duration,
-    unconfirmed_patience: Duration,
-    confirmed: bool,
-    /// Since when a first frame of the peer is waited for.
-    begun: Instant,
-    share: Share,
-    carriers: Carriers,
-    copies: Copies,
-    ending: Ending,
-    alone_since: Instant,
-    ledger: Option<Box<dyn Ledger>>,
-    /// What the session had carried when that was looked at last.
-    carried: u64,
-    /// Since when it has carried nothing more.
+    commands: mpsc::Receiver<SessionCommand>,
+    stats: Arc<SessionStats>,
+    stats_requests: mpsc::Receiver<StatsRequest>,
+    last_heard: LastHeard,
+    /// `None` on the server half.
+    dialing: Option<Dialing>,
+    /// The dial request that was published last.
+    published: DialRequest,
+    share: BudgetShare,
+    /// The peer closed a carrier because it had finished the session, so it waits for nothing more.
+    is_peer_done: bool,
+    shutdown: Shutdown,
+    checkpoints: Option<Box<dyn CheckpointStore>>,
+    /// [`Session::transferred`] at the last check.
+    transferred: u64,
+    /// Since when it has transferred nothing.
     quiet_since: Instant,
     timer: Timer,
 }
 
-/// Whether a step moved something.
+/// Whether a step made progress.
 type Moved = bool;
 
 impl<R, W> Pump<R, W>
@@ -103,46 +85,48 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    /// A pump for a session that begins, or that a predecessor left.
+    /// A pump for a new or restored session.
     pub fn new(parts: PumpParts<R, W>) -> Pump<R, W> {
-        let session = parts.session;
-        let mut share = Share::new(parts.budget);
+        let (session, now) = (parts.session, clock::now());
+        let mut share = BudgetShare::new(parts.budget);
         share.report(session.memory_held());
+        let config = ConnectionConfig {
+            role: match parts.dialing {
+                Some(_) => Role::Client,
+                None => Role::Server,
+            },
+            epochs: parts.epochs,
+            detached_since: parts.detached_since,
+            confirmed: parts.confirmed,
+            detach_timeout: parts.detach_timeout.min(MAX_TIMEOUT),
+            unconfirmed_timeout: parts.unconfirmed_timeout,
+        };
         Pump {
             input: (!session.is_input_ended()).then_some(parts.input),
             output: (!session.is_output_done()).then_some(parts.output),
-            session,
+            connection: Connection::new(session, config, now),
             pipe_closed: parts.pipe_closed,
             arrivals: parts.arrivals,
             standbys: parts.standbys,
-            epochs: parts.epochs,
-            orders: parts.orders,
-            looks: parts.facts.take_looks(),
-            hearing: Hearing::new(clock::now()),
-            facts: parts.facts,
-            vigil: parts.vigil,
-            hole: HoleWatch::default(),
-            late: LateWatch::default(),
-            // Far enough for any session, near enough to be added to any instant.
-            patience: parts.patience.min(FOREVER),
-            unconfirmed_patience: parts.unconfirmed_patience.min(FOREVER),
-            confirmed: parts.confirmed,
-            begun: parts.detached_since,
+            commands: parts.commands,
+            stats_requests: parts.stats.take_stats_requests(),
+            last_heard: LastHeard::new(now),
+            stats: parts.stats,
+            dialing: parts.dialing,
+            published: DialRequest::None,
             share,
-            carriers: Carriers::default(),
-            copies: Copies::new(clock::now()),
-            ending: Ending::new(parts.input_ends_itself),
-            alone_since: parts.detached_since,
-            ledger: parts.ledger,
-            carried: 0,
-            quiet_since: clock::now(),
+            is_peer_done: false,
+            shutdown: Shutdown::new(parts.input_ends_itself),
+            checkpoints: parts.checkpoints,
+            transferred: 0,
+            quiet_since: now,
             timer: Timer::new(),
         }
     }
 
-    /// Runs the session to its end, and says goodbye to the peer.
+    /// Runs the session to its end and closes its carriers.
     pub fn run(self) -> impl Future<Output = Outcome> {
-        // A future keeps room for its arguments twice, and so does each that waits for it.
+        // Boxed because a future stores its arguments twice, and so does each future that awaits it.
         Box::new(self).drive()
     }
 
@@ -152,10 +136,10 @@ where
             self.leave().await;
             return outcome;
         }
-        if let Some(ledger) = &mut self.ledger {
-            ledger.handle_end(&outcome);
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.handle_end(&outcome);
         }
-        self.facts.handle_end();
+        self.stats.handle_end();
         let reason = match &outcome {
             Outcome::Desync(error) => {
                 warn!(event = "closed", %error, "session ended: the peer broke the protocol");
@@ -170,12 +154,13 @@ where
         };
         // The pipe learns of the end before the peer has confirmed it.
         drop((self.input.take(), self.output.take()));
-        if !self.session.owes_last_words() {
-            self.carriers.close(reason);
+        let paths = self.connection.take_paths();
+        if !self.connection.session().owes_last_ack() {
+            carriers::close(paths, reason);
             carrier::flush_transport().await;
             return outcome;
         }
-        let told = self.carriers.finish(reason).await;
+        let told = carriers::finish(paths, reason).await.unwrap_or(self.is_peer_done);
         match outcome {
             // The peer may go on waiting for our last acknowledgement.
             Outcome::Finished if !told => Outcome::Unfinished,
@@ -183,24 +168,32 @@ where
         }
     }
 
-    /// Says goodbye to the peer, not to the session.
+    /// Tells the peer that this process stops, without ending the session.
     async fn leave(&mut self) {
-        if let Some(lead) = self.carriers.lead() {
-            Frame::Drain.encode(lead.outbox());
+        let mut paths = self.connection.take_paths();
+        if let Some(lead) = paths.lead_mut() {
+            Frame::Drain.encode(lead.carrier.outbox());
         }
-        // What finds no room on the lead now is said by the close of it as well.
-        poll_fn(|cx| Poll::Ready(self.carriers.poll_flush(cx))).await;
-        std::mem::take(&mut self.carriers).close(CloseReason::ShuttingDown);
+        // If this does not fit into the lead's buffers now, its close reason says the same.
+        poll_fn(|cx| {
+            for path in paths.iter_mut() {
+                // An error means that the carrier is lost already.
+                let _ = path.carrier.poll_flush(cx);
+            }
+            Poll::Ready(())
+        })
+        .await;
+        carriers::close(paths, CloseReason::ShuttingDown);
         carrier::flush_transport().await;
     }
 
     fn say_close(&mut self, code: CloseCode, message: &str) {
-        if let Some(lead) = self.carriers.lead() {
+        if let Some(lead) = self.connection.paths_mut().lead_mut() {
             Frame::Close {
                 code,
                 message: message.into(),
             }
-            .encode(lead.outbox());
+            .encode(lead.carrier.outbox());
         }
     }
 
@@ -223,46 +216,46 @@ where
         Poll::Pending
     }
 
-    /// Every step once. `Err` is the end.
+    /// Runs every step once. `Err` ends the session.
     fn round(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
         let mut moved = self.take_orders(cx, now)?;
         moved |= self.take_arrivals(cx, now)?;
         moved |= self.take_standbys(cx, now)?;
         moved |= self.take_frames(cx, now)?;
-        // The pipe is touched only when a successor would find its way from here: where the bytes go that are read,
-        // and that its closing is deliberate.
-        self.record();
+        // Before the pipe is touched: a successor must know where in the ring the bytes go that are read, and that closing
+        // the pipe is intended.
+        self.save_checkpoint();
         moved |= self.write_output(cx, now);
         moved |= self.read_input(cx);
         moved |= self.end_drain(now);
-        self.keep_watch(cx, now)?;
-        moved |= self.leave_hole(now)?;
-        // Carriers are told only what a successor would stand by.
-        self.record();
+        moved |= self.monitor_paths(cx, now)?;
+        // Before anything is sent: a successor must know what the peer was told.
+        self.save_checkpoint();
         moved |= self.feed_lead(cx, now)?;
-        self.send_copies(now);
+        self.connection.send_copies(now);
         self.check_end(now)?;
         self.give_memory_back(now);
-        self.facts.update(&self.session);
-        if let Some(roster) = self.carriers.new_roster() {
-            self.facts.handle_roster(roster);
+        self.stats.update(self.connection.session());
+        if let Some(paths) = self.changed_paths() {
+            self.stats.handle_active_paths(paths);
         }
-        self.answer_looks(cx, now);
+        self.publish_dial_request();
+        self.answer_stats_requests(cx, now);
         Ok(moved)
     }
 
     fn take_orders(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        match self.orders.poll_recv(cx) {
-            Poll::Ready(Some(Order::End(why))) => Err(Outcome::Ended(why)),
-            Poll::Ready(Some(Order::HandOver)) => Err(Outcome::HandedOver),
-            Poll::Ready(Some(Order::Lost(why))) if self.session.is_output_done() => {
-                // The peer forgot a session whose end it had told us: it only missed our acknowledgement.
-                debug!(why, "the peer forgot a session that had ended");
+        match self.commands.poll_recv(cx) {
+            Poll::Ready(Some(SessionCommand::End(why))) => Err(Outcome::Ended(why)),
+            Poll::Ready(Some(SessionCommand::HandOver)) => Err(Outcome::HandedOver),
+            Poll::Ready(Some(SessionCommand::Lost(why))) if self.connection.session().is_output_done() => {
+                // The peer had already ended the session and only missed our acknowledgement.
+                debug!(why, "the peer no longer has a session that had ended");
                 Err(Outcome::Finished)
             }
-            Poll::Ready(Some(Order::Lost(why))) => Err(Outcome::Lost(why)),
-            Poll::Ready(Some(Order::HangUp)) => {
-                self.ending.handle_hang_up(now);
+            Poll::Ready(Some(SessionCommand::Lost(why))) => Err(Outcome::Lost(why)),
+            Poll::Ready(Some(SessionCommand::HangUp)) => {
+                self.shutdown.handle_hang_up(now);
                 self.refuse_output();
                 Ok(true)
             }
@@ -270,139 +263,69 @@ where
         }
     }
 
-    fn take_frames(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        let mut moved = false;
-        for _ in 0..FRAMES {
-            match self.carriers.poll_frame(cx, now) {
-                Poll::Pending => break,
-                Poll::Ready(carriers::News::LeadLost { by_peer }) => self.handle_lead_lost(by_peer, now)?,
-                Poll::Ready(carriers::News::OtherLost) => {}
-                Poll::Ready(carriers::News::Frame { heard, from }) => self.handle_heard(heard, from, now)?,
-            }
-            moved = true;
+    fn feed_lead(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        if self.connection.paths().lead().is_none() {
+            return Ok(false);
         }
+        let was_blocked = !self.is_lead_flushed();
+        let filled = !was_blocked && self.connection.transmit(FILL, now);
+        if self.flush(cx, now)? {
+            return Ok(true);
+        }
+        // An outbox that has just become empty may be filled again, and no waker would tell us.
+        Ok((filled || was_blocked) && self.is_lead_flushed())
+    }
+
+    fn monitor_paths(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        if let Some(dialing) = &mut self.dialing {
+            while let Poll::Ready(Some(())) = dialing.network_changes.poll_recv(cx) {
+                self.connection.handle_network_change(now);
+            }
+        }
+        let moved = self.connection.handle_timeout(now).map_err(Outcome::Desync)?;
+        self.handle_events(now);
         Ok(moved)
     }
 
-    fn feed_lead(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        let Some(lead) = self.carriers.lead() else {
-            return Ok(false);
-        };
-        let was_blocked = !lead.is_flushed();
-        if !was_blocked {
-            self.session.transmit(lead.outbox(), FILL, now);
+    fn publish_dial_request(&mut self) {
+        let Some(dialing) = &self.dialing else { return };
+        let request = self.connection.dial_request();
+        if request != self.published {
+            debug!(?request, "dial request");
+            self.published = request;
+            dialing.requests.send_replace(request);
         }
-        let filled = !was_blocked && !lead.is_flushed();
-        if let Some(vigil) = self.vigil.as_mut().filter(|_| filled) {
-            vigil.handle_sent(lead, now, self.session.is_outstanding());
-        }
-        if filled && self.vigil.is_none() {
-            self.late.handle_sent(lead, now);
-        }
-        if filled {
-            self.copies.handle_sent(&self.session, &mut self.carriers, now);
-        }
-        if let carriers::Flushed::LeadLost { by_peer } = self.carriers.poll_flush(cx) {
-            self.handle_lead_lost(by_peer, now)?;
-            return Ok(true);
-        }
-        // An outbox that has just run empty may be filled again; nothing else would wake us for that.
-        Ok((filled || was_blocked) && self.carriers.is_lead_flushed())
-    }
-
-    fn keep_watch(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Outcome> {
-        let Some(vigil) = &mut self.vigil else { return Ok(()) };
-        if vigil.poll_hints(cx, now) {
-            self.carriers.doubt_standing(now);
-        }
-        if self.carriers.keep_warm(now) {
-            vigil.handle_false_alarm(now);
-        }
-        let has_standby = self.carriers.has_standby();
-        let outstanding = self.session.is_outstanding();
-        let advice = vigil.poll(self.carriers.lead(), has_standby, now, outstanding);
-        vigil.handle_waiting_input(self.session.replay_len(), now);
-        if advice == Advice::Promote {
-            self.promote(now)?;
-        }
-        Ok(())
-    }
-
-    fn leave_hole(&mut self, now: Instant) -> Result<Moved, Outcome> {
-        let lead = self.carriers.lead().filter(|_| self.session.is_outstanding());
-        let Some(lead) = lead else {
-            self.hole.handle_lead();
-            return Ok(false);
-        };
-        let reached = [self.session.delivered(), self.session.sent()];
-        // The client half judges acknowledgements in its vigil.
-        let seen = || Seen::of(lead, reached, self.vigil.is_none());
-        if !self.hole.is_due(reached[0], now) || !self.hole.poll(seen(), now) {
-            return Ok(false);
-        }
-        warn!(
-            event = "undelivered",
-            carrier = %lead.info().kind,
-            remote = lead.info().remote.map(field::display),
-            "the peer is heard, and nothing that is sent to it arrives: leaving this path"
-        );
-        self.hole.handle_lead();
-        self.carriers.leave_lead(CloseReason::Undelivered);
-        self.handle_lead_lost(false, now)?;
-        Ok(true)
     }
 
     fn check_end(&mut self, now: Instant) -> Result<(), Outcome> {
-        if self.session.is_finished() && self.carriers.is_lead_flushed() {
-            return Err(match self.session.peer_close() {
+        let session = self.connection.session();
+        if session.is_finished() && self.is_lead_flushed() {
+            return Err(match session.peer_close() {
                 Some((code, message)) => Outcome::ClosedByPeer(code, message.clone()),
                 None => Outcome::Finished,
             });
         }
-        if self.ending.is_linger_over(now) {
+        if self.shutdown.is_linger_over(now) {
             return Err(Outcome::Unfinished);
         }
-        if self.carriers.lead().is_none() && now.saturating_duration_since(self.alone_since) >= self.patience {
+        if self.connection.is_expired(now) {
             return Err(Outcome::Expired);
         }
-        if !self.confirmed && now.saturating_duration_since(self.begun) >= self.unconfirmed_patience {
-            return Err(Outcome::Unconfirmed(self.unconfirmed_patience));
+        if let Some(timeout) = self.connection.unconfirmed_for(now) {
+            return Err(Outcome::Unconfirmed(timeout));
         }
         Ok(())
     }
 
     fn next_timeout(&mut self, now: Instant) -> Option<Instant> {
-        let expires = self.alone_since + self.patience;
-        let unconfirmed = (!self.confirmed).then(|| self.begun + self.unconfirmed_patience);
-        let lead = self.carriers.lead();
-        let expiry = lead.is_none().then_some(expires);
-        // While the outbox is blocked an ack cannot go out, and its time does not matter.
-        let acks = lead
-            .as_deref()
-            .filter(|lead| lead.is_flushed())
-            .and_then(|_| self.session.poll_timeout());
-        let watch = self
-            .vigil
-            .as_ref()
-            .and_then(|vigil| vigil.poll_timeout(lead.as_deref(), now));
-        let warm = self.vigil.as_ref().and_then(|_| self.carriers.warm_timeout());
-        let memory = (self.input.is_some() && self.share.is_refused()).then(|| now + BUDGET_RETRY);
-        let faults = self.carriers.poll_timeout();
-        let rest = self.memory_due();
-        let copies = self.copies.poll_timeout();
-        let hole = self.hole.poll_timeout();
+        let is_flushed = self.is_lead_flushed();
+        let memory = (self.input.is_some() && self.share.is_refused()).then(|| now + BUDGET_RETRY_DELAY);
         [
-            expiry,
-            unconfirmed,
-            acks,
-            watch,
-            warm,
-            copies,
-            hole,
+            self.connection.poll_timeout(is_flushed, now),
             memory,
-            faults,
-            rest,
-            self.ending.poll_timeout(),
+            self.memory_due(),
+            self.fault_timeout(),
+            self.shutdown.poll_timeout(),
         ]
         .into_iter()
         .flatten()

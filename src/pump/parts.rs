@@ -1,20 +1,20 @@
-//! What goes into a pump, and what comes out of it.
+//! What a pump is made from, and how it ends.
 
-use super::{Budget, Epochs, Facts, Ledger, Vigil};
+use super::{Budget, CheckpointStore, DialRequest, Epochs, SessionStats};
 use crate::carrier::Carrier;
 use crate::session::{Session, SessionError};
 use crate::wire::{CloseCode, Epoch, Offset, PeerText};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-/// Fresh carriers that may wait for the pump; a race brings forth two or three.
-pub const ARRIVALS: usize = 4;
-/// Carriers that are to stand by and wait for the pump.
-pub const STANDBYS: usize = 2;
-/// Orders that may wait for the pump; each is given once or twice in a session's life.
-pub const ORDERS: usize = 4;
+/// Capacity of the channel of new carriers; a dial race yields two or three.
+pub const MAX_ARRIVALS: usize = 4;
+/// Capacity of the channel of standby carriers.
+pub const MAX_STANDBYS: usize = 2;
+/// Capacity of the channel of commands; each is sent once or twice per session.
+pub const MAX_COMMANDS: usize = 4;
 
 /// A carrier whose hello was accepted.
 pub struct Arrival {
@@ -30,16 +30,34 @@ pub struct Arrival {
     pub first: Bytes,
 }
 
-/// What others may ask of a running pump.
+/// What connects the client half's pump with its dialer.
+pub struct Dialing {
+    /// What the dialer should do.
+    pub(super) requests: watch::Sender<DialRequest>,
+    /// The network may have changed.
+    pub(super) network_changes: mpsc::Receiver<()>,
+}
+
+impl Dialing {
+    /// The pump's ends of both channels.
+    pub fn new(requests: watch::Sender<DialRequest>, network_changes: mpsc::Receiver<()>) -> Dialing {
+        Dialing {
+            requests,
+            network_changes,
+        }
+    }
+}
+
+/// Commands to a running pump.
 #[derive(Debug)]
-pub enum Order {
-    /// The pipe's owner is leaving: read what it still says, deliver it, end.
+pub enum SessionCommand {
+    /// The pipe's owner is leaving: read and deliver what it still writes, then end.
     HangUp,
     /// End the session now, and tell the peer why.
     End(String),
-    /// Let go of the session without ending it: a successor of this process goes on with it.
+    /// Let go of the session without shutdown it: a successor of this process goes on with it.
     HandOver,
-    /// The peer has no such session any more, or refuses it for good: nothing can be delivered.
+    /// The peer no longer has the session or refuses it permanently.
     Lost(String),
 }
 
@@ -48,19 +66,19 @@ pub enum Order {
 pub enum Outcome {
     /// Both directions ended and were delivered.
     Finished,
-    /// The peer closed the session; everything it had said before was delivered.
+    /// The peer closed the session; everything that it had sent before was delivered.
     ClosedByPeer(CloseCode, PeerText),
-    /// The pipe's owner left, or everything was delivered, and the peer may not have our last words.
+    /// The pipe's owner left, or everything was delivered, but the peer may not have received our last frames.
     Unfinished,
-    /// Ended by [`Order::End`].
+    /// Ended by [`SessionCommand::End`].
     Ended(String),
-    /// Left to a successor by [`Order::HandOver`]; it goes on.
+    /// Handed to a successor by [`SessionCommand::HandOver`]; the session continues.
     HandedOver,
-    /// No carrier came for longer than the session's patience.
+    /// There was no carrier for longer than [`PumpParts::detach_timeout`].
     Expired,
     /// No frame ever came from the peer, in all that time.
     Unconfirmed(Duration),
-    /// Ended by [`Order::Lost`].
+    /// Ended by [`SessionCommand::Lost`].
     Lost(String),
     /// The peer broke the protocol.
     Desync(SessionError),
@@ -68,40 +86,40 @@ pub enum Outcome {
 
 /// What a pump needs to run one session.
 pub struct PumpParts<R, W> {
-    /// The session, at its beginning or as a predecessor left it.
+    /// The session, new or restored.
     pub session: Session,
     /// From the pipe to the peer.
     pub input: R,
     /// From the peer to the pipe.
     pub output: W,
-    /// What to tell the peer when the pipe breaks.
+    /// The close code for the peer if the pipe breaks.
     pub pipe_closed: CloseCode,
-    /// Whether the input comes to its end by itself once the output is broken, as that of a TCP connection does. It is then
-    /// read to that end, however long the peer takes to make room for it. Any other has a second for its last words.
+    /// Whether the input ends by itself after the output broke, as with a TCP connection. It is then read to its end, even
+    /// if the peer's window is full for long. Any other input is read for one more second.
     pub input_ends_itself: bool,
-    /// Where carriers come from; in boxes, since a channel keeps room for 32 of what it carries.
+    /// New carriers. Boxed because a channel allocates room for 32 values.
     pub arrivals: mpsc::Receiver<Box<Arrival>>,
-    /// Where carriers come from that are to stand by; closed where there are none.
+    /// Standby carriers; closed if there are none.
     pub standbys: mpsc::Receiver<Carrier>,
-    /// Shared with all that make leads of the session.
+    /// Shared with everything that makes carriers the lead.
     pub epochs: Arc<Epochs>,
-    /// Where orders come from.
-    pub orders: mpsc::Receiver<Order>,
-    /// What the pump tells about itself.
-    pub facts: Arc<Facts>,
-    /// The dialing half's watch over the lead.
-    pub vigil: Option<Vigil>,
-    /// Keeps what a successor has to know; `None` where there will be none.
-    pub ledger: Option<Box<dyn Ledger>>,
-    /// Since when there has been no carrier: now, at the session's beginning.
+    /// Where commands come from.
+    pub commands: mpsc::Receiver<SessionCommand>,
+    /// What the pump reports about itself.
+    pub stats: Arc<SessionStats>,
+    /// Drives the dialer; `None` on the server half.
+    pub dialing: Option<Dialing>,
+    /// Stores what a successor needs; `None` if there will be none.
+    pub checkpoints: Option<Box<dyn CheckpointStore>>,
+    /// Since when there has been no carrier; now for a new session.
     pub detached_since: Instant,
-    /// Whether a frame has come from the peer: to a predecessor, or never yet.
+    /// Whether a frame has come from the peer, to this process or a predecessor.
     pub confirmed: bool,
     /// Longest time without a carrier.
-    pub patience: Duration,
+    pub detach_timeout: Duration,
     /// Longest time until the first frame of the peer comes, whether there is a carrier or not: the peer may have died before it
     /// learned that the session exists, and on a path that is silent its carrier is taken for alive for a while.
-    pub unconfirmed_patience: Duration,
+    pub unconfirmed_timeout: Duration,
     /// Memory shared with other sessions.
     pub budget: Arc<Budget>,
 }

@@ -14,17 +14,17 @@ mod standby;
 
 /// What was recorded last.
 #[derive(Clone, Default)]
-struct Book(Arc<Mutex<Option<Record>>>);
+struct Book(Arc<Mutex<Option<Checkpoint>>>);
 
 impl Book {
-    fn last(&self) -> Record {
+    fn last(&self) -> Checkpoint {
         self.0.lock().unwrap().expect("nothing is done before the first record")
     }
 }
 
-impl Ledger for Book {
-    fn record(&mut self, record: &Record) {
-        *self.0.lock().unwrap() = Some(*record);
+impl CheckpointStore for Book {
+    fn save(&mut self, checkpoint: &Checkpoint) {
+        *self.0.lock().unwrap() = Some(*checkpoint);
     }
 }
 
@@ -96,7 +96,8 @@ struct Stand {
     now: Instant,
     arrivals: mpsc::Sender<Box<Arrival>>,
     standbys: mpsc::Sender<Carrier>,
-    _orders: mpsc::Sender<Order>,
+    epochs: Arc<Epochs>,
+    _orders: mpsc::Sender<SessionCommand>,
 }
 
 impl Stand {
@@ -106,11 +107,26 @@ impl Stand {
 
     /// The same, and whether the pipe's input ends by itself if its output is broken.
     fn before(session: Session, input_ends_itself: bool) -> Stand {
+        Stand::of_half(session, input_ends_itself, None, MAX_TIMEOUT)
+    }
+
+    /// A new session, and how long it waits for a first frame.
+    fn confirmed_within(unconfirmed_timeout: Duration) -> Stand {
+        Stand::of_half(session(), false, None, unconfirmed_timeout)
+    }
+
+    fn of_half(
+        session: Session,
+        input_ends_itself: bool,
+        dialing: Option<Dialing>,
+        unconfirmed_timeout: Duration,
+    ) -> Stand {
+        let epochs = Arc::new(Epochs::after(Epoch::new(7)));
         let (book, pipe, now) = (Book::default(), Pipe::default(), clock::now());
         pipe.state().book = book.clone();
-        let (arrivals, incoming) = mpsc::channel(ARRIVALS);
-        let (standbys, standing) = mpsc::channel(STANDBYS);
-        let (orders, ordered) = mpsc::channel(ORDERS);
+        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
+        let (standbys, standing) = mpsc::channel(MAX_STANDBYS);
+        let (commands, ordered) = mpsc::channel(MAX_COMMANDS);
         let (peer, lead) = duplex(1 << 20);
         let arrival = Arrival {
             carrier: memory::carrier(lead, Bytes::new(), [0; 32]),
@@ -122,7 +138,7 @@ impl Stand {
         assert!(arrivals.try_send(Box::new(arrival)).is_ok());
         let budget = Budget::new(usize::MAX);
         let pump = Pump::new(PumpParts {
-            facts: Arc::new(Facts::of_restored(&session, now)),
+            stats: Arc::new(SessionStats::restored(&session, now)),
             session,
             input: pipe.clone(),
             output: pipe.clone(),
@@ -130,14 +146,14 @@ impl Stand {
             input_ends_itself,
             arrivals: incoming,
             standbys: standing,
-            epochs: Arc::default(),
-            orders: ordered,
-            vigil: None,
-            ledger: Some(Box::new(book.clone())),
+            epochs: Arc::clone(&epochs),
+            commands: ordered,
+            dialing,
+            checkpoints: Some(Box::new(book.clone())),
             detached_since: now,
             confirmed: false,
-            patience: FOREVER,
-            unconfirmed_patience: FOREVER,
+            detach_timeout: MAX_TIMEOUT,
+            unconfirmed_timeout,
             budget: Arc::clone(&budget),
         });
         Stand {
@@ -149,7 +165,8 @@ impl Stand {
             now,
             arrivals,
             standbys,
-            _orders: orders,
+            epochs,
+            _orders: commands,
         }
     }
 
@@ -230,8 +247,7 @@ fn the_pipe_is_read_only_with_the_place_of_its_bytes_on_record() {
 fn a_session_of_which_the_peer_never_said_a_word_ends_although_its_carrier_still_counts_as_alive() {
     const LIMIT: Duration = Duration::from_secs(120);
     let short = || {
-        let mut stand = Stand::new(session());
-        stand.pump.unconfirmed_patience = LIMIT;
+        let mut stand = Stand::confirmed_within(LIMIT);
         stand.run_at(Duration::ZERO);
         stand
     };
@@ -356,7 +372,7 @@ fn memory_goes_back_when_the_session_rests_and_the_record_says_that_it_is_empty(
         }),
         ..SessionMemory::heap(&SessionConfig::default())
     }));
-    stand.pump.ledger = Some(Box::new(book.clone()));
+    stand.pump.checkpoints = Some(Box::new(book.clone()));
     stand.pipe.state().book = book;
     stand.pipe.state().gives.push(Bytes::from_static(b"abc"));
     stand.run_at(Duration::ZERO);

@@ -10,7 +10,7 @@ use crate::carrier::via::{
 };
 use crate::clock;
 use crate::tasks::Tasks;
-use crate::wire::{RelayRefusal, RelayRefusalCode, RelayWord};
+use crate::wire::{RelayMessage, RelayRefusal, RelayRefusalCode};
 use bytes::BytesMut;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -145,9 +145,9 @@ async fn serve(
     };
     drop(permit);
     match message {
-        RelayWord::Register { statements } => control::register(state, accepted, statements).await,
-        RelayWord::Reach { fingerprints } => connect::connect(state, accepted, &fingerprints).await,
-        RelayWord::Answer { token } => {
+        RelayMessage::Register { statements } => control::register(state, accepted, statements).await,
+        RelayMessage::Reach { fingerprints } => connect::connect(state, accepted, &fingerprints).await,
+        RelayMessage::Answer { token } => {
             if !state.dial_backs.answer(token, accepted.stream) {
                 debug!(%source, "unexpected dial-back");
             }
@@ -173,7 +173,7 @@ pub(super) async fn refuse(state: &RelayState, mut stream: ViaStream, code: Rela
         message: message.into(),
     };
     let sent = async {
-        send_message(&mut stream, &RelayWord::Refused(refusal)).await?;
+        send_message(&mut stream, &RelayMessage::Refused(refusal)).await?;
         stream.shutdown().await
     };
     // A peer that does not read misses the refusal.

@@ -11,7 +11,7 @@ use super::registrations::{ControlMessage, RegisteredServer};
 use super::windows::{StalledStream, Windows};
 use crate::carrier::via::{AcceptedConnection, RelayWindow, ViaStream, send_message};
 use crate::clock;
-use crate::wire::{KeyDigest, RelayRefusalCode, RelayWord};
+use crate::wire::{KeyDigest, RelayMessage, RelayRefusalCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(super) async fn connect(state: &RelayState, accepted: AcceptedConnection, fi
         }
     };
     count(&state.counters.splices);
-    if send_message(&mut stream, &RelayWord::Reached).await.is_ok() {
+    if send_message(&mut stream, &RelayMessage::Reached).await.is_ok() {
         splice(state, stream, client, reached).await;
     }
 }
@@ -166,7 +166,7 @@ async fn open_stream(state: &RelayState, registered: &RegisteredServer, source: 
     };
     let sent = timeout(
         OPEN_STREAM_TIMEOUT,
-        send_message(&mut stream, &RelayWord::Incoming { source }),
+        send_message(&mut stream, &RelayMessage::Incoming { source }),
     )
     .await;
     sent.ok()?.ok().map(|()| stream)

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::identity::known_hosts::tls_key_fingerprint;
 use crate::identity::statement::verify_host;
 use crate::tasks::off_thread;
-use crate::wire::{KeyDigest, RelayRefusalCode, RelayWord, Statement};
+use crate::wire::{KeyDigest, RelayMessage, RelayRefusalCode, Statement};
 use bytes::{Bytes, BytesMut};
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 use std::sync::Arc;
@@ -108,7 +108,7 @@ async fn accept_registration(
         revoked: CancellationToken::new(),
         _permit: permit,
     });
-    let registered = RelayWord::Registered {
+    let registered = RelayMessage::Registered {
         keys: server.keys.len() as u64,
     };
     if send(&mut stream, &registered).await.is_ok() {
@@ -179,7 +179,7 @@ async fn serve_control(
     loop {
         let message = tokio::select! {
             message = timeout(IDLE_TIMEOUT, read_message(stream, &mut inbox)) => match message {
-                Ok(Ok(RelayWord::Ping)) => RelayWord::Pong,
+                Ok(Ok(RelayMessage::Ping)) => RelayMessage::Pong,
                 Ok(Ok(message)) => {
                     debug!(received = ?message, "unexpected message from a server half");
                     continue;
@@ -187,18 +187,18 @@ async fn serve_control(
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(RelayStreamError::TimedOut),
             },
-            () = revoked.cancelled() => return send(stream, &RelayWord::Draining).await,
+            () = revoked.cancelled() => return send(stream, &RelayMessage::Draining).await,
             Some(order) = messages.recv() => match order {
-                ControlMessage::Dial { token, source } => RelayWord::Dial { token, source },
-                ControlMessage::Leave => RelayWord::Draining,
-                ControlMessage::Replaced => return send(stream, &RelayWord::Replaced).await,
+                ControlMessage::Dial { token, source } => RelayMessage::Dial { token, source },
+                ControlMessage::Leave => RelayMessage::Draining,
+                ControlMessage::Replaced => return send(stream, &RelayMessage::Replaced).await,
             },
         };
         send(stream, &message).await?;
     }
 }
 
-async fn send(stream: &mut ViaStream, message: &RelayWord) -> Result<(), RelayStreamError> {
+async fn send(stream: &mut ViaStream, message: &RelayMessage) -> Result<(), RelayStreamError> {
     match timeout(SEND_TIMEOUT, send_message(stream, message)).await {
         Ok(sent) => Ok(sent?),
         Err(_) => Err(RelayStreamError::TimedOut),

@@ -16,7 +16,7 @@ use super::upstream::Upstream;
 use crate::carrier::{Carrier, CloseReason};
 use crate::clock;
 use crate::fault;
-use crate::pump::{ARRIVALS, Arrival, Budget, Epochs, Facts, ORDERS, Order, STANDBYS};
+use crate::pump::{Arrival, Budget, Epochs, MAX_ARRIVALS, MAX_COMMANDS, MAX_STANDBYS, SessionCommand, SessionStats};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Offset, Open, PeerText, Reap, Refusal, RefusalCode, Resume, SessionId};
@@ -140,13 +140,13 @@ impl Registry {
             remote: client.remote,
             opened: clock::to_boot_millis(clock::now()),
         };
-        let facts = Facts::new(self.session.receive_window as u64);
+        let stats = SessionStats::new(self.session.receive_window as u64);
         let start = SessionStart::Opened(NewSession {
             identity: identity.clone(),
             client,
             ready,
         });
-        let (entry, task) = self.prepare(&identity, facts, is_ready, start);
+        let (entry, task) = self.prepare(&identity, stats, is_ready, start);
         self.begin(table, entry, task)
     }
 
@@ -263,8 +263,8 @@ impl Registry {
         let tasks = lock(&self.tasks).take();
         for entry in self.table().sessions.values() {
             entry.order(match mode {
-                ShutdownMode::Ended => Order::End("the server half was stopped".to_owned()),
-                ShutdownMode::HandedOver => Order::HandOver,
+                ShutdownMode::Ended => SessionCommand::End("the server half was stopped".to_owned()),
+                ShutdownMode::HandedOver => SessionCommand::HandOver,
             });
         }
         if let Some(tasks) = tasks {
@@ -287,7 +287,7 @@ impl Registry {
             )
             .await;
         }
-        let (ours, room) = entry.facts.room();
+        let (ours, room) = entry.stats.room();
         let accepted = Accepted {
             received: ours,
             window: room,
@@ -326,14 +326,14 @@ impl Registry {
     fn prepare(
         &self,
         identity: &Identity,
-        facts: Facts,
+        stats: SessionStats,
         ready: watch::Receiver<Option<Result<(), Refusal>>>,
         start: SessionStart,
     ) -> (Arc<Entry>, SessionTask) {
-        let (arrivals, incoming) = mpsc::channel(ARRIVALS);
-        let (standbys, standing) = mpsc::channel(STANDBYS);
-        let (orders, ordered) = mpsc::channel(ORDERS);
-        let facts = Arc::new(facts);
+        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
+        let (standbys, standing) = mpsc::channel(MAX_STANDBYS);
+        let (commands, ordered) = mpsc::channel(MAX_COMMANDS);
+        let stats = Arc::new(stats);
         let entry = Arc::new(Entry {
             owner: identity.owner.clone(),
             account: identity.account.clone(),
@@ -343,8 +343,8 @@ impl Registry {
             reap_hash: identity.reap_hash,
             arrivals,
             standbys,
-            orders,
-            facts: Arc::clone(&facts),
+            commands,
+            stats: Arc::clone(&stats),
             epochs: Arc::new(Epochs::default()),
             ready,
             is_told_to_end: AtomicBool::new(false),
@@ -356,7 +356,7 @@ impl Registry {
             id: identity.session,
             arrivals: incoming,
             standbys: standing,
-            orders: ordered,
+            commands: ordered,
             start,
         };
         (entry, task)

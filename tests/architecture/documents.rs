@@ -227,9 +227,12 @@ fn is_path(name: &str) -> bool {
         && (name.contains('/') || name.ends_with(".rs") || name.ends_with(".md"))
 }
 
-/// Whether a file or folder of the repository has this name, from its root or below `src`.
+/// Whether a file or folder of the repository has this name, from its root or below the `src` of a crate.
 fn is_file(name: &str) -> bool {
-    Path::new(ROOT).join(name).exists() || Path::new(ROOT).join("src").join(name).exists()
+    let folders = ["", "src", "crates/proto/src"];
+    folders
+        .iter()
+        .any(|folder| Path::new(ROOT).join(folder).join(name).exists())
 }
 
 /// What stands between backquotes, code blocks left out.

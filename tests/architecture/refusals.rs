@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::source::{Token, functions, production, tokens};
-use super::{ROOT, Source, is_test_file, report, sources};
+use super::{PRODUCT, ROOT, Source, is_test_file, report, sources};
 
 const PAGE: &str = "docs/refusals.md";
 
@@ -333,8 +333,9 @@ fn names(sources: &[Source]) -> Vec<(String, String)> {
             let kind = window[0].text.as_str();
             let is_path = window[1].text == "::";
             let name = match (source.place.as_str(), kind) {
-                ("src/wire/answer.rs", "RefusalCode") if is_path && window[3].text == "," => &window[6],
-                ("src/wire/relay.rs", "RelayRefusalCode") | ("src/client/check/diagnosis.rs", "Diagnosis")
+                ("crates/proto/src/wire/answer.rs", "RefusalCode") if is_path && window[3].text == "," => &window[6],
+                ("crates/proto/src/wire/relay.rs", "RelayRefusalCode")
+                | ("src/client/check/diagnosis.rs", "Diagnosis")
                     if is_path && starts_with(&window[3..], &["=", ">"]) =>
                 {
                     &window[5]
@@ -359,7 +360,7 @@ fn strings(source: &Source) -> Vec<(usize, String)> {
 }
 
 fn all_sources() -> Vec<Source> {
-    let all = sources("src").into_iter();
+    let all = PRODUCT.iter().flat_map(|folder| sources(folder));
     all.filter(|source| !is_test_file(&source.place)).collect()
 }
 

@@ -162,11 +162,39 @@ const RETIRED: &[(&str, &str, &str)] = &[
     ("src/relay", "reach", "connect"),
     ("src/relay", "reception", "accept"),
     ("src/relay", "tokens", "dial_backs"),
+    ("crates", "Attached", "PathState"),
+    ("crates", "LossGauge", "LossEstimator"),
+    ("crates", "Mirror", "CopySchedule"),
+    ("crates", "MOST_COPIED", "MAX_COPY"),
+    ("crates", "RelayWord", "RelayMessage"),
+    ("crates", "Shelf", "MemoryStore"),
+    ("crates", "StandingWatch", "StandbyMonitor"),
+    ("crates", "Vigil", "PathMonitor"),
+    ("src", "Facts", "SessionStats"),
+    ("src", "HoleWatch", "BlackHoleDetector"),
+    ("src", "LateWatch", "LateAckDetector"),
+    ("src", "Ledger", "CheckpointStore"),
+    ("src", "LeadVitals", "LeadStats"),
+    ("src", "NotAUserName", "InvalidUserName"),
+    ("src", "RelayWord", "RelayMessage"),
+    ("src", "Roster", "ActivePaths"),
+    ("src", "Vigil", "PathMonitor"),
+    ("src", "Vitals", "LiveStats"),
+    ("src", "vitals", "live_stats"),
+    ("src/client", "Need", "DialRequest"),
+    ("src/client", "Order", "SessionCommand"),
+    ("src/pump", "Advice", "Action"),
+    ("src/pump", "Copies", "Redundancy"),
+    ("src/pump", "Hearing", "LastHeard"),
+    ("src/pump", "leads", "connection"),
+    ("src/pump", "Look", "StatsRequest"),
+    ("src/pump", "Need", "DialRequest"),
+    ("src/pump", "Order", "SessionCommand"),
 ];
 
 #[test]
 fn retired_names_do_not_come_back() {
-    let all = ["src", "tests", "benches", "examples"].map(sources);
+    let all = ["src", "crates", "tests", "benches", "examples"].map(sources);
     report(all.iter().flatten().flat_map(retired));
 }
 

@@ -15,7 +15,7 @@ use bowline::carrier::via::{self, RelayAddress, RelayConnectRequest, RelayTransp
 use bowline::carrier::{Dialed, tls};
 use bowline::identity::known_hosts::tls_key_fingerprint;
 use bowline::identity::raw_key::{ServerKey, TlsKey, client_config};
-use bowline::wire::{ALPN, Answer, Epoch, Frame, Hello, KeyDigest, Offset, RelayWord, Resume, SessionId};
+use bowline::wire::{ALPN, Answer, Epoch, Frame, Hello, KeyDigest, Offset, RelayMessage, Resume, SessionId};
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use russh::keys::ssh_key::Fingerprint;
@@ -383,13 +383,13 @@ async fn reach_from(
         let stream = connect(from, relay).await;
         let connecting = tokio_rustls::TlsConnector::from(Arc::new(config.clone())).connect(name.clone(), stream);
         if let Ok(Ok(mut stream)) = timeout(Duration::from_secs(5), connecting).await {
-            let word = RelayWord::Reach {
+            let word = RelayMessage::Reach {
                 fingerprints: vec![digest],
             };
             stream.write_all(&word.encode()).await.expect("an open stream");
-            let mut answer = RelayWord::Reached.encode().to_vec();
+            let mut answer = RelayMessage::Reached.encode().to_vec();
             stream.read_exact(&mut answer).await.ok()?;
-            return (answer == RelayWord::Reached.encode()[..]).then_some(stream);
+            return (answer == RelayMessage::Reached.encode()[..]).then_some(stream);
         }
         // The relay takes 50 connections a second from one source.
         sleep(Duration::from_millis(100)).await;

@@ -4,7 +4,7 @@
 use bowline::carrier::quic::{EndpointSecrets, QuicLimits};
 use bowline::carrier::{Carrier, memory};
 use bowline::identity::raw_key::TlsKey;
-use bowline::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Outcome, Pump, PumpParts};
+use bowline::pump::{Arrival, Budget, MAX_ARRIVALS, MAX_COMMANDS, Outcome, Pump, PumpParts, SessionStats};
 use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, CarrierAcceptor, RegistryLimits, RelaySettings, Server, ServerConfig};
 use bowline::session::{Session, SessionConfig, SessionMemory};
@@ -119,8 +119,8 @@ impl Bench {
 
     /// Runs the session on `carrier` to its end: what it gives comes back whole.
     pub(crate) async fn echo(&self, carrier: Carrier, accepted: &Accepted, epoch: u32) {
-        let (arrivals, incoming) = mpsc::channel(ARRIVALS);
-        let (_orders, ordered) = mpsc::channel(ORDERS);
+        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
+        let (_orders, ordered) = mpsc::channel(MAX_COMMANDS);
         let (ours, pipe) = duplex(64 * 1024);
         let arrival = Arrival {
             carrier,
@@ -141,14 +141,14 @@ impl Bench {
             arrivals: incoming,
             standbys: mpsc::channel(1).1,
             epochs: Arc::default(),
-            orders: ordered,
-            facts: Arc::new(Facts::new(session.receive_window as u64)),
-            vigil: None,
-            ledger: None,
+            commands: ordered,
+            stats: Arc::new(SessionStats::new(session.receive_window as u64)),
+            dialing: None,
+            checkpoints: None,
             detached_since: bowline::clock::now(),
             confirmed: false,
-            patience: Duration::from_secs(5),
-            unconfirmed_patience: Duration::from_secs(5),
+            detach_timeout: Duration::from_secs(5),
+            unconfirmed_timeout: Duration::from_secs(5),
             budget: Budget::new(usize::MAX),
         });
         let said: Vec<u8> = (0..100_000u32).map(|n| (n ^ n >> 7) as u8).collect();

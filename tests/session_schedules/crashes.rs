@@ -43,7 +43,7 @@ impl World {
             self.transmit(SERVER);
         }
         if self.chance.percent(10) {
-            let session = &mut self.halves[SERVER].session;
+            let session = self.halves[SERVER].connection.session_mut();
             self.tally.released += u64::from(session.is_memory_idle());
             session.release_idle_memory();
         }
@@ -85,12 +85,11 @@ impl World {
             line.carrier.close(SERVER, &mut self.chance);
             line.stages[SERVER] = Stage::Gone;
         }
-        let snapshot = self.halves[SERVER].restart();
-        self.epochs[SERVER] = snapshot.epoch;
+        let snapshot = self.halves[SERVER].restart(self.now);
         self.calm_crashes += usize::from(self.is_calm);
         self.crashed_late |= self.halves[CLIENT].over;
         self.tally.crashes += 1;
-        self.tally.restored_bytes += u64::from(self.halves[SERVER].session.replay_len() > 0);
+        self.tally.restored_bytes += u64::from(self.halves[SERVER].session().replay_len() > 0);
         let ends = [snapshot.fin, snapshot.close.is_some(), snapshot.output_end.is_some()];
         self.tally.restored_ends += u64::from(ends.contains(&true));
     }

@@ -1,12 +1,18 @@
-//! One half: a session core, the pipe beside it, and what a driver keeps about carriers.
+//! One half: the connection that ships, and the pipe beside it.
 
 use crate::chance::{Chance, bytes_of};
 use crate::memory_store::{MemoryStore, nothing};
-use bowline::session::{MOST_COPIED, PipeCounts, Session, SessionConfig, SessionMemory, Snapshot};
-use bowline::wire::{CloseCode, Epoch, Frame, Offset};
-use bytes::BytesMut;
+use bowline::connection::{
+    Accepted, Connection, ConnectionConfig, Epochs, Event, PathClose, PathIndex, PathTransport, Role,
+};
+use bowline::session::{MAX_COPY, PipeCounts, Session, SessionConfig, SessionMemory, Snapshot};
+use bowline::wire::{CloseCode, Frame, Offset};
+use bytes::{Bytes, BytesMut};
+use std::cell::RefCell;
 use std::fmt;
-use std::time::Instant;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How far a driver fills a lead's outbox in one go.
 const FILL: usize = 64 * 1024 + 64;
@@ -17,26 +23,77 @@ pub(crate) const SERVER: usize = 1;
 /// Frames remembered for being heard again.
 const ECHOES: usize = 8;
 
-/// A carrier that frames are read from.
-pub(crate) struct Attached {
-    pub(crate) carrier: usize,
-    pub(crate) epoch: Epoch,
-    delivered: bool,
-    /// What was sent on it while it led.
-    reached: Offset,
+/// A carrier as a path of one half. What is sent waits here until the world moves it.
+pub(crate) struct LinePath {
+    pub(crate) line: usize,
+    pub(crate) outbox: BytesMut,
+    /// Datagrams.
+    pub(crate) copies: Vec<Bytes>,
+    closed_lines: Rc<RefCell<Vec<usize>>>,
+}
+
+impl PathTransport for LinePath {
+    fn rtt(&self) -> Option<Duration> {
+        None
+    }
+
+    fn received(&self) -> u64 {
+        0
+    }
+
+    fn counts_acks(&self) -> bool {
+        false
+    }
+
+    fn ack_mark(&self) -> Option<u64> {
+        None
+    }
+
+    fn rebindings(&self) -> u64 {
+        0
+    }
+
+    /// Too few packets to know the loss rate, so that there are copies.
+    fn losses(&self) -> Option<(u64, u64)> {
+        Some((0, 0))
+    }
+
+    fn is_black_hole(&self) -> bool {
+        false
+    }
+
+    fn outbox(&mut self) -> &mut BytesMut {
+        &mut self.outbox
+    }
+
+    fn send_now(&mut self, frame: &Frame) {
+        frame.encode(&mut self.outbox);
+    }
+
+    fn send_keepalive(&mut self, _token: u64) {}
+
+    fn send_copy(&mut self, copy: Bytes) {
+        self.copies.push(copy);
+    }
+
+    fn close(&mut self, _reason: PathClose) {
+        self.closed_lines.borrow_mut().push(self.line);
+    }
 }
 
 /// A carrier on its way to the driver.
 pub(crate) struct Arrival {
     pub(crate) carrier: usize,
-    pub(crate) epoch: Epoch,
-    pub(crate) received: Offset,
-    pub(crate) window: u64,
+    /// `None`: it is a standby carrier.
+    pub(crate) accepted: Option<Accepted>,
 }
 
 pub(crate) struct Half {
     me: usize,
-    pub(crate) session: Session,
+    pub(crate) connection: Connection<LinePath>,
+    pub(crate) epochs: Arc<Epochs>,
+    /// Lines that the connection has closed.
+    closed_lines: Rc<RefCell<Vec<usize>>>,
     config: SessionConfig,
     /// Bytes that the pipe will give, and has given.
     plan: usize,
@@ -48,9 +105,6 @@ pub(crate) struct Half {
     /// What the pipe has taken.
     delivered: usize,
     end_delivered: bool,
-    /// By epoch; the last leads while `has_lead`.
-    pub(crate) attached: Vec<Attached>,
-    has_lead: bool,
     pub(crate) arrivals: Vec<Arrival>,
     /// What others see of the session, a moment ago.
     pub(crate) facts: (Offset, u64),
@@ -65,7 +119,7 @@ pub(crate) struct Half {
 }
 
 impl Half {
-    pub(crate) fn new(me: usize, chance: &mut Chance) -> Half {
+    pub(crate) fn new(me: usize, chance: &mut Chance, now: Instant) -> Half {
         // Sizes below the least are raised to it, so these stand for the tiniest windows too.
         let sizes = [0, 1, 1 << 16, (1 << 16) + 17, 100_000, 1 << 17, 1 << 20];
         let config = SessionConfig {
@@ -76,12 +130,15 @@ impl Half {
         let memory = [config.replay_buffer, config.receive_window]
             .map(|len| MemoryStore::new(len.max(SessionConfig::MIN_BUFFER)));
         let session = Session::new(lend(&memory));
+        let epochs = Arc::<Epochs>::default();
         Half {
             kept: session.snapshot(),
             memory,
             me,
             facts: (session.received(), session.window()),
-            session,
+            connection: connect(me, session, &epochs, now),
+            epochs,
+            closed_lines: Rc::default(),
             config,
             plan: chance.below(most + 1),
             written: 0,
@@ -89,8 +146,6 @@ impl Half {
             closed: false,
             delivered: 0,
             end_delivered: false,
-            attached: Vec::new(),
-            has_lead: false,
             arrivals: Vec::new(),
             over: false,
             over_alone: false,
@@ -98,35 +153,39 @@ impl Half {
         }
     }
 
+    pub(crate) fn session(&self) -> &Session {
+        self.connection.session()
+    }
+
     pub(crate) fn lead(&self) -> Option<usize> {
-        self.attached.last().filter(|_| self.has_lead).map(|lead| lead.carrier)
+        self.connection.paths().lead().map(|lead| lead.line)
     }
 
     // The pipe.
 
     /// The pipe gives up to `most` bytes, as far as there is room. A driver that `dies` has them and never knew.
     pub(crate) fn write(&mut self, most: usize, dies: bool) -> bool {
-        if self.input_ended || self.session.peer_close().is_some() {
+        if self.input_ended || self.session().peer_close().is_some() {
             return false;
         }
-        let room = self.session.input();
+        let room = self.connection.session_mut().input();
         let len = room.len().min(most).min(self.plan - self.written);
         room[..len].copy_from_slice(&bytes_of(self.me)[self.written..self.written + len]);
         self.written += len;
         if dies {
             return false;
         }
-        self.session.commit_input(len);
+        self.connection.session_mut().commit_input(len);
         self.check_memory();
         len > 0
     }
 
     /// The pipe ends once it gave everything.
     pub(crate) fn end_input(&mut self) -> bool {
-        let due = !self.input_ended && self.written == self.plan && self.session.peer_close().is_none();
+        let due = !self.input_ended && self.written == self.plan && self.session().peer_close().is_none();
         if due {
             self.input_ended = true;
-            self.session.finish_input();
+            self.connection.session_mut().finish_input();
         }
         due
     }
@@ -151,9 +210,11 @@ impl Half {
 
     /// The driver sees that the pipe ended, or is broken.
     pub(crate) fn notice_pipe(&mut self) {
-        if self.closed && self.session.snapshot().close.is_none() {
+        if self.closed && self.session().snapshot().close.is_none() {
             self.input_ended = true;
-            self.session.close(CloseCode::UpstreamClosed, "broken pipe");
+            self.connection
+                .session_mut()
+                .close(CloseCode::UpstreamClosed, "broken pipe");
         } else {
             self.end_input();
         }
@@ -164,7 +225,7 @@ impl Half {
         if self.closed {
             return false;
         }
-        let readable = self.session.output();
+        let readable = self.connection.session().output();
         let len = readable.len().min(most);
         let expected = &bytes_of(1 - self.me)[self.delivered..];
         assert!(
@@ -177,16 +238,16 @@ impl Half {
             return false;
         }
         if len > 0 {
-            self.session.output_written(len, now);
+            self.connection.session_mut().output_written(len, now);
         }
-        let ends = self.session.is_output_end_due();
+        let ends = self.session().is_output_end_due();
         if ends {
             assert!(!self.end_delivered, "the end was delivered twice");
             self.end_delivered = true;
             if dies {
                 return false;
             }
-            self.session.output_ended();
+            self.connection.session_mut().output_ended();
         }
         len > 0 || ends
     }
@@ -195,22 +256,23 @@ impl Half {
 
     /// Keeps what a successor has to know.
     pub(crate) fn record(&mut self) {
-        self.kept = self.session.snapshot();
+        self.kept = self.session().snapshot();
     }
 
     /// The process dies, and a successor goes on with what is left; gives what was kept.
-    pub(crate) fn restart(&mut self) -> Snapshot {
+    pub(crate) fn restart(&mut self, now: Instant) -> Snapshot {
         // The memory comes back with the end of the session in it.
-        self.session = Session::new(nothing());
+        self.connection = connect(self.me, Session::new(nothing()), &self.epochs, now);
         let counts = PipeCounts {
             read: Offset::new(self.written as u64).expect("a small number"),
             written: Offset::new(self.delivered as u64).expect("a small number"),
             output_shut: self.end_delivered,
         };
-        self.session = Session::restore(lend(&self.memory), &self.kept, counts).expect("what belongs together");
-        self.input_ended = self.session.is_input_ended();
-        self.attached.clear();
-        self.has_lead = false;
+        let session = Session::restore(lend(&self.memory), &self.kept, counts).expect("what belongs together");
+        self.epochs = Arc::new(Epochs::after(self.kept.epoch));
+        self.connection = connect(self.me, session, &self.epochs, now);
+        self.input_ended = self.session().is_input_ended();
+        self.closed_lines.borrow_mut().clear();
         self.arrivals.clear();
         self.echoes.clear();
         self.note_facts();
@@ -219,116 +281,87 @@ impl Half {
 
     // Carriers.
 
-    /// Whether the carrier leads now; one that comes after a later one is of no use.
-    pub(crate) fn attach(&mut self, arrival: &Arrival) -> bool {
-        let reached = self.session.lead_position();
-        let attached = self.session.attach(arrival.epoch, arrival.received, arrival.window);
-        if attached.expect("the peer is honest").is_none() {
-            return false;
-        }
-        if let Some(lead) = self.attached.last_mut().filter(|_| self.has_lead) {
-            lead.reached = reached;
-        }
-        self.has_lead = true;
-        self.attached.push(Attached {
-            carrier: arrival.carrier,
-            epoch: arrival.epoch,
-            delivered: false,
-            reached: arrival.received,
-        });
-        true
-    }
-
-    /// A carrier that was attached before leads again, under a new epoch.
-    pub(crate) fn promote(&mut self, carrier: usize, epoch: Epoch, (received, window): (Offset, u64)) -> bool {
-        let Some(place) = self.attached.iter().position(|attached| attached.carrier == carrier) else {
-            return false;
+    /// The carrier leads or stands by, unless it comes after a later lead.
+    pub(crate) fn attach(&mut self, arrival: &Arrival, now: Instant) {
+        let path = LinePath {
+            line: arrival.carrier,
+            outbox: BytesMut::new(),
+            copies: Vec::new(),
+            closed_lines: Rc::clone(&self.closed_lines),
         };
-        let reached = self.session.lead_position();
-        let attached = self.session.attach(epoch, received, window);
-        if attached.expect("the peer is honest").is_none() {
-            return false;
-        }
-        if let Some(lead) = self.attached.last_mut().filter(|_| self.has_lead) {
-            lead.reached = reached;
-        }
-        self.has_lead = true;
-        self.attached.remove(place);
-        self.attached.push(Attached {
-            carrier,
-            epoch,
-            delivered: false,
-            reached: received,
-        });
-        true
+        let attached = match arrival.accepted {
+            Some(accepted) => self.connection.handle_path(path, accepted, Bytes::new(), now),
+            None => self.connection.handle_standby(path, now),
+        };
+        attached.expect("the peer is honest");
     }
 
-    /// Another carrier than the lead that could lead.
-    pub(crate) fn standing(&self) -> Option<usize> {
-        let others = self.attached.len() - usize::from(self.has_lead);
-        self.attached[..others].last().map(|other| other.carrier)
+    /// Lines that the connection has closed since the last call.
+    pub(crate) fn take_closed(&mut self) -> Vec<usize> {
+        self.closed_lines.take()
+    }
+
+    /// How many promotions the connection has decided since the last call.
+    pub(crate) fn take_promotions(&mut self) -> u64 {
+        let events = std::iter::from_fn(|| self.connection.poll_event());
+        events
+            .map(|event| u64::from(matches!(event, Event::LeadChanged { by_peer: false, .. })))
+            .sum()
+    }
+
+    fn index_of(&mut self, line: usize) -> Option<PathIndex> {
+        let paths = self.connection.paths_mut();
+        paths
+            .indices()
+            .find(|index| paths.get_mut(*index).is_some_and(|path| path.line == line))
     }
 
     /// A copy of all that is not acknowledged, if it is little.
-    pub(crate) fn copy(&self) -> Option<Frame> {
+    pub(crate) fn copy(&self) -> Option<Bytes> {
         let mut copy = BytesMut::new();
-        self.session.copy(MOST_COPIED, &mut copy).then(|| {
-            let frame = Frame::decode(&mut copy).expect("our own frame");
-            frame.expect("a whole one")
-        })
+        self.session().copy(MAX_COPY, &mut copy).then(|| copy.freeze())
     }
 
-    /// Hears a copy, whenever it comes.
-    pub(crate) fn hear_copy(&mut self, copy: Frame) {
-        self.session.handle_copy(copy).expect("the peer is honest");
-        self.check_memory();
-    }
-
-    /// Removes a carrier that is lost.
-    pub(crate) fn lose(&mut self, carrier: usize) {
-        let Some(place) = self.attached.iter().position(|attached| attached.carrier == carrier) else {
-            return;
-        };
-        let was_lead = self.lead() == Some(carrier);
-        self.attached.remove(place);
-        if was_lead {
-            self.has_lead = false;
-            self.session.detach();
-            self.fall_back();
+    /// Hears a datagram, whenever it comes, on a carrier that still lives.
+    pub(crate) fn hear_copy(&mut self, line: usize, copy: &Bytes, now: Instant) {
+        let frame = Frame::decode(&mut BytesMut::from(&copy[..])).expect("our own frame");
+        if let Some(from) = self.index_of(line) {
+            let handled = self
+                .connection
+                .handle_frame(from, frame.expect("a whole one"), true, now);
+            handled.expect("the peer is honest");
+            self.check_memory();
         }
     }
 
-    /// The half that does not dial goes on with what it has.
-    fn fall_back(&mut self) {
-        if let Some(older) = self.attached.last().filter(|_| self.me == SERVER) {
-            let fallen_back = self.session.fall_back(older.reached);
-            fallen_back.expect("the peer is honest");
-            self.has_lead = true;
+    /// A carrier is lost.
+    pub(crate) fn lose(&mut self, line: usize, now: Instant) {
+        if let Some(index) = self.index_of(line) {
+            let closed = self.connection.handle_path_closed(index, false, now);
+            closed.expect("the peer is honest");
         }
     }
 
     /// Fills the lead's outbox, which is empty.
-    pub(crate) fn transmit(&mut self, outbox: &mut BytesMut, now: Instant) -> bool {
-        self.session.transmit(outbox, FILL, now);
-        self.check_ack(outbox);
-        !outbox.is_empty()
+    pub(crate) fn transmit(&mut self, now: Instant) {
+        self.connection.transmit(FILL, now);
+        if let Some(lead) = self.connection.paths().lead() {
+            self.check_ack(&lead.outbox);
+        }
+        self.connection.send_copies(now);
     }
 
-    /// Takes one frame; gives the carriers that are of no use any more.
-    pub(crate) fn handle_frame(&mut self, frame: Frame, from: usize) -> Vec<usize> {
+    /// Takes one frame.
+    pub(crate) fn handle_frame(&mut self, frame: Frame, from: usize, now: Instant) {
         if self.echoes.len() < ECHOES {
             self.echoes.push(frame.clone());
         } else {
             self.echoes[self.delivered % ECHOES] = frame.clone();
         }
-        self.session.handle_frame(frame).expect("the peer is honest");
+        let from = self.index_of(from).expect("it is attached");
+        let handled = self.connection.handle_frame(from, frame, false, now);
+        handled.expect("the peer is honest");
         self.check_memory();
-        let is_lead = self.lead() == Some(from);
-        let lead = self.attached.last_mut().filter(|lead| is_lead && !lead.delivered);
-        let Some(lead) = lead else { return Vec::new() };
-        lead.delivered = true;
-        let older = self.attached.len() - 1;
-        self.attached.drain(..older).map(|other| other.carrier).collect()
     }
 
     /// Hears a frame once more that was heard before.
@@ -337,12 +370,15 @@ impl Half {
             return false;
         }
         let frame = self.echoes[chance.below(self.echoes.len())].clone();
-        self.session.handle_frame(frame).expect("old news are no error");
+        self.connection
+            .session_mut()
+            .handle_frame(frame)
+            .expect("old news are no error");
         true
     }
 
     pub(crate) fn note_facts(&mut self) {
-        self.facts = (self.session.received(), self.session.window());
+        self.facts = (self.session().received(), self.session().window());
     }
 
     // What must hold.
@@ -352,7 +388,7 @@ impl Half {
         let mut front = BytesMut::from(&outbox[..outbox.len().min(20)]);
         if let Ok(Some(Frame::Ack { delivered, window })) = Frame::decode(&mut front) {
             // A CLOSE after a FIN has a position of its own.
-            let ends = u64::from(self.end_delivered) * (1 + u64::from(self.session.peer_close().is_some()));
+            let ends = u64::from(self.end_delivered) * (1 + u64::from(self.session().peer_close().is_some()));
             let taken = self.delivered as u64 + ends;
             assert!(
                 delivered.get() <= taken,
@@ -370,13 +406,13 @@ impl Half {
     fn check_memory(&self) {
         let replay = self.config.replay_buffer.max(SessionConfig::MIN_BUFFER);
         let receive = self.config.receive_window.max(SessionConfig::MIN_BUFFER);
-        assert!(self.session.replay_len() <= replay, "the replay buffer grew");
-        assert!(self.session.buffered() <= replay + receive, "the session grew");
+        assert!(self.session().replay_len() <= replay, "the replay buffer grew");
+        assert!(self.session().buffered() <= replay + receive, "the session grew");
     }
 
     /// A half that believes that everything was delivered is right.
     pub(crate) fn check_belief(&self, peer: &Half) {
-        if self.session.is_input_done() && !peer.closed {
+        if self.session().is_input_done() && !peer.closed {
             self.check_equal(peer);
         }
     }
@@ -394,6 +430,18 @@ impl Half {
     }
 }
 
+fn connect(me: usize, session: Session, epochs: &Arc<Epochs>, now: Instant) -> Connection<LinePath> {
+    let config = ConnectionConfig {
+        role: if me == CLIENT { Role::Client } else { Role::Server },
+        epochs: Arc::clone(epochs),
+        detached_since: now,
+        confirmed: true,
+        detach_timeout: Duration::from_secs(3600),
+        unconfirmed_timeout: Duration::from_secs(3600),
+    };
+    Connection::new(session, config, now)
+}
+
 fn lend([replay, receive]: &[MemoryStore; 2]) -> SessionMemory {
     SessionMemory {
         replay: replay.lend(),
@@ -403,15 +451,15 @@ fn lend([replay, receive]: &[MemoryStore; 2]) -> SessionMemory {
 
 impl fmt::Debug for Half {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let carriers: Vec<_> = self.attached.iter().map(|attached| attached.epoch).collect();
+        let others: Vec<_> = self.connection.paths().others().map(|other| other.line).collect();
         f.debug_struct("Half")
             .field("written", &(self.written, self.plan, self.input_ended))
             .field("delivered", &(self.delivered, self.end_delivered))
-            .field("closed", &(self.closed, self.session.peer_close().is_some()))
-            .field("input_done", &self.session.is_input_done())
-            .field("output_done", &self.session.is_output_done())
+            .field("closed", &(self.closed, self.session().peer_close().is_some()))
+            .field("input_done", &self.session().is_input_done())
+            .field("output_done", &self.session().is_output_done())
             .field("over", &self.over)
-            .field("carriers", &(carriers, self.has_lead))
+            .field("carriers", &(self.lead(), others))
             .finish()
     }
 }

@@ -5,9 +5,11 @@
 use crate::carrier::Carrier;
 use crate::chance::Chance;
 use crate::half::{Arrival, CLIENT, Half, SERVER};
+use bowline::connection;
 use bowline::wire::{
     Accepted, Answer, Epoch, Frame, Hello, Offset, Refusal, RefusalCode, Resume, SessionId, next_message,
 };
+use bytes::Bytes;
 use std::iter::Sum;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -111,9 +113,7 @@ pub(crate) struct World {
     pub(crate) halves: [Half; 2],
     pub(crate) lines: Vec<Line>,
     /// Datagrams on the way to each half: they arrive at any time, in any order, again, or never.
-    copies: [Vec<Frame>; 2],
-    /// Highest epoch that the client sent, and that the server took.
-    pub(crate) epochs: [Epoch; 2],
+    copies: [Vec<(usize, Bytes)>; 2],
     /// Chances of some events in percent; each schedule has its own weather.
     cuts: usize,
     closes: usize,
@@ -130,12 +130,12 @@ impl World {
     pub(crate) fn new(seed: u64) -> World {
         static BEGINNING: OnceLock<Instant> = OnceLock::new();
         let mut chance = Chance::new(seed);
+        let now = *BEGINNING.get_or_init(bowline::clock::now);
         World {
-            now: *BEGINNING.get_or_init(bowline::clock::now),
-            halves: [CLIENT, SERVER].map(|me| Half::new(me, &mut chance)),
+            now,
+            halves: [CLIENT, SERVER].map(|me| Half::new(me, &mut chance, now)),
             lines: Vec::new(),
             copies: [Vec::new(), Vec::new()],
-            epochs: [Epoch::default(); 2],
             cuts: chance.one_of(&[0, 1, 3, 10]),
             closes: chance.one_of(&[0, 0, 0, 1, 3]),
             crashes: chance.one_of(&[0, 0, 0, 2, 10, 30]),
@@ -180,13 +180,14 @@ impl World {
                 self.halves[me].take(most, self.now, false);
             }
             30..44 => self.transmit(me),
-            44..61 => self.pass(),
-            61..63 => self.promote(),
+            44..60 => self.pass(),
+            61 => self.promote(),
+            62 => self.dial_standby(),
             63..80 => self.read(me),
             80..84 => self.copy(me),
             84 => self.halves[me].note_facts(),
             85..88 => self.arrive(me),
-            88..93 => self.tally.heard_again += u64::from(self.halves[me].hear_again(&mut self.chance)),
+            60 | 88..93 => self.tally.heard_again += u64::from(self.halves[me].hear_again(&mut self.chance)),
             93 => self.suspect(),
             94 => self.call_off(),
             95..98 => self.cut(),
@@ -263,7 +264,8 @@ impl World {
             && self.lines[lead].carrier.is_flushed(me)
             && !half.over
         {
-            half.transmit(self.lines[lead].carrier.outbox(me), self.now);
+            half.transmit(self.now);
+            self.settle(me);
         }
     }
 
@@ -282,20 +284,18 @@ impl World {
             match stages[me] {
                 Stage::Gone | Stage::Arriving => return,
                 Stage::Attached => match Frame::decode(inbox).expect("frames of an honest peer") {
-                    Some(Frame::Resume {
-                        epoch,
-                        received,
-                        window,
-                    }) if me == SERVER => self.follow(line, epoch, (received, window)),
+                    // A half that is over has no driver.
+                    Some(_) if self.halves[me].over => {}
                     Some(frame) => {
-                        let useless = self.halves[me].handle_frame(frame, line);
-                        useless.into_iter().for_each(|other| self.drop_line(me, other));
+                        self.halves[me].handle_frame(frame, line, self.now);
+                        self.settle(me);
                     }
                     None => return,
                 },
                 Stage::Hello => match next_message(inbox).expect("a hello of an honest peer") {
                     Some(message) if me == SERVER => match Hello::decode(message) {
                         Ok(Hello::Resume(resume)) => self.answer(line, &resume),
+                        Ok(Hello::Standby { .. }) => self.answer_standby(line),
                         other => panic!("{other:?} instead of a resume"),
                     },
                     Some(message) => self.hear_answer(line, &Answer::decode(message).expect("an answer")),
@@ -308,17 +308,27 @@ impl World {
     /// The client dials, as it does whenever it has no lead or suspects the one it has.
     fn dial(&mut self) {
         self.tally.dials += 1;
-        self.epochs[CLIENT] = self.epochs[CLIENT].next();
         let (received, window) = self.halves[CLIENT].facts;
-        let epoch = self.epochs[CLIENT];
-        let mut carrier = Carrier::default();
+        let epoch = self.halves[CLIENT].epochs.next();
         let resume = Hello::Resume(Resume {
             session: SESSION,
             epoch,
             received,
             window,
         });
-        carrier.send(CLIENT, &resume.encode());
+        self.open_line(&resume, epoch);
+    }
+
+    /// The client dials a carrier that is to stand by.
+    fn dial_standby(&mut self) {
+        if !self.halves[CLIENT].over && self.living_lines() < MOST_CARRIERS {
+            self.open_line(&Hello::Standby { session: SESSION }, Epoch::default());
+        }
+    }
+
+    fn open_line(&mut self, hello: &Hello, epoch: Epoch) {
+        let mut carrier = Carrier::default();
+        carrier.send(CLIENT, &hello.encode());
         self.lines.push(Line {
             carrier,
             stages: [Stage::Hello; 2],
@@ -326,58 +336,58 @@ impl World {
         });
     }
 
-    /// The client lets a carrier lead that stood by, and says so on it.
+    /// The client's connection promotes a standby carrier, as it does when the lead is silent.
     fn promote(&mut self) {
-        let client = &mut self.halves[CLIENT];
-        let Some(line) = client.standing().filter(|_| !client.over) else {
-            return;
-        };
-        let epoch = self.epochs[CLIENT].next();
-        // Nothing new is known of the peer.
-        if client.promote(line, epoch, (Offset::ZERO, 0)) {
-            self.epochs[CLIENT] = epoch;
-            self.tally.promoted += 1;
-            let resume = Frame::Resume {
-                epoch,
-                received: client.session.received(),
-                window: client.session.window(),
-            };
-            resume.encode(self.lines[line].carrier.outbox(CLIENT));
+        if !self.halves[CLIENT].over {
+            let promoted = self.halves[CLIENT].connection.promote(self.now);
+            promoted.expect("the peer is honest");
+            self.settle(CLIENT);
         }
     }
 
-    /// The server's pump hears of it.
-    fn follow(&mut self, line: usize, epoch: Epoch, room: (Offset, u64)) {
-        if epoch > self.epochs[SERVER] && !self.halves[SERVER].over {
-            self.epochs[SERVER] = epoch;
-            self.halves[SERVER].promote(line, epoch, room);
+    /// What a connection has decided is done: what it sent goes to the carriers, and what it closed is closed.
+    pub(crate) fn settle(&mut self, me: usize) {
+        for path in self.halves[me].connection.paths_mut().iter_mut() {
+            self.lines[path.line].carrier.outbox(me).unsplit(path.outbox.split());
+            for copy in path.copies.drain(..) {
+                let flying = &mut self.copies[1 - me];
+                let place = self.chance.below(MOST_COPIES).min(flying.len());
+                flying.splice(place..(place + 1).min(flying.len()), [(path.line, copy)]);
+            }
+        }
+        self.tally.promoted += self.halves[me].take_promotions();
+        for line in self.halves[me].take_closed() {
+            self.lines[line].stages[me] = Stage::Gone;
+            self.lines[line].carrier.close(me, &mut self.chance);
         }
     }
 
     /// What flows is little, and sent once more as a datagram; some datagram arrives.
     fn copy(&mut self, me: usize) {
-        if let Some(copy) = self.halves[me].copy() {
+        let half = &self.halves[me];
+        if let Some((lead, copy)) = half.lead().zip(half.copy()) {
             let flying = &mut self.copies[1 - me];
             let place = self.chance.below(MOST_COPIES).min(flying.len());
-            flying.splice(place..(place + 1).min(flying.len()), [copy]);
+            flying.splice(place..(place + 1).min(flying.len()), [(lead, copy)]);
         }
         let waiting = self.copies[me].len();
         if waiting > 0 && !self.halves[me].over {
             self.tally.copies += 1;
-            let copy = self.copies[me][self.chance.below(waiting)].clone();
-            self.halves[me].hear_copy(copy);
+            let (line, copy) = self.copies[me][self.chance.below(waiting)].clone();
+            self.halves[me].hear_copy(line, &copy, self.now);
+            self.settle(me);
         }
     }
 
     fn suspect(&mut self) {
-        let alive = self
-            .lines
-            .iter()
-            .filter(|line| line.stages[CLIENT] != Stage::Gone)
-            .count();
-        if !self.halves[CLIENT].over && alive < MOST_CARRIERS {
+        if !self.halves[CLIENT].over && self.living_lines() < MOST_CARRIERS {
             self.dial();
         }
+    }
+
+    fn living_lines(&self) -> usize {
+        let living = self.lines.iter().filter(|line| line.stages[CLIENT] != Stage::Gone);
+        living.count()
     }
 
     /// The old lead moves again: the client drops a carrier whose answer it has not read.
@@ -394,7 +404,7 @@ impl World {
         let (received, window) = self.halves[SERVER].facts;
         let refused = if self.halves[SERVER].over {
             Some(RefusalCode::Gone)
-        } else if resume.epoch <= self.epochs[SERVER] {
+        } else if !self.halves[SERVER].epochs.take(resume.epoch) {
             self.tally.stale += 1;
             Some(RefusalCode::Stale)
         } else {
@@ -417,37 +427,56 @@ impl World {
             self.lines[line].stages[SERVER] = Stage::Gone;
             return self.lines[line].carrier.finish(SERVER);
         }
-        self.epochs[SERVER] = resume.epoch;
-        self.expect(SERVER, line, resume.received, resume.window);
+        self.expect(SERVER, line, Some((resume.received, resume.window)));
+    }
+
+    fn answer_standby(&mut self, line: usize) {
+        if self.halves[SERVER].over {
+            let refusal = Refusal {
+                code: RefusalCode::Gone,
+                message: "".into(),
+            };
+            self.lines[line]
+                .carrier
+                .send(SERVER, &Answer::Refused(refusal).encode());
+            self.lines[line].stages[SERVER] = Stage::Gone;
+            return self.lines[line].carrier.finish(SERVER);
+        }
+        self.lines[line].carrier.send(SERVER, &Answer::Standing.encode());
+        self.expect(SERVER, line, None);
     }
 
     fn hear_answer(&mut self, line: usize, answer: &Answer) {
         match answer {
-            Answer::Accepted(accepted) => self.expect(CLIENT, line, accepted.received, accepted.window),
+            Answer::Accepted(accepted) => self.expect(CLIENT, line, Some((accepted.received, accepted.window))),
+            Answer::Standing => self.expect(CLIENT, line, None),
             Answer::Refused(refusal) => {
                 self.drop_line(CLIENT, line);
                 if refusal.code == RefusalCode::Gone {
                     assert!(
-                        self.halves[CLIENT].session.is_output_done(),
+                        self.halves[CLIENT].session().is_output_done(),
                         "the session was forgotten before its end was delivered"
                     );
                     self.halves[CLIENT].over = true;
                 }
             }
-            Answer::Reaped | Answer::Probed(_) | Answer::Standing | Answer::Asking(_) | Answer::KeyOk(_) => {
+            Answer::Reaped | Answer::Probed(_) | Answer::Asking(_) | Answer::KeyOk(_) => {
                 panic!("nobody asked for that: {answer:?}")
             }
         }
     }
 
-    fn expect(&mut self, me: usize, line: usize, received: Offset, window: u64) {
+    /// `room`: what the peer has received, and its window; `None` for a standby carrier.
+    fn expect(&mut self, me: usize, line: usize, room: Option<(Offset, u64)>) {
         self.lines[line].stages[me] = Stage::Arriving;
         let epoch = self.lines[line].epoch;
         self.halves[me].arrivals.push(Arrival {
             carrier: line,
-            epoch,
-            received,
-            window,
+            accepted: room.map(|(received, window)| connection::Accepted {
+                epoch,
+                received,
+                window,
+            }),
         });
     }
 
@@ -463,10 +492,10 @@ impl World {
         }
         self.tally.attaches += 1;
         self.lines[arrival.carrier].stages[me] = Stage::Attached;
-        if !self.halves[me].attach(&arrival) {
-            return self.drop_line(me, arrival.carrier);
-        }
-        self.tally.several += u64::from(self.halves[me].attached.len() > 1);
+        self.halves[me].attach(&arrival, self.now);
+        self.settle(me);
+        let others = self.halves[me].connection.paths().others().count();
+        self.tally.several += u64::from(others > 0);
     }
 
     fn cut(&mut self) {
@@ -496,9 +525,10 @@ impl World {
     }
 
     fn drop_line(&mut self, me: usize, line: usize) {
-        self.halves[me].lose(line);
+        self.halves[me].lose(line, self.now);
         self.lines[line].stages[me] = Stage::Gone;
         self.lines[line].carrier.close(me, &mut self.chance);
+        self.settle(me);
     }
 
     fn any_line(&mut self) -> Option<usize> {
@@ -520,7 +550,7 @@ impl World {
     fn end_if_finished(&mut self, me: usize) {
         let lead = self.halves[me].lead();
         let flushed = lead.is_none_or(|lead| self.lines[lead].carrier.is_flushed(me));
-        if self.halves[me].over || !self.halves[me].session.is_finished() || !flushed {
+        if self.halves[me].over || !self.halves[me].session().is_finished() || !flushed {
             return;
         }
         self.halves[me].over = true;
@@ -549,7 +579,7 @@ impl World {
                 "the server half was left alone on a living carrier: {:#?}",
                 self.halves
             );
-            assert!(server.session.is_output_done(), "the server half waits for more");
+            assert!(server.session().is_output_done(), "the server half waits for more");
         }
     }
 }

@@ -1,30 +1,21 @@
-//! The client half, as `pump/vigil.rs` and `client/redial.rs` drive it.
+//! The client half: its connection, and its dials as `client/redial.rs` makes them.
 
 use crate::line::Line;
+use crate::line_path::{LinePath, index_of};
 use crate::network::CLIENT;
 use crate::race::Race;
 use crate::sim::SessionSim;
-use bowline::session::{Liveness, Verdict};
+use bowline::connection::{self, DialRequest, Event, PathIndex};
 use bowline::wire::{Answer, Epoch, Frame, Hello, Offset, RefusalCode, Resume, SessionId, next_message};
 use bytes::{Bytes, BytesMut};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
-/// When the pump considers output to be flowing.
-const FLOWING: Duration = Duration::from_secs(5);
-/// The RTT that it assumes for an unmeasured path.
-const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 pub(crate) const SESSION: SessionId = SessionId::new([7; 16]);
 
 pub(crate) struct Client {
-    pub(crate) lead: Option<usize>,
-    pub(crate) liveness: Liveness,
-    /// The bytes read from the lead when an answer became due.
-    heard: u64,
-    pings: u64,
-    waiting_input: usize,
-    /// How long the session had been idle when it began to wait for an answer.
-    pub(crate) rested: Duration,
-    epoch: Epoch,
+    /// What the connection wanted last.
+    request: DialRequest,
     pub(crate) race: Option<Race>,
     pub(crate) attached: Duration,
     pub(crate) woken: Duration,
@@ -32,15 +23,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(now: Instant, seed: u64) -> Client {
+    pub(crate) fn new(seed: u64) -> Client {
         Client {
-            lead: None,
-            liveness: Liveness::new(now),
-            heard: 0,
-            pings: 0,
-            waiting_input: 0,
-            rested: Duration::ZERO,
-            epoch: Epoch::new(1),
+            request: DialRequest::None,
             race: None,
             attached: Duration::ZERO,
             woken: Duration::ZERO,
@@ -50,45 +35,42 @@ impl Client {
 }
 
 impl SessionSim<'_> {
-    pub(crate) fn client_timeout(&self) -> Option<Duration> {
-        let lead = self.client.lead.and_then(|lead| self.lines.get(&lead));
-        let watch = lead.map(|lead| {
-            let timeout = self.client.liveness.poll_timeout(self.instant(), self.rtt_of(lead));
-            self.since_beginning(timeout)
-        });
-        let race = self.client.race.as_ref().map(|race| {
-            let pacer = self.since_beginning(race.pacer.poll_timeout());
-            race.next(pacer)
-        });
-        let told = lead.and_then(|lead| lead.told);
-        watch.into_iter().chain(race).chain(told).min()
+    pub(crate) fn client_lead(&self) -> Option<usize> {
+        self.ends[CLIENT].connection.paths().lead().map(|lead| lead.id)
     }
 
-    fn rtt_of(&self, line: &Line) -> Duration {
-        if line.is_measured { self.net.rtt() } else { UNKNOWN_RTT }
+    pub(crate) fn client_timeout(&self) -> Option<Duration> {
+        let lead = self.client_lead().and_then(|lead| self.lines.get(&lead));
+        let race = self.client.race.as_ref().map(|race| {
+            let (due, done) = race.next(self.instant());
+            done.into_iter().fold(self.since_beginning(due), Duration::min)
+        });
+        let told = lead.and_then(|lead| lead.told);
+        race.into_iter().chain(told).min()
     }
 
     /// Makes this carrier the lead.
     pub(crate) fn lead(&mut self, id: usize, epoch: Epoch, received: Offset, window: u64) {
-        let attached = self.ends[CLIENT].session.attach(epoch, received, window);
-        if attached.expect("an honest peer").is_none() {
-            return;
-        }
-        self.client.lead = Some(id);
-        self.client.liveness.handle_attached(self.instant());
-        self.client.heard = 0;
-        self.client.attached = self.now;
-        if let Some(line) = self.lines.get_mut(&id) {
-            line.greeted[CLIENT] = true;
-        }
-        self.stats.carriers += 1;
-        self.call_off();
+        let now = self.instant();
+        let Some(line) = self.lines.get_mut(&id) else { return };
+        line.greeted[CLIENT] = true;
+        let path = LinePath::new(id, Rc::clone(&line.state));
+        let accepted = connection::Accepted {
+            epoch,
+            received,
+            window,
+        };
+        let handled = self.ends[CLIENT]
+            .connection
+            .handle_path(path, accepted, Bytes::new(), now);
+        handled.expect("an honest peer");
+        self.settle(CLIENT);
         self.prune();
     }
 
     pub(crate) fn client_hears(&mut self, id: usize, message: Bytes) {
         let Some(line) = self.lines.get_mut(&id) else { return };
-        line.reads += 1;
+        line.state.reads.set(line.state.reads.get() + 1);
         let mut inbox = BytesMut::from(&message[..]);
         if !line.greeted[CLIENT] {
             let epoch = line.epoch;
@@ -99,176 +81,153 @@ impl SessionSim<'_> {
             return self.handle_answer(id, epoch, &Answer::decode(message).expect("an answer"));
         }
         while let Some(frame) = Frame::decode(&mut inbox).expect("frames of an honest peer") {
-            if self.client.lead == Some(id) {
-                self.judge(id, &frame);
+            let now = self.instant();
+            if let Some(line) = self.lines.get(&id).filter(|_| matches!(frame, Frame::Pong { .. })) {
+                line.state.rtt.set(Some(self.net.rtt()));
             }
-            if !matches!(frame, Frame::Pong { .. }) {
-                let now = self.instant();
-                self.ends[CLIENT].session.handle_frame(frame).expect("an honest peer");
-                self.ends[CLIENT].take(now);
-            }
+            let end = &mut self.ends[CLIENT];
+            // A carrier that the client half has closed.
+            let Some(from) = index_of(end.connection.paths_mut(), id) else {
+                return;
+            };
+            let handled = end.connection.handle_frame(from, frame, false, now);
+            handled.expect("an honest peer");
+            end.take(now);
+            self.settle(CLIENT);
         }
     }
 
-    fn rests(&self) -> Duration {
-        self.now - self.since_beginning(self.client.liveness.active())
+    /// What a connection has decided is done.
+    pub(crate) fn settle(&mut self, me: usize) {
+        let mut urgent = Vec::new();
+        let mut ordered = Vec::new();
+        for path in self.ends[me].connection.paths_mut().iter_mut() {
+            urgent.extend(path.urgent.drain(..).map(|frame| (path.id, frame)));
+            if !path.outbox.is_empty() {
+                ordered.push((path.id, path.outbox.split().freeze()));
+            }
+        }
+        for (id, frame) in urgent {
+            let mut encoded = BytesMut::new();
+            frame.encode(&mut encoded);
+            self.send(id, me, encoded.freeze());
+            if me == CLIENT && matches!(frame, Frame::Ping { .. }) {
+                self.stats.handle_probe(self.now, self.net);
+            }
+        }
+        ordered.into_iter().for_each(|(id, bytes)| self.send(id, me, bytes));
+        while let Some(event) = self.ends[me].connection.poll_event() {
+            if me == CLIENT {
+                self.handle_event(event);
+            }
+        }
+        if me == CLIENT {
+            self.follow_request();
+        }
     }
 
-    fn judge(&mut self, id: usize, frame: &Frame) {
-        let now = self.instant();
-        let liveness = &mut self.client.liveness;
-        match frame {
-            Frame::Data { .. } | Frame::Fin { .. } => liveness.handle_output(now),
-            Frame::Pong { .. } => {
-                liveness.handle_answer(now);
-                if let Some(line) = self.lines.get_mut(&id) {
-                    line.is_measured = true;
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::LeadChanged { .. } => {
+                self.client.attached = self.now;
+                self.stats.carriers += 1;
+            }
+            Event::Suspected { .. } => {
+                if let Some(lead) = self.client_lead() {
+                    self.check_suspicion(lead);
                 }
             }
-            _ => liveness.handle_heard(now),
-        }
-        self.client.rested = self.rests();
-        self.call_off_if_well();
-    }
-
-    pub(crate) fn handle_sent(&mut self, lead: usize) {
-        let outstanding = self.ends[CLIENT].session.is_outstanding();
-        let rested = self.rests();
-        if self.client.liveness.handle_input(self.instant(), outstanding) {
-            self.client.rested = rested;
-            self.client.heard = self.lines.get(&lead).map_or(0, |line| line.reads);
+            Event::LeadLost | Event::FellBack { .. } | Event::FalseAlarm | Event::StaleEpoch { .. } => {}
         }
     }
 
     pub(crate) fn wake(&mut self) {
         let now = self.instant();
         self.client.woken = self.now;
-        self.client.liveness.handle_sign(now);
-        if let Some(race) = self.client.race.as_mut().filter(|race| !race.called_off) {
-            race.handle_sign(now, self.now);
-        }
+        self.ends[CLIENT].connection.handle_network_change(now);
+        self.settle(CLIENT);
     }
 
     /// Monitors the lead.
     pub(crate) fn watch(&mut self) {
         self.notice_loss();
-        if let Some(id) = self.client.lead {
-            self.poll_liveness(id);
-        }
-        let waiting = self.ends[CLIENT].session.replay_len();
-        let is_doubtful = self.client.lead.is_none() || self.client.liveness.is_suspect();
-        if is_doubtful && waiting > self.client.waiting_input {
-            self.want(true);
-        }
-        self.client.waiting_input = waiting;
+        let now = self.instant();
+        let handled = self.ends[CLIENT].connection.handle_timeout(now);
+        handled.expect("an honest peer");
+        self.settle(CLIENT);
+        self.stats
+            .handle_keepalive_interval(self.ends[CLIENT].connection.max_keepalive_interval());
     }
 
     fn notice_loss(&mut self) {
-        let Some(id) = self.client.lead else { return };
+        let Some(id) = self.client_lead() else { return };
         let Some(line) = self.lines.get_mut(&id) else { return };
         if line.told.is_some_and(|told| told <= self.now) {
             line.clear();
-            self.client.lead = None;
-            self.ends[CLIENT].session.detach();
-            let outstanding = self.ends[CLIENT].session.is_outstanding();
-            self.want(outstanding);
+            let now = self.instant();
+            let closed = self.ends[CLIENT]
+                .connection
+                .handle_path_closed(PathIndex::Lead, false, now);
+            closed.expect("an honest peer");
+            self.settle(CLIENT);
             self.prune();
         } else if line.is_forgotten && !self.stats.is_forgotten(id) {
             self.handle_forgotten(id);
         }
     }
 
-    fn poll_liveness(&mut self, id: usize) {
-        let now = self.instant();
-        loop {
-            let line = &self.lines[&id];
-            let (rtt, reads) = (self.rtt_of(line), line.reads);
-            if self.client.liveness.poll_timeout(now, rtt) > now {
-                return;
-            }
-            if reads != self.client.heard {
-                self.client.heard = reads;
-                self.client.liveness.handle_heard(now);
-                self.call_off_if_well();
-            }
-            match self.client.liveness.poll(now, rtt) {
-                Verdict::Wait => return,
-                Verdict::Probe => self.probe(id, reads),
-                Verdict::Touch => unreachable!("these carriers hear frames and nothing else"),
-                Verdict::Suspect => {
-                    self.check_suspicion(id);
-                    let outstanding = self.ends[CLIENT].session.is_outstanding();
-                    self.want(outstanding);
-                }
-            }
-        }
-    }
-
-    fn probe(&mut self, id: usize, reads: u64) {
-        self.client.pings += 1;
-        self.client.heard = reads;
-        self.client.rested = self.client.rested.max(self.rests());
-        let mut ping = BytesMut::new();
-        Frame::Ping {
-            token: self.client.pings,
-        }
-        .encode(&mut ping);
-        self.send(id, CLIENT, ping.freeze());
-        self.stats.handle_probe(self.now, self.net);
-    }
-
     // Dials.
 
-    fn want(&mut self, outstanding: bool) {
+    /// What the connection wants of the dialer, as it is published to `client/redial.rs`.
+    fn follow_request(&mut self) {
+        let request = self.ends[CLIENT].connection.dial_request();
+        if std::mem::replace(&mut self.client.request, request) == request {
+            return;
+        }
         let now = self.instant();
-        self.stats.disturb(self.now);
-        if let Some(race) = &mut self.client.race {
-            race.called_off = false;
-            return race.handle_sign(now, self.now);
+        if request != DialRequest::None {
+            self.stats.disturb(self.now);
         }
-        let flowed = now.saturating_duration_since(self.client.liveness.active()) < FLOWING;
-        self.client.seed = self.client.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.client.race = Some(Race::new(now, self.now, outstanding || flowed, self.client.seed));
-    }
-
-    /// The lead delivers again.
-    fn call_off_if_well(&mut self) {
-        if self.client.lead.is_some() && !self.client.liveness.is_suspect() {
-            self.call_off();
-        }
-    }
-
-    fn call_off(&mut self) {
         if let Some(race) = &mut self.client.race {
-            race.called_off = true;
-            self.end_race();
+            race.handle_request(request, now, self.now);
+            return self.end_race();
+        }
+        if request != DialRequest::None {
+            self.client.seed = self.client.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            self.client.race = Some(Race::new(now, self.now, request, self.client.seed));
         }
     }
 
     fn end_race(&mut self) {
-        if let Some(race) = self.client.race.take_if(|race| race.is_over()) {
+        let now = self.instant();
+        if let Some(race) = self.client.race.take_if(|race| race.is_over(now)) {
             self.stats.handle_race(&race, self.now);
             self.prune();
         }
     }
 
     pub(crate) fn dial(&mut self) {
+        self.end_race();
         let now = self.instant();
         if let Some(race) = &mut self.client.race {
-            while race.pacer.poll_attempt(now) {
+            while race.poll_attempt(now) {
                 race.dial(self.net, self.now);
                 self.stats.disturb(self.now);
             }
         }
-        while self.client.race.as_mut().is_some_and(|race| race.poll_resume(self.now)) {
+        while self
+            .client
+            .race
+            .as_mut()
+            .is_some_and(|race| race.poll_resume(now, self.now))
+        {
             self.resume();
         }
     }
 
     fn resume(&mut self) {
-        self.client.epoch = self.client.epoch.next();
-        let epoch = self.client.epoch;
-        let session = &self.ends[CLIENT].session;
+        let epoch = self.ends[CLIENT].epochs.next();
+        let session = self.ends[CLIENT].session();
         let resume = Hello::Resume(Resume {
             session: SESSION,
             epoch,
@@ -277,25 +236,21 @@ impl SessionSim<'_> {
         });
         let id = self.add(Line::new(self.net, epoch, self.now));
         self.send(id, CLIENT, resume.encode());
-        let rtt = self.net.rtt();
+        let (rtt, now) = (self.net.rtt(), self.instant());
         if let Some(race) = &mut self.client.race {
-            race.handle_resume_sent(epoch, rtt, self.now);
+            race.handle_resume_sent(epoch, rtt, now);
         }
     }
 
     fn handle_answer(&mut self, id: usize, epoch: Epoch, answer: &Answer) {
+        let now = self.instant();
+        if let Some(race) = &mut self.client.race {
+            race.handle_answered(epoch, answer, now);
+        }
         match answer {
-            Answer::Accepted(accepted) => {
-                if let Some(race) = &mut self.client.race {
-                    race.handle_accepted(epoch, self.now);
-                }
-                self.lead(id, epoch, accepted.received, accepted.window);
-            }
+            Answer::Accepted(accepted) => self.lead(id, epoch, accepted.received, accepted.window),
             Answer::Refused(refusal) => {
                 assert_eq!(refusal.code, RefusalCode::Stale, "the session was lost");
-                if let Some(race) = &mut self.client.race {
-                    race.handle_refused(epoch);
-                }
                 self.end_race();
             }
             other => panic!("nobody asked for that: {other:?}"),

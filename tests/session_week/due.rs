@@ -1,9 +1,9 @@
 //! Checks by when a session is back, and that nothing else disturbs it.
 
 use crate::network::CLIENT;
-use crate::race::RESUME_ALLOWANCE;
 use crate::sim::SessionSim;
 use crate::stats::Cause;
+use bowline::connection::RESUME_TIMEOUT;
 use std::time::Duration;
 
 /// From `session/liveness.rs`: the longest probe interval, the answer timeout, and the timeout of a fresh lead.
@@ -57,7 +57,7 @@ impl SessionSim<'_> {
 
     fn expect(&mut self, cause: Cause, find: Duration) {
         let rtt = self.net.rtt();
-        let exchange = self.net.dial_time() + RESUME_ALLOWANCE.max(3 * rtt) + rtt;
+        let exchange = self.net.dial_time() + RESUME_TIMEOUT.max(3 * rtt) + rtt;
         self.due = Some(Due {
             cause,
             since: self.now,
@@ -93,10 +93,12 @@ impl SessionSim<'_> {
 
     /// Whether both halves have the same lead and bytes flow on it.
     fn is_well(&self) -> bool {
-        let Some(id) = self.client.lead else { return false };
+        let Some(id) = self.client_lead() else { return false };
         let Some(line) = self.lines.get(&id) else { return false };
         let lives = self.now < line.doom && !line.is_forgotten && !line.is_stalled(self.now + self.net.rtt() * 2);
-        lives && self.server.lead() == Some(id) && !self.client.liveness.is_suspect()
+        let [client, server] = &self.ends;
+        let follows = server.connection.paths().lead().is_some_and(|lead| lead.id == id);
+        lives && follows && !client.connection.is_suspect()
     }
 
     /// A lead that delivers is not suspected.
@@ -109,9 +111,8 @@ impl SessionSim<'_> {
             "suspected for nothing at {:?}, of {:?}, {} reads, outstanding: {}",
             self.now,
             self.client.attached,
-            line.reads,
-            self.ends[CLIENT].session.is_outstanding()
+            line.state.reads.get(),
+            self.ends[CLIENT].session().is_outstanding()
         );
-        self.stats.handle_suspicion(self.client.rested);
     }
 }

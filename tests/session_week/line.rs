@@ -4,11 +4,22 @@ use crate::conditions::{Intervals, WEEK};
 use crate::network::{CLIENT, IDLE, Network, SERVER};
 use bowline::wire::Epoch;
 use bytes::Bytes;
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// The shortest retransmission interval.
 const MIN_RETRANSMIT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the client's end of a carrier knows.
+#[derive(Default)]
+pub(crate) struct LineState {
+    /// Messages that the client has read, probes answered included.
+    pub(crate) reads: Cell<u64>,
+    /// Once it is measured.
+    pub(crate) rtt: Cell<Option<Duration>>,
+}
 
 pub(crate) struct Line {
     pub(crate) epoch: Epoch,
@@ -26,11 +37,7 @@ pub(crate) struct Line {
     pub(crate) is_forgotten: bool,
     /// By reader: the hello or its answer has arrived.
     pub(crate) greeted: [bool; 2],
-    /// Messages that the client has read, probes answered included.
-    pub(crate) reads: u64,
-    pub(crate) is_measured: bool,
-    /// On the server: something other than a probe arrived.
-    pub(crate) delivered: bool,
+    pub(crate) state: Rc<LineState>,
 }
 
 impl Line {
@@ -59,9 +66,7 @@ impl Line {
             said: born,
             is_forgotten: false,
             greeted: [false; 2],
-            reads: 0,
-            is_measured: false,
-            delivered: false,
+            state: Rc::default(),
         }
     }
 

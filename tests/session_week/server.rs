@@ -1,38 +1,26 @@
-//! The server half, driven as by its registry and its pump.
+//! The server half: its connection, and what its registry answers.
 
+use crate::end::TTL;
+use crate::line_path::{LinePath, index_of};
 use crate::network::{IDLE, SERVER};
 use crate::sim::SessionSim;
+use bowline::connection;
 use bowline::wire::{Accepted, Answer, Epoch, Frame, Hello, Offset, Refusal, RefusalCode, next_message};
 use bytes::{Bytes, BytesMut};
+use std::rc::Rc;
 use std::time::Duration;
 
-/// How long a detached session is kept (`RegistryLimits`).
-const TTL: Duration = Duration::from_secs(7 * 86_400);
-
-#[derive(Default)]
-pub(crate) struct Server {
-    /// The carriers and their progress; the last one is the lead.
-    leads: Vec<(usize, Offset)>,
-    taken: Epoch,
-    /// Since when there is no lead.
-    alone: Option<Duration>,
-}
-
-impl Server {
-    pub(crate) fn lead(&self) -> Option<usize> {
-        self.leads.last().map(|(id, _)| *id)
-    }
-
-    pub(crate) fn has(&self, id: usize) -> bool {
-        self.leads.iter().any(|(lead, _)| *lead == id)
-    }
-}
-
 impl SessionSim<'_> {
-    /// When ended carriers are dropped.
+    fn server_lines(&self) -> Vec<usize> {
+        let paths = self.ends[SERVER].connection.paths();
+        paths.others().chain(paths.lead()).map(|path| path.id).collect()
+    }
+
+    /// When a carrier that is over is let go of.
     pub(crate) fn server_timeout(&self) -> Option<Duration> {
-        let lines = self.server.leads.iter().filter_map(|(id, _)| self.lines.get(id));
-        lines.map(|line| line.doom + IDLE).min()
+        let lines = self.server_lines();
+        let dooms = lines.iter().filter_map(|id| Some(self.lines.get(id)?.doom + IDLE));
+        dooms.min()
     }
 
     pub(crate) fn server_hears(&mut self, id: usize, message: Bytes) {
@@ -42,26 +30,18 @@ impl SessionSim<'_> {
             return self.greet(id, &mut inbox);
         }
         while let Some(frame) = Frame::decode(&mut inbox).expect("frames of an honest peer") {
-            if let Frame::Ping { token } = frame {
-                let mut pong = BytesMut::new();
-                Frame::Pong { token }.encode(&mut pong);
-                self.send(id, SERVER, pong.freeze());
-                continue;
-            }
-            self.drop_older(id);
             let now = self.instant();
-            self.ends[SERVER].session.handle_frame(frame).expect("an honest peer");
+            let end = &mut self.ends[SERVER];
+            // A carrier that the server half has closed.
+            let Some(from) = index_of(end.connection.paths_mut(), id) else {
+                return;
+            };
+            let handled = end.connection.handle_frame(from, frame, false, now);
+            handled.expect("an honest peer");
             // The echo.
-            let taken = self.ends[SERVER].take(now);
-            self.ends[SERVER].give(taken);
-        }
-    }
-
-    /// A frame on the lead shows that the client uses it.
-    fn drop_older(&mut self, id: usize) {
-        let Some(line) = self.lines.get_mut(&id) else { return };
-        if self.server.lead() == Some(id) && !std::mem::replace(&mut line.delivered, true) {
-            self.server.leads.retain(|(lead, _)| *lead == id);
+            let taken = end.take(now);
+            end.give(taken);
+            self.settle(SERVER);
         }
     }
 
@@ -70,14 +50,14 @@ impl SessionSim<'_> {
         let Ok(Hello::Resume(resume)) = Hello::decode(message) else {
             panic!("no resume");
         };
-        if resume.epoch <= self.server.taken {
+        if !self.ends[SERVER].epochs.take(resume.epoch) {
             let refusal = Refusal {
                 code: RefusalCode::Stale,
                 message: "".into(),
             };
             return self.send(id, SERVER, Answer::Refused(refusal).encode());
         }
-        let session = &self.ends[SERVER].session;
+        let session = self.ends[SERVER].session();
         let accepted = Accepted {
             key: None,
             received: session.received(),
@@ -90,47 +70,47 @@ impl SessionSim<'_> {
 
     /// Makes this carrier the lead.
     pub(crate) fn follow(&mut self, id: usize, epoch: Epoch, received: Offset, window: u64) {
-        self.server.taken = epoch;
-        let session = &mut self.ends[SERVER].session;
-        let reached = session.lead_position();
-        let attached = session.attach(epoch, received, window);
-        attached.expect("an honest peer").expect("the latest");
-        if let Some((_, last)) = self.server.leads.last_mut() {
-            *last = reached;
-        }
-        self.server.leads.push((id, received));
-        self.server.alone = None;
-        if let Some(line) = self.lines.get_mut(&id) {
-            line.greeted[SERVER] = true;
-        }
+        let now = self.instant();
+        let Some(line) = self.lines.get_mut(&id) else { return };
+        line.greeted[SERVER] = true;
+        let path = LinePath::new(id, Rc::clone(&line.state));
+        let accepted = connection::Accepted {
+            epoch,
+            received,
+            window,
+        };
+        let handled = self.ends[SERVER]
+            .connection
+            .handle_path(path, accepted, Bytes::new(), now);
+        handled.expect("an honest peer");
+        self.settle(SERVER);
     }
 
     /// Drops ended carriers; an older one becomes the lead again, if there is one.
     pub(crate) fn keep_leads(&mut self) {
-        let before = self.server.lead();
-        let lines = &self.lines;
-        let is_over = |id: &usize| lines.get(id).is_none_or(|line| self.now >= line.doom + IDLE);
-        self.server.leads.retain(|(id, _)| !is_over(id));
-        let session = &mut self.ends[SERVER].session;
-        if before.is_some() && before != self.server.lead() {
-            session.detach();
-            match self.server.leads.last() {
-                Some((_, reached)) => session.fall_back(*reached).expect("an honest peer"),
-                None => self.server.alone = Some(self.now),
+        let now = self.instant();
+        // The lead comes last.
+        for id in self.server_lines() {
+            let is_over = self.lines.get(&id).is_none_or(|line| self.now >= line.doom + IDLE);
+            let connection = &mut self.ends[SERVER].connection;
+            if let Some(index) = index_of(connection.paths_mut(), id).filter(|_| is_over) {
+                let closed = connection.handle_path_closed(index, false, now);
+                closed.expect("an honest peer");
+                self.settle(SERVER);
+                self.prune();
             }
-            self.prune();
         }
-        let alone = self.server.alone.map_or(Duration::ZERO, |since| self.now - since);
-        assert!(alone < TTL, "the session was lost");
+        let connection = &self.ends[SERVER].connection;
+        assert!(!connection.is_expired(now), "the session was lost");
+        let alone = connection.detached_since().map_or(Duration::ZERO, |since| now - since);
         self.stats.longest_alone = self.stats.longest_alone.max(alone);
     }
 
     /// A new worker continues from the state of the dead one.
     pub(crate) fn restart(&mut self) {
         self.stats.restarts += 1;
-        self.server.taken = self.ends[SERVER].restart().epoch;
-        self.server.leads.clear();
-        self.server.alone.get_or_insert(self.now);
+        let now = self.instant();
+        self.ends[SERVER].restart(now);
         self.prune();
     }
 }

@@ -1,4 +1,4 @@
-//! Simulates one session in virtual time: both session cores, the liveness check of the lead, and the redial pacer.
+//! One session's life: both connections and the pacer of the client's dials, in virtual time.
 
 use crate::chance::Chance;
 use crate::client::Client;
@@ -8,10 +8,9 @@ use crate::end::End;
 use crate::line::Line;
 use crate::load::Load;
 use crate::network::{CLIENT, Network, SERVER};
-use crate::server::Server;
 use crate::stats::Stats;
 use bowline::wire::{Epoch, Offset};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -31,7 +30,6 @@ pub(crate) struct SessionSim<'a> {
     pub(crate) lines: BTreeMap<usize, Line>,
     next_line: usize,
     pub(crate) client: Client,
-    pub(crate) server: Server,
     load: Load,
     pub(crate) due: Option<Due>,
     /// How many outages, suspends and worker deaths are over.
@@ -51,18 +49,17 @@ impl<'a> SessionSim<'a> {
             beginning,
             now,
             end,
-            ends: [CLIENT, SERVER].map(|me| End::new(seed, me, now)),
+            ends: [CLIENT, SERVER].map(|me| End::new(seed, me, now, beginning + now)),
             lines: BTreeMap::new(),
             next_line: 0,
-            client: Client::new(beginning + now, seed),
-            server: Server::default(),
+            client: Client::new(seed),
             load: load.from(now, end.saturating_sub(SETTLE_TIME)),
             due: None,
             over,
             stats: Stats::default(),
         };
         let line = sim.add(first);
-        let window = sim.ends[CLIENT].session.window();
+        let window = sim.ends[CLIENT].session().window();
         sim.follow(line, Epoch::new(1), Offset::ZERO, window);
         sim.lead(line, Epoch::new(1), Offset::ZERO, window);
         sim
@@ -106,7 +103,10 @@ impl<'a> SessionSim<'a> {
 
     /// The time of the next event.
     fn next(&self) -> Duration {
-        let timeout = |me: usize| self.ends[me].session.poll_timeout().map(|at| self.since_beginning(at));
+        let timeout = |me: usize| {
+            let timeout = self.ends[me].connection.poll_timeout(true, self.instant());
+            timeout.map(|at| self.since_beginning(at))
+        };
         let mine = self
             .load
             .next_key()
@@ -227,23 +227,13 @@ impl<'a> SessionSim<'a> {
     }
 
     fn transmit(&mut self, me: usize) {
-        let lead = match me {
-            CLIENT => self.client.lead,
-            _ => self.server.lead(),
-        };
-        let Some(lead) = lead else { return };
+        let now = self.instant();
         loop {
-            let mut out = BytesMut::new();
             self.ends[me].record();
-            let now = self.instant();
-            self.ends[me].session.transmit(&mut out, FILL, now);
-            if out.is_empty() {
+            if !self.ends[me].connection.transmit(FILL, now) {
                 return;
             }
-            if me == CLIENT {
-                self.handle_sent(lead);
-            }
-            self.send(lead, me, out.freeze());
+            self.settle(me);
         }
     }
 
@@ -257,11 +247,17 @@ impl<'a> SessionSim<'a> {
 
     /// Drops carriers that neither half uses.
     pub(crate) fn prune(&mut self) {
-        let (client, server) = (&self.client, &self.server);
-        self.lines.retain(|id, line| {
-            let is_asked = client.race.is_some() && !line.greeted[CLIENT];
-            client.lead == Some(*id) || server.has(*id) || is_asked
-        });
+        let used: Vec<usize> = self
+            .ends
+            .iter()
+            .flat_map(|end| {
+                let paths = end.connection.paths();
+                paths.lead().into_iter().chain(paths.others()).map(|path| path.id)
+            })
+            .collect();
+        let is_racing = self.client.race.is_some();
+        let is_asked = |line: &Line| is_racing && !line.greeted[CLIENT];
+        self.lines.retain(|id, line| used.contains(id) || is_asked(line));
     }
 }
 

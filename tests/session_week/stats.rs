@@ -100,8 +100,9 @@ impl Stats {
         }
     }
 
-    pub(crate) fn handle_suspicion(&mut self, rested: Duration) {
-        self.found_quiet_silence |= rested > QUIET;
+    /// After a suspicion in a quiet session, which may mean that a NAT forgets, its keepalives are no longer the rarest.
+    pub(crate) fn handle_keepalive_interval(&mut self, longest: Option<Duration>) {
+        self.found_quiet_silence |= longest.is_some_and(|longest| longest < Duration::from_secs(30));
     }
 
     pub(crate) fn handle_race(&mut self, race: &Race, now: Duration) {

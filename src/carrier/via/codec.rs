@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::wire::{DecodeError, Quoting, RelayWord, missing_bytes, next_message};
+use crate::wire::{DecodeError, Quoting, RelayMessage, missing_bytes, next_message};
 
 /// Largest read.
 const READ_SIZE: usize = 2048;
@@ -46,7 +46,7 @@ impl From<io::Error> for RelayStreamError {
 pub(crate) async fn read_message<S: AsyncRead + Unpin>(
     stream: &mut S,
     inbox: &mut BytesMut,
-) -> Result<RelayWord, RelayStreamError> {
+) -> Result<RelayMessage, RelayStreamError> {
     poll_fn(|cx| poll_message(stream, inbox, cx)).await
 }
 
@@ -54,13 +54,13 @@ fn poll_message<S: AsyncRead + Unpin>(
     stream: &mut S,
     inbox: &mut BytesMut,
     cx: &mut Context<'_>,
-) -> Poll<Result<RelayWord, RelayStreamError>> {
+) -> Poll<Result<RelayMessage, RelayStreamError>> {
     loop {
         let missing = missing_bytes(inbox)?;
         if missing == 0
             && let Some(message) = next_message(inbox)?
         {
-            return Poll::Ready(Ok(RelayWord::decode(message)?));
+            return Poll::Ready(Ok(RelayMessage::decode(message)?));
         }
         let mut room = [0; READ_SIZE];
         let mut buffer = ReadBuf::new(&mut room[..missing.min(READ_SIZE)]);
@@ -76,7 +76,7 @@ fn poll_message<S: AsyncRead + Unpin>(
 ///
 /// # Errors
 /// The stream failed.
-pub(crate) async fn send_message<S: AsyncWrite + Unpin>(stream: &mut S, message: &RelayWord) -> io::Result<()> {
+pub(crate) async fn send_message<S: AsyncWrite + Unpin>(stream: &mut S, message: &RelayMessage) -> io::Result<()> {
     let mut message = message.encode();
     while message.has_remaining() {
         stream.write_buf(&mut message).await?;
@@ -92,10 +92,10 @@ mod tests {
     #[tokio::test]
     async fn bytes_after_a_message_stay_on_the_stream() {
         let (mut near, mut far) = duplex(1024);
-        send_message(&mut near, &RelayWord::Reached).await.unwrap();
+        send_message(&mut near, &RelayMessage::Reached).await.unwrap();
         near.write_all(b"ciphertext").await.unwrap();
         let mut inbox = BytesMut::new();
-        assert_eq!(read_message(&mut far, &mut inbox).await.unwrap(), RelayWord::Reached);
+        assert_eq!(read_message(&mut far, &mut inbox).await.unwrap(), RelayMessage::Reached);
         assert!(inbox.is_empty());
         let mut rest = [0; 10];
         far.read_exact(&mut rest).await.unwrap();
@@ -105,7 +105,7 @@ mod tests {
     #[tokio::test]
     async fn cancelled_read_continues_where_it_stopped() {
         let (mut near, mut far) = duplex(1024);
-        let message = RelayWord::Registered { keys: 3 }.encode();
+        let message = RelayMessage::Registered { keys: 3 }.encode();
         let mut inbox = BytesMut::new();
         for byte in &message[..message.len() - 1] {
             near.write_all(&[*byte]).await.unwrap();
@@ -114,7 +114,7 @@ mod tests {
         }
         near.write_all(&message[message.len() - 1..]).await.unwrap();
         let read = read_message(&mut far, &mut inbox).await.unwrap();
-        assert_eq!(read, RelayWord::Registered { keys: 3 });
+        assert_eq!(read, RelayMessage::Registered { keys: 3 });
     }
 
     #[tokio::test]

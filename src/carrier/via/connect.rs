@@ -10,7 +10,7 @@ use super::{RelayAddress, RelayTransport};
 use crate::carrier::quic::{MtuCap, QuicLimits};
 use crate::carrier::tls;
 use crate::identity::raw_key::TlsKey;
-use crate::wire::{KeyDigest, MAX_FINGERPRINTS, RelayRefusal, RelayWord};
+use crate::wire::{KeyDigest, MAX_FINGERPRINTS, RelayMessage, RelayRefusal};
 
 /// What to ask a relay for.
 #[derive(Clone, Debug)]
@@ -69,15 +69,15 @@ pub async fn connect(
 
 async fn ask(mut stream: ViaStream, fingerprints: &[KeyDigest]) -> Result<ViaStream, RelayConnectError> {
     let asked = &fingerprints[..fingerprints.len().min(MAX_FINGERPRINTS)];
-    let message = RelayWord::Reach {
+    let message = RelayMessage::Reach {
         fingerprints: asked.to_vec(),
     };
     send_message(&mut stream, &message)
         .await
         .map_err(RelayStreamError::from)?;
     match read_message(&mut stream, &mut BytesMut::new()).await? {
-        RelayWord::Reached => Ok(stream),
-        RelayWord::Refused(refusal) => Err(RelayConnectError::Refused(refusal)),
+        RelayMessage::Reached => Ok(stream),
+        RelayMessage::Refused(refusal) => Err(RelayConnectError::Refused(refusal)),
         _ => Err(RelayConnectError::UnexpectedMessage),
     }
 }

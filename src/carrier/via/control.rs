@@ -17,7 +17,7 @@ use super::register::{RegisterError, RegistrationDialer};
 use super::stream::{LiveStream, ViaStream};
 use super::{IncomingStream, RelayTransport};
 use crate::clock;
-use crate::wire::{DialToken, RelayWord};
+use crate::wire::{DialToken, RelayMessage};
 
 /// Longest wait for the first message of a new stream, for the relay to accept a message, and for
 /// one step of a dial-back.
@@ -81,7 +81,7 @@ pub(super) struct ControlContext {
 
 /// What happened next.
 enum Event {
-    Message(Result<RelayWord, RelayStreamError>),
+    Message(Result<RelayMessage, RelayStreamError>),
     Stream(Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>),
     StreamReady,
     Due,
@@ -151,9 +151,9 @@ impl ControlTask {
         }
     }
 
-    async fn handle_message(&mut self, message: Result<RelayWord, RelayStreamError>) -> Result<(), ControlClosed> {
+    async fn handle_message(&mut self, message: Result<RelayMessage, RelayStreamError>) -> Result<(), ControlClosed> {
         match message? {
-            RelayWord::Pong => {
+            RelayMessage::Pong => {
                 if self
                     .keepalive
                     .handle_pong(clock::now(), self.context.dialer.is_needed())
@@ -161,10 +161,10 @@ impl ControlTask {
                     self.report(ControlEvent::Recovered);
                 }
             }
-            RelayWord::Ping => self.send(&RelayWord::Pong).await?,
-            RelayWord::Dial { token, source } => self.dial_back(token, source),
-            RelayWord::Draining => self.report(ControlEvent::Draining),
-            RelayWord::Replaced => return Err(ControlClosed::Replaced),
+            RelayMessage::Ping => self.send(&RelayMessage::Pong).await?,
+            RelayMessage::Dial { token, source } => self.dial_back(token, source),
+            RelayMessage::Draining => self.report(ControlEvent::Draining),
+            RelayMessage::Replaced => return Err(ControlClosed::Replaced),
             message => {
                 debug!(relay = %self.context.dialer.name, received = ?message, "unexpected message from the relay")
             }
@@ -174,7 +174,7 @@ impl ControlTask {
 
     async fn handle_timeout(&mut self) -> Result<(), ControlClosed> {
         match self.keepalive.handle_timeout(clock::now()) {
-            Some(KeepaliveAction::Ping) => self.send(&RelayWord::Ping).await?,
+            Some(KeepaliveAction::Ping) => self.send(&RelayMessage::Ping).await?,
             Some(KeepaliveAction::Suspect) => self.report(ControlEvent::Suspect),
             Some(KeepaliveAction::Close) => return Err(ControlClosed::Silent),
             None => {}
@@ -182,7 +182,7 @@ impl ControlTask {
         Ok(())
     }
 
-    async fn send(&mut self, message: &RelayWord) -> Result<(), ControlClosed> {
+    async fn send(&mut self, message: &RelayMessage) -> Result<(), ControlClosed> {
         // A few bytes: this blocks only if the relay does not read.
         let sent = timeout(MESSAGE_TIMEOUT, send_message(&mut self.control, message)).await;
         sent.map_err(|_| ControlClosed::Silent)?
@@ -297,8 +297,8 @@ impl StreamForwarder {
 
 async fn header(stream: &mut ViaStream) -> Result<SocketAddr, RegisterError> {
     match read_message(stream, &mut BytesMut::new()).await? {
-        RelayWord::Incoming { source } => Ok(source),
-        RelayWord::Refused(refusal) => Err(RegisterError::Refused(refusal)),
+        RelayMessage::Incoming { source } => Ok(source),
+        RelayMessage::Refused(refusal) => Err(RegisterError::Refused(refusal)),
         _ => Err(RegisterError::UnexpectedMessage),
     }
 }

@@ -20,7 +20,7 @@ use crate::carrier::quic::QuicLimits;
 use crate::carrier::tls;
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
-use crate::wire::{DialToken, KeyDigest, RelayRefusal, RelayWord, Statement};
+use crate::wire::{DialToken, KeyDigest, RelayMessage, RelayRefusal, Statement};
 
 /// Longest attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -150,17 +150,17 @@ impl RegistrationDialer {
         let mut control = self.dial(address, transport).await?;
         let statements = self.settings.statements.clone();
         let asked = clock::now();
-        send_message(&mut control, &RelayWord::Register { statements })
+        send_message(&mut control, &RelayMessage::Register { statements })
             .await
             .map_err(RelayStreamError::from)?;
         match read_message(&mut control, &mut BytesMut::new()).await? {
-            RelayWord::Registered { keys } => Ok(ControlConnection {
+            RelayMessage::Registered { keys } => Ok(ControlConnection {
                 control,
                 address,
                 rtt: clock::now().saturating_duration_since(asked),
                 keys,
             }),
-            RelayWord::Refused(refusal) => Err(RegisterError::Refused(refusal)),
+            RelayMessage::Refused(refusal) => Err(RegisterError::Refused(refusal)),
             _ => Err(RegisterError::UnexpectedMessage),
         }
     }
@@ -168,7 +168,7 @@ impl RegistrationDialer {
     /// Dials back in answer to `Dial`.
     pub(super) async fn answer(&self, address: SocketAddr, token: DialToken) -> Result<ViaStream, RegisterError> {
         let mut stream = self.dial(address, RelayTransport::Tls).await?;
-        send_message(&mut stream, &RelayWord::Answer { token })
+        send_message(&mut stream, &RelayMessage::Answer { token })
             .await
             .map_err(RelayStreamError::from)?;
         Ok(stream)

@@ -38,7 +38,7 @@ use crate::client::OpenError;
 use crate::identity::statement::StatementError;
 use crate::server::ServerError;
 use crate::sshd::SshdError;
-use crate::wire::NotAUserName;
+use crate::wire::InvalidUserName;
 
 pub(crate) use self::counter::OutOfOrder;
 
@@ -108,7 +108,7 @@ pub(crate) enum DemoError {
     Stream(#[source] io::Error),
     /// The user of this machine has a name that no server half takes.
     #[error(transparent)]
-    UserName(#[from] NotAUserName),
+    UserName(#[from] InvalidUserName),
     /// No temporary folder.
     #[error("cannot make a folder in {}", parent.display())]
     Folder {

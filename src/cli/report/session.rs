@@ -8,7 +8,7 @@ use crate::client::{AttemptError, Failed, OpenError, TrustError};
 use crate::identity::known_hosts::CommandError;
 use crate::identity::ssh_config::SshConfigError;
 use crate::pump::Outcome;
-use crate::wire::{CloseCode, Escaped, NotAUserName, RefusalCode};
+use crate::wire::{CloseCode, Escaped, InvalidUserName, RefusalCode};
 use russh::keys::ssh_key::Fingerprint;
 use std::error::Error;
 use std::fmt::Display;
@@ -20,7 +20,7 @@ pub(crate) fn notice(line: &str) {
 }
 
 /// ssh would log in as somebody whom no sshd can be asked about.
-pub(crate) fn not_a_user_name(error: NotAUserName) -> Failure {
+pub(crate) fn not_a_user_name(error: InvalidUserName) -> Failure {
     Failure::new(Exit::Usage, error).hint(
         "choose another user with USER@HOST, or with User in ssh's \
         configuration",

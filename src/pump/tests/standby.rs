@@ -1,7 +1,6 @@
 //! Carriers that stand by: on either half, over memory carriers, in virtual time.
 
 use super::*;
-use crate::pump::vigil::Vigil;
 use tokio::sync::watch;
 
 /// The far end of one more carrier, which stands by.
@@ -13,14 +12,13 @@ fn standing(stand: &Stand) -> DuplexStream {
 }
 
 /// A stand on the half that dials, and what its dialer is asked for.
-fn dialing() -> (Stand, watch::Receiver<Need>) {
-    let mut stand = Stand::new(session());
-    let (need, needed) = watch::channel(Need::Nothing);
-    stand.pump.vigil = Some(Vigil::new(need, mpsc::channel(1).1, stand.now));
-    stand.pump.epochs = Arc::new(Epochs::after(Epoch::new(7)));
+fn dialing() -> (Stand, watch::Receiver<DialRequest>) {
+    let (requests, requested) = watch::channel(DialRequest::None);
+    let dialing = Dialing::new(requests, mpsc::channel(1).1);
+    let mut stand = Stand::of_half(session(), false, Some(dialing), MAX_TIMEOUT);
     stand.run_at(Duration::ZERO);
     stand.heard();
-    (stand, needed)
+    (stand, requested)
 }
 
 fn data(offset: u64, bytes: &'static [u8]) -> Frame {
@@ -70,7 +68,6 @@ fn a_resume_on_a_standing_carrier_makes_it_the_lead_and_it_sends_at_once() {
 #[test]
 fn a_resume_with_an_epoch_that_was_seen_changes_nothing() {
     let mut stand = Stand::new(session());
-    stand.pump.epochs = Arc::new(Epochs::after(Epoch::new(7)));
     stand.run_at(Duration::ZERO);
     let mut other = standing(&stand);
     stand.run_at(Duration::ZERO);
@@ -80,7 +77,7 @@ fn a_resume_with_an_epoch_that_was_seen_changes_nothing() {
     type_keys(&mut stand, &[b'a'; 2000], Duration::ZERO);
     assert_eq!(words(&mut stand.peer).len(), 1);
     assert_eq!(words(&mut other), []);
-    assert!(stand.pump.epochs.take(Epoch::new(8)), "and takes no epoch");
+    assert!(stand.epochs.take(Epoch::new(8)), "and takes no epoch");
 }
 
 #[test]
@@ -105,10 +102,10 @@ fn a_server_half_does_not_lead_of_its_own_accord_on_a_carrier_that_only_stood_by
     stand.run_at(Duration::ZERO);
     drop(std::mem::replace(&mut stand.peer, duplex(1).0));
     stand.run_at(Duration::ZERO);
-    assert!(stand.pump.carriers.lead().is_none());
+    assert!(stand.pump.connection.paths().lead().is_none());
     say(&mut other, &[resume(8, 0)]);
     stand.run_at(Duration::ZERO);
-    assert!(stand.pump.carriers.lead().is_some());
+    assert!(stand.pump.connection.paths().lead().is_some());
 }
 
 #[test]
@@ -120,27 +117,27 @@ fn at_most_three_carriers_stand_by() {
         peers.push(standing(&stand));
         stand.run_at(Duration::ZERO);
     }
-    let roster = stand.pump.facts.roster().borrow().clone();
-    assert_eq!(roster.standing.len(), 3);
-    assert!(roster.lead.is_some());
+    let active = stand.pump.stats.active_paths().borrow().clone();
+    assert_eq!(active.standing.len(), 3);
+    assert!(active.lead.is_some());
 }
 
 #[test]
 fn a_lost_lead_is_replaced_by_the_standing_carrier_at_once_and_without_a_dial() {
-    let (mut stand, needed) = dialing();
+    let (mut stand, requested) = dialing();
     let mut other = standing(&stand);
     type_keys(&mut stand, b"abc", Duration::ZERO);
     stand.say(&[ack(1), data(0, b"xy")]);
     stand.run_at(Duration::ZERO);
     heard(&mut other);
-    let outages = stand.pump.facts.snapshot().outages;
+    let outages = stand.pump.stats.outages().outages;
     drop(std::mem::replace(&mut stand.peer, duplex(1).0));
     stand.run_at(MS);
     // From the last ack on, behind the word that makes it the lead.
     assert_eq!(words(&mut other), [resume(8, 2), data(1, b"bc")]);
-    assert_eq!(*needed.borrow(), Need::Nothing);
+    assert_eq!(*requested.borrow(), DialRequest::None);
     assert_eq!(
-        stand.pump.facts.snapshot().outages,
+        stand.pump.stats.outages().outages,
         outages,
         "there was a lead all the time"
     );
@@ -148,7 +145,7 @@ fn a_lost_lead_is_replaced_by_the_standing_carrier_at_once_and_without_a_dial() 
 
 #[test]
 fn a_silent_lead_is_suspected_soon_and_stands_by_from_then_on() {
-    let (mut stand, needed) = dialing();
+    let (mut stand, requested) = dialing();
     let mut other = standing(&stand);
     type_keys(&mut stand, b"k", Duration::ZERO);
     stand.heard();
@@ -159,20 +156,20 @@ fn a_silent_lead_is_suspected_soon_and_stands_by_from_then_on() {
     assert_eq!(words(&mut other), []);
     stand.run_at(MS * 160);
     assert_eq!(words(&mut other), [resume(8, 0), data(0, b"k")]);
-    let roster = stand.pump.facts.roster().borrow().clone();
-    assert_eq!(roster.standing.len(), 1, "the former lead");
+    let active = stand.pump.stats.active_paths().borrow().clone();
+    assert_eq!(active.standing.len(), 1, "the former lead");
     assert!(
         stand.heard().iter().any(|frame| matches!(frame, Frame::Ping { .. })),
         "which is asked"
     );
     // The new lead owes an answer, and is not trusted for long either.
     stand.run_at(MS * 459);
-    assert_eq!(*needed.borrow(), Need::Nothing);
+    assert_eq!(*requested.borrow(), DialRequest::None);
     stand.run_at(MS * 460);
-    assert!(matches!(*needed.borrow(), Need::Carrier { waited_for: true, .. }));
+    assert!(matches!(*requested.borrow(), DialRequest::Dial { is_urgent: true, .. }));
     say(&mut other, &[ack(1)]);
     stand.run_at(MS * 470);
-    assert_eq!(*needed.borrow(), Need::Nothing, "called off");
+    assert_eq!(*requested.borrow(), DialRequest::None, "called off");
 }
 
 #[test]
@@ -204,35 +201,35 @@ fn the_round_trip_of_a_carrier_that_stands_by_is_asked_for_at_once() {
 
 #[test]
 fn two_doubtful_carriers_do_not_take_turns() {
-    let (mut stand, needed) = dialing();
+    let (mut stand, requested) = dialing();
     let _other = standing(&stand);
     type_keys(&mut stand, b"k", Duration::ZERO);
     for step in 0..300 {
         stand.run_at(MS * 10 * step);
     }
-    assert_eq!(stand.pump.epochs.next(), Epoch::new(9), "one promotion");
-    assert!(matches!(*needed.borrow(), Need::Carrier { .. }));
-    let roster = stand.pump.facts.roster().borrow().clone();
-    assert_eq!(roster.standing.len(), 1);
+    assert_eq!(stand.epochs.next(), Epoch::new(9), "one promotion");
+    assert!(matches!(*requested.borrow(), DialRequest::Dial { .. }));
+    let active = stand.pump.stats.active_paths().borrow().clone();
+    assert_eq!(active.standing.len(), 1);
     for step in 300..450 {
         stand.run_at(MS * 10 * step);
     }
-    let roster = stand.pump.facts.roster().borrow().clone();
-    assert_eq!(roster.standing.len(), 0, "it did not answer");
+    let active = stand.pump.stats.active_paths().borrow().clone();
+    assert_eq!(active.standing.len(), 0, "it did not answer");
 }
 
 #[test]
 fn a_carrier_that_comes_to_stand_by_leads_where_nothing_does() {
-    let (mut stand, needed) = dialing();
+    let (mut stand, requested) = dialing();
     drop(std::mem::replace(&mut stand.peer, duplex(1).0));
     stand.run_at(MS);
-    assert!(matches!(*needed.borrow(), Need::Carrier { .. }));
+    assert!(matches!(*requested.borrow(), DialRequest::Dial { .. }));
     let mut other = standing(&stand);
     stand.run_at(MS * 2);
     assert_eq!(words(&mut other), [resume(8, 0)]);
     say(&mut other, &[ack(0)]);
     stand.run_at(MS * 3);
-    assert_eq!(*needed.borrow(), Need::Nothing);
+    assert_eq!(*requested.borrow(), DialRequest::None);
 }
 
 #[test]
@@ -253,8 +250,8 @@ fn a_fresh_lead_leaves_standing_carriers_alone() {
     stand.run_at(Duration::ZERO);
     say(&mut peer, &[ack(0)]);
     stand.run_at(Duration::ZERO);
-    let roster = stand.pump.facts.roster().borrow().clone();
-    assert_eq!(roster.standing.len(), 1);
+    let active = stand.pump.stats.active_paths().borrow().clone();
+    assert_eq!(active.standing.len(), 1);
 }
 
 #[test]
@@ -270,12 +267,12 @@ fn words_of_a_hello_are_taken_once_and_do_not_show_that_the_peer_heard_anything(
     };
     assert!(stand.arrivals.try_send(Box::new(arrival)).is_ok());
     stand.run_at(Duration::ZERO);
-    let taken = |stand: &Stand| stand.pump.session.received().get();
-    assert_eq!((taken(&stand), stand.pump.confirmed), (13, false));
+    let taken = |stand: &Stand| stand.pump.connection.session().received().get();
+    assert_eq!((taken(&stand), stand.pump.connection.is_confirmed()), (13, false));
     let (offset, bytes) = (Offset::ZERO, Bytes::from_static(b"SSH-2.0-first, then"));
     say(&mut peer, &[Frame::Data { offset, bytes }]);
     stand.run_at(Duration::ZERO);
-    assert_eq!((taken(&stand), stand.pump.confirmed), (19, true));
+    assert_eq!((taken(&stand), stand.pump.connection.is_confirmed()), (19, true));
 }
 
 #[test]

@@ -42,10 +42,10 @@ impl Counts {
 
 impl Totals {
     fn add(&mut self, entry: &Entry) {
-        let (bytes_in, bytes_out) = entry.facts.carried_here();
+        let (bytes_in, bytes_out) = entry.stats.transferred_here();
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;
-        self.outages += entry.facts.snapshot().outages;
+        self.outages += entry.stats.outages().outages;
     }
 }
 

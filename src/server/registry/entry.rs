@@ -1,7 +1,7 @@
 //! A session's entry in the registry.
 
 use crate::carrier::Carrier;
-use crate::pump::{Arrival, Epochs, Facts, Order};
+use crate::pump::{Arrival, Epochs, SessionCommand, SessionStats};
 use crate::server::authority::Account;
 use crate::server::session_store::Slot;
 use crate::wire::{Epoch, Offset, Refusal};
@@ -24,8 +24,8 @@ pub(super) struct Entry {
     pub(super) reap_hash: [u8; 32],
     pub(super) arrivals: mpsc::Sender<Box<Arrival>>,
     pub(super) standbys: mpsc::Sender<Carrier>,
-    pub(super) orders: mpsc::Sender<Order>,
-    pub(super) facts: Arc<Facts>,
+    pub(super) commands: mpsc::Sender<SessionCommand>,
+    pub(super) stats: Arc<SessionStats>,
     /// The highest epoch of any carrier that has led the session.
     pub(super) epochs: Arc<Epochs>,
     /// Set once the session is connected to sshd and stored, or has failed.
@@ -49,21 +49,21 @@ pub(super) struct AttachRequest {
 impl Entry {
     pub(super) fn end(&self, why: &str) {
         self.is_told_to_end.store(true, Relaxed);
-        self.order(Order::End(why.to_owned()));
+        self.order(SessionCommand::End(why.to_owned()));
     }
 
     /// Whether it counts for limits: it has not ended, and was not told to end.
     pub(super) fn is_running(&self) -> bool {
-        !self.facts.is_ended() && !self.is_told_to_end.load(Relaxed)
+        !self.stats.is_ended() && !self.is_told_to_end.load(Relaxed)
     }
 
     /// How long it has been without a client; `None` while it has one.
     pub(super) fn detached_for(&self) -> Option<Duration> {
-        self.facts.snapshot().detached_for
+        self.stats.outages().detached_for
     }
 
-    pub(super) fn order(&self, order: Order) {
+    pub(super) fn order(&self, order: SessionCommand) {
         // If the channel is full, it holds an order to end already.
-        let _ = self.orders.try_send(order);
+        let _ = self.commands.try_send(order);
     }
 }

@@ -14,15 +14,18 @@ impl ControlHandler for Registry {
     fn report(&self) -> Boxed<'_, Report> {
         Box::pin(async {
             let entries = self.entries();
-            let facts: Vec<_> = entries.iter().map(|(_, entry)| Arc::clone(&entry.facts)).collect();
-            let vitals = query_all(&facts).await;
-            let running = entries.iter().zip(&vitals).map(|((id, entry), vitals)| SessionReport {
-                user: Some(entry.user.clone()),
-                key: Some(entry.account.0.clone()),
-                peer: Some(entry.facts.snapshot().remote.unwrap_or(entry.opened_from)),
-                alias: entry.upstream_from.get().copied(),
-                ..SessionReport::new(*id, Half::Server, &entry.facts, vitals.as_ref())
-            });
+            let stats: Vec<_> = entries.iter().map(|(_, entry)| Arc::clone(&entry.stats)).collect();
+            let live_stats = query_all(&stats).await;
+            let running = entries
+                .iter()
+                .zip(&live_stats)
+                .map(|((id, entry), live_stats)| SessionReport {
+                    user: Some(entry.user.clone()),
+                    key: Some(entry.account.0.clone()),
+                    peer: Some(entry.stats.outages().remote.unwrap_or(entry.opened_from)),
+                    alias: entry.upstream_from.get().copied(),
+                    ..SessionReport::new(*id, Half::Server, &entry.stats, live_stats.as_ref())
+                });
             let mut sessions: Vec<_> = running.collect();
             sessions.extend(gone(&self.table()));
             Report { sessions, relay: None }
@@ -35,7 +38,7 @@ impl ControlHandler for Registry {
         for name in &kill.sessions {
             let Some(id) = SessionId::from_hex(name) else { continue };
             let Some(entry) = table.sessions.get(&id) else { continue };
-            if !kill.only_detached || entry.facts.snapshot().detached_for.is_some() {
+            if !kill.only_detached || entry.stats.outages().detached_for.is_some() {
                 info!(session = %id, "ending the session: requested by `bowline kill`");
                 entry.end(KILLED);
                 ended.push(name.clone());

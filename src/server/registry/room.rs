@@ -35,7 +35,7 @@ impl Registry {
         if is_key_full {
             return Err(self.key_is_full(account, own()));
         }
-        let left = longest_detached(running().filter(|entry| entry.facts.is_input_ended()));
+        let left = longest_detached(running().filter(|entry| entry.stats.is_input_ended()));
         if let Some((entry, _)) = left.filter(|(_, detached_for)| *detached_for >= self.limits.abandoned_after) {
             info!(
                 key = entry.account.0,
@@ -98,7 +98,7 @@ impl Registry {
     fn abandoned<'a>(&self, own: impl Iterator<Item = &'a Arc<Entry>> + Clone) -> Option<(&'a Arc<Entry>, Duration)> {
         let after = self.limits.abandoned_after;
         let beyond = |(_, detached_for): &(_, Duration), limit| *detached_for >= limit;
-        let left = longest_detached(own.clone().filter(|entry| entry.facts.is_input_ended()));
+        let left = longest_detached(own.clone().filter(|entry| entry.stats.is_input_ended()));
         let left = left.filter(|found| beyond(found, after.min(INPUT_ENDED_AFTER)));
         left.or_else(|| longest_detached(own).filter(|found| beyond(found, after)))
     }

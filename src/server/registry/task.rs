@@ -8,7 +8,7 @@ use super::{Registry, lock};
 use crate::carrier::Carrier;
 use crate::clock;
 use crate::fault;
-use crate::pump::{Arrival, Held, Ledger, Order, Outcome, Pump, PumpParts, session_memory};
+use crate::pump::{Arrival, CheckpointStore, Outcome, Pump, PumpParts, Reservation, SessionCommand, session_memory};
 use crate::session::{Session, SessionConfig};
 use crate::tasks::{catch_panic, panic_text};
 use crate::wire::{CloseCode, Refusal, RefusalCode, SessionId};
@@ -31,7 +31,7 @@ pub(super) struct SessionTask {
     pub(super) id: SessionId,
     pub(super) arrivals: mpsc::Receiver<Box<Arrival>>,
     pub(super) standbys: mpsc::Receiver<Carrier>,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) commands: mpsc::Receiver<SessionCommand>,
     pub(super) start: SessionStart,
 }
 
@@ -40,7 +40,7 @@ pub(super) enum SessionStart {
     /// It was just opened.
     Opened(NewSession),
     /// A previous worker left it, with this much memory in use.
-    Recovered(Box<RecoveredSession>, Held),
+    Recovered(Box<RecoveredSession>, Reservation),
 }
 
 /// A session that is being opened.
@@ -56,11 +56,11 @@ struct PumpEnds {
     session: Session,
     input: Box<dyn AsyncRead + Send + Unpin>,
     output: Box<dyn AsyncWrite + Send + Unpin>,
-    ledger: Option<Box<dyn Ledger>>,
+    checkpoints: Option<Box<dyn CheckpointStore>>,
     detached_since: Instant,
     confirmed: bool,
     /// Dropped once the pump counts its memory itself.
-    held: Option<Held>,
+    held: Option<Reservation>,
 }
 
 /// What to do when a session's task ends.
@@ -127,7 +127,7 @@ impl SessionTask {
             }
         };
         let carriers = (self.arrivals, self.standbys);
-        let running = ends.join(carriers, self.orders, &self.entry, registry);
+        let running = ends.join(carriers, self.commands, &self.entry, registry);
         let outcome = tokio::select! {
             outcome = running => outcome,
             () = fault::panic_in_session() => return Disposition::Leave,
@@ -177,7 +177,7 @@ impl PumpEnds {
     fn join(
         self,
         (arrivals, standbys): (mpsc::Receiver<Box<Arrival>>, mpsc::Receiver<Carrier>),
-        orders: mpsc::Receiver<Order>,
+        commands: mpsc::Receiver<SessionCommand>,
         entry: &Entry,
         registry: &Registry,
     ) -> impl Future<Output = Outcome> + use<> {
@@ -190,14 +190,14 @@ impl PumpEnds {
             arrivals,
             standbys,
             epochs: Arc::clone(&entry.epochs),
-            orders,
-            facts: Arc::clone(&entry.facts),
-            vigil: None,
-            ledger: self.ledger,
+            commands,
+            stats: Arc::clone(&entry.stats),
+            dialing: None,
+            checkpoints: self.checkpoints,
             detached_since: self.detached_since,
             confirmed: self.confirmed,
-            patience: registry.limits.ttl,
-            unconfirmed_patience: UNCONFIRMED_TTL,
+            detach_timeout: registry.limits.ttl,
+            unconfirmed_timeout: UNCONFIRMED_TTL,
             budget: Arc::clone(&registry.budget),
         });
         drop(self.held);
@@ -210,7 +210,7 @@ impl PumpEnds {
             session: Session::new(session_memory(config)),
             input: Box::new(input),
             output: Box::new(output),
-            ledger: None,
+            checkpoints: None,
             detached_since: clock::now(),
             confirmed: false,
             held: None,
@@ -223,7 +223,7 @@ impl PumpEnds {
             session: kept.session,
             input: Box::new(kept.input),
             output: Box::new(kept.output),
-            ledger: Some(kept.ledger),
+            checkpoints: Some(kept.checkpoints),
             detached_since,
             confirmed,
             held: None,

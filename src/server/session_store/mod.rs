@@ -32,7 +32,7 @@ pub(crate) use stream::{UpstreamRead, UpstreamWrite};
 
 use crate::fault;
 use crate::memory::Mapping;
-use crate::pump::Ledger;
+use crate::pump::CheckpointStore;
 use crate::session::{Session, SessionConfig, SessionMemory};
 use counters::Recovered;
 use header::{Fixed, Progress};
@@ -59,7 +59,7 @@ pub(crate) struct StoredSession {
     /// Writes to sshd.
     pub(crate) output: UpstreamWrite,
     /// Where the pump records its progress.
-    pub(crate) ledger: Box<dyn Ledger>,
+    pub(crate) checkpoints: Box<dyn CheckpointStore>,
     /// For [`SessionStore::forget`].
     pub(crate) slot: Slot,
 }
@@ -184,7 +184,7 @@ impl StoredSession {
             session,
             input,
             output,
-            ledger: slot.ledger(),
+            checkpoints: slot.checkpoints(),
             slot,
         })
     }

@@ -5,7 +5,7 @@
 use super::header::{Fixed, HEADER_LEN, HeaderError, Progress, USED};
 use crate::clock;
 use crate::memory::{Mapping, memory_file};
-use crate::pump::Record;
+use crate::pump::Checkpoint;
 use rustix::fs::fstat;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -82,7 +82,7 @@ impl SessionRecord {
     }
 
     /// Records the pump's progress.
-    pub(super) fn record(&self, record: &Record) {
+    pub(super) fn record(&self, record: &Checkpoint) {
         self.change(|latest| {
             latest.session = record.session;
             latest.confirmed = record.confirmed;

@@ -2,7 +2,7 @@
 
 use super::session_record::SessionRecord;
 use crate::fault;
-use crate::pump::{Ledger, Outcome, Record};
+use crate::pump::{Checkpoint, CheckpointStore, Outcome};
 use rustix::net::Shutdown;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ impl Slot {
     }
 
     /// Where the session's pump records its progress.
-    pub(super) fn ledger(&self) -> Box<dyn Ledger> {
+    pub(super) fn checkpoints(&self) -> Box<dyn CheckpointStore> {
         Box::new(RecordWriter {
             socket: Arc::clone(&self.socket),
             session_record: Arc::clone(&self.session_record),
@@ -49,14 +49,14 @@ impl Slot {
 struct RecordWriter {
     socket: Arc<OwnedFd>,
     session_record: Arc<SessionRecord>,
-    latest: Option<Record>,
+    latest: Option<Checkpoint>,
 }
 
-impl Ledger for RecordWriter {
-    fn record(&mut self, record: &Record) {
-        if self.latest.as_ref() != Some(record) {
-            self.session_record.record(record);
-            self.latest = Some(*record);
+impl CheckpointStore for RecordWriter {
+    fn save(&mut self, checkpoint: &Checkpoint) {
+        if self.latest.as_ref() != Some(checkpoint) {
+            self.session_record.record(checkpoint);
+            self.latest = Some(*checkpoint);
         }
     }
 

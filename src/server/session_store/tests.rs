@@ -8,7 +8,7 @@ use super::testing::{MapStore, config, connected, identity, opened, session};
 use super::*;
 use crate::clock;
 use crate::memory::memory_file;
-use crate::pump::{Outcome, Record};
+use crate::pump::{Checkpoint, Outcome};
 use crate::wire::{CloseCode, Epoch, Frame, Offset};
 use bytes::BytesMut;
 use rustix::io::ioctl_fionread;
@@ -23,7 +23,7 @@ fn at(position: u64) -> Offset {
 impl StoredSession {
     /// Records its progress as the pump does before it reads or writes.
     fn record(&mut self) {
-        self.ledger.record(&Record {
+        self.checkpoints.save(&Checkpoint {
             session: self.session.snapshot(),
             confirmed: true,
             detached_since: None,
@@ -241,7 +241,7 @@ async fn a_shutdown_is_done_once_or_again_but_never_forgotten() {
 async fn a_session_that_ended_in_its_workers_last_moment_does_not_come_back() {
     let store = Arc::new(MapStore::default());
     let (session_store, mut kept, mut sshd) = session(&store).await;
-    kept.ledger.handle_end(&Outcome::Finished);
+    kept.checkpoints.handle_end(&Outcome::Finished);
     assert_eq!(sshd.read(&mut [0]).await.unwrap(), 0, "sshd is told at once");
     drop((kept, session_store));
     let (_session_store, recovery) = opened(&store).await;
@@ -374,7 +374,7 @@ async fn a_session_whose_connection_someone_else_used_ends_alone() {
         LossError::Counters(CountersError::ShutUnannounced)
     ));
     let (_, lost, _) = after(|_, kept| {
-        let record = Record {
+        let record = Checkpoint {
             session: crate::session::Snapshot {
                 acked: at(5),
                 close: Some(CloseCode::Ended),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::carrier::memory::carrier;
 use crate::fault::rehearsal::{Crashed, crash_after};
-use crate::pump::{ARRIVALS, Arrival, Budget, Facts, ORDERS, Order, Pump, PumpParts};
+use crate::pump::{Arrival, Budget, MAX_ARRIVALS, MAX_COMMANDS, Pump, PumpParts, SessionCommand, SessionStats};
 use crate::session::SessionMemory;
 use crate::tasks::catch_panic;
 use bytes::Bytes;
@@ -74,9 +74,9 @@ async fn sshd(stream: TcpStream, scene: &Scene) -> Vec<u8> {
 }
 
 struct Client {
-    facts: Arc<Facts>,
+    stats: Arc<SessionStats>,
     arrivals: mpsc::Sender<Box<Arrival>>,
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<SessionCommand>,
 }
 
 type Pipe = (ReadHalf<DuplexStream>, WriteHalf<DuplexStream>);
@@ -84,17 +84,17 @@ type Pipe = (ReadHalf<DuplexStream>, WriteHalf<DuplexStream>);
 impl Client {
     /// A client half, and the other end of its pipe.
     fn new() -> (Client, impl Future<Output = Outcome>, Pipe) {
-        let (arrivals, incoming) = mpsc::channel(ARRIVALS);
-        let (orders, ordered) = mpsc::channel(ORDERS);
-        let facts = Arc::new(Facts::new(config().receive_window as u64));
+        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
+        let (commands, ordered) = mpsc::channel(MAX_COMMANDS);
+        let stats = Arc::new(SessionStats::new(config().receive_window as u64));
         let (ours, theirs) = duplex(16 * 1024);
         let (input, output) = split(theirs);
         let session = Session::new(SessionMemory::heap(&config()));
-        let parts = parts(session, (input, output), (incoming, ordered), Arc::clone(&facts));
+        let parts = parts(session, (input, output), (incoming, ordered), Arc::clone(&stats));
         let client = Client {
-            facts,
+            stats,
             arrivals,
-            orders,
+            commands,
         };
         (client, Pump::new(parts).run(), split(ours))
     }
@@ -103,8 +103,8 @@ impl Client {
 fn parts<R, W>(
     session: Session,
     (input, output): (R, W),
-    (arrivals, orders): (mpsc::Receiver<Box<Arrival>>, mpsc::Receiver<Order>),
-    facts: Arc<Facts>,
+    (arrivals, commands): (mpsc::Receiver<Box<Arrival>>, mpsc::Receiver<SessionCommand>),
+    stats: Arc<SessionStats>,
 ) -> PumpParts<R, W>
 where
     R: AsyncRead + Unpin,
@@ -119,23 +119,23 @@ where
         arrivals,
         standbys: mpsc::channel(1).1,
         epochs: Arc::default(),
-        orders,
-        facts,
-        vigil: None,
-        ledger: None,
+        commands,
+        stats,
+        dialing: None,
+        checkpoints: None,
         detached_since: clock::now(),
         confirmed: false,
-        patience: Duration::from_secs(20),
-        unconfirmed_patience: Duration::from_secs(20),
+        detach_timeout: Duration::from_secs(20),
+        unconfirmed_timeout: Duration::from_secs(20),
         budget: Budget::new(usize::MAX),
     }
 }
 
 /// Runs one worker. Returns how the session ended; `None` if the worker died before.
 async fn worker(client: &Client, kept: StoredSession, session_store: &SessionStore, epoch: u32) -> Option<Outcome> {
-    let (arrivals, incoming) = mpsc::channel(ARRIVALS);
-    let (_orders, ordered) = mpsc::channel(ORDERS);
-    let facts = Arc::new(Facts::of_restored(&kept.session, clock::now()));
+    let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
+    let (_orders, ordered) = mpsc::channel(MAX_COMMANDS);
+    let stats = Arc::new(SessionStats::restored(&kept.session, clock::now()));
     let (ours, theirs) = duplex(64 * 1024);
     let arrival = |stream, (peer_received, peer_window)| Arrival {
         carrier: carrier(stream, Bytes::new(), [0; 32]),
@@ -144,20 +144,20 @@ async fn worker(client: &Client, kept: StoredSession, session_store: &SessionSto
         peer_window,
         first: Bytes::new(),
     };
-    let _ = client.arrivals.try_send(Box::new(arrival(theirs, facts.room())));
-    let _ = arrivals.try_send(Box::new(arrival(ours, client.facts.room())));
+    let _ = client.arrivals.try_send(Box::new(arrival(theirs, stats.room())));
+    let _ = arrivals.try_send(Box::new(arrival(ours, client.stats.room())));
     let StoredSession {
         session,
         input,
         output,
-        ledger,
+        checkpoints,
         slot,
     } = kept;
     let parts = PumpParts {
-        ledger: Some(ledger),
+        checkpoints: Some(checkpoints),
         // A client whose last bytes were lost with a worker does not come back for them.
-        patience: Duration::from_millis(200),
-        ..parts(session, (input, output), (incoming, ordered), facts)
+        detach_timeout: Duration::from_millis(200),
+        ..parts(session, (input, output), (incoming, ordered), stats)
     };
     let life = async {
         let outcome = Pump::new(parts).run().await;
@@ -198,7 +198,7 @@ async fn workers(client: &Client, ours: TcpStream, mut crash: impl FnMut() -> u6
         next = recovery.sessions.pop().map(|session| (session.kept, session_store));
     }
     // Its carriers are closed. It asks for a session that does not exist any more.
-    let _ = client.orders.send(Order::Lost("gone".into())).await;
+    let _ = client.commands.send(SessionCommand::Lost("gone".into())).await;
     count.into()
 }
 

@@ -1,0 +1,311 @@
+//! Decides when to dial, when to send `Resume`, and when a race of dials is over. No I/O.
+
+use super::path_monitor::DialRequest;
+use crate::session::RedialPacer;
+use crate::wire::{Answer, Epoch};
+use std::time::{Duration, Instant};
+
+/// Most concurrent dials. At 150 ms between attempts and two dials per attempt, twelve cover dials of 900 ms: one
+/// round trip of a direct path, or three through a relay of 300 ms each.
+pub const MAX_DIALS: usize = 12;
+/// The oldest dials are never aborted for newer ones, so that even the slowest path completes.
+const PROTECTED_DIALS: usize = 4;
+/// Limit for one dial, and for one resume.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// After this time, or three round trips, an unanswered resume no longer blocks the next one.
+pub const RESUME_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// The state of one race. The driver starts and aborts the dials.
+pub struct DialRace {
+    pacer: RedialPacer,
+    restarts: u32,
+    /// The peer's host itself closed the lead.
+    heard_from_peer: bool,
+    pending: PendingResumes,
+    /// No carrier is needed, or no longer.
+    cancelled: bool,
+    /// Deadline of an upgrade attempt, while the lead is healthy.
+    upgrade_until: Option<Instant>,
+    resume_until: Option<Instant>,
+}
+
+/// What the driver has in progress.
+#[derive(Clone, Copy)]
+pub struct DialProgress {
+    /// Whether a completed handshake waits for its `Resume`.
+    pub ready: bool,
+    /// Whether a dial or a resume is in progress.
+    pub running: bool,
+}
+
+impl DialRace {
+    /// For an outage or a suspected one: runs until no carrier is needed.
+    pub fn for_outage(pacer: RedialPacer, request: DialRequest, now: Instant) -> DialRace {
+        let mut dial_race = DialRace {
+            pacer,
+            restarts: request.restarts(),
+            heard_from_peer: false,
+            pending: PendingResumes::default(),
+            cancelled: false,
+            upgrade_until: None,
+            resume_until: None,
+        };
+        dial_race.handle_request(request, now);
+        dial_race
+    }
+
+    /// For an upgrade while the lead is healthy: runs while dials run, at most until `until`.
+    pub fn for_upgrade(pacer: RedialPacer, now: Instant, until: Instant) -> DialRace {
+        DialRace {
+            upgrade_until: Some(until),
+            ..DialRace::for_outage(pacer, DialRequest::None, now)
+        }
+    }
+
+    /// Which of the dials in progress to abort for a new one, counted from the oldest; `None` while there is room.
+    pub fn dial_to_abort(in_progress: usize) -> Option<usize> {
+        (in_progress >= MAX_DIALS).then_some(PROTECTED_DIALS)
+    }
+
+    /// Whether no carrier is needed and no resume is pending.
+    pub fn is_over(&self, now: Instant, progress: DialProgress) -> bool {
+        self.cancelled && self.pending.is_empty() && !self.is_upgrading(now, progress)
+    }
+
+    /// When to call [`DialRace::poll_attempt`] and [`DialRace::may_resume`] next. They make progress or end the race,
+    /// so the timeout never stays in the past.
+    pub fn poll_timeout(&self, now: Instant, progress: DialProgress) -> Instant {
+        let improving = self.upgrade_until.filter(|_| self.is_upgrading(now, progress));
+        let attempt = improving.unwrap_or_else(|| self.pacer.poll_timeout());
+        match self.resume_until.filter(|_| progress.ready) {
+            Some(until) => attempt.min(until),
+            None => attempt,
+        }
+    }
+
+    /// Whether to dial now. A cancelled race continues to dial while a resume may have been accepted without our
+    /// knowledge.
+    pub fn poll_attempt(&mut self, now: Instant, progress: DialProgress) -> bool {
+        !self.is_upgrading(now, progress) && !self.is_over(now, progress) && self.pacer.poll_attempt(now)
+    }
+
+    /// Whether no earlier resume is still waiting for its answer.
+    pub fn may_resume(&self, now: Instant) -> bool {
+        self.resume_until.is_none_or(|until| now >= until)
+    }
+
+    /// The connection wants something else of the dialer.
+    pub fn handle_request(&mut self, request: DialRequest, now: Instant) {
+        self.cancelled = request == DialRequest::None;
+        if !self.cancelled {
+            self.upgrade_until = None;
+        }
+        let DialRequest::Dial {
+            peer_reachable,
+            restarts,
+            ..
+        } = request
+        else {
+            return;
+        };
+        if peer_reachable != self.heard_from_peer {
+            self.heard_from_peer = peer_reachable;
+            self.pacer.set_peer_heard(peer_reachable.then_some(now));
+        }
+        if restarts != self.restarts {
+            self.restarts = restarts;
+            self.pacer.restart(now);
+        }
+    }
+
+    /// A `Resume` was sent on a path with this round-trip time.
+    pub fn handle_resume_sent(&mut self, epoch: Epoch, rtt: Duration, now: Instant) {
+        self.resume_until = Some(now + RESUME_TIMEOUT.max(rtt * 3));
+        self.pending.handle_sent(epoch);
+    }
+
+    /// A `Resume` was answered. `answer` is `None` if the carrier was lost before the answer.
+    pub fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>, now: Instant) {
+        self.pending.handle_answered(epoch, answer);
+        let accepted = matches!(answer, Some(Answer::Accepted(_)));
+        // After an `Accepted` the pump reports in a moment that it needs no other carrier.
+        self.resume_until = accepted.then(|| now + RESUME_TIMEOUT);
+        if accepted {
+            self.upgrade_until = None;
+        }
+    }
+
+    fn is_upgrading(&self, now: Instant, progress: DialProgress) -> bool {
+        (progress.ready || progress.running) && self.upgrade_until.is_some_and(|until| now < until)
+    }
+}
+
+/// Resumes after which the server half may have switched to their carrier.
+///
+/// A race must not end while there is one: the server half would send on a carrier that nobody reads, and the old
+/// carrier, which still answers probes, would look healthy forever.
+#[derive(Debug, Default)]
+struct PendingResumes(Vec<Epoch>);
+
+impl PendingResumes {
+    fn handle_sent(&mut self, epoch: Epoch) {
+        self.0.push(epoch);
+    }
+
+    /// `answer` is `None` if the carrier was lost before the answer: then the resume may have arrived, until a later
+    /// one is accepted.
+    fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>) {
+        match answer {
+            Some(Answer::Accepted(_)) => self.0.retain(|sent| *sent > epoch),
+            Some(
+                Answer::Refused(_)
+                | Answer::Standing
+                | Answer::Probed(_)
+                | Answer::Reaped
+                | Answer::Asking(_)
+                | Answer::KeyOk(_),
+            ) => self.0.retain(|sent| *sent != epoch),
+            None => {}
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_tools as clock;
+    use crate::wire::{Accepted, Refusal, RefusalCode};
+
+    fn pending(epochs: &[u32]) -> PendingResumes {
+        let mut pending = PendingResumes::default();
+        epochs.iter().for_each(|epoch| pending.handle_sent(Epoch::new(*epoch)));
+        pending
+    }
+
+    fn accepted() -> Answer {
+        Answer::Accepted(Accepted {
+            received: Default::default(),
+            window: 0,
+            ttl: 0,
+            key: None,
+        })
+    }
+
+    #[test]
+    fn a_resume_that_may_have_arrived_keeps_the_race_open() {
+        let mut pending = pending(&[2]);
+        assert!(!pending.is_empty());
+        pending.handle_answered(Epoch::new(2), None);
+        assert!(!pending.is_empty(), "lost before its answer: it may have arrived");
+        pending.handle_sent(Epoch::new(3));
+        pending.handle_answered(Epoch::new(3), Some(&accepted()));
+        assert!(pending.is_empty(), "the later one leads on both sides");
+    }
+
+    #[test]
+    fn an_accepted_resume_does_not_settle_a_later_one() {
+        let mut pending = pending(&[2, 3]);
+        pending.handle_answered(Epoch::new(2), Some(&accepted()));
+        assert!(!pending.is_empty());
+        let refused = Answer::Refused(Refusal {
+            code: RefusalCode::RetryLater,
+            message: "".into(),
+        });
+        pending.handle_answered(Epoch::new(3), Some(&refused));
+        assert!(pending.is_empty());
+    }
+
+    const IDLE: DialProgress = DialProgress {
+        ready: false,
+        running: false,
+    };
+    const BUSY: DialProgress = DialProgress {
+        ready: false,
+        running: true,
+    };
+
+    const REQUEST: DialRequest = DialRequest::Dial {
+        peer_reachable: false,
+        is_urgent: true,
+        restarts: 0,
+    };
+
+    fn pacer(now: Instant) -> RedialPacer {
+        RedialPacer::new(now, true, 1)
+    }
+
+    /// Drives a race without answers for ten seconds, as its driver does; returns the times of its dials.
+    fn dials(dial_race: &mut DialRace, mut now: Instant, progress: DialProgress) -> Vec<Instant> {
+        let end = now + Duration::from_secs(10);
+        let mut dials = vec![];
+        for _ in 0..1000 {
+            if dial_race.is_over(now, progress) || now >= end {
+                return dials;
+            }
+            now = now.max(dial_race.poll_timeout(now, progress));
+            if dial_race.poll_attempt(now, progress) {
+                dials.push(now);
+            }
+        }
+        panic!("it stands still after {} dials", dials.len());
+    }
+
+    #[test]
+    fn a_race_called_off_over_an_open_resume_dials_on_until_a_later_one_is_accepted() {
+        let start = clock::now();
+        for progress in [BUSY, IDLE] {
+            let mut dial_race = DialRace::for_outage(pacer(start), REQUEST, start);
+            dial_race.handle_resume_sent(Epoch::new(2), Duration::ZERO, start);
+            dial_race.handle_request(DialRequest::None, start);
+            assert!(!dial_race.is_over(start, progress));
+            assert!(dials(&mut dial_race, start, progress).len() > 10);
+            dial_race.handle_answered(Epoch::new(2), None, start);
+            let later = start + Duration::from_secs(10);
+            assert!(dials(&mut dial_race, later, progress).len() > 10, "it may have arrived");
+            dial_race.handle_resume_sent(Epoch::new(3), Duration::ZERO, later);
+            dial_race.handle_answered(Epoch::new(3), Some(&accepted()), later);
+            assert!(dial_race.is_over(later, progress));
+        }
+    }
+
+    #[test]
+    fn a_host_that_was_heard_is_not_pressed_until_the_network_changes() {
+        let start = clock::now();
+        let heard = DialRequest::Dial {
+            peer_reachable: true,
+            is_urgent: true,
+            restarts: 0,
+        };
+        let mut dial_race = DialRace::for_outage(pacer(start), heard, start);
+        let busy = dials(&mut dial_race, start, BUSY).len();
+        assert!(busy < 10, "{busy}");
+        let later = start + Duration::from_secs(10);
+        let mut dial_race = DialRace::for_outage(pacer(later), heard, later);
+        dial_race.handle_request(REQUEST, later);
+        assert!(dials(&mut dial_race, later, BUSY).len() > 50);
+    }
+
+    #[test]
+    fn a_better_path_is_waited_for_and_not_dialled_again() {
+        let start = clock::now();
+        let until = start + Duration::from_secs(5);
+        let mut dial_race = DialRace::for_upgrade(pacer(start), start, until);
+        assert_eq!(dial_race.poll_timeout(start, BUSY), until);
+        assert!(dials(&mut dial_race, start, BUSY).is_empty());
+        assert!(dial_race.is_over(until, BUSY) && !dial_race.is_over(start, BUSY) && dial_race.is_over(start, IDLE));
+    }
+
+    #[test]
+    fn a_resume_to_a_better_path_that_stays_open_is_followed_by_another() {
+        let start = clock::now();
+        let mut dial_race = DialRace::for_upgrade(pacer(start), start, start + Duration::from_secs(5));
+        dial_race.handle_resume_sent(Epoch::new(2), Duration::ZERO, start);
+        assert!(!dials(&mut dial_race, start, BUSY).is_empty());
+        dial_race.handle_answered(Epoch::new(2), None, start);
+        assert!(dials(&mut dial_race, start + Duration::from_secs(10), IDLE).len() > 10);
+    }
+}
