@@ -100,7 +100,7 @@ fn second_one_says_who_is_there_and_disturbs_nobody() {
     assert_eq!(lines[0], format!("error: another bowline serves on udp {udp}"));
     let version = env!("CARGO_PKG_VERSION");
     assert!(
-        lines[1].starts_with(&format!("  process {keeper}, version {version}, for ")),
+        lines[1].starts_with(&format!("  process {keeper}, version {version}, running for ")),
         "{said}"
     );
     assert_eq!(lines[2], "hint: --replace takes over from it and keeps its sessions");
@@ -232,7 +232,7 @@ fn keeper_that_is_stopped_is_replaced_and_its_sessions_go_on() {
         .expect_code(UNAVAILABLE)
         .err();
     let expected = format!(
-        "error: another bowline serves on udp {udp}, but does not answer\n  process {keeper} is stopped\n  its \
+        "error: another bowline serves on udp {udp} but does not answer\n  process {keeper} is stopped\n  its \
          worker, \
          process {worker}, runs\nhint: --replace takes over from it and keeps its sessions\n"
     );
@@ -264,7 +264,7 @@ fn keeper_that_is_stopped_with_its_worker_is_not_touched() {
     let said = run(&mut rig.serve().another(udp, &["--replace"]), LIMIT)
         .expect_code(UNAVAILABLE)
         .err();
-    assert!(said.contains(&format!("hint: kill -CONT {keeper} wakes")), "{said}");
+    assert!(said.contains(&format!("hint: kill -CONT {keeper} resumes")), "{said}");
     signal(worker, Signal::CONT);
     signal(keeper, Signal::CONT);
     session.expect_alive();
@@ -368,7 +368,11 @@ fn asker_that_goes_away_half_way_leaves_the_keeper_as_it_was() {
     let peer = Peer::enter(&file);
     let said = peer.ask(&format!("{{\"TakeOver\":{{\"version\":{version}}}}}"));
     assert_eq!(said, "\"Granted\"");
-    assert!(wait_for(LIMIT, || (rig.serve().logged("going on") >= 2).then_some(())).is_some());
+    assert!(
+        wait_for(LIMIT, || (rig.serve().logged("this keeper continues") >= 2)
+            .then_some(()))
+        .is_some()
+    );
     session.expect_alive();
     assert_eq!(rig.serve().half().keeper(), keeper);
     // Somebody else can.
@@ -433,7 +437,7 @@ fn one_that_a_service_manager_runs_is_left_to_it() {
     let serve = Serve::start(&sshd, options);
     let keeper = serve.half().keeper();
     for (more, hint) in [
-        (&[][..], "systemctl reload makes"),
+        (&[][..], "systemctl reload applies"),
         (&["--replace"], "systemctl reload or"),
     ] {
         let mut second = serve.another(serve.udp(), more);

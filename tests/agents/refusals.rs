@@ -32,7 +32,10 @@ fn a_key_for_certain_hosts_only_is_left_to_ssh() {
     };
     let told = run(&mut setup(&[]).ssh(&[HOST, "true"]), LIMIT).expect_code(255).err();
     assert!(told.contains("(agent): the agent refused to sign"), "{told}");
-    assert!(told.contains("ssh may be able to use what bowline left out"), "{told}");
+    assert!(
+        told.contains("ssh may be able to use a key that bowline cannot"),
+        "{told}"
+    );
     let outcome = run(&mut setup(&["--fallback", "tcp"]).ssh(&[HOST, "echo in"]), LIMIT).expect_code(0);
     assert_eq!(outcome.out(), "in\n");
 }

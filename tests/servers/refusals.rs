@@ -127,7 +127,7 @@ fn a_login_that_begins_with_a_password_is_told_at_the_start_and_to_its_user() {
     let said = half.open().expect_code(REFUSED).err();
     assert!(said.contains("requires password before a key"), "{said}");
     assert!(
-        said.contains("--auth none") && !said.contains("the right one among these"),
+        said.contains("--auth none") && !said.contains("the right key is in this list"),
         "{said}"
     );
     let checked = half.check(REFUSED);

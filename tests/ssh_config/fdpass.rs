@@ -19,13 +19,13 @@ fn check_reports_it_and_the_proxy_says_so_instead_of_waiting() {
         "{failed}"
     );
     assert!(
-        failed.contains("hint: put `ProxyUseFdpass no` beside this ProxyCommand"),
+        failed.contains("hint: add `ProxyUseFdpass no` next to this ProxyCommand"),
         "{failed}"
     );
 
     let told = run(&mut rig.ssh.check(&[]), LIMIT).expect_code(69).out();
     assert!(
-        told.contains("ssh cannot use them: ProxyUseFdpass is on beside bowline's ProxyCommand"),
+        told.contains("ssh cannot use these paths: ProxyUseFdpass is set next to bowline's ProxyCommand"),
         "{told}"
     );
     let told = run(&mut rig.ssh.check(&["--json"]), LIMIT).expect_code(69);

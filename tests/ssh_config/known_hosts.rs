@@ -55,7 +55,7 @@ fn what_strict_host_key_checking_no_does_here_is_told() {
     });
     let told = rig.ssh.remote("true", LIMIT).expect_code(255).err();
     assert!(
-        told.contains("\n  StrictHostKeyChecking no: ssh would warn and go on without passwords; bowline"),
+        told.contains("\n  with StrictHostKeyChecking no, ssh would warn and continue without passwords; bowline"),
         "{told}"
     );
     let mut proxy = bowline(&rig, "proxy");

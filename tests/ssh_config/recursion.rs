@@ -102,7 +102,7 @@ fn whoever_is_asked_within_the_same_question_answers_at_once() {
             "{refused}"
         );
         assert!(
-            refused.contains("\nhint: in ssh's configuration, `Match exec` may run `bowline check`"),
+            refused.contains("\nhint: `Match exec` in ssh's configuration may run `bowline check`"),
             "{refused}"
         );
     }
