@@ -55,7 +55,7 @@ pub enum SessionCommand {
     HangUp,
     /// End the session now, and tell the peer why.
     End(String),
-    /// Let go of the session without shutdown it: a successor of this process goes on with it.
+    /// Hand the session over without ending it: a successor of this process continues it.
     HandOver,
     /// The peer no longer has the session or refuses it permanently.
     Lost(String),

@@ -72,7 +72,8 @@ pub struct Accepted {
     pub window: u64,
 }
 
-/// What a connection has decided, for logs and statistics.
+/// What a connection has decided, for logs and statistics. The driver drains events after each call: they describe the lead as
+/// it is then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Another path leads.
@@ -557,7 +558,8 @@ impl<T: PathTransport> Connection<T> {
     }
 
     fn expires(&self) -> Option<Instant> {
-        self.detached_since().map(|since| since + self.detach_timeout)
+        let since = self.detached_since()?;
+        since.checked_add(self.detach_timeout)
     }
 
     /// When the peer must have sent a frame; `None` if it has, or if it may take for ever.

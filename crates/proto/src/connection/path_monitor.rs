@@ -19,7 +19,7 @@ pub enum DialRequest {
         peer_reachable: bool,
         /// Whether the user waits for output or has pressed a key.
         is_urgent: bool,
-        /// Incremented by a keystroke or a network change; a new value restarts the redial cadence.
+        /// Incremented by each suspicion, loss of the lead, keystroke and network change; a new value restarts the redial cadence.
         restarts: u32,
     },
 }
@@ -30,7 +30,7 @@ impl DialRequest {
         matches!(self, DialRequest::Dial { is_urgent: true, .. })
     }
 
-    /// How often the user pressed a key or the network changed.
+    /// How often something happened that restarts the redial cadence.
     pub fn restarts(&self) -> u32 {
         match self {
             DialRequest::Dial { restarts, .. } => *restarts,
