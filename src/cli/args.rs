@@ -99,9 +99,9 @@ pub(super) enum Command {
     /// Run the server half next to sshd
     #[command(
         long_about = "Run the server half next to sshd.\n\nWhen it is ready, it prints one line: ready udp=ADDR:PORT \
-                  fingerprint=SHA256:.., with tls=ADDR:PORT for each --listen-tls.\n\nSIGTERM ends all sessions, and their \
-                  clients are told. Under systemd with FileDescriptorStoreMax=, the server half first asks systemd why it \
-                  is stopped: sessions survive a restart and end with a stop. To be allowed to ask, it must run as root \
+                  client-address=real|loopback fingerprint=SHA256:.., with tls=ADDR:PORT for each \
+                  --listen-tls.\n\nSIGTERM ends all sessions, and their clients are told. Under systemd with \
+                  FileDescriptorStoreMax=, the server half first asks systemd why it is stopped: sessions survive a restart and end with a stop. To be allowed to ask, it must run as root \
                   (no User= in the unit). If systemd does not answer, sessions are kept for the next start. If you stop the \
                   service while it is down, for example between a crash and its restart, clients are not told: they wait \
                   until their --patience ends or the service starts again."
@@ -141,10 +141,10 @@ pub(super) enum Command {
     /// The worker of `bowline serve`, started by its keeper
     #[command(hide = true)]
     ServeWorker,
-    /// Another keeper of `bowline serve`, raised by its worker
+    /// Another keeper of `bowline serve`, started by its worker
     #[command(hide = true)]
     ServeKeeper,
-    /// A look at the SSH server at the target, for the keeper of `bowline serve`
+    /// Inspects the SSH server at the target, for the keeper of `bowline serve`
     #[command(hide = true)]
     LookAtTarget {
         /// Its address

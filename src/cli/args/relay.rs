@@ -38,13 +38,13 @@ pub(in crate::cli) struct RelayArgs {
     /// Maximum number of server halves per source address [default: 32]
     #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SERVERS_PER_SOURCE", value_parser = parse::<Count>)]
     pub(in crate::cli) max_servers_per_source: Option<Count>,
-    /// Maximum number of relayed sessions [default: 4000]
+    /// Maximum number of relayed paths [default: 4000]
     #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SPLICES", value_parser = parse::<Count>)]
     pub(in crate::cli) max_splices: Option<Count>,
-    /// Maximum number of relayed sessions per server half [default: 500]
+    /// Maximum number of relayed paths per server half [default: 500]
     #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SPLICES_PER_SERVER", value_parser = parse::<Count>)]
     pub(in crate::cli) max_splices_per_server: Option<Count>,
-    /// Maximum number of relayed sessions per client address [default: 200]
+    /// Maximum number of relayed paths per client address [default: 200]
     #[arg(long, value_name = "COUNT", env = "BOWLINE_MAX_SPLICES_PER_SOURCE", value_parser = parse::<Count>)]
     pub(in crate::cli) max_splices_per_source: Option<Count>,
     /// Maximum number of new connections per second and source address [default: 50]
@@ -72,7 +72,7 @@ pub(in crate::cli) struct RelayArgs {
     pub(in crate::cli) mtu_cap: Option<MtuCap>,
     /// Serve Prometheus metrics on this loopback address [default: none]
     ///
-    /// The URL is http://ADDR/metrics, for example with ADDR 127.0.0.1:9470. The metrics are described in
+    /// The URL is http://ADDR/metrics, for example with ADDR 127.0.0.1:9471. The metrics are described in
     /// packaging/grafana/README.md of the source, which is installed as /usr/share/bowline/grafana/README.md.
     #[arg(long, value_name = "ADDR", env = "BOWLINE_METRICS", value_parser = parse::<MetricsAddress>)]
     pub(in crate::cli) metrics: Option<MetricsAddress>,

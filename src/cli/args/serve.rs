@@ -107,7 +107,8 @@ pub(in crate::cli) struct ServeArgs {
     /// A killed client leaves its session behind, and the server half cannot tell that session from one in an
     /// outage. If a user key has --max-sessions-per-key sessions, or the server half has --max-sessions, a new
     /// session replaces the session of the same key that has been without a client for longest, provided that it
-    /// has been without one for at least this long. A session of another key is never replaced.
+    /// has been without one for at least this long. A session of another key is replaced only
+    /// if sshd has already ended it.
     #[arg(long, value_name = "DURATION", env = "BOWLINE_ABANDONED_AFTER", value_parser = parse::<Duration>)]
     pub(in crate::cli) abandoned_after: Option<Duration>,
     /// Maximum number of unfinished handshakes [default: 256]

@@ -17,7 +17,7 @@ settings for sshd, which would otherwise end sessions during an outage. It does 
 port; it prints the commands for that. If bowline.toml names another sshd (target, sshd-binary, sshd-config), setup uses that \
 one. The settings for sshd always go to /etc/ssh/sshd_config.d.
 
-Setup shows every change as a diff, and makes it only if you say yes. --undo removes what setup has added. It keeps a file that \
+Setup shows every change as a diff, and makes it only if you answer yes or give --yes. --undo removes what setup has added. It keeps a file that \
 was changed since, and it keeps all files if the server half is enabled or running.
 
 Exit code: 0: done, or nothing to do; 64: there is no terminal to ask on and no --yes, or the service is in use; 69: done, but \

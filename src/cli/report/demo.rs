@@ -17,7 +17,7 @@ pub(crate) fn demo_failed(error: &DemoError) -> Failure {
         DemoError::Folder { .. } | DemoError::File { .. } => {
             failure.hint("the demo needs about 64 MiB of disk space there; TMPDIR sets another folder")
         }
-        DemoError::NoTerminal => failure.hint("without --shell the demo needs cannot open a pseudo-terminal"),
+        DemoError::NoTerminal => failure.hint("without --shell, the demo needs no terminal"),
         DemoError::Sshd(_) => failure.hint("your user needs an entry in the user database (getent passwd)"),
         _ => failure,
     }

@@ -360,7 +360,7 @@ fn read_settings(sshd: &SshdConfig) -> Option<Settings> {
         Ok(settings) => {
             for warning in settings.warnings() {
                 let (line, file) = (warning.mending_line(), warning.drop_in());
-                warn!(mend = line, drop_in = file, "{warning}");
+                warn!(fix = line, drop_in = file, "{warning}");
             }
             Some(settings)
         }
