@@ -28,7 +28,7 @@ fn the_limits_of_the_unit_are_those_of_the_default_number_of_sessions() {
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ")
-        .split_once("Most sessions in all [default: ")
+        .split_once("Maximum number of sessions [default: ")
         .and_then(|(_, rest)| rest.split_once(']')?.0.parse::<u64>().ok())
         .expect("serve --help names the default of --max-sessions");
     let unit = Unit::read(&packaged("systemd/bowline.service"));
@@ -132,7 +132,7 @@ fn the_worker_has_a_user_of_the_name_that_the_keeper_looks_for() {
     let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines, [r#"u bowline - "bowline server half" - -"#]);
     let keeper = fs::read_to_string(root().join("src/server/keeper/user.rs")).expect("a source");
-    assert!(keeper.contains(r#"const USUAL: [&str; 2] = ["bowline", "nobody"];"#));
+    assert!(keeper.contains(r#"const DEFAULT_USERS: [&str; 2] = ["bowline", "nobody"];"#));
 }
 
 #[test]
