@@ -111,7 +111,7 @@ fn after_its_keeper_was_killed_sessions_go_on_and_a_new_one_is_for_sshd_on_loopb
         match expected {
             "refused" => {
                 assert_eq!(outcome.code, Some(255), "{}", outcome.err());
-                assert!(outcome.err().contains("lost its rights"), "{}", outcome.err());
+                assert!(outcome.err().contains("lost its privileges"), "{}", outcome.err());
             }
             address => assert!(
                 outcome.out().starts_with(address),
