@@ -50,7 +50,7 @@ impl KillSettings {
 /// Ends them, and says which.
 ///
 /// # Errors
-/// A name that names no session, or several; nothing is ended then. Somebody who has the session does not response.
+/// A name that names no session, or several; nothing is ended then. Somebody who has the session does not answer.
 pub(super) async fn run(settings: KillSettings) -> Result<(), Failure> {
     let overview = overview(&settings.folders).await;
     let chosen = choose(&overview, &settings.victims)?;

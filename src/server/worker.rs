@@ -209,7 +209,7 @@ pub async fn serve(
     let tasks = Tasks::new();
     if let Some(status_clients) = keeper.status_clients() {
         tasks.spawn(
-            "status_clients",
+            "status clients",
             serve_status_clients(status_clients, server.observed()),
         );
     }

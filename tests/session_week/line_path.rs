@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What is sent waits here until the life moves it onto the line.
+/// What is sent waits here until the simulation moves it onto the line.
 pub(crate) struct LinePath {
     pub(crate) id: usize,
     pub(crate) state: Rc<LineState>,

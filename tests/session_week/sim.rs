@@ -1,4 +1,4 @@
-//! One session's life: both connections and the pacer of the client's dials, in virtual time.
+//! One session's life: both connections and the client's dials, in virtual time.
 
 use crate::chance::Chance;
 use crate::client::Client;

@@ -254,7 +254,7 @@ mod tests {
         name.to_string()
     }
 
-    fn lookup_error(text: &str) -> RelayNameError {
+    fn syntax_error(text: &str) -> RelayNameError {
         match text.parse::<RelayName>() {
             Ok(name) => panic!("{text:?} was taken for {name}"),
             Err(error) => error,
@@ -278,7 +278,7 @@ mod tests {
         assert!(matches!(&service, RelayName::Service(name) if name.as_str() == "_bowline-relay._udp.example.org"));
         for text in ["_relay._udp.example.org:443", &format!("_relay._udp.example.org#{PIN}")] {
             assert!(
-                matches!(lookup_error(text), RelayNameError::PortOrPinOnService { .. }),
+                matches!(syntax_error(text), RelayNameError::PortOrPinOnService { .. }),
                 "{text}"
             );
         }
@@ -300,28 +300,28 @@ mod tests {
             "a\u{1b}[2J",
         ] {
             assert!(
-                matches!(lookup_error(text), RelayNameError::Host { .. }),
+                matches!(syntax_error(text), RelayNameError::Host { .. }),
                 "{text:?}: {}",
-                lookup_error(text)
+                syntax_error(text)
             );
         }
         let long = "a".repeat(64);
-        assert!(matches!(lookup_error(&long), RelayNameError::Host { .. }));
+        assert!(matches!(syntax_error(&long), RelayNameError::Host { .. }));
         assert!(matches!(
-            lookup_error(&["a.b"; 90].join(".")),
+            syntax_error(&["a.b"; 90].join(".")),
             RelayNameError::Host { .. }
         ));
         for text in ["::1", "2001:db8::1", "a:1:2"] {
-            assert_eq!(lookup_error(text), RelayNameError::Bare, "{text}");
+            assert_eq!(syntax_error(text), RelayNameError::Bare, "{text}");
         }
         for text in ["[::1", "[a]", "[192.0.2.1]:443", "[]"] {
-            assert!(matches!(lookup_error(text), RelayNameError::Address { .. }), "{text}");
+            assert!(matches!(syntax_error(text), RelayNameError::Address { .. }), "{text}");
         }
         for text in ["a:0", "a:65536", "a:", "a:+443", "[::1]443", "[::1]x:443", "a:https"] {
-            assert!(matches!(lookup_error(text), RelayNameError::Port { .. }), "{text}");
+            assert!(matches!(syntax_error(text), RelayNameError::Port { .. }), "{text}");
         }
         for text in ["a#", "a#SHA256:short", "a#MD5:00:11", "a:443#x"] {
-            assert!(matches!(lookup_error(text), RelayNameError::Pin { .. }), "{text}");
+            assert!(matches!(syntax_error(text), RelayNameError::Pin { .. }), "{text}");
         }
     }
 

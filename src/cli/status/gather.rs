@@ -13,7 +13,7 @@ use super::human;
 use crate::observe::{self, ControlError, FoundSocket, Half, RelayReport, Request, Response, SessionReport, State};
 use crate::server::keeper::{RunningKeeper, RunningKeepers, StoreShortage, find_running_keepers};
 
-/// Whoever lives responses within this: half a second for its sessions, and its turn behind somebody who asks slowly.
+/// Whoever lives answers within this: half a second for its sessions, and its turn behind somebody who asks slowly.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A keeper has nothing to look up.
@@ -45,7 +45,7 @@ pub(crate) struct ServerReport {
     pub(crate) store_shortage: Option<StoreShortage>,
 }
 
-/// Somebody who should have replies and has not.
+/// Somebody who should have replied and has not.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Silent {
     pub(crate) pid: Option<u32>,

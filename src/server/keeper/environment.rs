@@ -161,7 +161,7 @@ pub(super) fn give_up_store(config: &mut ManagerConfig) {
         kept = config.capacity,
         needed = store_limit(1),
         "the service manager's store (FileDescriptorStoreMax) has no room for a session: sessions end when the service is \
-         of the service"
+         restarted"
     );
     config.capacity = 0;
 }

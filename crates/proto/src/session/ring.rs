@@ -67,7 +67,7 @@ impl Ring {
         self.touched
     }
 
-    /// How many bytes of [`Ring::spare`] lie in memory that is held already.
+    /// How many bytes of [`Ring::free`] lie in memory that is held already.
     pub(super) fn free_held(&self) -> usize {
         self.touched.saturating_sub(self.back())
     }
@@ -94,7 +94,7 @@ impl Ring {
         &mut self.memory.bytes_mut()[back..end]
     }
 
-    /// Takes the first `len` bytes of [`Ring::spare`] as written.
+    /// Takes the first `len` bytes of [`Ring::free`] as written.
     pub(super) fn commit(&mut self, len: usize) {
         assert!(len <= self.space(), "committed more than there was room for");
         self.touched = self.touched.max(self.back() + len);

@@ -240,7 +240,7 @@ impl RelayMessage {
     /// Reads what [`next_message`](super::next_message) gave.
     ///
     /// # Errors
-    /// Anything that is not exactly one word of version 1.
+    /// Anything that is not exactly one message of version 1.
     pub fn decode(message: Bytes) -> Result<RelayMessage, DecodeError> {
         let mut reader = Reader::new(message);
         let word = match reader.varint("message type", u64::MAX)? {

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_quota_refusal_has_the_right_code() {
+    async fn every_refusal_has_the_right_cause() {
         let target = || Target::of("host", 443).unwrap();
         let (result, ..) = answered(b"\x05\xff", None, target()).await;
         assert!(matches!(result, Err(ProxyFault::WantsCredentials)));
