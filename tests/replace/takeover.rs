@@ -41,7 +41,7 @@ impl Peer {
     /// Connects.
     pub(crate) fn enter(file: &Path) -> Peer {
         let socket = socket();
-        connect(&socket, &SocketAddrUnix::new(file).expect("a short path")).expect("the file is open");
+        connect(&socket, &SocketAddrUnix::new(file).expect("a short path")).expect("somebody listens");
         Peer(socket)
     }
 

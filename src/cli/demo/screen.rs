@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_colour_ink_leaves_no_mark() {
+    fn without_colour_style_leaves_no_mark() {
         let plain = TerminalFeatures {
             live: true,
             colour: false,
