@@ -371,7 +371,9 @@ fn a_store_that_shrinks_is_noticed_and_what_fits_is_kept(kind: Kind) {
     // The other has process ids of its own, by which status tells who answers.
     if kind == Kind::StandIn {
         let status = run(&mut packaged.status(), LIMIT).expect_code(0).out();
-        let shown = format!("keeps {small} of {given} descriptors for the next start (FileDescriptorStoreMax={small})");
+        let shown = format!(
+            "stores only {small} of {given} file descriptors for the next start (FileDescriptorStoreMax={small})"
+        );
         assert!(status.contains(&shown), "{status}");
     }
     sessions.iter_mut().for_each(|session| session.echoes("meanwhile"));
