@@ -35,7 +35,16 @@ impl Terminal {
             .open(name.to_str().expect("its name"));
         let theirs = theirs.expect("its other end");
         let mut command = ssh.command("setsid");
-        command.args(["--wait", "--ctty", "sh", "-c", script]);
+        // These tests may run in the background of a script, where SIGINT is ignored and every child inherits that.
+        command.args([
+            "--wait",
+            "--ctty",
+            "env",
+            "--default-signal=INT,QUIT",
+            "sh",
+            "-c",
+            script,
+        ]);
         let end = || theirs.try_clone().expect("a terminal");
         command.stdin(end()).stdout(end()).stderr(end());
         let script = Running::spawn(&mut command);
