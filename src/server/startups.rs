@@ -1,8 +1,8 @@
-//! Waiting for room in sshd, which drops connections while too many logins are under way (MaxStartups).
+//! Waiting for room in sshd, which drops connections while too many logins are unfinished (MaxStartups).
 //!
-//! sshd drops by chance, and says so at once: whoever came first would not get in first, and a client that had to come again
-//! would pay for a handshake each time. Here those of one source wait in the order in which they came, and a few of them try
-//! again. No source waits for another.
+//! sshd drops connections at random and says so at once. If the client had to connect again, each try would cost a handshake,
+//! and the first client would not be the first to get in. So the connections of one source wait here in order of arrival, and a
+//! few of them try again at a time. No source waits for another.
 
 use super::ask_sshd::{AskError, Source};
 use crate::clock;
@@ -14,33 +14,34 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout_at};
 
-/// Connections of one source that try again at once. Each that gets in leaves its turn to the next; MaxStartups is 10 by default.
+/// Connections of one source that try again at the same time. One that gets in passes its turn to the next. MaxStartups is 10 by
+/// default.
 const TRIES_AT_ONCE: usize = 4;
 
-/// How long, and how often.
+/// How long connections wait for room, and how often they try.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoomLimits {
-    /// How long one connection may wait for room. Default 60 s: three hundred logins at once take two processors half as long. sshd
-    /// that is full for longer has logins under way that do not end (LoginGraceTime, 120 s by default).
+    /// How long one connection may wait for room. Default 60 s: 300 simultaneous logins take two processors half as long. If sshd
+    /// is full for longer, its unfinished logins do not end soon (LoginGraceTime, 120 s by default).
     pub(super) time: Duration,
-    /// Before the first other try. Default 100 ms. A try that is dropped costs sshd less than a millisecond.
+    /// Delay before the second try. Default 100 ms. A try that is dropped costs sshd less than a millisecond.
     pub(super) first_pause: Duration,
-    /// Pauses double up to this. Default 800 ms.
+    /// Maximum delay; each is twice the previous one. Default 800 ms.
     pub(super) max_pause: Duration,
 }
 
-/// Who waits for room in one sshd.
+/// The connections that wait for room in one sshd.
 #[derive(Debug, Default)]
 pub(super) struct Startups {
     limits: RoomLimits,
-    lines: Mutex<HashMap<Source, Arc<Line>>>,
+    queues: Mutex<HashMap<Source, Arc<Queue>>>,
 }
 
-/// Those of one source that wait.
+/// The waiting connections of one source.
 #[derive(Debug)]
-struct Line {
+struct Queue {
     turns: Arc<Semaphore>,
-    /// Why they wait, in words for people.
+    /// Why they wait, as a text for people.
     why: Mutex<PeerText>,
 }
 
@@ -49,8 +50,8 @@ struct Line {
 pub(super) struct Startup<'a> {
     startups: &'a Startups,
     source: Source,
-    /// Once it waits.
-    line: Option<Arc<Line>>,
+    /// Set as soon as it waits.
+    queue: Option<Arc<Queue>>,
     turn: Option<OwnedSemaphorePermit>,
     until: Instant,
     pause: Duration,
@@ -71,7 +72,7 @@ impl Startups {
     pub(super) fn within(limits: RoomLimits) -> Startups {
         Startups {
             limits,
-            lines: Mutex::default(),
+            queues: Mutex::default(),
         }
     }
 
@@ -80,7 +81,7 @@ impl Startups {
         Startup {
             startups: self,
             source: source.into(),
-            line: None,
+            queue: None,
             turn: None,
             until: clock::now() + self.limits.time,
             pause: self.limits.first_pause,
@@ -89,40 +90,42 @@ impl Startups {
 
     /// Why connections for clients at `source` wait, if any does.
     pub(super) fn why(&self, source: IpAddr) -> Option<PeerText> {
-        let line = self.lines().get(&source.into()).cloned()?;
-        Some(lock(&line.why).clone())
+        // The last connection to leave removes the queue and counts references to it, so none is kept here beyond the lock.
+        let queues = self.queues();
+        let why = lock(&queues.get(&source.into())?.why).clone();
+        Some(why)
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<Source, Arc<Line>>> {
-        lock(&self.lines)
+    fn queues(&self) -> MutexGuard<'_, HashMap<Source, Arc<Queue>>> {
+        lock(&self.queues)
     }
 }
 
 impl Startup<'_> {
-    /// Waits behind those of the same source that sshd had no room for.
+    /// Waits behind the connections of the same source that sshd had no room for.
     pub(super) async fn turn(&mut self) {
-        if self.line.is_none() {
-            self.line = self.startups.lines().get(&self.source).cloned();
+        if self.queue.is_none() {
+            self.queue = self.startups.queues().get(&self.source).cloned();
         }
-        if let Some(line) = &self.line
+        if let Some(queue) = &self.queue
             && self.turn.is_none()
         {
-            // Without a turn in time it tries once more all the same, and learns how it is now.
-            let turn = timeout_at(self.until.into(), Arc::clone(&line.turns).acquire_owned()).await;
+            // If its turn does not come in time, it tries once more nevertheless.
+            let turn = timeout_at(self.until.into(), Arc::clone(&queue.turns).acquire_owned()).await;
             self.turn = turn.ok().and_then(Result::ok);
         }
     }
 
-    /// Whether to try again, after a pause: sshd had no room, and said so as `error` tells.
+    /// Whether to try again, after a delay: only if `error` says that sshd had no room, and there is time left.
     pub(super) async fn waits_after(&mut self, error: &AskError) -> bool {
         if !error.is_full() || clock::now() + self.pause >= self.until {
             return false;
         }
-        let line = match &self.line {
-            Some(line) => Arc::clone(line),
+        let queue = match &self.queue {
+            Some(queue) => Arc::clone(queue),
             None => self.join(),
         };
-        *lock(&line.why) = PeerText::new(error);
+        *lock(&queue.why) = PeerText::new(error);
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(self.startups.limits.max_pause);
         true
@@ -130,30 +133,30 @@ impl Startup<'_> {
 
     /// Whether sshd was full before, for it or another of its source.
     pub(super) fn has_waited(&self) -> bool {
-        self.line.is_some()
+        self.queue.is_some()
     }
 
-    fn join(&mut self) -> Arc<Line> {
-        let mut lines = self.startups.lines();
-        let line = lines.entry(self.source).or_insert_with(|| {
-            Arc::new(Line {
+    fn join(&mut self) -> Arc<Queue> {
+        let mut queues = self.startups.queues();
+        let queue = queues.entry(self.source).or_insert_with(|| {
+            Arc::new(Queue {
                 turns: Arc::new(Semaphore::new(TRIES_AT_ONCE)),
                 why: Mutex::default(),
             })
         });
-        Arc::clone(self.line.insert(Arc::clone(line)))
+        Arc::clone(self.queue.insert(Arc::clone(queue)))
     }
 }
 
 impl Drop for Startup<'_> {
     fn drop(&mut self) {
-        if self.line.is_none() {
+        if self.queue.is_none() {
             return;
         }
-        let mut lines = self.startups.lines();
-        // The map's and this one.
-        if self.line.take().is_some_and(|line| Arc::strong_count(&line) <= 2) {
-            lines.remove(&self.source);
+        let mut queues = self.startups.queues();
+        // The references of the map and of this connection.
+        if self.queue.take().is_some_and(|queue| Arc::strong_count(&queue) <= 2) {
+            queues.remove(&self.source);
         }
     }
 }
@@ -229,7 +232,7 @@ mod tests {
             }
         };
         tokio::join!(crowd, sshd);
-        assert!(startups.lines().is_empty(), "nobody waits any more");
+        assert!(startups.queues().is_empty(), "nobody waits any more");
     }
 
     #[tokio::test]
@@ -271,6 +274,6 @@ mod tests {
         for said in ["Not allowed at this time", ""] {
             assert!(!startup.waits_after(&dropped(said)).await);
         }
-        assert!(!startup.has_waited() && startups.lines().is_empty());
+        assert!(!startup.has_waited() && startups.queues().is_empty());
     }
 }
