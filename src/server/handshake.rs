@@ -197,7 +197,6 @@ impl Acceptor {
     }
 
     /// Answers hellos until one is accepted or no more are allowed.
-    // long: an arm for each hello
     async fn dispatch(&self, mut carrier: Carrier, mut received: ReadHello, client: Client, mut permit: Permit) {
         let source = client.remote;
         let mut pending_key = None;
@@ -211,69 +210,20 @@ impl Acceptor {
                     return carrier.close(CloseReason::Refused);
                 }
             };
-            let info = carrier.info().clone();
-            let refused = match decode(message) {
-                Ok(Hello::Open(open)) => {
-                    match self
-                        .while_asking_sshd(&mut carrier, source, self.admit(&info, &open, client, &mut pending_key))
+            let handled = match decode(message) {
+                Ok(hello) => {
+                    self.handle_hello(carrier, hello, client, &mut permit, &mut pending_key)
                         .await
-                    {
-                        Ok(Ok(key)) => return self.registry.attach_open(carrier, &open, key).await,
-                        Ok(Err(refused)) => refused,
-                        Err(error) => return debug!(%source, %error, "the client left while sshd was asked"),
-                    }
                 }
-                Ok(Hello::Resume(resume)) => {
-                    return until_revoked(&mut permit, self.registry.attach_resume(carrier, &resume)).await;
-                }
-                Ok(Hello::Standby { session }) => {
-                    return until_revoked(&mut permit, self.registry.attach_standby(carrier, session)).await;
-                }
-                Ok(Hello::Probe(probe)) => {
-                    match self
-                        .while_asking_sshd(
-                            &mut carrier,
-                            source,
-                            self.probe(&info, &probe, client, &mut pending_key),
-                        )
-                        .await
-                    {
-                        Ok(Ok(probed)) => {
-                            return answer_and_close(carrier, Answer::Probed(Box::new(probed)), &mut permit).await;
-                        }
-                        Ok(Err(refused)) => refused,
-                        Err(error) => return debug!(%source, %error, "the client left while sshd was asked"),
-                    }
-                }
-                Ok(Hello::Reap(reap)) => {
-                    self.registry.reap(&reap);
-                    return answer_and_close(carrier, Answer::Reaped, &mut permit).await;
-                }
-                Ok(Hello::KeyQuery(query)) => {
-                    match self
-                        .while_asking_sshd(&mut carrier, source, self.answer_query(query, client, &mut pending_key))
-                        .await
-                    {
-                        Ok(Ok(key)) => {
-                            if carrier.send_message(Answer::KeyOk(key).encode()).await.is_err() {
-                                return;
-                            }
-                            permit.end_service(clock::now());
-                            received = read_message(&mut carrier, &permit, sleep(HELLO_TIMEOUT)).await;
-                            continue;
-                        }
-                        Ok(Err(refused)) => refused,
-                        Err(error) => return debug!(%source, %error, "the client left while sshd was asked"),
-                    }
-                }
-                Ok(Hello::Wait) => refusal(RefusalCode::Desync, "Wait is only allowed once, before the first hello"),
-                Err(error) => malformed(&error),
+                Err(error) => Some((carrier, Answer::Refused(malformed(&error)))),
             };
-            let last = refused.code != RefusalCode::NotAuthorized;
-            if carrier.send_message(Answer::Refused(refused).encode()).await.is_err() {
+            let Some((answered, answer)) = handled else { return };
+            carrier = answered;
+            let is_last = matches!(&answer, Answer::Refused(refusal) if refusal.code != RefusalCode::NotAuthorized);
+            if carrier.send_message(answer.encode()).await.is_err() {
                 return;
             }
-            if last {
+            if is_last {
                 break;
             }
             permit.end_service(clock::now());
@@ -282,26 +232,87 @@ impl Acceptor {
         until_revoked(&mut permit, finish(carrier, CloseReason::Refused)).await;
     }
 
-    /// Runs `work`, which may have to wait for sshd. Meanwhile the client is told to wait, and why if sshd has no room; if it
-    /// leaves, `work` is cancelled.
+    /// Returns the carrier and the answer to send on it; `None` if the carrier was attached or closed, or is lost.
+    async fn handle_hello(
+        &self,
+        mut carrier: Carrier,
+        hello: Hello,
+        client: Client,
+        permit: &mut Permit,
+        pending_key: &mut Option<PendingKey>,
+    ) -> Option<(Carrier, Answer)> {
+        let (source, info) = (client.remote, carrier.info().clone());
+        let answer = match hello {
+            Hello::Open(open) => {
+                let admission = self.admit(&info, &open, client, pending_key);
+                match self.while_asking_sshd(&mut carrier, source, admission).await? {
+                    Ok(key) => {
+                        self.registry.attach_open(carrier, &open, key).await;
+                        return None;
+                    }
+                    Err(refused) => Answer::Refused(refused),
+                }
+            }
+            Hello::Resume(resume) => {
+                until_revoked(permit, self.registry.attach_resume(carrier, &resume)).await;
+                return None;
+            }
+            Hello::Standby { session } => {
+                until_revoked(permit, self.registry.attach_standby(carrier, session)).await;
+                return None;
+            }
+            Hello::Probe(probe) => {
+                let probing = self.probe(&info, &probe, client, pending_key);
+                match self.while_asking_sshd(&mut carrier, source, probing).await? {
+                    Ok(probed) => {
+                        answer_and_close(carrier, Answer::Probed(Box::new(probed)), permit).await;
+                        return None;
+                    }
+                    Err(refused) => Answer::Refused(refused),
+                }
+            }
+            Hello::Reap(reap) => {
+                self.registry.reap(&reap);
+                answer_and_close(carrier, Answer::Reaped, permit).await;
+                return None;
+            }
+            Hello::KeyQuery(query) => {
+                let asking = self.answer_query(query, client, pending_key);
+                let key = self.while_asking_sshd(&mut carrier, source, asking).await?;
+                key.map_or_else(Answer::Refused, Answer::KeyOk)
+            }
+            Hello::Wait => {
+                let message = "Wait is only allowed once, before the first hello";
+                Answer::Refused(refusal(RefusalCode::Desync, message))
+            }
+        };
+        Some((carrier, answer))
+    }
+
+    /// Runs `work`, which may have to wait for sshd. Meanwhile the client is told to wait, and why if sshd has no room. If the
+    /// client leaves, `work` is cancelled and the result is `None`.
     async fn while_asking_sshd<T>(
         &self,
         carrier: &mut Carrier,
         source: SocketAddr,
         work: impl Future<Output = T>,
-    ) -> Result<T, CarrierError> {
+    ) -> Option<T> {
         let mut work = pin!(work);
-        loop {
+        let error = loop {
             tokio::select! {
                 biased;
-                error = carrier.lost() => return Err(error),
-                done = &mut work => return Ok(done),
+                error = carrier.lost() => break error,
+                done = &mut work => return Some(done),
                 () = sleep(ASKING_INTERVAL) => {}
             }
             let why = self.registry.why_full(source.ip());
             let why = why.or_else(|| self.authority.why_full(source.ip())).unwrap_or_default();
-            carrier.send_message(Answer::Asking(why).encode()).await?;
-        }
+            if let Err(error) = carrier.send_message(Answer::Asking(why).encode()).await {
+                break error;
+            }
+        };
+        debug!(%source, %error, "the client left while sshd was asked");
+        None
     }
 
     /// Index of the key that would be accepted once it signs; `None` if no key is needed.
