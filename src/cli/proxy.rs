@@ -72,7 +72,7 @@ pub(crate) struct ProxySettings {
     pub(crate) transport: Transport,
     /// What to do when no path leads to the server half. Default: nothing, fail.
     pub(crate) fallback: Fallback,
-    /// Bounds the open. Default: ssh's ConnectTimeout less half a second, else 10 s.
+    /// Bounds the open. Default: ssh's ConnectTimeout less half a second, else 10 s, which is extended if packets arrive.
     pub(crate) connect_timeout: Option<Duration>,
     /// Bounds it too while the server half is still asking sshd. Default: ssh's ConnectTimeout less half a second, else 120 s.
     pub(crate) answer_timeout: Option<Duration>,

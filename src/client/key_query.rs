@@ -14,8 +14,8 @@ pub(super) enum KeyAnswer {
     NoneNeeded,
     /// No key would be accepted, or sessions are refused for now.
     Refused(Refusal),
-    /// The server half does not know this message, and has closed the carrier.
-    Unsupported,
+    /// The server half does not know this message, refuses it, and has closed the carrier.
+    Unsupported(Refusal),
 }
 
 /// Queries keys on a carrier whose host was verified. Afterwards the server half waits for the next hello as after
@@ -36,11 +36,10 @@ pub(super) async fn query_keys(
     let verdict = answer.and_then(|answer| match answer {
         Answer::KeyOk(None) => Ok(KeyAnswer::NoneNeeded),
         Answer::KeyOk(Some(key)) if usize::from(key) < count => Ok(KeyAnswer::Signs(key.into())),
-        Answer::Refused(refusal) if refusal.code == RefusalCode::Desync => Ok(KeyAnswer::Unsupported),
+        Answer::Refused(refusal) if refusal.code == RefusalCode::Desync => Ok(KeyAnswer::Unsupported(refusal)),
         Answer::Refused(refusal) => Ok(KeyAnswer::Refused(refusal)),
-        _ => Err(NoAnswer::Lost(CarrierError::Protocol(DecodeError::UnknownType {
+        _ => Err(NoAnswer::Lost(CarrierError::Protocol(DecodeError::Unexpected {
             what: "answer to a question about keys",
-            value: 0,
         }))),
     });
     (verdict, took)

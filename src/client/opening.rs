@@ -17,7 +17,7 @@ use crate::wire::{
     UserName, VERSION,
 };
 use bytes::Bytes;
-use russh::keys::ssh_key::HashAlg;
+use russh::keys::ssh_key::{Fingerprint, HashAlg};
 use std::error::Error;
 use std::future::Future;
 use std::pin::pin;
@@ -89,35 +89,7 @@ where
     };
     let host_keys = context.host_keys.clone();
     let paths = Paths::resolve(config.target.clone(), context).await?;
-    let begun = clock::now();
-    let key = Arc::new(TlsKey::generate());
-    let mut dialer = Dialer::new(Arc::clone(&key), config.mtu_cap);
-    dialer.add_host_keys(host_keys);
-    let mut opener = Opener {
-        id: SessionId::new(random()),
-        dialer,
-        key,
-        reap_token: random(),
-        first: Bytes::new(),
-        epoch: Epoch::default(),
-        deadline: Deadline {
-            begun,
-            at: begun + config.connect_timeout,
-            answer_by: begun + config.answer_timeout,
-            silence: config.connect_timeout,
-            heard: None,
-            answered: None,
-        },
-        misdirected: Vec::new(),
-        round: 0,
-        keys_tried: 0,
-        refusal: None,
-        queries_keys: true,
-        extensions: 0,
-        failures: Failures::default(),
-        config,
-        paths,
-    };
+    let mut opener = Opener::new(config, paths, host_keys);
     // If the deadline cuts an attempt short, an earlier refusal tells more than a timeout.
     let mut refused = None;
     loop {
@@ -184,6 +156,17 @@ struct Deadline {
 }
 
 impl Deadline {
+    fn new(config: &ClientConfig, begun: Instant) -> Deadline {
+        Deadline {
+            begun,
+            at: begun + config.connect_timeout,
+            answer_by: begun + config.answer_timeout,
+            silence: config.connect_timeout,
+            heard: None,
+            answered: None,
+        }
+    }
+
     fn handle_heard(&mut self) {
         self.heard = Some(clock::now());
     }
@@ -260,6 +243,30 @@ impl From<OpenError> for AttemptFailure {
 }
 
 impl Opener {
+    fn new(config: ClientConfig, paths: Paths, host_keys: Vec<Fingerprint>) -> Opener {
+        let key = Arc::new(TlsKey::generate());
+        let mut dialer = Dialer::new(Arc::clone(&key), config.mtu_cap);
+        dialer.add_host_keys(host_keys);
+        Opener {
+            id: SessionId::new(random()),
+            dialer,
+            key,
+            reap_token: random(),
+            first: Bytes::new(),
+            epoch: Epoch::default(),
+            deadline: Deadline::new(&config, clock::now()),
+            misdirected: Vec::new(),
+            round: 0,
+            keys_tried: 0,
+            refusal: None,
+            queries_keys: true,
+            extensions: 0,
+            failures: Failures::default(),
+            config,
+            paths,
+        }
+    }
+
     async fn attempt<R>(&mut self, input: &mut EarlyData<R>) -> Result<(Carrier, Accepted), AttemptFailure>
     where
         R: AsyncRead + Unpin,
@@ -456,7 +463,7 @@ impl Opener {
                 code if code.is_final() => Err(ConnectionFailure::Attempt(OpenError::Refused(refusal).into())),
                 _ => Err(ConnectionFailure::Attempt(AttemptFailure::Refused(refusal))),
             },
-            KeyAnswer::Unsupported => {
+            KeyAnswer::Unsupported(_) => {
                 debug!("the server half does not support key queries, so all keys sign");
                 self.queries_keys = false;
                 Err(ConnectionFailure::Attempt(AttemptFailure::Again {
@@ -536,11 +543,10 @@ impl Opener {
                 _ => Err(ConnectionFailure::Attempt(AttemptFailure::Refused(refusal))),
             },
             Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking(_) | Answer::KeyOk(_) => {
-                let odd = DecodeError::UnknownType {
+                let unexpected = DecodeError::Unexpected {
                     what: "answer to an open",
-                    value: 0,
                 };
-                Err(ConnectionFailure::Attempt(OpenError::Protocol(odd).into()))
+                Err(ConnectionFailure::Attempt(OpenError::Protocol(unexpected).into()))
             }
         }
     }

@@ -295,9 +295,8 @@ impl<'a> DialDriver<'a> {
                 Some(())
             }
             Ok((_, Answer::Standing | Answer::Probed(_) | Answer::Reaped | Answer::Asking(_) | Answer::KeyOk(_))) => {
-                let error = CarrierError::Protocol(DecodeError::UnknownType {
+                let error = CarrierError::Protocol(DecodeError::Unexpected {
                     what: "answer to a resume",
-                    value: 0,
                 });
                 debug!(%error, "not resumed");
                 Some(())

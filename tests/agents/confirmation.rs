@@ -96,6 +96,9 @@ fn a_server_half_that_knows_no_questions_about_keys_is_offered_all_signed_keys()
     // That is why there are questions: bowline signs with each, and then ssh with the one.
     assert_eq!(agent.asked().len(), keys.len() + 1, "{:?}", agent.asked());
     run(&mut ssh.check(&[]), LIMIT).expect_code(0);
+    // A client that does not know yet which key is accepted asks, and says what refuses the question.
+    let unknown = run(&mut by_agent(&sshd, &serve, &agent).check(&[]), LIMIT).out();
+    assert!(unknown.contains("does not know this client's probes"), "{unknown}");
 }
 
 #[test]

@@ -66,7 +66,9 @@ pub(in crate::cli) struct ReachArgs {
     pub(in crate::cli) fallback: Option<Fallback>,
     /// Give up if the session is not open after this time [default: 10s]
     ///
-    /// If this is not set, ssh's ConnectTimeout minus 0.5 s is used; if that is not set either, 10s.
+    /// If this is not set, ssh's ConnectTimeout minus 0.5 s is used. If that is not set either, a server half must be
+    /// found within 10s (3s with --fallback tcp). If packets arrive from it, the limit is four times as long, and if it
+    /// reports that it is waiting for sshd, 120s. `bowline check` gives each path 5s.
     #[arg(long, value_name = "DURATION", env = "BOWLINE_CONNECT_TIMEOUT", value_parser = parse::<Duration>)]
     pub(in crate::cli) connect_timeout: Option<Duration>,
     /// Give up an open session if an outage lasts longer than this

@@ -219,12 +219,7 @@ impl CarrierProbe<'_> {
             Ok(KeyAnswer::Refused(refusal)) if refusal.code == RefusalCode::NotAuthorized => {
                 Err(ProbeFailure::NotAuthorized(refusal))
             }
-            Ok(KeyAnswer::Refused(refusal)) => Err(ProbeFailure::Refused(refusal)),
-            // The same as for an unknown probe.
-            Ok(KeyAnswer::Unsupported) => Err(ProbeFailure::Protocol(DecodeError::UnknownType {
-                what: "question about keys",
-                value: 0,
-            })),
+            Ok(KeyAnswer::Refused(refusal) | KeyAnswer::Unsupported(refusal)) => Err(ProbeFailure::Refused(refusal)),
         }
     }
 
@@ -264,9 +259,8 @@ impl CarrierProbe<'_> {
             }
             Ok(Answer::Refused(refusal)) => Err(ProbeFailure::Refused(refusal)),
             Ok(Answer::Accepted(_) | Answer::Standing | Answer::Reaped | Answer::Asking(_) | Answer::KeyOk(_)) => {
-                Err(ProbeFailure::Protocol(DecodeError::UnknownType {
+                Err(ProbeFailure::Protocol(DecodeError::Unexpected {
                     what: "answer to a probe",
-                    value: 0,
                 }))
             }
         }

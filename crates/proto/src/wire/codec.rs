@@ -31,6 +31,12 @@ pub enum DecodeError {
         /// What was sent.
         value: u64,
     },
+    /// A valid message that is not allowed at this point.
+    #[error("{what} is another kind of message than expected")]
+    Unexpected {
+        /// What it should have been.
+        what: &'static str,
+    },
     /// An `Open` of another protocol version, whose further fields mean nothing to us.
     #[error("the peer speaks protocol version {version}, we speak {}", super::VERSION)]
     Version {
