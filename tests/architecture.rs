@@ -48,6 +48,12 @@ const ROOMS: &[Room] = &[
         rooms: &["wire", "session"],
         crates: Crates::Only(&["bytes", "thiserror"]),
     },
+    // A crate of its own, crates/terminal: screens and keys, and nothing of sessions.
+    Room {
+        name: "terminal",
+        rooms: &[],
+        crates: Crates::Only(&[]),
+    },
     // Leaves
     Room {
         name: "clock",
@@ -240,7 +246,7 @@ const CLI_ONLY: &[&str] = &[
 const PURE_STD: &[&str] = &["fs", "net", "process", "thread", "env", "os"];
 
 /// Where I/O is nobody's business.
-const PURE_ROOMS: &[&str] = &["wire", "session", "connection"];
+const PURE_ROOMS: &[&str] = &["wire", "session", "connection", "terminal"];
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -262,6 +268,15 @@ fn imports_go_down_the_floors_only() {
 fn the_protocol_core_depends_on_bytes_and_thiserror_only() {
     let manifest = include_str!("../crates/proto/Cargo.toml");
     assert_eq!(dependencies_of(manifest), ["bytes", "thiserror"]);
+}
+
+#[test]
+fn the_terminal_depends_on_an_emulator_and_the_widths_of_characters_only() {
+    let manifest = include_str!("../crates/terminal/Cargo.toml");
+    assert_eq!(
+        dependencies_of(manifest),
+        ["alacritty_terminal", "unicode_width", "vte"]
+    );
 }
 
 #[test]
@@ -339,8 +354,12 @@ fn report(faults: impl Iterator<Item = String>) {
     assert!(all.is_empty(), "against the rules of the house:\n{all}");
 }
 
-/// `["server", "keeper"]` for `src/server/keeper.rs`; empty for a crate's root. `crates/proto` is part of the house.
+/// `["server", "keeper"]` for `src/server/keeper.rs`; empty for a crate's root. `crates/proto` is part of the house, and
+/// `crates/terminal` is one room of it.
 fn module_of(place: &str) -> Vec<&str> {
+    if place.starts_with("crates/terminal/src/") {
+        return vec!["terminal"];
+    }
     let inner = place.trim_start_matches("crates/proto/").trim_start_matches("src/");
     let inner = inner.trim_end_matches(".rs");
     inner
@@ -510,6 +529,8 @@ mod self_test {
     fn a_forbidden_import_is_found_in_every_spelling() {
         for (place, text) in [
             ("crates/proto/src/wire/a.rs", "use tokio::io;"),
+            ("crates/terminal/src/a.rs", "use tokio::io;"),
+            ("crates/terminal/src/a.rs", "use std::os::fd::OwnedFd;"),
             (
                 "crates/proto/src/wire/a.rs",
                 "fn f() { let t = std::net::TcpStream::connect(a); }",
@@ -558,6 +579,10 @@ mod self_test {
                 "#[cfg(test)]\nmod tests { use tokio::io; }",
             ),
             ("crates/proto/src/session/tests.rs", "use proptest::prelude::*;"),
+            (
+                "crates/terminal/src/display.rs",
+                "use crate::modes::ModeTracker; use vte::Perform;",
+            ),
             ("src/identity/a/b.rs", "use super::super::raw_key; use crate::tasks;"),
             ("src/cli/a.rs", "use crate::client::Dialer; use clap::Parser;"),
         ] {

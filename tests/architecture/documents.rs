@@ -229,7 +229,7 @@ fn is_path(name: &str) -> bool {
 
 /// Whether a file or folder of the repository has this name, from its root or below the `src` of a crate.
 fn is_file(name: &str) -> bool {
-    let folders = ["", "src", "crates/proto/src"];
+    let folders = ["", "src", "crates/proto/src", "crates/terminal/src"];
     folders
         .iter()
         .any(|folder| Path::new(ROOT).join(folder).join(name).exists())
