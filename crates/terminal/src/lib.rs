@@ -15,6 +15,8 @@
 mod boundary;
 pub mod display;
 pub mod modes;
+pub mod screen;
 
 pub use display::{Confirmation, Display, PredictMode, Settings};
 pub use modes::ModeTracker;
+pub use screen::{Position, Screen};

@@ -1,0 +1,177 @@
+//! What the shadow screen does not know about the user's terminal.
+
+/// Doubts about the cursor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct CursorDoubt {
+    /// Whether the next character wraps.
+    pub(super) wrap: bool,
+    /// The column, and the wrap.
+    pub(super) column: bool,
+    /// The row, and so the whole content.
+    pub(super) row: bool,
+}
+
+/// Columns that characters of unknown width may take beyond what the shadow takes, at most, before a row is in doubt too.
+const COLUMN_ERROR: usize = 8;
+
+/// Doubts about the cursor, the pen and each row.
+#[derive(Debug)]
+pub(super) struct Doubts {
+    pub(super) cursor: CursorDoubt,
+    /// Of DECSC.
+    pub(super) saved: CursorDoubt,
+    pen: bool,
+    rows: Vec<bool>,
+    /// Those of the main screen while the alternate one is shown.
+    other: Option<(CursorDoubt, Vec<bool>)>,
+    /// Line feeds in a row since the cursor's row came into doubt.
+    line_feeds: usize,
+    /// Rows that the whole screen has moved up.
+    pub(super) scrolled: u64,
+    /// Whether origin mode was on at DECSC.
+    pub(super) saved_origin: bool,
+    /// First and last row of the scroll region.
+    pub(super) region: (usize, usize),
+}
+
+impl Doubts {
+    pub(super) fn new(rows: usize) -> Self {
+        Self {
+            cursor: CursorDoubt::default(),
+            saved: CursorDoubt::default(),
+            pen: false,
+            rows: vec![false; rows],
+            other: None,
+            line_feeds: 0,
+            scrolled: 0,
+            saved_origin: false,
+            region: (0, rows - 1),
+        }
+    }
+
+    pub(super) fn resize(&mut self, rows: usize) {
+        self.rows.resize(rows, true);
+        self.region = (0, rows - 1);
+        if let Some((cursor, other)) = &mut self.other {
+            cursor.row = true;
+            cursor.column = true;
+            other.clear();
+            other.resize(rows, true);
+        }
+    }
+
+    pub(super) fn everything(&mut self) {
+        self.row_of_cursor();
+        self.cursor.column = true;
+        self.cursor.wrap = true;
+        self.pen = true;
+        self.rows.fill(true);
+    }
+
+    pub(super) fn nothing(&mut self) {
+        self.cursor = CursorDoubt::default();
+        self.pen = false;
+        self.rows.fill(false);
+    }
+
+    pub(super) fn is_cursor_certain(&self) -> bool {
+        self.cursor == CursorDoubt::default() && !self.pen
+    }
+
+    pub(super) fn is_row_certain(&self, row: usize) -> bool {
+        !self.cursor.row && !self.rows[row]
+    }
+
+    pub(super) fn pen_reset(&mut self) {
+        self.pen = false;
+    }
+
+    pub(super) fn row(&mut self, row: usize) {
+        self.rows[row] = true;
+    }
+
+    pub(super) fn row_of_cursor(&mut self) {
+        self.cursor.row = true;
+        self.line_feeds = 0;
+    }
+
+    /// A character goes to `row` at `column` of `columns`.
+    pub(super) fn print(&mut self, row: usize, column: usize, columns: usize) {
+        if self.cursor.wrap || (self.cursor.column && column + COLUMN_ERROR >= columns) {
+            self.row_of_cursor();
+            self.cursor.column = true;
+        }
+        if self.cursor.column {
+            self.row(row);
+        }
+    }
+
+    /// The cursor goes to a column that does not depend on where it was.
+    pub(super) fn column_set(&mut self) {
+        self.cursor.column = false;
+        self.cursor.wrap = false;
+    }
+
+    /// The cursor goes to a row that does not depend on where it was. What was written in doubt may be anywhere.
+    pub(super) fn row_set(&mut self) {
+        if self.cursor.row {
+            self.cursor.row = false;
+            self.rows.fill(true);
+        }
+    }
+
+    /// The cursor moved up: line feeds before do not count any more.
+    pub(super) fn moved_up(&mut self) {
+        self.line_feeds = 0;
+    }
+
+    /// So many line feeds bring the cursor to the last row from anywhere, and what was above is gone.
+    pub(super) fn line_feed(&mut self) {
+        if self.cursor.row && self.region == (0, self.rows.len() - 1) {
+            self.line_feeds += 1;
+            if self.line_feeds >= self.rows.len() {
+                self.cursor.row = false;
+            }
+        }
+    }
+
+    /// Rows `top` to `bottom` move up by `count`; new rows at the bottom are certain.
+    pub(super) fn scroll_up(&mut self, top: usize, bottom: usize, count: usize) {
+        let part = &mut self.rows[top..=bottom];
+        let count = count.min(part.len());
+        part.rotate_left(count);
+        let len = part.len();
+        part[len - count..].fill(false);
+        if top == 0 && bottom + 1 == self.rows.len() {
+            self.scrolled += count as u64;
+        }
+    }
+
+    /// Rows `top` to `bottom` move down by `count`.
+    pub(super) fn scroll_down(&mut self, top: usize, bottom: usize, count: usize) {
+        let part = &mut self.rows[top..=bottom];
+        let count = count.min(part.len());
+        part.rotate_right(count);
+        part[..count].fill(false);
+    }
+
+    /// Rows were erased as a whole.
+    pub(super) fn erased(&mut self, rows: std::ops::Range<usize>) {
+        self.rows[rows].fill(false);
+    }
+
+    pub(super) fn enter_alternate(&mut self) {
+        let rows = vec![false; self.rows.len()];
+        let main = std::mem::replace(&mut self.rows, rows);
+        self.other = Some((self.cursor, main));
+        self.saved = self.cursor;
+    }
+
+    pub(super) fn leave_alternate(&mut self) {
+        if let Some((cursor, rows)) = self.other.take() {
+            self.cursor = cursor;
+            self.saved = cursor;
+            self.rows = rows;
+        }
+    }
+}
