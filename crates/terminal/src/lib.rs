@@ -15,8 +15,12 @@
 mod boundary;
 pub mod display;
 pub mod modes;
+pub mod predict;
 pub mod screen;
+#[cfg(test)]
+mod test_tools;
 
 pub use display::{Confirmation, Display, PredictMode, Settings};
 pub use modes::ModeTracker;
+pub use predict::{Prediction, Predictor};
 pub use screen::{Position, Screen};
