@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use alacritty_terminal::term::cell::Flags;
+
 use crate::modes::ModeTracker;
+use crate::overlay::{self, Drawing, Overlay};
+use crate::predict::Predictor;
+use crate::screen::{Position, Screen};
 
 /// When predictions are displayed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,75 +72,246 @@ impl Default for Settings {
 /// ```
 pub struct Display {
     modes: ModeTracker,
+    screen: Screen,
+    predictor: Predictor,
+    overlay: Overlay,
+    has_overlays: bool,
+    /// Whether the server has written anything.
+    has_output: bool,
+    link_line: Option<String>,
 }
 
 impl Display {
-    /// A terminal whose screen is not known yet. Predictions begin after [`Self::handle_login`].
+    /// A terminal that shows something already, with the cursor somewhere. Nothing is drawn until it is certain what the
+    /// terminal shows: by [`Self::handle_cursor_report`], or by output that clears the screen or fills it. Predictions begin after [`Self::handle_login`].
     pub fn new(settings: Settings) -> Self {
+        let mut screen = Screen::new(settings.columns, settings.rows);
+        screen.doubt_everything();
         Self {
             modes: ModeTracker::new(settings.rows),
+            screen,
+            predictor: Predictor::new(settings.predict, settings.confirmation),
+            overlay: Overlay::default(),
+            has_overlays: settings.overlays,
+            has_output: false,
+            link_line: None,
         }
     }
 
+    /// The terminal's answer to `CSI 6 n`, which the caller asked when nothing of the server was on its way to the terminal: at
+    /// the beginning, or after a resize. From here on the cursor is certain.
+    ///
+    /// At the beginning, with the cursor in the first column, the rows from there on are taken as empty.
+    pub fn handle_cursor_report(&mut self, cursor: Position) {
+        self.screen.place_cursor(cursor, !self.has_output);
+    }
+
+    /// The terminal shows nothing, and the cursor is in the first row and column: it has just been cleared.
+    pub fn handle_cleared(&mut self) {
+        self.screen.trust_everything();
+    }
+
     /// The user is logged in: from now on keys are predicted. Before, they are answers to prompts of ssh.
-    pub fn handle_login(&mut self) {}
+    pub fn handle_login(&mut self) {
+        self.predictor.allow();
+    }
 
     /// Takes output of the server and returns what to write to the terminal: `bytes` unchanged, between what erases the
     /// overlay and what draws it again.
-    pub fn handle_server_output(&mut self, bytes: &[u8], _now: Instant) -> Vec<u8> {
-        self.modes.handle_output(bytes);
-        bytes.to_vec()
+    pub fn handle_server_output(&mut self, bytes: &[u8], now: Instant) -> Vec<u8> {
+        self.has_output |= !bytes.is_empty();
+        let mut written = Vec::with_capacity(bytes.len());
+        self.overlay.erase(&self.screen, &self.modes, &mut written);
+        written.extend_from_slice(bytes);
+        for piece in resets_apart(bytes) {
+            self.modes.handle_output(piece);
+            self.screen.handle_output(piece);
+            if self.modes.take_soft_reset() {
+                self.screen.handle_soft_reset();
+            }
+        }
+        if self.modes.take_unknown() {
+            self.screen.doubt_everything();
+        }
+        self.predictor.handle_output(now, &self.screen);
+        self.draw(&mut written);
+        written
     }
 
     /// Takes the bytes of one read from the keyboard, which the caller has sent (or queued) to the server.
     ///
     /// `offset` is the position in the client's stream behind the last byte that carries this key. If ssh delays keys
     /// (`ObscureKeystrokeTiming`), it is the offset after the pipe has been quiet for one interval.
-    pub fn handle_key(&mut self, _bytes: &[u8], _offset: u64, _now: Instant) -> Vec<u8> {
-        Vec::new()
+    pub fn handle_key(&mut self, bytes: &[u8], offset: u64, now: Instant) -> Vec<u8> {
+        if self.has_overlays {
+            self.predictor.handle_key(bytes, offset, now, &self.screen);
+        }
+        self.drawn()
     }
 
     /// The server half has written all bytes before `offset` to sshd. A lower offset than before is ignored.
     ///
     /// Output that arrived before this acknowledgement must have been passed to [`Self::handle_server_output`] already.
-    pub fn handle_acknowledged(&mut self, _offset: u64, _now: Instant) {}
+    pub fn handle_acknowledged(&mut self, offset: u64, now: Instant) {
+        self.predictor.handle_acknowledged(offset, now);
+    }
 
-    /// The round-trip time of the path, smoothed.
-    pub fn set_rtt(&mut self, _rtt: Duration) {}
+    /// The round-trip time of the path, smoothed. Until it is set, it is measured by the acknowledgements.
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        self.predictor.handle_rtt(rtt);
+    }
 
     /// Whether the path works. While it does not, no prediction is judged.
-    pub fn handle_link(&mut self, _is_up: bool, _now: Instant) {}
+    pub fn handle_link(&mut self, is_up: bool, now: Instant) {
+        self.predictor.handle_link(is_up, now);
+    }
 
-    /// Shows a line about the connection, or takes it away. Control characters are left out; what is wider than the screen is
-    /// cut.
-    pub fn set_link_line(&mut self, _line: Option<String>, _now: Instant) -> Vec<u8> {
-        Vec::new()
+    /// Shows a line about the connection, or takes it away: on the last row, or on the first if the cursor is on the last.
+    /// Control characters are left out; what is wider than the screen is cut.
+    ///
+    /// The line is not shown while it could not be taken away again: in the middle of a sequence, or if it is not certain
+    /// what the terminal shows. It appears as soon as it can.
+    pub fn set_link_line(&mut self, line: Option<String>, _now: Instant) -> Vec<u8> {
+        self.link_line = line;
+        self.drawn()
     }
 
     /// Takes the new size of the terminal, which has been resized already.
-    pub fn handle_resize(&mut self, _columns: u16, rows: u16, _now: Instant) -> Vec<u8> {
+    ///
+    /// If an overlay was visible, the terminal has moved it in a way of its own: then the screen is painted again.
+    pub fn handle_resize(&mut self, columns: u16, rows: u16, _now: Instant) -> Vec<u8> {
+        if (columns, rows) == (self.screen.columns(), self.screen.rows()) {
+            return Vec::new();
+        }
+        let mut written = Vec::new();
+        let was_visible = self.overlay.is_visible();
+        self.overlay.forget();
         self.modes.handle_resize(rows);
-        Vec::new()
+        self.screen.handle_resize(columns, rows);
+        self.predictor.handle_resize();
+        if was_visible {
+            overlay::repaint(&self.screen, &self.modes, &mut written);
+            self.screen.trust_everything();
+        }
+        self.draw(&mut written);
+        written
     }
 
     /// When [`Self::handle_timeout`] is due, if nothing else happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.predictor.poll_timeout()
     }
 
     /// Takes the present. Output that has arrived by now must have been passed on already.
-    pub fn handle_timeout(&mut self, _now: Instant) -> Vec<u8> {
-        Vec::new()
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<u8> {
+        self.predictor.handle_timeout(now, &self.screen);
+        self.drawn()
     }
 
     /// The bytes that bring the terminal back to what it was: they erase the overlay and switch off every mode that the
     /// program left on. Nothing if there is nothing to undo.
     pub fn restore(&mut self) -> Vec<u8> {
-        self.modes.restore()
+        let mut written = Vec::new();
+        self.overlay.erase(&self.screen, &self.modes, &mut written);
+        written.extend(self.modes.restore());
+        written
+    }
+
+    /// Erases the overlay, as before the program stops. The next call of another method draws it again.
+    pub fn hide(&mut self) -> Vec<u8> {
+        let mut written = Vec::new();
+        self.overlay.erase(&self.screen, &self.modes, &mut written);
+        written
     }
 
     /// The modes that the program has set.
     pub fn modes(&self) -> &ModeTracker {
         &self.modes
     }
+
+    /// What the terminal shows below the overlay.
+    pub fn screen(&self) -> &Screen {
+        &self.screen
+    }
+
+    /// Whether anything is drawn over the screen.
+    pub fn is_overlay_visible(&self) -> bool {
+        self.overlay.is_visible()
+    }
+
+    /// The cells that are drawn over at present, in the order of the screen.
+    pub fn covered(&self) -> &[Position] {
+        self.overlay.covered()
+    }
+
+    fn drawn(&mut self) -> Vec<u8> {
+        let mut written = Vec::new();
+        self.draw(&mut written);
+        written
+    }
+
+    fn draw(&mut self, written: &mut Vec<u8>) {
+        let drawing = if self.has_overlays {
+            self.drawing()
+        } else {
+            Drawing::default()
+        };
+        self.overlay.draw(drawing, &self.screen, &self.modes, written);
+    }
+
+    fn drawing(&self) -> Drawing {
+        let prediction = self.predictor.poll_overlay(&self.screen);
+        let mut cells = prediction.cells;
+        if prediction.is_underlined {
+            cells
+                .iter_mut()
+                .for_each(|(_, cell)| cell.flags.insert(Flags::UNDERLINE));
+        }
+        let cursor = prediction.cursor.unwrap_or(self.screen.cursor());
+        if let Some((row, line)) = self
+            .link_line
+            .as_deref()
+            .and_then(|line| Some((self.link_row(cursor)?, line)))
+        {
+            cells.retain(|(position, _)| position.row != row);
+            cells.extend(overlay::line_cells(line, row, self.screen.columns()));
+            cells.sort_by_key(|(position, _)| *position);
+        }
+        Drawing {
+            cells,
+            cursor: prediction.cursor,
+        }
+    }
+
+    /// The row for the link line: the last, or the first, whichever is not the cursor's and is certain.
+    fn link_row(&self, cursor: Position) -> Option<u16> {
+        let last = self.screen.rows().checked_sub(1)?;
+        let is_free =
+            |row: &u16| *row != cursor.row && *row != self.screen.cursor().row && self.screen.is_row_certain(*row);
+        [last, 0].into_iter().find(is_free)
+    }
 }
+
+/// Pieces of `bytes` that each end behind what may be a soft reset (`CSI ! p`), also if its last byte comes first.
+fn resets_apart(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    let mut is_first = true;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = if std::mem::take(&mut is_first) && rest[0] == b'p' {
+            1
+        } else {
+            rest.windows(2)
+                .position(|pair| pair == b"!p")
+                .map_or(rest.len(), |at| at + 2)
+        };
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@
 mod boundary;
 pub mod display;
 pub mod modes;
+mod overlay;
 pub mod predict;
 pub mod screen;
 #[cfg(test)]

@@ -104,6 +104,11 @@ impl ModeTracker {
         !changed && modes.ansi.is_empty() && modes.active_set() == b'B' && !modes.hyperlink && !modes.single_shift
     }
 
+    /// The last character, if nothing came after it. REP would repeat it.
+    pub fn last_printed(&self) -> Option<char> {
+        self.modes.last_printed
+    }
+
     /// Whether output came, since the last call, that the shadow screen may have shown otherwise than the terminal did.
     pub fn take_unknown(&mut self) -> bool {
         std::mem::take(&mut self.modes.unknown)
@@ -184,6 +189,7 @@ struct Modes {
     hyperlink: bool,
     unknown: bool,
     soft_reset: bool,
+    last_printed: Option<char>,
 }
 
 impl Modes {
@@ -391,6 +397,7 @@ fn first(params: &Params, default: u16) -> u16 {
 
 impl Perform for Modes {
     fn print(&mut self, character: char) {
+        self.last_printed = Some(character);
         self.single_shift = false;
         // Replacement characters are counted differently; controls of C1 are obeyed, ignored or printed; soft hyphens have no
         // width or one.
@@ -398,6 +405,7 @@ impl Perform for Modes {
     }
 
     fn execute(&mut self, byte: u8) {
+        self.last_printed = None;
         match byte {
             0x0e => self.active = 1,
             0x0f => self.active = 0,
@@ -430,6 +438,11 @@ impl Perform for Modes {
     // long: one call an arm
     fn csi_dispatch(&mut self, params: &Params, intermediates: &[u8], ignore: bool, action: char) {
         let values = || params.iter().map(|param| param[0]);
+        match (intermediates, action) {
+            // After anything but a character, some terminals repeat nothing.
+            ([], 'b') => self.unknown |= self.last_printed.is_none(),
+            _ => self.last_printed = None,
+        }
         match (intermediates, action) {
             _ if ignore => self.unknown = true,
             ([b'?'], 'h') => values().for_each(|mode| self.set_private(mode, true)),
@@ -501,6 +514,7 @@ impl Perform for Modes {
     }
 
     fn esc_dispatch(&mut self, intermediates: &[u8], ignore: bool, byte: u8) {
+        self.last_printed = None;
         match (intermediates, byte) {
             _ if ignore => self.unknown = true,
             ([], b'=') => self.keypad = true,

@@ -265,7 +265,7 @@ fn is_suggestion(cell: &Cell) -> bool {
 }
 
 /// Gives `cell` the colours and the rendition of `from`.
-pub(super) fn copy_attributes(cell: &mut Cell, from: &Cell) {
+pub(crate) fn copy_attributes(cell: &mut Cell, from: &Cell) {
     let shape = Flags::WIDE_CHAR | Flags::WIDE_CHAR_SPACER | Flags::LEADING_WIDE_CHAR_SPACER | Flags::WRAPLINE;
     cell.fg = from.fg;
     cell.bg = from.bg;

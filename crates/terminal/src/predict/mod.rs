@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::display::{Confirmation, PredictMode};
 use crate::screen::{Cell, Position, Screen};
 use keys::{Action, KeyParser};
+pub(crate) use line::copy_attributes;
 use policy::{Policy, SLOW_ANSWER, VERY_SLOW_ANSWER};
 
 /// What a program takes at most to echo a key that it has got.

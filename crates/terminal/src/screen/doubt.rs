@@ -74,6 +74,17 @@ impl Doubts {
         self.rows.fill(false);
     }
 
+    /// The terminal said where its cursor is. Rows from `empty` on show nothing.
+    pub(super) fn cursor_placed(&mut self, may_wrap: bool, empty: Option<usize>) {
+        self.row_set();
+        self.column_set();
+        self.cursor.wrap = may_wrap;
+        self.pen = false;
+        if let Some(first) = empty {
+            self.rows[first..].fill(false);
+        }
+    }
+
     pub(super) fn is_cursor_certain(&self) -> bool {
         self.cursor == CursorDoubt::default() && !self.pen
     }

@@ -214,6 +214,10 @@ impl<'a> Filter<'a> {
             self.doubts.leave_alternate();
         }
         self.term.swap_alt();
+        touch_rows(self.term);
+        if to_alternate {
+            self.term.grid_mut().reset_region(..);
+        }
     }
 
     fn set_origin(&mut self, on: bool) {
@@ -225,6 +229,14 @@ impl<'a> Filter<'a> {
         }
         self.doubts.row_set();
         self.doubts.column_set();
+    }
+}
+
+/// Makes the emulator consider each cell at the next erasure. It erases only as far as a row was written, and forgets at a
+/// change of width that an erased row has a background.
+pub(super) fn touch_rows(term: &mut Term<VoidListener>) {
+    for row in 0..i32::try_from(term.screen_lines()).unwrap_or(0) {
+        let _: &mut [_] = &mut term.grid_mut()[Line(row)][..];
     }
 }
 

@@ -122,6 +122,7 @@ impl Screen {
     pub fn handle_resize(&mut self, columns: u16, rows: u16) {
         (self.columns, self.rows) = (columns, rows);
         self.term.resize(Size::new(columns, rows));
+        filter::touch_rows(&mut self.term);
         self.doubts.resize(rows.max(1).into());
         self.doubt_everything();
     }
@@ -134,6 +135,22 @@ impl Screen {
     /// Says that the terminal was painted from this shadow.
     pub fn trust_everything(&mut self) {
         self.doubts.nothing();
+    }
+
+    /// Says where the terminal has its cursor, with a pen that is as the shell gets it or as the server set it. If
+    /// `is_empty_below`, the rows from a cursor in the first column on show nothing.
+    pub fn place_cursor(&mut self, cursor: Position, is_empty_below: bool) {
+        if cursor.row >= self.rows || cursor.column >= self.columns {
+            return;
+        }
+        let place = &mut self.term.grid_mut().cursor;
+        place.point.line = Line(cursor.row.into());
+        place.point.column = Column(cursor.column.into());
+        place.input_needs_wrap = false;
+        // A report says nothing about a pending wrap.
+        let may_wrap = cursor.column + 1 == self.columns;
+        let first = usize::from(cursor.row) + usize::from(cursor.column > 0);
+        self.doubts.cursor_placed(may_wrap, is_empty_below.then_some(first));
     }
 
     /// Columns of the terminal.

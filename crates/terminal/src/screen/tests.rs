@@ -182,6 +182,28 @@ fn doubtful_rows_move_with_their_text() {
     assert_eq!(doubtful(&screen), [2]);
 }
 
+#[test]
+fn a_row_with_a_background_is_erased_after_it_grew() {
+    let fill = b"\x1b[44m\x1b[2J\x1b[H\x1b[m";
+    let mut main = after(5, 2, fill);
+    main.handle_resize(9, 2);
+    main.handle_output(b"\x1b[2J");
+    let mut alternate = after(5, 2, b"\x1b[?1049h");
+    alternate.handle_output(fill);
+    alternate.handle_output(b"\x1b[?1049l");
+    alternate.handle_resize(9, 2);
+    alternate.handle_output(b"\x1b[?1049h");
+    for screen in [main, alternate] {
+        for column in 0..9 {
+            assert_eq!(
+                screen.cell(Position { row: 0, column }),
+                Some(&Cell::default()),
+                "{column}"
+            );
+        }
+    }
+}
+
 fn programs() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         "[a-z ]{1,12}".prop_map(String::into_bytes),

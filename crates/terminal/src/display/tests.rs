@@ -1,0 +1,253 @@
+use super::*;
+use crate::test_tools::start;
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// A cleared terminal of 20 columns and 4 rows, and what it shows: an emulator of its own.
+struct Terminal {
+    display: Display,
+    shown: Screen,
+    now: Instant,
+}
+
+impl Terminal {
+    fn new(settings: Settings) -> Self {
+        let mut display = Display::new(settings);
+        display.handle_cleared();
+        display.handle_login();
+        display.set_rtt(ms(200));
+        Self {
+            display,
+            shown: Screen::new(settings.columns, settings.rows),
+            now: start(),
+        }
+    }
+
+    fn small() -> Self {
+        Self::new(Settings {
+            columns: 20,
+            rows: 4,
+            ..Settings::default()
+        })
+    }
+
+    fn output(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let written = self.display.handle_server_output(bytes, self.now);
+        self.shown.handle_output(&written);
+        written
+    }
+
+    /// A key whose echo is `echo`, judged.
+    fn echoed(&mut self, key: &[u8], offset: u64, echo: &[u8]) {
+        self.key(key, offset);
+        self.now += ms(200);
+        self.display.handle_acknowledged(offset, self.now);
+        self.output(echo);
+        self.now += ms(50);
+        let written = self.display.handle_timeout(self.now);
+        self.shown.handle_output(&written);
+    }
+
+    fn key(&mut self, key: &[u8], offset: u64) {
+        let written = self.display.handle_key(key, offset, self.now);
+        self.shown.handle_output(&written);
+    }
+
+    fn link_line(&mut self, line: Option<&str>) -> Vec<u8> {
+        let written = self.display.set_link_line(line.map(str::to_owned), self.now);
+        self.shown.handle_output(&written);
+        written
+    }
+
+    fn rows(&self) -> Vec<String> {
+        (0..self.shown.rows()).map(|row| self.shown.row_text(row)).collect()
+    }
+}
+
+#[test]
+fn output_without_an_overlay_goes_through_unchanged() {
+    let mut terminal = Terminal::small();
+    for bytes in [&b"$ ls\r\n"[..], b"\x1b[31", b"mred\xe6", b"\xbc\xa2\x1b[0m"] {
+        assert_eq!(terminal.output(bytes), bytes);
+    }
+}
+
+#[test]
+fn a_predicted_key_appears_at_once_and_is_replaced_by_its_echo() {
+    let mut terminal = Terminal::small();
+    terminal.output(b"$ ");
+    terminal.echoed(b"l", 1, b"l");
+    terminal.key(b"s", 2);
+    assert_eq!(terminal.rows()[0], "$ ls");
+    assert_eq!(terminal.shown.cursor().column, 4);
+    terminal.output(b"\x1b[4;1Hbelow\x1b[1;4H");
+    assert_eq!(terminal.rows(), ["$ ls", "", "", "below"]);
+    let written = terminal.output(b"s");
+    assert!(written.windows(1).any(|byte| byte == b"s"));
+    assert_eq!(terminal.rows()[0], "$ ls");
+    assert!(!terminal.display.is_overlay_visible());
+}
+
+#[test]
+fn the_link_line_covers_the_last_row_and_gives_it_back() {
+    let mut terminal = Terminal::small();
+    terminal.output("one\r\n\x1b[4;1H\x1b[1;31mlast 漢字 row\x1b[m\x1b[2;1Htwo".as_bytes());
+    terminal.link_line(Some("bowline: no answer for 4 s; trying quic"));
+    assert_eq!(terminal.rows(), ["one", "two", "", "bowline: no answer"]);
+    assert_eq!(terminal.shown.cursor(), Position { row: 1, column: 3 });
+    terminal.output(b"!");
+    assert_eq!(terminal.rows(), ["one", "two!", "", "bowline: no answer"]);
+    terminal.link_line(None);
+    assert_eq!(terminal.rows(), ["one", "two!", "", "last 漢字 row"]);
+    terminal.link_line(None);
+    assert_eq!(terminal.link_line(None), b"");
+}
+
+#[test]
+fn the_link_line_is_on_the_first_row_if_the_cursor_is_on_the_last() {
+    let mut terminal = Terminal::small();
+    terminal.output(b"one\x1b[4;1H$ ");
+    terminal.link_line(Some("back\x1b[31m"));
+    assert_eq!(terminal.rows(), ["back[31m", "", "", "$"]);
+    terminal.output(b"\n");
+    terminal.link_line(None);
+    assert_eq!(terminal.rows(), ["", "", "$", ""]);
+}
+
+#[test]
+fn nothing_is_drawn_within_a_sequence_or_a_character() {
+    for (begin, end) in [
+        (&b"\x1b[3"[..], &b"1m"[..]),
+        (b"\xe6\xbc", b"\xa2"),
+        (b"\x1b]0;ti", b"tle\x07"),
+        (b"\x1b(0", b"\x1b(B"),
+    ] {
+        let mut terminal = Terminal::small();
+        terminal.output(begin);
+        assert_eq!(terminal.link_line(Some("line")), b"", "{begin:?}");
+        terminal.output(end);
+        assert_eq!(terminal.rows()[3], "line", "{end:?}");
+    }
+}
+
+#[test]
+fn nothing_is_drawn_where_the_terminal_is_not_known() {
+    let mut display = Display::new(Settings::default());
+    assert_eq!(display.set_link_line(Some("line".to_owned()), start()), b"");
+    let mut terminal = Terminal::small();
+    terminal.output(b"\x1bP0;0;0q#0~~\x1b\\");
+    assert_eq!(terminal.link_line(Some("line")), b"");
+}
+
+#[test]
+fn a_dumb_terminal_gets_nothing_but_output() {
+    let mut terminal = Terminal::new(Settings {
+        overlays: false,
+        ..Settings::default()
+    });
+    terminal.output(b"$ ");
+    terminal.echoed(b"l", 1, b"l");
+    assert_eq!(terminal.display.handle_key(b"s", 2, terminal.now), b"");
+    assert_eq!(terminal.link_line(Some("line")), b"");
+}
+
+#[test]
+fn a_pending_wrap_survives_an_overlay() {
+    for last in ["x", "漢", "e\u{301}"] {
+        let mut terminal = Terminal::small();
+        let width = if last == "漢" { 18 } else { 19 };
+        terminal.output(format!("{}\x1b[1;32m{last}", "a".repeat(width)).as_bytes());
+        assert!(terminal.shown.is_wrap_pending());
+        terminal.link_line(Some("line"));
+        assert!(terminal.shown.is_wrap_pending());
+        terminal.link_line(None);
+        assert!(terminal.shown.is_wrap_pending());
+        terminal.output(b"b");
+        assert_eq!(terminal.rows()[1], "b");
+        assert_eq!(
+            terminal.shown.cell(Position { row: 1, column: 0 }).unwrap().flags,
+            Flags::BOLD
+        );
+    }
+}
+
+#[test]
+fn a_repetition_after_an_overlay_repeats_the_servers_character() {
+    let mut terminal = Terminal::small();
+    terminal.output(b"ab");
+    terminal.link_line(Some("line"));
+    terminal.output(b"\x1b[3b");
+    assert_eq!(terminal.rows()[0], "abbbb");
+}
+
+#[test]
+fn a_soft_reset_is_followed_however_it_is_split() {
+    for cut in 0..4 {
+        let mut terminal = Terminal::small();
+        terminal.output(b"\x1b[4h\x1b[1;31m\x1b[2;3r\x1b[1;1Habc");
+        let (begin, end) = b"\x1b[!p".split_at(cut);
+        terminal.output(begin);
+        terminal.output(end);
+        assert_eq!(
+            terminal.display.screen().pen(),
+            &crate::screen::Cell::default(),
+            "{cut}"
+        );
+        assert!(terminal.display.modes().restore().is_empty());
+    }
+}
+
+#[test]
+fn a_resize_below_an_overlay_paints_the_screen_again() {
+    let mut terminal = Terminal::small();
+    terminal.output(b"one\r\ntwo\r\n\x1b[32mthree\x1b[m \x1b]8;;http://a\x07link\x1b]8;;\x07\r\n$ \x1b[1;1H");
+    terminal.link_line(Some("bowline: no answer"));
+    assert_eq!(terminal.rows()[3], "bowline: no answer");
+    terminal.shown.handle_resize(12, 5);
+    let written = terminal.display.handle_resize(12, 5, terminal.now);
+    terminal.shown.handle_output(&written);
+    let written = terminal.display.hide();
+    terminal.shown.handle_output(&written);
+    for row in 0..5 {
+        assert_eq!(
+            terminal.shown.row_text(row),
+            terminal.display.screen().row_text(row),
+            "{row}"
+        );
+    }
+    assert_eq!(terminal.shown.cursor(), terminal.display.screen().cursor());
+}
+
+#[test]
+fn restoring_erases_the_overlay_and_ends_the_modes() {
+    let mut terminal = Terminal::small();
+    terminal.output(b"\x1b[?2004h$ ");
+    terminal.link_line(Some("line"));
+    let written = terminal.display.restore();
+    terminal.shown.handle_output(&written);
+    assert_eq!(terminal.rows(), ["$", "", "", ""]);
+    assert!(written.ends_with(b"\x1b[?2004l"));
+}
+
+#[test]
+fn a_cursor_report_makes_a_shell_that_was_there_before_certain() {
+    let settings = Settings {
+        columns: 20,
+        rows: 4,
+        ..Settings::default()
+    };
+    let mut display = Display::new(settings);
+    display.handle_cursor_report(Position { row: 1, column: 0 });
+    display.handle_server_output(b"welcome\r\n$ ", start());
+    assert_eq!(display.screen().row_text(1), "welcome");
+    assert!(display.screen().is_certain());
+    assert!(!display.screen().is_row_certain(0));
+    display.handle_resize(30, 4, start());
+    assert!(!display.screen().is_certain());
+    display.handle_cursor_report(Position { row: 3, column: 2 });
+    assert!(!display.screen().is_certain());
+    display.handle_server_output(b"\r\n$ ", start());
+    assert!(display.screen().is_certain());
+}
