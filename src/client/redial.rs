@@ -7,9 +7,9 @@
 
 use super::dialer::Dialer;
 use super::paths::Paths;
-use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
+use crate::carrier::{Carrier, CarrierError, Dialed, Path};
 use crate::clock;
-use crate::connection::{DIAL_TIMEOUT, DialProgress, DialRace, MAX_DIALS, PathUpgrade};
+use crate::connection::{DIAL_TIMEOUT, DialProgress, DialRace, MAX_DIALS, PathUpgrade, UPGRADE_TIMEOUT};
 use crate::identity::raw_key::ServerKey;
 use crate::pump::{Arrival, DialRequest, Epochs, SessionCommand, SessionStats};
 use crate::session::RedialPacer;
@@ -17,14 +17,11 @@ use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, Resume, SessionId
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-/// Limit for an upgrade attempt. The lead carries the session meanwhile.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Attempts per socket. A NAT or firewall may block a flow by its source port.
 const DIALS_PER_SOCKET: usize = 16;
 
@@ -45,15 +42,12 @@ impl Redialer {
     /// Runs until the session ends.
     pub(super) async fn run(mut self, mut request: watch::Receiver<DialRequest>) {
         let mut active = self.stats.active_paths();
-        let mut best = Rank::Direct;
+        let mut better = Vec::new();
         loop {
-            let rank = active.borrow_and_update().lead.as_ref().map_or(best, |lead| lead.rank);
-            if rank > best {
-                // A standby has replaced a better carrier.
-                self.path_upgrade.handle_outage(clock::now());
+            if let Some(lead) = &active.borrow_and_update().lead {
+                self.path_upgrade.handle_lead(lead.rank as u8, clock::now());
+                better = self.paths.better_than(lead.rank);
             }
-            best = rank;
-            let better = self.paths.better_than(rank);
             let requested = tokio::select! {
                 biased;
                 requested = request.wait_for(|request| *request != DialRequest::None) => requested.map(|request| *request).ok(),
@@ -202,21 +196,14 @@ impl<'a> DialDriver<'a> {
         }
     }
 
-    /// Dials the path that worked last and, in turn, one of the others, so that a host with a new address or a
-    /// network without UDP is covered as well.
     fn dial(&mut self) {
         if self.attempts.is_multiple_of(DIALS_PER_SOCKET) {
             self.redialer.dialer.renew_sockets();
         }
-        let mut paths = self.redialer.paths.all();
-        let Some((best, others)) = paths.split_first_mut() else {
-            return;
-        };
-        // Prefer other paths of the same kind as the lead, for example another relay.
-        others.sort_by_key(|other| (other.rank() as u8).abs_diff(best.rank() as u8));
-        self.dial_one(best.clone());
-        if let Some(other) = others.get(self.attempts.checked_rem(others.len()).unwrap_or(0)) {
-            self.dial_one(other.clone());
+        let paths = self.redialer.paths.all();
+        let ranks: Vec<u8> = paths.iter().map(|path| path.rank() as u8).collect();
+        for path in DialRace::paths_to_dial(self.attempts, &ranks).filter_map(|index| paths.get(index)) {
+            self.dial_one(path.clone());
         }
         self.attempts += 1;
     }

@@ -67,6 +67,17 @@ impl DialRace {
         (in_progress >= MAX_DIALS).then_some(PROTECTED_DIALS)
     }
 
+    /// Which paths to dial at the attempt with this number, given the ranks of all: the first, which worked last, and in turn
+    /// one of the others, so that a host with a new address or a network without UDP is covered as well. Among the others,
+    /// paths of a kind like the first come first, for example another relay.
+    pub fn paths_to_dial(attempt: usize, ranks: &[u8]) -> impl Iterator<Item = usize> {
+        let first = ranks.first().copied();
+        let mut others: Vec<usize> = (1..ranks.len()).collect();
+        others.sort_by_key(|other| ranks[*other].abs_diff(ranks[0]));
+        let other = others.get(attempt.checked_rem(others.len()).unwrap_or(0)).copied();
+        first.map(|_| 0).into_iter().chain(other)
+    }
+
     /// Whether no carrier is needed and no resume is pending.
     pub fn is_over(&self, now: Instant, progress: DialProgress) -> bool {
         self.cancelled && self.pending.is_empty() && !self.is_upgrading(now, progress)
@@ -217,6 +228,14 @@ mod tests {
         });
         pending.handle_answered(Epoch::new(3), Some(&refused));
         assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn every_path_has_its_turn_beside_the_one_that_worked_last() {
+        let dialed = |attempt| DialRace::paths_to_dial(attempt, &[3, 0, 4]).collect::<Vec<_>>();
+        assert_eq!([dialed(0), dialed(1), dialed(2)], [[0, 2], [0, 1], [0, 2]]);
+        assert_eq!(DialRace::paths_to_dial(7, &[3]).collect::<Vec<_>>(), [0]);
+        assert_eq!(DialRace::paths_to_dial(7, &[]).count(), 0);
     }
 
     const IDLE: DialProgress = DialProgress {

@@ -4,8 +4,8 @@
 //! which bytes are copied. The driver owns the pipe and the sockets. It passes everything that happens to a `handle_*`
 //! method, then drains [`Connection::poll_event`], publishes [`Connection::dial_request`], and flushes the transports.
 //! [`Connection::transmit`] fills the lead's outbox; [`Connection::poll_timeout`] says when to call
-//! [`Connection::handle_timeout`] next. Both halves use it alike; only the client half monitors and dials. Its dialer is
-//! driven by [`DialRace`], which says when to dial and when to resume, and [`PathUpgrade`].
+//! [`Connection::handle_timeout`] next. Both halves use it alike; only the client half monitors and dials. Its
+//! dialers are driven by [`DialRace`], which says when to dial and when to resume, [`PathUpgrade`] and [`StandbySchedule`].
 
 mod black_hole;
 mod dial_race;
@@ -16,13 +16,15 @@ mod path_monitor;
 mod path_upgrade;
 mod paths;
 mod redundancy;
+mod standby_schedule;
 
 pub use dial_race::{DIAL_TIMEOUT, DialProgress, DialRace, MAX_DIALS, RESUME_TIMEOUT};
 pub use epochs::Epochs;
 pub use path::{PathClose, PathTransport, UNKNOWN_RTT};
 pub use path_monitor::DialRequest;
-pub use path_upgrade::PathUpgrade;
+pub use path_upgrade::{PathUpgrade, UPGRADE_TIMEOUT};
 pub use paths::{PathIndex, Paths};
+pub use standby_schedule::StandbySchedule;
 
 use crate::session::{Session, SessionError};
 use crate::wire::{Epoch, Frame, Offset};

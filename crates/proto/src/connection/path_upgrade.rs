@@ -5,6 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+/// Limit for an attempt. The lead carries the session meanwhile.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Delay before the first attempt: a path that was blocked when the session opened or broke may work again.
 const FIRST_DELAY: Duration = Duration::from_secs(3);
 /// Longest delay between attempts. An attempt costs one or two packets.
@@ -21,6 +24,10 @@ pub struct PathUpgrade {
     delay: Duration,
     backoff: Duration,
     taken: Option<Instant>,
+    /// No attempt before this: a better path broke soon after it was taken.
+    not_before: Instant,
+    /// The rank of the lead; the least is the best.
+    rank: Option<u8>,
 }
 
 impl PathUpgrade {
@@ -31,6 +38,8 @@ impl PathUpgrade {
             delay: FIRST_DELAY,
             backoff: MIN_BACKOFF,
             taken: None,
+            not_before: now,
+            rank: None,
         }
     }
 
@@ -52,18 +61,27 @@ impl PathUpgrade {
         self.next = now + FIRST_DELAY;
     }
 
+    /// A lead of this rank is active. The least rank is the best.
+    pub fn handle_lead(&mut self, rank: u8, now: Instant) {
+        let before = self.rank.replace(rank);
+        if before.is_some_and(|before| rank > before) {
+            // A better carrier broke, and a standby or another path has replaced it.
+            self.handle_outage(now);
+        }
+    }
+
     /// The active path broke, or is suspected to be broken.
     pub fn handle_outage(&mut self, now: Instant) {
-        self.delay = FIRST_DELAY;
-        self.next = now + FIRST_DELAY;
         match self.taken.take() {
             Some(taken) if now.saturating_duration_since(taken) < MIN_LIFETIME => {
-                self.next = now + self.backoff;
+                self.not_before = now + self.backoff;
                 self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
             }
             Some(_) => self.backoff = MIN_BACKOFF,
             None => {}
         }
+        self.delay = FIRST_DELAY;
+        self.next = self.not_before.max(now + FIRST_DELAY);
     }
 }
 
@@ -95,6 +113,9 @@ mod tests {
             path_upgrade.handle_taken(now);
             now += Duration::from_secs(1);
             path_upgrade.handle_outage(now);
+            // The outage of the better path ends with a lead of a lesser kind.
+            path_upgrade.handle_lead(0, now);
+            path_upgrade.handle_lead(1, now);
             pauses.push(path_upgrade.due() - now);
         }
         assert_eq!(pauses, [MIN_BACKOFF, MIN_BACKOFF * 2, MIN_BACKOFF * 4]);
