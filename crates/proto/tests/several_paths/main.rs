@@ -110,12 +110,15 @@ fn a_dead_lead_of_an_idle_session_is_replaced_by_its_standby_before_anyone_retur
 
 #[test]
 fn a_dead_standby_is_found_and_replaced_by_one_on_another_path() {
-    let dies = HOUR + 7 * SECOND;
-    let mut sim = Sim::new(vec![quic(), tls().dead(dies..FOREVER), relay()], QUIC);
-    sim.run_until(dies);
+    let mut sim = Sim::new(vec![quic(), tls(), relay()], QUIC);
+    sim.run_until(HOUR);
     assert_eq!(sim.standby_paths(), [TLS]);
-    // 30 s to the next probe, three probes, 2 to 4 s to the dial, and 5 s for the dead path.
-    sim.run_to(45 * SECOND, |sim| sim.standby_paths() == [RELAY]);
+    let probes = sim.log.beside_lead.len();
+    sim.run_to(32 * SECOND, |sim| sim.log.beside_lead.len() > probes);
+    sim.run_for(SECOND);
+    sim.paths[TLS] = tls().dead(sim.now..FOREVER);
+    // 30 s to the next probe, three probes of a second, 3 s to the dial, and 5 s for the dead path.
+    sim.run_to(42 * SECOND, |sim| sim.standby_paths() == [RELAY]);
     assert_eq!((sim.lead_path(), sim.log.suspicions.len()), (Some(QUIC), 0));
 }
 
@@ -155,6 +158,23 @@ fn a_path_that_dies_after_the_last_key_is_suspected_the_sooner_the_less_time_has
             assert!(sim.log.suspicions.is_empty(), "{sim}");
             sim.run_to(bound, |sim| !sim.log.suspicions.is_empty());
         }
+    }
+}
+
+#[test]
+fn a_path_that_delivers_in_one_direction_only_is_left_after_13_s() {
+    for senders in [[true, false], [false, true]] {
+        let mut sim = Sim::new(vec![quic(), relay()], QUIC);
+        sim.run_until(MINUTE);
+        sim.paths[QUIC] = quic().half_dead(senders, MINUTE..FOREVER);
+        while sim.lead_path() == Some(QUIC) {
+            sim.press_key();
+            // Too often for a silence.
+            sim.give(SERVER, 80);
+            sim.run_for(50 * MS);
+            assert!(sim.now < MINUTE + 13 * SECOND, "{sim}");
+        }
+        sim.run_to(SECOND, |sim| sim.is_delivered() && sim.is_healthy());
     }
 }
 

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub(crate) const SESSION: SessionId = SessionId::new([128; 16]);
 
 const FILL: usize = 64 * 1024;
+/// More passes within a millisecond mean that a timeout stays in the past.
+const MAX_PASSES: u32 = 500;
 /// How long a session without a carrier is kept.
 const TTL: Duration = Duration::from_secs(7 * 86_400);
 
@@ -57,6 +59,8 @@ pub(crate) struct Sim {
     /// By arrival: carrier, receiver, and packet.
     packets: BTreeMap<(Duration, u64), (usize, usize, Packet)>,
     sent: u64,
+    /// Passes within the present millisecond.
+    passes: (u128, u32),
     pub(crate) client: Client,
     pub(crate) log: Log,
 }
@@ -74,6 +78,7 @@ impl Sim {
             lines: Vec::new(),
             packets: BTreeMap::new(),
             sent: 0,
+            passes: (0, 0),
             log: Log::default(),
         };
         let line = sim.open_line(first);
@@ -189,6 +194,13 @@ impl Sim {
 
     /// Does everything that is due now.
     fn pass(&mut self) {
+        let passes = if self.passes.0 == self.now.as_millis() {
+            self.passes.1 + 1
+        } else {
+            0
+        };
+        self.passes = (self.now.as_millis(), passes);
+        assert!(passes < MAX_PASSES, "a timeout stays in the past: {self}");
         while let Some(arrived) = self.packets.first_entry().filter(|first| first.key().0 <= self.now) {
             let (line, me, packet) = arrived.remove();
             self.receive(line, me, packet);
