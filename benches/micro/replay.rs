@@ -3,7 +3,8 @@
 use crate::cores::FILL;
 use crate::{KIB, MIB};
 use bowline::clock;
-use bowline::session::{MAX_COPY, Session, SessionConfig, SessionMemory};
+use bowline::connection::MAX_COPY;
+use bowline::session::{Session, SessionConfig, SessionMemory};
 use bowline::wire::{Epoch, Frame, Offset};
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput};

@@ -3,9 +3,9 @@
 use crate::chance::{Chance, bytes_of};
 use crate::memory_store::{MemoryStore, nothing};
 use bowline::connection::{
-    Accepted, Connection, ConnectionConfig, Epochs, Event, PathClose, PathIndex, PathTransport, Role,
+    Accepted, Connection, ConnectionConfig, Epochs, Event, MAX_COPY, PathClose, PathIndex, PathTransport, Role,
 };
-use bowline::session::{MAX_COPY, PipeCounts, Session, SessionConfig, SessionMemory, Snapshot};
+use bowline::session::{PipeCounts, Session, SessionConfig, SessionMemory, Snapshot};
 use bowline::wire::{CloseCode, Frame, Offset};
 use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;

@@ -7,35 +7,32 @@
 //! [`Connection::handle_timeout`] next. Both halves use it alike; only the client half monitors and dials. Its
 //! dialers are driven by [`DialRace`], which says when to dial and when to resume, [`PathUpgrade`] and [`StandbySchedule`].
 
-mod black_hole;
 mod dial_race;
-mod epochs;
-mod late_ack;
 mod path;
 mod path_monitor;
 mod path_upgrade;
 mod paths;
 mod redundancy;
-mod standby_schedule;
+mod standby;
+mod undelivered;
 
 pub use dial_race::{DIAL_TIMEOUT, DialProgress, DialRace, MAX_DIALS, RESUME_TIMEOUT};
-pub use epochs::Epochs;
 pub use path::{PathClose, PathTransport, UNKNOWN_RTT};
 pub use path_monitor::DialRequest;
 pub use path_upgrade::{PathUpgrade, UPGRADE_TIMEOUT};
-pub use paths::{PathIndex, Paths};
-pub use standby_schedule::StandbySchedule;
+pub use paths::{Epochs, PathIndex, Paths};
+pub use redundancy::MAX_COPY;
+pub use standby::StandbySchedule;
 
 use crate::session::{Session, SessionError};
 use crate::wire::{Epoch, Frame, Offset};
-use black_hole::{BlackHoleDetector, LeadSample};
 use bytes::{Bytes, BytesMut};
-use late_ack::LateAckDetector;
 use path_monitor::{Action, PathMonitor};
 use redundancy::Redundancy;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use undelivered::{BlackHoleDetector, LateAckDetector, LeadSample};
 
 /// Which half a connection belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

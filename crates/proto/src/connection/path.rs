@@ -1,6 +1,7 @@
 //! One path of a connection: what the core needs of its transport, and what it knows about it.
 
-use crate::session::{LossEstimator, StandbyMonitor};
+use super::redundancy::LossEstimator;
+use super::standby::StandbyMonitor;
 use crate::wire::{Epoch, Frame, Offset};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};

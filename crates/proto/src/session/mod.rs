@@ -7,23 +7,18 @@
 
 mod acks;
 mod liveness;
-mod memory;
 #[cfg(test)]
 mod memory_store;
 mod receive;
 mod redial;
-mod redundancy;
 mod replay;
 mod ring;
 mod snapshot;
-mod standby;
 
 pub use liveness::{Liveness, LivenessAction};
-pub use memory::{RingMemory, SessionMemory};
 pub use redial::RedialPacer;
-pub use redundancy::{CopySchedule, LossEstimator, MAX_COPY};
+pub use ring::{RingMemory, SessionMemory};
 pub use snapshot::{PipeCounts, RestoreError, Snapshot};
-pub use standby::{StandbyAction, StandbyMonitor};
 
 use crate::wire::{CloseCode, Epoch, Frame, Offset, PeerText};
 use acks::AckTimer;

@@ -1,7 +1,7 @@
-//! Detects a lead on which the peer's packets arrive but nothing that this half sends is delivered (RFC 8899 section 4.3).
+//! Detects a lead on which the peer's packets arrive, but what this half sends is not delivered.
 //!
-//! Both halves use it. Packets from the peer prove nothing about the other direction, and acknowledgements of some packets
-//! prove nothing about others: a filter or a broken offload may drop packets by length.
+//! Packets from the peer prove nothing about the other direction, and acknowledgements of some packets prove nothing about
+//! others: a filter or a broken offload may drop packets by length.
 
 use super::path::{PathTransport, UNKNOWN_RTT};
 use crate::wire::Offset;
@@ -12,7 +12,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// Together with three round trips this exceeds the time that the transport needs to detect loss by length and resend.
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Checks the current lead.
+/// Detects on both halves that nothing is delivered (RFC 8899 section 4.3).
 #[derive(Default)]
 pub(super) struct BlackHoleDetector {
     watched: Option<Watched>,
@@ -113,6 +113,55 @@ impl BlackHoleDetector {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.watched.map(|watched| watched.next)
+    }
+}
+
+/// An acknowledgement that is overdue by this and three round trips was not merely delayed.
+const LATE_AFTER: Duration = Duration::from_millis(500);
+
+/// Detects on the server half that a NAT dropped its mapping for the client: it tracks the oldest unacknowledged packet of
+/// the lead. The loss shows when the client is heard again: by then an acknowledgement has been overdue for long.
+#[derive(Default)]
+pub(super) struct LateAckDetector {
+    pending: Option<PendingAck>,
+}
+
+/// An ack-eliciting packet (RFC 9002 section 2) was sent.
+struct PendingAck {
+    /// [`PathTransport::ack_mark`] then.
+    mark: u64,
+    since: Instant,
+    has_pinged: bool,
+}
+
+impl LateAckDetector {
+    /// The lead changed or was lost.
+    pub(super) fn handle_lead(&mut self) {
+        self.pending = None;
+    }
+
+    /// Something was sent on the lead.
+    pub(super) fn handle_sent(&mut self, lead: &impl PathTransport, now: Instant) {
+        if self.pending.is_none() {
+            self.pending = lead.ack_mark().map(|mark| PendingAck {
+                mark,
+                since: now,
+                has_pinged: false,
+            });
+        }
+    }
+
+    /// The peer was heard. Returns whether to send a `PING`: the acknowledgement of it makes the transport detect at once
+    /// what was lost.
+    pub(super) fn handle_heard(&mut self, lead: &impl PathTransport, now: Instant) -> bool {
+        let Some(pending) = &mut self.pending else { return false };
+        if lead.ack_mark() != Some(pending.mark) {
+            self.pending = None;
+            return false;
+        }
+        let rtt = lead.rtt().unwrap_or(UNKNOWN_RTT);
+        let is_late = now >= pending.since + LATE_AFTER + rtt * 3;
+        is_late && !std::mem::replace(&mut pending.has_pinged, is_late)
     }
 }
 

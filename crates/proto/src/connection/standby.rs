@@ -1,6 +1,7 @@
-//! Decides when to dial a standby carrier, and on which paths. No I/O.
+//! Decides when a standby carrier is dialed and on which paths, when it is probed, and when it counts as dead. No I/O.
 //!
-//! A standby carrier is only useful if it does not fail together with the lead.
+//! A standby carrier is only useful if it does not fail together with the lead. The lead itself is monitored by
+//! [`Liveness`](crate::session::Liveness).
 
 use crate::wire::SessionId;
 use std::time::{Duration, Instant};
@@ -86,6 +87,71 @@ impl StandbySchedule {
     }
 }
 
+/// Interval of probes of a standby carrier after something arrived on it. Many NATs drop a UDP mapping after 30 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// An answer may take this, or two round trips if that is longer.
+const MIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Unanswered probes before the carrier counts as dead.
+const MAX_PROBES: u32 = 3;
+
+/// What to do with a standby carrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StandbyAction {
+    /// Nothing.
+    Wait,
+    /// Send something that the peer answers.
+    Probe,
+    /// Close it: it does not answer.
+    Dead,
+}
+
+/// Monitors one standby carrier.
+#[derive(Debug)]
+pub(super) struct StandbyMonitor {
+    next: Instant,
+    asked: u32,
+}
+
+impl StandbyMonitor {
+    /// For a carrier on which something arrived just now.
+    pub(super) fn new(now: Instant) -> StandbyMonitor {
+        StandbyMonitor {
+            next: now + KEEPALIVE_INTERVAL,
+            asked: 0,
+        }
+    }
+
+    /// Something arrived on it.
+    pub(super) fn handle_heard(&mut self, now: Instant) {
+        *self = StandbyMonitor::new(now);
+    }
+
+    /// The carrier may be dead: probe it at once.
+    pub(super) fn handle_doubt(&mut self, now: Instant) {
+        if self.asked == 0 {
+            self.next = now;
+        }
+    }
+
+    /// What to do now. `rtt` is the carrier's own.
+    pub(super) fn poll(&mut self, now: Instant, rtt: Duration) -> StandbyAction {
+        if now < self.next {
+            return StandbyAction::Wait;
+        }
+        if self.asked == MAX_PROBES {
+            return StandbyAction::Dead;
+        }
+        self.asked += 1;
+        self.next = now + MIN_ANSWER_TIMEOUT.max(rtt * 2);
+        StandbyAction::Probe
+    }
+
+    /// When [`StandbyMonitor::poll`] will have something to say, if nothing is heard before.
+    pub(super) fn poll_timeout(&self) -> Instant {
+        self.next
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +211,35 @@ mod tests {
         let paths = vec![(3, 'c'), (1, 'a'), (2, 'b')];
         let candidates = StandbySchedule::candidates(paths, |path| path.1 == 'a', |path| path.0);
         assert_eq!(candidates, [(2, 'b'), (3, 'c')]);
+    }
+
+    const RTT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn a_standing_carrier_is_asked_each_30_s_and_dropped_after_three_silent_questions() {
+        let start = clock::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut watch = StandbyMonitor::new(start);
+        assert_eq!(watch.poll(at(29), RTT), StandbyAction::Wait);
+        assert_eq!(watch.poll(at(30), RTT), StandbyAction::Probe);
+        watch.handle_heard(at(31));
+        assert_eq!(watch.poll_timeout(), at(61));
+        for asked in [61, 62, 63] {
+            assert_eq!(watch.poll(at(asked), RTT), StandbyAction::Probe);
+            assert_eq!(watch.poll(at(asked), RTT), StandbyAction::Wait);
+        }
+        assert_eq!(watch.poll(at(64), RTT), StandbyAction::Dead);
+    }
+
+    #[test]
+    fn a_doubtful_carrier_is_asked_at_once_and_a_slow_one_has_time_for_its_answer() {
+        let start = clock::now();
+        let mut watch = StandbyMonitor::new(start);
+        watch.handle_doubt(start);
+        let slow = Duration::from_secs(2);
+        assert_eq!(watch.poll(start, slow), StandbyAction::Probe);
+        assert_eq!(watch.poll_timeout(), start + 2 * slow);
+        watch.handle_doubt(start);
+        assert_eq!(watch.poll(start, slow), StandbyAction::Wait, "asked already");
     }
 }
