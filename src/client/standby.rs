@@ -53,6 +53,7 @@ impl Standby {
             schedule.handle_paths(is_standby_missing(&paths), clock::now());
             let due = schedule.poll_timeout();
             tokio::select! {
+                biased;
                 changed = active.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return,
