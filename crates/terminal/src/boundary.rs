@@ -54,6 +54,18 @@ impl Boundary {
     }
 }
 
+/// `bytes` in two parts that vte 0.15 parses right: the end of a character that began before, and the rest. In one part it loses
+/// the character after that end, if a third one is cut off within the next bytes.
+pub(crate) fn character_end_apart(bytes: &[u8]) -> [&[u8]; 2] {
+    let end = bytes
+        .iter()
+        .take(3)
+        .take_while(|byte| (0x80..=0xbf).contains(*byte))
+        .count();
+    let (end, rest) = bytes.split_at(end);
+    [end, rest]
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

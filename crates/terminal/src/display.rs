@@ -123,9 +123,14 @@ impl Display {
         let mut written = Vec::with_capacity(bytes.len());
         self.overlay.erase(&self.screen, &self.modes, &mut written);
         written.extend_from_slice(bytes);
-        for piece in resets_apart(bytes) {
+        for piece in ends_apart(bytes) {
             self.modes.handle_output(piece);
             self.screen.handle_output(piece);
+            let repeated = self.modes.take_repeated();
+            if repeated > 0 && repeated >= self.screen.cursor().column {
+                // It went on in the next row, which not all terminals do. The character itself is on its left.
+                self.screen.doubt_everything();
+            }
             if self.modes.take_soft_reset() {
                 self.screen.handle_soft_reset();
             }
@@ -292,22 +297,22 @@ impl Display {
     }
 }
 
-/// Pieces of `bytes` that each end behind what may be a soft reset (`CSI ! p`), also if its last byte comes first.
-fn resets_apart(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Pieces of `bytes` that each end behind what may be a soft reset (`CSI ! p`) or a repetition (`CSI 5 b`).
+fn ends_apart(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
-    let mut is_first = true;
+    // The last byte of such a sequence may come first.
+    let mut before = b'0';
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let end = if std::mem::take(&mut is_first) && rest[0] == b'p' {
-            1
-        } else {
-            rest.windows(2)
-                .position(|pair| pair == b"!p")
-                .map_or(rest.len(), |at| at + 2)
-        };
-        let (piece, after) = rest.split_at(end);
+        let end = rest.iter().position(|byte| {
+            let is_end = matches!((before, *byte), (b'!', b'p') | (b'0'..=b'9' | b'[' | b';', b'b'))
+                || (before == b'0' && *byte == b'p');
+            before = *byte;
+            is_end
+        });
+        let (piece, after) = rest.split_at(end.map_or(rest.len(), |at| at + 1));
         rest = after;
         Some(piece)
     })

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vte::{Params, Perform};
 
-use crate::boundary::Boundary;
+use crate::boundary::{Boundary, character_end_apart};
 
 /// Follows the modes in a stream of output, split at any byte.
 ///
@@ -62,7 +62,9 @@ impl ModeTracker {
     /// Takes output of the program, in pieces of any size.
     pub fn handle_output(&mut self, bytes: &[u8]) {
         self.boundary = self.boundary.after(bytes);
-        self.parser.advance(&mut self.modes, bytes);
+        for part in character_end_apart(bytes) {
+            self.parser.advance(&mut self.modes, part);
+        }
     }
 
     /// Takes a new height. Terminals reset the scroll region then.
@@ -112,6 +114,11 @@ impl ModeTracker {
     /// Whether output came, since the last call, that the shadow screen may have shown otherwise than the terminal did.
     pub fn take_unknown(&mut self) -> bool {
         std::mem::take(&mut self.modes.unknown)
+    }
+
+    /// How often the last REP since the last call repeated a character; 0 for none.
+    pub(crate) fn take_repeated(&mut self) -> u16 {
+        std::mem::take(&mut self.modes.repeated)
     }
 
     /// Whether a soft reset (DECSTR) came since the last call.
@@ -190,6 +197,8 @@ struct Modes {
     unknown: bool,
     soft_reset: bool,
     last_printed: Option<char>,
+    /// Of the last REP.
+    repeated: u16,
 }
 
 impl Modes {
@@ -253,17 +262,11 @@ impl Modes {
         };
     }
 
-    /// DECSTR, as far as all terminals agree about it.
+    /// DECSTR, which tmux ignores: what it would change may be so or so, until it is set explicitly.
     fn reset_softly(&mut self) {
-        for mode in [1, 6, 25] {
-            self.changed.remove(&mode);
-        }
-        self.ansi.clear();
-        self.keypad = false;
-        self.sets = Default::default();
-        self.active = 0;
-        self.region = false;
-        self.pen = false;
+        let is_changed = [1, 6, 25].iter().any(|mode| self.is_changed(*mode)) || !self.ansi.is_empty();
+        let has_sets = self.active != 0 || self.sets.iter().any(Option::is_some);
+        self.unknown |= is_changed || has_sets || self.keypad || self.region || self.pen;
         self.soft_reset = true;
     }
 
@@ -350,7 +353,10 @@ impl Modes {
     fn set_region(&mut self, params: &Params) {
         let mut bounds = params.iter().map(|param| param[0]);
         let top = bounds.next().filter(|top| *top > 0).unwrap_or(1);
-        let bottom = bounds.next().filter(|bottom| *bottom > 0).unwrap_or(self.rows);
+        let bottom = bounds.next();
+        // xterm takes a bottom of 0 as the last row, tmux as the first.
+        self.unknown |= bottom == Some(0);
+        let bottom = bottom.filter(|bottom| *bottom > 0).unwrap_or(self.rows);
         if top < bottom {
             self.region = top > 1 || bottom < self.rows;
         }
@@ -439,8 +445,11 @@ impl Perform for Modes {
     fn csi_dispatch(&mut self, params: &Params, intermediates: &[u8], ignore: bool, action: char) {
         let values = || params.iter().map(|param| param[0]);
         match (intermediates, action) {
-            // After anything but a character, some terminals repeat nothing.
-            ([], 'b') => self.unknown |= self.last_printed.is_none(),
+            // After anything but a character some terminals repeat nothing, and tmux repeats ASCII only.
+            ([], 'b') => {
+                self.unknown |= !self.last_printed.is_some_and(|last| last.is_ascii());
+                self.repeated = first(params, 1);
+            }
             _ => self.last_printed = None,
         }
         match (intermediates, action) {

@@ -32,6 +32,8 @@ impl Numbers {
 /// A terminal as the judge sees it.
 trait Emulator {
     const SIZES: &[(u16, u16)];
+    /// Whether the screen has to be empty when it is resized.
+    const IS_CLEARED_AT_RESIZE: bool;
 
     fn new(columns: u16, rows: u16) -> Self;
     fn handle_output(&mut self, bytes: &[u8], now: Instant);
@@ -47,6 +49,7 @@ trait Emulator {
 
 /// The emulator of the shadow screen, without an overlay: it shows whether all that is drawn is taken away again.
 impl Emulator for Display {
+    const IS_CLEARED_AT_RESIZE: bool = false;
     const SIZES: &[(u16, u16)] = &[(1, 1), (2, 1), (2, 2), (7, 3), (10, 1), (20, 4), (40, 6)];
 
     fn new(columns: u16, rows: u16) -> Self {
@@ -105,6 +108,8 @@ fn shown(cell: &Cell) -> String {
 }
 
 impl Emulator for vt100::Parser {
+    // It keeps halves of wide characters at the new margin, and panics later.
+    const IS_CLEARED_AT_RESIZE: bool = true;
     // It panics on a single row that wraps, and if a wide character has no room in a row.
     const SIZES: &[(u16, u16)] = &[(7, 3), (20, 4), (40, 6)];
 
@@ -113,7 +118,14 @@ impl Emulator for vt100::Parser {
     }
 
     fn handle_output(&mut self, bytes: &[u8], _now: Instant) {
-        self.process(bytes);
+        // The parser below it loses characters if one is split and another follows: the end of the first goes alone.
+        let end = bytes
+            .iter()
+            .take(3)
+            .take_while(|byte| (0x80..=0xbf).contains(*byte))
+            .count();
+        self.process(&bytes[..end]);
+        self.process(&bytes[end..]);
     }
 
     fn resize(&mut self, columns: u16, rows: u16, _now: Instant) {
@@ -330,6 +342,12 @@ impl<E: Emulator> Run<E> {
 
     /// Below a visible overlay the terminal is painted again, which plain ssh does not do: so it is hidden before.
     fn resize(&mut self) -> Vec<u8> {
+        if E::IS_CLEARED_AT_RESIZE {
+            let clear = b"\x1b[m\x1b[2J\x1b[H";
+            self.plain.handle_output(clear, self.now);
+            let written = self.display.handle_server_output(clear, self.now);
+            self.outer.handle_output(&written, self.now);
+        }
         let written = self.display.hide();
         self.outer.handle_output(&written, self.now);
         (self.columns, self.rows) = size::<E>(&mut self.numbers);
@@ -442,7 +460,7 @@ fn any_program(numbers: &mut Numbers) -> Vec<u8> {
     text.into_bytes()
 }
 
-const EVERYTHING_RESET: &str = "\x1b[!p\x1b[?7h\x1b[?2026l\x1b]8;;\x07\x1b[m\x1b[2J\x1b[H$ ";
+const EVERYTHING_RESET: &str = "\x1b(B\x0f\x1b[4l\x1b[?6l\x1b[r\x1b[?7h\x1b[?2026l\x1b]8;;\x07\x1b[m\x1b[2J\x1b[H$ ";
 
 fn usual_piece(kind: usize, numbers: &mut Numbers) -> String {
     let (first, second) = (numbers.below(9), numbers.below(30));

@@ -195,8 +195,13 @@ fn a_soft_reset_is_followed_however_it_is_split() {
             &crate::screen::Cell::default(),
             "{cut}"
         );
-        assert!(terminal.display.modes().restore().is_empty());
+        // Not every terminal knows it.
+        assert!(!terminal.display.modes().is_plain());
+        assert!(!terminal.display.screen().is_certain());
     }
+    let mut terminal = Terminal::small();
+    terminal.output(b"$ \x1b[!p");
+    assert!(terminal.display.screen().is_certain());
 }
 
 #[test]
@@ -250,4 +255,27 @@ fn a_cursor_report_makes_a_shell_that_was_there_before_certain() {
     assert!(!display.screen().is_certain());
     display.handle_server_output(b"\r\n$ ", start());
     assert!(display.screen().is_certain());
+}
+
+#[test]
+fn a_repetition_that_tmux_and_xterm_show_differently_brings_doubt() {
+    for (repeated, is_certain) in [
+        ("ab\x1b[3b", true),
+        ("漢\x1b[3b", false),
+        ("a\r\x1b[3b", false),
+        ("0123456789abcdefghi\x1b[3b", false),
+    ] {
+        let mut terminal = Terminal::small();
+        terminal.output(repeated.as_bytes());
+        assert_eq!(terminal.display.screen().is_certain(), is_certain, "{repeated}");
+    }
+}
+
+#[test]
+fn a_character_that_is_split_loses_nothing() {
+    let mut terminal = Terminal::small();
+    terminal.output(b"e\xcc");
+    terminal.output(b"\x81b\xc3");
+    terminal.output(b"\xa9");
+    assert_eq!(terminal.display.screen().row_text(0), "e\u{301}b\u{e9}");
 }

@@ -72,9 +72,27 @@ impl<'a> Filter<'a> {
         self.term.mode().contains(TermMode::LINE_WRAP)
     }
 
-    fn cursor_flags(&self) -> Flags {
-        let cursor = &self.term.grid().cursor;
-        self.term.grid()[cursor.point.line][cursor.point.column].flags
+    fn flags_at(&self, row: usize, column: usize) -> Flags {
+        let line = Line(i32::try_from(row).unwrap_or(0));
+        let exists = column < self.term.columns();
+        if exists {
+            self.term.grid()[line][Column(column)].flags
+        } else {
+            Flags::empty()
+        }
+    }
+
+    fn is_wide_at(&self, row: usize, column: usize) -> bool {
+        self.flags_at(row, column)
+            .intersects(Flags::WIDE_CHAR | Flags::WIDE_CHAR_SPACER)
+    }
+
+    fn begins_wide(&self, row: usize, column: usize) -> bool {
+        self.flags_at(row, column).contains(Flags::WIDE_CHAR)
+    }
+
+    fn is_wide_here(&self) -> bool {
+        self.is_wide_at(self.row(), self.column())
     }
 
     /// What follows happens in the cursor's row. If terminals differ because a wrap is pending there, the row is in doubt.
@@ -149,25 +167,29 @@ impl<'a> Filter<'a> {
     fn before_print(&mut self, character: char, width: usize) {
         let columns = self.term.columns();
         let is_wide_at_end = width == 2 && self.column() + 1 >= columns && !self.is_pending();
-        if self.is_pending() || is_wide_at_end {
-            if self.is_wrapping() {
-                self.next_line();
-                if is_wide_at_end {
-                    let row = self.row();
-                    self.change_row(false);
-                    self.doubts.row(row);
-                }
-            } else {
-                // Terminals overwrite the last column, or do not, and have no place for a wide character.
-                let row = self.row();
-                self.doubts.row(row);
-                self.doubts.cursor.column |= width == 2;
-            }
+        if is_wide_at_end && self.is_wide_here() {
+            // The last column is left as it was, or blank.
+            let row = self.row();
+            self.doubts.row(row);
         }
-        let (row, column) = (self.row(), self.column());
-        let flags = self.cursor_flags();
-        let is_wide_there = flags.intersects(Flags::WIDE_CHAR | Flags::WIDE_CHAR_SPACER);
-        if is_wide_there || (width == 2 && !self.is_pending()) && self.cuts_next(column) {
+        let is_at_end = self.is_pending() || is_wide_at_end;
+        let is_scrolling = self.row() == self.doubts.region.1;
+        let (mut row, mut column) = (self.row(), self.column());
+        if is_at_end && self.is_wrapping() {
+            self.next_line();
+            row = if is_scrolling {
+                row
+            } else {
+                (row + 1).min(self.rows() - 1)
+            };
+            column = 0;
+        } else if is_at_end {
+            // Terminals overwrite the last column, or do not, and have no place for a wide character.
+            self.doubts.row(row);
+            self.doubts.cursor.column |= width == 2;
+        }
+        let is_new_row = is_at_end && is_scrolling;
+        if !is_new_row && (self.is_wide_at(row, column) || (width == 2 && self.begins_wide(row, column + 1))) {
             self.doubts.row(row);
         }
         self.doubts.print(row, column, columns);
@@ -179,13 +201,6 @@ impl<'a> Filter<'a> {
         if self.term.mode().contains(TermMode::INSERT) {
             self.doubt_wide_characters();
         }
-    }
-
-    /// Whether a wide character at `column` would cut the one that begins in its second column.
-    fn cuts_next(&self, column: usize) -> bool {
-        let line = self.term.grid().cursor.point.line;
-        let next = column + 1;
-        next < self.term.columns() && self.term.grid()[line][Column(next)].flags.contains(Flags::WIDE_CHAR)
     }
 
     /// Modes 47 and 1047: the alternate screen with the one cursor of both.
@@ -350,6 +365,8 @@ impl Handler for Filter<'_> {
 
     fn move_forward_tabs(&mut self, count: u16) {
         self.move_in_row();
+        // tmux does not know CHT.
+        self.doubts.cursor.column = true;
         self.term.move_forward_tabs(count);
     }
 
@@ -463,10 +480,7 @@ impl Handler for Filter<'_> {
             LineClearMode::Right if column == 0 && !self.doubts.cursor.column => self.doubts.erased(row..row + 1),
             _ => {
                 self.change_row(true);
-                if self
-                    .cursor_flags()
-                    .intersects(Flags::WIDE_CHAR | Flags::WIDE_CHAR_SPACER)
-                {
+                if self.is_wide_here() {
                     self.doubts.row(row);
                 }
             }
@@ -553,7 +567,7 @@ impl Handler for Filter<'_> {
     fn decaln(&mut self) {
         self.term.decaln();
         self.set_scrolling_region(1, None);
-        self.doubts.nothing();
-        self.term.goto(0, 0);
+        self.doubts.erased(0..self.rows());
+        self.goto(0, 0);
     }
 }

@@ -14,6 +14,7 @@ pub use alacritty_terminal::term::cell::Cell;
 use alacritty_terminal::term::{Config, TermMode};
 use alacritty_terminal::vte::ansi::{Processor, Timeout};
 
+use crate::boundary::character_end_apart;
 use doubt::Doubts;
 use filter::Filter;
 
@@ -110,7 +111,9 @@ impl Screen {
     /// Takes output, in pieces of any size.
     pub fn handle_output(&mut self, bytes: &[u8]) {
         let mut filter = Filter::new(&mut self.term, &mut self.doubts);
-        self.processor.advance(&mut filter, bytes);
+        for part in character_end_apart(bytes) {
+            self.processor.advance(&mut filter, part);
+        }
     }
 
     /// A soft reset (DECSTR), which the emulator does not know.

@@ -211,7 +211,7 @@ fn programs() -> impl Strategy<Value = Vec<u8>> {
         "\u{1b}\\[\\?(6|7|25|47|1047|1049)[hl]".prop_map(String::into_bytes),
         "\u{1b}[78DEHMc]".prop_map(String::into_bytes),
         "[\r\n\u{8}\t]{1,5}".prop_map(String::into_bytes),
-        "[漢é👍ü\u{301}\u{fe0f}]{1,3}".prop_map(String::into_bytes),
+        "[a漢é👍ü\u{301}\u{fe0f}]{1,6}".prop_map(String::into_bytes),
     ];
     prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
 }
@@ -222,9 +222,16 @@ proptest! {
         let whole = after(columns, rows, &bytes);
         let mut single = Screen::new(columns, rows);
         bytes.iter().for_each(|byte| single.handle_output(&[*byte]));
-        prop_assert_eq!(text(&whole), text(&single));
-        prop_assert_eq!(whole.cursor(), single.cursor());
-        prop_assert_eq!(whole.is_certain(), single.is_certain());
-        prop_assert_eq!(whole.scrolled(), single.scrolled());
+        let halves = (0..bytes.len()).map(|cut| {
+            let mut screen = after(columns, rows, &bytes[..cut]);
+            screen.handle_output(&bytes[cut..]);
+            screen
+        });
+        for screen in halves.chain([single]) {
+            prop_assert_eq!(text(&whole), text(&screen));
+            prop_assert_eq!(whole.cursor(), screen.cursor());
+            prop_assert_eq!(whole.is_certain(), screen.is_certain());
+            prop_assert_eq!(whole.scrolled(), screen.scrolled());
+        }
     }
 }
