@@ -16,6 +16,7 @@ mod status;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::check::CheckArgs;
@@ -84,7 +85,10 @@ pub(super) enum Command {
     /// Run OpenSSH's ssh over bowline
     #[command(
         long_about = "Run OpenSSH's ssh with bowline as its ProxyCommand. Long options belong to bowline and come first. All \
-                  short options and all arguments are passed to ssh. The exit code is ssh's."
+                  short options and all arguments are passed to ssh. The exit code is ssh's.\n\nIf ssh opens a remote \
+                  terminal, bowline stays between ssh and your terminal. Prompts, escapes (~. and ~^Z) and the output of \
+                  programs are the same as without it. In every other case, and with --plain, bowline replaces itself \
+                  with ssh."
     )]
     Ssh(Box<SshArgs>),
     /// Show the sessions on this machine
@@ -249,6 +253,16 @@ pub(super) struct SshArgs {
     /// How to reach the server half.
     #[command(flatten)]
     pub(super) reach: ReachArgs,
+    /// Let ssh have the terminal to itself [default: false]
+    ///
+    /// By default bowline stays between ssh and your terminal if ssh opens a remote terminal.
+    #[arg(long, value_name = "BOOL", env = "BOWLINE_PLAIN", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub(super) plain: Option<bool>,
+    /// Show a line about the link while the server does not answer [default: true]
+    #[arg(long, value_name = "BOOL", env = "BOWLINE_LINK_LINE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub(super) link_line: Option<bool>,
     /// Print help
     #[arg(long, action = ArgAction::Help, help_heading = "Global options")]
     help: Option<bool>,

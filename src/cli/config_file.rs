@@ -69,6 +69,8 @@ pub(super) struct ClientTable {
     pub(super) connect_timeout: Option<Written<Duration>>,
     pub(super) patience: Option<Written<Duration>>,
     pub(super) mtu_cap: Option<Written<MtuCap>>,
+    pub(super) plain: Option<Written<bool>>,
+    pub(super) link_line: Option<Written<bool>>,
 }
 
 /// `[serve]`.
@@ -258,6 +260,8 @@ impl ClientTable {
             connect_timeout: self.connect_timeout.or(other.connect_timeout),
             patience: self.patience.or(other.patience),
             mtu_cap: self.mtu_cap.or(other.mtu_cap),
+            plain: self.plain.or(other.plain),
+            link_line: self.link_line.or(other.link_line),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::client::{
 };
 use crate::identity::known_hosts::{KnownHostsCommand, Pin};
 use crate::identity::ssh_config::{AddressFamily, SshConfig, SshConfigError, SshQuery};
-use crate::observe::ControlSocket;
+use crate::observe::{ControlSocket, LinkReporter, report_plain_tcp};
 use crate::pump::Outcome;
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
@@ -80,6 +80,8 @@ pub(crate) struct ProxySettings {
     pub(crate) patience: Option<Duration>,
     /// The most bytes of UDP payload in a packet, at least 1200. Default: what the path takes.
     pub(crate) mtu_cap: Option<u16>,
+    /// Where a `bowline ssh` waits for reports about the link. Default: none.
+    pub(crate) terminal_socket: Option<PathBuf>,
     /// Where the journal and the pins are.
     pub(crate) folders: Folders,
 }
@@ -122,6 +124,7 @@ impl ProxySettings {
             answer_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
             patience: reach.patience.or(one(&table.patience)),
             mtu_cap: reach.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
+            terminal_socket: reach.terminal_socket,
             folders: context.folders()?,
         })
     }
@@ -159,7 +162,9 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
         Ok(session) => carry(session, (stdin, stdout), &settings, signals).await,
         Err(error) if settings.fallback == Fallback::Tcp && may_work_without(&error) => {
             tokio::select! {
-                ended = fall_back(&ssh, (stdin, stdout), connect_timeout, &error) => ended.map_err(|failure| alternate_routes.explain(failure)),
+                ended = fall_back(&ssh, (stdin, stdout), connect_timeout, &error, settings.terminal_socket) => {
+                    ended.map_err(|failure| alternate_routes.explain(failure))
+                }
                 () = signals.recv() => Ok(()),
             }
         }
@@ -326,6 +331,7 @@ async fn carry(
     let control = session.control();
     let tasks = Tasks::new();
     open_control_socket(&session, settings, &tasks);
+    report_link(&session, settings, &tasks);
     let outcome = {
         let running = session.run(stdin, stdout);
         let reaping = reap_orphans(journal.ok(), settings.destination.host.clone());
@@ -375,6 +381,32 @@ fn open_control_socket(session: &OpenSession, settings: &ProxySettings, tasks: &
     }
 }
 
+/// Tells the `bowline ssh` in front of ssh, if there is one.
+fn report_link(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks) {
+    let Some(file) = settings.terminal_socket.clone() else {
+        return;
+    };
+    let mut trying: Vec<String> = Vec::new();
+    for path in session.paths() {
+        let name = match path {
+            carrier::Path::Quic(_) => "quic".to_owned(),
+            carrier::Path::Tls(_) => "tls".to_owned(),
+            carrier::Path::Relayed(relay, _) => format!("relay {}", relay.name),
+            carrier::Path::Proxied(_) => "proxy".to_owned(),
+            carrier::Path::Command(_) => "program".to_owned(),
+        };
+        if !trying.contains(&name) {
+            trying.push(name);
+        }
+    }
+    let reporter = LinkReporter {
+        stats: session.control().shared_stats(),
+        trying,
+        detach_timeout: session.detach_timeout(),
+    };
+    tasks.spawn("link", reporter.run(file));
+}
+
 /// Ends sessions to this host that a dead process left behind. A side line: nobody waits for it.
 async fn reap_orphans(journal: Option<Journal>, host: String) {
     let Some(journal) = journal else { return };
@@ -397,7 +429,13 @@ fn may_work_without(error: &OpenError) -> bool {
     is_no_path(error) || matches!(error, OpenError::NotAuthorized { ssh_has_more: true, .. })
 }
 
-async fn fall_back(ssh: &SshConfig, (stdin, stdout): Pipe, limit: Duration, why: &OpenError) -> Result<(), Failure> {
+async fn fall_back(
+    ssh: &SshConfig,
+    (stdin, stdout): Pipe,
+    limit: Duration,
+    why: &OpenError,
+    terminal_socket: Option<PathBuf>,
+) -> Result<(), Failure> {
     let connected = fallback::connect(&ssh.hostname, ssh.port, limit).await;
     let (stream, address) =
         connected.map_err(|error| report::cannot_fall_back(&ssh.hostname, ssh.port, &error, why))?;
@@ -414,6 +452,10 @@ async fn fall_back(ssh: &SshConfig, (stdin, stdout): Pipe, limit: Duration, why:
         ),
     });
     leave_terminal();
+    let tasks = Tasks::new();
+    if let Some(file) = terminal_socket {
+        tasks.spawn("link", report_plain_tcp(file));
+    }
     fallback::splice(stream, stdin, stdout)
         .await
         .map_err(|error| Failure::from_error(Exit::Lost, &error))

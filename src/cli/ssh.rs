@@ -1,11 +1,17 @@
 //! `bowline ssh`: OpenSSH's `ssh` with bowline as its ProxyCommand.
 //!
-//! The process becomes ssh, so terminal and exit code are ssh's own. What the user says on the command line
+//! If ssh opens a remote terminal, bowline stays in front of it (`wrapper`), else the process becomes ssh. Exit code and
+//! terminating signal are ssh's own in both cases. What the user says on the command line
 //! wins over bowline, bowline wins over ssh_config: with `-o ProxyCommand=..` ssh is left alone. Behind a jump host (`-J`,
 //! ProxyJump) there is no server half to reach directly: the way to the jump host goes through bowline, and the rest
 //! through the jump host as ever.
 
 mod arguments;
+mod decision;
+mod leader;
+mod link_line;
+mod user_terminal;
+mod wrapper;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,53 +21,120 @@ use std::process::{Command, Stdio};
 
 pub(super) use self::arguments::SshArguments;
 use self::arguments::split_option;
+use self::decision::{Overlay, PlainReason, Situation, decide};
+use self::user_terminal::is_controlling;
+use self::wrapper::{Ended, Options};
 use super::args::{self, CommonArgs, PROXY_VARIABLE, SshArgs};
 use super::config_file::ConfigFile;
-use super::places::Owner;
+use super::places::{Owner, make_folder};
 use super::proxy::alternate_routes::chosen_proxy;
-use super::report::{Failure, cannot_run, not_an_ssh_option};
+use super::report::{Failure, cannot_run, not_an_ssh_option, notice};
 use super::settings::{Context, one};
 use super::values::{Fallback, ProxyText};
 use crate::identity::ssh_config::OuterQueries;
+use crate::observe::LinkListener;
 
-/// Becomes ssh. Returns only when that fails.
+/// Runs ssh, or becomes it. Returns only if that fails.
 pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
-    // A password may be in it. Where it came from the environment, that is as it was.
+    // A password may be in it. If it came from the environment, that is unchanged.
     let proxy = args.reach.proxy.clone().map(|ProxyText(text)| (PROXY_VARIABLE, text));
-    match prepare(args, common) {
-        Ok(arguments) => {
-            let error = Command::new("ssh").args(arguments).envs(proxy).exec();
-            cannot_run("ssh", &error)
+    let is_verbose = args.proxy_verbose > 0;
+    let Prepared { arguments, stays, link } = match prepare(args, common) {
+        Ok(prepared) => prepared,
+        Err(failure) => return failure,
+    };
+    let mut ssh = Command::new("ssh");
+    ssh.args(arguments).envs(proxy);
+    match stays {
+        Ok(overlay) => {
+            if is_verbose && overlay == Overlay::Impossible {
+                notice("this terminal cannot move its cursor (TERM): nothing is shown about the link");
+            }
+            let options = Options {
+                overlay,
+                link,
+                is_verbose,
+            };
+            match wrapper::run(ssh, options) {
+                Ok(Ended::Exited(code)) => std::process::exit(code),
+                Ok(Ended::Killed(signal)) => leader::end_by(signal),
+                Err(error) => cannot_run("ssh", &error),
+            }
         }
-        Err(failure) => failure,
+        Err(reason) => {
+            if is_verbose {
+                notice(&format!("ssh has the terminal to itself: {reason}"));
+            }
+            cannot_run("ssh", &ssh.exec())
+        }
     }
 }
 
-fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Vec<OsString>, Failure> {
+/// What to run.
+struct Prepared {
+    /// Of ssh.
+    arguments: Vec<OsString>,
+    /// Whether bowline stays in front of it.
+    stays: Result<Overlay, PlainReason>,
+    /// Where the client half reports about the link.
+    link: Option<LinkListener>,
+}
+
+fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
     let ssh = SshArguments::read(std::mem::take(&mut args.arguments));
     if let Some(option) = ssh.misplaced_long_option() {
         let option = option.to_string_lossy();
         return Err(not_an_ssh_option(&option, args::nearest_ssh_option(&option)));
     }
+    let alone = |reason| Prepared {
+        arguments: ssh.raw().to_vec(),
+        stays: Err(reason),
+        link: None,
+    };
     let Some(destination) = ssh.destination() else {
-        return Ok(ssh.raw().to_vec());
+        return Ok(alone(PlainReason::NoAnswer));
     };
     let own = std::env::current_exe().map_err(|error| cannot_run("bowline", &error))?;
     let context = Context::load(common.clone(), Owner::User)?;
     let host = host_of(destination);
+    let table = context.file.client(&host);
     // Said here, it is said once, and before ssh says that nothing came.
-    chosen_proxy(args.reach.proxy.as_ref(), &context.file.client(&host))?;
-    let flags = own_flags(&args, &common, &context.file, &host);
+    chosen_proxy(args.reach.proxy.as_ref(), &table)?;
     if ssh.configured("ProxyCommand").is_some() {
-        return Ok(ssh.raw().to_vec());
+        return Ok(alone(PlainReason::Setting("ProxyCommand")));
     }
-    // Where ssh cannot say, it will say why when it runs.
+    // If ssh cannot say, it will say why when it runs.
     let plain = configuration(&ssh, &[]).unwrap_or_default();
+    let term = std::env::var_os("TERM");
+    let situation = Situation {
+        is_plain: args.plain.or(one(&table.plain)).unwrap_or(false),
+        has_stdin: is_controlling(rustix::stdio::stdin()),
+        has_stdout: is_controlling(rustix::stdio::stdout()),
+        term: term.as_deref(),
+    };
+    let stays = decide(&ssh, &plain, situation);
+    let has_link_line = stays == Ok(Overlay::Possible) && args.link_line.or(one(&table.link_line)).unwrap_or(true);
+    let link = has_link_line.then(|| listen_for_link(&context)).flatten();
+    if let Some(link) = &link {
+        args.reach.terminal_socket = Some(link.file().to_owned());
+    }
+    let flags = own_flags(&args, &common, &context.file, &host);
     let mut line = ssh_line(&own, &flags, &ssh, || jump_of(&plain));
     if loses_canonical_name(&ssh, &plain) {
         line.splice(0..0, ["-o", "CanonicalizeHostname=always"].map(OsString::from));
     }
-    Ok(line)
+    Ok(Prepared {
+        arguments: line,
+        stays,
+        link,
+    })
+}
+
+/// Without a folder for the socket there is no link line.
+fn listen_for_link(context: &Context) -> Option<LinkListener> {
+    let folder = context.folders().ok()?.runtime;
+    make_folder(&folder).ok()?;
+    LinkListener::open(&folder).ok()
 }
 
 /// What ssh is run with. `configured_jump` is asked only when the command line leaves it open.
@@ -230,6 +303,7 @@ fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str)
         "--patience",
         reach.patience.map(|time| format!("{}ms", time.as_millis()).into()),
     );
+    add("--terminal-socket", reach.terminal_socket.clone().map(OsString::from));
     add("--mtu-cap", reach.mtu_cap.map(|cap| cap.0.to_string().into()));
     add("--config", common.config.clone().map(OsString::from));
     add("--state-dir", common.state_dir.clone().map(OsString::from));

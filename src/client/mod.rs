@@ -191,6 +191,11 @@ impl Control {
     pub fn stats(&self) -> &SessionStats {
         &self.stats
     }
+
+    /// The same, shared.
+    pub(crate) fn shared_stats(&self) -> Arc<SessionStats> {
+        Arc::clone(&self.stats)
+    }
 }
 
 /// Opens a session: dials every address, verifies the host, proves the user.
@@ -237,6 +242,11 @@ impl OpenSession {
     /// Paths to the server half, the best first.
     pub fn paths(&self) -> Vec<carrier::Path> {
         self.paths.all()
+    }
+
+    /// The longest outage before the session ends.
+    pub(crate) fn detach_timeout(&self) -> Duration {
+        longest_outage(&self.config, self.ttl)
     }
 
     /// A handle that stays valid after [`OpenSession::run`] has taken the session.
@@ -307,13 +317,17 @@ impl OpenSession {
             detached_since: clock::now(),
             confirmed: false,
             unconfirmed_timeout: Duration::MAX,
-            detach_timeout: self.config.patience.map_or(self.ttl, |patience| patience.min(self.ttl)),
+            detach_timeout: longest_outage(&self.config, self.ttl),
             budget: Budget::new(usize::MAX),
         });
         let outcome = pump.run().await;
         debug!(?outcome, "session ended");
         outcome
     }
+}
+
+fn longest_outage(config: &ClientConfig, ttl: Duration) -> Duration {
+    config.patience.map_or(ttl, |patience| patience.min(ttl))
 }
 
 /// Forwards changes of addresses and routes, and wake-ups, to the pump.

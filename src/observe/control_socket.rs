@@ -112,7 +112,7 @@ impl Drop for ControlSocket {
 }
 
 /// Whether the peer is root or the user of this process.
-fn is_permitted(stream: &impl AsFd) -> bool {
+pub(super) fn is_permitted(stream: &impl AsFd) -> bool {
     sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
 }
 

@@ -294,6 +294,7 @@ where
             debug!(?request, "dial request");
             self.published = request;
             dialing.requests.send_replace(request);
+            self.stats.handle_suspicion(request != DialRequest::None);
         }
     }
 

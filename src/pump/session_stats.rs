@@ -27,6 +27,8 @@ pub struct SessionStats {
     input_ended: AtomicBool,
     history: Mutex<History>,
     active_paths: watch::Sender<ActivePaths>,
+    /// Whether carriers are requested.
+    suspicion: watch::Sender<bool>,
     stats_requests: mpsc::Sender<StatsRequest>,
     /// `None` once the pump has taken it.
     receiver: Mutex<Option<mpsc::Receiver<StatsRequest>>>,
@@ -85,6 +87,7 @@ impl SessionStats {
             input_ended: AtomicBool::new(false),
             history: Mutex::new(history),
             active_paths: watch::Sender::default(),
+            suspicion: watch::Sender::default(),
             stats_requests,
             receiver: Mutex::new(Some(receiver)),
         }
@@ -160,6 +163,11 @@ impl SessionStats {
         self.active_paths.subscribe()
     }
 
+    /// Whether the lead is lost or suspected, with every change. Always false on the server half.
+    pub fn suspicion(&self) -> watch::Receiver<bool> {
+        self.suspicion.subscribe()
+    }
+
     /// Outages up to now.
     pub fn outages(&self) -> OutageStats {
         let history = self.history();
@@ -188,6 +196,11 @@ impl SessionStats {
 
     pub(super) fn handle_active_paths(&self, active_paths: ActivePaths) {
         self.active_paths.send_replace(active_paths);
+    }
+
+    pub(super) fn handle_suspicion(&self, is_suspect: bool) {
+        self.suspicion
+            .send_if_modified(|was| std::mem::replace(was, is_suspect) != is_suspect);
     }
 
     pub(super) fn handle_end(&self) {

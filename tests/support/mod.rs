@@ -17,6 +17,7 @@ pub mod manager;
 pub mod peer;
 pub mod place;
 pub mod process;
+pub mod pty;
 pub mod relay;
 pub mod rig;
 pub mod serve;

@@ -161,7 +161,7 @@ async fn bytes_of_any_size_arrive_in_order() {
     };
     let received = async {
         let mut got = vec![];
-        while got.len() < sizes.iter().sum() {
+        while got.len() < sizes.iter().sum::<usize>() {
             match next(&mut far).await.unwrap() {
                 Frame::Data { bytes, .. } => got.extend_from_slice(&bytes),
                 other => panic!("{other:?}"),

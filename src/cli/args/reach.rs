@@ -76,6 +76,9 @@ pub(in crate::cli) struct ReachArgs {
     /// Default: as long as the server half keeps the session, which is 7 days unless its --session-ttl differs.
     #[arg(long, value_name = "DURATION", env = "BOWLINE_PATIENCE", value_parser = parse::<Duration>)]
     pub(in crate::cli) patience: Option<Duration>,
+    /// Report about the link to the `bowline ssh` that listens at this socket
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(in crate::cli) terminal_socket: Option<PathBuf>,
     /// Send no UDP payload larger than this
     #[arg(long, value_name = "BYTES", env = "BOWLINE_MTU_CAP", value_parser = parse::<MtuCap>)]
     pub(in crate::cli) mtu_cap: Option<MtuCap>,

@@ -16,7 +16,11 @@ use crate::cli::settings::{Context, SettingsError};
 use crate::cli::sshd::SshdSettings;
 
 /// The arguments of one command.
-pub(super) struct CommandMatches(ArgMatches);
+pub(super) struct CommandMatches {
+    matches: ArgMatches,
+    /// Those of `ssh` too, for the keys that `proxy` has no option for.
+    ssh: Option<ArgMatches>,
+}
 
 impl CommandMatches {
     /// Of the command that the table is for; `host` is only for those that need one.
@@ -30,21 +34,29 @@ impl CommandMatches {
             Table::Relay => &["bowline", "relay"],
             Table::Sshd => &["bowline", "sshd"],
         };
-        args::matches_from(words.iter().map(Into::into))
-            .map(CommandMatches)
-            .map_err(|error| refused(&error))
+        let read = |words: &[&str]| args::matches_from(words.iter().map(Into::into)).map_err(|error| refused(&error));
+        let matches = read(words)?;
+        let ssh = match table {
+            Table::Client => Some(read(&["bowline", "ssh"])?),
+            _ => None,
+        };
+        Ok(CommandMatches { matches, ssh })
     }
 
     /// The variable that says this key, and its value as TOML.
     pub(super) fn variable(&self, key: &Key) -> Option<(Origin, String)> {
-        let matches = self.0.subcommand().map_or(&self.0, |(_, of_command)| of_command);
+        let all = [Some(&self.matches), self.ssh.as_ref()].into_iter().flatten();
+        let mut all = all.map(|matches| matches.subcommand().map_or(matches, |(_, of_command)| of_command));
+        let matches = all.find(|matches| matches.try_contains_id(&key.id).is_ok())?;
         if matches.value_source(&key.id) != Some(ValueSource::EnvVariable) {
             return None;
+        }
+        if let Ok(Some(is_on)) = matches.try_get_one::<bool>(&key.id) {
+            return Some((Origin::Variable(key.variable.clone()?), is_on.to_string()));
         }
         let raw = matches.get_raw(&key.id).into_iter().flatten();
         let values: Vec<_> = raw.map(|value| value.to_string_lossy()).collect();
         let value = match &*values {
-            _ if key.value_name.is_empty() => matches.get_flag(&key.id).to_string(),
             [one] => as_written(one),
             several => format!(
                 "[{}]",
@@ -60,7 +72,7 @@ impl CommandMatches {
     /// What the command would say.
     pub(super) fn settle(&self, common: &CommonArgs, owner: Owner) -> Result<(), Failure> {
         let context = Context::load(common.clone(), owner)?;
-        let cli = Cli::from_arg_matches(&self.0).map_err(|error| refused(&error))?;
+        let cli = Cli::from_arg_matches(&self.matches).map_err(|error| refused(&error))?;
         let settled: Result<(), SettingsError> = match cli.command {
             Command::Proxy(args) => ProxySettings::new(*args, &context).map(drop),
             Command::Serve(args) => ServeSettings::new(*args, &context).map(drop),

@@ -39,17 +39,32 @@ impl Table {
     pub(in crate::cli) fn keys(self) -> Vec<Key> {
         let mut whole = args::command();
         whole.build();
-        let command = match self {
-            Table::Everywhere => Some(&whole),
-            Table::Client => whole.find_subcommand("proxy"),
-            Table::Serve | Table::Relay | Table::Sshd => whole.find_subcommand(self.name()),
-        };
         let allowed = ConfigFile::keys_of(self.name());
-        let arguments = command.into_iter().flat_map(|command| command.get_arguments());
-        arguments
-            .filter_map(Key::of)
-            .filter(|key| allowed.contains(&key.name))
-            .collect()
+        let mut keys: Vec<Key> = Vec::new();
+        for name in self.commands() {
+            let command = match *name {
+                "" => Some(&whole),
+                name => whole.find_subcommand(name),
+            };
+            let arguments = command.into_iter().flat_map(|command| command.get_arguments());
+            for key in arguments.filter_map(Key::of) {
+                if allowed.contains(&key.name) && !keys.iter().any(|known| known.name == key.name) {
+                    keys.push(key);
+                }
+            }
+        }
+        keys
+    }
+
+    /// The commands whose options its keys are.
+    fn commands(self) -> &'static [&'static str] {
+        match self {
+            Table::Everywhere => &[""],
+            Table::Client => &["proxy", "ssh"],
+            Table::Serve => &["serve"],
+            Table::Relay => &["relay"],
+            Table::Sshd => &["sshd"],
+        }
     }
 }
 
@@ -141,14 +156,15 @@ mod tests {
         let mut whole = args::command();
         whole.build();
         for table in Table::ALL {
-            let name = if table == Table::Client { "proxy" } else { table.name() };
-            let command = match table {
-                Table::Everywhere => &whole,
-                _ => whole.find_subcommand(name).expect("a command"),
-            };
+            let name = table.name();
+            let commands = table.commands().iter().map(|name| match *name {
+                "" => &whole,
+                name => whole.find_subcommand(name).expect("a command"),
+            });
             let everywhere: Vec<_> = Table::Everywhere.keys().into_iter().map(|key| key.name).collect();
             let keys: Vec<_> = table.keys().into_iter().map(|key| key.name).collect();
-            let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+            let arguments = commands.flat_map(|command| command.get_arguments());
+            let shown = arguments.filter(|argument| !argument.is_hide_set());
             let options = shown.filter_map(|argument| argument.get_long());
             for option in options.filter(|option| !NOT_SETTINGS.contains(option)) {
                 assert!(

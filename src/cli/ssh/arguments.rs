@@ -27,6 +27,7 @@ pub(in crate::cli) struct SshArguments {
     raw: Vec<OsString>,
     found: Vec<SshOption>,
     destination: Option<OsString>,
+    has_command: bool,
     misplaced: Option<OsString>,
 }
 
@@ -37,14 +38,17 @@ impl SshArguments {
             raw,
             found: Vec::new(),
             destination: None,
+            has_command: false,
             misplaced: None,
         };
         let (destination, ended) = read.options_from(0);
         if let Some(name) = read.raw.get(destination) {
             read.destination = Some(name.clone());
+            let mut rest = destination + 1;
             if !ended {
-                read.options_from(destination + 1);
+                (rest, _) = read.options_from(rest);
             }
+            read.has_command = rest < read.raw.len();
         }
         read
     }
@@ -52,6 +56,11 @@ impl SshArguments {
     /// `[USER@]HOST` or `ssh://..`, when there is one.
     pub(in crate::cli) fn destination(&self) -> Option<&OsStr> {
         self.destination.as_deref()
+    }
+
+    /// Whether a command follows the destination; the name of a subsystem counts as one.
+    pub(super) fn has_command(&self) -> bool {
+        self.has_command
     }
 
     /// A long option where ssh expects its own, which has none.
@@ -186,6 +195,21 @@ mod tests {
         let line = read(&["-i", "a", "host", "-i", "b", "cmd", "-i", "c"]);
         assert_eq!(line.values(b'i').collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(read(&["--", "host", "-i", "b"]).values(b'i').count(), 0);
+    }
+
+    #[test]
+    fn a_command_is_what_follows_the_destination_and_its_options() {
+        for line in [&["host", "ls"][..], &["host", "-t", "ls"], &["host", "--", "-x"]] {
+            assert!(read(line).has_command(), "{line:?}");
+        }
+        for line in [
+            &["host"][..],
+            &["host", "-t"],
+            &["-i", "a", "host", "-i", "b"],
+            &["host", "--"],
+        ] {
+            assert!(!read(line).has_command(), "{line:?}");
+        }
     }
 
     #[test]

@@ -1,0 +1,447 @@
+//! bowline in front of ssh: bytes pass unchanged between the user's terminal and a terminal of ssh's own.
+//!
+//! What ssh writes is read only after what it wrote before has reached the user's terminal, and keys likewise, so a
+//! terminal that stops reading stops ssh, and memory is bounded. `Display` is beside the way from ssh to the screen: it knows
+//! which modes to switch off at the end, and what is drawn over the program's output.
+
+use std::future::{pending, poll_fn};
+use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bowline_terminal::{Confirmation, Display, PredictMode, Settings};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use rustix::termios::{LocalModes, tcgetattr, tcsetwinsize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFdReadyGuard;
+use tokio::runtime;
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+
+use super::decision::Overlay;
+use super::leader::{Change, Leader};
+use super::link_line::LinkLine;
+use super::user_terminal::UserTerminal;
+use crate::clock;
+use crate::descriptor::Pollable;
+use crate::observe::{LinkEvent, LinkListener};
+use crate::tasks::Tasks;
+
+/// Most bytes in each direction between two reads. Many times what the kernel gives at once (4 KiB), so that one write
+/// serves several reads.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// How ssh ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// By itself, with this exit code.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+}
+
+/// What is shown beside the program's output.
+pub(super) struct Options {
+    pub(super) overlay: Overlay,
+    /// Where the client half reports; without it there is no link line.
+    pub(super) link: Option<LinkListener>,
+    pub(super) is_verbose: bool,
+}
+
+/// Runs ssh on a terminal of its own until it ends. Then the user's terminal is as it was.
+///
+/// # Errors
+/// ssh cannot be run, or there is no terminal.
+pub(super) fn run(ssh: Command, options: Options) -> io::Result<Ended> {
+    let user = UserTerminal::open()?;
+    let (ours, theirs) = user.make_inner()?;
+    // Before the runtime: signals that are ignored stay ignored for ssh, and there is one thread only.
+    let leader = Leader::start(ssh, &theirs, io::stderr().is_terminal())?;
+    drop(theirs);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Wrapper::new(user, ours, leader, options)?.run().await })
+}
+
+struct Wrapper {
+    user: UserTerminal,
+    outer: Side,
+    inner: Side,
+    leader: Leader,
+    display: Display,
+    link: Link,
+    /// ssh hands every key on, so the user is logged in.
+    is_logged_in: bool,
+    /// From the keyboard to ssh.
+    keys: Buffer,
+    /// From ssh to the screen, with what `Display` draws.
+    output: Buffer,
+    /// Where bytes are read into.
+    room: Box<[u8]>,
+    /// What has become of ssh. It is acted on after what ssh wrote before has been shown.
+    change: Option<Change>,
+    /// The modes of the terminal have been undone.
+    is_restored: bool,
+}
+
+/// The client half, and the line about it.
+struct Link {
+    line: LinkLine,
+    /// The line on the screen.
+    shown: Option<String>,
+    /// Each notification asks the client half for a report.
+    requests: Arc<Notify>,
+    /// `None` without a link line.
+    events: Option<mpsc::Receiver<LinkEvent>>,
+    _tasks: Tasks,
+}
+
+impl Link {
+    fn new(listener: Option<LinkListener>, is_verbose: bool) -> Link {
+        let (requests, tasks) = (Arc::new(Notify::new()), Tasks::new());
+        let events = listener.map(|listener| {
+            let (sender, events) = LinkListener::channel();
+            tasks.spawn("link", listener.run(Arc::clone(&requests), sender));
+            events
+        });
+        Link {
+            line: LinkLine::new(is_verbose, clock::now()),
+            shown: None,
+            requests,
+            events,
+            _tasks: tasks,
+        }
+    }
+
+    async fn recv(&mut self) -> LinkEvent {
+        let Some(events) = &mut self.events else {
+            return pending().await;
+        };
+        match events.recv().await {
+            Some(event) => event,
+            None => {
+                self.events = None;
+                LinkEvent::Closed
+            }
+        }
+    }
+}
+
+/// A terminal on either side.
+struct Side {
+    device: Pollable,
+    /// It has been hung up, or nobody has its other end open.
+    is_closed: bool,
+}
+
+impl Wrapper {
+    fn new(user: UserTerminal, ours: OwnedFd, leader: Leader, options: Options) -> io::Result<Wrapper> {
+        let size = user.size()?;
+        let display = Display::new(Settings {
+            columns: size.ws_col,
+            rows: size.ws_row,
+            predict: PredictMode::Never,
+            confirmation: Confirmation::Estimated,
+            overlays: options.overlay == Overlay::Possible,
+        });
+        Ok(Wrapper {
+            outer: Side::new(user.device()?)?,
+            inner: Side::new(ours)?,
+            user,
+            leader,
+            display,
+            link: Link::new(options.link, options.is_verbose),
+            is_logged_in: false,
+            keys: Buffer::default(),
+            output: Buffer::default(),
+            room: vec![0; BUFFER_BYTES].into(),
+            change: None,
+            is_restored: false,
+        })
+    }
+
+    async fn run(mut self) -> io::Result<Ended> {
+        let mut signals = Signals::new()?;
+        self.user.make_raw()?;
+        // Both may have happened before the signals were watched.
+        self.resize();
+        self.change = self.leader.poll_change();
+        loop {
+            if let Some(ended) = self.handle_change()? {
+                return Ok(ended);
+            }
+            let (shows, types) = (!self.output.is_empty(), !self.keys.is_empty());
+            let timeouts = [self.display.poll_timeout(), self.link.line.poll_timeout()];
+            let timeout = timeouts.into_iter().flatten().min().filter(|_| !shows);
+            tokio::select! {
+                ready = self.outer.device.writable(), if shows => self.outer.is_closed |= self.output.write_to(ready?),
+                ready = self.inner.device.readable(), if !shows && !self.inner.is_closed => {
+                    let (count, is_closed) = read(ready?, &mut self.room);
+                    self.inner.is_closed |= is_closed;
+                    self.handle_output(count);
+                }
+                ready = self.inner.device.writable(), if types => self.inner.is_closed |= self.keys.write_to(ready?),
+                ready = self.outer.device.readable(), if !types && !self.outer.is_closed => {
+                    let (count, is_closed) = read(ready?, &mut self.room);
+                    self.handle_keys(count);
+                    if is_closed {
+                        self.outer.is_closed = true;
+                        // ssh is told as the kernel would tell it.
+                        self.handle_signal(Signal::HUP);
+                    }
+                }
+                signal = signals.recv() => self.handle_signal(signal),
+                event = self.link.recv() => self.handle_link(event),
+                () = clock::sleep_until(timeout.unwrap_or_else(clock::now)), if timeout.is_some() => {
+                    self.output.push(&self.display.handle_timeout(clock::now()));
+                }
+            }
+            self.update_link();
+            self.discard();
+        }
+    }
+
+    /// The first bytes of `room` are ssh's.
+    fn handle_output(&mut self, count: usize) {
+        if !self.is_logged_in && is_raw(&self.inner.device) {
+            self.is_logged_in = true;
+            self.display.handle_login();
+        }
+        let now = clock::now();
+        self.link.line.handle_output(now);
+        let shown = self.display.handle_server_output(&self.room[..count], now);
+        self.output.push(&shown);
+    }
+
+    /// The first bytes of `room` are the keyboard's.
+    fn handle_keys(&mut self, count: usize) {
+        let (keys, now) = (&self.room[..count], clock::now());
+        self.keys.push(keys);
+        self.link.line.handle_keys(keys, now);
+        self.output.push(&self.display.handle_key(keys, 0, now));
+    }
+
+    fn handle_link(&mut self, event: LinkEvent) {
+        let now = clock::now();
+        match event {
+            LinkEvent::Report(report) => {
+                if let Some(rtt) = report.rtt_us {
+                    self.display.set_rtt(Duration::from_micros(rtt));
+                }
+                self.link.line.handle_report(report, now);
+            }
+            LinkEvent::Closed => self.link.line.handle_closed(),
+        }
+        self.display.handle_link(self.link.line.is_up(), now);
+    }
+
+    /// Asks the client half, and shows what there is to say.
+    fn update_link(&mut self) {
+        let now = clock::now();
+        if self.link.line.poll_request(now) {
+            self.link.requests.notify_one();
+        }
+        let line = self.link.line.poll_line(now).filter(|_| self.is_logged_in);
+        // Not before what the terminal has still to read.
+        if self.output.is_empty() && self.change.is_none() && line != self.link.shown {
+            self.show_line(line);
+        }
+    }
+
+    fn show_line(&mut self, line: Option<String>) {
+        self.link.shown.clone_from(&line);
+        let drawn = self.display.set_link_line(line, clock::now());
+        self.output.push(&drawn);
+    }
+
+    /// Acts on what has become of ssh.
+    fn handle_change(&mut self) -> io::Result<Option<Ended>> {
+        let Some(change) = self.change.filter(|_| self.output.is_empty()) else {
+            return Ok(None);
+        };
+        if !self.inner.is_closed && !self.outer.is_closed {
+            let count = read_now(&self.inner.device, &mut self.room);
+            if count > 0 {
+                self.handle_output(count);
+                return Ok(None);
+            }
+        }
+        let ended = match change {
+            // The shell gets a screen without it.
+            Change::Stopped if self.link.shown.is_some() && !self.outer.is_closed => {
+                self.show_line(None);
+                return Ok(None);
+            }
+            Change::Stopped => {
+                self.change = None;
+                self.suspend()?;
+                return Ok(None);
+            }
+            Change::Exited(code) => Ended::Exited(code),
+            Change::Killed(signal) => Ended::Killed(signal),
+        };
+        if !std::mem::replace(&mut self.is_restored, true) {
+            self.output.push(&self.display.restore());
+        }
+        let is_shown = self.output.is_empty() || self.outer.is_closed;
+        Ok(is_shown.then_some(ended))
+    }
+
+    /// Stops this process as ssh has stopped, with all of its job, and continues with ssh.
+    fn suspend(&mut self) -> io::Result<()> {
+        self.user.restore();
+        // Returns when the job is continued, or at once if there is nobody to continue it.
+        rustix::process::kill_current_process_group(Signal::TSTP)?;
+        self.user.make_raw()?;
+        self.resize();
+        self.leader.signal(Signal::CONT);
+        Ok(())
+    }
+
+    fn handle_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::CHILD => self.change = self.leader.poll_change().or(self.change),
+            Signal::WINCH => self.resize(),
+            Signal::CONT => {
+                // Whoever stopped us alone, or gave the terminal to another program, has not told ssh.
+                if self.user.make_raw().is_ok() {
+                    self.resize();
+                }
+            }
+            // ssh has ended, and the terminal does not read.
+            _ if matches!(self.change, Some(Change::Exited(_) | Change::Killed(_))) => self.outer.is_closed = true,
+            other => self.leader.signal(other),
+        }
+    }
+
+    fn resize(&mut self) {
+        if let Ok(size) = self.user.size() {
+            // ssh gets SIGWINCH if it differs.
+            let _ = tcsetwinsize(self.inner.device.get_ref(), size);
+            let drawn = self.display.handle_resize(size.ws_col, size.ws_row, clock::now());
+            self.output.push(&drawn);
+        }
+    }
+
+    /// What has no reader any more.
+    fn discard(&mut self) {
+        if self.outer.is_closed {
+            self.output.clear();
+        }
+        if self.inner.is_closed {
+            self.keys.clear();
+        }
+    }
+}
+
+impl Side {
+    fn new(device: OwnedFd) -> io::Result<Side> {
+        Ok(Side {
+            device: Pollable::new(device, Interest::READABLE | Interest::WRITABLE)?,
+            is_closed: false,
+        })
+    }
+}
+
+/// Signals that are handled, or forwarded to ssh.
+struct Signals(Vec<(Signal, SignalStream)>);
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        let all = [
+            Signal::CHILD,
+            Signal::WINCH,
+            Signal::CONT,
+            Signal::HUP,
+            Signal::INT,
+            Signal::QUIT,
+            Signal::TERM,
+            Signal::USR1,
+            Signal::USR2,
+        ];
+        let streams = all.map(|kind| Ok((kind, signal(SignalKind::from_raw(kind.as_raw()))?)));
+        Ok(Signals(streams.into_iter().collect::<io::Result<_>>()?))
+    }
+
+    async fn recv(&mut self) -> Signal {
+        poll_fn(|cx| {
+            let ready = self
+                .0
+                .iter_mut()
+                .find_map(|(kind, stream)| stream.poll_recv(cx).is_ready().then_some(*kind));
+            ready.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+/// Whether keys are handed on as they are typed, as ssh wants it once a program runs there.
+fn is_raw(inner: &Pollable) -> bool {
+    tcgetattr(inner.get_ref()).is_ok_and(|modes| !modes.local_modes.contains(LocalModes::ICANON))
+}
+
+/// Reads what is there, as far as there is room: how much, and whether nothing will come any more.
+fn read(mut ready: AsyncFdReadyGuard<'_, OwnedFd>, room: &mut [u8]) -> (usize, bool) {
+    let mut filled = 0;
+    while filled < room.len() {
+        match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut room[filled..])?)) {
+            Ok(Ok(count @ 1..)) => filled += count,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(_) => return (filled, true),
+            Err(_would_block) => break,
+        }
+    }
+    (filled, false)
+}
+
+/// The same without waiting. Errors are left for the next read.
+fn read_now(device: &Pollable, room: &mut [u8]) -> usize {
+    loop {
+        match rustix::io::read(device.get_ref(), &mut *room) {
+            Ok(count) => return count,
+            Err(Errno::INTR) => {}
+            Err(_) => return 0,
+        }
+    }
+}
+
+/// Bytes on their way in one direction.
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    fn is_empty(&self) -> bool {
+        self.start == self.bytes.len()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.start = 0;
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.is_empty() {
+            self.clear();
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Whether nobody reads it any more.
+    fn write_to(&mut self, mut ready: AsyncFdReadyGuard<'_, OwnedFd>) -> bool {
+        while !self.is_empty() {
+            match ready.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), &self.bytes[self.start..])?)) {
+                Ok(Ok(count)) => self.start += count,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(_)) => return true,
+                Err(_would_block) => break,
+            }
+        }
+        false
+    }
+}

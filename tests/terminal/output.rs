@@ -1,0 +1,94 @@
+//! Bytes pass unchanged, at any size of the terminal, and at the terminal's pace.
+
+use crate::support::data::{hash_bytes, random_bytes};
+use crate::support::pty::size;
+use crate::support::ssh::HOST;
+use crate::support::{measured, wait_for};
+use crate::{Desk, LIMIT, THERE};
+use std::fs;
+use std::time::Duration;
+
+#[test]
+fn bytes_of_any_kind_are_shown_unchanged_in_terminals_of_any_size() {
+    let mut desk = Desk::new();
+    let bytes = random_bytes(7, 300_000);
+    fs::write(desk.rig.ssh.path("bytes"), &bytes).expect("the scratch folder");
+    for (columns, rows) in [(80, 24), (1, 1), (5000, 2), (0, 0)] {
+        desk.pty.resize(size(columns, rows));
+        let path = desk.rig.ssh.path("bytes");
+        let command = format!("stty raw; echo begins=; cat {}; echo; echo =ends", path.display());
+        desk.pty.enter(&format!(
+            "./bssh -F ssh_config -t {HOST} '{command}'; echo \"code=$?.\""
+        ));
+        desk.pty.expect("begins=\n");
+        let start = desk.pty.seen();
+        desk.pty.expect("\n=ends\n");
+        let shown = &desk.pty.shown_since(start)[..bytes.len()];
+        assert_eq!(hash_bytes(shown), hash_bytes(&bytes), "{columns}x{rows}");
+        desk.expect_end(0);
+    }
+}
+
+#[test]
+fn a_terminal_that_stops_reading_stops_the_program_and_loses_nothing() {
+    let mut desk = Desk::new();
+    desk.log_in("");
+    let counter = desk.rig.ssh.path("counter");
+    let script = format!(
+        "seq -f %010.0f 300000 | tee {} ; echo the-end-$((1+1))",
+        counter.display()
+    );
+    desk.pty.set_reading(false);
+    desk.pty.enter(&script);
+    let written = || fs::metadata(&counter).map_or(0, |file| file.len());
+    // It stops once all on the way is full: nothing more within a second.
+    let mut before = (written(), crate::support::now());
+    let stopped = wait_for(LIMIT, || {
+        let now = written();
+        if now != before.0 {
+            before = (now, crate::support::now());
+        }
+        (now > 0 && before.1.elapsed() > Duration::from_secs(1)).then_some(now)
+    });
+    let stopped = stopped.expect("the program stops");
+    measured("bytes on their way when the terminal does not read", stopped);
+    assert!(stopped < 3_300_000, "it has not written all");
+    let memory = fs::read_to_string(format!("/proc/{}/status", desk.bowline())).expect("a process");
+    let own = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .unwrap_or_default()
+        .trim();
+    measured("memory of bowline in front of ssh (RssAnon)", own);
+    let start = desk.pty.mark();
+    desk.pty.set_reading(true);
+    desk.pty.expect("the-end-2\r\n");
+    let shown = desk.pty.shown_since(start);
+    let text = String::from_utf8_lossy(&shown);
+    let numbers = text.lines().filter_map(|line| line.trim().parse::<u32>().ok());
+    let numbers: Vec<u32> = numbers.collect();
+    assert!(numbers.len() > 250_000, "{} lines", numbers.len());
+    assert!(
+        numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]),
+        "in order, without a gap"
+    );
+    desk.pty.enter("exit 0");
+    desk.expect_end(0);
+}
+
+#[test]
+fn a_paste_of_a_mebibyte_arrives_whole() {
+    let mut desk = Desk::new();
+    desk.log_in("");
+    let path = desk.rig.ssh.path("pasted");
+    desk.pty.enter(&format!(
+        "stty raw -echo; echo ready; head -c 1048576 > {}; stty sane",
+        path.display()
+    ));
+    desk.pty.expect("ready\n");
+    let text: Vec<u8> = (0..1 << 20).map(|index| b'a' + (index % 23) as u8).collect();
+    desk.pty.press(&text);
+    desk.pty.press("\r");
+    desk.pty.expect(THERE);
+    assert!(fs::read(&path).expect("written") == text, "the same bytes");
+}
