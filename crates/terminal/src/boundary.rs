@@ -24,7 +24,18 @@ pub(crate) enum Boundary {
 impl Boundary {
     /// The state after `bytes`.
     pub(crate) fn after(self, bytes: &[u8]) -> Self {
-        bytes.iter().fold(self, |state, byte| state.after_byte(*byte))
+        let mut state = self;
+        let mut rest = bytes;
+        while let Some((first, after)) = rest.split_first() {
+            rest = after;
+            state = state.after_byte(*first);
+            if state == Self::Ground {
+                // Text, mostly: only these begin something.
+                let begins = |byte: &u8| *byte == 0x1b || *byte >= 0xc2;
+                rest = &rest[rest.iter().position(begins).unwrap_or(rest.len())..];
+            }
+        }
+        state
     }
 
     fn after_byte(self, byte: u8) -> Self {

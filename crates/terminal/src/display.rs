@@ -78,6 +78,8 @@ pub struct Display {
     has_overlays: bool,
     /// Whether the server has written anything.
     has_output: bool,
+    /// Whether output was not put on the shadow screen.
+    has_gap: bool,
     link_line: Option<String>,
 }
 
@@ -94,6 +96,7 @@ impl Display {
             overlay: Overlay::default(),
             has_overlays: settings.overlays,
             has_output: false,
+            has_gap: false,
             link_line: None,
         }
     }
@@ -119,6 +122,19 @@ impl Display {
     /// Takes output of the server and returns what to write to the terminal: `bytes` unchanged, between what erases the
     /// overlay and what draws it again.
     pub fn handle_server_output(&mut self, bytes: &[u8], now: Instant) -> Vec<u8> {
+        if self.has_gap && !self.modes.is_between_sequences() {
+            let (end, rest) = bytes.split_at(self.modes.sequence_end(bytes));
+            let mut written = self.handle_flood(end, now);
+            if !rest.is_empty() {
+                written.extend(self.handle_server_output(rest, now));
+            }
+            return written;
+        }
+        if std::mem::take(&mut self.has_gap) {
+            let mut modes = Vec::new();
+            self.modes.write_screen_modes(&mut modes);
+            self.screen.handle_gap(&modes);
+        }
         self.has_output |= !bytes.is_empty();
         let mut written = Vec::with_capacity(bytes.len());
         self.overlay.erase(&self.screen, &self.modes, &mut written);
@@ -140,6 +156,23 @@ impl Display {
         }
         self.predictor.handle_output(now, &self.screen);
         self.draw(&mut written);
+        written
+    }
+
+    /// Like [`Self::handle_server_output`], for a flood: only the modes are followed, at several times the speed. There are no
+    /// overlays until later output has filled or cleared the screen.
+    ///
+    /// For a caller whose terminal is faster than the shadow screen, while more output waits. The last screenful of a flood
+    /// should go to [`Self::handle_server_output`].
+    pub fn handle_flood(&mut self, bytes: &[u8], now: Instant) -> Vec<u8> {
+        let mut written = self.hide();
+        written.extend_from_slice(bytes);
+        self.has_output |= !bytes.is_empty();
+        self.modes.handle_output(bytes);
+        if !std::mem::replace(&mut self.has_gap, true) {
+            self.screen.doubt_everything();
+            self.predictor.handle_output(now, &self.screen);
+        }
         written
     }
 

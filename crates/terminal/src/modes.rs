@@ -38,8 +38,8 @@ const NORMALLY_ON: &[u16] = &[7, 25];
 const ALTERNATE_SCREEN: &[u16] = &[47, 1047, 1049];
 
 /// Private modes that change the screen in ways that no shadow screen follows: VT52, 132 columns, reverse wraparound, margins
-/// left and right, columns kept at a change of width, grapheme clusters.
-const NOT_FOLLOWED: &[u16] = &[2, 3, 45, 69, 95, 2027];
+/// left and right, columns kept at a change of width, a saved cursor, grapheme clusters.
+const NOT_FOLLOWED: &[u16] = &[2, 3, 45, 69, 95, 1048, 2027];
 
 const HYPERLINK_END: &[u8] = b"\x1b]8;;\x1b\\";
 
@@ -70,7 +70,7 @@ impl ModeTracker {
     /// Takes a new height. Terminals reset the scroll region then.
     pub fn handle_resize(&mut self, rows: u16) {
         self.modes.rows = rows;
-        self.modes.region = false;
+        self.modes.region = None;
     }
 
     /// Whether other bytes may be inserted here: no sequence and no character is incomplete.
@@ -114,6 +114,21 @@ impl ModeTracker {
     /// Whether output came, since the last call, that the shadow screen may have shown otherwise than the terminal did.
     pub fn take_unknown(&mut self) -> bool {
         std::mem::take(&mut self.modes.unknown)
+    }
+
+    /// How many of these bytes belong to the sequence, or the character, that is incomplete.
+    pub(crate) fn sequence_end(&self, bytes: &[u8]) -> usize {
+        let mut state = self.boundary;
+        let is_end = |byte: &u8| {
+            state = state.after(&[*byte]);
+            state == Boundary::Ground
+        };
+        bytes.iter().position(is_end).map_or(bytes.len(), |at| at + 1)
+    }
+
+    /// The bytes that bring an emulator in its initial state to the modes that change what output shows.
+    pub(crate) fn write_screen_modes(&self, bytes: &mut Vec<u8>) {
+        self.modes.write_screen_modes(bytes);
     }
 
     /// How often the last REP since the last call repeated a character; 0 for none.
@@ -186,7 +201,8 @@ struct Modes {
     /// Which of G0 to G3 is active.
     active: usize,
     single_shift: bool,
-    region: bool,
+    /// First and last row, from 1, if not the whole screen.
+    region: Option<(u16, u16)>,
     cursor_shape: bool,
     /// Keys of XTMODKEYS that were set: 4 is modifyOtherKeys.
     modify_keys: BTreeSet<u16>,
@@ -266,8 +282,32 @@ impl Modes {
     fn reset_softly(&mut self) {
         let is_changed = [1, 6, 25].iter().any(|mode| self.is_changed(*mode)) || !self.ansi.is_empty();
         let has_sets = self.active != 0 || self.sets.iter().any(Option::is_some);
-        self.unknown |= is_changed || has_sets || self.keypad || self.region || self.pen;
+        self.unknown |= is_changed || has_sets || self.keypad || self.region.is_some() || self.pen;
         self.soft_reset = true;
+    }
+
+    fn write_screen_modes(&self, bytes: &mut Vec<u8>) {
+        if self.is_alternate() {
+            bytes.extend_from_slice(b"\x1b[?1049h");
+        }
+        for (set, designator) in self.sets.iter().zip(b"()*+") {
+            if let Some(set) = set {
+                bytes.extend_from_slice(&[0x1b, *designator, *set]);
+            }
+        }
+        if self.active == 1 {
+            bytes.push(0x0e);
+        }
+        if let Some((top, bottom)) = self.region {
+            write(bytes, format_args!("\x1b[{top};{bottom}r"));
+        }
+        self.ansi
+            .iter()
+            .for_each(|mode| write(bytes, format_args!("\x1b[{mode}h")));
+        for mode in [6, 7, 25].iter().filter(|mode| self.is_changed(**mode)) {
+            let letter = if NORMALLY_ON.contains(mode) { 'l' } else { 'h' };
+            write(bytes, format_args!("\x1b[?{mode}{letter}"));
+        }
     }
 
     fn write_restore(&self, bytes: &mut Vec<u8>) {
@@ -324,7 +364,7 @@ impl Modes {
 
     /// DECSTBM and the end of origin mode move the cursor home: it is saved before, and brought back.
     fn write_region(&self, bytes: &mut Vec<u8>) {
-        if !self.region && !self.is_changed(6) {
+        if self.region.is_none() && !self.is_changed(6) {
             return;
         }
         if self.is_changed(6) {
@@ -332,7 +372,7 @@ impl Modes {
             bytes.extend_from_slice(b"\x1b[?6l");
         }
         bytes.extend_from_slice(b"\x1b7");
-        if self.region {
+        if self.region.is_some() {
             bytes.extend_from_slice(b"\x1b[r");
         }
         bytes.extend_from_slice(b"\x1b8");
@@ -358,7 +398,7 @@ impl Modes {
         self.unknown |= bottom == Some(0);
         let bottom = bottom.filter(|bottom| *bottom > 0).unwrap_or(self.rows);
         if top < bottom {
-            self.region = top > 1 || bottom < self.rows;
+            self.region = (top > 1 || bottom < self.rows).then_some((top, bottom));
         }
     }
 

@@ -279,3 +279,39 @@ fn a_character_that_is_split_loses_nothing() {
     terminal.output(b"\xa9");
     assert_eq!(terminal.display.screen().row_text(0), "e\u{301}b\u{e9}");
 }
+
+#[test]
+fn the_shadow_catches_up_after_a_flood() {
+    let mut terminal = Terminal::small();
+    let mut plain = Screen::new(20, 4);
+    let flood = b"\x1b[?2004h\x1b[2;4r\x1b[4;1Hline\r\nline\r\n\x1b[3";
+    plain.handle_output(flood);
+    terminal.display.handle_flood(flood, terminal.now);
+    terminal.display.handle_server_output(b"1m\x1b[", terminal.now);
+    let rest = b"mred\x1b[m\r\n\x1b[r\x1b[4;1Ha\r\nb\r\nc\r\nd\r\ne\r\nf\r\ng\r\n$ ";
+    plain.handle_output(b"1m\x1b[");
+    plain.handle_output(rest);
+    terminal.display.handle_server_output(rest, terminal.now);
+    let screen = terminal.display.screen();
+    assert!(screen.is_certain());
+    for row in 0..4 {
+        assert!(screen.is_row_certain(row), "{row}");
+        assert_eq!(screen.row_text(row), plain.row_text(row), "{row}");
+    }
+    assert_eq!(screen.cursor(), plain.cursor());
+    assert!(terminal.display.modes().is_bracketed_paste());
+}
+
+#[test]
+fn a_flood_on_the_alternate_screen_is_followed_by_its_modes() {
+    let mut terminal = Terminal::small();
+    terminal
+        .display
+        .handle_flood(b"\x1b[?1049h\x1b[?25l\x1b(0\x1b[2;3r", terminal.now);
+    terminal
+        .display
+        .handle_server_output(b"\x1b[2Jq\x1b[3;1H\n", terminal.now);
+    let screen = terminal.display.screen();
+    assert!(screen.is_alternate() && !screen.is_cursor_visible());
+    assert!((0..4).any(|row| screen.row_text(row).contains('\u{2500}')));
+}

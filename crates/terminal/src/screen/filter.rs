@@ -543,7 +543,14 @@ impl Handler for Filter<'_> {
     fn unset_private_mode(&mut self, mode: PrivateMode) {
         match mode {
             PrivateMode::Unknown(47 | 1047) => self.swap_with_cursor(false),
-            PrivateMode::Named(NamedPrivateMode::SwapScreenAndSetRestoreCursor) => self.swap(false),
+            PrivateMode::Named(NamedPrivateMode::SwapScreenAndSetRestoreCursor) => {
+                if !self.term.mode().contains(TermMode::ALT_SCREEN) {
+                    // Most terminals bring a saved cursor back nevertheless.
+                    self.doubts.row_of_cursor();
+                    self.doubts.cursor.column = true;
+                }
+                self.swap(false);
+            }
             PrivateMode::Named(NamedPrivateMode::Origin) => self.set_origin(false),
             PrivateMode::Named(NamedPrivateMode::ColumnMode) => {}
             mode => self.term.unset_private_mode(mode),

@@ -130,6 +130,16 @@ impl Screen {
         self.doubt_everything();
     }
 
+    /// Begins again after output that was not followed: `modes` brings an emulator to the modes after it. Everything is in doubt.
+    pub(crate) fn handle_gap(&mut self, modes: &[u8]) {
+        let scrolled = self.doubts.scrolled;
+        *self = Self::new(self.columns, self.rows);
+        self.handle_output(modes);
+        // What was predicted before is nowhere now.
+        self.doubts.scrolled = scrolled + u64::from(self.rows);
+        self.doubt_everything();
+    }
+
     /// Says that the terminal may show something else: in all rows, and with another cursor and pen.
     pub fn doubt_everything(&mut self) {
         self.doubts.everything();
