@@ -65,6 +65,34 @@ impl Boundary {
     }
 }
 
+/// Keeps long strings from the parser, which would store them whole: an image in an OSC may have any size.
+#[derive(Debug, Default)]
+pub(crate) struct StringLimit {
+    state: Boundary,
+    length: usize,
+}
+
+impl StringLimit {
+    /// Enough for each OSC that is obeyed: hyperlinks are at most 2,083 bytes long.
+    const MAX: usize = 64 * 1024;
+
+    /// The part of `bytes` that goes to the parser: what is left out is the middle of a long OSC.
+    pub(crate) fn parsed<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let ends = |byte: &u8| matches!(byte, 0x07 | 0x18 | 0x1a | 0x1b);
+        let start = match bytes.iter().position(ends) {
+            _ if self.state != Boundary::Osc || self.length <= Self::MAX => 0,
+            end => end.unwrap_or(bytes.len()),
+        };
+        self.state = self.state.after(bytes);
+        self.length = if self.state == Boundary::Osc {
+            self.length + bytes.len()
+        } else {
+            0
+        };
+        &bytes[start..]
+    }
+}
+
 /// `bytes` in two parts that vte 0.15 parses right: the end of a character that began before, and the rest. In one part it loses
 /// the character after that end, if a third one is cut off within the next bytes.
 pub(crate) fn character_end_apart(bytes: &[u8]) -> [&[u8]; 2] {
@@ -122,6 +150,18 @@ mod tests {
                 prop_assert!(prints_next(bytes), "{}", bytes.escape_ascii());
             }
         }
+    }
+
+    #[test]
+    fn a_long_string_reaches_the_parser_in_part_and_ends() {
+        let mut limit = StringLimit::default();
+        let mut parsed = limit.parsed(b"\x1b]1337;File=:").len();
+        for _ in 0..1000 {
+            parsed += limit.parsed(&[b'A'; 1000]).len();
+        }
+        assert!(parsed <= StringLimit::MAX + 1100, "{parsed}");
+        assert_eq!(limit.parsed(b"AAA\x07text"), b"\x07text");
+        assert_eq!(limit.parsed(b"more"), b"more");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vte::{Params, Perform};
 
-use crate::boundary::{Boundary, character_end_apart};
+use crate::boundary::{Boundary, StringLimit, character_end_apart};
 
 /// Follows the modes in a stream of output, split at any byte.
 ///
@@ -22,6 +22,7 @@ use crate::boundary::{Boundary, character_end_apart};
 pub struct ModeTracker {
     parser: vte::Parser,
     boundary: Boundary,
+    limit: StringLimit,
     modes: Modes,
 }
 
@@ -52,6 +53,7 @@ impl ModeTracker {
         Self {
             parser: vte::Parser::new(),
             boundary: Boundary::default(),
+            limit: StringLimit::default(),
             modes: Modes {
                 rows,
                 ..Modes::default()
@@ -62,7 +64,7 @@ impl ModeTracker {
     /// Takes output of the program, in pieces of any size.
     pub fn handle_output(&mut self, bytes: &[u8]) {
         self.boundary = self.boundary.after(bytes);
-        for part in character_end_apart(bytes) {
+        for part in character_end_apart(self.limit.parsed(bytes)) {
             self.parser.advance(&mut self.modes, part);
         }
     }

@@ -126,7 +126,8 @@ impl Restoration {
         let cell = screen.cell(position)?;
         let is_last =
             last.is_none_or(|last| cell.c == last || cell.zerowidth().is_some_and(|marks| marks.last() == Some(&last)));
-        let is_simple = !touches_row_above(position, screen);
+        // A cell that is written again is not the end of a line that goes on any more.
+        let is_simple = !touches_row_above(position, screen) && !cell.flags.contains(Flags::WRAPLINE);
         let is_possible = is_last && is_simple && screen.is_row_certain(cursor.row) && cell.hyperlink().is_none();
         is_possible.then_some(Self::Print(position))
     }

@@ -315,3 +315,13 @@ fn a_flood_on_the_alternate_screen_is_followed_by_its_modes() {
     assert!(screen.is_alternate() && !screen.is_cursor_visible());
     assert!((0..4).any(|row| screen.row_text(row).contains('\u{2500}')));
 }
+
+#[test]
+fn a_line_that_goes_on_keeps_its_end() {
+    let mut terminal = Terminal::small();
+    terminal.output(&[b'x'; 40]);
+    // The first row, which goes on in the next, is now below the cursor, where a wrap is pending.
+    terminal.output(b"\x1b[T");
+    assert!(terminal.shown.is_wrap_pending());
+    assert_eq!(terminal.link_line(Some("line")), b"");
+}

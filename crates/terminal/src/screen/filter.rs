@@ -158,10 +158,20 @@ impl<'a> Filter<'a> {
             let row = self.row();
             self.doubts.row(row);
         }
-        if self.is_pending() {
+        // With no character before it, a mark is dropped, kept or put on a blank.
+        let before = self.column().checked_sub(1);
+        let line = self.term.grid().cursor.point.line;
+        let is_on_blank = before.is_none_or(|column| self.term.grid()[line][Column(column)].c == ' ');
+        if self.is_pending() || (is_on_blank && !self.is_behind_wide()) {
             let row = self.row();
             self.doubts.row(row);
         }
+    }
+
+    /// Whether the cursor is behind a wide character.
+    fn is_behind_wide(&self) -> bool {
+        let before = self.column().checked_sub(1);
+        before.is_some_and(|column| self.flags_at(self.row(), column).contains(Flags::WIDE_CHAR_SPACER))
     }
 
     fn before_print(&mut self, character: char, width: usize) {

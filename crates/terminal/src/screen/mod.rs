@@ -14,7 +14,7 @@ pub use alacritty_terminal::term::cell::Cell;
 use alacritty_terminal::term::{Config, TermMode};
 use alacritty_terminal::vte::ansi::{Processor, Timeout};
 
-use crate::boundary::character_end_apart;
+use crate::boundary::{StringLimit, character_end_apart};
 use doubt::Doubts;
 use filter::Filter;
 
@@ -44,6 +44,7 @@ pub struct Position {
 pub struct Screen {
     term: Term<VoidListener>,
     processor: Processor<NotHeldBack>,
+    limit: StringLimit,
     doubts: Doubts,
     columns: u16,
     rows: u16,
@@ -102,6 +103,7 @@ impl Screen {
         Self {
             term: Term::new(config, &Size::new(columns, rows), VoidListener),
             processor: Processor::new(),
+            limit: StringLimit::default(),
             doubts: Doubts::new(rows.max(1).into()),
             columns,
             rows,
@@ -111,7 +113,7 @@ impl Screen {
     /// Takes output, in pieces of any size.
     pub fn handle_output(&mut self, bytes: &[u8]) {
         let mut filter = Filter::new(&mut self.term, &mut self.doubts);
-        for part in character_end_apart(bytes) {
+        for part in character_end_apart(self.limit.parsed(bytes)) {
             self.processor.advance(&mut filter, part);
         }
     }

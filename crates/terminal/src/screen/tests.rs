@@ -106,6 +106,8 @@ fn cases_where_terminals_differ_bring_doubt() {
         ("a wide character over half of another", "a漢\r漢".to_owned()),
         ("a part of wide characters erased", "漢漢\x1b[1;2H\x1b[K".to_owned()),
         ("wide characters moved", "漢漢\r\x1b[@".to_owned()),
+        ("a mark on nothing", "\u{301}".to_owned()),
+        ("a mark on a blank", "a \u{301}".to_owned()),
         ("no autowrap", format!("\x1b[?7l{full}xx\r")),
         ("origin mode", "\x1b[?6h\x1b[2;2H".to_owned()),
     ] {
