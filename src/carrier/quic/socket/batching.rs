@@ -8,7 +8,7 @@
 //! once, polls the socket. If batches do not arrive on a path, each packet is sent by a call of its
 //! own.
 
-use crate::carrier::quic::gso;
+use crate::carrier::quic::gso::{self, GsoPoller};
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use std::io::{self, IoSliceMut};
@@ -177,7 +177,7 @@ impl BatchingSocket {
 
 impl AsyncUdpSocket for BatchingSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Arc::clone(&self.socket).create_io_poller()
+        Box::pin(GsoPoller::new(Arc::clone(&self.socket).create_io_poller()))
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {

@@ -1,6 +1,7 @@
 use super::batching::{BatchingSocket, SEGMENTS_PER_TRANSMIT};
 use super::{PolledSocket, bind};
-use crate::carrier::quic::gso;
+use crate::carrier::quic::{EndpointSecrets, MtuCap, NO_NAME, QuicLimits, config, gso};
+use crate::identity::raw_key::{ServerKey, TlsKey};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use std::future::poll_fn;
@@ -11,9 +12,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const PACKET: usize = 1000;
+
+/// Bytes that a connection of the test with quinn transfers in each direction.
+const BULK: usize = 1 << 20;
+
+const CONNECTIONS: usize = 4;
 
 /// One call of the socket: destination port, and all bytes.
 type Sent = (u16, Vec<u8>);
@@ -206,6 +213,149 @@ fn packets_that_may_not_be_batched_are_sent_singly_after_the_pending_batch() {
     // The permission covers one transmit only.
     let other = fixture.send(9, 3, 2 * PACKET);
     assert_eq!(fixture.socket.sent(), [(9, other)]);
+}
+
+#[test]
+fn permission_of_a_transmit_that_waits_stays_with_its_connection() {
+    let fixture = Fixture::new();
+    let poller = || Arc::clone(&fixture.batching).create_io_poller();
+    let (mut slow, mut other) = (poller(), poller());
+    let waker = Waker::from(fixture.woken.clone());
+    let mut cx = Context::from_waker(&waker);
+    let len = 3 * PACKET;
+    fixture.socket.is_full.store(true, Ordering::Relaxed);
+    gso::set_allowed(len as u64, false);
+    assert!(slow.as_mut().poll_writable(&mut cx).is_pending());
+    assert!(slow.as_mut().poll_writable(&mut cx).is_pending());
+    fixture.socket.is_full.store(false, Ordering::Relaxed);
+    // Another connection sends a transmit of the same length, which may be batched.
+    gso::set_allowed(len as u64, true);
+    assert!(other.as_mut().poll_writable(&mut cx).is_ready());
+    let batch = fixture.send(9, 1, len);
+    assert_eq!(fixture.socket.sent(), [(9, batch)]);
+    assert!(slow.as_mut().poll_writable(&mut cx).is_ready());
+    // If the socket is full nevertheless, quinn polls once more.
+    fixture.socket.is_full.store(true, Ordering::Relaxed);
+    assert!(!fixture.takes(9, len));
+    fixture.socket.is_full.store(false, Ordering::Relaxed);
+    assert!(slow.as_mut().poll_writable(&mut cx).is_ready());
+    let alone = fixture.send(9, 2, len);
+    let singles: Vec<Sent> = alone.chunks(PACKET).map(|packet| (9, packet.to_vec())).collect();
+    assert_eq!(fixture.socket.sent(), singles);
+}
+
+/// A real socket that checks what [`gso`] relies on.
+#[derive(Debug)]
+struct CheckingSocket {
+    batching: Arc<dyn AsyncUdpSocket>,
+    batches: Arc<AtomicUsize>,
+}
+
+impl AsyncUdpSocket for CheckingSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Arc::clone(&self.batching).create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if transmit.segment_size.is_some() {
+            assert_eq!(
+                gso::next_length(),
+                Some(transmit.contents.len() as u64),
+                "the permission is for this transmit"
+            );
+            let count = self.batches.fetch_add(1, Ordering::Relaxed);
+            if count.is_multiple_of(3) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+        self.batching.try_send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.batching.poll_recv(cx, buffers, meta)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.batching.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.batching.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.batching.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.batching.may_fragment()
+    }
+}
+
+#[tokio::test]
+async fn quinn_informs_the_controller_of_every_batch_just_before_it_sends_it() {
+    let (key, batches) = (TlsKey::generate(), Arc::<AtomicUsize>::default());
+    let local = (Ipv4Addr::LOCALHOST, 0).into();
+    let checking = |server| {
+        let socket = CheckingSocket {
+            batching: BatchingSocket::new(PolledSocket::new(bind(local).unwrap()).unwrap()),
+            batches: Arc::clone(&batches),
+        };
+        let runtime = Arc::new(quinn::TokioRuntime);
+        quinn::Endpoint::new_with_abstract_socket(config::client_endpoint(), server, Arc::new(socket), runtime).unwrap()
+    };
+    let secrets = EndpointSecrets::new([1; 32]).of_listener(local);
+    let server = checking(Some(config::server(&key, &secrets, &QuicLimits::default()).unwrap()));
+    let client = checking(None);
+    let to = server.local_addr().unwrap();
+    // They send on the same threads.
+    let server_side = async {
+        let mut all = JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let connection = server.accept().await.unwrap().await.unwrap();
+            all.spawn(async move {
+                let (up, down) = connection.accept_bi().await.unwrap();
+                exchange(up, down).await;
+                connection.closed().await;
+            });
+        }
+        all.join_all().await;
+    };
+    let client_side = async {
+        let mut all = JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let config = config::client(&key, ServerKey::Any, MtuCap::default()).unwrap();
+            let connection = client.connect_with(config, to, NO_NAME).unwrap().await.unwrap();
+            all.spawn(async move {
+                let (up, down) = connection.open_bi().await.unwrap();
+                exchange(up, down).await;
+                connection.close(0u32.into(), b"");
+            });
+        }
+        all.join_all().await;
+    };
+    timeout(Duration::from_secs(60), async {
+        tokio::join!(client_side, server_side)
+    })
+    .await
+    .expect("the transfers end");
+    assert!(batches.load(Ordering::Relaxed) > 100, "too few batches for a result");
+}
+
+/// Transfers [`BULK`] bytes in each direction.
+async fn exchange(mut up: quinn::SendStream, mut down: quinn::RecvStream) {
+    let sent = async {
+        up.write_all(&vec![7; BULK]).await.unwrap();
+        up.finish().unwrap();
+        up.stopped().await.unwrap();
+    };
+    let ((), received) = tokio::join!(sent, down.read_to_end(BULK));
+    assert_eq!(received.unwrap().len(), BULK);
 }
 
 #[test]
