@@ -95,10 +95,18 @@ fn a_server_half_that_knows_no_questions_about_keys_is_offered_all_signed_keys()
     assert_eq!(serve.logged("event=\"opened\""), 1, "{}", serve.log());
     // That is why there are questions: bowline signs with each, and then ssh with the one.
     assert_eq!(agent.asked().len(), keys.len() + 1, "{:?}", agent.asked());
-    run(&mut ssh.check(&[]), LIMIT).expect_code(0);
-    // A client that does not know yet which key is accepted asks, and says what refuses the question.
-    let unknown = run(&mut by_agent(&sshd, &serve, &agent).check(&[]), LIMIT).out();
-    assert!(unknown.contains("does not know this client's probes"), "{unknown}");
+    let known = run(&mut ssh.check(&[]), LIMIT).expect_code(0).out();
+    assert!(!known.contains("every key signs"), "{known}");
+    // A client that does not know yet which key is accepted asks first, and goes on as `bowline proxy` does.
+    let asked = agent.asked().len();
+    let unknown = run(&mut by_agent(&sshd, &serve, &agent).check(&[]), LIMIT);
+    let unknown = unknown.expect_code(0).out();
+    assert!(unknown.contains("works: SSH-2.0"), "{unknown}");
+    assert!(
+        unknown.contains("note: this server half is an older version"),
+        "{unknown}"
+    );
+    assert_eq!(agent.asked().len() - asked, keys.len(), "{:?}", agent.asked());
 }
 
 #[test]

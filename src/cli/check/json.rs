@@ -9,7 +9,7 @@
 //! obstacle     null, or why ssh cannot use the paths: {message, hint}
 //! problem      null, or why there are no paths: {diagnosis, message}
 //! paths        [{path, kind, address, relay, handshake_ms, banner_ms, mtu, diagnosis, message, detail, hint,
-//!                banner, banner_age_ms, server, known_host}], as they would be dialed
+//!                banner, banner_age_ms, server, known_host, all_keys_sign}], as they would be dialed
 //! unresolved_relays  relays whose names cannot be resolved, with the reason
 //! keys         the user's keys that were tried or left out, in words, if none was accepted on some path
 //! asked_sshd   where sshd itself was connected to, without a login, because no path works: addresses with ports
@@ -87,6 +87,7 @@ fn path(checked: &CheckedPath, is_there: bool) -> Value {
         "banner_age_ms": answer.map(|answer| answer.banner_age),
         "server": answer.map(|answer| answer.software.as_str()),
         "known_host": !checked.is_unknown_host,
+        "all_keys_sign": checked.all_keys_sign,
     })
 }
 

@@ -31,24 +31,7 @@ pub(super) fn write(report: &Report<'_>, width: Option<usize>) -> String {
         line(&mut text, &hanging_indent("key: ", key, width));
     }
     advice(&mut text, paths, width);
-    if let Some(way) = other_way(report.ssh) {
-        let what = format!(
-            "plain ssh does not use bowline for {} ({way}); `bowline ssh` does, and `bowline setup` configures \
-             ssh to do so",
-            report.host
-        );
-        line(&mut text, "");
-        line(&mut text, &hanging_indent("note: ", &what, width));
-    }
-    if !report.not_given.is_empty() {
-        let what = format!(
-            "this check was not given {}, which ssh's ProxyCommand has: pass the same to check, or put it into \
-             bowline.toml",
-            report.not_given.join(", ")
-        );
-        line(&mut text, "");
-        line(&mut text, &hanging_indent("note: ", &what, width));
-    }
+    notes(&mut text, report, paths, width);
     if let Some(obstacle) = &report.obstacle {
         line(&mut text, "");
         line(
@@ -72,6 +55,32 @@ pub(super) fn write(report: &Report<'_>, width: Option<usize>) -> String {
     }
     limits(&mut text, report, paths, width);
     text
+}
+
+/// What a path that works, or may work, does not show.
+fn notes(text: &mut String, report: &Report<'_>, paths: &[CheckedPath], width: Option<usize>) {
+    if let Some(way) = other_way(report.ssh) {
+        let what = format!(
+            "plain ssh does not use bowline for {} ({way}); `bowline ssh` does, and `bowline setup` configures \
+             ssh to do so",
+            report.host
+        );
+        line(text, "");
+        line(text, &hanging_indent("note: ", &what, width));
+    }
+    if paths.iter().any(|path| path.all_keys_sign) {
+        line(text, "");
+        line(text, &hanging_indent("note: ", words::ALL_KEYS_SIGN, width));
+    }
+    if !report.not_given.is_empty() {
+        let what = format!(
+            "this check was not given {}, which ssh's ProxyCommand has: pass the same to check, or put it into \
+             bowline.toml",
+            report.not_given.join(", ")
+        );
+        line(text, "");
+        line(text, &hanging_indent("note: ", &what, width));
+    }
 }
 
 /// What ssh will do about a host that bowline cannot tell from another.

@@ -4,6 +4,11 @@ use crate::carrier::Path;
 use crate::cli::report::forget_command;
 use crate::client::check::{CheckedPath, Diagnosis};
 
+/// What follows if a server half does not support key queries.
+pub(super) const ALL_KEYS_SIGN: &str = "this server half is an older version and cannot say which key it would accept, so \
+                                        every key signs: an agent that asks for confirmation asks once for each key; \
+                                        install the same version of bowline there";
+
 /// What a diagnosis means, in one line; without the cause that was seen ([`CheckedPath::detail`]).
 pub(super) fn meaning(diagnosis: Diagnosis) -> &'static str {
     match diagnosis {

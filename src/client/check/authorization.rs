@@ -4,7 +4,7 @@
 //! result for the same server half.
 
 use super::super::ClientConfig;
-use super::super::handshake::{AnswerDeadlines, NoAnswer, keep_waiting, request};
+use super::super::handshake::{AnswerDeadlines, NoAnswer, answer_timeout, keep_waiting, request};
 use super::super::key_query::{KeyAnswer, query_keys};
 use super::probe::ProbeFailure;
 use crate::carrier::{Carrier, CarrierError};
@@ -15,7 +15,7 @@ use crate::wire::{
 };
 use bytes::Bytes;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -28,6 +28,8 @@ pub(super) struct Authorizer {
     client: Arc<ClientConfig>,
     /// One entry per server half, identified by its TLS key. Locked by the path that tries the keys.
     tried: Mutex<Vec<(Vec<u8>, KeysTried)>>,
+    /// Server halves that do not support key queries. There all keys sign.
+    without_queries: std::sync::Mutex<Vec<Vec<u8>>>,
     /// Signing may ask the user: one signature at a time.
     signing: Mutex<()>,
 }
@@ -62,6 +64,8 @@ impl Deadline {
         AnswerDeadlines {
             answer: self.begun + client.answer_timeout + self.user,
             room: self.at,
+            // The time of a check is short anyway.
+            silence: answer_timeout(Duration::ZERO),
         }
     }
 }
@@ -71,8 +75,19 @@ impl Authorizer {
         Authorizer {
             client,
             tried: Mutex::default(),
+            without_queries: std::sync::Mutex::default(),
             signing: Mutex::default(),
         }
+    }
+
+    /// Whether all keys sign for the server half with this TLS key, because it does not support key queries.
+    pub(super) fn all_keys_sign(&self, server: &[u8]) -> bool {
+        self.without_queries().iter().any(|key| key == server)
+    }
+
+    fn without_queries(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        // Keys are only added: a panic elsewhere cannot have left one half written.
+        self.without_queries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Probes on `carrier`; `spki` is the client's TLS key.
@@ -179,7 +194,10 @@ impl CarrierProbe<'_> {
     /// The signatures of a round, after a key query if the round needs one; `None` if there are no more rounds.
     async fn offer(&mut self, round: usize) -> Result<Option<Vec<Authorization>>, ProbeFailure> {
         let credentials = Arc::clone(&self.authorizer.client.credentials);
-        let keys = credentials.keys_to_query(round);
+        let keys = match self.authorizer.all_keys_sign(&self.carrier.info().peer_key) {
+            true => Vec::new(),
+            false => credentials.keys_to_query(round),
+        };
         if keys.is_empty() {
             let message = self.message.clone();
             return Ok(self.sign(credentials.sign(round, &message)).await);
@@ -219,7 +237,12 @@ impl CarrierProbe<'_> {
             Ok(KeyAnswer::Refused(refusal)) if refusal.code == RefusalCode::NotAuthorized => {
                 Err(ProbeFailure::NotAuthorized(refusal))
             }
-            Ok(KeyAnswer::Refused(refusal) | KeyAnswer::Unsupported(refusal)) => Err(ProbeFailure::Refused(refusal)),
+            Ok(KeyAnswer::Refused(refusal)) => Err(ProbeFailure::Refused(refusal)),
+            Ok(KeyAnswer::Unsupported(refusal)) => {
+                let server = self.carrier.info().peer_key.to_vec();
+                self.authorizer.without_queries().push(server);
+                Err(ProbeFailure::NoKeyQueries(refusal))
+            }
         }
     }
 

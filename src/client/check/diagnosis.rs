@@ -165,6 +165,7 @@ impl Evidence<'_> {
             Err(ProbeFailure::Lost(_) | ProbeFailure::Fault) => Diagnosis::Broken,
             Err(ProbeFailure::Untrusted(_)) => Diagnosis::WrongKey,
             Err(ProbeFailure::NotAuthorized(_)) => Diagnosis::KeyRefused,
+            Err(ProbeFailure::NoKeyQueries(_)) => Diagnosis::OtherVersion,
             Err(ProbeFailure::Refused(refusal)) => match refusal.code {
                 RefusalCode::UpstreamDown => Diagnosis::SshdDown,
                 RefusalCode::UpstreamUnfit => Diagnosis::SshdUnfit,
@@ -338,6 +339,7 @@ mod tests {
             handshake: None,
             banner: None,
             mtu: None,
+            all_keys_sign: false,
             outcome: Err(failure),
             unacked: None,
             small_mtu: None,

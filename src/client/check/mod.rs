@@ -45,6 +45,8 @@ pub struct CheckedPath {
     pub banner: Option<Duration>,
     /// Largest UDP payload that QUIC has found to work so far.
     pub mtu: Option<u16>,
+    /// Whether all keys have signed, because the server half cannot be asked which one it would accept.
+    pub all_keys_sign: bool,
     /// Whether the path works, and if not, the likely cause.
     pub diagnosis: Diagnosis,
     /// The error message that was received.

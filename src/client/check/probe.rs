@@ -48,6 +48,8 @@ pub(super) struct ProbeResult {
     pub(super) handshake: Option<Duration>,
     pub(super) banner: Option<Duration>,
     pub(super) mtu: Option<u16>,
+    /// All keys have signed, because the server half does not support key queries.
+    pub(super) all_keys_sign: bool,
     pub(super) outcome: Result<Probed, ProbeFailure>,
     /// For TCP: the connection was established; the number of segments never acknowledged.
     pub(super) unacked: Option<u32>,
@@ -70,6 +72,8 @@ pub(super) enum ProbeFailure {
     Untrusted(Box<dyn Error + Send + Sync>),
     /// None of the keys was accepted.
     NotAuthorized(Refusal),
+    /// The server half does not support key queries, and has closed the carrier.
+    NoKeyQueries(Refusal),
     /// The server half refused for another reason.
     Refused(Refusal),
     /// The answer was invalid.
@@ -103,6 +107,9 @@ impl PathProbe {
         let mut deadline = Deadline::new(&self.client);
         let mut result = loop {
             let result = self.attempt(&mut deadline).await;
+            if result.lacks_key_queries() && clock::now() < deadline.at {
+                continue;
+            }
             let pause = RETRY_DELAY.mul_f64(1.0 + f64::from(super::super::opening::random::<1>()[0]) / 256.0);
             if !result.should_retry() || clock::now() + 2 * pause > deadline.at {
                 break result;
@@ -127,6 +134,7 @@ impl PathProbe {
             handshake: None,
             banner: None,
             mtu: None,
+            all_keys_sign: false,
             outcome: Err(ProbeFailure::Silent),
             unacked: None,
             small_mtu: None,
@@ -137,6 +145,7 @@ impl PathProbe {
                 result.outcome = match self.verify_and_probe(dialed, deadline).await {
                     Ok((mut carrier, probed)) => {
                         result.banner = Some(since(deadline));
+                        result.all_keys_sign = self.authorizer.all_keys_sign(&carrier.info().peer_key);
                         result.mtu = search_mtu(&mut carrier, deadline.at).await;
                         carrier.finish(CloseReason::Done).await;
                         Ok(probed)
@@ -226,10 +235,16 @@ impl ProbeResult {
             handshake: None,
             banner: None,
             mtu: None,
+            all_keys_sign: false,
             outcome: Err(ProbeFailure::Fault),
             unacked: None,
             small_mtu: None,
         }
+    }
+
+    /// Whether the path is to be tried again without a question about keys.
+    fn lacks_key_queries(&self) -> bool {
+        matches!(&self.outcome, Err(ProbeFailure::NoKeyQueries(_)))
     }
 
     /// Whether the server half asked to retry later.
@@ -251,6 +266,7 @@ impl ProbeResult {
             handshake: self.handshake,
             banner: self.banner,
             mtu: self.mtu,
+            all_keys_sign: self.all_keys_sign,
             diagnosis,
             detail,
             answer,
@@ -282,7 +298,9 @@ impl ProbeFailure {
             ProbeFailure::Dial(error) => error,
             ProbeFailure::Lost(error) => error,
             ProbeFailure::Untrusted(error) => &**error,
-            ProbeFailure::NotAuthorized(refusal) | ProbeFailure::Refused(refusal) => {
+            ProbeFailure::NotAuthorized(refusal)
+            | ProbeFailure::NoKeyQueries(refusal)
+            | ProbeFailure::Refused(refusal) => {
                 return Some(refusal.message.clone());
             }
             ProbeFailure::Protocol(error) => error,
