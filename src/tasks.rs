@@ -58,6 +58,12 @@ impl Tasks {
         });
     }
 
+    /// Whether all tasks have ended.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tracker.is_empty()
+    }
+
     /// Asks every task to stop, waits up to `grace`, then drops the rest.
     ///
     /// Returns how many tasks were dropped.

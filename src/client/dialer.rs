@@ -7,6 +7,7 @@ use crate::carrier::quic::{MtuCap, QuicDialer};
 use crate::carrier::stream::{self, CommandError, CommandLine};
 use crate::carrier::via::{self, RelayAddress, RelayConnectRequest, RelayTransport, RelayWindow, ViaStream};
 use crate::carrier::{DialError, Dialed, Path, WithoutStats, tls};
+use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::wire::KeyDigest;
 use russh::keys::ssh_key::Fingerprint;
@@ -194,21 +195,25 @@ impl RelayTarget {
 
 /// Races `paths`; the first `concurrent` of them start at once. The other attempts are aborted when one wins.
 ///
-/// `None` if all paths failed. `failed` gets the reason for each failed path, also if the caller drops the future.
+/// Also returns how long the winner's handshake took. `None` if all paths failed. `failed` gets the reason for each failed path, also if the caller drops the future.
 pub(super) async fn race(
     dialer: &mut Dialer,
     paths: &[Path],
     concurrent: usize,
     accept: &ServerKey,
     failed: &mut Vec<Failed>,
-) -> Option<(Dialed, Path)> {
+) -> Option<(Dialed, Path, Duration)> {
     let mut waiting = paths.iter();
     let mut running = JoinSet::new();
     loop {
         if let Some(path) = waiting.next() {
             let dialing = dialer.dial(path, accept.clone());
             let path = path.clone();
-            running.spawn(async move { (with_icmp(&path, dialing).await, path) });
+            let begun = clock::now();
+            running.spawn(async move {
+                let dialed = with_icmp(&path, dialing).await;
+                (dialed, path, clock::now().saturating_duration_since(begun))
+            });
         } else if running.is_empty() {
             return None;
         }
@@ -217,8 +222,8 @@ pub(super) async fn race(
         }
         tokio::select! {
             Some(finished) = running.join_next() => match finished {
-                Ok((Ok(dialed), path)) => return Some((dialed, path)),
-                Ok((Err(error), path)) => failed.push(Failed { path, error: AttemptError::Dial(error) }),
+                Ok((Ok(dialed), path, took)) => return Some((dialed, path, took)),
+                Ok((Err(error), path, _)) => failed.push(Failed { path, error: AttemptError::Dial(error) }),
                 // Dials are aborted only when the race ends.
                 Err(_) => {}
             },

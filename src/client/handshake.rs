@@ -13,6 +13,9 @@ use tokio::time::{timeout, timeout_at};
 /// Longest silence of a server half after an open or a probe. While it is asking sshd it sends `Asking` every second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The same for a server half whose handshake took longer than that. Server halves limit handshakes to this.
+const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// For reading an answer that has arrived.
 const READ_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -51,6 +54,14 @@ pub(super) struct AnswerDeadlines {
     pub(super) answer: Instant,
     /// While sshd has no room for another login.
     pub(super) room: Instant,
+    /// Longest silence of the server half, from [`answer_timeout`].
+    pub(super) silence: Duration,
+}
+
+/// Longest silence of a server half whose handshake took this time. If many clients keep it busy, its answers take as long as
+/// its handshakes; a client that leaves and dials again would only add to that.
+pub(super) fn answer_timeout(handshake: Duration) -> Duration {
+    handshake.clamp(ANSWER_TIMEOUT, MAX_ANSWER_TIMEOUT)
 }
 
 /// Sends a hello and reads the answer. Waits until `deadlines` while the server half is asking sshd. Also returns how
@@ -69,7 +80,7 @@ pub(super) async fn request(
             }
             Ok::<_, CarrierError>(Answer::decode(carrier.read_message().await?)?)
         };
-        let silence = clock::now() + ANSWER_TIMEOUT;
+        let silence = clock::now() + deadlines.silence;
         let end = if why.is_empty() {
             deadlines.answer
         } else {
@@ -111,5 +122,16 @@ pub(super) fn busy_refusal(error: &CarrierError) -> Refusal {
     Refusal {
         code: RefusalCode::RetryLater,
         message: PeerText::new(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_half_that_was_slow_already_is_waited_for_as_long_again() {
+        let times = [0, 2, 7, 30].map(Duration::from_secs);
+        assert_eq!(times.map(|took| answer_timeout(took).as_secs()), [3, 3, 7, 10]);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::dialer::{Dialer, race};
 use super::failures::{AttemptError, Failed, Failures};
-use super::handshake::{AnswerDeadlines, NoAnswer, busy_refusal, keep_waiting, request};
+use super::handshake::{AnswerDeadlines, NoAnswer, answer_timeout, busy_refusal, keep_waiting, request};
 use super::key_query::{self, KeyAnswer};
 use super::paths::{LookupContext, Paths, ResolveError};
 use super::{ClientConfig, Control, EarlyData, OpenSession};
@@ -153,6 +153,8 @@ struct Deadline {
     heard: Option<Instant>,
     /// When an answer arrived.
     answered: Option<Instant>,
+    /// How long the last handshake took.
+    handshake: Duration,
 }
 
 impl Deadline {
@@ -164,6 +166,7 @@ impl Deadline {
             silence: config.connect_timeout,
             heard: None,
             answered: None,
+            handshake: Duration::ZERO,
         }
     }
 
@@ -190,6 +193,7 @@ impl Deadline {
         AnswerDeadlines {
             answer: self.answer_by,
             room: self.answer_by,
+            silence: answer_timeout(self.handshake),
         }
     }
 
@@ -347,7 +351,10 @@ impl Opener {
             self.deadline.handle_heard();
         }
         match won {
-            Ok(Some(won)) => Ok(won),
+            Ok(Some((dialed, path, took))) => {
+                self.deadline.handshake = took;
+                Ok((dialed, path))
+            }
             // Every path failed with a definite error, so waiting cannot help.
             Ok(None) if failed.iter().all(Failed::is_definite) => Err(self.no_path(failed).into()),
             Ok(None) | Err(_) => Err(AttemptFailure::Again {
@@ -642,6 +649,7 @@ mod tests {
             silence: 10 * second,
             heard: None,
             answered: None,
+            handshake: Duration::ZERO,
         };
         assert_eq!(deadline.end(), deadline.at);
         for (heard, end) in [(0, 10), (9, 19), (35, 40)] {

@@ -40,7 +40,7 @@ pub async fn reap(paths: &[Path], server_key: &[u8], session: SessionId, token: 
         let (key, accept) = (Arc::new(TlsKey::generate()), ServerKey::Exactly(server_key.to_vec()));
         let (mut dialer, mut failed) = (Dialer::new(key, MtuCap::default()), Vec::new());
         let won = race(&mut dialer, paths, 1, &accept, &mut failed).await;
-        let (dialed, _) = won.ok_or(ReapError::NoPath(failed))?;
+        let (dialed, ..) = won.ok_or(ReapError::NoPath(failed))?;
         let (carrier, answer) = dialed.ask(&Hello::Reap(Reap { session, token })).await?;
         carrier.finish(CloseReason::Done).await;
         if answer == Answer::Reaped {

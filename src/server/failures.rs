@@ -28,6 +28,15 @@ pub(super) struct TooManyFailed {
     pub(super) retry_after: Duration,
 }
 
+/// An attempt cannot be counted as undecided now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotNow {
+    /// The failures are used up.
+    Failed(TooManyFailed),
+    /// Undecided attempts take the rest. Once one of them does not fail, there is room for another.
+    Undecided,
+}
+
 /// Failures by network.
 #[derive(Debug)]
 pub(super) struct Failures {
@@ -45,6 +54,8 @@ struct Networks {
 #[derive(Debug)]
 struct Count {
     failures: u32,
+    /// Attempts that may still become failures.
+    undecided: u32,
     /// `failures` is as of this time; after each `refill` one is forgiven.
     since: Instant,
 }
@@ -86,6 +97,41 @@ impl Failures {
         }
     }
 
+    /// Counts an attempt of `source` as undecided: together with the failures there are never more of them than failures
+    /// are allowed.
+    ///
+    /// # Errors
+    /// `NotNow`.
+    pub(super) fn begin(&self, source: IpAddr, now: Instant) -> Result<(), NotNow> {
+        self.check(source, now).map_err(NotNow::Failed)?;
+        let mut table = self.lock();
+        let is_full = |(network, factor)| {
+            let count = table.networks.get(&network);
+            count.is_some_and(|count| count.failures + count.undecided >= self.budget.times(factor).burst)
+        };
+        if networks(source).into_iter().any(is_full) {
+            return Err(NotNow::Undecided);
+        }
+        for (network, _) in networks(source) {
+            table.count(network, now).undecided += 1;
+        }
+        Ok(())
+    }
+
+    /// An attempt that was counted as undecided has ended.
+    pub(super) fn end(&self, source: IpAddr, has_failed: bool, now: Instant) {
+        let mut table = self.lock();
+        for (network, _) in networks(source) {
+            if let Some(count) = table.networks.get_mut(&network) {
+                count.undecided = count.undecided.saturating_sub(1);
+            }
+        }
+        drop(table);
+        if has_failed {
+            self.count(source, now);
+        }
+    }
+
     /// Takes back one failure of `source`.
     pub(super) fn take_back(&self, source: IpAddr) {
         let mut table = self.lock();
@@ -122,6 +168,7 @@ impl Networks {
         }
         self.networks.entry(network).or_insert(Count {
             failures: 0,
+            undecided: 0,
             since: now,
         })
     }
@@ -185,6 +232,25 @@ mod tests {
         failures.count(stranger, later);
         assert!(failures.check(stranger, later).is_err());
         assert!(failures.check(stranger, start + BUDGET.refill * 100).is_ok());
+    }
+
+    #[test]
+    fn undecided_attempts_take_room_until_they_end_and_count_if_they_fail() {
+        let (failures, now) = (Failures::new(BUDGET), clock::now());
+        let source = address("192.0.2.1");
+        failures.count(source, now);
+        assert_eq!(
+            [(); 3].map(|()| failures.begin(source, now)),
+            [Ok(()), Ok(()), Err(NotNow::Undecided)]
+        );
+        assert!(failures.check(source, now).is_ok(), "none of them has failed yet");
+        failures.end(source, false, now);
+        assert_eq!(failures.begin(source, now), Ok(()));
+        failures.end(source, true, now);
+        failures.end(source, true, now);
+        let refused = failures.check(source, now).unwrap_err();
+        assert_eq!(failures.begin(source, now), Err(NotNow::Failed(refused)));
+        assert_eq!(failures.begin(source, now + BUDGET.refill), Ok(()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Handles a new carrier until its session is known: handshake, hello, answer.
 
 use super::ask_sshd::Proof;
-use super::authority::{Account, Authority, Greeting, OpenCheck, OpenObstacle, chain, refusal};
+use super::authority::{Account, Authority, Greeting, KeyGrant, OpenCheck, OpenObstacle, chain, refusal};
 use super::connect_sshd::{Client, ConnectSshd};
 use super::prober::Prober;
 use super::registry::Registry;
@@ -326,7 +326,9 @@ impl Acceptor {
             return Ok(None);
         }
         let source = client.remote.ip();
-        let unsigned = self.verifier.allow_unsigned(source);
+        // It must not wait for itself: a question before this one has not led to a signature.
+        drop(pending_key.take());
+        let unsigned = self.verifier.allow_unsigned(source).await;
         let unsigned = unsigned.map_err(|error| refusal(RefusalCode::RetryLater, chain(&error)))?;
         let mut keys = Vec::new();
         for blob in &query.keys {
@@ -343,9 +345,9 @@ impl Acceptor {
             .await;
         // Whoever refused has counted the failure already.
         let grant = match grant {
-            Ok(grant) => grant,
+            Ok(grant) => self.heard(grant),
             Err(refused) => {
-                unsigned.take_back();
+                unsigned.handle_refused();
                 return Err(refused);
             }
         };
@@ -437,7 +439,7 @@ impl Acceptor {
         if let [key] = &keys[..]
             && let Some(asked) = pending_key.take_if(|asked| *asked.user == *user && asked.key == key.blob)
         {
-            asked.unsigned.take_back();
+            asked.unsigned.handle_signed();
             self.authority.handle_signed(client);
             return Ok(OpenGrant {
                 account: asked.account,
@@ -445,7 +447,7 @@ impl Acceptor {
                 greeting: asked.greeting,
             });
         }
-        let grant = self.authority.authorize(user, &keys, client, Proof::Signed).await?;
+        let grant = self.heard(self.authority.authorize(user, &keys, client, Proof::Signed).await?);
         // Keys of unsupported types were left out above: the index must be that of the authorization.
         let blob = grant.key.map(|index| &keys[index].blob);
         Ok(OpenGrant {
@@ -453,6 +455,14 @@ impl Acceptor {
             key: blob.and_then(|blob| position(authorizations, blob)),
             greeting: grant.greeting,
         })
+    }
+
+    /// sshd may have greeted when it was asked: then sessions wait for its greeting too.
+    fn heard(&self, grant: KeyGrant) -> KeyGrant {
+        if grant.greeting.is_some() {
+            self.registry.handle_greeted();
+        }
+        grant
     }
 
     /// Called before sshd is asked, because some obstacles concern the question itself. The answer is the same for

@@ -173,6 +173,11 @@ impl Registry {
         self.upstream.why_full(source)
     }
 
+    /// sshd has greeted when it was asked about a key.
+    pub(super) fn handle_greeted(&self) {
+        self.upstream.handle_greeted();
+    }
+
     /// Waits until a session that an `Open` created is connected to sshd.
     pub(super) async fn connected(&self, session: SessionId, key: &[u8]) -> Result<(), Refusal> {
         let entry = self.owned(session, key).ok_or_else(|| self.gone(session, key))?;

@@ -48,7 +48,7 @@ pub(super) struct Upstream {
     dropped: Arc<DroppedClients>,
     /// When a greeting did not come in time.
     ungreeted: Mutex<Option<Instant>>,
-    /// It has greeted a session.
+    /// It has greeted a session or a question.
     has_greeted: AtomicBool,
     startups: Startups,
 }
@@ -71,6 +71,12 @@ impl Upstream {
     /// Why sessions of clients at `source` wait for room in sshd, if any does.
     pub(super) fn why_full(&self, source: IpAddr) -> Option<PeerText> {
         self.startups.why(source)
+    }
+
+    /// The target has greeted: from now on sessions wait longer for its greeting.
+    pub(super) fn handle_greeted(&self) {
+        self.has_greeted.store(true, Relaxed);
+        *self.ungreeted() = None;
     }
 
     /// The sshd that sessions are connected to.
@@ -135,20 +141,19 @@ impl Upstream {
         if self.is_ungreeted(clock::now()) {
             return None;
         }
-        let has_greeted = self.has_greeted.load(Relaxed);
-        let limit = if has_greeted {
+        let limit = if self.has_greeted.load(Relaxed) {
             SLOW_GREETING_TIMEOUT
         } else {
             GREETING_TIMEOUT
         };
         match timeout(limit, hang_up_message(stream)).await {
             Ok(None) => {
-                self.has_greeted.store(true, Relaxed);
+                self.handle_greeted();
                 None
             }
             Ok(said) => said,
             Err(_) => {
-                if !has_greeted {
+                if !self.has_greeted.load(Relaxed) {
                     *self.ungreeted() = Some(clock::now());
                 }
                 None
@@ -267,6 +272,23 @@ mod tests {
             assert_eq!((refused.code, is_dropped), (RefusalCode::RetryLater, true));
             assert!(refused.message.contains(said.trim_end()), "{refused}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_slow_greeting_is_waited_for_once_sshd_has_greeted_a_question() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Upstream::new(Arc::new(FromLoopback::new(listener.local_addr().unwrap())));
+        let client = Client::new(([192, 0, 2, 1], 40_123).into(), None);
+        upstream.handle_greeted();
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // As slow as sshd may be with many unfinished logins.
+            sleep(GREETING_TIMEOUT * 2).await;
+            stream.write_all(b"Exceeded MaxStartups\r\n").await.unwrap();
+        };
+        let (connected, ()) = tokio::join!(upstream.connect(client, || false), serving);
+        let refused = connected.unwrap_err();
+        assert!(refused.message.contains("Exceeded MaxStartups"), "{refused}");
     }
 
     #[tokio::test]

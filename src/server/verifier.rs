@@ -1,23 +1,42 @@
 //! Verifies the signatures of opens: outside the threads that carry sessions, one open at a time, and not for a
 //! network that has failed too often.
 
-use super::failures::{Failures, TooManyFailed};
+use super::failures::{Failures, NotNow, TooManyFailed};
 use crate::clock;
 use crate::identity::statement::{ProvenKey, StatementError, verify_open};
 use crate::tasks::off_thread;
 use crate::wire::Authorization;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout_at;
 use tracing::debug;
 
 /// Opens that are verified at once. Up to eight signatures take a millisecond. With one at a time no source can exceed
 /// its failure budget, however many carriers it has.
 const MAX_CONCURRENT: usize = 1;
 
+/// How long a question about keys may wait until others of its network are decided. The client is told that it waits.
+const UNDECIDED_WAIT: Duration = Duration::from_secs(60);
+
 pub(super) struct Verifier {
     failures: Arc<Failures>,
     turns: Arc<Semaphore>,
+    /// Notified whenever a question about keys that have not signed is decided.
+    decided: Arc<Notify>,
+}
+
+/// A question about keys that have not signed is not asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotAllowed {
+    /// The network has used up its failures.
+    #[error(transparent)]
+    TooManyFailed(#[from] TooManyFailed),
+    /// Others of the network may use them up, and have not signed in time.
+    #[error("too many clients of this network have asked about keys and have not signed yet")]
+    Undecided,
 }
 
 /// The keys of an open were not proved, and another hello cannot change that.
@@ -39,18 +58,36 @@ impl Verifier {
         Verifier {
             failures,
             turns: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+            decided: Arc::default(),
         }
     }
 
-    /// Lets a network ask about keys that have not signed. Counts as a failure until it is taken back.
+    /// Lets a network ask about keys that have not signed. Waits while other such questions of the network could use up
+    /// its failures: most clients sign in a moment.
     ///
     /// # Errors
-    /// `TooManyFailed`.
-    pub(super) fn allow_unsigned(&self, source: IpAddr) -> Result<UnsignedQuery, TooManyFailed> {
-        self.failures.check(source, clock::now())?;
-        self.failures.count(source, clock::now());
-        let failures = Arc::clone(&self.failures);
-        Ok(UnsignedQuery { failures, source })
+    /// `NotAllowed`.
+    pub(super) async fn allow_unsigned(&self, source: IpAddr) -> Result<UnsignedQuery, NotAllowed> {
+        let until = clock::now() + UNDECIDED_WAIT;
+        loop {
+            let mut decided = pin!(self.decided.notified());
+            // From now on, before looking.
+            decided.as_mut().enable();
+            match self.failures.begin(source, clock::now()) {
+                Ok(()) => break,
+                Err(NotNow::Failed(error)) => return Err(error.into()),
+                Err(NotNow::Undecided) => {}
+            }
+            if timeout_at(until.into(), decided).await.is_err() {
+                return Err(NotAllowed::Undecided);
+            }
+        }
+        Ok(UnsignedQuery {
+            failures: Arc::clone(&self.failures),
+            decided: Arc::clone(&self.decided),
+            source,
+            has_failed: true,
+        })
     }
 
     /// The keys that have signed `message`, in the order of their authorizations. Keys of unsupported types are left
@@ -84,17 +121,33 @@ impl Verifier {
     }
 }
 
-/// A question about keys that have not signed. It counts as a failure until it is taken back.
+/// A question about keys that have not signed. It is undecided until dropped, and then a failure unless something else was
+/// said.
 #[must_use]
 pub(super) struct UnsignedQuery {
     failures: Arc<Failures>,
+    decided: Arc<Notify>,
     source: IpAddr,
+    has_failed: bool,
 }
 
 impl UnsignedQuery {
-    /// Not a failure after all: the key has signed, or the refusal was counted elsewhere.
-    pub(super) fn take_back(self) {
+    /// The refusal was counted elsewhere.
+    pub(super) fn handle_refused(mut self) {
+        self.has_failed = false;
+    }
+
+    /// The accepted key has signed. As at every accepted open, this takes back one failure of the network.
+    pub(super) fn handle_signed(mut self) {
+        self.has_failed = false;
         self.failures.take_back(self.source);
+    }
+}
+
+impl Drop for UnsignedQuery {
+    fn drop(&mut self) {
+        self.failures.end(self.source, self.has_failed, clock::now());
+        self.decided.notify_waiters();
     }
 }
 
@@ -171,6 +224,24 @@ mod tests {
         let verdict = prove(std::slice::from_ref(&good), CLIENT).await;
         assert!(matches!(verdict, Err(ProofError::TooManyFailed(_))), "{verdict:?}");
         assert_eq!(prove(&[good], OTHER).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn questions_before_the_signature_wait_for_each_other_and_count_if_no_key_signs() {
+        let verifier = verifier(2);
+        let (first, second) = tokio::join!(verifier.allow_unsigned(CLIENT), verifier.allow_unsigned(CLIENT));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert!(verifier.allow_unsigned(OTHER).await.is_ok());
+        let mut third = pin!(verifier.allow_unsigned(CLIENT));
+        let polled = poll_fn(|cx| Poll::Ready(third.as_mut().poll(cx))).await;
+        assert!(polled.is_pending());
+        // Those who wait for their user may sign meanwhile.
+        let good = [signed(MESSAGE)];
+        assert_eq!(verifier.prove(&good, MESSAGE.to_vec(), CLIENT).await.unwrap().len(), 1);
+        first.handle_signed();
+        let third = third.await.unwrap();
+        drop((second, third));
+        assert!(verifier.allow_unsigned(CLIENT).await.is_err(), "two have not signed");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! sshd is asked, not imitated: by the `publickey` query without a signature (RFC 4252 section 7), which it answers by
 //! its whole policy. This module only decides how often it is asked, and for whom.
 
+mod asker;
 mod confirmed;
 mod greeting;
 mod inspect;
@@ -18,24 +19,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use russh::MethodSet;
 use russh::keys::ssh_key::PublicKey;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{timeout, timeout_at};
-use tracing::info;
 
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::failures::{FailureBudget, Failures, TooManyFailed};
 use super::shared_read::SharedRead;
 use super::startups::{RoomLimits, Startups};
 use crate::clock;
-use crate::identity::authorized_keys::is_for_address;
 use crate::identity::statement::ProvenKey;
+use crate::tasks::Tasks;
 use crate::wire::{PeerText, Quoting};
-use confirmed::Confirmed;
+use asker::Asker;
 use penalties::Penalties;
-use query::{KeyAnswer, MAX_QUERIES, Query};
-use sources::{Sources, TooManyQueries};
+use sources::TooManyQueries;
 
 pub use inspect::{INSPECT_TIMEOUT, INSPECT_USER, ServerInfo, inspect};
 pub(in crate::server) use sources::Source;
@@ -75,21 +73,20 @@ pub struct AskLimits {
 /// Asks one sshd for many clients.
 #[derive(Debug)]
 pub struct AskSshd {
-    sshd: Arc<dyn ConnectSshd>,
+    asker: Arc<Asker>,
     limits: AskLimits,
-    sources: Sources,
-    confirmed: Confirmed,
     /// Used for clients whose own address sshd sees.
     penalties: Penalties,
     /// Whether the SSH server has penalties, as far as is known.
     has_penalties: AtomicBool,
-    failures: Arc<Failures>,
     startups: Startups,
     all: Capacity,
     /// The capacity for sources that are not known. They need a permit of both.
     strangers: Capacity,
     /// Questions that are being asked.
     open: Mutex<HashMap<Question, Arc<SharedRead<SshdVerdict>>>>,
+    /// One for each question that sshd is asked.
+    tasks: Tasks,
 }
 
 /// How many questions may run and wait.
@@ -97,14 +94,14 @@ pub struct AskSshd {
 struct Capacity {
     queue: Semaphore,
     /// Fair: tokio's semaphore serves in order, and each source waits here with one question only.
-    running: Semaphore,
+    running: Arc<Semaphore>,
 }
 
 impl Capacity {
     fn new(queued: usize, at_once: usize) -> Capacity {
         Capacity {
             queue: Semaphore::new(queued),
-            running: Semaphore::new(at_once),
+            running: Arc::new(Semaphore::new(at_once)),
         }
     }
 
@@ -112,8 +109,9 @@ impl Capacity {
         self.queue.try_acquire().map_err(|_| AskError::Busy)
     }
 
-    async fn turn(&self) -> SemaphorePermit<'_> {
-        self.running.acquire().await.expect("the semaphore is never closed")
+    async fn turn(&self) -> OwnedSemaphorePermit {
+        let turn = Arc::clone(&self.running).acquire_owned().await;
+        turn.expect("the semaphore is never closed")
     }
 }
 
@@ -259,6 +257,9 @@ pub enum AskError {
         /// How long to wait.
         retry_after: Duration,
     },
+    /// The server half stopped, or failed, while it asked.
+    #[error("the question to sshd was stopped")]
+    Stopped,
     /// Too many questions are waiting, for this source or in all.
     #[error("too many questions to sshd are waiting")]
     Busy,
@@ -309,26 +310,9 @@ impl AskError {
             | AskError::Elsewhere(_)
             | AskError::TooManyFailed { .. }
             | AskError::PenaltyDue { .. }
+            | AskError::Stopped
             | AskError::Busy => false,
         }
-    }
-}
-
-/// Counts a failure of a source when dropped, also if nobody waits for the answer any more.
-struct Charge<'a> {
-    failures: &'a Failures,
-    source: IpAddr,
-}
-
-impl Charge<'_> {
-    fn waive(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Charge<'_> {
-    fn drop(&mut self) {
-        self.failures.count(self.source, clock::now());
     }
 }
 
@@ -339,11 +323,8 @@ impl AskSshd {
         // The rest is reserved for known sources.
         let most = |all: usize| all - (all / 4).max(1).min(all.saturating_sub(1));
         Self {
-            sshd,
+            asker: Arc::new(Asker::new(sshd, limits)),
             limits,
-            sources: Sources::sharing(limits.at_once, limits.queued),
-            confirmed: Confirmed::default(),
-            failures: Arc::new(Failures::new(limits.budget())),
             startups: Startups::within(RoomLimits {
                 time: limits.room,
                 ..RoomLimits::default()
@@ -353,12 +334,13 @@ impl AskSshd {
             open: Mutex::default(),
             penalties: Penalties::default(),
             has_penalties: AtomicBool::new(true),
+            tasks: Tasks::new(),
         }
     }
 
     /// Counts failures by network.
     pub(super) fn failures(&self) -> Arc<Failures> {
-        Arc::clone(&self.failures)
+        Arc::clone(&self.asker.failures)
     }
 
     /// Why questions for clients at `source` wait for room in sshd, if any does.
@@ -414,13 +396,13 @@ impl AskSshd {
         proof: Proof,
     ) -> Result<SshdVerdict, AskError> {
         let source = client.remote.ip();
-        let strangers = (!self.sources.is_known(source, clock::now())).then_some(&self.strangers);
+        let strangers = (!self.asker.sources.is_known(source, clock::now())).then_some(&self.strangers);
         let _place = (strangers.map(Capacity::queue).transpose()?, self.all.queue()?);
-        self.failures.check(source, clock::now())?;
-        let queue = self.sources.admit(source)?;
+        self.asker.failures.check(source, clock::now())?;
+        let queue = self.asker.sources.admit(source)?;
         let mut until = clock::now() + self.limits.wait;
         let own = timeout_at(until.into(), queue.turn()).await;
-        let _own = own.map_err(|_| AskError::Busy)?;
+        let own = Arc::new(own.map_err(|_| AskError::Busy)?);
         let mut startup = self.startups.begin(source);
         loop {
             startup.turn().await;
@@ -433,14 +415,15 @@ impl AskSshd {
             };
             let turns = timeout_at(until.into(), turns).await.map_err(|_| AskError::Busy)?;
             // Those before it may have used up the failures.
-            self.failures.check(source, clock::now())?;
-            let asked = self.ask_charged(user, keys, client, proof).await;
-            // Other sources do not wait for room that only this one lacks (PerSourceMaxStartups).
-            drop(turns);
-            match asked {
+            self.asker.failures.check(source, clock::now())?;
+            // Other sources do not wait for room that only this one lacks (PerSourceMaxStartups): the turns end with the answer.
+            match self
+                .ask_to_the_end((Arc::clone(&own), turns), user, keys, client, proof)
+                .await
+            {
                 Err(error) if startup.waits_after(&error).await => until = clock::now() + self.limits.wait,
                 Err(error) if error.is_full() => {
-                    self.failures.count(source, clock::now());
+                    self.asker.failures.count(source, clock::now());
                     return Err(error);
                 }
                 asked => return asked,
@@ -465,7 +448,7 @@ impl AskSshd {
         let asked = self.accepts_now(user, keys, client, proof).await?;
         if proof == Proof::Signed && asked.0.is_some() {
             // If many clients come at once, some abandon a question and ask again.
-            self.failures.take_back(client.remote.ip());
+            self.asker.failures.take_back(client.remote.ip());
         }
         Ok(asked)
     }
@@ -477,7 +460,7 @@ impl AskSshd {
         client: Client,
         proof: Proof,
     ) -> Result<(Option<usize>, Option<SshdVerdict>), AskError> {
-        if !self.sshd.shows(client) {
+        if !self.asker.sshd.shows(client) {
             let verdict = self.would_accept(user, keys, client, proof).await?;
             return Ok((verdict.accepted, Some(verdict)));
         }
@@ -506,40 +489,30 @@ impl AskSshd {
         Ok((verdict.accepted, Some(verdict)))
     }
 
-    /// Asks, and counts a failure unless a key is accepted.
-    async fn ask_charged(
+    /// Asks. If the client leaves meanwhile, sshd's answer still decides whether that is a failure: many clients at once may
+    /// leave a question and ask again. `turns` are held until sshd has answered.
+    async fn ask_to_the_end(
         &self,
+        turns: impl Send + 'static,
         user: &str,
         keys: &[ProvenKey],
         client: Client,
         proof: Proof,
     ) -> Result<SshdVerdict, AskError> {
-        let (source, limit) = (client.remote.ip(), self.limits.verdict);
-        let charge = Charge {
-            failures: &self.failures,
-            source,
-        };
-        let asked = timeout(limit, self.ask(user, keys, client)).await;
-        let target = self.sshd.target();
-        let asked = asked.unwrap_or(Err(AskError::TimedOut { target, limit }));
-        match &asked {
-            Ok(verdict) if verdict.accepted.is_some() => {
-                charge.waive();
-                if proof == Proof::Signed {
-                    self.handle_signed(client);
-                }
-            }
-            // No question was asked, and there may be room in a moment: whoever gives up counts it.
-            Err(error) if error.is_full() || !error.is_brought_about() => charge.waive(),
-            Ok(_) | Err(_) => drop(charge),
-        }
-        asked
+        let (answered, answer) = oneshot::channel();
+        let (asker, user, keys) = (Arc::clone(&self.asker), user.to_owned(), keys.to_vec());
+        self.tasks.spawn("ask sshd", async move {
+            let asked = asker.ask_charged(&user, &keys, client, proof).await;
+            drop(turns);
+            // Nobody waits any more if the client has left.
+            let _ = answered.send(asked);
+        });
+        answer.await.unwrap_or(Err(AskError::Stopped))
     }
 
     /// The client has signed with a key that sshd accepts.
     pub(super) fn handle_signed(&self, client: Client) {
-        self.sources.handle_accepted(client.remote.ip(), clock::now());
-        self.sshd.handle_accepted(client);
+        self.asker.handle_signed(client);
     }
 
     fn join(&self, question: Question) -> SharedQuestion<'_> {
@@ -557,50 +530,6 @@ impl AskSshd {
         // Entries are inserted and removed as a whole: a panic elsewhere cannot have left one half written.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// A connection on which sshd can be asked. Opening it costs sshd nothing that is slow: a server that does not
-    /// answer now hangs.
-    async fn open_query(&self, purpose: Purpose) -> Result<Query, AskError> {
-        let (target, limit) = (self.sshd.target(), self.limits.time);
-        let opened = timeout(limit, Query::open(&*self.sshd, purpose, self.limits.verdict)).await;
-        opened.unwrap_or(Err(AskError::TimedOut { target, limit }))
-    }
-
-    async fn ask(&self, user: &str, keys: &[ProvenKey], client: Client) -> Result<SshdVerdict, AskError> {
-        let (mut next, mut is_hung_up) = (0, false);
-        loop {
-            let mut query = self.open_query(Purpose::Query(client)).await?;
-            let greeted = clock::now();
-            let before = next;
-            let mut accepted = match ask_some(&mut query, user, keys, &mut next).await {
-                // Once may be an accident. Twice at the first question is sshd's answer.
-                Err(AskError::HungUp { .. }) if next == before && !is_hung_up => {
-                    is_hung_up = true;
-                    continue;
-                }
-                Err(AskError::HungUp { target, said }) if next == before => {
-                    return Err(AskError::HangsUp { target, said });
-                }
-                asked => asked?,
-            };
-            let (server, asked_from) = (query.server(), query.asked_from());
-            query.close().await;
-            if let Some(key) = accepted.and_then(|index| keys.get(index))
-                && !self.accepts_elsewhere(user, key, client).await?
-            {
-                accepted = None;
-                next += 1;
-            }
-            if accepted.is_some() || next == keys.len() {
-                return Ok(SshdVerdict {
-                    accepted,
-                    server,
-                    asked_from,
-                    greeted,
-                });
-            }
-        }
-    }
 }
 
 impl Drop for SharedQuestion<'_> {
@@ -610,41 +539,6 @@ impl Drop for SharedQuestion<'_> {
         if Arc::strong_count(&self.answers) <= 2 {
             open.remove(&self.question);
         }
-    }
-}
-
-impl AskSshd {
-    /// Whether sshd accepts the key from an address that is not on loopback too. A key for this machine only
-    /// (`from="127.0.0.0/8"`) must not admit everybody whom sshd sees on loopback.
-    async fn accepts_elsewhere(&self, user: &str, key: &ProvenKey, client: Client) -> Result<bool, AskError> {
-        if !self.sshd.hides(client) {
-            return Ok(true);
-        }
-        let certificate = key.certificate.as_deref();
-        if certificate.is_some_and(|certificate| !is_for_address(certificate, client.remote.ip())) {
-            let key = key.fingerprint();
-            info!(event = "refused", user, key, remote = %client.remote, "refused: the certificate is valid for other addresses only");
-            return Ok(false);
-        }
-        if self.confirmed.contains(user, key, clock::now()) {
-            return Ok(true);
-        }
-        let asked = self.ask_elsewhere(user, key, client).await;
-        let is_accepted = asked.map_err(|source| AskError::Elsewhere(Box::new(source)))?;
-        if is_accepted {
-            self.confirmed.insert(user, key, clock::now());
-        } else {
-            let key = key.fingerprint();
-            info!(event = "refused", user, key, remote = %client.remote, "refused: sshd accepts this key from loopback only");
-        }
-        Ok(is_accepted)
-    }
-
-    async fn ask_elsewhere(&self, user: &str, key: &ProvenKey, client: Client) -> Result<bool, AskError> {
-        let mut query = self.open_query(Purpose::SecondQuery(client)).await?;
-        let answer = query.ask(user, key).await?;
-        query.close().await;
-        Ok(answer == KeyAnswer::Accepted)
     }
 }
 
@@ -672,35 +566,6 @@ pub async fn read_banner(sshd: &dyn ConnectSshd, purpose: Purpose, limit: Durati
     let greeted = timeout(limit, greeting::greet(sshd, purpose)).await;
     let greeted = greeted.map_err(|_| AskError::TimedOut { target, limit })??;
     Ok(greeted.identification)
-}
-
-/// Asks about keys from index `next` on, as many as one connection allows, and moves `next` past those that were
-/// refused.
-async fn ask_some(
-    query: &mut Query,
-    user: &str,
-    keys: &[ProvenKey],
-    next: &mut usize,
-) -> Result<Option<usize>, AskError> {
-    for key in keys.iter().skip(*next).take(MAX_QUERIES) {
-        match query.ask(user, key).await? {
-            KeyAnswer::Accepted => return Ok(Some(*next)),
-            KeyAnswer::Refused => *next += 1,
-            KeyAnswer::RefusedAndClosed => {
-                *next += 1;
-                break;
-            }
-            KeyAnswer::OtherMethod(methods) => return Err(other_method(&methods)),
-        }
-    }
-    Ok(None)
-}
-
-fn other_method(methods: &MethodSet) -> AskError {
-    let names: Vec<&'static str> = methods.iter().map(Into::into).collect();
-    AskError::OtherMethod {
-        first: names.join(",").into(),
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The most known sources, about 100 bytes each. Beyond it the one that was accepted first is removed.
 const MAX_ACCEPTED: usize = 4 * 1024;
@@ -26,8 +26,9 @@ pub(super) struct SourceQueue(Arc<Semaphore>);
 
 impl SourceQueue {
     /// Waits for this source's turn.
-    pub(super) async fn turn(&self) -> tokio::sync::SemaphorePermit<'_> {
-        self.0.acquire().await.expect("the queue is never closed")
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        let turn = Arc::clone(&self.0).acquire_owned().await;
+        turn.expect("the queue is never closed")
     }
 }
 

@@ -310,7 +310,7 @@ async fn strangers_from_many_networks_leave_room_for_who_was_accepted_before() {
 }
 
 #[tokio::test]
-async fn queries_that_end_in_an_error_or_are_given_up_count_as_failures() {
+async fn queries_that_end_in_an_error_count_as_failures_also_if_they_are_given_up() {
     let limits = AskLimits {
         failures: 2,
         time: Duration::from_millis(200),
@@ -345,8 +345,61 @@ async fn queries_that_end_in_an_error_or_are_given_up_count_as_failures() {
     assert!(matches!(timed_out, Err(AskError::TimedOut { .. })), "{timed_out:?}");
     let given_up = timeout(Duration::from_millis(50), ask.would_accept_any("me", &keys, CLIENT)).await;
     assert!(given_up.is_err());
+    // It runs to its end nevertheless.
+    let counted = async {
+        while ask.failures().check(CLIENT.remote.ip(), clock::now()).is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), counted).await.expect("it counts");
     let verdict = ask.would_accept_any("me", &keys, CLIENT).await;
     assert!(matches!(verdict, Err(AskError::TooManyFailed { .. })), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_question_whose_client_has_left_counts_by_what_sshd_says() {
+    let user = this_user();
+    let folder = tempfile::tempdir().unwrap();
+    let [begun, go_on, keys] = ["begun", "go-on", "known.pub"].map(|name| folder.path().join(name));
+    let known = [proven(&keygen(folder.path(), "known", "ed25519"))];
+    // sshd answers when the test says so.
+    let command = format!(
+        r#"/bin/sh -c "touch {}; until [ -e {} ]; do sleep 0.05; done; cat {}""#,
+        begun.display(),
+        go_on.display(),
+        keys.display()
+    );
+    let lines = format!("AuthorizedKeysCommandUser {user}\nAuthorizedKeysCommand {command}");
+    let sshd = TestSshd::start_in(folder, &lines);
+    let limits = AskLimits {
+        failures: 1,
+        ..AskLimits::default()
+    };
+    for (keys, is_failure) in [(known, false), ([strange_key("ed25519")], true)] {
+        let ask = AskSshd::new(at(sshd.address), limits);
+        let is_asking = async {
+            while !begun.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = ask.would_accept_any(&user, &keys, CLIENT) => panic!("sshd has not answered"),
+            asking = timeout(Duration::from_secs(20), is_asking) => asking.expect("sshd is asked"),
+        }
+        let failures = || ask.failures().check(CLIENT.remote.ip(), clock::now()).is_err();
+        assert!(!failures(), "sshd has not answered");
+        std::fs::write(&go_on, "").unwrap();
+        // The question ends, and with it its connection.
+        let has_ended = async {
+            while !ask.tasks.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), has_ended).await.expect("sshd answers");
+        assert_eq!(failures(), is_failure);
+        std::fs::remove_file(&begun).unwrap();
+        std::fs::remove_file(&go_on).unwrap();
+    }
 }
 
 #[tokio::test]
