@@ -7,6 +7,7 @@
 //! through the jump host as ever.
 
 mod arguments;
+mod cursor_report;
 mod decision;
 mod leader;
 mod link_line;

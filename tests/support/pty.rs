@@ -102,6 +102,11 @@ impl Pty {
                     continue;
                 }
                 match device.read(&mut buffer) {
+                    // As a terminal answers where its cursor is.
+                    Ok(count @ 1..) if buffer[..count].windows(4).any(|window| window == b"\x1b[6n") => {
+                        screen.lock().expect("no panic").extend_from_slice(&buffer[..count]);
+                        let _ = device.write_all(b"\x1b[1;1R");
+                    }
                     Ok(count @ 1..) => screen.lock().expect("no panic").extend_from_slice(&buffer[..count]),
                     _ => return,
                 }

@@ -49,6 +49,27 @@ fn the_escape_tilde_dot_ends_ssh_in_an_outage() {
     desk.expect_end(255);
 }
 
+#[test]
+fn a_line_says_that_there_is_no_answer_and_goes_when_there_is() {
+    let mut desk = Desk::of(Rig::gated(|setup| setup));
+    desk.log_in("");
+    desk.rig.gate().cut();
+    desk.pty.press("ec");
+    desk.pty.expect("bowline: no answer for 1 s");
+    desk.pty.expect("2 keys wait");
+    desk.pty.expect("~. ends");
+    desk.pty.expect("bowline: no answer for 2 s; trying quic");
+    desk.pty.press("ho");
+    desk.pty.expect("4 keys wait");
+    desk.rig.gate().restore();
+    desk.pty.expect("bowline: back after ");
+    desk.pty.expect(" s over quic");
+    desk.pty.enter(" up-$((1+1))");
+    desk.pty.expect("up-2\r\n");
+    desk.pty.enter("exit 0");
+    desk.expect_end(0);
+}
+
 /// The client half, as the `bowline ssh` in front of it hears it.
 #[test]
 fn the_client_half_reports_outages_and_answers_without_being_idle_about_it() {

@@ -76,10 +76,11 @@ impl LinkLine {
     }
 
     pub(super) fn handle_report(&mut self, report: LinkReport, now: Instant) {
-        if let Some(heard) = report
+        // Reports are rounded down, and a key may have been typed within that millisecond.
+        let heard = report
             .heard_ms
-            .and_then(|time| now.checked_sub(Duration::from_millis(time)))
-        {
+            .map(|time| Duration::from_millis(time.saturating_add(1)));
+        if let Some(heard) = heard.and_then(|time| now.checked_sub(time)) {
             self.handle_heard(heard);
         }
         self.suspected_at = match report.is_suspect {
@@ -265,7 +266,7 @@ mod tests {
             sim.report(report(24_000, true)).as_deref(),
             Some("bowline: no answer for 4 s; trying quic, relay r1; 4 keys wait; ~. ends")
         );
-        sim.after(248.0);
+        sim.after(248.5);
         assert_eq!(
             sim.report(report(0, false)).as_deref(),
             Some("bowline: back after 4 min 12 s over quic")

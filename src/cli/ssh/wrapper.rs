@@ -22,6 +22,7 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
+use super::cursor_report::{CursorReport, QUESTION};
 use super::decision::Overlay;
 use super::leader::{Change, Leader};
 use super::link_line::LinkLine;
@@ -34,6 +35,9 @@ use crate::tasks::Tasks;
 /// Most bytes in each direction between two reads. Many times what the kernel gives at once (4 KiB), so that one write
 /// serves several reads.
 const BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long the terminal's answer is waited for at the end, so that it does not reach the shell as keys.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How ssh ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +77,10 @@ struct Wrapper {
     leader: Leader,
     display: Display,
     link: Link,
+    overlay: Overlay,
+    cursor: CursorReport,
+    /// ssh has written something.
+    has_output: bool,
     /// ssh hands every key on, so the user is logged in.
     is_logged_in: bool,
     /// From the keyboard to ssh.
@@ -154,6 +162,9 @@ impl Wrapper {
             leader,
             display,
             link: Link::new(options.link, options.is_verbose),
+            overlay: options.overlay,
+            cursor: CursorReport::default(),
+            has_output: false,
             is_logged_in: false,
             keys: Buffer::default(),
             output: Buffer::default(),
@@ -166,11 +177,17 @@ impl Wrapper {
     async fn run(mut self) -> io::Result<Ended> {
         let mut signals = Signals::new()?;
         self.user.make_raw()?;
+        if self.overlay == Overlay::Possible {
+            // Without the answer nothing is drawn until the program has cleared the screen.
+            self.output.push(QUESTION);
+            self.cursor.handle_asked();
+        }
         // Both may have happened before the signals were watched.
         self.resize();
         self.change = self.leader.poll_change();
         loop {
             if let Some(ended) = self.handle_change()? {
+                self.await_answer().await;
                 return Ok(ended);
             }
             let (shows, types) = (!self.output.is_empty(), !self.keys.is_empty());
@@ -210,6 +227,7 @@ impl Wrapper {
             self.is_logged_in = true;
             self.display.handle_login();
         }
+        self.has_output |= count > 0;
         let now = clock::now();
         self.link.line.handle_output(now);
         let shown = self.display.handle_server_output(&self.room[..count], now);
@@ -218,10 +236,30 @@ impl Wrapper {
 
     /// The first bytes of `room` are the keyboard's.
     fn handle_keys(&mut self, count: usize) {
-        let (keys, now) = (&self.room[..count], clock::now());
-        self.keys.push(keys);
-        self.link.line.handle_keys(keys, now);
-        self.output.push(&self.display.handle_key(keys, 0, now));
+        let (keys, cursor) = self.cursor.take(&self.room[..count]);
+        // Where it was before ssh wrote anything is of no use after that.
+        if let Some(cursor) = cursor.filter(|_| !self.has_output) {
+            self.display.handle_cursor_report(cursor);
+        }
+        let now = clock::now();
+        self.keys.push(&keys);
+        self.link.line.handle_keys(&keys, now);
+        self.output.push(&self.display.handle_key(&keys, 0, now));
+    }
+
+    async fn await_answer(&mut self) {
+        let end = clock::now() + ANSWER_TIMEOUT;
+        while self.cursor.is_awaited() && !self.outer.is_closed {
+            tokio::select! {
+                ready = self.outer.device.readable() => {
+                    let Ok(ready) = ready else { return };
+                    let (count, is_closed) = read(ready, &mut self.room);
+                    self.outer.is_closed |= is_closed;
+                    self.cursor.take(&self.room[..count]);
+                }
+                () = clock::sleep_until(end) => return,
+            }
+        }
     }
 
     fn handle_link(&mut self, event: LinkEvent) {
