@@ -202,7 +202,8 @@ impl<'a> Filter<'a> {
         if !is_new_row && (self.is_wide_at(row, column) || (width == 2 && self.begins_wide(row, column + 1))) {
             self.doubts.row(row);
         }
-        self.doubts.print(row, column, columns);
+        // A doubtful column is one before the wrap.
+        self.doubts.print(row, self.column(), columns);
         // Regional indicators and skin tones: one or two columns, alone or joined with the character before.
         if matches!(character, '\u{1f1e6}'..='\u{1f1ff}' | '\u{1f3fb}'..='\u{1f3ff}') {
             self.doubts.cursor.column = true;
