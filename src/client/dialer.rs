@@ -80,11 +80,29 @@ impl Dialer {
         self.sockets = [None, None];
     }
 
-    /// Dials `path`. Dropping the future aborts the attempt.
+    /// Dials `path`, and again if the peer is busy. Dropping the future aborts the attempt.
     pub(super) fn dial(
         &mut self,
         path: &Path,
         accept: ServerKey,
+    ) -> impl Future<Output = Result<Dialed, DialError>> + Send + use<> {
+        self.dial_with(path, accept, &BUSY_DELAYS)
+    }
+
+    /// The same, but a busy peer ends the attempt: the caller decides when to dial again.
+    pub(super) fn dial_once(
+        &mut self,
+        path: &Path,
+        accept: ServerKey,
+    ) -> impl Future<Output = Result<Dialed, DialError>> + Send + use<> {
+        self.dial_with(path, accept, &[])
+    }
+
+    fn dial_with(
+        &mut self,
+        path: &Path,
+        accept: ServerKey,
+        busy_delays: &'static [Duration],
     ) -> impl Future<Output = Result<Dialed, DialError>> + Send + use<> {
         let (key, path) = (Arc::clone(&self.key), path.clone());
         let socket = match path {
@@ -95,9 +113,9 @@ impl Dialer {
         async move {
             let (via, rank) = (path.via(), path.rank());
             let socket = socket.transpose().map_err(DialError::Socket)?;
-            let mut delays = BUSY_DELAYS.iter();
+            let mut delays = busy_delays.iter();
             let dialed = loop {
-                match dial_once(&path, socket.as_ref(), &relay_target, &key, accept.clone()).await {
+                match dial_path(&path, socket.as_ref(), &relay_target, &key, accept.clone()).await {
                     Err(DialError::Busy) => match delays.next() {
                         Some(delay) => sleep(*delay).await,
                         None => return Err(DialError::Busy),
@@ -124,7 +142,7 @@ impl Dialer {
     }
 }
 
-async fn dial_once(
+async fn dial_path(
     path: &Path,
     socket: Option<&QuicDialer>,
     relay_target: &RelayTarget,

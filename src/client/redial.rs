@@ -7,7 +7,7 @@
 
 use super::dialer::Dialer;
 use super::paths::Paths;
-use crate::carrier::{Carrier, CarrierError, Dialed, Path};
+use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path};
 use crate::clock;
 use crate::connection::{DIAL_TIMEOUT, DialProgress, DialRace, MAX_DIALS, PathUpgrade, UPGRADE_TIMEOUT};
 use crate::identity::raw_key::ServerKey;
@@ -17,6 +17,8 @@ use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, Resume, SessionId
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -123,11 +125,14 @@ struct DialDriver<'a> {
     /// The path of the carrier that was handed to the pump last.
     taken: Option<Path>,
     attempts: usize,
+    /// Set once anything arrives at a UDP socket of the dialer.
+    heard: Arc<AtomicBool>,
 }
 
 /// The result of a task.
 enum Step {
-    Dialed(Box<Result<Dialed, String>>, Path),
+    /// The error is `None` if the peer did not answer in time.
+    Dialed(Box<Result<Dialed, Option<DialError>>>, Path),
     Answered(Box<Result<(Carrier, Answer), CarrierError>>, Epoch, Path),
 }
 
@@ -136,6 +141,8 @@ struct Finished;
 
 impl<'a> DialDriver<'a> {
     fn new(redialer: &'a mut Redialer, dial_race: DialRace) -> DialDriver<'a> {
+        let heard = redialer.dialer.heard();
+        heard.store(false, Relaxed);
         DialDriver {
             redialer,
             dial_race,
@@ -144,6 +151,7 @@ impl<'a> DialDriver<'a> {
             ready: VecDeque::new(),
             taken: None,
             attempts: 0,
+            heard,
         }
     }
 
@@ -180,6 +188,9 @@ impl<'a> DialDriver<'a> {
                     Err(_) => {}
                 },
                 () = clock::sleep_until(wake) => {
+                    if self.heard.swap(false, Relaxed) {
+                        self.dial_race.handle_heard(clock::now());
+                    }
                     let progress = self.progress();
                     if self.dial_race.poll_attempt(clock::now(), progress) {
                         self.dial();
@@ -202,7 +213,11 @@ impl<'a> DialDriver<'a> {
         }
         let paths = self.redialer.paths.all();
         let ranks: Vec<u8> = paths.iter().map(|path| path.rank() as u8).collect();
-        for path in DialRace::paths_to_dial(self.attempts, &ranks).filter_map(|index| paths.get(index)) {
+        for path in self
+            .dial_race
+            .paths_to_dial(self.attempts, &ranks, clock::now())
+            .filter_map(|index| paths.get(index))
+        {
             self.dial_one(path.clone());
         }
         self.attempts += 1;
@@ -216,20 +231,26 @@ impl<'a> DialDriver<'a> {
             given_up.abort();
         }
         let accept = ServerKey::Exactly(self.redialer.server_key.clone());
-        let dialing = self.redialer.dialer.dial(&path, accept);
+        let dialing = self.redialer.dialer.dial_once(&path, accept);
         self.dials.push_back(self.steps.spawn(async move {
             let dialed = match timeout(DIAL_TIMEOUT, dialing).await {
-                Ok(dialed) => dialed.map_err(|error| error.to_string()),
-                Err(_) => Err("no answer".to_owned()),
+                Ok(dialed) => dialed.map_err(Some),
+                Err(_) => Err(None),
             };
             Step::Dialed(Box::new(dialed), path)
         }));
     }
 
-    fn handle_dialed(&mut self, dialed: Result<Dialed, String>, path: Path) {
+    fn handle_dialed(&mut self, dialed: Result<Dialed, Option<DialError>>, path: Path) {
         match dialed {
             Ok(dialed) => self.ready.push_back((dialed, path)),
-            Err(error) => debug!(%path, error, "dial failed"),
+            Err(Some(error)) => {
+                debug!(%path, %error, "dial failed");
+                if matches!(error, DialError::Busy) {
+                    self.dial_race.handle_refused(clock::now());
+                }
+            }
+            Err(None) => debug!(%path, "dial failed: no answer"),
         }
     }
 

@@ -147,7 +147,7 @@ impl Worker {
     fn begin(&mut self, process: Process, now: Instant) {
         self.supervised.begin(process, now);
         self.asked = None;
-        self.watchdog = Watchdog::new(now);
+        self.watchdog.restart(now);
     }
 
     /// A start failed.
@@ -211,7 +211,7 @@ impl Worker {
     }
 
     pub(super) fn is_ready(&mut self) {
-        self.watchdog.heard();
+        self.watchdog.handle_ready();
         self.supervised.is_ready();
     }
 
@@ -278,7 +278,7 @@ impl Worker {
         if self.supervised.process().is_some() && self.watchdog.is_silent(now) {
             warn!("the worker does not respond: killed");
             self.kill();
-            self.watchdog = Watchdog::new(now);
+            self.watchdog.handle_killed(now);
         }
     }
 }

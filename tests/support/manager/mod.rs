@@ -104,6 +104,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The real one, or with a line that says why not the other: for a test that takes too long to run under both.
+    pub fn systemd_if_possible(test: &str) -> Kind {
+        match Systemd::possible(test) {
+            true => Kind::Systemd,
+            false => Kind::StandIn,
+        }
+    }
+
     /// Takes charge of a unit, without starting it; `None`, with a line that says why, where there is no such manager.
     pub fn manage(self, test: &str, unit: Unit) -> Option<Box<dyn Manager>> {
         match self {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 pub const MAX_DIALS: usize = 12;
 /// The oldest dials are never aborted for newer ones, so that even the slowest path completes.
 const PROTECTED_DIALS: usize = 4;
+/// While the peer is busy, one attempt in this many also dials another path.
+const BUSY_ATTEMPTS_PER_OTHER: usize = 4;
 /// Limit for one dial, and for one resume.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// After this time, or three round trips, an unanswered resume no longer blocks the next one.
@@ -70,11 +72,19 @@ impl DialRace {
     /// Which paths to dial at the attempt with this number, given the ranks of all: the first, which worked last, and in turn
     /// one of the others, so that a host with a new address or a network without UDP is covered as well. Among the others,
     /// paths of a kind like the first come first, for example another relay.
-    pub fn paths_to_dial(attempt: usize, ranks: &[u8]) -> impl Iterator<Item = usize> {
+    pub fn paths_to_dial(&self, attempt: usize, ranks: &[u8], now: Instant) -> impl Iterator<Item = usize> + use<> {
         let first = ranks.first().copied();
         let mut others: Vec<usize> = (1..ranks.len()).collect();
         others.sort_by_key(|other| ranks[*other].abs_diff(ranks[0]));
-        let other = others.get(attempt.checked_rem(others.len()).unwrap_or(0)).copied();
+        // A peer that was heard is busy, and its other paths lead to the same peer.
+        let interval = if self.pacer.is_busy(now) {
+            BUSY_ATTEMPTS_PER_OTHER
+        } else {
+            1
+        };
+        let turn = attempt / interval;
+        let other = others.get(turn.checked_rem(others.len()).unwrap_or(0)).copied();
+        let other = other.filter(|_| attempt.is_multiple_of(interval));
         first.map(|_| 0).into_iter().chain(other)
     }
 
@@ -127,6 +137,16 @@ impl DialRace {
             self.restarts = restarts;
             self.pacer.restart(now);
         }
+    }
+
+    /// The peer refused a dial because it has too many of them.
+    pub fn handle_refused(&mut self, now: Instant) {
+        self.pacer.handle_refused(now);
+    }
+
+    /// Something arrived from the peer, but no dial has completed.
+    pub fn handle_heard(&mut self, now: Instant) {
+        self.pacer.handle_heard(now);
     }
 
     /// A `Resume` was sent on a path with this round-trip time.
@@ -232,10 +252,20 @@ mod tests {
 
     #[test]
     fn every_path_has_its_turn_beside_the_one_that_worked_last() {
-        let dialed = |attempt| DialRace::paths_to_dial(attempt, &[3, 0, 4]).collect::<Vec<_>>();
+        let start = clock::now();
+        let mut race = DialRace::for_outage(pacer(start), REQUEST, start);
+        let dialed = |attempt| race.paths_to_dial(attempt, &[3, 0, 4], start).collect::<Vec<_>>();
         assert_eq!([dialed(0), dialed(1), dialed(2)], [[0, 2], [0, 1], [0, 2]]);
-        assert_eq!(DialRace::paths_to_dial(7, &[3]).collect::<Vec<_>>(), [0]);
-        assert_eq!(DialRace::paths_to_dial(7, &[]).count(), 0);
+        assert_eq!(race.paths_to_dial(7, &[3], start).collect::<Vec<_>>(), [0]);
+        assert_eq!(race.paths_to_dial(7, &[], start).count(), 0);
+        race.handle_refused(start);
+        let busy = (0..9).map(|attempt| race.paths_to_dial(attempt, &[3, 0, 4], start).collect::<Vec<_>>());
+        let others: Vec<_> = busy.filter_map(|paths| paths.get(1).copied()).collect();
+        assert_eq!(
+            others,
+            [2, 1, 2],
+            "one attempt in four dials another path, each in turn"
+        );
     }
 
     const IDLE: DialProgress = DialProgress {

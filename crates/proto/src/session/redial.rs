@@ -14,10 +14,22 @@ const IDLE_STEPS: [(Duration, Duration); 1] = [(IDLE_INTERVAL, Duration::from_se
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// While the peer is known to be reachable but busy: each interval is twice the previous one, up to the second value.
 const BUSY: (Duration, Duration) = (Duration::from_millis(150), Duration::from_secs(2));
-/// How long that is assumed.
+/// How long that is assumed after the peer was heard.
 const BUSY_FOR: Duration = Duration::from_secs(10);
+/// A peer that is heard for this long, while no dial completes, is busy too. Longer than a handshake over a slow path.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// A longer silence than this ends that time: then the path fails again and again.
+const SLOW_GAP: Duration = Duration::from_secs(2);
+/// A peer that has been busy for a long time gets an attempt per this part of that time. A thousand clients may need a
+/// minute of its processor for their handshakes, and each attempt beyond the first costs all of them more.
+const BUSY_PART: u32 = 4;
+/// Less than [`BUSY_FOR`], so that a busy peer is heard between two attempts.
+const MAX_BUSY_INTERVAL: Duration = Duration::from_secs(5);
 /// If an attempt is late, the next interval is at least this multiple of the delay: the machine is overloaded.
-const LATENESS: u32 = 4;
+const LATENESS: u32 = 16;
+/// The longest interval for that reason, at first. A machine that has slept is late once. Each attempt that is late by
+/// more doubles it.
+const LATE_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Random variation of an interval, so that a thousand clients do not redial in step.
@@ -30,13 +42,25 @@ pub struct RedialPacer {
     last: Option<Instant>,
     next: Instant,
     busy: Option<Busy>,
+    /// When the peer began to be heard without a long silence, and when it was heard last.
+    heard: Option<(Instant, Instant)>,
+    max_late_interval: Duration,
     random: u64,
 }
 
 /// The peer's host was heard, but has not answered yet.
 struct Busy {
+    since: Instant,
     until: Instant,
     interval: Duration,
+}
+
+impl Busy {
+    /// The interval from now on, at least.
+    fn interval(&self, now: Instant) -> Duration {
+        let part = now.saturating_duration_since(self.since) / BUSY_PART;
+        self.interval.max(part).min(MAX_BUSY_INTERVAL)
+    }
 }
 
 impl RedialPacer {
@@ -50,6 +74,8 @@ impl RedialPacer {
             last: None,
             next: now,
             busy: None,
+            heard: None,
+            max_late_interval: LATE_INTERVAL,
             random: seed | 1,
         };
         if !is_urgent {
@@ -74,9 +100,37 @@ impl RedialPacer {
     /// known.
     pub fn set_peer_heard(&mut self, at: Option<Instant>) {
         self.busy = at.map(|at| Busy {
+            since: at,
             until: at + BUSY_FOR,
             interval: BUSY.0,
         });
+    }
+
+    /// The peer refused a dial because it has too many of them.
+    pub fn handle_refused(&mut self, now: Instant) {
+        if !self.is_busy(now) {
+            self.set_peer_heard(Some(now));
+        }
+        self.handle_heard(now);
+    }
+
+    /// Something arrived from the peer, but no dial has completed.
+    pub fn handle_heard(&mut self, now: Instant) {
+        if let Some(busy) = self.busy.as_mut().filter(|busy| now < busy.until) {
+            busy.until = now + BUSY_FOR;
+            return;
+        }
+        let recent = self.heard.filter(|(_, last)| now < *last + SLOW_GAP);
+        let since = recent.map_or(now, |(since, _)| since);
+        self.heard = Some((since, now));
+        if now >= since + SLOW_AFTER {
+            self.set_peer_heard(Some(now));
+        }
+    }
+
+    /// Whether the peer is known to be reachable but busy.
+    pub fn is_busy(&self, now: Instant) -> bool {
+        self.busy_interval(now).is_some()
     }
 
     /// When the next attempt is due.
@@ -89,8 +143,7 @@ impl RedialPacer {
         if now < self.next {
             return false;
         }
-        let late = now.saturating_duration_since(self.next);
-        let least = (late * LATENESS).min(IDLE_INTERVAL);
+        let least = self.handle_lateness(now.saturating_duration_since(self.next));
         self.last = Some(now);
         let interval = self.busy_interval(now).unwrap_or_else(|| self.interval(now));
         self.next = now + self.jittered(interval.max(least));
@@ -100,9 +153,23 @@ impl RedialPacer {
         true
     }
 
+    /// An attempt was late by this time. Returns the shortest interval until the next one.
+    fn handle_lateness(&mut self, late: Duration) -> Duration {
+        let wanted = late * LATENESS;
+        let max = self.max_late_interval;
+        self.max_late_interval = if wanted > max {
+            (max * 2).min(MAX_INTERVAL)
+        } else if wanted < LATE_INTERVAL {
+            LATE_INTERVAL
+        } else {
+            max
+        };
+        wanted.min(max)
+    }
+
     fn busy_interval(&self, now: Instant) -> Option<Duration> {
         let busy = self.busy.as_ref()?;
-        (now < busy.until).then_some(busy.interval)
+        (now < busy.until).then(|| busy.interval(now))
     }
 
     fn interval(&self, now: Instant) -> Duration {
@@ -198,12 +265,81 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_stays_busy_gets_fewer_attempts_for_as_long_as_it_is_heard() {
+        let start = clock::now();
+        let mut pacer = RedialPacer::new(start, true, 7);
+        pacer.set_peer_heard(Some(start));
+        let heard_for = Duration::from_secs(120);
+        let mut heard = 0;
+        while pacer.poll_timeout() < start + heard_for {
+            let now = pacer.poll_timeout();
+            pacer.handle_heard(now);
+            assert!(pacer.poll_attempt(now));
+            heard += 1;
+        }
+        assert!((20..=40).contains(&heard), "{heard} attempts in two minutes");
+        let silent = pacer.poll_timeout() + BUSY_FOR + MAX_INTERVAL;
+        attempts(&mut pacer, start + heard_for, silent);
+        let after = attempts(&mut pacer, silent, silent + Duration::from_secs(10));
+        assert!((58..=75).contains(&after), "as usual when it does not answer: {after}");
+    }
+
+    #[test]
+    fn a_peer_that_is_heard_for_a_while_but_completes_no_dial_is_busy() {
+        let start = clock::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut pacer = RedialPacer::new(start, true, 7);
+        for heard in [0, 500, 900, 3000, 3900, 7000] {
+            pacer.handle_heard(at(heard));
+            assert!(
+                !pacer.is_busy(at(heard)),
+                "the path may lose packets, or fail now and then"
+            );
+        }
+        pacer.handle_heard(at(8100));
+        assert!(pacer.is_busy(at(8100)));
+    }
+
+    #[test]
+    fn a_refusal_slows_the_attempts() {
+        let start = clock::now();
+        let mut pacer = RedialPacer::new(start, true, 7);
+        pacer.handle_refused(start);
+        assert!(pacer.is_busy(start));
+        pacer.handle_refused(start + Duration::from_secs(8));
+        assert!(pacer.is_busy(start + Duration::from_secs(17)));
+        let attempts = attempts(&mut pacer, start, start + Duration::from_secs(17));
+        assert!((6..=13).contains(&attempts), "{attempts}");
+    }
+
+    #[test]
+    fn a_machine_that_never_keeps_up_makes_ever_fewer_attempts() {
+        let start = clock::now();
+        let mut pacer = RedialPacer::new(start, true, 7);
+        let late = Duration::from_secs(10);
+        let intervals: Vec<_> = (0..6)
+            .map(|_| {
+                let now = pacer.poll_timeout() + late;
+                assert!(pacer.poll_attempt(now));
+                pacer.poll_timeout() - now
+            })
+            .collect();
+        assert!(intervals[0] <= LATE_INTERVAL * 11 / 10, "{intervals:?}");
+        assert!(intervals[5] >= MAX_INTERVAL * 9 / 10, "{intervals:?}");
+        assert!(pacer.poll_attempt(pacer.poll_timeout()), "in time again");
+        let now = pacer.poll_timeout() + late;
+        assert!(pacer.poll_attempt(now));
+        assert!(pacer.poll_timeout() - now <= LATE_INTERVAL * 11 / 10);
+    }
+
+    #[test]
     fn a_machine_that_cannot_keep_up_makes_fewer_attempts() {
         let start = clock::now();
         let mut pacer = RedialPacer::new(start, true, 7);
         assert!(pacer.poll_attempt(start + Duration::from_millis(100)));
         let next = pacer.poll_timeout() - start - Duration::from_millis(100);
         assert!(next >= Duration::from_millis(360), "{next:?}");
+        let mut pacer = RedialPacer::new(start, true, 7);
         let woken = start + Duration::from_secs(100);
         assert!(pacer.poll_attempt(woken));
         let next = pacer.poll_timeout() - woken;

@@ -252,8 +252,9 @@ impl Sim {
         paths.retain(|path| *path != self.client.preferred);
         paths.insert(0, self.client.preferred);
         let ranks: Vec<u8> = paths.iter().map(|path| self.paths[*path].rank).collect();
+        let now = self.instant();
         let Some(race) = &mut self.client.race else { return };
-        for index in DialRace::paths_to_dial(race.attempts, &ranks) {
+        for index in race.dial_race.paths_to_dial(race.attempts, &ranks, now) {
             race.dial(dial(&self.paths, paths[index], self.now));
         }
         race.attempts += 1;
