@@ -108,7 +108,7 @@ fn cases_where_terminals_differ_bring_doubt() {
         ("wide characters moved", "漢漢\r\x1b[@".to_owned()),
         ("a mark on nothing", "\u{301}".to_owned()),
         ("a mark on a blank", "a \u{301}".to_owned()),
-        ("a wrap after an unknown tab", "\x1b[9I漢\r".to_owned()),
+        ("a wrap after an unknown tab", "\x1b[9I漢\r\n".to_owned()),
         ("no autowrap", format!("\x1b[?7l{full}xx\r")),
         ("origin mode", "\x1b[?6h\x1b[2;2H".to_owned()),
     ] {
