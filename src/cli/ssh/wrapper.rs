@@ -36,6 +36,13 @@ use crate::tasks::Tasks;
 /// serves several reads.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// A read of at least this much is part of a flood: the terminal may be faster than the shadow screen.
+const FLOOD_BYTES: usize = 16 * 1024;
+
+/// The end of each read of a flood, which the shadow screen gets all the same: a screenful in most cases, so that it is
+/// certain again when the flood has ended.
+const FLOOD_END_BYTES: usize = 6 * 1024;
+
 /// How long the terminal's answer is waited for at the end, so that it does not reach the shell as keys.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -230,8 +237,11 @@ impl Wrapper {
         self.has_output |= count > 0;
         let now = clock::now();
         self.link.line.handle_output(now);
-        let shown = self.display.handle_server_output(&self.room[..count], now);
-        self.output.push(&shown);
+        let (flood, rest) = self.room[..count].split_at(flood_len(count));
+        if !flood.is_empty() {
+            self.output.push(&self.display.handle_flood(flood, now));
+        }
+        self.output.push(&self.display.handle_server_output(rest, now));
     }
 
     /// The first bytes of `room` are the keyboard's.
@@ -413,6 +423,14 @@ impl Signals {
             ready.map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+}
+
+/// How much of a read the shadow screen does not get.
+fn flood_len(count: usize) -> usize {
+    match count {
+        FLOOD_BYTES.. => count - FLOOD_END_BYTES,
+        _ => 0,
     }
 }
 

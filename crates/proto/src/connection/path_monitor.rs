@@ -19,7 +19,7 @@ pub enum DialRequest {
         peer_reachable: bool,
         /// Whether the user waits for output or has pressed a key.
         is_urgent: bool,
-        /// Incremented by each suspicion, loss of the lead, keystroke and network change; a new value restarts the redial cadence.
+        /// Incremented by each suspicion, loss of a healthy lead, keystroke and network change; a new value restarts the redial cadence.
         restarts: u32,
     },
 }
@@ -110,7 +110,11 @@ impl PathMonitor {
 
     pub(super) fn handle_lost(&mut self, peer_reachable: bool, now: Instant, outstanding: bool) {
         self.lost = true;
-        self.request_dial(peer_reachable, now, outstanding);
+        // A lead that is suspected and then times out says nothing new. Whoever waits has restarted the cadence before.
+        let is_news = peer_reachable || !self.liveness.is_suspect() || self.request == DialRequest::None;
+        if is_news {
+            self.request_dial(peer_reachable, now, outstanding);
+        }
     }
 
     pub(super) fn handle_frame(&mut self, frame: &Frame, now: Instant) {

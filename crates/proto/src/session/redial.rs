@@ -10,7 +10,7 @@ const URGENT_STEPS: [(Duration, Duration); 2] = [
     (Duration::from_millis(150), Duration::from_secs(300)),
     (Duration::from_secs(1), Duration::from_secs(1800)),
 ];
-const IDLE_STEPS: [(Duration, Duration); 1] = [(IDLE_INTERVAL, Duration::from_secs(300))];
+const IDLE_STEPS: [(Duration, Duration); 1] = [(IDLE_INTERVAL, Duration::from_secs(1800))];
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// While the peer is known to be reachable but busy: each interval is twice the previous one, up to the second value.
 const BUSY: (Duration, Duration) = (Duration::from_millis(150), Duration::from_secs(2));
