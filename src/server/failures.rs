@@ -97,7 +97,7 @@ impl Failures {
         }
     }
 
-    /// Counts an attempt of `source` as undecided: together with the failures there are never more of them than failures
+    /// Counts an attempt of `source` as undecided. Failures plus undecided attempts never exceed the number of failures that
     /// are allowed.
     ///
     /// # Errors

@@ -338,7 +338,11 @@ impl Acceptor {
                 Err(error) => return Err(refusal(RefusalCode::Desync, chain(&error))),
             }
         }
-        self.check_opens(&query.user, client).await?;
+        if let Err(refused) = self.check_opens(&query.user, client).await {
+            // An obstacle of this server half is no failure of the client.
+            unsigned.handle_refused();
+            return Err(refused);
+        }
         let grant = self
             .authority
             .authorize(&query.user, &keys, client, Proof::Unsigned)

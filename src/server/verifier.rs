@@ -21,6 +21,9 @@ const MAX_CONCURRENT: usize = 1;
 /// How long a question about keys may wait until others of its network are decided. The client is told that it waits.
 const UNDECIDED_WAIT: Duration = Duration::from_secs(60);
 
+/// How often such a question looks whether a failure was forgiven meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 pub(super) struct Verifier {
     failures: Arc<Failures>,
     turns: Arc<Semaphore>,
@@ -78,7 +81,9 @@ impl Verifier {
                 Err(NotNow::Failed(error)) => return Err(error.into()),
                 Err(NotNow::Undecided) => {}
             }
-            if timeout_at(until.into(), decided).await.is_err() {
+            // Nothing tells when time forgives a failure.
+            let look_again = until.min(clock::now() + LOOK_INTERVAL);
+            if timeout_at(look_again.into(), decided).await.is_err() && clock::now() >= until {
                 return Err(NotAllowed::Undecided);
             }
         }

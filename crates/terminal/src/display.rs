@@ -114,6 +114,14 @@ impl Display {
         self.screen.trust_everything();
     }
 
+    /// Something else has written to the terminal, as the shell does while the program is stopped: nothing is known about
+    /// what the terminal shows. Call it after [`Self::hide`] and what the other wrote.
+    pub fn handle_foreign_output(&mut self) {
+        self.overlay.forget();
+        self.screen.doubt_everything();
+        self.predictor.handle_resize();
+    }
+
     /// The user is logged in: from now on keys are predicted. Before, they are answers to prompts of ssh.
     pub fn handle_login(&mut self) {
         self.predictor.allow();
@@ -216,20 +224,24 @@ impl Display {
 
     /// Takes the new size of the terminal, which has been resized already.
     ///
-    /// If an overlay was visible, the terminal has moved it in a way of its own: then the screen is painted again.
+    /// If an overlay was visible, the terminal has moved it in a way of its own: then the screen is painted again, if it is
+    /// certain what it showed.
     pub fn handle_resize(&mut self, columns: u16, rows: u16, _now: Instant) -> Vec<u8> {
         if (columns, rows) == (self.screen.columns(), self.screen.rows()) {
             return Vec::new();
         }
         let mut written = Vec::new();
         let was_visible = self.overlay.is_visible();
+        let was_certain = (0..self.screen.rows()).all(|row| self.screen.is_row_certain(row));
         self.overlay.forget();
         self.modes.handle_resize(rows);
         self.screen.handle_resize(columns, rows);
         self.predictor.handle_resize();
-        if was_visible {
+        if was_visible && was_certain {
             overlay::repaint(&self.screen, &self.modes, &mut written);
             self.screen.trust_everything();
+        } else if was_visible {
+            self.screen.doubt_everything();
         }
         self.draw(&mut written);
         written

@@ -100,6 +100,12 @@ fn split(parent: Pid) -> io::Result<()> {
     end_with_parent(Signal::TERM, parent)?;
     let leader = rustix::process::setsid()?;
     rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+    // If it is ignored, nobody is told how ssh ends.
+    // SAFETY: the default action needs no handler.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
     // Before there is an ssh whose end could be missed.
     mask(libc::SIG_BLOCK)?;
     // SAFETY: this process is itself a fork with one thread.
@@ -169,7 +175,7 @@ fn lead(ssh: Pid) -> ! {
     }
 }
 
-/// Ends this process by a signal that has ended ssh. Returns in no case.
+/// Ends this process by a signal that has ended ssh. Never returns.
 pub(super) fn end_by(signal: i32) -> ! {
     // ssh has left its own memory already, if anything was to be left.
     let none = Rlimit {

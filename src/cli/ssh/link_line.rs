@@ -89,8 +89,7 @@ impl LinkLine {
         };
         let before = self.report.as_ref().map(|(before, _)| before.path.clone());
         if report.is_plain_tcp {
-            let text = "plain TCP: this session ends if its connection breaks";
-            self.news = Some((text.to_owned(), now + WARNING));
+            self.warn_of_plain_tcp(now);
         } else if self.is_verbose
             && let (Some(Some(before)), Some(path)) = (before, &report.path)
             && before != *path
@@ -98,6 +97,18 @@ impl LinkLine {
             self.news = Some((format!("now over {path}"), now + NEWS));
         }
         self.report = Some((report, now));
+    }
+
+    /// The user is logged in, and lines are shown from now on.
+    pub(super) fn handle_login(&mut self, now: Instant) {
+        if self.report.as_ref().is_some_and(|(report, _)| report.is_plain_tcp) {
+            self.warn_of_plain_tcp(now);
+        }
+    }
+
+    fn warn_of_plain_tcp(&mut self, now: Instant) {
+        let text = "plain TCP: this session ends if its connection breaks";
+        self.news = Some((text.to_owned(), now + WARNING));
     }
 
     /// Whether the lead is neither lost nor suspected, as far as that is known.
@@ -129,6 +140,7 @@ impl LinkLine {
 
     /// The line to show now.
     pub(super) fn poll_line(&mut self, now: Instant) -> Option<String> {
+        self.news.take_if(|(_, until)| *until <= now);
         if let Some((report, at)) = &self.report
             && let Some(since) = self.silent_since()
             && *at >= since + SILENCE
@@ -138,17 +150,16 @@ impl LinkLine {
         }
         if let Some(since) = self.shown_since.filter(|_| self.silent_since().is_none()) {
             self.shown_since = None;
-            let lasted = Words(self.heard_at.saturating_duration_since(since));
+            let lasted = DurationText(self.heard_at.saturating_duration_since(since));
             let path = self.report.as_ref().and_then(|(report, _)| report.path.as_ref());
             let over = path.map(|path| format!(" over {path}")).unwrap_or_default();
             self.news = Some((format!("back after {lasted}{over}"), now + NEWS));
         }
-        self.news.take_if(|(_, until)| *until <= now);
         self.news.as_ref().map(|(text, _)| format!("bowline: {text}"))
     }
 
     fn silence(&self, report: &LinkReport, lasts: Duration) -> String {
-        let mut line = format!("bowline: no answer for {}", Words(lasts));
+        let mut line = format!("bowline: no answer for {}", DurationText(lasts));
         if !report.trying.is_empty() && report.is_suspect {
             line += &format!("; trying {}", report.trying.join(", "));
         }
@@ -161,7 +172,7 @@ impl LinkLine {
         if let Some(left) = report.ends_in_ms.map(Duration::from_millis)
             && left < END_IS_NEAR
         {
-            line += &format!("; the session is given up in {}", Words(left));
+            line += &format!("; the session is given up in {}", DurationText(left));
         }
         line + "; ~. ends"
     }
@@ -191,9 +202,9 @@ impl LinkLine {
 }
 
 /// A duration as people say it.
-struct Words(Duration);
+struct DurationText(Duration);
 
-impl Display for Words {
+impl Display for DurationText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         match seconds {
@@ -277,6 +288,25 @@ mod tests {
     }
 
     #[test]
+    fn a_silence_after_good_news_leaves_no_timeout_in_the_past() {
+        let mut sim = Sim::new(false);
+        sim.after(1.0).type_keys(b"l");
+        sim.after(2.0);
+        assert!(sim.line.poll_request(sim.now));
+        sim.report(report(3000, true));
+        assert!(sim.after(1.0).report(report(0, false)).unwrap().contains("back after"));
+        sim.after(0.5).type_keys(b"s");
+        sim.after(1.1);
+        assert!(sim.report(report(1_600, false)).unwrap().contains("no answer"));
+        for _ in 0..10 {
+            sim.after(0.3);
+            assert!(sim.line.poll_line(sim.now).unwrap().contains("no answer"));
+            sim.line.poll_request(sim.now);
+            assert!(sim.line.poll_timeout().unwrap() > sim.now);
+        }
+    }
+
+    #[test]
     fn a_program_that_does_not_echo_is_not_an_outage() {
         let mut sim = Sim::new(false);
         sim.after(5.0).type_keys(b"secret");
@@ -341,6 +371,11 @@ mod tests {
         sim.after(5.0).type_keys(b"l");
         assert_eq!(sim.line.poll_line(sim.now), None);
         assert_eq!(sim.line.poll_timeout(), None);
+        sim.line.handle_login(sim.now);
+        assert!(
+            sim.line.poll_line(sim.now).is_some(),
+            "a password may take long to type"
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl UserTerminal {
     /// Opens it. Its modes stay as they are.
     ///
     /// # Errors
-    /// There is none.
+    /// This process has no controlling terminal.
     pub(super) fn open() -> io::Result<UserTerminal> {
         let device = open_device("/dev/tty")?;
         let before = tcgetattr(&device)?;

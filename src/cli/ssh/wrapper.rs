@@ -1,8 +1,8 @@
 //! bowline in front of ssh: bytes pass unchanged between the user's terminal and a terminal of ssh's own.
 //!
 //! What ssh writes is read only after what it wrote before has reached the user's terminal, and keys likewise, so a
-//! terminal that stops reading stops ssh, and memory is bounded. `Display` is beside the way from ssh to the screen: it knows
-//! which modes to switch off at the end, and what is drawn over the program's output.
+//! terminal that stops reading stops ssh, and memory is bounded. `Display` gets a copy of ssh's output: it knows which modes to
+//! switch off at the end, and what is drawn over the program's output.
 
 use std::future::{pending, poll_fn};
 use std::io::{self, IsTerminal};
@@ -233,6 +233,7 @@ impl Wrapper {
         if !self.is_logged_in && is_raw(&self.inner.device) {
             self.is_logged_in = true;
             self.display.handle_login();
+            self.link.line.handle_login(clock::now());
         }
         self.has_output |= count > 0;
         let now = clock::now();
@@ -344,6 +345,8 @@ impl Wrapper {
         // Returns when the job is continued, or at once if there is nobody to continue it.
         rustix::process::kill_current_process_group(Signal::TSTP)?;
         self.user.make_raw()?;
+        // The shell has written to the terminal meanwhile.
+        self.display.handle_foreign_output();
         self.resize();
         self.leader.signal(Signal::CONT);
         Ok(())
@@ -351,18 +354,25 @@ impl Wrapper {
 
     fn handle_signal(&mut self, signal: Signal) {
         match signal {
+            // Once its end is known there is nobody left to ask about.
+            Signal::CHILD if self.has_ended() => {}
             Signal::CHILD => self.change = self.leader.poll_change().or(self.change),
             Signal::WINCH => self.resize(),
             Signal::CONT => {
                 // Whoever stopped us alone, or gave the terminal to another program, has not told ssh.
                 if self.user.make_raw().is_ok() {
+                    self.display.handle_foreign_output();
                     self.resize();
                 }
             }
             // ssh has ended, and the terminal does not read.
-            _ if matches!(self.change, Some(Change::Exited(_) | Change::Killed(_))) => self.outer.is_closed = true,
+            _ if self.has_ended() => self.outer.is_closed = true,
             other => self.leader.signal(other),
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.change, Some(Change::Exited(_) | Change::Killed(_)))
     }
 
     fn resize(&mut self) {

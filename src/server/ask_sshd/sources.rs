@@ -22,12 +22,17 @@ pub(super) struct TooManyQueries;
 
 /// A place in the queue of one source: to be held while waiting and asking.
 #[derive(Debug)]
-pub(super) struct SourceQueue(Arc<Semaphore>);
+pub(super) struct SourceQueue(Arc<Queue>);
+
+#[derive(Debug)]
+struct Queue {
+    turns: Arc<Semaphore>,
+}
 
 impl SourceQueue {
     /// Waits for this source's turn.
     pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
-        let turn = Arc::clone(&self.0).acquire_owned().await;
+        let turn = Arc::clone(&self.0.turns).acquire_owned().await;
         turn.expect("the queue is never closed")
     }
 }
@@ -39,7 +44,7 @@ pub(super) struct Sources {
     /// The most questions of one source, at once and waiting.
     most: usize,
     /// The sources with questions now: each holds a place in the bounded queue.
-    asking: Mutex<HashMap<Source, Weak<Semaphore>>>,
+    asking: Mutex<HashMap<Source, Weak<Queue>>>,
     accepted: Mutex<Accepted>,
 }
 
@@ -75,11 +80,13 @@ impl Sources {
         let known = asking.get(&Source::from(source)).and_then(Weak::upgrade);
         let queue = known.unwrap_or_else(|| {
             asking.retain(|_, queue| queue.strong_count() > 0);
-            let queue = Arc::new(Semaphore::new(self.at_once));
+            let queue = Arc::new(Queue {
+                turns: Arc::new(Semaphore::new(self.at_once)),
+            });
             asking.insert(source.into(), Arc::downgrade(&queue));
             queue
         });
-        // One reference is our own.
+        // Each place has one reference, also while it has a turn. One is our own.
         if Arc::strong_count(&queue) > self.most {
             return Err(TooManyQueries);
         }
@@ -134,11 +141,15 @@ mod tests {
         text.parse().unwrap()
     }
 
-    #[test]
-    fn one_source_cannot_fill_the_queue() {
+    #[tokio::test]
+    async fn one_source_cannot_fill_the_queue() {
         let sources = Sources::sharing(4, 60);
+        let first = sources.admit(address("192.0.2.1")).unwrap();
+        let second = sources.admit(address("192.0.2.1")).unwrap();
+        let turns = [first.turn().await, second.turn().await];
         let waiting: Vec<_> = (0..60).map(|_| sources.admit(address("192.0.2.1"))).collect();
-        assert_eq!(waiting.iter().filter(|admitted| admitted.is_ok()).count(), 20);
+        assert_eq!(waiting.iter().filter(|admitted| admitted.is_ok()).count(), 18);
+        drop((first, second, turns));
         assert!(sources.admit(address("192.0.2.2")).is_ok());
         drop(waiting);
         assert!(sources.admit(address("192.0.2.1")).is_ok());

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 pub const MAX_DIALS: usize = 12;
 /// The oldest dials are never aborted for newer ones, so that even the slowest path completes.
 const PROTECTED_DIALS: usize = 4;
-/// While the peer is busy, one attempt in this many also dials another path.
-const BUSY_ATTEMPTS_PER_OTHER: usize = 4;
+/// While the peer refuses dials, one attempt in this many also dials another path.
+const REFUSED_ATTEMPTS_PER_OTHER: usize = 4;
 /// Limit for one dial, and for one resume.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// After this time, or three round trips, an unanswered resume no longer blocks the next one.
@@ -21,6 +21,7 @@ pub const RESUME_TIMEOUT: Duration = Duration::from_millis(400);
 pub struct DialRace {
     pacer: RedialPacer,
     restarts: u32,
+    network_changes: u32,
     /// The peer's host itself closed the lead.
     heard_from_peer: bool,
     pending: PendingResumes,
@@ -46,6 +47,7 @@ impl DialRace {
         let mut dial_race = DialRace {
             pacer,
             restarts: request.restarts(),
+            network_changes: request.network_changes(),
             heard_from_peer: false,
             pending: PendingResumes::default(),
             cancelled: false,
@@ -76,9 +78,9 @@ impl DialRace {
         let first = ranks.first().copied();
         let mut others: Vec<usize> = (1..ranks.len()).collect();
         others.sort_by_key(|other| ranks[*other].abs_diff(ranks[0]));
-        // A peer that was heard is busy, and its other paths lead to the same peer.
-        let interval = if self.pacer.is_busy(now) {
-            BUSY_ATTEMPTS_PER_OTHER
+        // The other paths lead to the same peer.
+        let interval = if self.pacer.is_refused(now) {
+            REFUSED_ATTEMPTS_PER_OTHER
         } else {
             1
         };
@@ -124,6 +126,7 @@ impl DialRace {
         let DialRequest::Dial {
             peer_reachable,
             restarts,
+            network_changes,
             ..
         } = request
         else {
@@ -132,6 +135,11 @@ impl DialRace {
         if peer_reachable != self.heard_from_peer {
             self.heard_from_peer = peer_reachable;
             self.pacer.set_peer_heard(peer_reachable.then_some(now));
+        }
+        if network_changes != self.network_changes {
+            self.network_changes = network_changes;
+            // On another network nothing is known about the peer.
+            self.pacer.set_peer_heard(None);
         }
         if restarts != self.restarts {
             self.restarts = restarts;
@@ -281,6 +289,7 @@ mod tests {
         peer_reachable: false,
         is_urgent: true,
         restarts: 0,
+        network_changes: 0,
     };
 
     fn pacer(now: Instant) -> RedialPacer {
@@ -328,6 +337,7 @@ mod tests {
             peer_reachable: true,
             is_urgent: true,
             restarts: 0,
+            network_changes: 0,
         };
         let mut dial_race = DialRace::for_outage(pacer(start), heard, start);
         let busy = dials(&mut dial_race, start, BUSY).len();

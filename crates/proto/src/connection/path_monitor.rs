@@ -19,8 +19,11 @@ pub enum DialRequest {
         peer_reachable: bool,
         /// Whether the user waits for output or has pressed a key.
         is_urgent: bool,
-        /// Incremented by each suspicion, loss of a healthy lead, keystroke and network change; a new value restarts the redial cadence.
+        /// Incremented by each suspicion, loss of a healthy lead, keystroke and network change; a new value restarts the
+        /// redial cadence.
         restarts: u32,
+        /// Incremented by each network change: what is known about the peer is forgotten.
+        network_changes: u32,
     },
 }
 
@@ -34,6 +37,14 @@ impl DialRequest {
     pub fn restarts(&self) -> u32 {
         match self {
             DialRequest::Dial { restarts, .. } => *restarts,
+            DialRequest::None => 0,
+        }
+    }
+
+    /// How often the network has changed.
+    pub fn network_changes(&self) -> u32 {
+        match self {
+            DialRequest::Dial { network_changes, .. } => *network_changes,
             DialRequest::None => 0,
         }
     }
@@ -157,12 +168,18 @@ impl PathMonitor {
     /// The network changed or the machine woke up.
     pub(super) fn handle_network_change(&mut self, now: Instant) {
         self.liveness.handle_network_change(now);
-        if let DialRequest::Dial { restarts, .. } = self.request {
+        if let DialRequest::Dial {
+            restarts,
+            network_changes,
+            ..
+        } = self.request
+        {
             self.request = DialRequest::Dial {
                 // The network may be another one, on which nothing is known about the peer.
                 peer_reachable: false,
                 is_urgent: true,
                 restarts: restarts.wrapping_add(1),
+                network_changes: network_changes.wrapping_add(1),
             };
         }
     }
@@ -251,18 +268,20 @@ impl PathMonitor {
 
     fn request_dial(&mut self, peer_reachable: bool, now: Instant, outstanding: bool) {
         let flowed = now.saturating_duration_since(self.liveness.active()) < RECENT_OUTPUT;
-        let (was_reachable, was_urgent, restarts) = match self.request {
+        let (was_reachable, was_urgent, restarts, network_changes) = match self.request {
             DialRequest::Dial {
                 peer_reachable,
                 is_urgent,
                 restarts,
-            } => (peer_reachable, is_urgent, restarts),
-            DialRequest::None => (false, false, 0),
+                network_changes,
+            } => (peer_reachable, is_urgent, restarts, network_changes),
+            DialRequest::None => (false, false, 0, 0),
         };
         self.request = DialRequest::Dial {
             peer_reachable: was_reachable || peer_reachable,
             is_urgent: was_urgent || outstanding || flowed,
             restarts: restarts.wrapping_add(1),
+            network_changes,
         };
     }
 

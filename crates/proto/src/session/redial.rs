@@ -53,13 +53,17 @@ struct Busy {
     since: Instant,
     until: Instant,
     interval: Duration,
+    /// The peer has said so itself, and does not merely take long.
+    is_refused: bool,
 }
 
 impl Busy {
     /// The interval from now on, at least.
     fn interval(&self, now: Instant) -> Duration {
+        // A path that loses all large packets looks like a slow peer, and another path may work.
+        let max = if self.is_refused { MAX_BUSY_INTERVAL } else { BUSY.1 };
         let part = now.saturating_duration_since(self.since) / BUSY_PART;
-        self.interval.max(part).min(MAX_BUSY_INTERVAL)
+        self.interval.max(part).min(max)
     }
 }
 
@@ -99,16 +103,18 @@ impl RedialPacer {
     /// restarted. It answers as soon as it can; more attempts from all its clients would only delay that. `None`: no longer
     /// known.
     pub fn set_peer_heard(&mut self, at: Option<Instant>) {
+        self.heard = None;
         self.busy = at.map(|at| Busy {
             since: at,
             until: at + BUSY_FOR,
             interval: BUSY.0,
+            is_refused: true,
         });
     }
 
     /// The peer refused a dial because it has too many of them.
     pub fn handle_refused(&mut self, now: Instant) {
-        if !self.is_busy(now) {
+        if !self.is_refused(now) {
             self.set_peer_heard(Some(now));
         }
         self.handle_heard(now);
@@ -124,13 +130,20 @@ impl RedialPacer {
         let since = recent.map_or(now, |(since, _)| since);
         self.heard = Some((since, now));
         if now >= since + SLOW_AFTER {
-            self.set_peer_heard(Some(now));
+            self.busy = Some(Busy {
+                since: now,
+                until: now + BUSY_FOR,
+                interval: BUSY.0,
+                is_refused: false,
+            });
         }
     }
 
-    /// Whether the peer is known to be reachable but busy.
-    pub fn is_busy(&self, now: Instant) -> bool {
-        self.busy_interval(now).is_some()
+    /// Whether the peer refuses dials for now.
+    pub fn is_refused(&self, now: Instant) -> bool {
+        self.busy
+            .as_ref()
+            .is_some_and(|busy| busy.is_refused && now < busy.until)
     }
 
     /// When the next attempt is due.
@@ -292,12 +305,15 @@ mod tests {
         for heard in [0, 500, 900, 3000, 3900, 7000] {
             pacer.handle_heard(at(heard));
             assert!(
-                !pacer.is_busy(at(heard)),
+                !pacer.is_refused(at(heard)),
                 "the path may lose packets, or fail now and then"
             );
         }
         pacer.handle_heard(at(8100));
-        assert!(pacer.is_busy(at(8100)));
+        assert!(pacer.busy_interval(at(8100)).is_some() && !pacer.is_refused(at(8100)));
+        pacer.set_peer_heard(None);
+        pacer.handle_heard(at(8200));
+        assert!(pacer.busy_interval(at(8200)).is_none(), "another network");
     }
 
     #[test]
@@ -305,9 +321,9 @@ mod tests {
         let start = clock::now();
         let mut pacer = RedialPacer::new(start, true, 7);
         pacer.handle_refused(start);
-        assert!(pacer.is_busy(start));
+        assert!(pacer.is_refused(start));
         pacer.handle_refused(start + Duration::from_secs(8));
-        assert!(pacer.is_busy(start + Duration::from_secs(17)));
+        assert!(pacer.is_refused(start + Duration::from_secs(17)));
         let attempts = attempts(&mut pacer, start, start + Duration::from_secs(17));
         assert!((6..=13).contains(&attempts), "{attempts}");
     }

@@ -20,6 +20,9 @@ pub(super) struct Filter<'a> {
     doubts: &'a mut Doubts,
 }
 
+/// Most marks on one character that are kept. Written languages need a few.
+const MAX_MARKS: usize = 16;
+
 /// Characters without a width of their own that all terminals put on the character before.
 const COMBINING_MARKS: std::ops::RangeInclusive<char> = '\u{300}'..='\u{36f}';
 
@@ -168,6 +171,22 @@ impl<'a> Filter<'a> {
         }
     }
 
+    /// Whether no more marks fit on the character before the cursor. The emulator has no limit, and a server could send
+    /// marks until memory is full.
+    fn has_many_marks(&self) -> bool {
+        let point = self.term.grid().cursor.point;
+        let last = match self.is_pending() {
+            true => self.column(),
+            false => self.column().saturating_sub(1),
+        };
+        // A mark behind a wide character is put on its first half.
+        let columns = last.saturating_sub(1)..=last;
+        columns.into_iter().any(|column| {
+            let marks = self.term.grid()[point.line][Column(column)].zerowidth();
+            marks.is_some_and(|marks| marks.len() >= MAX_MARKS)
+        })
+    }
+
     /// Whether the cursor is behind a wide character.
     fn is_behind_wide(&self) -> bool {
         let before = self.column().checked_sub(1);
@@ -291,7 +310,13 @@ impl Handler for Filter<'_> {
 
     fn input(&mut self, character: char) {
         match character.width() {
-            Some(0) => self.zero_width(character),
+            Some(0) => {
+                self.zero_width(character);
+                if self.has_many_marks() {
+                    let row = self.row();
+                    return self.doubts.row(row);
+                }
+            }
             Some(width) => self.before_print(character, width),
             None => return,
         }

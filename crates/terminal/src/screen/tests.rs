@@ -238,3 +238,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_character_keeps_a_bounded_number_of_marks() {
+    let marks = |screen: &Screen| {
+        let cell = screen.cell(Position { row: 0, column: 1 }).expect("on the screen");
+        cell.zerowidth().map_or(0, <[char]>::len)
+    };
+    let begin = "ab".to_owned();
+    let few = after(10, 2, (begin.clone() + &"\u{301}".repeat(3)).as_bytes());
+    assert_eq!(marks(&few), 3);
+    assert!(few.is_row_certain(0));
+    let many = after(10, 2, (begin.clone() + &"\u{301}".repeat(100_000)).as_bytes());
+    assert!((1..=20).contains(&marks(&many)), "{}", marks(&many));
+    assert!(!many.is_row_certain(0), "a terminal may keep them all");
+    let again = after(10, 2, (begin + &"\x1b[1;3H\u{301}".repeat(100)).as_bytes());
+    assert!(marks(&again) <= 20, "{}", marks(&again));
+    let pending = after(2, 2, ("ab".to_owned() + &"\u{301}".repeat(100)).as_bytes());
+    assert!(marks(&pending) <= 20, "{}", marks(&pending));
+}
