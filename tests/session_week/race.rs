@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// The cadence as it is documented, with its jitter: how long after the start, or the last sign, which interval holds.
 const WAITED_FOR: [(u64, u64); 2] = [(300, 150), (1800, 1000)];
-const QUIET: [(u64, u64); 1] = [(300, 1000)];
+const QUIET: [(u64, u64); 1] = [(1800, 1000)];
 const RARE: u64 = 15_000;
 
 pub(crate) struct Race {

@@ -16,10 +16,10 @@ const MAX_SILENT_TICKS: u32 = 4;
 const MAX_SILENT_TICKS_AT_START: u32 = 15;
 
 /// A worker that was killed may have been slow: on a machine that is overloaded, the next one would be killed at the
-/// same point. So each kill doubles the limits, up to this factor.
+/// same point. So from the second kill in a row on, each one doubles the limits, up to this factor.
 const MAX_FACTOR: u32 = 16;
 
-/// Ticks in a row of a serving worker with a message each, after which the limits are the usual ones.
+/// Ticks in a row of a serving worker with a message each, after which the kills before are forgotten.
 const GOOD_TICKS: u32 = 60;
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Watchdog {
     silent: u32,
     good: u32,
     is_ready: bool,
-    factor: u32,
+    kills: u32,
     next: Instant,
 }
 
@@ -37,7 +37,7 @@ impl Watchdog {
             silent: 0,
             good: 0,
             is_ready: false,
-            factor: 1,
+            kills: 0,
             next: now + TICK,
         }
     }
@@ -45,14 +45,14 @@ impl Watchdog {
     /// Another worker has started.
     pub(super) fn restart(&mut self, now: Instant) {
         *self = Self {
-            factor: self.factor,
+            kills: self.kills,
             ..Self::new(now)
         };
     }
 
     /// The worker was killed because it was silent.
     pub(super) fn handle_killed(&mut self, now: Instant) {
-        self.factor = (self.factor * 2).min(MAX_FACTOR);
+        self.kills = self.kills.saturating_add(1);
         self.restart(now);
     }
 
@@ -81,7 +81,7 @@ impl Watchdog {
                 0
             };
             if self.good >= GOOD_TICKS {
-                self.factor = 1;
+                self.kills = 0;
             }
             self.silent += 1;
             self.next = now + TICK;
@@ -91,7 +91,8 @@ impl Watchdog {
         } else {
             MAX_SILENT_TICKS_AT_START
         };
-        self.silent >= max * self.factor
+        let factor = 2u32.saturating_pow(self.kills.saturating_sub(1)).min(MAX_FACTOR);
+        self.silent >= max * factor
     }
 }
 
@@ -127,13 +128,13 @@ mod tests {
         let start = clock::now();
         let mut watchdog = Watchdog::new(start);
         let mut limits = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..7 {
             limits.push(ticks(&mut watchdog, start));
             watchdog.handle_killed(start);
         }
         assert_eq!(
             limits,
-            [1, 2, 4, 8, 16, 16].map(|factor| MAX_SILENT_TICKS_AT_START * factor)
+            [1, 1, 2, 4, 8, 16, 16].map(|factor| MAX_SILENT_TICKS_AT_START * factor)
         );
         watchdog.handle_ready();
         assert_eq!(ticks(&mut watchdog, start), MAX_SILENT_TICKS * MAX_FACTOR);
