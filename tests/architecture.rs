@@ -138,7 +138,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "observe",
-        rooms: &["wire", "carrier", "pump", "clock", "tasks", "local_socket"],
+        rooms: &["wire", "carrier", "pump", "clock", "tasks", "local_socket", "tcp_info"],
         crates: Crates::AllBut(CLI_ONLY),
     },
     // Floor 4

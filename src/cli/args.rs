@@ -27,7 +27,7 @@ pub(super) use self::relay::RelayArgs;
 pub(super) use self::serve::ServeArgs;
 pub(super) use self::setup::SetupArgs;
 pub(super) use self::status::{KillArgs, StatusArgs};
-use super::values::{Destination, ListenAddress, LogFormat, Port, parse};
+use super::values::{Destination, ListenAddress, LogFormat, Port, Predict, parse};
 use crate::identity::ssh_config::NESTING_VARIABLE;
 
 /// The whole command line.
@@ -263,6 +263,12 @@ pub(super) struct SshArgs {
     #[arg(long, value_name = "BOOL", env = "BOWLINE_LINK_LINE", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub(super) link_line: Option<bool>,
+    /// Show typed keys before the server returns them: adaptive, always or never [default: adaptive]
+    ///
+    /// `adaptive` shows them while the round-trip time is above 60 ms, or if answers are late. Where the server does not
+    /// return keys, as at a prompt for a password, none are shown.
+    #[arg(long, value_name = "MODE", env = "BOWLINE_PREDICT", value_parser = parse::<Predict>)]
+    pub(super) predict: Option<Predict>,
     /// Print help
     #[arg(long, action = ArgAction::Help, help_heading = "Global options")]
     help: Option<bool>,

@@ -32,7 +32,7 @@ use crate::carrier::relays::RelayName;
 
 use super::values::{
     AuthWord, ByteSize, ClientAddressWord, Count, Fallback, ListenAddress, LogFormat, MetricsAddress, MtuCap,
-    PathCommand, Port, ProxyText, Target, Transport, Written, WrittenList,
+    PathCommand, Port, Predict, ProxyText, Target, Transport, Written, WrittenList,
 };
 
 /// The file's content. Without a file: empty.
@@ -71,6 +71,7 @@ pub(super) struct ClientTable {
     pub(super) mtu_cap: Option<Written<MtuCap>>,
     pub(super) plain: Option<Written<bool>>,
     pub(super) link_line: Option<Written<bool>>,
+    pub(super) predict: Option<Written<Predict>>,
 }
 
 /// `[serve]`.
@@ -262,6 +263,7 @@ impl ClientTable {
             mtu_cap: self.mtu_cap.or(other.mtu_cap),
             plain: self.plain.or(other.plain),
             link_line: self.link_line.or(other.link_line),
+            predict: self.predict.or(other.predict),
         }
     }
 }

@@ -4,6 +4,7 @@ pub(super) mod alternate_routes;
 mod caller;
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -454,7 +455,8 @@ async fn fall_back(
     leave_terminal();
     let tasks = Tasks::new();
     if let Some(file) = terminal_socket {
-        tasks.spawn("link", report_plain_tcp(file));
+        let connection = stream.as_fd().try_clone_to_owned();
+        tasks.spawn("link", report_plain_tcp(file, connection));
     }
     fallback::splice(stream, stdin, stdout)
         .await

@@ -24,14 +24,14 @@ pub(super) use self::arguments::SshArguments;
 use self::arguments::split_option;
 use self::decision::{Overlay, PlainReason, Situation, decide};
 use self::user_terminal::is_controlling;
-use self::wrapper::{Ended, Options};
+use self::wrapper::{Ended, Options, Shown};
 use super::args::{self, CommonArgs, PROXY_VARIABLE, SshArgs};
-use super::config_file::ConfigFile;
+use super::config_file::{ClientTable, ConfigFile};
 use super::places::{Owner, make_folder};
 use super::proxy::alternate_routes::chosen_proxy;
 use super::report::{Failure, cannot_run, not_an_ssh_option, notice};
 use super::settings::{Context, one};
-use super::values::{Fallback, ProxyText};
+use super::values::{Fallback, Predict, ProxyText};
 use crate::identity::ssh_config::OuterQueries;
 use crate::observe::LinkListener;
 
@@ -40,7 +40,11 @@ pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
     // A password may be in it. If it came from the environment, that is unchanged.
     let proxy = args.reach.proxy.clone().map(|ProxyText(text)| (PROXY_VARIABLE, text));
     let is_verbose = args.proxy_verbose > 0;
-    let Prepared { arguments, stays, link } = match prepare(args, common) {
+    let Prepared {
+        arguments,
+        stays,
+        shown,
+    } = match prepare(args, common) {
         Ok(prepared) => prepared,
         Err(failure) => return failure,
     };
@@ -53,7 +57,7 @@ pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
             }
             let options = Options {
                 overlay,
-                link,
+                shown,
                 is_verbose,
             };
             match wrapper::run(ssh, options) {
@@ -77,8 +81,7 @@ struct Prepared {
     arguments: Vec<OsString>,
     /// Whether bowline stays in front of it.
     stays: Result<Overlay, PlainReason>,
-    /// Where the client half reports about the link.
-    link: Option<LinkListener>,
+    shown: Shown,
 }
 
 fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
@@ -90,7 +93,7 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
     let alone = |reason| Prepared {
         arguments: ssh.raw().to_vec(),
         stays: Err(reason),
-        link: None,
+        shown: Shown::nothing(),
     };
     let Some(destination) = ssh.destination() else {
         return Ok(alone(PlainReason::NoAnswer));
@@ -114,9 +117,15 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
         term: term.as_deref(),
     };
     let stays = decide(&ssh, &plain, situation);
-    let has_link_line = stays == Ok(Overlay::Possible) && args.link_line.or(one(&table.link_line)).unwrap_or(true);
-    let link = has_link_line.then(|| listen_for_link(&context)).flatten();
-    if let Some(link) = &link {
+    let shown = match stays {
+        Ok(Overlay::Possible) => {
+            let is_jump = jump_host(&ssh, || jump_of(&plain)).is_some();
+            shown(&args, &table, &context, is_jump)
+        }
+        _ => Shown::nothing(),
+    };
+    // Else it stays that of a `bowline ssh` in front of this one.
+    if let Some(link) = &shown.link {
         args.reach.terminal_socket = Some(link.file().to_owned());
     }
     let flags = own_flags(&args, &common, &context.file, &host);
@@ -127,11 +136,28 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
     Ok(Prepared {
         arguments: line,
         stays,
-        link,
+        shown,
     })
 }
 
-/// Without a folder for the socket there is no link line.
+/// What is shown if the terminal can move its cursor.
+fn shown(args: &SshArgs, table: &ClientTable, context: &Context, is_jump: bool) -> Shown {
+    let has_link_line = args.link_line.or(one(&table.link_line)).unwrap_or(true);
+    let predict = match args.predict.or(one(&table.predict)).unwrap_or(Predict::Adaptive) {
+        // How far the target is, nobody knows here.
+        Predict::Adaptive if is_jump => Predict::Never,
+        predict => predict,
+    };
+    let listens = has_link_line || predict != Predict::Never;
+    Shown {
+        link: listens.then(|| listen_for_link(context)).flatten(),
+        has_link_line,
+        predict,
+        is_jump,
+    }
+}
+
+/// Without a folder for the socket there is no link line, and no prediction.
 fn listen_for_link(context: &Context) -> Option<LinkListener> {
     let folder = context.folders().ok()?.runtime;
     make_folder(&folder).ok()?;
@@ -145,15 +171,7 @@ fn ssh_line(
     ssh: &SshArguments,
     configured_jump: impl FnOnce() -> Option<OsString>,
 ) -> Vec<OsString> {
-    let asked = ssh
-        .values(b'J')
-        .next()
-        .map(OsStr::to_owned)
-        .or_else(|| ssh.configured("ProxyJump"));
-    let jump = asked
-        .or_else(configured_jump)
-        .filter(|jump| !jump.eq_ignore_ascii_case("none") && !jump.is_empty());
-    let command = match jump {
+    let command = match jump_host(ssh, configured_jump) {
         Some(jump) => jump_command(own, flags, ssh, &jump),
         None => proxy_command(own, flags, ssh),
     };
@@ -166,6 +184,17 @@ fn ssh_line(
     // ssh refuses -J beside a ProxyCommand.
     line.extend(ssh.without(b"J"));
     line
+}
+
+/// The jump hosts on the way. `configured` is asked only when the command line leaves it open.
+fn jump_host(ssh: &SshArguments, configured: impl FnOnce() -> Option<OsString>) -> Option<OsString> {
+    let asked = ssh
+        .values(b'J')
+        .next()
+        .map(OsStr::to_owned)
+        .or_else(|| ssh.configured("ProxyJump"));
+    let jump = asked.or_else(configured);
+    jump.filter(|jump| !jump.eq_ignore_ascii_case("none") && !jump.is_empty())
 }
 
 /// `ProxyCommand=BOWLINE proxy .. '%r@%n' %p`.

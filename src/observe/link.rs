@@ -1,39 +1,64 @@
 //! What a client half tells the `bowline ssh` in front of it about the link.
 //!
 //! `bowline ssh` listens on a socket in the runtime folder, and the client half connects to it. The client half reports when
-//! its lead changes or is suspected, and when it is asked; an idle session exchanges nothing. Lines of JSON.
+//! its lead changes or is suspected, and when it is asked. It says which keys were written to sshd, if `bowline ssh` has
+//! marked them. An idle session exchanges nothing. Lines of JSON.
 
 use std::fs;
-use std::future::pending;
+use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::SocketType;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::debug;
 
 use super::control_socket::is_permitted;
+use super::marks::Marks;
 use super::{json_lines, milliseconds, query_all};
+use crate::clock::{self, Timer};
 use crate::local_socket;
 use crate::pump::SessionStats;
+use crate::tcp_info::TcpInfo;
 
 /// Reports that wait for `bowline ssh`; with more, the client half waits.
 const MAX_REPORTS: usize = 4;
 
+/// Requests that wait for the client half's answer; with more, `bowline ssh` joins them.
+const MAX_REQUESTS: usize = 4;
+
 /// Connections that may wait. A jump host and its target have one client half between them.
 const BACKLOG: i32 = 4;
 
-/// The only request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum LinkRequest {
     Report,
+    /// A key was written to ssh. Marks grow.
+    Mark(u64),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LinkMessage {
+    Report(LinkReport),
+    Arrived(LinkArrival),
+}
+
+/// Keys have arrived at sshd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LinkArrival {
+    /// The last of them. What the server had sent until then was written to ssh.
+    pub(crate) mark: u64,
+    /// [`LinkReport::rtt_us`].
+    pub(crate) rtt_us: Option<u64>,
 }
 
 /// The state of the link at one moment.
@@ -59,8 +84,28 @@ pub(crate) struct LinkReport {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LinkEvent {
     Report(LinkReport),
+    Arrived(LinkArrival),
     /// The client half has closed its connection.
     Closed,
+}
+
+/// What client halves are asked. Requests that could not be sent yet are joined.
+#[derive(Debug, Default)]
+pub(crate) struct LinkRequests {
+    report: Notify,
+    mark: watch::Sender<u64>,
+}
+
+impl LinkRequests {
+    /// Asks for a report.
+    pub(crate) fn request_report(&self) {
+        self.report.notify_one();
+    }
+
+    /// A key was written to ssh: asks when it has arrived at sshd. Marks grow.
+    pub(crate) fn mark(&self, mark: u64) {
+        self.mark.send_replace(mark);
+    }
 }
 
 /// Where a `bowline ssh` waits for its client half. Its file is removed on drop.
@@ -85,8 +130,8 @@ impl LinkListener {
         &self.file
     }
 
-    /// Serves client halves, one after the other, for ever. Each notification of `requests` asks for a report.
-    pub(crate) async fn run(self, requests: Arc<Notify>, events: mpsc::Sender<LinkEvent>) {
+    /// Serves client halves, one after the other, for ever.
+    pub(crate) async fn run(self, requests: Arc<LinkRequests>, events: mpsc::Sender<LinkEvent>) {
         let listening = self.socket.try_clone().map(StdListener::from);
         let listener = match listening.and_then(UnixListener::from_std) {
             Ok(listener) => listener,
@@ -121,23 +166,35 @@ impl Drop for LinkListener {
 
 async fn receive(read: impl AsyncRead + Unpin, events: &mpsc::Sender<LinkEvent>) {
     let mut read = BufReader::new(read);
-    while let Ok(Some(report)) = json_lines::read::<LinkReport>(&mut read).await {
-        if events.send(LinkEvent::Report(report)).await.is_err() {
+    while let Ok(Some(message)) = json_lines::read::<LinkMessage>(&mut read).await {
+        let event = match message {
+            LinkMessage::Report(report) => LinkEvent::Report(report),
+            LinkMessage::Arrived(arrival) => LinkEvent::Arrived(arrival),
+        };
+        if events.send(event).await.is_err() {
             return;
         }
     }
 }
 
-async fn ask(mut write: impl AsyncWrite + Unpin, requests: &Notify) {
-    let Ok(line) = json_lines::of(&LinkRequest::Report) else {
-        return;
-    };
+async fn ask(mut write: impl AsyncWrite + Unpin, requests: &LinkRequests) {
+    let mut mark = requests.mark.subscribe();
     loop {
-        requests.notified().await;
-        if write.write_all(&line).await.is_err() {
+        let request = tokio::select! {
+            () = requests.report.notified() => LinkRequest::Report,
+            changed = mark.changed() => match changed {
+                Ok(()) => LinkRequest::Mark(*mark.borrow_and_update()),
+                Err(_) => return,
+            },
+        };
+        if send(&mut write, &request).await.is_err() {
             return;
         }
     }
+}
+
+async fn send(write: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> io::Result<()> {
+    write.write_all(&json_lines::of(value)?).await
 }
 
 /// Reports about a session until `bowline ssh` has gone.
@@ -146,7 +203,7 @@ pub(crate) struct LinkReporter {
     /// [`LinkReport::trying`].
     pub(crate) trying: Vec<String>,
     /// The longest outage.
-    pub(crate) detach_timeout: std::time::Duration,
+    pub(crate) detach_timeout: Duration,
 }
 
 impl LinkReporter {
@@ -154,30 +211,58 @@ impl LinkReporter {
     pub(crate) async fn run(self, file: PathBuf) {
         let Some(stream) = connect(&file) else { return };
         let (read, write) = stream.into_split();
-        let asked = Notify::new();
+        let (requests, received) = mpsc::channel(MAX_REQUESTS);
         tokio::select! {
-            () = listen(read, &asked) => {}
-            () = self.report(write, &asked) => {}
+            () = listen(read, requests) => {}
+            () = self.report(write, received) => {}
         }
     }
 
-    async fn report(&self, mut write: impl AsyncWrite + Unpin, asked: &Notify) {
+    async fn report(&self, mut write: impl AsyncWrite + Unpin, mut requests: mpsc::Receiver<LinkRequest>) {
         let (mut paths, mut suspicion) = (self.stats.active_paths(), self.stats.suspicion());
+        let (mut marks, mut timer) = (Marks::default(), Timer::new());
+        let mut is_asked = true;
         loop {
-            let report = self.present().await;
-            let Ok(line) = json_lines::of(&report) else { return };
-            if write.write_all(&line).await.is_err() {
-                return;
+            let progress_changed = self.stats.progress_changed();
+            let progress = self.stats.progress();
+            marks.handle_progress(progress, clock::now());
+            if std::mem::take(&mut is_asked) {
+                let report = LinkMessage::Report(self.present().await);
+                if send(&mut write, &report).await.is_err() {
+                    return;
+                }
             }
-            let is_over = tokio::select! {
-                () = asked.notified() => false,
-                changed = paths.changed() => changed.is_err(),
-                changed = suspicion.changed() => changed.is_err(),
-            };
-            if is_over {
-                return;
+            if let Some(mark) = marks.poll_arrived(progress) {
+                let rtt_us = self.rtt_us().await;
+                let arrival = LinkMessage::Arrived(LinkArrival { mark, rtt_us });
+                if send(&mut write, &arrival).await.is_err() {
+                    return;
+                }
+            }
+            timer.set(marks.poll_timeout());
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(LinkRequest::Report) => is_asked = true,
+                    Some(LinkRequest::Mark(mark)) => marks.handle_mark(mark, clock::now()),
+                    None => return,
+                },
+                changed = paths.changed() => match changed {
+                    Ok(()) => is_asked = true,
+                    Err(_) => return,
+                },
+                changed = suspicion.changed() => match changed {
+                    Ok(()) => is_asked = true,
+                    Err(_) => return,
+                },
+                () = progress_changed, if marks.is_pending() => {}
+                () = poll_fn(|cx| timer.poll(cx)) => {}
             }
         }
+    }
+
+    async fn rtt_us(&self) -> Option<u64> {
+        let live = query_all(&[Arc::clone(&self.stats)]).await.pop().flatten();
+        live.and_then(|live| live.lead?.rtt).map(microseconds)
     }
 
     async fn present(&self) -> LinkReport {
@@ -188,7 +273,7 @@ impl LinkReporter {
         let rtt = stats.and_then(|stats| stats.rtt);
         LinkReport {
             heard_ms: stats.map(|stats| milliseconds(stats.heard_for)),
-            rtt_us: rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            rtt_us: rtt.map(microseconds),
             is_suspect: detached_for.is_some() || live.is_some_and(|live| live.is_suspect),
             path: lead.map(|lead| match &lead.via {
                 Some(via) => format!("{} via {via}", lead.kind),
@@ -201,24 +286,40 @@ impl LinkReporter {
     }
 }
 
-/// Says that there is no session. Keeps the connection as long as it is polled.
-pub(crate) async fn report_plain_tcp(file: PathBuf) {
-    let Some(mut stream) = connect(&file) else { return };
-    let report = LinkReport {
-        is_plain_tcp: true,
-        ..LinkReport::default()
-    };
-    if let Ok(line) = json_lines::of(&report) {
-        let _ = stream.write_all(&line).await;
+/// Says that there is no session, and again with the round-trip time of `connection` when a key is marked. Keeps its own
+/// connection as long as it is polled.
+pub(crate) async fn report_plain_tcp(file: PathBuf, connection: io::Result<OwnedFd>) {
+    let Some(stream) = connect(&file) else { return };
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    loop {
+        let info = connection.as_ref().ok().and_then(|fd| TcpInfo::of(fd.as_fd()).ok());
+        let report = LinkReport {
+            rtt_us: info.map(|info| microseconds(info.rtt)),
+            is_plain_tcp: true,
+            ..LinkReport::default()
+        };
+        if send(&mut write, &LinkMessage::Report(report)).await.is_err() {
+            return;
+        }
+        match json_lines::read::<LinkRequest>(&mut read).await {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return,
+        }
     }
-    pending().await
 }
 
-async fn listen(read: impl AsyncRead + Unpin, asked: &Notify) {
+async fn listen(read: impl AsyncRead + Unpin, requests: mpsc::Sender<LinkRequest>) {
     let mut read = BufReader::new(read);
-    while let Ok(Some(LinkRequest::Report)) = json_lines::read(&mut read).await {
-        asked.notify_one();
+    while let Ok(Some(request)) = json_lines::read(&mut read).await {
+        if requests.send(request).await.is_err() {
+            return;
+        }
     }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn connect(file: &Path) -> Option<UnixStream> {

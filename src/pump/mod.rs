@@ -20,7 +20,7 @@ pub use checkpoint::{Checkpoint, CheckpointStore};
 pub use live_stats::{LeadStats, LiveStats};
 pub use memory::session_memory;
 pub use parts::{Arrival, Dialing, MAX_ARRIVALS, MAX_COMMANDS, MAX_STANDBYS, Outcome, PumpParts, SessionCommand};
-pub use session_stats::{ActivePaths, OutageStats, SessionStats};
+pub use session_stats::{ActivePaths, OutageStats, Progress, SessionStats};
 
 use crate::carrier::{self, Carrier, CloseReason};
 use crate::clock::{self, Timer};

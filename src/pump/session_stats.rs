@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Shared between a pump and its readers. Values may be slightly old. Offsets only grow, so an old one is never wrong: it
 /// only makes the peer send a little again.
@@ -20,6 +21,12 @@ pub struct SessionStats {
     limit: AtomicU64,
     /// First position not yet read from the pipe.
     taken: AtomicU64,
+    /// First position that the peer has not acknowledged.
+    acknowledged: AtomicU64,
+    /// First position of `received` that was not written to the pipe.
+    delivered: AtomicU64,
+    /// Notified when one of these positions changes. Costs nothing if nobody waits.
+    progress: Notify,
     /// `received` and `taken` when this process took over.
     before: (u64, u64),
     ended: AtomicBool,
@@ -32,6 +39,19 @@ pub struct SessionStats {
     stats_requests: mpsc::Sender<StatsRequest>,
     /// `None` once the pump has taken it.
     receiver: Mutex<Option<mpsc::Receiver<StatsRequest>>>,
+}
+
+/// How far the two streams of a session are, in bytes since its beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Read from the pipe.
+    pub taken: u64,
+    /// Of these, acknowledged by the peer: written to their destination there.
+    pub acknowledged: u64,
+    /// Received from the peer.
+    pub received: u64,
+    /// Of these, written to the pipe.
+    pub delivered: u64,
 }
 
 /// The carriers that a session uses.
@@ -81,6 +101,9 @@ impl SessionStats {
             received: AtomicU64::new(0),
             limit: AtomicU64::new(window),
             taken: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            progress: Notify::new(),
             before: (0, 0),
             ended: AtomicBool::new(false),
             output_done: AtomicBool::new(false),
@@ -136,6 +159,24 @@ impl SessionStats {
         )
     }
 
+    /// How far the streams are. What had been received when `acknowledged` came is counted in `received`.
+    pub fn progress(&self) -> Progress {
+        let acknowledged = self.acknowledged.load(Ordering::Acquire);
+        let delivered = self.delivered.load(Ordering::Acquire);
+        let (received, taken) = self.transferred();
+        Progress {
+            taken,
+            acknowledged,
+            received,
+            delivered,
+        }
+    }
+
+    /// Completes when [`Self::progress`] has changed after this call.
+    pub fn progress_changed(&self) -> Notified<'_> {
+        self.progress.notified()
+    }
+
     /// Asks the pump for its statistics. An ended pump does not answer. `None` if too many requests wait.
     pub fn request_live_stats(&self) -> Option<oneshot::Receiver<LiveStats>> {
         let (request, answer) = oneshot::channel();
@@ -182,10 +223,22 @@ impl SessionStats {
     pub(super) fn update(&self, session: &Session) {
         let limit = session.received().saturating_add(session.window());
         self.limit.store(limit.get(), Ordering::Release);
-        self.taken.store(session.taken().get(), Ordering::Release);
-        self.received.store(session.received().get(), Ordering::Release);
+        // `acknowledged` comes last: who sees it sees what was received with it.
+        let positions = [
+            (&self.taken, session.taken()),
+            (&self.received, session.received()),
+            (&self.delivered, session.output_delivered()),
+            (&self.acknowledged, session.delivered()),
+        ];
+        let mut has_changed = false;
+        for (shared, position) in positions {
+            has_changed |= shared.swap(position.get(), Ordering::AcqRel) != position.get();
+        }
         self.output_done.store(session.is_output_done(), Ordering::Release);
         self.input_ended.store(session.is_input_ended(), Ordering::Release);
+        if has_changed {
+            self.progress.notify_waiters();
+        }
     }
 
     /// For the pump. A second call returns an empty channel.

@@ -19,12 +19,16 @@ pub struct Pty {
     /// Whether nothing is read from the terminal.
     paused: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
+    locate: Arc<Mutex<Locate>>,
     /// What comes behind here has not been waited for.
     seen: usize,
     /// For one step.
     limit: Duration,
     pub shell: Running,
 }
+
+/// Where the cursor is after all that was shown: row and column, from 0.
+type Locate = fn(&[u8]) -> (u16, u16);
 
 /// What the shell asks for commands with.
 pub const PROMPT: &str = "mine> ";
@@ -73,6 +77,7 @@ impl Pty {
             screen: Arc::default(),
             paused: Arc::default(),
             ended: Arc::default(),
+            locate: Arc::new(Mutex::new(|_| (0, 0))),
             seen: 0,
             limit,
             shell,
@@ -85,6 +90,7 @@ impl Pty {
     fn read_along(&self) {
         let mut device = self.device.try_clone().expect("a terminal");
         let (screen, paused, ended) = (self.screen.clone(), self.paused.clone(), self.ended.clone());
+        let locate = self.locate.clone();
         // Ends with the terminal, or with its owner.
         std::thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
@@ -102,16 +108,26 @@ impl Pty {
                     continue;
                 }
                 match device.read(&mut buffer) {
-                    // As a terminal answers where its cursor is.
-                    Ok(count @ 1..) if buffer[..count].windows(4).any(|window| window == b"\x1b[6n") => {
-                        screen.lock().expect("no panic").extend_from_slice(&buffer[..count]);
-                        let _ = device.write_all(b"\x1b[1;1R");
+                    Ok(count @ 1..) => {
+                        let question = buffer[..count].windows(4).position(|window| window == b"\x1b[6n");
+                        let mut screen = screen.lock().expect("no panic");
+                        let before = screen.len();
+                        screen.extend_from_slice(&buffer[..count]);
+                        // As a terminal answers where its cursor is.
+                        if let Some(at) = question {
+                            let (row, column) = locate.lock().expect("no panic")(&screen[..before + at]);
+                            let _ = device.write_all(format!("\x1b[{};{}R", row + 1, column + 1).as_bytes());
+                        }
                     }
-                    Ok(count @ 1..) => screen.lock().expect("no panic").extend_from_slice(&buffer[..count]),
                     _ => return,
                 }
             }
         });
+    }
+
+    /// From now on questions for the cursor are answered so. By default it is in the first row and column.
+    pub fn set_locate(&self, locate: Locate) {
+        *self.locate.lock().expect("no panic") = locate;
     }
 
     /// Types something.

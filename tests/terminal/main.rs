@@ -6,6 +6,7 @@ mod support;
 mod endings;
 mod outages;
 mod output;
+mod prediction;
 mod prompts;
 mod staying;
 mod suspending;

@@ -134,7 +134,7 @@ fn no_line_is_shown_if_it_is_switched_off() {
 }
 
 /// As `bowline status` says.
-fn session_state(desk: &Desk) -> String {
+pub(crate) fn session_state(desk: &Desk) -> String {
     let mut status = desk.rig.ssh.command(BOWLINE);
     status
         .args(["status", "--json", "--runtime-dir"])

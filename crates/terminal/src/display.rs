@@ -202,6 +202,16 @@ impl Display {
         self.predictor.handle_acknowledged(offset, now);
     }
 
+    /// Whether a key has not been judged yet, so that [`Self::handle_acknowledged`] is waited for.
+    pub fn is_acknowledgement_awaited(&self) -> bool {
+        self.predictor.is_key_pending()
+    }
+
+    /// From now on keys are judged in this way.
+    pub fn set_confirmation(&mut self, confirmation: Confirmation) {
+        self.predictor.set_confirmation(confirmation);
+    }
+
     /// The round-trip time of the path, smoothed. Until it is set, it is measured by the acknowledgements.
     pub fn set_rtt(&mut self, rtt: Duration) {
         self.predictor.handle_rtt(rtt);

@@ -1,11 +1,18 @@
-//! The terminal's answer to the question where its cursor is, which comes among the keys.
+//! The question to the terminal where its cursor is, and the answer, which comes among the keys.
 
 use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
 use bowline_terminal::Position;
 
 /// CPR (ECMA-48): the terminal answers with `CSI row ; column R`.
 pub(super) const QUESTION: &[u8] = b"\x1b[6n";
+
+/// The question is asked again when nothing was written for so long.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// So long after a question of the program's, none of ours is asked: the next answer may be the program's.
+const PROGRAM_ASKS: Duration = Duration::from_secs(10);
 
 /// No answer is longer.
 const MAX_ANSWER: usize = 14;
@@ -14,21 +21,71 @@ const MAX_ANSWER: usize = 14;
 #[derive(Debug, Default)]
 pub(super) struct CursorReport {
     is_awaited: bool,
+    /// The terminal has answered once.
+    is_answered: bool,
+    /// Output has been written since the question, so that the answer is of no use.
+    is_stale: bool,
+    /// Since when the terminal has read everything that may have moved the cursor; `None` if nothing has since the question.
+    quiet_since: Option<Instant>,
+    /// When the program asked the same.
+    program_asked_at: Option<Instant>,
     /// What may be the beginning of the answer.
     held: Vec<u8>,
 }
 
 impl CursorReport {
-    /// The question has been asked. Asked once, before any program can ask the same: the first answer is ours.
+    /// The question has been asked, while no answer for a program is on its way: the first answer is ours.
     pub(super) fn handle_asked(&mut self) {
         self.is_awaited = true;
+        self.is_stale = false;
+        // Not again until something has changed.
+        self.quiet_since = None;
+    }
+
+    /// Output of the program has been written.
+    pub(super) fn handle_output(&mut self, bytes: &[u8], now: Instant) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.handle_moved(now);
+        if bytes.windows(3).any(|window| window == b"[6n" || window == b"?6n") {
+            self.program_asked_at = Some(now);
+        }
+    }
+
+    /// The terminal has read everything.
+    pub(super) fn handle_written(&mut self, now: Instant) {
+        if let Some(since) = &mut self.quiet_since {
+            *since = now;
+        }
+    }
+
+    /// The cursor may be elsewhere.
+    pub(super) fn handle_moved(&mut self, now: Instant) {
+        self.is_stale = true;
+        self.quiet_since = Some(now);
+    }
+
+    /// Whether the question may be asked again.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.poll_timeout().is_some_and(|due| due <= now)
+    }
+
+    /// From when on it may be; never, if the terminal does not answer.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if self.is_awaited || !self.is_answered {
+            return None;
+        }
+        let after_program = self.program_asked_at.map(|at| at + PROGRAM_ASKS);
+        let quiet = self.quiet_since? + QUIET;
+        Some(after_program.map_or(quiet, |after| after.max(quiet)))
     }
 
     pub(super) fn is_awaited(&self) -> bool {
         self.is_awaited
     }
 
-    /// The keys among the bytes, and the position of the cursor if they have the answer.
+    /// The keys among the bytes, and the position of the cursor if they have the answer and it still holds.
     pub(super) fn take<'a>(&mut self, bytes: &'a [u8]) -> (Cow<'a, [u8]>, Option<Position>) {
         if !self.is_awaited {
             return (Cow::Borrowed(bytes), None);
@@ -38,9 +95,9 @@ impl CursorReport {
         for start in 0..all.len() {
             match answer(&all[start..]) {
                 Answer::Whole(position, length) => {
-                    self.is_awaited = false;
+                    (self.is_awaited, self.is_answered) = (false, true);
                     all.drain(start..start + length);
-                    return (Cow::Owned(all), Some(position));
+                    return (Cow::Owned(all), Some(position).filter(|_| !self.is_stale));
                 }
                 Answer::Begun => {
                     self.held = all.split_off(start);
@@ -133,6 +190,43 @@ mod tests {
         ] {
             assert_eq!(taken(&[keys]), (keys.to_vec(), None), "{keys:?}");
         }
+    }
+
+    #[test]
+    fn the_question_is_asked_again_when_it_is_quiet_and_the_program_does_not_ask() {
+        let now = crate::clock::now();
+        let after = |milliseconds| now + Duration::from_millis(milliseconds);
+        let mut report = CursorReport::default();
+        report.handle_moved(now);
+        assert!(
+            !report.is_due(after(60_000)),
+            "a terminal that has not answered is not asked again"
+        );
+        report.handle_asked();
+        report.take(b"\x1b[3;1R");
+        report.handle_moved(now);
+        report.handle_output(b"text", after(100));
+        assert!(!report.is_due(after(299)));
+        assert!(report.is_due(after(300)));
+        // The terminal was slow.
+        report.handle_written(after(300));
+        assert!(!report.is_due(after(499)));
+        assert!(report.is_due(after(500)));
+        report.handle_output(b"\x1b[6n", after(500));
+        assert!(!report.is_due(after(10_499)));
+        assert!(report.is_due(after(10_500)));
+        report.handle_asked();
+        report.take(b"\x1b[3;80R");
+        assert_eq!(report.poll_timeout(), None, "asked once");
+    }
+
+    #[test]
+    fn an_answer_from_before_later_output_is_of_no_use() {
+        let mut report = CursorReport::default();
+        report.handle_asked();
+        report.handle_output(b"text", crate::clock::now());
+        let (keys, position) = report.take(b"\x1b[3;1Rl");
+        assert_eq!((&*keys, position), (&b"l"[..], None));
     }
 
     #[test]

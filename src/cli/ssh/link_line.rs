@@ -87,8 +87,9 @@ impl LinkLine {
             true => Some(self.suspected_at.unwrap_or(now)),
             false => None,
         };
+        let was_plain = self.report.as_ref().is_some_and(|(before, _)| before.is_plain_tcp);
         let before = self.report.as_ref().map(|(before, _)| before.path.clone());
-        if report.is_plain_tcp {
+        if report.is_plain_tcp && !was_plain {
             self.warn_of_plain_tcp(now);
         } else if self.is_verbose
             && let (Some(Some(before)), Some(path)) = (before, &report.path)
@@ -371,6 +372,11 @@ mod tests {
         sim.after(5.0).type_keys(b"l");
         assert_eq!(sim.line.poll_line(sim.now), None);
         assert_eq!(sim.line.poll_timeout(), None);
+        let again = LinkReport {
+            is_plain_tcp: true,
+            ..LinkReport::default()
+        };
+        assert_eq!(sim.report(again), None, "said once");
         sim.line.handle_login(sim.now);
         assert!(
             sim.line.poll_line(sim.now).is_some(),

@@ -10,9 +10,9 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bowline_terminal::{Confirmation, Display, PredictMode, Settings};
+use bowline_terminal::{Confirmation, Display, Settings};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::termios::{LocalModes, tcgetattr, tcsetwinsize};
@@ -20,16 +20,17 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::runtime;
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::cursor_report::{CursorReport, QUESTION};
 use super::decision::Overlay;
 use super::leader::{Change, Leader};
 use super::link_line::LinkLine;
 use super::user_terminal::UserTerminal;
+use crate::cli::values::Predict;
 use crate::clock;
 use crate::descriptor::Pollable;
-use crate::observe::{LinkEvent, LinkListener};
+use crate::observe::{LinkEvent, LinkListener, LinkReport, LinkRequests};
 use crate::tasks::Tasks;
 
 /// Most bytes in each direction between two reads. Many times what the kernel gives at once (4 KiB), so that one write
@@ -58,9 +59,29 @@ pub(super) enum Ended {
 /// What is shown beside the program's output.
 pub(super) struct Options {
     pub(super) overlay: Overlay,
-    /// Where the client half reports; without it there is no link line.
-    pub(super) link: Option<LinkListener>,
+    pub(super) shown: Shown,
     pub(super) is_verbose: bool,
+}
+
+/// What is shown by what the client half reports.
+pub(super) struct Shown {
+    /// Where it reports. Without it nothing is shown.
+    pub(super) link: Option<LinkListener>,
+    pub(super) has_link_line: bool,
+    pub(super) predict: Predict,
+    /// The client half's server is not the one that echoes keys, but a jump host on the way.
+    pub(super) is_jump: bool,
+}
+
+impl Shown {
+    pub(super) fn nothing() -> Shown {
+        Shown {
+            link: None,
+            has_link_line: false,
+            predict: Predict::Never,
+            is_jump: false,
+        }
+    }
 }
 
 /// Runs ssh on a terminal of its own until it ends. Then the user's terminal is as it was.
@@ -86,8 +107,6 @@ struct Wrapper {
     link: Link,
     overlay: Overlay,
     cursor: CursorReport,
-    /// ssh has written something.
-    has_output: bool,
     /// ssh hands every key on, so the user is logged in.
     is_logged_in: bool,
     /// From the keyboard to ssh.
@@ -105,30 +124,66 @@ struct Wrapper {
 /// The client half, and the line about it.
 struct Link {
     line: LinkLine,
+    has_line: bool,
     /// The line on the screen.
     shown: Option<String>,
-    /// Each notification asks the client half for a report.
-    requests: Arc<Notify>,
-    /// `None` without a link line.
+    requests: Arc<LinkRequests>,
+    /// `None` if it does not report.
     events: Option<mpsc::Receiver<LinkEvent>>,
+    is_jump: bool,
+    /// How it is known that a key has been echoed; `None` until the client half has reported. Without one nothing is
+    /// predicted: ssh may use the connection of another ssh (ControlMaster).
+    confirmation: Option<Confirmation>,
+    /// Reads from the keyboard that were predicted, which is the mark of the last.
+    typed: u64,
+    /// The client half does not have that mark yet.
+    is_unmarked: bool,
     _tasks: Tasks,
 }
 
 impl Link {
-    fn new(listener: Option<LinkListener>, is_verbose: bool) -> Link {
-        let (requests, tasks) = (Arc::new(Notify::new()), Tasks::new());
-        let events = listener.map(|listener| {
+    fn new(shown: Shown, is_verbose: bool) -> Link {
+        let (requests, tasks) = (Arc::new(LinkRequests::default()), Tasks::new());
+        let events = shown.link.map(|listener| {
             let (sender, events) = LinkListener::channel();
             tasks.spawn("link", listener.run(Arc::clone(&requests), sender));
             events
         });
         Link {
             line: LinkLine::new(is_verbose, clock::now()),
+            has_line: shown.has_link_line,
             shown: None,
             requests,
             events,
+            is_jump: shown.is_jump,
+            confirmation: None,
+            typed: 0,
+            is_unmarked: false,
             _tasks: tasks,
         }
+    }
+
+    fn handle_report(&mut self, report: LinkReport, now: Instant) {
+        self.confirmation = Some(match report.is_plain_tcp || self.is_jump {
+            true => Confirmation::Estimated,
+            false => Confirmation::Exact,
+        });
+        self.line.handle_report(report, now);
+    }
+
+    fn handle_closed(&mut self) {
+        self.confirmation = None;
+        self.line.handle_closed();
+    }
+
+    /// The round-trip time to the server that echoes keys.
+    fn rtt(&self, reported_us: Option<u64>) -> Option<Duration> {
+        reported_us.filter(|_| !self.is_jump).map(Duration::from_micros)
+    }
+
+    /// What the last line says now.
+    fn poll_line(&mut self, now: Instant) -> Option<String> {
+        self.line.poll_line(now).filter(|_| self.has_line)
     }
 
     async fn recv(&mut self) -> LinkEvent {
@@ -155,12 +210,17 @@ struct Side {
 impl Wrapper {
     fn new(user: UserTerminal, ours: OwnedFd, leader: Leader, options: Options) -> io::Result<Wrapper> {
         let size = user.size()?;
+        // Without the client half there is nothing to show.
+        let overlay = match options.shown.link {
+            Some(_) => options.overlay,
+            None => Overlay::Impossible,
+        };
         let display = Display::new(Settings {
             columns: size.ws_col,
             rows: size.ws_row,
-            predict: PredictMode::Never,
-            confirmation: Confirmation::Estimated,
-            overlays: options.overlay == Overlay::Possible,
+            predict: options.shown.predict.into(),
+            confirmation: Confirmation::default(),
+            overlays: overlay == Overlay::Possible,
         });
         Ok(Wrapper {
             outer: Side::new(user.device()?)?,
@@ -168,10 +228,9 @@ impl Wrapper {
             user,
             leader,
             display,
-            link: Link::new(options.link, options.is_verbose),
-            overlay: options.overlay,
+            link: Link::new(options.shown, options.is_verbose),
+            overlay,
             cursor: CursorReport::default(),
-            has_output: false,
             is_logged_in: false,
             keys: Buffer::default(),
             output: Buffer::default(),
@@ -184,24 +243,31 @@ impl Wrapper {
     async fn run(mut self) -> io::Result<Ended> {
         let mut signals = Signals::new()?;
         self.user.make_raw()?;
+        // Both may have happened before the signals were watched.
+        self.resize();
         if self.overlay == Overlay::Possible {
             // Without the answer nothing is drawn until the program has cleared the screen.
             self.output.push(QUESTION);
             self.cursor.handle_asked();
         }
-        // Both may have happened before the signals were watched.
-        self.resize();
         self.change = self.leader.poll_change();
         loop {
+            if self.change == Some(Change::Stopped) && self.output.is_empty() {
+                self.await_answer().await;
+            }
             if let Some(ended) = self.handle_change()? {
                 self.await_answer().await;
                 return Ok(ended);
             }
             let (shows, types) = (!self.output.is_empty(), !self.keys.is_empty());
-            let timeouts = [self.display.poll_timeout(), self.link.line.poll_timeout()];
-            let timeout = timeouts.into_iter().flatten().min().filter(|_| !shows);
+            let timeout = self.poll_timeout().filter(|_| !shows);
             tokio::select! {
-                ready = self.outer.device.writable(), if shows => self.outer.is_closed |= self.output.write_to(ready?),
+                ready = self.outer.device.writable(), if shows => {
+                    self.outer.is_closed |= self.output.write_to(ready?);
+                    if self.output.is_empty() {
+                        self.cursor.handle_written(clock::now());
+                    }
+                }
                 ready = self.inner.device.readable(), if !shows && !self.inner.is_closed => {
                     let (count, is_closed) = read(ready?, &mut self.room);
                     self.inner.is_closed |= is_closed;
@@ -218,12 +284,12 @@ impl Wrapper {
                     }
                 }
                 signal = signals.recv() => self.handle_signal(signal),
-                event = self.link.recv() => self.handle_link(event),
-                () = clock::sleep_until(timeout.unwrap_or_else(clock::now)), if timeout.is_some() => {
-                    self.output.push(&self.display.handle_timeout(clock::now()));
-                }
+                // Not before what the terminal has still to read: predictions are judged by what it shows.
+                event = self.link.recv(), if !shows => self.handle_link(event),
+                () = clock::sleep_until(timeout.unwrap_or_else(clock::now)), if timeout.is_some() => self.handle_timeout(),
             }
             self.update_link();
+            self.ask_cursor();
             self.discard();
         }
     }
@@ -235,8 +301,8 @@ impl Wrapper {
             self.display.handle_login();
             self.link.line.handle_login(clock::now());
         }
-        self.has_output |= count > 0;
         let now = clock::now();
+        self.cursor.handle_output(&self.room[..count], now);
         self.link.line.handle_output(now);
         let (flood, rest) = self.room[..count].split_at(flood_len(count));
         if !flood.is_empty() {
@@ -248,14 +314,49 @@ impl Wrapper {
     /// The first bytes of `room` are the keyboard's.
     fn handle_keys(&mut self, count: usize) {
         let (keys, cursor) = self.cursor.take(&self.room[..count]);
-        // Where it was before ssh wrote anything is of no use after that.
-        if let Some(cursor) = cursor.filter(|_| !self.has_output) {
+        if let Some(cursor) = cursor {
             self.display.handle_cursor_report(cursor);
         }
         let now = clock::now();
         self.keys.push(&keys);
         self.link.line.handle_keys(&keys, now);
-        self.output.push(&self.display.handle_key(&keys, 0, now));
+        if self.link.confirmation.is_some() && !keys.is_empty() {
+            self.link.typed += 1;
+            self.output.push(&self.display.handle_key(&keys, self.link.typed, now));
+            self.link.is_unmarked = self.display.is_acknowledgement_awaited();
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let cursor = self.cursor.poll_timeout().filter(|_| self.wants_cursor());
+        let timeouts = [self.display.poll_timeout(), self.link.line.poll_timeout(), cursor];
+        timeouts.into_iter().flatten().min()
+    }
+
+    fn handle_timeout(&mut self) {
+        // Predictions are judged by all that has come.
+        if !self.inner.is_closed {
+            let count = read_now(&self.inner.device, &mut self.room);
+            if count > 0 {
+                self.handle_output(count);
+            }
+        }
+        self.output.push(&self.display.handle_timeout(clock::now()));
+    }
+
+    /// Whether the terminal is to be asked where its cursor is.
+    fn wants_cursor(&self) -> bool {
+        let is_lost = self.overlay == Overlay::Possible && !self.display.screen().is_cursor_certain();
+        is_lost && self.display.modes().is_between_sequences()
+    }
+
+    /// Asks where the cursor is, if that is not known any more and nothing is on its way to the terminal.
+    fn ask_cursor(&mut self) {
+        let is_quiet = self.output.is_empty() && self.change.is_none();
+        if is_quiet && self.wants_cursor() && self.cursor.is_due(clock::now()) {
+            self.output.push(QUESTION);
+            self.cursor.handle_asked();
+        }
     }
 
     async fn await_answer(&mut self) {
@@ -275,14 +376,25 @@ impl Wrapper {
 
     fn handle_link(&mut self, event: LinkEvent) {
         let now = clock::now();
-        match event {
+        let rtt_us = match event {
             LinkEvent::Report(report) => {
-                if let Some(rtt) = report.rtt_us {
-                    self.display.set_rtt(Duration::from_micros(rtt));
-                }
-                self.link.line.handle_report(report, now);
+                let rtt_us = report.rtt_us;
+                self.link.handle_report(report, now);
+                self.display
+                    .set_confirmation(self.link.confirmation.unwrap_or_default());
+                rtt_us
             }
-            LinkEvent::Closed => self.link.line.handle_closed(),
+            LinkEvent::Arrived(arrival) => {
+                self.display.handle_acknowledged(arrival.mark, now);
+                arrival.rtt_us
+            }
+            LinkEvent::Closed => {
+                self.link.handle_closed();
+                None
+            }
+        };
+        if let Some(rtt) = self.link.rtt(rtt_us) {
+            self.display.set_rtt(rtt);
         }
         self.display.handle_link(self.link.line.is_up(), now);
     }
@@ -291,9 +403,13 @@ impl Wrapper {
     fn update_link(&mut self) {
         let now = clock::now();
         if self.link.line.poll_request(now) {
-            self.link.requests.notify_one();
+            self.link.requests.request_report();
         }
-        let line = self.link.line.poll_line(now).filter(|_| self.is_logged_in);
+        // Not before ssh can have read the key.
+        if self.keys.is_empty() && std::mem::take(&mut self.link.is_unmarked) {
+            self.link.requests.mark(self.link.typed);
+        }
+        let line = self.link.poll_line(now).filter(|_| self.is_logged_in);
         // Not before what the terminal has still to read.
         if self.output.is_empty() && self.change.is_none() && line != self.link.shown {
             self.show_line(line);
@@ -320,8 +436,8 @@ impl Wrapper {
         }
         let ended = match change {
             // The shell gets a screen without it.
-            Change::Stopped if self.link.shown.is_some() && !self.outer.is_closed => {
-                self.show_line(None);
+            Change::Stopped if self.display.is_overlay_visible() && !self.outer.is_closed => {
+                self.output.push(&self.display.hide());
                 return Ok(None);
             }
             Change::Stopped => {
@@ -345,9 +461,7 @@ impl Wrapper {
         // Returns when the job is continued, or at once if there is nobody to continue it.
         rustix::process::kill_current_process_group(Signal::TSTP)?;
         self.user.make_raw()?;
-        // The shell has written to the terminal meanwhile.
-        self.display.handle_foreign_output();
-        self.resize();
+        self.handle_continued();
         self.leader.signal(Signal::CONT);
         Ok(())
     }
@@ -361,8 +475,7 @@ impl Wrapper {
             Signal::CONT => {
                 // Whoever stopped us alone, or gave the terminal to another program, has not told ssh.
                 if self.user.make_raw().is_ok() {
-                    self.display.handle_foreign_output();
-                    self.resize();
+                    self.handle_continued();
                 }
             }
             // ssh has ended, and the terminal does not read.
@@ -375,7 +488,14 @@ impl Wrapper {
         matches!(self.change, Some(Change::Exited(_) | Change::Killed(_)))
     }
 
+    /// The terminal belongs to ssh again. Others have written to it.
+    fn handle_continued(&mut self) {
+        self.display.handle_foreign_output();
+        self.resize();
+    }
+
     fn resize(&mut self) {
+        self.cursor.handle_moved(clock::now());
         if let Ok(size) = self.user.size() {
             // ssh gets SIGWINCH if it differs.
             let _ = tcsetwinsize(self.inner.device.get_ref(), size);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use bowline_terminal::PredictMode;
+
 use super::{Value, ValueError};
 
 /// Which transports the client half may dial.
@@ -22,6 +24,15 @@ pub(crate) enum Fallback {
     None,
     /// Connect to sshd's own TCP port: such a session does not survive its path.
     Tcp,
+}
+
+/// When typed keys are shown before the server has echoed them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Predict {
+    /// If the server answers slowly.
+    Adaptive,
+    Always,
+    Never,
 }
 
 /// Who decides whether a user key may open a session, as written: `--auth`.
@@ -69,6 +80,24 @@ impl Value for Fallback {
     }
 }
 
+impl Value for Predict {
+    const EXPECTED: &'static str = "adaptive, always or never";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        chosen(&[Predict::Adaptive, Predict::Always, Predict::Never], text)
+    }
+}
+
+impl From<Predict> for PredictMode {
+    fn from(predict: Predict) -> PredictMode {
+        match predict {
+            Predict::Adaptive => PredictMode::Adaptive,
+            Predict::Always => PredictMode::Always,
+            Predict::Never => PredictMode::Never,
+        }
+    }
+}
+
 impl Value for AuthWord {
     const EXPECTED: &'static str = "sshd or none";
 
@@ -113,6 +142,16 @@ impl fmt::Display for Fallback {
         f.write_str(match self {
             Fallback::None => "none",
             Fallback::Tcp => "tcp",
+        })
+    }
+}
+
+impl fmt::Display for Predict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Predict::Adaptive => "adaptive",
+            Predict::Always => "always",
+            Predict::Never => "never",
         })
     }
 }

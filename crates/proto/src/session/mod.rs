@@ -152,6 +152,11 @@ impl Session {
         self.outgoing.acked()
     }
 
+    /// First position of the peer's bytes that was not written to its destination.
+    pub fn output_delivered(&self) -> Offset {
+        self.incoming.delivered()
+    }
+
     /// First position not yet sent on the lead.
     pub fn sent(&self) -> Offset {
         self.outgoing.next()

@@ -226,6 +226,28 @@ fn a_resize_below_an_overlay_paints_the_screen_again() {
 }
 
 #[test]
+fn nothing_is_drawn_after_output_of_another_program_until_the_cursor_and_its_row_are_known() {
+    let mut terminal = Terminal::small();
+    terminal.output(b"\r\n\n\n$ ");
+    terminal.echoed(b"l", 1, b"l");
+    terminal.key(b"s", 2);
+    assert!(terminal.display.is_acknowledgement_awaited());
+    assert_eq!(terminal.rows()[3], "$ ls");
+    terminal.display.handle_foreign_output();
+    terminal.shown.handle_output(b"\r\nstopped\r\n");
+    assert_eq!(terminal.link_line(Some("line")), b"");
+    terminal.link_line(None);
+    terminal.display.handle_cursor_report(Position { row: 3, column: 0 });
+    terminal.output(b"\r\n$ ");
+    // Not known is only what the key on its way did.
+    terminal.echoed(b"l", 3, b"l");
+    terminal.echoed(b"s", 4, b"s");
+    terminal.key(b" ", 5);
+    terminal.key(b"-", 6);
+    assert_eq!(terminal.rows()[3], "$ ls -");
+}
+
+#[test]
 fn restoring_erases_the_overlay_and_ends_the_modes() {
     let mut terminal = Terminal::small();
     terminal.output(b"\x1b[?2004h$ ");

@@ -210,6 +210,16 @@ impl Predictor {
         }
     }
 
+    /// Whether keys have not been judged yet.
+    pub fn is_key_pending(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// From now on keys are judged in this way.
+    pub fn set_confirmation(&mut self, confirmation: Confirmation) {
+        self.confirmation = confirmation;
+    }
+
     /// Takes the smoothed round-trip time. Until it is given, acknowledgements are measured.
     pub fn handle_rtt(&mut self, rtt: Duration) {
         self.is_rtt_given = true;
