@@ -78,6 +78,8 @@ pub(crate) struct LinkReport {
     pub(crate) ends_in_ms: Option<u64>,
     /// There is no session: ssh is connected by plain TCP.
     pub(crate) is_plain_tcp: bool,
+    /// Whether bytes that ssh has written have not arrived at sshd.
+    pub(crate) has_unacknowledged: bool,
 }
 
 /// What comes from client halves.
@@ -271,6 +273,7 @@ impl LinkReporter {
         let lead = self.stats.active_paths().borrow().lead.clone();
         let stats = live.as_ref().and_then(|live| live.lead.as_ref());
         let rtt = stats.and_then(|stats| stats.rtt);
+        let progress = self.stats.progress();
         LinkReport {
             heard_ms: stats.map(|stats| milliseconds(stats.heard_for)),
             rtt_us: rtt.map(microseconds),
@@ -282,6 +285,7 @@ impl LinkReporter {
             trying: self.trying.clone(),
             ends_in_ms: detached_for.map(|time| milliseconds(self.detach_timeout.saturating_sub(time))),
             is_plain_tcp: false,
+            has_unacknowledged: progress.acknowledged < progress.taken,
         }
     }
 }

@@ -25,7 +25,7 @@ pub struct SessionStats {
     acknowledged: AtomicU64,
     /// First position of `received` that was not written to the pipe.
     delivered: AtomicU64,
-    /// Notified when one of these positions changes. Costs nothing if nobody waits.
+    /// Notified when one of these positions changes.
     progress: Notify,
     /// `received` and `taken` when this process took over.
     before: (u64, u64),
@@ -232,7 +232,12 @@ impl SessionStats {
         ];
         let mut has_changed = false;
         for (shared, position) in positions {
-            has_changed |= shared.swap(position.get(), Ordering::AcqRel) != position.get();
+            let position = position.get();
+            // Nobody else writes it.
+            if shared.load(Ordering::Relaxed) != position {
+                shared.store(position, Ordering::Release);
+                has_changed = true;
+            }
         }
         self.output_done.store(session.is_output_done(), Ordering::Release);
         self.input_ended.store(session.is_input_ended(), Ordering::Release);

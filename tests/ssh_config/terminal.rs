@@ -2,11 +2,11 @@
 
 use crate::LIMIT;
 use crate::support::process::{Running, pid_of, run, tree};
+use crate::support::pty::open_terminal;
 use crate::support::rig::Rig;
 use crate::support::ssh::{HOST, SshFiles};
 use crate::support::wait_for;
 use rustix::process::{Signal, kill_process};
-use rustix::pty::OpenptFlags;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
@@ -24,16 +24,7 @@ struct Terminal {
 
 impl Terminal {
     fn run(ssh: &SshFiles, script: &str) -> Terminal {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let ours = rustix::pty::openpt(flags).expect("a terminal");
-        rustix::pty::grantpt(&ours).expect("a terminal");
-        rustix::pty::unlockpt(&ours).expect("a terminal");
-        let name = rustix::pty::ptsname(&ours, Vec::new()).expect("its name");
-        let theirs = File::options()
-            .read(true)
-            .write(true)
-            .open(name.to_str().expect("its name"));
-        let theirs = theirs.expect("its other end");
+        let (keyboard, theirs) = open_terminal();
         let mut command = ssh.command("setsid");
         // These tests may run in the background of a script, where SIGINT is ignored and every child inherits that.
         command.args([
@@ -48,7 +39,6 @@ impl Terminal {
         let end = || theirs.try_clone().expect("a terminal");
         command.stdin(end()).stdout(end()).stderr(end());
         let script = Running::spawn(&mut command);
-        let keyboard = File::from(ours);
         let screen = Arc::new(Mutex::new(String::new()));
         let mut reads = keyboard.try_clone().expect("a terminal");
         let shown = Arc::clone(&screen);

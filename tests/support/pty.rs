@@ -43,22 +43,31 @@ pub fn size(columns: u16, rows: u16) -> Winsize {
     }
 }
 
+/// A terminal: the end of the person who uses it, and the end of the programs.
+///
+/// # Panics
+/// When none can be had.
+pub fn open_terminal() -> (File, File) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = rustix::pty::openpt(flags).expect("a terminal");
+    rustix::pty::grantpt(&ours).expect("a terminal");
+    rustix::pty::unlockpt(&ours).expect("a terminal");
+    let name = rustix::pty::ptsname(&ours, Vec::new()).expect("its name");
+    let theirs = File::options()
+        .read(true)
+        .write(true)
+        .open(name.to_str().expect("its name"))
+        .expect("its other end");
+    (ours.into(), theirs)
+}
+
 impl Pty {
     /// bash with job control and without line editing, as the first process of `setsid`.
     ///
     /// # Panics
     /// When no terminal can be had, or the shell shows no prompt.
     pub fn start(mut setsid: Command, size: Winsize, limit: Duration) -> Pty {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let ours = rustix::pty::openpt(flags).expect("a terminal");
-        rustix::pty::grantpt(&ours).expect("a terminal");
-        rustix::pty::unlockpt(&ours).expect("a terminal");
-        let name = rustix::pty::ptsname(&ours, Vec::new()).expect("its name");
-        let theirs = File::options()
-            .read(true)
-            .write(true)
-            .open(name.to_str().expect("its name"))
-            .expect("its other end");
+        let (ours, theirs) = open_terminal();
         tcsetwinsize(&theirs, size).expect("a terminal");
         // These tests may run in the background of a script, where some signals are ignored and every child inherits that.
         setsid.args(["--wait", "--ctty", "env", "--default-signal=INT,QUIT,HUP"]);
@@ -73,7 +82,7 @@ impl Pty {
         let shell = Running::spawn(&mut setsid);
         drop((theirs, setsid));
         let mut pty = Pty {
-            device: File::from(ours),
+            device: ours,
             screen: Arc::default(),
             paused: Arc::default(),
             ended: Arc::default(),

@@ -104,6 +104,7 @@ fn the_client_half_reports_outages_and_answers_without_being_idle_about_it() {
     });
     let silent = silent.expect("silence for a second");
     assert!(silent.contains(r#""is_suspect":true"#), "{silent}");
+    assert!(silent.contains(r#""has_unacknowledged":true"#), "{silent}");
     rig.gate().restore();
     let back = wait_for(LIMIT, || {
         let report = next();

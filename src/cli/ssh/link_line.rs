@@ -24,6 +24,9 @@ const WARNING: Duration = Duration::from_secs(5);
 /// The end of the session is worth a word so long before.
 const END_IS_NEAR: Duration = Duration::from_secs(15 * 60);
 
+/// A key reaches the client half within this time, unless ssh keeps it for itself.
+const ON_ITS_WAY: Duration = Duration::from_millis(200);
+
 /// Keys are counted up to here.
 const MAX_KEYS: usize = 1000;
 
@@ -82,6 +85,13 @@ impl LinkLine {
             .map(|time| Duration::from_millis(time.saturating_add(1)));
         if let Some(heard) = heard.and_then(|time| now.checked_sub(time)) {
             self.handle_heard(heard);
+        }
+        // ssh keeps some keys for itself, as the first one of an escape.
+        if !report.has_unacknowledged
+            && !report.is_suspect
+            && let Some(arrived) = now.checked_sub(ON_ITS_WAY)
+        {
+            self.forget_keys_until(arrived);
         }
         self.suspected_at = match report.is_suspect {
             true => Some(self.suspected_at.unwrap_or(now)),
@@ -180,7 +190,11 @@ impl LinkLine {
 
     fn handle_heard(&mut self, at: Instant) {
         self.heard_at = self.heard_at.max(at);
-        while self.keys.front().is_some_and(|typed| *typed <= self.heard_at) {
+        self.forget_keys_until(self.heard_at);
+    }
+
+    fn forget_keys_until(&mut self, at: Instant) {
+        while self.keys.front().is_some_and(|typed| *typed <= at) {
             self.keys.pop_front();
         }
     }
@@ -258,6 +272,7 @@ mod tests {
             trying: vec!["quic".to_owned(), "relay r1".to_owned()],
             ends_in_ms: None,
             is_plain_tcp: false,
+            has_unacknowledged: true,
         }
     }
 
@@ -316,6 +331,27 @@ mod tests {
         // The server half has acknowledged the key.
         assert_eq!(sim.report(report(950, false)), None);
         assert_eq!(sim.line.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_key_that_ssh_keeps_for_itself_is_not_an_outage() {
+        let mut sim = Sim::new(false);
+        sim.after(20.0).type_keys(b"~");
+        sim.after(1.0);
+        assert!(sim.line.poll_request(sim.now));
+        let arrived = LinkReport {
+            has_unacknowledged: false,
+            ..report(21_000, false)
+        };
+        assert_eq!(sim.report(arrived.clone()), None);
+        assert_eq!(sim.line.poll_timeout(), None);
+        sim.type_keys(b"l");
+        sim.after(0.1);
+        assert_eq!(sim.report(arrived), None);
+        assert!(
+            sim.line.poll_timeout().is_some(),
+            "it may not have reached the client half yet"
+        );
     }
 
     #[test]
