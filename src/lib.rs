@@ -9,6 +9,7 @@ pub mod carrier;
 pub mod cli;
 pub mod client;
 pub mod clock;
+mod controlling_terminal;
 mod descriptor;
 #[cfg_attr(not(debug_assertions), path = "fault/none.rs")]
 mod fault;

@@ -96,6 +96,11 @@ const ROOMS: &[Room] = &[
         crates: Crates::Only(&["libc"]),
     },
     Room {
+        name: "controlling_terminal",
+        rooms: &[],
+        crates: Crates::Only(&["libc"]),
+    },
+    Room {
         name: "fault",
         rooms: &["clock"],
         crates: Crates::AllBut(CLI_ONLY),
@@ -103,7 +108,7 @@ const ROOMS: &[Room] = &[
     // Floor 2
     Room {
         name: "identity",
-        rooms: &["wire", "clock", "tasks", "descriptor"],
+        rooms: &["wire", "clock", "tasks", "descriptor", "controlling_terminal"],
         crates: Crates::AllBut(&[
             "quinn",
             "clap",
@@ -220,6 +225,7 @@ const ROOMS: &[Room] = &[
             "descriptor",
             "memory",
             "safe_path",
+            "controlling_terminal",
             "fault",
         ],
         crates: Crates::AllBut(&["quinn"]),

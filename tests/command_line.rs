@@ -187,6 +187,24 @@ fn a_long_option_among_those_of_ssh_is_answered_with_its_right_place() {
 }
 
 #[test]
+fn ssh_starts_in_a_container_that_the_leaders_of_session_and_group_are_not_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut unshare = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    let output = unshare
+        .args(["--pid", "--fork"])
+        .arg(env!("CARGO_BIN_EXE_bowline"))
+        .args(["ssh", "-G", "-F", "none", "host"])
+        .env("HOME", folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
 fn a_missing_ssh_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = bowline(folder.path())

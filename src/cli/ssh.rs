@@ -23,7 +23,6 @@ use std::process::{Command, Stdio};
 pub(super) use self::arguments::SshArguments;
 use self::arguments::split_option;
 use self::decision::{Overlay, PlainReason, Situation, decide};
-use self::user_terminal::is_controlling;
 use self::wrapper::{Ended, Options, Shown};
 use super::args::{self, CommonArgs, PROXY_VARIABLE, SshArgs};
 use super::config_file::{ClientTable, ConfigFile};
@@ -32,6 +31,7 @@ use super::proxy::alternate_routes::chosen_proxy;
 use super::report::{Failure, cannot_run, not_an_ssh_option, notice};
 use super::settings::{Context, one};
 use super::values::{Fallback, Predict, ProxyText};
+use crate::controlling_terminal::is_controlling;
 use crate::identity::ssh_config::OuterQueries;
 use crate::observe::LinkListener;
 

@@ -98,3 +98,15 @@ fn without_a_controlling_terminal_it_becomes_ssh() {
     desk.pty.expect("up\r\n");
     desk.pty.expect("code=5.");
 }
+
+#[test]
+fn it_stays_in_a_container_that_the_leader_of_the_session_is_not_in() {
+    let mut desk = Desk::new();
+    // Not its first process, which would have no default actions for signals.
+    let enter =
+        "unshare $(test `id -u` = 0 || echo --user --map-root-user) --pid --fork sh -c './bssh \"$@\"; exit $?' sh";
+    let line = format!("{enter} -F ssh_config -t {HOST} 'echo up-$((1+1)); cat; exit 6'; echo \"code=$?.\"");
+    assert_eq!(in_front(&mut desk, &line), "bowline");
+    desk.pty.press("\x04");
+    desk.expect_end(6);
+}

@@ -16,13 +16,6 @@ pub(super) struct UserTerminal {
     before: Termios,
 }
 
-/// Whether a descriptor is the controlling terminal of this process.
-pub(super) fn is_controlling(fd: impl AsFd) -> bool {
-    let own = rustix::process::getsid(None);
-    // Of another terminal it cannot be asked.
-    matches!((rustix::termios::tcgetsid(fd), own), (Ok(of_terminal), Ok(own)) if of_terminal == own)
-}
-
 impl UserTerminal {
     /// Opens it. Its modes stay as they are.
     ///

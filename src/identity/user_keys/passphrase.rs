@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::fs::OFlags;
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::SkipReason;
+use crate::controlling_terminal::is_in_background;
 
 /// Longest passphrase in bytes, as in ssh.
 const MAX_PASSPHRASE: usize = 1023;
@@ -124,7 +125,7 @@ impl Terminal {
             .open(path)
             .ok()?;
         let before = tcgetattr(&device).ok()?;
-        if tcgetpgrp(&device).is_ok_and(|foreground| foreground != rustix::process::getpgrp()) {
+        if is_in_background(&device) {
             return None;
         }
         let terminal = Self {
