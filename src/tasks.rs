@@ -139,12 +139,9 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        future::pending,
-        io::Write,
-        sync::{Arc, Mutex},
-    };
+    use std::{future::pending, io::Write, sync::Arc};
 
+    use parking_lot::Mutex;
     use tokio::sync::oneshot;
 
     use super::*;
@@ -218,7 +215,7 @@ mod tests {
                 assert_eq!(tasks.shutdown(LONG).await, 0);
             });
         });
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(log.0.lock().clone()).unwrap();
         assert!(
             text.contains("ERROR") && text.contains("clumsy") && text.contains("dropped a vase"),
             "{text}"
@@ -230,7 +227,7 @@ mod tests {
 
     impl Write for Log {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 

@@ -12,9 +12,10 @@
 
 use bytes::Bytes;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -171,7 +172,7 @@ impl HandshakeLimiter {
     /// Decides about a new peer. `proved_address`: its address is validated.
     pub(crate) fn admit(&self, origin: Origin, proved_address: bool, now: Instant) -> Admission {
         let capacity = self.0.capacity;
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         let own = state.group(&origin.0).map_or(0, |group| group.permits);
         if !proved_address && (state.all.permits >= capacity / 4 || own >= capacity / 8) {
             return Admission::ProveAddress;
@@ -206,7 +207,7 @@ impl Permit {
         let Some(number) = self.waiting else {
             return true;
         };
-        let is_held = self.limiter.state().remove_waiting(number);
+        let is_held = self.limiter.state.lock().remove_waiting(number);
         if is_held {
             self.waiting = None;
         }
@@ -216,7 +217,7 @@ impl Permit {
     /// The message is answered, and the peer's next message is awaited.
     pub(crate) fn end_service(&mut self, now: Instant) {
         if self.waiting.is_none() {
-            let mut state = self.limiter.state();
+            let mut state = self.limiter.state.lock();
             self.waiting = Some(state.add_waiting(&self.origin, now, &self.revoked));
         }
     }
@@ -224,20 +225,13 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.limiter.state();
+        let mut state = self.limiter.state.lock();
         // A revoked permit is not counted any more.
         let is_held = self.waiting.is_none_or(|number| state.remove_waiting(number));
         if is_held {
             state.count(&self.origin, |group| group.permits -= 1);
             state.forget_empty(&self.origin);
         }
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Only counters: a panic elsewhere cannot have left them inconsistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

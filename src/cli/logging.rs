@@ -10,9 +10,10 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -203,10 +204,7 @@ impl Sink {
 impl Output {
     fn write_line(&self, line: &[u8]) -> io::Result<()> {
         match (&self.file, &self.path) {
-            (Some(file), _) => match file.lock() {
-                Ok(mut file) => file.write_all(line),
-                Err(_poisoned) => Ok(()),
-            },
+            (Some(file), _) => file.lock().write_all(line),
             // Said when it could not be opened.
             (None, Some(_)) => Ok(()),
             (None, None) => io::stderr().write_all(line),

@@ -6,11 +6,11 @@ use crate::identity::ssh_config::SshConfig;
 use crate::identity::user_keys::{Round, SignedRound, UserKeys};
 use crate::wire::Authorization;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use russh::keys::ssh_key::Fingerprint;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, info};
@@ -97,7 +97,7 @@ impl SshCredentials {
             signature: signed.signature.clone().into(),
         });
         let authorizations = authorizations.collect();
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner).push(signed);
+        self.tried.lock().push(signed);
         authorizations
     }
 }
@@ -120,7 +120,7 @@ impl Credentials for SshCredentials {
         let asked = self.keys.to_ask(*round);
         let (blobs, descriptions): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
         if !descriptions.is_empty() {
-            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tried = self.tried.lock();
             tried.push(SignedRound {
                 asked: descriptions,
                 ..SignedRound::default()
@@ -146,7 +146,7 @@ impl Credentials for SshCredentials {
     }
 
     fn handle_accepted(&self, key: &[u8]) {
-        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let tried = self.tried.lock();
         let signed = tried
             .iter()
             .flat_map(|round| &round.authorizations)
@@ -163,12 +163,11 @@ impl Credentials for SshCredentials {
     }
 
     fn describe(&self) -> Vec<String> {
-        self.keys
-            .describe(&self.tried.lock().unwrap_or_else(PoisonError::into_inner))
+        self.keys.describe(&self.tried.lock())
     }
 
     fn ssh_has_more(&self) -> bool {
-        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let tried = self.tried.lock();
         let skipped = tried.iter().flat_map(|round| &round.skipped);
         let mut skipped = self.keys.unusable().iter().chain(skipped);
         skipped.any(|skipped| skipped.reason.may_work_with_ssh())

@@ -2,8 +2,8 @@
 
 use crate::carrier::via::ViaStream;
 use crate::wire::DialToken;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// Waiting clients by token. Bounded by the number of splices: each waits for at most one
@@ -42,7 +42,7 @@ impl DialBacks {
     }
 
     fn pending(&self) -> MutexGuard<'_, HashMap<DialToken, oneshot::Sender<ViaStream>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

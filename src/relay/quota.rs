@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ipnet::IpNet;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::carrier::handshake_limiter::networks;
@@ -107,7 +108,7 @@ impl Quotas {
     /// Whether `source` may open a connection now. If so, the connection is counted.
     pub(super) fn connect(&self, source: IpAddr, now: Instant) -> bool {
         let rate = self.limits().connections_per_second;
-        let mut taken = self.taken();
+        let mut taken = self.taken.lock();
         let mut may = true;
         for network in networks(source) {
             let Some(source) = taken.source(network, rate, now) else {
@@ -124,7 +125,7 @@ impl Quotas {
     /// The same without counting it: the address may be forged.
     pub(super) fn may_connect(&self, source: IpAddr, now: Instant) -> bool {
         let rate = self.limits().connections_per_second;
-        let mut taken = self.taken();
+        let mut taken = self.taken.lock();
         networks(source).all(|network| {
             let source = taken.sources.get_mut(&network);
             source.is_none_or(|source| source.refill(network, rate, now) >= 1.0)
@@ -141,7 +142,7 @@ impl Quotas {
         now: Instant,
     ) -> Result<RegistrationPermit, RelayRefusalCode> {
         let limits = self.limits();
-        let mut taken = self.taken();
+        let mut taken = self.taken.lock();
         if taken.registrations >= limits.registrations {
             return Err(RelayRefusalCode::Busy);
         }
@@ -167,7 +168,7 @@ impl Quotas {
         now: Instant,
     ) -> Result<SplicePermit, RelayRefusalCode> {
         let limits = self.limits();
-        let mut taken = self.taken();
+        let mut taken = self.taken.lock();
         if *self.splices.borrow() >= limits.splices {
             return Err(RelayRefusalCode::Busy);
         }
@@ -188,22 +189,17 @@ impl Quotas {
 
     /// The limits in force.
     pub(super) fn limits(&self) -> RelayLimits {
-        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+        *self.limits.read()
     }
 
     /// Changes the limits. What is in use stays in use.
     pub(super) fn change(&self, limits: RelayLimits) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        *self.limits.write() = limits;
     }
 
     /// The number of splices, and its changes.
     pub(super) fn splices(&self) -> watch::Receiver<usize> {
         self.splices.subscribe()
-    }
-
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        // Only counters: a panic elsewhere cannot have left them inconsistent.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -292,7 +288,7 @@ fn max_credit(network: IpNet, rate: u32) -> f64 {
 
 impl Drop for RegistrationPermit {
     fn drop(&mut self) {
-        let mut taken = self.quotas.taken();
+        let mut taken = self.quotas.taken.lock();
         taken.registrations -= 1;
         taken.each(self.source, |source| source.registrations -= 1);
     }
@@ -300,7 +296,7 @@ impl Drop for RegistrationPermit {
 
 impl Drop for SplicePermit {
     fn drop(&mut self) {
-        let mut taken = self.quotas.taken();
+        let mut taken = self.quotas.taken.lock();
         taken.each(self.source, |source| source.splices -= 1);
         if let Some(count) = taken.servers.get_mut(&self.server) {
             *count -= 1;
@@ -386,11 +382,11 @@ mod tests {
             quotas.connect(source(n), now);
         }
         let last = source(u32::MAX >> 8);
-        assert_eq!(quotas.taken().sources.len(), MAX_SOURCES);
+        assert_eq!(quotas.taken.lock().sources.len(), MAX_SOURCES);
         assert!(!quotas.connect(last, now), "nobody can be forgotten yet");
         let later = now + Duration::from_secs(5);
         assert!(quotas.connect(last, later));
-        let taken = quotas.taken();
+        let taken = quotas.taken.lock();
         assert_eq!(taken.sources.len(), 4);
         assert!(networks(source(0)).all(|network| taken.sources[&network].registrations == 1));
     }
@@ -416,7 +412,7 @@ mod tests {
     fn unvalidated_address_is_neither_charged_nor_remembered() {
         let (quotas, now) = (quotas(), clock::now());
         assert!((0..1_000).all(|n| quotas.may_connect(source(n), now)));
-        assert!(quotas.taken().sources.is_empty());
+        assert!(quotas.taken.lock().sources.is_empty());
         while quotas.connect(source(1), now) {}
         assert!(!quotas.may_connect(source(1), now));
     }

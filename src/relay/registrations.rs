@@ -6,9 +6,10 @@ use super::windows::Windows;
 use crate::fault;
 use crate::wire::{DialToken, KeyDigest};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -122,7 +123,6 @@ impl Registrations {
     }
 
     fn by_key(&self) -> MutexGuard<'_, HashMap<KeyDigest, Vec<Arc<RegisteredServer>>>> {
-        // Plain values: a panic elsewhere cannot have left them inconsistent.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{AllowList, Relay, RelayLimits, RelayState};
 use crate::wire::KeyDigest;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Which connections a relay accepts.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ impl Rules {
     /// change.
     pub fn change(&self, allow: AllowList, limits: RelayLimits) {
         self.0.quotas.change(limits);
-        *self.0.allow.write().unwrap_or_else(PoisonError::into_inner) = allow;
+        *self.0.allow.write() = allow;
         self.0.registrations.revoke(|keys| !self.0.permits(keys));
     }
 }
@@ -29,7 +29,6 @@ impl Rules {
 impl RelayState {
     /// Whether the owner of these keys may register.
     pub(super) fn permits(&self, keys: &[KeyDigest]) -> bool {
-        // A plain value: a panic elsewhere cannot have left it inconsistent.
-        self.allow.read().unwrap_or_else(PoisonError::into_inner).permits(keys)
+        self.allow.read().permits(keys)
     }
 }

@@ -8,10 +8,11 @@ use super::windows::StalledStream;
 use crate::carrier::via::RelayTransport;
 use crate::observe::{PathReport, milliseconds};
 use crate::wire::KeyDigest;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Most splices in a report, newest first: a screen shows fifty, and a relay may carry thousands.
@@ -97,8 +98,7 @@ impl Splices {
     }
 
     fn table(&self) -> MutexGuard<'_, SpliceTable> {
-        // Plain values: a panic elsewhere cannot have left them inconsistent.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

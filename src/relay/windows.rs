@@ -6,7 +6,8 @@
 //! gets no more. What was not needed for a while is released.
 
 use super::memory::{MemoryBudget, Reservation};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How often windows are checked and shrunk.
@@ -84,14 +85,14 @@ impl Windows {
                 extra: 0,
             }),
         };
-        windows.apply_receive(&windows.state());
+        windows.apply_receive(&windows.state.lock());
         windows.connection.set_send_window(min);
         Some(Arc::new(windows))
     }
 
     /// Bytes from the peer were read.
     pub(super) fn handle_read(&self, bytes: u64) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let extra = state.extra;
         state.receive.release(bytes, extra);
         if state.receive.handle_transferred(bytes, &self.budget) {
@@ -101,7 +102,7 @@ impl Windows {
 
     /// The connection accepted bytes for the peer.
     pub(super) fn handle_written(&self, bytes: u64) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.send.release(u64::MAX, 0);
         if state.send.handle_transferred(bytes, &self.budget) {
             self.connection.set_send_window(state.send.size);
@@ -110,7 +111,7 @@ impl Windows {
 
     /// Releases what was not needed since the last tick.
     fn tick(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.receive.tick() {
             self.apply_receive(&state);
         }
@@ -124,7 +125,7 @@ impl Windows {
         let Some(reserved) = self.budget.reserve_growth(bytes) else {
             return false;
         };
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.receive.reserved.join(reserved);
         state.extra += bytes;
         self.apply_receive(&state);
@@ -133,7 +134,7 @@ impl Windows {
 
     /// QUIC cannot revoke credit: the peer may still use it until as many bytes were read.
     fn release_extra(&self, bytes: u64) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.extra -= bytes;
         state.receive.excess += bytes;
         self.apply_receive(&state);
@@ -143,11 +144,6 @@ impl Windows {
         let size = state.receive.size.saturating_add(state.extra);
         let size = quinn::VarInt::from_u64(size).unwrap_or(quinn::VarInt::MAX);
         self.connection.set_receive_window(size);
-    }
-
-    fn state(&self) -> MutexGuard<'_, WindowState> {
-        // Plain values: a panic elsewhere cannot have left them inconsistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -206,7 +202,7 @@ impl StalledStream {
     /// Nobody reads the stream's bytes. They could fill the connection's window and block the other
     /// streams.
     pub(super) fn handle_blocked(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         (state.is_blocked, state.was_blocked) = (true, true);
         if !state.has_extra {
             state.has_extra = self.windows.reserve_extra(self.bytes);
@@ -215,11 +211,11 @@ impl StalledStream {
 
     /// Some bytes were read.
     pub(super) fn handle_transferred(&self) {
-        self.state().is_blocked = false;
+        self.state.lock().is_blocked = false;
     }
 
     pub(super) fn tick(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let was_blocked = std::mem::take(&mut state.was_blocked);
         if !was_blocked && !state.is_blocked {
             self.end(&mut state);
@@ -231,15 +227,11 @@ impl StalledStream {
             self.windows.release_extra(self.bytes);
         }
     }
-
-    fn state(&self) -> MutexGuard<'_, StalledState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for StalledStream {
     fn drop(&mut self) {
-        let mut state = std::mem::take(&mut *self.state());
+        let mut state = std::mem::take(&mut *self.state.lock());
         self.end(&mut state);
     }
 }
@@ -264,7 +256,7 @@ impl AllWindows {
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Weak<Windows>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

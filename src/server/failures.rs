@@ -4,10 +4,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 
 /// The most networks in the table, about 100 bytes each. Beyond it the one that was added first is removed.
 const MAX_NETWORKS: usize = 16 * 1024;
@@ -73,7 +73,7 @@ impl Failures {
     /// # Errors
     /// `TooManyFailed`.
     pub(super) fn check(&self, source: IpAddr, now: Instant) -> Result<(), TooManyFailed> {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         let waits = networks(source).into_iter().filter_map(|(network, factor)| {
             let budget = self.budget.times(factor);
             let count = table.networks.get_mut(&network)?;
@@ -89,7 +89,7 @@ impl Failures {
 
     /// Counts a failure of `source`.
     pub(super) fn count(&self, source: IpAddr, now: Instant) {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         for (network, factor) in networks(source) {
             let count = table.count(network, now);
             count.forgive(self.budget.times(factor), now);
@@ -104,7 +104,7 @@ impl Failures {
     /// `NotNow`.
     pub(super) fn begin(&self, source: IpAddr, now: Instant) -> Result<(), NotNow> {
         self.check(source, now).map_err(NotNow::Failed)?;
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         let is_full = |(network, factor)| {
             let count = table.networks.get(&network);
             count.is_some_and(|count| count.failures + count.undecided >= self.budget.times(factor).burst)
@@ -120,7 +120,7 @@ impl Failures {
 
     /// An attempt that was counted as undecided has ended.
     pub(super) fn end(&self, source: IpAddr, has_failed: bool, now: Instant) {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         for (network, _) in networks(source) {
             if let Some(count) = table.networks.get_mut(&network) {
                 count.undecided = count.undecided.saturating_sub(1);
@@ -134,16 +134,12 @@ impl Failures {
 
     /// Takes back one failure of `source`.
     pub(super) fn take_back(&self, source: IpAddr) {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         for (network, _) in networks(source) {
             if let Some(count) = table.networks.get_mut(&network) {
                 count.failures = count.failures.saturating_sub(1);
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Networks> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -277,7 +273,7 @@ mod tests {
         for number in 0..2 * u32::try_from(MAX_NETWORKS).unwrap() {
             failures.count(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), now);
         }
-        let table = failures.lock();
+        let table = failures.table.lock();
         assert_eq!((table.networks.len(), table.order.len()), (MAX_NETWORKS, MAX_NETWORKS));
     }
 }

@@ -23,11 +23,12 @@ use crate::wire::{Accepted, Answer, Offset, Open, PeerText, Reap, Refusal, Refus
 use bytes::Bytes;
 use counts::Counts;
 use entry::{AttachRequest, Entry};
+use parking_lot::{Mutex, MutexGuard};
 use recently_closed::RecentlyClosed;
 use session_table::SessionTable;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use task::{NewSession, SessionStart, SessionTask};
 use tokio::sync::{mpsc, watch};
@@ -157,7 +158,7 @@ impl Registry {
         entry: Arc<Entry>,
         task: SessionTask,
     ) -> Result<(), Refusal> {
-        let tasks = lock(&self.tasks);
+        let tasks = self.tasks.lock();
         let Some(tasks) = &*tasks else {
             return Err(refusal(RefusalCode::RetryLater, "the server half is stopping"));
         };
@@ -265,7 +266,7 @@ impl Registry {
     /// Accepts no more sessions, ends or hands over the existing ones, and waits up to `grace` until their clients are
     /// told.
     pub(super) async fn shutdown(&self, mode: ShutdownMode, grace: Duration) {
-        let tasks = lock(&self.tasks).take();
+        let tasks = self.tasks.lock().take();
         for entry in self.table().sessions.values() {
             entry.order(match mode {
                 ShutdownMode::Ended => SessionCommand::End("the server half was stopped".to_owned()),
@@ -386,13 +387,13 @@ impl Registry {
     }
 
     fn remove_from_store(&self, entry: &Entry) {
-        if let (Some(session_store), Some(slot)) = (&self.session_store, lock(&entry.slot).take()) {
+        if let (Some(session_store), Some(slot)) = (&self.session_store, entry.slot.lock().take()) {
             session_store.forget(slot);
         }
     }
 
     fn table(&self) -> MutexGuard<'_, SessionTable> {
-        lock(&self.table)
+        self.table.lock()
     }
 }
 
@@ -404,9 +405,4 @@ async fn refuse(mut carrier: Carrier, refusal: Refusal) {
     if carrier.send_message(Answer::Refused(refusal).encode()).await.is_ok() {
         carrier.finish(CloseReason::Refused).await;
     }
-}
-
-/// Plain values behind short locks: a panic elsewhere cannot have left them half written.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

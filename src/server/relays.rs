@@ -6,11 +6,12 @@ use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress, RelayName, RelayResol
 use crate::carrier::via::{AddressSource, IncomingStream, Registration, RegistrationSettings, ResolveFuture};
 use crate::clock;
 use crate::tasks::Tasks;
+use parking_lot::Mutex;
 use russh::keys::ssh_key::Fingerprint;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -147,13 +148,13 @@ struct KnownAddresses(Mutex<Vec<SocketAddr>>);
 
 impl KnownAddresses {
     fn set(&self, addresses: Vec<SocketAddr>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        *self.0.lock() = addresses;
     }
 }
 
 impl AddressSource for KnownAddresses {
     fn addresses(&self) -> ResolveFuture<'_, Vec<SocketAddr>> {
-        let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let addresses = self.0.lock().clone();
         Box::pin(std::future::ready(Ok(addresses)))
     }
 }

@@ -7,9 +7,10 @@
 use super::ask_sshd::{AskError, Source};
 use crate::clock;
 use crate::wire::PeerText;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout_at};
@@ -92,12 +93,12 @@ impl Startups {
     pub(super) fn why(&self, source: IpAddr) -> Option<PeerText> {
         // The last connection to leave removes the queue and counts references to it, so none is kept here beyond the lock.
         let queues = self.queues();
-        let why = lock(&queues.get(&source.into())?.why).clone();
+        let why = queues.get(&source.into())?.why.lock().clone();
         Some(why)
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<Source, Arc<Queue>>> {
-        lock(&self.queues)
+        self.queues.lock()
     }
 }
 
@@ -125,7 +126,7 @@ impl Startup<'_> {
             Some(queue) => Arc::clone(queue),
             None => self.join(),
         };
-        *lock(&queue.why) = PeerText::new(error);
+        *queue.why.lock() = PeerText::new(error);
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(self.startups.limits.max_pause);
         true
@@ -160,12 +161,6 @@ impl Drop for Startup<'_> {
         }
     }
 }
-
-/// Plain values behind short locks: a panic elsewhere cannot have left them half written.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

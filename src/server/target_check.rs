@@ -8,13 +8,14 @@ use super::authority::{OpenCheck, OpenObstacle, no_verdict};
 use super::connect_sshd::ConnectSshd;
 use super::shared_read::SharedRead;
 use crate::wire::Refusal;
+use parking_lot::Mutex;
 use russh::keys::ssh_key::HashAlg;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -126,7 +127,7 @@ impl TargetCheck {
 
     /// Once, however many clients are refused for it.
     fn tell(&self, unfit: Unfit) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         if told.as_ref().is_some_and(|told| told.is_like(&unfit)) {
             return;
         }

@@ -8,13 +8,15 @@ use crate::wire::{PeerText, Refusal, RefusalCode};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
 
@@ -76,7 +78,7 @@ impl Upstream {
     /// The target has greeted: from now on sessions wait longer for its greeting.
     pub(super) fn handle_greeted(&self) {
         self.has_greeted.store(true, Relaxed);
-        *self.ungreeted() = None;
+        *self.ungreeted.lock() = None;
     }
 
     /// The sshd that sessions are connected to.
@@ -154,7 +156,7 @@ impl Upstream {
             Ok(said) => said,
             Err(_) => {
                 if !self.has_greeted.load(Relaxed) {
-                    *self.ungreeted() = Some(clock::now());
+                    *self.ungreeted.lock() = Some(clock::now());
                 }
                 None
             }
@@ -162,12 +164,9 @@ impl Upstream {
     }
 
     fn is_ungreeted(&self, now: Instant) -> bool {
-        self.ungreeted()
+        self.ungreeted
+            .lock()
             .is_some_and(|at| now.saturating_duration_since(at) < UNGREETED_TTL)
-    }
-
-    fn ungreeted(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.ungreeted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,8 +215,7 @@ impl DroppedClients {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Source, Instant>> {
-        // Entries are inserted and removed as a whole: a panic elsewhere cannot have left one half written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -3,9 +3,10 @@
 //! russh's loop calls the handler; tasks do the work. They meet here and nowhere else.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelId, ChannelWriteHalf};
 use tokio_util::sync::CancellationToken;
@@ -145,7 +146,7 @@ impl Channels {
 
     // Dropping an `Open` may drop a `ChannelIo`, which comes back here: `act` hands out what it removes.
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<ChannelId, Open>) -> T) -> T {
-        act(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.open.lock())
     }
 }
 

@@ -6,10 +6,11 @@
 //! holds the client back by the one handle russh gives, the size of the next window ([`window`]).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// The window of a channel whose reader keeps up. OpenSSH's own, 64 packets of 32 KiB.
@@ -91,7 +92,7 @@ impl ChannelQueue {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
-        act(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.queue.lock())
     }
 }
 

@@ -7,10 +7,11 @@ use std::mem::discriminant;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use russh::server::{Handle, Msg};
 use russh::{ChannelWriteHalf, Sig};
 use rustix::process::{Pid, Signal};
@@ -43,14 +44,14 @@ impl ProcessGroup {
 
     /// Whether there was anybody to get the signal.
     pub(super) fn signal(&self, signal: Signal) -> bool {
-        let leader = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let leader = *self.0.lock();
         leader.is_some_and(|leader| rustix::process::kill_process_group(leader, signal).is_ok())
     }
 
     /// Waits for the program; from then on its number may be another's, and nobody is signalled.
     pub(super) async fn wait(&self, child: &mut Child) -> io::Result<ExitStatus> {
         let status = child.wait().await;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.lock() = None;
         status
     }
 

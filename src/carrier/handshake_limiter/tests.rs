@@ -118,7 +118,7 @@ fn peer_being_served_keeps_its_permit() {
     assert!(held[7].revoked.is_cancelled());
     assert!(!held[7].begin_service(), "what it says now comes too late");
     drop(next);
-    assert_eq!(limiter.0.state().all.permits, 15);
+    assert_eq!(limiter.0.state.lock().all.permits, 15);
 }
 
 #[test]
@@ -174,12 +174,12 @@ fn closed_peers_leave_no_state() {
             5 if !permits.is_empty() => permits[chosen].end_service(now),
             _ => {}
         }
-        let state = limiter.0.state();
+        let state = limiter.0.state.lock();
         let live = permits.iter().filter(|permit| !permit.revoked.is_cancelled()).count();
         assert_eq!(state.all.permits, live);
         assert!(live <= 64 && state.all.waiting == state.waiting.len());
     }
     permits.clear();
-    let state = limiter.0.state();
+    let state = limiter.0.state.lock();
     assert!(state.all.permits == 0 && state.all.waiting == 0 && state.all.inner.is_empty() && state.waiting.is_empty());
 }

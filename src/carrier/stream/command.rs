@@ -4,11 +4,12 @@ use super::command_line::CommandLine;
 use crate::carrier::Duplex;
 use crate::tasks::Tasks;
 use crate::wire::{PeerText, Quoting};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io;
 use std::pin::Pin;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -135,7 +136,7 @@ fn signal(group: Option<Pid>, signal: Signal) {
 async fn listen(mut stderr: ChildStderr, stderr_tail: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-        let mut words = stderr_tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = stderr_tail.lock();
         words.extend_from_slice(&buffer[..read]);
         let beyond = words.len().saturating_sub(STDERR_TAIL_BYTES);
         words.drain(..beyond);
@@ -176,7 +177,7 @@ impl StderrTail {
     /// The text so far, in brackets and escaped; empty if there is none.
     pub async fn quoted(&self) -> PeerText {
         tokio::time::sleep(STDERR_DELAY).await;
-        let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = self.0.lock();
         let text = String::from_utf8_lossy(&words);
         let text = text.trim();
         match text.is_empty() {

@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket as StdSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 
 use crate::carrier::quic::bind;
@@ -118,12 +119,12 @@ impl Path {
 
     /// From now on the server half sees every client at another port. What it sends to the old one vanishes.
     pub(super) fn take_new_address(&self) {
-        self.shared.flows().clear();
+        self.shared.flows.lock().clear();
     }
 
     /// Each connection's next packet is answered by a stateless reset (RFC 9000 section 10.3): it ends at once.
     pub(super) fn reset_connections(&self) {
-        for flow in self.shared.flows().values() {
+        for flow in self.shared.flows.lock().values() {
             flow.reset_due.store(true, SeqCst);
         }
     }
@@ -190,7 +191,7 @@ impl Shared {
     }
 
     fn flow_of(self: &Arc<Shared>, client: SocketAddr) -> io::Result<Arc<Flow>> {
-        let mut flows = self.flows();
+        let mut flows = self.flows.lock();
         if let Some(flow) = flows.get(&client) {
             return Ok(Arc::clone(flow));
         }
@@ -211,7 +212,7 @@ impl Shared {
     }
 
     fn is_current(&self, flow: &Arc<Flow>) -> bool {
-        let flows = self.flows();
+        let flows = self.flows.lock();
         flows
             .get(&flow.client)
             .is_some_and(|current| Arc::ptr_eq(current, flow))
@@ -231,11 +232,6 @@ impl Shared {
             2 => Condition::Unreachable,
             _ => Condition::Normal,
         }
-    }
-
-    fn flows(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Flow>>> {
-        // Each change is one call: a panic elsewhere cannot have left it half done.
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The live lines: the counter, the file, the path, and the timeline of all that was.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::counter::{COUNT_INTERVAL, Reading};
@@ -60,7 +61,7 @@ impl Picture {
     /// An outage has begun, or is over.
     pub(super) fn set_outage(&self, outage: Option<Outage>) {
         self.was_broken.store(true, Relaxed);
-        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage.map(|outage| (outage, clock::now()));
+        *self.outage.lock() = outage.map(|outage| (outage, clock::now()));
     }
 
     /// Never returns.
@@ -71,7 +72,7 @@ impl Picture {
             frames.tick().await;
             if frame.is_multiple_of(FRAMES_PER_CELL) {
                 let number = self.number();
-                self.timeline().push(Moment {
+                self.timeline.lock().push(Moment {
                     broken: self.was_broken.swap(self.outage().is_some(), Relaxed),
                     numbers: number - shown,
                 });
@@ -88,7 +89,7 @@ impl Picture {
     /// The timeline so far: the path, and below it what came out of the remote shell.
     pub(super) fn timeline_lines(&self, screen: &Screen) -> [String; 2] {
         let usual = u64::from(FRAMES_PER_CELL * FRAME.as_millis() as u32) / COUNT_INTERVAL.as_millis() as u64;
-        let (path, shell) = self.timeline().lines(room(screen), usual, screen.features());
+        let (path, shell) = self.timeline.lock().lines(room(screen), usual, screen.features());
         [labelled("", &path), labelled("", &shell)]
     }
 
@@ -137,17 +138,12 @@ impl Picture {
         )
     }
 
-    fn timeline(&self) -> MutexGuard<'_, Timeline> {
-        // Moments are only ever added, whole.
-        self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn number(&self) -> u64 {
         self.readings.borrow().number
     }
 
     fn outage(&self) -> Option<(Outage, Duration)> {
-        let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        let outage = *self.outage.lock();
         outage.map(|(outage, since)| (outage, clock::now() - since))
     }
 }

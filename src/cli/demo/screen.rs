@@ -4,8 +4,8 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::termios::tcgetwinsize;
 
 /// Columns where the terminal does not say, and the most that lines are made for.
@@ -89,7 +89,7 @@ impl Screen {
 
     /// Writes lines that stay.
     pub(super) fn say(&self, lines: &str) {
-        let mut drawn = self.drawn();
+        let mut drawn = self.drawn.lock();
         let mut text = erase(*drawn);
         *drawn = 0;
         text.push_str(lines);
@@ -102,7 +102,7 @@ impl Screen {
         if !self.features.live {
             return;
         }
-        let mut drawn = self.drawn();
+        let mut drawn = self.drawn.lock();
         let mut text = erase(*drawn);
         for line in lines {
             // A failed write to a String does not exist.
@@ -114,14 +114,9 @@ impl Screen {
 
     /// Takes the live lines away.
     pub(super) fn clear(&self) {
-        let mut drawn = self.drawn();
+        let mut drawn = self.drawn.lock();
         put(&erase(*drawn));
         *drawn = 0;
-    }
-
-    fn drawn(&self) -> MutexGuard<'_, usize> {
-        // A plain number: a panic elsewhere cannot have left it half written.
-        self.drawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber, info};
 use tracing_subscriber::Layer;
@@ -59,8 +59,7 @@ pub(crate) fn tell_suppressed() {
 }
 
 fn held() -> MutexGuard<'static, Option<Counts>> {
-    // Counts only: a panic elsewhere cannot have left them half written.
-    COUNTS.lock().unwrap_or_else(PoisonError::into_inner)
+    COUNTS.lock()
 }
 
 /// What one line stands for.

@@ -15,7 +15,7 @@ use crate::wire::{
 };
 use bytes::Bytes;
 use std::future::Future;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -29,7 +29,7 @@ pub(super) struct Authorizer {
     /// One entry per server half, identified by its TLS key. Locked by the path that tries the keys.
     tried: Mutex<Vec<(Vec<u8>, KeysTried)>>,
     /// Server halves that do not support key queries. There all keys sign.
-    without_queries: std::sync::Mutex<Vec<Vec<u8>>>,
+    without_queries: parking_lot::Mutex<Vec<Vec<u8>>>,
     /// Signing may ask the user: one signature at a time.
     signing: Mutex<()>,
 }
@@ -75,19 +75,14 @@ impl Authorizer {
         Authorizer {
             client,
             tried: Mutex::default(),
-            without_queries: std::sync::Mutex::default(),
+            without_queries: parking_lot::Mutex::default(),
             signing: Mutex::default(),
         }
     }
 
     /// Whether all keys sign for the server half with this TLS key, because it does not support key queries.
     pub(super) fn all_keys_sign(&self, server: &[u8]) -> bool {
-        self.without_queries().iter().any(|key| key == server)
-    }
-
-    fn without_queries(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        // Keys are only added: a panic elsewhere cannot have left one half written.
-        self.without_queries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.without_queries.lock().iter().any(|key| key == server)
     }
 
     /// Probes on `carrier`; `spki` is the client's TLS key.
@@ -240,7 +235,7 @@ impl CarrierProbe<'_> {
             Ok(KeyAnswer::Refused(refusal)) => Err(ProbeFailure::Refused(refusal)),
             Ok(KeyAnswer::Unsupported(refusal)) => {
                 let server = self.carrier.info().peer_key.to_vec();
-                self.authorizer.without_queries().push(server);
+                self.authorizer.without_queries.lock().push(server);
                 Err(ProbeFailure::NoKeyQueries(refusal))
             }
         }

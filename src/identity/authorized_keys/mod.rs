@@ -12,9 +12,9 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use russh::keys::ssh_key::Certificate;
 use rustix::fs::OFlags;
 
@@ -181,7 +181,7 @@ impl AuthorizedKeys {
             address,
             now,
         };
-        let loaded = self.loaded();
+        let loaded = self.loaded.lock();
         let verdict = asked.decide(&loaded.entries);
         let restricted = |line: usize| {
             let entry = loaded.entries.iter().find(|(number, _)| *number == line);
@@ -203,7 +203,7 @@ impl AuthorizedKeys {
     /// # Errors
     /// `AuthorizedKeysError`: nobody is accepted any more.
     pub fn refresh(&self, file: File) -> Result<bool, AuthorizedKeysError> {
-        let mut loaded = self.loaded();
+        let mut loaded = self.loaded.lock();
         let is_current = file.metadata().is_ok_and(|metadata| loaded.is_current(&metadata));
         if !is_current {
             // Cleared first, so that an error does not leave the old state.
@@ -222,13 +222,13 @@ impl AuthorizedKeys {
             address,
             now,
         };
-        asked.decide(&self.loaded().entries)
+        asked.decide(&self.loaded.lock().entries)
     }
 
     /// The problems in the file as it was last read.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
-        self.loaded().warnings.clone()
+        self.loaded.lock().warnings.clone()
     }
 
     /// The path of the file.
@@ -243,10 +243,6 @@ impl AuthorizedKeys {
             source,
         });
         self.refresh(opened?)
-    }
-
-    fn loaded(&self) -> MutexGuard<'_, Loaded> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -102,7 +103,7 @@ fn the_handshake_agrees_on_the_hybrid_group_and_issues_no_ticket() {
     assert_eq!(client.alpn_protocol(), Some(ALPN));
     assert_eq!(identity(client.peer_certificates().unwrap()), server_key.spki());
     assert_eq!(identity(server.peer_certificates().unwrap()), client_key.spki());
-    assert_eq!(*tickets.0.lock().unwrap(), 0);
+    assert_eq!(*tickets.0.lock(), 0);
 
     let ours = client
         .export_keying_material([0; 32], b"EXPORTER-test", Some(b""))
@@ -332,7 +333,7 @@ impl ClientSessionStore for TicketCounter {
     }
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
     fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {
-        *self.0.lock().unwrap() += 1;
+        *self.0.lock() += 1;
     }
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         None

@@ -3,10 +3,10 @@
 //! Pure bookkeeping behind a lock; time is an argument.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use parking_lot::Mutex;
 
 use crate::identity::statement::ProvenKey;
 
@@ -29,12 +29,12 @@ struct Entries {
 
 impl Confirmed {
     pub(super) fn contains(&self, user: &str, key: &ProvenKey, now: Instant) -> bool {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.0.lock();
         entries.until.get(&name(user, key)).is_some_and(|until| now < *until)
     }
 
     pub(super) fn insert(&self, user: &str, key: &ProvenKey, now: Instant) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.0.lock();
         let name = name(user, key);
         if entries.until.insert(name, now + CONFIRMED_TTL).is_none() {
             entries.order.push_back(name);

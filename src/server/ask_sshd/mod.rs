@@ -14,11 +14,12 @@ mod sources;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use russh::keys::ssh_key::PublicKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{timeout, timeout_at};
@@ -516,7 +517,7 @@ impl AskSshd {
     }
 
     fn join(&self, question: Question) -> SharedQuestion<'_> {
-        let mut open = self.open();
+        let mut open = self.open.lock();
         let answers = open.entry(question.clone());
         let answers = answers.or_insert_with(|| Arc::new(SharedRead::new(Duration::ZERO)));
         SharedQuestion {
@@ -525,16 +526,11 @@ impl AskSshd {
             answers: Arc::clone(answers),
         }
     }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<Question, Arc<SharedRead<SshdVerdict>>>> {
-        // Entries are inserted and removed as a whole: a panic elsewhere cannot have left one half written.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for SharedQuestion<'_> {
     fn drop(&mut self) {
-        let mut open = self.ask.open();
+        let mut open = self.ask.open.lock();
         // The map's reference and this one.
         if Arc::strong_count(&self.answers) <= 2 {
             open.remove(&self.question);

@@ -7,10 +7,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use parking_lot::Mutex;
 
 use crate::identity::statement::ProvenKey;
 
@@ -51,7 +51,7 @@ struct State {
 impl Penalties {
     /// Index of the first of `keys` that was accepted recently.
     pub(super) fn accepted(&self, user: &str, keys: &[ProvenKey], client: IpAddr, now: Instant) -> Option<usize> {
-        let state = self.lock();
+        let state = self.state.lock();
         let is_accepted = |key: &ProvenKey| {
             let since = state.accepted.get(&name(user, key, client));
             since.is_some_and(|since| now.saturating_duration_since(*since) < ACCEPTED_TTL)
@@ -61,7 +61,7 @@ impl Penalties {
 
     /// sshd has accepted `key`.
     pub(super) fn handle_accepted(&self, user: &str, key: &ProvenKey, client: IpAddr, now: Instant) {
-        let (mut state, name) = (self.lock(), name(user, key, client));
+        let (mut state, name) = (self.state.lock(), name(user, key, client));
         state.accepted.insert(name, now);
         state.order.push_back((name, now));
         while state.order.len() > MAX_ACCEPTED {
@@ -77,7 +77,7 @@ impl Penalties {
     /// How long to wait before sshd may be asked for this address. Zero: it may be asked now, and the question is
     /// counted.
     pub(super) fn wait(&self, client: IpAddr, now: Instant) -> Duration {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.until.len() >= MAX_ADDRESSES {
             state.until.retain(|_, until| *until > now);
         }
@@ -88,10 +88,6 @@ impl Penalties {
             state.until.insert(client, until);
         }
         wait
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,7 +164,7 @@ mod tests {
             penalties.handle_accepted("ada", &key, client, now);
             penalties.wait(client, now);
         }
-        let state = penalties.lock();
+        let state = penalties.state.lock();
         assert_eq!((state.accepted.len(), state.order.len()), (MAX_ACCEPTED, MAX_ACCEPTED));
         assert_eq!(state.until.len(), MAX_ADDRESSES);
     }

@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use russh::client::{self, AuthResult, DisconnectReason, Handle, RemoteDisconnectInfo};
 use russh::keys::PublicKeyOrCertificate;
 use russh::keys::agent::AgentIdentity;
@@ -123,7 +124,7 @@ impl Query {
     pub(super) fn server(&self) -> ServerIdentity {
         ServerIdentity {
             identification: self.identification.clone(),
-            host_key: self.events().host_key.clone(),
+            host_key: self.events.lock().host_key.clone(),
         }
     }
 
@@ -151,7 +152,7 @@ impl Query {
     }
 
     fn closed(&self) -> Result<KeyAnswer, AskError> {
-        let goodbye = self.events().goodbye.take();
+        let goodbye = self.events.lock().goodbye.take();
         match goodbye {
             Some(goodbye) if goodbye.message.starts_with(TOO_MANY) => Ok(KeyAnswer::RefusedAndClosed),
             goodbye => Err(AskError::HungUp {
@@ -159,10 +160,6 @@ impl Query {
                 said: goodbye.map(|goodbye| goodbye.message.into()).unwrap_or_default(),
             }),
         }
-    }
-
-    fn events(&self) -> std::sync::MutexGuard<'_, ConnectionEvents> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -220,7 +217,7 @@ impl client::Handler for Listener {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
             PublicKeyOrCertificate::Certificate(certificate) => certificate.public_key().clone().into(),
         };
-        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = self.0.lock();
         events.host_key = Some(key);
         Ok(true)
     }
@@ -228,7 +225,7 @@ impl client::Handler for Listener {
     async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
         match reason {
             DisconnectReason::ReceivedDisconnect(goodbye) => {
-                let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut events = self.0.lock();
                 events.goodbye = Some(goodbye);
                 Ok(())
             }

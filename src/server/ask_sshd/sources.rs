@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The most known sources, about 100 bytes each. Beyond it the one that was accepted first is removed.
@@ -76,7 +77,7 @@ impl Sources {
 
     /// A place in the queue of `source`.
     pub(super) fn admit(&self, source: IpAddr) -> Result<SourceQueue, TooManyQueries> {
-        let mut asking = lock(&self.asking);
+        let mut asking = self.asking.lock();
         let known = asking.get(&Source::from(source)).and_then(Weak::upgrade);
         let queue = known.unwrap_or_else(|| {
             asking.retain(|_, queue| queue.strong_count() > 0);
@@ -95,7 +96,7 @@ impl Sources {
 
     /// sshd has accepted a key of this source.
     pub(super) fn handle_accepted(&self, source: IpAddr, now: Instant) {
-        let mut accepted = lock(&self.accepted);
+        let mut accepted = self.accepted.lock();
         let source = Source::from(source);
         if accepted.last.insert(source, now).is_some() {
             return;
@@ -110,16 +111,10 @@ impl Sources {
 
     /// Whether sshd has recently accepted a key of this source.
     pub(super) fn is_known(&self, source: IpAddr, now: Instant) -> bool {
-        let last = lock(&self.accepted).last.get(&source.into()).copied();
+        let last = self.accepted.lock().last.get(&source.into()).copied();
         last.is_some_and(|last| now.saturating_duration_since(last) < ACCEPTED_TTL)
     }
 }
-
-/// Plain values behind short locks: a panic elsewhere cannot have left them half written.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
@@ -174,8 +169,8 @@ mod tests {
             drop(sources.admit(source));
             sources.handle_accepted(source, now);
         }
-        assert!(lock(&sources.asking).len() <= 2);
-        let accepted = lock(&sources.accepted);
+        assert!(sources.asking.lock().len() <= 2);
+        let accepted = sources.accepted.lock();
         assert_eq!(
             (accepted.last.len(), accepted.order.len()),
             (MAX_ACCEPTED, MAX_ACCEPTED)

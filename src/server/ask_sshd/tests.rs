@@ -492,7 +492,7 @@ async fn those_who_ask_the_same_at_the_same_time_share_what_sshd_says_after_that
     assert_eq!(verdicts, [Some(0); 6]);
     let asked = connections() - before;
     assert!(asked <= 2, "one for the first, one for all who came meanwhile: {asked}");
-    assert!(ask.open().is_empty(), "nobody waits any more");
+    assert!(ask.open.lock().is_empty(), "nobody waits any more");
     // An earlier answer does not count for a later question.
     assert_eq!(question().await.unwrap().accepted, Some(0));
     let another = ask

@@ -7,8 +7,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::super::ask_sshd::Source;
@@ -86,8 +86,8 @@ impl FromLoopback {
         let remote = |client: Client| client.remote.ip();
         let alias = match purpose {
             Purpose::SecondQuery(client) => return self.ends_beyond_loopback(client),
-            Purpose::Query(client) => self.aliases().for_queries(remote(client)),
-            Purpose::Session(client) => self.aliases().for_sessions(remote(client)),
+            Purpose::Query(client) => self.aliases.lock().for_queries(remote(client)),
+            Purpose::Session(client) => self.aliases.lock().for_sessions(remote(client)),
             Purpose::Banner => OWN_ALIAS,
         };
         let alias = SocketAddr::from((alias, 0));
@@ -132,10 +132,6 @@ impl FromLoopback {
         }
         connected
     }
-
-    fn aliases(&self) -> MutexGuard<'_, Aliases> {
-        self.aliases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 async fn connect(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
@@ -171,7 +167,7 @@ impl ConnectSshd for FromLoopback {
     /// Gives the client a new alias for questions: a question ends without a login, which sshd penalizes, so a user
     /// who opens many sessions in a row would be locked out.
     fn handle_accepted(&self, client: Client) {
-        self.aliases().renew(client.remote.ip());
+        self.aliases.lock().renew(client.remote.ip());
     }
 }
 

@@ -6,9 +6,10 @@ use crate::server::authority::Account;
 use crate::server::session_store::Slot;
 use crate::wire::{Epoch, Offset, Refusal};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 

@@ -3,8 +3,8 @@
 use super::super::authority::{chain, refusal};
 use super::super::connect_sshd::Client;
 use super::super::session_store::{Identity, RecoveredSession, StoredSession};
+use super::Registry;
 use super::entry::Entry;
-use super::{Registry, lock};
 use crate::carrier::Carrier;
 use crate::clock;
 use crate::fault;
@@ -218,7 +218,7 @@ impl PumpEnds {
     }
 
     fn kept(kept: StoredSession, entry: &Entry, detached_since: Instant, confirmed: bool) -> PumpEnds {
-        *lock(&entry.slot) = Some(kept.slot);
+        *entry.slot.lock() = Some(kept.slot);
         PumpEnds {
             session: kept.session,
             input: Box::new(kept.input),

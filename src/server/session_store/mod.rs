@@ -37,10 +37,11 @@ use crate::session::{Session, SessionConfig, SessionMemory};
 use counters::Recovered;
 use header::{Fixed, Progress};
 use lock::Lock;
+use parking_lot::Mutex;
 use slot::UsedSlots;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::net::TcpStream;
 
 /// A worker's access to the session store.
@@ -168,12 +169,7 @@ impl SessionStore {
 
     fn release(&self, number: u32) {
         self.store.remove(&slot::name(number));
-        self.numbers().free(number);
-    }
-
-    fn numbers(&self) -> MutexGuard<'_, UsedSlots> {
-        // Inserting and removing cannot be left half done.
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.numbers.lock().free(number);
     }
 }
 
@@ -201,7 +197,7 @@ impl<'a> SlotReservation<'a> {
     fn take(session_store: &'a SessionStore) -> Result<SlotReservation<'a>, SessionStoreError> {
         Ok(SlotReservation {
             session_store,
-            number: session_store.numbers().take().ok_or(SessionStoreError::Full)?,
+            number: session_store.numbers.lock().take().ok_or(SessionStoreError::Full)?,
             is_kept: false,
         })
     }

@@ -6,10 +6,10 @@ use super::header::{Fixed, HEADER_LEN, HeaderError, Progress, USED};
 use crate::clock;
 use crate::memory::{Mapping, memory_file};
 use crate::pump::Checkpoint;
+use parking_lot::Mutex;
 use rustix::fs::fstat;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
 
 /// The record of one session, in memory that outlives the process.
 pub(super) struct SessionRecord(Mutex<Latest>);
@@ -96,8 +96,7 @@ impl SessionRecord {
     }
 
     fn change(&self, change: impl FnOnce(&mut Progress)) {
-        // A panic elsewhere cannot have left it half changed: a record is published as a whole.
-        let mut latest_record = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest_record = self.0.lock();
         let latest_record = &mut *latest_record;
         let mut next = latest_record.latest;
         change(&mut next);

@@ -20,7 +20,7 @@ pub(super) struct MapStore {
 impl MapStore {
     /// Everything, as the next worker gets it.
     pub(super) fn stored(&self) -> Vec<(String, Arc<OwnedFd>)> {
-        let kept = self.kept.lock().unwrap();
+        let kept = self.kept.lock();
         let all = kept
             .iter()
             .flat_map(|(name, files)| files.iter().map(|file| (name.clone(), Arc::clone(file))));
@@ -28,12 +28,12 @@ impl MapStore {
     }
 
     pub(super) fn insert(&self, name: &str, descriptors: Vec<Arc<OwnedFd>>) {
-        let mut kept = self.kept.lock().unwrap();
+        let mut kept = self.kept.lock();
         kept.entry(name.to_owned()).or_default().extend(descriptors);
     }
 
     pub(super) fn names(&self) -> Vec<String> {
-        self.kept.lock().unwrap().keys().cloned().collect()
+        self.kept.lock().keys().cloned().collect()
     }
 }
 
@@ -54,7 +54,7 @@ impl FdStore for MapStore {
     }
 
     fn remove(&self, name: &str) {
-        self.kept.lock().unwrap().remove(name);
+        self.kept.lock().remove(name);
     }
 }
 

@@ -94,7 +94,7 @@ async fn an_open_that_is_given_up_leaves_nothing_behind() {
     assert!(waits(&mut opening).await, "it waits for the store");
     drop(opening);
     assert_eq!(store.names(), ["closed", "lock"]);
-    assert_eq!(session_store.numbers().take(), Some(0));
+    assert_eq!(session_store.numbers.lock().take(), Some(0));
 }
 
 /// Polls once, and returns whether it has to wait.
@@ -294,7 +294,7 @@ async fn after(damage: impl FnOnce(&Arc<MapStore>, &StoredSession)) -> (Vec<u8>,
         .map(|session| session.identity.session.as_bytes()[0]);
     let continuing: Vec<_> = continuing.collect();
     assert_eq!(store.names(), ["0", "2", "closed", "lock"]);
-    assert_eq!(session_store.numbers().take(), Some(1), "the slot is free again");
+    assert_eq!(session_store.numbers.lock().take(), Some(1), "the slot is free again");
     let lost = recovery.lost.remove(0);
     (continuing, lost, recovery.closed_sessions.all().len())
 }

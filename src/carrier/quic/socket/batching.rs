@@ -9,12 +9,13 @@
 //! own.
 
 use crate::carrier::quic::gso::{self, GsoPoller};
+use parking_lot::Mutex;
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 /// Packets in a full transmit. quinn's default is ten, and each connection allocates memory for as
@@ -124,7 +125,7 @@ impl BatchingSocket {
     /// The endpoint's task polls for received packets: sends what is held back, unless that task
     /// was woken only just now.
     fn poll_pending(&self, cx: &mut Context<'_>) {
-        let mut pending = self.pending();
+        let mut pending = self.pending.lock();
         if pending
             .endpoint
             .as_ref()
@@ -158,7 +159,7 @@ impl BatchingSocket {
     /// Sends each packet by a call of its own. If the buffer fills up in between, quinn sends all
     /// of them again: duplicates do no harm.
     fn send_segments(&self, transmit: &Transmit<'_>, packet: usize) -> io::Result<()> {
-        self.pending().send(&*self.socket)?;
+        self.pending.lock().send(&*self.socket)?;
         transmit.contents.chunks(packet).try_for_each(|contents| {
             self.socket.try_send(&Transmit {
                 destination: transmit.destination,
@@ -168,10 +169,6 @@ impl BatchingSocket {
                 src_ip: transmit.src_ip,
             })
         })
-    }
-
-    fn pending(&self) -> MutexGuard<'_, PendingBatch> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,7 +183,7 @@ impl AsyncUdpSocket for BatchingSocket {
         {
             return self.send_segments(transmit, packet);
         }
-        let mut pending = self.pending();
+        let mut pending = self.pending.lock();
         let most_packets = self.socket.max_transmit_segments();
         if !pending.fits(transmit, most_packets) {
             pending.send(&*self.socket)?;

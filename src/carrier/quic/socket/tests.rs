@@ -2,14 +2,15 @@ use super::batching::{BatchingSocket, SEGMENTS_PER_TRANSMIT};
 use super::{PolledSocket, bind};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, NO_NAME, QuicLimits, config, gso};
 use crate::identity::raw_key::{ServerKey, TlsKey};
+use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -34,7 +35,7 @@ struct RecordingSocket {
 
 impl RecordingSocket {
     fn sent(&self) -> Vec<Sent> {
-        std::mem::take(&mut self.sent.lock().unwrap())
+        std::mem::take(&mut self.sent.lock())
     }
 }
 
@@ -48,7 +49,7 @@ impl AsyncUdpSocket for RecordingSocket {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let sent = (transmit.destination.port(), transmit.contents.to_vec());
-        self.sent.lock().unwrap().push(sent);
+        self.sent.lock().push(sent);
         Ok(())
     }
 
