@@ -158,6 +158,9 @@ impl Display {
             if self.modes.take_soft_reset() {
                 self.screen.handle_soft_reset();
             }
+            if self.modes.take_probe() {
+                self.screen.handle_probe();
+            }
         }
         if self.modes.take_unknown() {
             self.screen.doubt_everything();
@@ -222,7 +225,8 @@ impl Display {
         self.predictor.handle_link(is_up, now);
     }
 
-    /// Shows a line about the connection, or takes it away: on the last row, or on the first if the cursor is on the last.
+    /// Shows a line about the connection, or takes it away: on the last row, or on the first if the cursor is on the last. If
+    /// it is not certain what these show, on the row that is farthest from the cursor among those that are certain.
     /// Control characters are left out; what is wider than the screen is cut.
     ///
     /// The line is not shown while it could not be taken away again: in the middle of a sequence, or if it is not certain
@@ -343,28 +347,37 @@ impl Display {
         }
     }
 
-    /// The row for the link line: the last, or the first, whichever is not the cursor's and is certain.
+    /// The row for the link line: the last, or the first, or that which is farthest from the cursor; never the cursor's,
+    /// and only one that is certain.
     fn link_row(&self, cursor: Position) -> Option<u16> {
-        let last = self.screen.rows().checked_sub(1)?;
+        let rows = self.screen.rows();
+        let last = rows.checked_sub(1)?;
         let is_free =
             |row: &u16| *row != cursor.row && *row != self.screen.cursor().row && self.screen.is_row_certain(*row);
-        [last, 0].into_iter().find(is_free)
+        let farthest = || (0..rows).filter(is_free).max_by_key(|row| row.abs_diff(cursor.row));
+        [last, 0].into_iter().find(is_free).or_else(farthest)
     }
 }
 
-/// Pieces of `bytes` that each end behind what may be a soft reset (`CSI ! p`) or a repetition (`CSI 5 b`).
+/// Pieces of `bytes` that each end behind what may be a soft reset (`CSI ! p`), a repetition (`CSI 5 b`) or a question of vim's
+/// (`CSI 0 % m`, `DCS z`).
 fn ends_apart(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     // The last byte of such a sequence may come first.
-    let mut before = b'0';
+    let mut before = None;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
         let end = rest.iter().position(|byte| {
-            let is_end = matches!((before, *byte), (b'!', b'p') | (b'0'..=b'9' | b'[' | b';', b'b'))
-                || (before == b'0' && *byte == b'p');
-            before = *byte;
+            let is_end = matches!(
+                (before, *byte),
+                (None | Some(b'!'), b'p')
+                    | (None | Some(b'0'..=b'9' | b'[' | b';'), b'b')
+                    | (None | Some(b'%'), b'm')
+                    | (None | Some(b'0'..=b'9' | b'P' | b';'), b'z')
+            );
+            before = Some(*byte);
             is_end
         });
         let (piece, after) = rest.split_at(end.map_or(rest.len(), |at| at + 1));

@@ -44,6 +44,9 @@ const NOT_FOLLOWED: &[u16] = &[2, 3, 45, 69, 95, 1048, 2027];
 
 const HYPERLINK_END: &[u8] = b"\x1b]8;;\x1b\\";
 
+/// Most bytes of a string by which vim finds out whether the terminal shows unknown strings. It sends one.
+const MAX_PROBE: usize = 2;
+
 /// Most entries that a terminal keeps on its stack of kitty keyboard flags.
 const MAX_KEYBOARD_STACK: u16 = 16;
 
@@ -143,6 +146,11 @@ impl ModeTracker {
         std::mem::take(&mut self.modes.soft_reset)
     }
 
+    /// Whether vim asked, since the last call, whether the terminal shows unknown sequences as text.
+    pub(crate) fn take_probe(&mut self) -> bool {
+        std::mem::take(&mut self.modes.probe)
+    }
+
     /// The bytes that switch off what is on, in an order that leaves the cursor where it is on the main screen.
     ///
     /// Empty if the terminal is as the shell got it.
@@ -214,6 +222,10 @@ struct Modes {
     hyperlink: bool,
     unknown: bool,
     soft_reset: bool,
+    /// A question of vim's, which most terminals do not show.
+    probe: bool,
+    /// Bytes that may still come in a string that is such a question.
+    probe_left: Option<usize>,
     last_printed: Option<char>,
     /// Of the last REP.
     repeated: u16,
@@ -466,7 +478,21 @@ impl Perform for Modes {
     fn hook(&mut self, _params: &Params, intermediates: &[u8], _ignore: bool, action: char) {
         // Requests (DECRQSS, XTGETTCAP) show nothing; sixel does, and so does all that is not known.
         let is_request = matches!((intermediates, action), ([b'$' | b'+' | b'='], 'q' | 's'));
-        self.unknown |= !is_request;
+        let is_probe = intermediates.is_empty() && action == 'z';
+        self.probe |= is_probe;
+        self.probe_left = is_probe.then_some(MAX_PROBE);
+        self.unknown |= !is_request && !is_probe;
+    }
+
+    fn put(&mut self, _byte: u8) {
+        if let Some(left) = self.probe_left {
+            self.probe_left = left.checked_sub(1);
+            self.unknown |= self.probe_left.is_none();
+        }
+    }
+
+    fn unhook(&mut self) {
+        self.probe_left = None;
     }
 
     fn osc_dispatch(&mut self, params: &[&[u8]], _bell_terminated: bool) {
@@ -529,6 +555,7 @@ impl Perform for Modes {
                 self.modify_keys.remove(&first(params, 2));
             }
             ([b'!'], 'p') => self.reset_softly(),
+            ([b'%'], 'm') if params.iter().count() <= 1 => self.probe = true,
             ([b' '], 'q') => self.cursor_shape = first(params, 0) != 0,
             ([], 'r') => self.set_region(params),
             ([], 'm') => self.set_pen(params),

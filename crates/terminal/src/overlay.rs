@@ -142,6 +142,10 @@ fn possible(drawing: Drawing, screen: &Screen) -> Drawing {
             && screen.cell(position).is_some_and(|cell| cell.hyperlink().is_none())
     };
     let cells = drawing.cells.into_iter().filter(|(position, cell)| {
+        if is_wide(cell) && is_below_cut(*position, screen) {
+            // Taking it away would take the mark away too.
+            return false;
+        }
         let columns = touched(*position, cell, screen);
         let mut positions = columns.map(|column| Position { column, ..*position });
         positions.all(|position| can_cover(position) && !touches_row_above(position, screen))
@@ -156,10 +160,14 @@ fn possible(drawing: Drawing, screen: &Screen) -> Drawing {
 /// Whether a wide character begins a row because it had no room in the row above: there the emulator has marked a column.
 fn touches_row_above(position: Position, screen: &Screen) -> bool {
     let cell = screen.cell(position);
-    let is_wide_here = position.column <= 1 && cell.is_some_and(|cell| is_wide(cell) || is_spacer(cell));
+    cell.is_some_and(|cell| is_wide(cell) || is_spacer(cell)) && is_below_cut(position, screen)
+}
+
+/// Whether a wide character at this position could be one that had no room in the row above.
+fn is_below_cut(position: Position, screen: &Screen) -> bool {
     let above = position.row.checked_sub(1).zip(screen.columns().checked_sub(1));
     let last = above.and_then(|(row, column)| screen.cell(Position { row, column }));
-    is_wide_here && last.is_some_and(|cell| cell.flags.contains(Flags::LEADING_WIDE_CHAR_SPACER))
+    position.column <= 1 && last.is_some_and(|cell| cell.flags.contains(Flags::LEADING_WIDE_CHAR_SPACER))
 }
 
 /// The columns that change if `cell` is drawn: its own, and the other halves of wide characters below.

@@ -505,7 +505,14 @@ fn odd_piece(kind: usize, numbers: &mut Numbers) -> String {
             .pick(&["\x1b[4h", "\x1b[4l", "\x1b[!p", "\x1bc", "\x1b[5m", "\x1b[0m"])
             .to_owned(),
         _ => numbers
-            .pick(&["\u{2764}\u{fe0f}", "\u{1f44d}\u{1f3fd}", "\u{fffd}", "\x1bP0q#0~\x1b\\"])
+            .pick(&[
+                "\u{2764}\u{fe0f}",
+                "\u{1f44d}\u{1f3fd}",
+                "\u{fffd}",
+                "\x1bP0q#0~\x1b\\",
+                "\x1bPzz\x1b\\",
+                "\x1b[0%m\r           ",
+            ])
             .to_owned(),
     }
 }

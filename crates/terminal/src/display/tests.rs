@@ -117,6 +117,45 @@ fn the_link_line_is_on_the_first_row_if_the_cursor_is_on_the_last() {
 }
 
 #[test]
+fn the_link_line_is_on_another_row_if_the_first_and_the_last_are_in_doubt() {
+    let settings = Settings {
+        columns: 20,
+        rows: 4,
+        ..Settings::default()
+    };
+    let mut display = Display::new(settings);
+    let mut shown = Screen::new(20, 4);
+    shown.handle_output(b"old\r\nold\r\nold\r\n");
+    display.handle_cursor_report(Position { row: 3, column: 0 });
+    let mut output = |display: &mut Display, bytes: &[u8]| {
+        let written = display.handle_server_output(bytes, start());
+        shown.handle_output(&written);
+        (0..4).map(|row| shown.row_text(row)).collect::<Vec<_>>()
+    };
+    display.set_link_line(Some("line".to_owned()), start());
+    // Of the rows that the server has written the cursor has one.
+    assert_eq!(output(&mut display, b"$ "), ["old", "old", "old", "$"]);
+    assert_eq!(output(&mut display, b"a\r\n$ "), ["old", "old", "line", "$"]);
+    assert_eq!(output(&mut display, b"b\r\n$ "), ["old", "line", "$ b", "$"]);
+    assert_eq!(output(&mut display, b"c\r\n$ "), ["line", "$ b", "$ c", "$"]);
+    assert_eq!(output(&mut display, b"\x1b[1;1H"), ["$ a", "$ b", "$ c", "line"]);
+}
+
+#[test]
+fn a_wide_character_is_not_drawn_below_a_row_that_had_no_room_for_one() {
+    let mut terminal = Terminal::small();
+    // The last column of the first row is left free, and the row below is empty since.
+    terminal.output("0123456789012345678漢\r\x1b[2K".as_bytes());
+    terminal.output(b"\x1b[4;1H\x1bPzz\x1b\\\x1b[1;1H\x1bPzz\x1b\\\x1b[3;1H");
+    let last = Position { row: 0, column: 19 };
+    let before = terminal.shown.cell(last).cloned();
+    terminal.link_line(Some("漢字"));
+    assert_eq!(terminal.rows()[1], "  字");
+    terminal.link_line(None);
+    assert_eq!(terminal.shown.cell(last).cloned(), before);
+}
+
+#[test]
 fn nothing_is_drawn_within_a_sequence_or_a_character() {
     for (begin, end) in [
         (&b"\x1b[3"[..], &b"1m"[..]),
@@ -346,4 +385,40 @@ fn a_line_that_goes_on_keeps_its_end() {
     terminal.output(b"\x1b[T");
     assert!(terminal.shown.is_wrap_pending());
     assert_eq!(terminal.link_line(Some("line")), b"");
+}
+
+#[test]
+fn questions_of_vim_whether_they_are_shown_are_in_doubt_until_they_are_overwritten() {
+    let asked = b"\x1b[3;1H\x1bPzz\x1b\\\x1b[0%m\x1b[6n";
+    let erased = b"\x1b[3;1H           \x1b[1;1H";
+    for cut in 0..asked.len() {
+        let mut terminal = Terminal::small();
+        terminal.output(b"\x1b[2J");
+        terminal.output(&asked[..cut]);
+        terminal.output(&asked[cut..]);
+        let certain = |terminal: &Terminal| [0, 1, 2, 3].map(|row| terminal.display.screen().is_row_certain(row));
+        assert_eq!(certain(&terminal), [true, true, false, true], "{cut}");
+        assert!(!terminal.display.screen().is_cursor_certain(), "{cut}");
+        terminal.output(&erased[..16]);
+        assert!(!certain(&terminal)[2], "{cut}");
+        terminal.output(&erased[16..]);
+        assert_eq!(certain(&terminal), [true; 4], "{cut}");
+        assert!(terminal.display.screen().is_certain(), "{cut}");
+    }
+    for other in [
+        &b"\x1bPzzzz\x1b\\"[..],
+        b"\x1bPyz\x1b\\",
+        b"\x1b[0;1%m",
+        b"\x1b[31m\x1b[0%m",
+        b"\x1b[1;15H\x1b[0%m",
+    ] {
+        let mut terminal = Terminal::small();
+        terminal.output(b"\x1b[2J");
+        terminal.output(other);
+        let shown = other.escape_ascii();
+        assert!(!terminal.display.screen().is_row_certain(1), "everything: {shown}");
+    }
+    let mut moved = Terminal::small();
+    moved.output(b"\x1b[1;2H\x1b[0%m\x1b[1;1H\x1b[@            ");
+    assert!(!moved.display.screen().is_row_certain(0), "what was shown has moved");
 }

@@ -1,5 +1,7 @@
 //! What the shadow screen does not know about the user's terminal.
 
+use std::ops::Range;
+
 /// Doubts about the cursor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct CursorDoubt {
@@ -14,6 +16,16 @@ pub(super) struct CursorDoubt {
 /// Columns that characters of unknown width may take beyond what the shadow takes, at most, before a row is in doubt too.
 const COLUMN_ERROR: usize = 8;
 
+/// What is not known about a row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum RowDoubt {
+    #[default]
+    None,
+    /// These columns may show something else, until characters are written over them.
+    Columns(Range<usize>),
+    Whole,
+}
+
 /// Doubts about the cursor, the pen and each row.
 #[derive(Debug)]
 pub(super) struct Doubts {
@@ -21,9 +33,9 @@ pub(super) struct Doubts {
     /// Of DECSC.
     pub(super) saved: CursorDoubt,
     pen: bool,
-    rows: Vec<bool>,
+    rows: Vec<RowDoubt>,
     /// Those of the main screen while the alternate one is shown.
-    other: Option<(CursorDoubt, Vec<bool>)>,
+    other: Option<(CursorDoubt, Vec<RowDoubt>)>,
     /// Line feeds in a row since the cursor's row came into doubt.
     line_feeds: usize,
     /// Rows that the whole screen has moved up.
@@ -40,7 +52,7 @@ impl Doubts {
             cursor: CursorDoubt::default(),
             saved: CursorDoubt::default(),
             pen: false,
-            rows: vec![false; rows],
+            rows: vec![RowDoubt::None; rows],
             other: None,
             line_feeds: 0,
             scrolled: 0,
@@ -50,13 +62,13 @@ impl Doubts {
     }
 
     pub(super) fn resize(&mut self, rows: usize) {
-        self.rows.resize(rows, true);
+        self.rows.resize(rows, RowDoubt::Whole);
         self.region = (0, rows - 1);
         if let Some((cursor, other)) = &mut self.other {
             cursor.row = true;
             cursor.column = true;
             other.clear();
-            other.resize(rows, true);
+            other.resize(rows, RowDoubt::Whole);
         }
     }
 
@@ -65,13 +77,13 @@ impl Doubts {
         self.cursor.column = true;
         self.cursor.wrap = true;
         self.pen = true;
-        self.rows.fill(true);
+        self.rows.fill(RowDoubt::Whole);
     }
 
     pub(super) fn nothing(&mut self) {
         self.cursor = CursorDoubt::default();
         self.pen = false;
-        self.rows.fill(false);
+        self.rows.fill(RowDoubt::None);
     }
 
     /// The terminal said where its cursor is. Rows from `empty` on show nothing.
@@ -81,7 +93,7 @@ impl Doubts {
         self.cursor.wrap = may_wrap;
         self.pen = false;
         if let Some(first) = empty {
-            self.rows[first..].fill(false);
+            self.rows[first..].fill(RowDoubt::None);
         }
     }
 
@@ -90,7 +102,7 @@ impl Doubts {
     }
 
     pub(super) fn is_row_certain(&self, row: usize) -> bool {
-        !self.cursor.row && !self.rows[row]
+        !self.cursor.row && self.rows[row] == RowDoubt::None
     }
 
     pub(super) fn pen_reset(&mut self) {
@@ -98,7 +110,46 @@ impl Doubts {
     }
 
     pub(super) fn row(&mut self, row: usize) {
-        self.rows[row] = true;
+        self.rows[row] = RowDoubt::Whole;
+    }
+
+    /// Some terminals write text into these columns, of a row with `columns`, and leave the cursor behind it.
+    pub(super) fn text(&mut self, row: usize, text: Range<usize>, columns: usize) {
+        // Behind other such text at the same place, it is among these columns.
+        let is_placed = !self.cursor.row && !self.cursor.wrap;
+        if is_placed && self.rows[row] == RowDoubt::Columns(text.clone()) {
+            self.cursor.column = true;
+            return;
+        }
+        if self.cursor != CursorDoubt::default() || text.end >= columns {
+            return self.everything();
+        }
+        self.cursor.column = true;
+        self.rows[row] = match &self.rows[row] {
+            RowDoubt::None => RowDoubt::Columns(text),
+            RowDoubt::Columns(_) | RowDoubt::Whole => RowDoubt::Whole,
+        };
+    }
+
+    /// A character was written into these columns, so all terminals show it there.
+    pub(super) fn written(&mut self, row: usize, character: Range<usize>) {
+        let is_certain = self.is_cursor_certain();
+        if let RowDoubt::Columns(text) = &mut self.rows[row]
+            && is_certain
+            && character.start <= text.start
+        {
+            text.start = text.start.max(character.end);
+            if text.start >= text.end {
+                self.rows[row] = RowDoubt::None;
+            }
+        }
+    }
+
+    /// Characters in this row have moved to other columns.
+    pub(super) fn shifted(&mut self, row: usize) {
+        if self.rows[row] != RowDoubt::None {
+            self.row(row);
+        }
     }
 
     pub(super) fn row_of_cursor(&mut self) {
@@ -127,7 +178,7 @@ impl Doubts {
     pub(super) fn row_set(&mut self) {
         if self.cursor.row {
             self.cursor.row = false;
-            self.rows.fill(true);
+            self.rows.fill(RowDoubt::Whole);
         }
     }
 
@@ -152,7 +203,7 @@ impl Doubts {
         let count = count.min(part.len());
         part.rotate_left(count);
         let len = part.len();
-        part[len - count..].fill(false);
+        part[len - count..].fill(RowDoubt::None);
         if top == 0 && bottom + 1 == self.rows.len() {
             self.scrolled += count as u64;
         }
@@ -163,16 +214,16 @@ impl Doubts {
         let part = &mut self.rows[top..=bottom];
         let count = count.min(part.len());
         part.rotate_right(count);
-        part[..count].fill(false);
+        part[..count].fill(RowDoubt::None);
     }
 
     /// Rows were erased as a whole.
-    pub(super) fn erased(&mut self, rows: std::ops::Range<usize>) {
-        self.rows[rows].fill(false);
+    pub(super) fn erased(&mut self, rows: Range<usize>) {
+        self.rows[rows].fill(RowDoubt::None);
     }
 
     pub(super) fn enter_alternate(&mut self) {
-        let rows = vec![false; self.rows.len()];
+        let rows = vec![RowDoubt::None; self.rows.len()];
         let main = std::mem::replace(&mut self.rows, rows);
         self.other = Some((self.cursor, main));
         self.saved = self.cursor;

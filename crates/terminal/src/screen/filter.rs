@@ -230,7 +230,15 @@ impl<'a> Filter<'a> {
         }
         if self.term.mode().contains(TermMode::INSERT) {
             self.doubt_wide_characters();
+            self.doubts.shifted(row);
         }
+        self.doubts.written(row, column..column + width);
+    }
+
+    /// A question came that some terminals show as text, of up to so many columns.
+    pub(super) fn doubt_text(&mut self, length: usize) {
+        let (row, column) = (self.row(), self.column());
+        self.doubts.text(row, column..column + length, self.term.columns());
     }
 
     /// Modes 47 and 1047: the alternate screen with the one cursor of both.
@@ -346,6 +354,7 @@ impl Handler for Filter<'_> {
 
     fn insert_blank(&mut self, count: usize) {
         self.change_row(true);
+        self.doubts.shifted(self.row());
         self.doubt_wide_characters();
         self.term.insert_blank(count);
     }
@@ -479,6 +488,7 @@ impl Handler for Filter<'_> {
 
     fn delete_chars(&mut self, count: usize) {
         self.change_row(true);
+        self.doubts.shifted(self.row());
         self.doubt_wide_characters();
         self.term.delete_chars(count);
     }

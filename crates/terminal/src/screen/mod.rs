@@ -21,6 +21,9 @@ use filter::Filter;
 /// The emulator panics below this width. A narrower terminal is always in doubt.
 const MIN_COLUMNS: u16 = 2;
 
+/// Columns that vim overwrites with blanks after its questions whether the terminal shows unknown sequences as text.
+const PROBE_COLUMNS: usize = 11;
+
 /// A position on the screen, from 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
@@ -121,6 +124,15 @@ impl Screen {
     /// A soft reset (DECSTR), which the emulator does not know.
     pub fn handle_soft_reset(&mut self) {
         Filter::new(&mut self.term, &mut self.doubts).reset_softly();
+    }
+
+    /// Takes a question that vim asks to find out whether the terminal shows it as text.
+    pub(crate) fn handle_probe(&mut self) {
+        if self.pen() != &Cell::default() {
+            // Some take one of them for SGR.
+            return self.doubt_everything();
+        }
+        Filter::new(&mut self.term, &mut self.doubts).doubt_text(PROBE_COLUMNS);
     }
 
     /// Takes a new size. Terminals move the content in different ways, so everything is in doubt.
