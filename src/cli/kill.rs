@@ -107,12 +107,12 @@ fn named<'a>(
     sessions: impl Iterator<Item = &'a SessionReport>,
     name: &SessionName,
 ) -> Result<&'a SessionReport, Failure> {
-    let mut fitting = sessions.filter(|session| name.names(&session.id));
+    let mut fitting = sessions.filter(|session| name.names(&session.id, session.terminal.as_deref()));
     let Some(first) = fitting.next() else {
-        return Err(report::no_such_session(name.as_str()));
+        return Err(report::no_such_session(name));
     };
     match fitting.find(|other| other.id != first.id) {
-        Some(other) => Err(report::several_sessions(name.as_str(), &[&first.id, &other.id])),
+        Some(other) => Err(report::several_sessions(name, &[&first.id, &other.id])),
         None => Ok(first),
     }
 }
@@ -120,7 +120,8 @@ fn named<'a>(
 fn tell(chosen: &[&SessionReport], ended: &BTreeSet<String>) {
     let mut text = String::new();
     for session in chosen.iter().filter(|session| ended.contains(&session.id)) {
-        let who = who(session);
+        let on = session.terminal.as_ref().map(|terminal| format!(" on {terminal}"));
+        let who = who(session) + &on.unwrap_or_default();
         text += &format!("ended {} ({})\n", session.id, crate::wire::Escaped(&who));
     }
     if ended.is_empty() && chosen.is_empty() {
@@ -140,6 +141,7 @@ mod tests {
         SessionReport {
             state,
             key: (half == Half::Server).then(|| format!("SHA256:{byte}")),
+            terminal: (half == Half::Client).then(|| "pts/3".to_owned()),
             ..SessionReport::gone(SessionId::new([byte; 16]), half)
         }
     }
@@ -151,6 +153,7 @@ mod tests {
                 session(0x11, Half::Server, State::Connected),
                 session(0x12, Half::Server, State::Detached),
                 session(0x13, Half::Server, State::Gone),
+                session(0x21, Half::Client, State::Gone),
             ],
             ..Overview::default()
         }
@@ -167,6 +170,8 @@ mod tests {
     fn a_name_must_name_one_session_that_lives() {
         assert_eq!(by_name("111").unwrap(), ["11".repeat(16)], "both halves of it are here");
         assert!(by_name("1").unwrap_err().contains("several"));
+        assert_eq!(by_name("pts/3").unwrap(), ["11".repeat(16)]);
+        assert!(by_name("/dev/pts/4").unwrap_err().contains("has the terminal pts/4"));
         assert!(by_name("13").unwrap_err().contains("no session"));
         assert!(by_name("99").unwrap_err().contains("no session"));
     }

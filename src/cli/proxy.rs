@@ -22,7 +22,7 @@ use crate::client::{
 };
 use crate::identity::known_hosts::{KnownHostsCommand, Pin};
 use crate::identity::ssh_config::{AddressFamily, SshConfig, SshConfigError, SshQuery};
-use crate::observe::{ControlSocket, LinkReporter, report_plain_tcp};
+use crate::observe::{ControlSocket, LinkReporter, Terminal, report_plain_tcp};
 use crate::pump::Outcome;
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
@@ -331,8 +331,9 @@ async fn carry(
     leave_terminal();
     let control = session.control();
     let tasks = Tasks::new();
-    open_control_socket(&session, settings, &tasks);
-    report_link(&session, settings, &tasks);
+    let terminal = Terminal::default();
+    open_control_socket(&session, settings, &tasks, terminal.clone());
+    report_link(&session, settings, &tasks, terminal);
     let outcome = {
         let running = session.run(stdin, stdout);
         let reaping = reap_orphans(journal.ok(), settings.destination.host.clone());
@@ -357,7 +358,7 @@ async fn carry(
 }
 
 /// Where `bowline status` asks. The session does without as well.
-fn open_control_socket(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks) {
+fn open_control_socket(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks, terminal: Terminal) {
     let folder = &settings.folders.runtime;
     let unmade = super::places::make_folder(folder);
     let opened = match unmade {
@@ -372,6 +373,7 @@ fn open_control_socket(session: &OpenSession, settings: &ProxySettings, tasks: &
                 host: settings.destination.host.clone(),
                 user: settings.destination.user.clone(),
                 control: session.control(),
+                terminal,
             };
             tasks.spawn("control socket", control_socket.run(Arc::new(handler)));
         }
@@ -383,7 +385,7 @@ fn open_control_socket(session: &OpenSession, settings: &ProxySettings, tasks: &
 }
 
 /// Tells the `bowline ssh` in front of ssh, if there is one.
-fn report_link(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks) {
+fn report_link(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks, terminal: Terminal) {
     let Some(file) = settings.terminal_socket.clone() else {
         return;
     };
@@ -401,6 +403,7 @@ fn report_link(session: &OpenSession, settings: &ProxySettings, tasks: &Tasks) {
         }
     }
     let reporter = LinkReporter {
+        terminal,
         stats: session.control().shared_stats(),
         trying,
         detach_timeout: session.detach_timeout(),

@@ -161,7 +161,14 @@ fn shown(args: &SshArgs, table: &ClientTable, context: &Context, is_jump: bool) 
 fn listen_for_link(context: &Context) -> Option<LinkListener> {
     let folder = context.folders().ok()?.runtime;
     make_folder(&folder).ok()?;
-    LinkListener::open(&folder).ok()
+    LinkListener::open(&folder, terminal_name()).ok()
+}
+
+/// The terminal, as `ps` and `w` name it.
+fn terminal_name() -> Option<String> {
+    let path = rustix::termios::ttyname(rustix::stdio::stdin(), Vec::new()).ok()?;
+    let path = path.into_string().ok()?;
+    Some(path.strip_prefix("/dev/").unwrap_or(&path).to_owned())
 }
 
 /// What ssh is run with. `configured_jump` is asked only when the command line leaves it open.

@@ -1,7 +1,7 @@
 //! Answers `bowline status` and `bowline kill` for the session of a client process.
 
 use super::Control;
-use crate::observe::{Boxed, ControlHandler, Half, KillRequest, Report, SessionReport, query_all};
+use crate::observe::{Boxed, ControlHandler, Half, KillRequest, Report, SessionReport, Terminal, query_all};
 use crate::wire::SessionId;
 use std::sync::Arc;
 
@@ -18,16 +18,22 @@ pub(crate) struct SessionControlHandler {
     pub(crate) user: Option<String>,
     /// The handle of the session.
     pub(crate) control: Control,
+    /// What `bowline ssh` says about its terminal.
+    pub(crate) terminal: Terminal,
 }
 
 impl ControlHandler for SessionControlHandler {
     fn report(&self) -> Boxed<'_, Report> {
         Box::pin(async {
             let stats = &self.control.stats;
-            let live_stats = query_all(&[Arc::clone(stats)]).await.pop().flatten();
+            let stats_of_one = [Arc::clone(stats)];
+            let (live_stats, terminal) = tokio::join!(query_all(&stats_of_one), self.terminal.query());
+            let live_stats = live_stats.into_iter().next().flatten();
             let session = SessionReport {
                 host: Some(self.host.clone()),
                 user: self.user.clone(),
+                terminal: terminal.name,
+                last_key_ms: terminal.key_ms,
                 pid: Some(std::process::id()),
                 ..SessionReport::new(self.id, Half::Client, stats, live_stats.as_ref())
             };

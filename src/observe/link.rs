@@ -2,7 +2,7 @@
 //!
 //! `bowline ssh` listens on a socket in the runtime folder, and the client half connects to it. The client half reports when
 //! its lead changes or is suspected, and when it is asked. It says which keys were written to sshd, if `bowline ssh` has
-//! marked them. An idle session exchanges nothing. Lines of JSON.
+//! marked them. For `bowline status` it asks about the terminal. An idle session exchanges nothing. Lines of JSON.
 
 use std::fs;
 use std::future::poll_fn;
@@ -10,10 +10,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::SocketType;
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -34,6 +36,13 @@ const MAX_REPORTS: usize = 4;
 /// Requests that wait for the client half's answer; with more, `bowline ssh` joins them.
 const MAX_REQUESTS: usize = 4;
 
+/// Limit for what `bowline ssh` says about its terminal. It may have been stopped.
+const TERMINAL_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// The name of the socket of a `bowline ssh`, around its process id.
+const PREFIX: &str = "terminal-";
+const SUFFIX: &str = ".sock";
+
 /// Connections that may wait. A jump host and its target have one client half between them.
 const BACKLOG: i32 = 4;
 
@@ -43,6 +52,8 @@ enum LinkRequest {
     Report,
     /// A key was written to ssh. Marks grow.
     Mark(u64),
+    /// What this terminal is: at the beginning, and as the answer to [`LinkMessage::Terminal`].
+    Terminal(TerminalReport),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,6 +61,17 @@ enum LinkRequest {
 enum LinkMessage {
     Report(LinkReport),
     Arrived(LinkArrival),
+    /// Asks about the terminal.
+    Terminal,
+}
+
+/// The terminal in front of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TerminalReport {
+    /// As `ps` and `w` name it: `pts/3`.
+    pub(crate) name: Option<String>,
+    /// Milliseconds since the last key was typed.
+    pub(crate) key_ms: Option<u64>,
 }
 
 /// Keys have arrived at sshd.
@@ -96,6 +118,9 @@ pub(crate) enum LinkEvent {
 pub(crate) struct LinkRequests {
     report: Notify,
     mark: watch::Sender<u64>,
+    /// A client half has asked about the terminal.
+    terminal: Notify,
+    key_at: Mutex<Option<Instant>>,
 }
 
 impl LinkRequests {
@@ -108,23 +133,39 @@ impl LinkRequests {
     pub(crate) fn mark(&self, mark: u64) {
         self.mark.send_replace(mark);
     }
+
+    /// A key was typed.
+    pub(crate) fn handle_key(&self, now: Instant) {
+        *self.key_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    fn terminal(&self, name: Option<&String>) -> TerminalReport {
+        let key_at = *self.key_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let key_for = key_at.map(|at| clock::now().saturating_duration_since(at));
+        TerminalReport {
+            name: name.cloned(),
+            key_ms: key_for.map(milliseconds),
+        }
+    }
 }
 
 /// Where a `bowline ssh` waits for its client half. Its file is removed on drop.
 pub(crate) struct LinkListener {
     file: PathBuf,
     socket: OwnedFd,
+    terminal: Option<String>,
 }
 
 impl LinkListener {
-    /// Listens in the runtime folder.
+    /// Listens in the runtime folder. Removes the sockets of killed processes. `terminal`: [`TerminalReport::name`].
     ///
     /// # Errors
     /// As `bind(2)`.
-    pub(crate) fn open(folder: &Path) -> io::Result<LinkListener> {
-        let file = folder.join(format!("terminal-{}.sock", std::process::id()));
+    pub(crate) fn open(folder: &Path, terminal: Option<String>) -> io::Result<LinkListener> {
+        remove_stale(folder);
+        let file = folder.join(format!("{PREFIX}{}{SUFFIX}", std::process::id()));
         let socket = local_socket::listen(&file, SocketType::STREAM, BACKLOG)?;
-        Ok(LinkListener { file, socket })
+        Ok(LinkListener { file, socket, terminal })
     }
 
     /// For the client half.
@@ -145,8 +186,8 @@ impl LinkListener {
             }
             let (read, write) = stream.into_split();
             tokio::select! {
-                () = receive(read, &events) => {}
-                () = ask(write, &requests) => {}
+                () = receive(read, &requests, &events) => {}
+                () = ask(write, &requests, self.terminal.as_ref()) => {}
             }
             if events.send(LinkEvent::Closed).await.is_err() {
                 return;
@@ -166,12 +207,37 @@ impl Drop for LinkListener {
     }
 }
 
-async fn receive(read: impl AsyncRead + Unpin, events: &mpsc::Sender<LinkEvent>) {
+/// Removes the sockets of processes that were killed.
+fn remove_stale(folder: &Path) {
+    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (file, name) = (file.path(), file.file_name());
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
+        let pid = pid.and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+        // One that lives in another container refuses nothing. Any other is not connected to: it would take that for its
+        // client half.
+        let is_gone = pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH));
+        if is_gone
+            && let Err(error) = local_socket::connect(&file, SocketType::STREAM)
+            && error.kind() == io::ErrorKind::ConnectionRefused
+        {
+            debug!(file = %file.display(), "removing the socket of a dead process");
+            let _ = fs::remove_file(&file);
+        }
+    }
+}
+
+async fn receive(read: impl AsyncRead + Unpin, requests: &LinkRequests, events: &mpsc::Sender<LinkEvent>) {
     let mut read = BufReader::new(read);
     while let Ok(Some(message)) = json_lines::read::<LinkMessage>(&mut read).await {
         let event = match message {
             LinkMessage::Report(report) => LinkEvent::Report(report),
             LinkMessage::Arrived(arrival) => LinkEvent::Arrived(arrival),
+            LinkMessage::Terminal => {
+                requests.terminal.notify_one();
+                continue;
+            }
         };
         if events.send(event).await.is_err() {
             return;
@@ -179,10 +245,12 @@ async fn receive(read: impl AsyncRead + Unpin, events: &mpsc::Sender<LinkEvent>)
     }
 }
 
-async fn ask(mut write: impl AsyncWrite + Unpin, requests: &LinkRequests) {
+async fn ask(mut write: impl AsyncWrite + Unpin, requests: &LinkRequests, terminal: Option<&String>) {
     let mut mark = requests.mark.subscribe();
+    requests.terminal.notify_one();
     loop {
         let request = tokio::select! {
+            () = requests.terminal.notified() => LinkRequest::Terminal(requests.terminal(terminal)),
             () = requests.report.notified() => LinkRequest::Report,
             changed = mark.changed() => match changed {
                 Ok(()) => LinkRequest::Mark(*mark.borrow_and_update()),
@@ -199,8 +267,31 @@ async fn send(write: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> 
     write.write_all(&json_lines::of(value)?).await
 }
 
+/// The terminal in front of a session, as `bowline ssh` tells the [`LinkReporter`] about it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Terminal {
+    asked: Arc<Notify>,
+    report: Arc<watch::Sender<TerminalReport>>,
+}
+
+impl Terminal {
+    /// What it is now. Nothing is known without a `bowline ssh`, and only the name if that does not answer.
+    pub(crate) async fn query(&self) -> TerminalReport {
+        let mut report = self.report.subscribe();
+        let name = report.borrow_and_update().name.clone();
+        if name.is_some() {
+            self.asked.notify_one();
+            if let Ok(Ok(())) = tokio::time::timeout(TERMINAL_TIMEOUT, report.changed()).await {
+                return report.borrow().clone();
+            }
+        }
+        TerminalReport { name, key_ms: None }
+    }
+}
+
 /// Reports about a session until `bowline ssh` has gone.
 pub(crate) struct LinkReporter {
+    pub(crate) terminal: Terminal,
     pub(crate) stats: Arc<SessionStats>,
     /// [`LinkReport::trying`].
     pub(crate) trying: Vec<String>,
@@ -223,7 +314,7 @@ impl LinkReporter {
     async fn report(&self, mut write: impl AsyncWrite + Unpin, mut requests: mpsc::Receiver<LinkRequest>) {
         let (mut paths, mut suspicion) = (self.stats.active_paths(), self.stats.suspicion());
         let (mut marks, mut timer) = (Marks::default(), Timer::new());
-        let mut is_asked = true;
+        let (mut is_asked, mut asks_terminal) = (true, false);
         loop {
             let progress_changed = self.stats.progress_changed();
             let progress = self.stats.progress();
@@ -233,6 +324,9 @@ impl LinkReporter {
                 if send(&mut write, &report).await.is_err() {
                     return;
                 }
+            }
+            if std::mem::take(&mut asks_terminal) && send(&mut write, &LinkMessage::Terminal).await.is_err() {
+                return;
             }
             if let Some(mark) = marks.poll_arrived(progress) {
                 let rtt_us = self.rtt_us().await;
@@ -246,8 +340,10 @@ impl LinkReporter {
                 request = requests.recv() => match request {
                     Some(LinkRequest::Report) => is_asked = true,
                     Some(LinkRequest::Mark(mark)) => marks.handle_mark(mark, clock::now()),
+                    Some(LinkRequest::Terminal(report)) => drop(self.terminal.report.send_replace(report)),
                     None => return,
                 },
+                () = self.terminal.asked.notified() => asks_terminal = true,
                 changed = paths.changed() => match changed {
                     Ok(()) => is_asked = true,
                     Err(_) => return,
@@ -306,9 +402,13 @@ pub(crate) async fn report_plain_tcp(file: PathBuf, connection: io::Result<Owned
         if send(&mut write, &LinkMessage::Report(report)).await.is_err() {
             return;
         }
-        match json_lines::read::<LinkRequest>(&mut read).await {
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => return,
+        loop {
+            match json_lines::read::<LinkRequest>(&mut read).await {
+                // There is no session that `bowline status` would show it for.
+                Ok(Some(LinkRequest::Terminal(_))) => {}
+                Ok(Some(LinkRequest::Report | LinkRequest::Mark(_))) => break,
+                Ok(None) | Err(_) => return,
+            }
         }
     }
 }

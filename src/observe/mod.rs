@@ -19,7 +19,7 @@ mod state;
 pub(crate) use control_client::{ControlError, FoundSocket, control_sockets, remove_stale_sockets, send_request};
 pub(crate) use control_socket::{ControlHandler, ControlSocket, serve_connection};
 pub(crate) use http::{serve_metrics, serve_metrics_at};
-pub(crate) use link::{LinkEvent, LinkListener, LinkReport, LinkReporter, LinkRequests, report_plain_tcp};
+pub(crate) use link::{LinkEvent, LinkListener, LinkReport, LinkReporter, LinkRequests, Terminal, report_plain_tcp};
 pub(crate) use messages::{KillRequest, Request, Response};
 pub(crate) use metrics::{Metrics, MetricsPage};
 pub(crate) use report::{Half, PathReport, RelayReport, Report, SessionReport, milliseconds};

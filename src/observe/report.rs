@@ -63,6 +63,10 @@ pub(crate) struct SessionReport {
     pub(crate) age_ms: Option<u64>,
     /// Why it ended.
     pub(crate) reason: Option<String>,
+    /// The terminal of the `bowline ssh` in front of the client half: `pts/3`.
+    pub(crate) terminal: Option<String>,
+    /// Milliseconds since a key was typed there.
+    pub(crate) last_key_ms: Option<u64>,
     /// Process id of the client half.
     pub(crate) pid: Option<u32>,
     pub(crate) keeper_pid: Option<u32>,
@@ -174,6 +178,8 @@ impl SessionReport {
             state: State::Gone,
             age_ms: None,
             reason: None,
+            terminal: None,
+            last_key_ms: None,
             pid: None,
             keeper_pid: None,
             worker_pid: None,

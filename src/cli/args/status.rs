@@ -12,7 +12,8 @@ server half and the connections through a relay.
 
 The time after \"connected\" and \"probing\" says how long ago the other half was last heard, rounded up. The time after \
 \"detached\" says how long the session has had no path. Sessions that ended on a server half in the last five minutes are shown as \"gone\", with the \
-reason. For a relay, the newest thousand paths are shown: the address of the client, the host key of the server half, bytes from \
+reason. TERMINAL and LAST KEY are those of the `bowline ssh` in front of a session. It does not say when the last key was typed \
+while it is suspended. For a relay, the newest thousand paths are shown: the address of the client, the host key of the server half, bytes from \
 and to the client, and the age.
 
 With --json, the document has these fields. sessions: see below. servers: keeper_pid, worker_pid, version, client_address (the \
@@ -23,11 +24,12 @@ for the next start than it should). relays: pid, udp, tls, registered, splices (
 
 A session has: id, half (client, server), host, user, key, peer, alias (the client's address as sshd sees it), path, standby, \
 rtt_ms, loss (0 to 1), bytes_in, bytes_out, epoch, outages (survived, longest_ms), buffered, state (connected, probing, detached, \
-gone), age_ms, age (state and age in words), reason, pid, keeper_pid, worker_pid. Unknown values are null.";
+gone), age_ms, age (state and age in words), reason, terminal (that of `bowline ssh`), last_key_ms (since a key was typed there), \
+pid, keeper_pid, worker_pid. Unknown values are null.";
 
 /// The same for `bowline kill`.
 pub(super) const ABOUT_KILL: &str = "End sessions. The ssh of each session is told why, and so is the other half if there is a \
-path to it. If an id matches no session, or several, nothing is ended.";
+path to it. If an argument names no session, or several, nothing is ended.";
 
 /// `bowline status`.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -47,12 +49,12 @@ pub(in crate::cli) struct StatusArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(
     after_help = "Example:\n  bowline kill 3f2a9c01",
-    override_usage = "bowline kill [OPTIONS] <ID>...\n       bowline kill [OPTIONS] --orphans\n       \
+    override_usage = "bowline kill [OPTIONS] <ID|TERMINAL>...\n       bowline kill [OPTIONS] --orphans\n       \
                       bowline kill [OPTIONS] --key <FINGERPRINT>"
 )]
 pub(in crate::cli) struct KillArgs {
-    /// Session ids as `bowline status` shows them; the first digits suffice if they are unique
-    #[arg(value_name = "ID", required_unless_present_any = ["orphans", "key"], value_parser = parse::<SessionName>)]
+    /// Sessions as `bowline status` shows them: the first digits of the id if they are unique, or the terminal
+    #[arg(value_name = "ID|TERMINAL", required_unless_present_any = ["orphans", "key"], value_parser = parse::<SessionName>)]
     pub(in crate::cli) sessions: Vec<SessionName>,
     /// End all detached sessions of the server half
     #[arg(long, conflicts_with_all = ["sessions", "key"])]

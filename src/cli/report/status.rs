@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{Exit, Failure};
+use crate::cli::values::SessionName;
 
 /// The terminal went away, or is none.
 pub(crate) fn cannot_show(error: &io::Error) -> Failure {
@@ -11,22 +12,31 @@ pub(crate) fn cannot_show(error: &io::Error) -> Failure {
 
 const LOOK: &str = "`bowline status` lists the sessions; those of a server half are shown only to its user and to root";
 
-/// No session has an id that begins so.
-pub(crate) fn no_such_session(name: &str) -> Failure {
-    Failure::new(
-        Exit::Unavailable,
-        format_args!("no session here has an id that begins with {name}"),
-    )
-    .hint(LOOK)
+/// No session is named so.
+pub(crate) fn no_such_session(name: &SessionName) -> Failure {
+    let what = match name {
+        SessionName::Id(beginning) => format!("no session here has an id that begins with {beginning}"),
+        SessionName::Terminal(terminal) => format!("no session here has the terminal {terminal}"),
+    };
+    Failure::new(Exit::Unavailable, what).hint(LOOK)
 }
 
-/// More than one has.
-pub(crate) fn several_sessions(name: &str, ids: &[&str]) -> Failure {
-    let what = format_args!("several sessions here have ids that begin with {name}").to_string();
+/// More than one is.
+pub(crate) fn several_sessions(name: &SessionName, ids: &[&str]) -> Failure {
+    let (what, hint) = match name {
+        SessionName::Id(beginning) => (
+            format!("several sessions here have ids that begin with {beginning}"),
+            "give more digits of the id; nothing was ended",
+        ),
+        SessionName::Terminal(terminal) => (
+            format!("several sessions here have the terminal {terminal}"),
+            "give the id of one of them; nothing was ended",
+        ),
+    };
     let failure = ids
         .iter()
         .fold(Failure::new(Exit::Usage, what), |failure, id| failure.fact(id));
-    failure.hint("give more digits of the id; nothing was ended")
+    failure.hint(hint)
 }
 
 /// Whoever has it did not do it.

@@ -14,7 +14,7 @@ pub(super) struct Column<T> {
 }
 
 /// A heading and a line for each of `all`.
-pub(super) fn lines<T>(columns: &[Column<T>], all: &[T], width: Option<usize>) -> Vec<String> {
+pub(super) fn lines<T>(columns: &[&Column<T>], all: &[T], width: Option<usize>) -> Vec<String> {
     let rows: Vec<Vec<String>> = all.iter().map(|one| row(columns, one)).collect();
     let longest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns.len())
@@ -27,14 +27,14 @@ pub(super) fn lines<T>(columns: &[Column<T>], all: &[T], width: Option<usize>) -
         .collect()
 }
 
-fn row<T>(columns: &[Column<T>], one: &T) -> Vec<String> {
+fn row<T>(columns: &[&Column<T>], one: &T) -> Vec<String> {
     // Names and reasons may be a stranger's words.
     let cells = columns.iter().map(|column| Escaped(&(column.cell)(one)).to_string());
     cells.collect()
 }
 
 /// Which columns fit.
-fn chosen<T>(columns: &[Column<T>], widths: &[usize], width: Option<usize>) -> Vec<usize> {
+fn chosen<T>(columns: &[&Column<T>], widths: &[usize], width: Option<usize>) -> Vec<usize> {
     let mut shown: Vec<usize> = (0..columns.len()).collect();
     let needed = |shown: &[usize]| -> usize {
         let own: usize = shown.iter().map(|column| widths[*column]).sum();

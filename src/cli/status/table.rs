@@ -9,8 +9,11 @@ use super::gather::{Overview, ServerReport, Silent};
 use super::human::{age_of, round_trip, short_fingerprint, short_id, size, state, who};
 use crate::observe::{PathReport, RelayReport, SessionReport, State};
 
+const TERMINAL: &str = "TERMINAL";
+const LAST_KEY: &str = "LAST KEY";
+
 /// In the order in which they are shown.
-const COLUMNS: [Column<SessionReport>; 13] = [
+const COLUMNS: [Column<SessionReport>; 15] = [
     Column {
         name: "ID",
         rank: 0,
@@ -65,6 +68,16 @@ const COLUMNS: [Column<SessionReport>; 13] = [
         name: "OUTAGES",
         rank: 5,
         cell: outages,
+    },
+    Column {
+        name: TERMINAL,
+        rank: 5,
+        cell: |session| or_dash(session.terminal.clone()),
+    },
+    Column {
+        name: LAST_KEY,
+        rank: 5,
+        cell: |session| or_dash(session.last_key_ms.map(|age| format!("{} ago", age_of(age)))),
     },
     Column {
         name: "SSHD SEES",
@@ -147,9 +160,9 @@ pub(super) fn text(overview: &Overview, width: Option<usize>) -> String {
 pub(super) fn rows(overview: &Overview, width: Option<usize>) -> Vec<Row> {
     let mut rows = Vec::new();
     let kinds = overview.sessions.iter().map(|session| Kind::Session(session.state));
-    add(&mut rows, columns::lines(&COLUMNS, &overview.sessions, width), kinds);
+    add(&mut rows, session_lines(&overview.sessions, width), kinds);
     for relay in overview.relays.iter().filter(|relay| relay.splices > 0) {
-        let lines = columns::lines(&PATH_COLUMNS, &relay.paths, width);
+        let lines = columns::lines(&PATH_COLUMNS.each_ref(), &relay.paths, width);
         add(&mut rows, lines, relay.paths.iter().map(|_| Kind::Path));
         let untold = relay.splices.saturating_sub(relay.paths.len() as u64);
         if untold > 0 {
@@ -158,6 +171,15 @@ pub(super) fn rows(overview: &Overview, width: Option<usize>) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// Without the columns about terminals if no session has one, as on a server.
+fn session_lines(sessions: &[SessionReport], width: Option<usize>) -> Vec<String> {
+    let has_terminals = sessions.iter().any(|session| session.terminal.is_some());
+    let columns = COLUMNS.each_ref();
+    let is_shown = |column: &&&Column<SessionReport>| has_terminals || ![TERMINAL, LAST_KEY].contains(&column.name);
+    let columns: Vec<_> = columns.iter().filter(is_shown).copied().collect();
+    columns::lines(&columns, sessions, width)
 }
 
 fn add(rows: &mut Vec<Row>, lines: Vec<String>, kinds: impl ExactSizeIterator<Item = Kind>) {
@@ -273,7 +295,7 @@ mod tests {
     }
 
     fn lines(sessions: &[SessionReport], width: Option<usize>) -> Vec<String> {
-        columns::lines(&COLUMNS, sessions, width)
+        session_lines(sessions, width)
     }
 
     fn path() -> PathReport {
@@ -331,8 +353,12 @@ relay: process 7, 1 registered, 3 paths, 0 B up, 0 B down
 
     #[test]
     fn a_wide_place_shows_all_and_80_columns_what_matters() {
+        let typed = SessionReport {
+            terminal: Some("pts/3".to_owned()),
+            ..session()
+        };
         let sessions = [session()];
-        let wide = lines(&sessions, None);
+        let wide = lines(&[typed], None);
         assert!(
             COLUMNS.iter().all(|column| wide[0].contains(column.name)),
             "{}",
@@ -349,6 +375,19 @@ relay: process 7, 1 registered, 3 paths, 0 B up, 0 B down
             "{usual:?}"
         );
         assert!(usual[1].contains("connected 0 s"), "{usual:?}");
+    }
+
+    #[test]
+    fn the_terminal_and_the_last_key_are_shown_if_a_session_has_a_terminal() {
+        assert!(!lines(&[session()], None)[0].contains("TERMINAL"));
+        let typed = SessionReport {
+            terminal: Some("pts/3".to_owned()),
+            last_key_ms: Some(185_000),
+            ..session()
+        };
+        let both = lines(&[session(), typed], None);
+        assert!(both[0].contains("TERMINAL  LAST KEY"), "{both:?}");
+        assert!(both[2].contains("pts/3     3 m ago"), "{both:?}");
     }
 
     #[test]
