@@ -14,6 +14,12 @@ const QUIET: Duration = Duration::from_millis(200);
 /// So long after a question of the program's, none of ours is asked: the next answer may be the program's.
 const PROGRAM_ASKS: Duration = Duration::from_secs(10);
 
+/// A terminal that has not answered for so long does not.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// No answer is shorter: `CSI 1;1R`.
+const MIN_ANSWER: usize = 6;
+
 /// No answer is longer.
 const MAX_ANSWER: usize = 14;
 
@@ -21,6 +27,8 @@ const MAX_ANSWER: usize = 14;
 #[derive(Debug, Default)]
 pub(super) struct CursorReport {
     is_awaited: bool,
+    /// When the question was asked last.
+    asked_at: Option<Instant>,
     /// The terminal has answered once.
     is_answered: bool,
     /// Output has been written since the question, so that the answer is of no use.
@@ -35,8 +43,9 @@ pub(super) struct CursorReport {
 
 impl CursorReport {
     /// The question has been asked, while no answer for a program is on its way: the first answer is ours.
-    pub(super) fn handle_asked(&mut self) {
+    pub(super) fn handle_asked(&mut self, now: Instant) {
         self.is_awaited = true;
+        self.asked_at = Some(now);
         self.is_stale = false;
         // Not again until something has changed.
         self.quiet_since = None;
@@ -83,6 +92,17 @@ impl CursorReport {
 
     pub(super) fn is_awaited(&self) -> bool {
         self.is_awaited
+    }
+
+    /// Whether the answer is still to be expected.
+    pub(super) fn is_expected(&self, now: Instant) -> bool {
+        let is_recent = self.asked_at.is_some_and(|at| now < at + PATIENCE);
+        self.is_awaited && (self.is_answered || is_recent)
+    }
+
+    /// How many bytes of the answer are missing, at least. What is shorter is a key.
+    pub(super) fn missing(&self) -> usize {
+        MIN_ANSWER.saturating_sub(self.held.len()).max(1)
     }
 
     /// The keys among the bytes, and the position of the cursor if they have the answer and it still holds.
@@ -153,7 +173,7 @@ mod tests {
 
     fn taken(pieces: &[&[u8]]) -> (Vec<u8>, Option<(u16, u16)>) {
         let mut report = CursorReport::default();
-        report.handle_asked();
+        report.handle_asked(crate::clock::now());
         let (mut keys, mut found) = (Vec::new(), None);
         for piece in pieces {
             let (some, position) = report.take(piece);
@@ -202,7 +222,7 @@ mod tests {
             !report.is_due(after(60_000)),
             "a terminal that has not answered is not asked again"
         );
-        report.handle_asked();
+        report.handle_asked(crate::clock::now());
         report.take(b"\x1b[3;1R");
         report.handle_moved(now);
         report.handle_output(b"text", after(100));
@@ -215,15 +235,31 @@ mod tests {
         report.handle_output(b"\x1b[6n", after(500));
         assert!(!report.is_due(after(10_499)));
         assert!(report.is_due(after(10_500)));
-        report.handle_asked();
+        report.handle_asked(crate::clock::now());
         report.take(b"\x1b[3;80R");
         assert_eq!(report.poll_timeout(), None, "asked once");
     }
 
     #[test]
+    fn a_terminal_that_never_answers_is_not_waited_for_longer_than_a_second() {
+        let now = crate::clock::now();
+        let after = |milliseconds| now + Duration::from_millis(milliseconds);
+        let mut report = CursorReport::default();
+        assert!(!report.is_expected(now));
+        report.handle_asked(now);
+        assert!(report.is_expected(after(999)) && !report.is_expected(after(1000)));
+        report.take(b"l\x1b[2");
+        assert_eq!(report.missing(), 3);
+        report.take(b";1R");
+        assert!(!report.is_expected(now));
+        report.handle_asked(now);
+        assert!(report.is_expected(after(5000)), "it has answered before");
+    }
+
+    #[test]
     fn an_answer_from_before_later_output_is_of_no_use() {
         let mut report = CursorReport::default();
-        report.handle_asked();
+        report.handle_asked(crate::clock::now());
         report.handle_output(b"text", crate::clock::now());
         let (keys, position) = report.take(b"\x1b[3;1Rl");
         assert_eq!((&*keys, position), (&b"l"[..], None));

@@ -248,7 +248,7 @@ impl Wrapper {
         if self.overlay == Overlay::Possible {
             // Without the answer nothing is drawn until the program has cleared the screen.
             self.output.push(QUESTION);
-            self.cursor.handle_asked();
+            self.cursor.handle_asked(clock::now());
         }
         self.change = self.leader.poll_change();
         loop {
@@ -274,7 +274,7 @@ impl Wrapper {
                     self.handle_output(count);
                 }
                 ready = self.inner.device.writable(), if types => self.inner.is_closed |= self.keys.write_to(ready?),
-                ready = self.outer.device.readable(), if !types && !self.outer.is_closed => {
+                ready = self.outer.device.readable(), if !types && !self.outer.is_closed && !self.has_ended() => {
                     let (count, is_closed) = read(ready?, &mut self.room);
                     self.handle_keys(count);
                     if is_closed {
@@ -320,6 +320,9 @@ impl Wrapper {
         let now = clock::now();
         self.keys.push(&keys);
         self.link.line.handle_keys(&keys, now);
+        if !keys.is_empty() {
+            self.link.requests.handle_key(now);
+        }
         if self.link.confirmation.is_some() && !keys.is_empty() {
             self.link.typed += 1;
             self.output.push(&self.display.handle_key(&keys, self.link.typed, now));
@@ -355,19 +358,20 @@ impl Wrapper {
         let is_quiet = self.output.is_empty() && self.change.is_none();
         if is_quiet && self.wants_cursor() && self.cursor.is_due(clock::now()) {
             self.output.push(QUESTION);
-            self.cursor.handle_asked();
+            self.cursor.handle_asked(clock::now());
         }
     }
 
+    /// Takes the answer, which the shell would get as keys. Keys are left to the shell.
     async fn await_answer(&mut self) {
         let end = clock::now() + ANSWER_TIMEOUT;
-        while self.cursor.is_awaited() && !self.outer.is_closed {
+        while self.cursor.is_expected(clock::now()) && !self.outer.is_closed {
             tokio::select! {
                 ready = self.outer.device.readable() => {
-                    let Ok(ready) = ready else { return };
-                    let (count, is_closed) = read(ready, &mut self.room);
-                    self.outer.is_closed |= is_closed;
-                    self.cursor.take(&self.room[..count]);
+                    let Ok(mut ready) = ready else { return };
+                    if !take_answer(&self.outer.device, &mut self.cursor) {
+                        ready.clear_ready();
+                    }
                 }
                 () = clock::sleep_until(end) => return,
             }
@@ -554,6 +558,27 @@ impl Signals {
         })
         .await
     }
+}
+
+/// Takes the answer if the terminal has sent as much, and nothing behind it.
+fn take_answer(terminal: &Pollable, cursor: &mut CursorReport) -> bool {
+    let count = rustix::io::ioctl_fionread(terminal.get_ref()).unwrap_or(0);
+    if count < cursor.missing() as u64 {
+        return false;
+    }
+    while cursor.is_awaited() {
+        let mut bytes = [0; 2];
+        let mut count = read_now(terminal, &mut bytes[..1]);
+        if bytes[0] == 0x1b {
+            // Alone it would be taken for a key.
+            count += read_now(terminal, &mut bytes[1..]);
+        }
+        if count == 0 {
+            return false;
+        }
+        cursor.take(&bytes[..count]);
+    }
+    true
 }
 
 /// How much of a read the shadow screen does not get.
