@@ -10,9 +10,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::SocketType;
 use rustix::process::Pid;
@@ -136,11 +137,11 @@ impl LinkRequests {
 
     /// A key was typed.
     pub(crate) fn handle_key(&self, now: Instant) {
-        *self.key_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *self.key_at.lock() = Some(now);
     }
 
     fn terminal(&self, name: Option<&String>) -> TerminalReport {
-        let key_at = *self.key_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let key_at = *self.key_at.lock();
         let key_for = key_at.map(|at| clock::now().saturating_duration_since(at));
         TerminalReport {
             name: name.cloned(),

@@ -20,6 +20,8 @@ pub struct Pty {
     paused: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
     locate: Arc<Mutex<Locate>>,
+    /// Whether nobody says where the cursor is.
+    silent: Arc<AtomicBool>,
     /// What comes behind here has not been waited for.
     seen: usize,
     /// For one step.
@@ -87,6 +89,7 @@ impl Pty {
             paused: Arc::default(),
             ended: Arc::default(),
             locate: Arc::new(Mutex::new(|_| (0, 0))),
+            silent: Arc::default(),
             seen: 0,
             limit,
             shell,
@@ -99,7 +102,7 @@ impl Pty {
     fn read_along(&self) {
         let mut device = self.device.try_clone().expect("a terminal");
         let (screen, paused, ended) = (self.screen.clone(), self.paused.clone(), self.ended.clone());
-        let locate = self.locate.clone();
+        let (locate, silent) = (self.locate.clone(), self.silent.clone());
         // Ends with the terminal, or with its owner.
         std::thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
@@ -123,7 +126,9 @@ impl Pty {
                         let before = screen.len();
                         screen.extend_from_slice(&buffer[..count]);
                         // As a terminal answers where its cursor is.
-                        if let Some(at) = question {
+                        if let Some(at) = question
+                            && !silent.load(Ordering::SeqCst)
+                        {
                             let (row, column) = locate.lock().expect("no panic")(&screen[..before + at]);
                             let _ = device.write_all(format!("\x1b[{};{}R", row + 1, column + 1).as_bytes());
                         }
@@ -137,6 +142,11 @@ impl Pty {
     /// From now on questions for the cursor are answered so. By default it is in the first row and column.
     pub fn set_locate(&self, locate: Locate) {
         *self.locate.lock().expect("no panic") = locate;
+    }
+
+    /// From now on nobody says where the cursor is.
+    pub fn set_silent(&self) {
+        self.silent.store(true, Ordering::SeqCst);
     }
 
     /// Types something.

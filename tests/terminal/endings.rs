@@ -86,6 +86,44 @@ fn no_ssh_stays_behind_if_bowline_or_the_process_between_is_killed() {
 }
 
 #[test]
+fn the_socket_of_a_killed_bowline_is_removed_by_the_next() {
+    let mut desk = Desk::new();
+    let sockets = |desk: &Desk| {
+        let files = std::fs::read_dir(desk.rig.ssh.path("run")).expect("the runtime folder");
+        let names = files.map(|file| file.expect("a file").file_name().into_string().expect("a name"));
+        names.filter(|name| name.starts_with("terminal-")).collect::<Vec<_>>()
+    };
+    desk.log_in("");
+    let first = sockets(&desk);
+    assert_eq!(first.len(), 1, "{first:?}");
+    kill(desk.bowline(), Signal::KILL);
+    desk.pty.expect(PROMPT);
+    assert_eq!(sockets(&desk), first, "it could not remove it");
+    desk.pty.enter("stty sane");
+    desk.pty.expect(PROMPT);
+    desk.log_in("");
+    let second = sockets(&desk);
+    assert!(second.len() == 1 && second != first, "{first:?}, {second:?}");
+}
+
+#[test]
+fn keys_at_the_end_are_left_to_the_shell_if_the_terminal_does_not_say_where_its_cursor_is() {
+    let mut desk = Desk::new();
+    desk.pty.set_silent();
+    desk.log_in("");
+    let (ssh, between) = (desk.ssh(), desk.pty.processes("bowline")[1]);
+    kill(ssh, Signal::KILL);
+    expect_gone(&[ssh, between]);
+    // bowline still waited for the answer.
+    for key in ["i", "d"] {
+        desk.pty.press(key);
+    }
+    desk.expect_end(137);
+    desk.pty.press("\r");
+    desk.pty.expect("uid=");
+}
+
+#[test]
 fn no_ssh_stays_behind_if_bowline_is_killed_while_ssh_is_stopped() {
     let mut desk = Desk::new();
     desk.log_in("");

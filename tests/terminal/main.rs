@@ -8,8 +8,11 @@ mod outages;
 mod output;
 mod prediction;
 mod prompts;
+mod shells;
+mod status;
 mod staying;
 mod suspending;
+mod tmux;
 
 use std::time::Duration;
 use support::BOWLINE;

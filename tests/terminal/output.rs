@@ -2,6 +2,7 @@
 
 use crate::support::data::{hash_bytes, random_bytes};
 use crate::support::pty::size;
+use crate::support::rig::Rig;
 use crate::support::ssh::HOST;
 use crate::support::{measured, wait_for};
 use crate::{Desk, LIMIT, THERE};
@@ -26,6 +27,29 @@ fn bytes_of_any_kind_are_shown_unchanged_in_terminals_of_any_size() {
         let shown = &desk.pty.shown_since(start)[..bytes.len()];
         assert_eq!(hash_bytes(shown), hash_bytes(&bytes), "{columns}x{rows}");
         desk.expect_end(0);
+    }
+}
+
+#[test]
+fn typed_lines_run_once_in_a_terminal_of_one_cell_and_of_5000_columns() {
+    let mut desk = Desk::of(Rig::gated(|setup| setup));
+    for (columns, rows) in [(1, 1), (5000, 2)] {
+        desk.pty.resize(size(columns, rows));
+        let command = "TERM=xterm exec bash --norc --noprofile -i";
+        desk.pty.enter(&format!(
+            "./bssh --predict always -F ssh_config -t {HOST} '{command}'; echo \"code=$?.\""
+        ));
+        // The line editor is ready.
+        desk.pty.expect("\x1b[?2004h");
+        desk.rig.gate().set("delay=100");
+        for key in "echo up-$((1+1))".chars() {
+            desk.pty.press(key.to_string());
+        }
+        desk.pty.enter("");
+        desk.pty.expect("up-2\r\n");
+        desk.pty.enter("exit 3");
+        desk.expect_end(3);
+        desk.rig.gate().set("delay=0");
     }
 }
 

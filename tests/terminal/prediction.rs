@@ -8,11 +8,11 @@ use crate::support::{measured_time, now, wait_for};
 use crate::{Desk, LIMIT, PROMPT, THERE};
 use std::time::Duration;
 
-const COLUMNS: u16 = 80;
+pub(crate) const COLUMNS: u16 = 80;
 const ROWS: u16 = 24;
 
 /// No key is returned before the path has been gone to and fro.
-const RTT: Duration = Duration::from_millis(300);
+pub(crate) const RTT: Duration = Duration::from_millis(300);
 
 /// What is shown after these bytes.
 fn emulated(bytes: &[u8]) -> vt100::Parser {
@@ -26,14 +26,14 @@ fn locate(bytes: &[u8]) -> (u16, u16) {
 }
 
 /// A desk with a terminal that knows where its cursor is.
-fn desk() -> Desk {
+pub(crate) fn desk() -> Desk {
     let desk = Desk::of(Rig::gated(|setup| setup));
     desk.pty.set_locate(locate);
     desk
 }
 
 /// Starts bash with line editing there, over a session of bowline's.
-fn log_in(desk: &mut Desk, options: &str) {
+pub(crate) fn log_in(desk: &mut Desk, options: &str) {
     log_in_by(desk, &format!("{options} --fallback none --connect-timeout 30s"));
 }
 
@@ -46,20 +46,24 @@ fn log_in_by(desk: &mut Desk, options: &str) {
 }
 
 /// Makes the path as long as that.
-fn make_long(desk: &Desk) {
+pub(crate) fn make_long(desk: &Desk) {
     desk.rig.gate().set(&format!("delay={}", RTT.as_millis() / 2));
 }
 
 /// The row with the cursor, without blanks at its end.
-fn row(desk: &Desk) -> String {
+pub(crate) fn row(desk: &Desk) -> String {
     let parser = emulated(&desk.pty.shown_since(0));
     let (row, _) = parser.screen().cursor_position();
     let row = parser.screen().rows(0, COLUMNS).nth(row.into());
     row.unwrap_or_default().trim_end().to_owned()
 }
 
+pub(crate) fn cursor(desk: &Desk) -> (u16, u16) {
+    locate(&desk.pty.shown_since(0))
+}
+
 #[track_caller]
-fn wait_for_row(desk: &Desk, text: &str) {
+pub(crate) fn wait_for_row(desk: &Desk, text: &str) {
     let found = wait_for(LIMIT, || (row(desk) == text.trim_end()).then_some(()));
     let screen = || emulated(&desk.pty.shown_since(0)).screen().contents();
     assert!(
@@ -69,26 +73,28 @@ fn wait_for_row(desk: &Desk, text: &str) {
     );
 }
 
-/// Types a letter at the end of a row, and returns how long it takes until it is shown.
+/// Types a letter at the end of a line, and returns how long it takes until it is shown with the cursor behind it. There may be
+/// a suggestion behind that.
 #[track_caller]
-fn type_letter(desk: &mut Desk, line: &mut String, letter: char) -> Duration {
+pub(crate) fn type_letter(desk: &mut Desk, line: &mut String, letter: char) -> Duration {
     line.push(letter);
     let start = now();
     desk.pty.press(letter.to_string());
-    wait_for_row(desk, line);
-    start.elapsed()
+    let is_shown = || row(desk).starts_with(line.trim_end()) && usize::from(cursor(desk).1) == line.chars().count();
+    let found = wait_for(LIMIT, || is_shown().then_some(start.elapsed()));
+    found.unwrap_or_else(|| panic!("wanted {line:?}, shown {:?}", row(desk)))
 }
 
 /// Types letters into the line until one is shown before the server can have returned it: then the program is known to
 /// echo, and so are the letters before.
 #[track_caller]
-fn type_until_predicted(desk: &mut Desk, line: &mut String) {
+pub(crate) fn type_until_predicted(desk: &mut Desk, line: &mut String) {
     let early = wait_for(LIMIT, || (type_letter(desk, line, 'w') < RTT / 2).then_some(()));
     assert!(early.is_some(), "no letter is predicted");
 }
 
 #[track_caller]
-fn run(desk: &mut Desk, command: &str, output: &str) {
+pub(crate) fn run(desk: &mut Desk, command: &str, output: &str) {
     desk.pty.enter(command);
     desk.pty.expect(output);
     wait_for_row(desk, THERE);
