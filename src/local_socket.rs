@@ -7,14 +7,17 @@ use std::{
     fs::{self, File, Permissions},
     io,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::PermissionsExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
+
+/// The end of the names of these sockets' files.
+pub(crate) const SUFFIX: &str = ".sock";
 
 /// Listens at `file`, for the file's owner only. Replaces an existing file. Connections beyond `backlog` are refused
 /// at once.
@@ -48,6 +51,21 @@ pub(crate) fn connect(file: &Path, kind: SocketType) -> io::Result<OwnedFd> {
     let socket = unconnected(kind)?;
     with_address(file, |address| Ok(rustix::net::connect(&socket, address)?))?;
     Ok(socket)
+}
+
+/// Whether the peer of a connection is root or the user of this process. Nobody else is answered on any local socket.
+pub(crate) fn is_permitted(connection: &impl AsFd) -> bool {
+    sockopt::socket_peercred(connection).is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+}
+
+/// The files of all sockets in a folder whose names have one of these prefixes, including those of dead processes.
+pub(crate) fn files(folder: &Path, prefixes: &[&str]) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        prefixes.iter().any(|prefix| name.starts_with(prefix)) && name.ends_with(SUFFIX)
+    };
+    entries.map(|entry| entry.path()).filter(is_one).collect()
 }
 
 /// Other systems check the mode of the file.

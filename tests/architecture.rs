@@ -232,6 +232,27 @@ const ROOMS: &[Room] = &[
     },
 ];
 
+/// The modules of the server half that are the keeper's, and the worker's end of its connection. Each may import the modules of the
+/// server half that are named, and those before it in this list.
+const KEEPER: &[(&str, &[&str])] = &[
+    ("ipc", &["sshd_config"]),
+    ("handover", &["client_address", "worker_user"]),
+    ("takeover", &[]),
+    ("supervisor", &["client_address", "worker_user"]),
+];
+
+/// What the keeper's modules may use of the world: system calls, JSON, errors, logging, wiping of keys. No async runtime, and nothing
+/// that parses what the network sends.
+const KEEPER_CRATES: &[&str] = &[
+    "libc",
+    "rustix",
+    "serde",
+    "serde_json",
+    "thiserror",
+    "tracing",
+    "zeroize",
+];
+
 /// What only the command line is for.
 const CLI_ONLY: &[&str] = &[
     "clap",
@@ -268,6 +289,16 @@ const MOST_LINES_OF_A_FUNCTION: usize = 60;
 fn imports_go_down_the_floors_only() {
     let all = PRODUCT.map(sources);
     report(all.iter().flatten().flat_map(|file| imports(&file.place, &file.text)));
+}
+
+#[test]
+fn the_keeper_imports_down_and_has_no_async_runtime() {
+    let all = sources("src/server");
+    report(all.iter().flat_map(|file| keeper_imports(&file.place, &file.text)));
+    for (name, _) in KEEPER {
+        let folder = format!("src/server/{name}/");
+        assert!(all.iter().any(|file| file.place.starts_with(&folder)), "no {folder}");
+    }
 }
 
 #[test]
@@ -318,7 +349,7 @@ fn every_file_says_what_it_is() {
     report(bare.map(|file| format!("{}: no header (`//!`)", file.place)));
 }
 
-/// A source file: `src/server/keeper.rs`.
+/// A source file: `src/server/verifier.rs`.
 struct Source {
     place: String,
     text: String,
@@ -360,7 +391,7 @@ fn report(faults: impl Iterator<Item = String>) {
     assert!(all.is_empty(), "against the rules of the house:\n{all}");
 }
 
-/// `["server", "keeper"]` for `src/server/keeper.rs`; empty for a crate's root. `crates/proto` is part of the house, and
+/// `["server", "verifier"]` for `src/server/verifier.rs`; empty for a crate's root. `crates/proto` is part of the house, and
 /// `crates/terminal` is one room of it.
 fn module_of(place: &str) -> Vec<&str> {
     if place.starts_with("crates/terminal/src/") {
@@ -407,6 +438,52 @@ fn imports(place: &str, text: &str) -> Vec<String> {
         }
     }
     faults
+}
+
+/// What a module of the keeper imports and may not.
+fn keeper_imports(place: &str, text: &str) -> Vec<String> {
+    let module = module_of(place);
+    let own = KEEPER
+        .iter()
+        .position(|(name, _)| module.len() > 1 && module[0] == "server" && module[1] == *name);
+    let Some(own) = own.filter(|_| !is_test_file(place)) else {
+        return Vec::new();
+    };
+    let (name, beside) = KEEPER[own];
+    let all = tokens(text);
+    let mut faults = Vec::new();
+    for path in paths(production(&all)) {
+        let absolute = absolute(&path.segments, &module);
+        if let Some(target) = absolute.strip_prefix(&["server".to_owned()][..]).and_then(<[_]>::first)
+            && target.starts_with(char::is_lowercase)
+            && target != name
+            && !beside.contains(&target.as_str())
+            && !KEEPER[..own].iter().any(|(lower, _)| lower == target)
+        {
+            faults.push(format!("{place}:{}: `{name}` may not import `{target}`", path.line));
+        }
+        let head = path.segments[0].as_str();
+        let is_crate = dependencies_of(include_str!("../Cargo.toml"))
+            .iter()
+            .any(|one| one == head);
+        if is_crate && !KEEPER_CRATES.contains(&head) {
+            faults.push(format!("{place}:{}: the keeper may not use `{head}`", path.line));
+        }
+    }
+    faults
+}
+
+/// A path from the root of our own crate; empty if it leads out of it.
+fn absolute(segments: &[String], module: &[&str]) -> Vec<String> {
+    let ups = segments.iter().take_while(|segment| *segment == "super").count();
+    match segments[0].as_str() {
+        "crate" => segments[1..].to_vec(),
+        "super" if ups <= module.len() => {
+            let above = module[..module.len() - ups].iter().map(|name| (*name).to_owned());
+            above.chain(segments[ups..].iter().cloned()).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The room that a path of our own crate leads to.
@@ -563,6 +640,33 @@ mod self_test {
                 imports(place, text)
             );
         }
+    }
+
+    #[test]
+    fn what_the_keeper_may_not_import_is_found() {
+        for text in [
+            "use crate::server::supervisor::Keeper;",
+            "use super::super::worker::WorkerSetup;",
+            "use crate::{clock, server::{ipc::Stop, registry::Registry}};",
+            "use tokio::sync::mpsc;",
+        ] {
+            assert_eq!(keeper_imports("src/server/takeover/client.rs", text).len(), 1, "{text}");
+        }
+        for text in [
+            "use super::super::ipc::Stop; use super::client::Offer;",
+            "use crate::server::handover::Handover; use rustix::io::Errno;",
+            "#[cfg(test)]\nmod tests { use tokio::sync::mpsc; }",
+        ] {
+            assert_eq!(
+                keeper_imports("src/server/takeover/client.rs", text),
+                Vec::<String>::new(),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            keeper_imports("src/server/takeover/mod.rs", "use super::{ipc::Stop, worker::serve};").len(),
+            1
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ fn keeper_and_worker_tell_the_journal_in_fields_and_say_nothing_on_stderr() {
     assert_eq!(failed["TARGET"], "bowline::cli::serve::keep");
 
     served.running.signal(Signal::TERM);
-    let stopped = served.entry("TARGET", "bowline::server::keeper");
+    let stopped = served.entry("TARGET", "bowline::server::supervisor");
     assert_eq!(stopped["PRIORITY"], "6");
     assert_eq!(served.stderr(), "");
 }

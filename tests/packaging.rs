@@ -131,7 +131,7 @@ fn the_worker_has_a_user_of_the_name_that_the_keeper_looks_for() {
     let text = fs::read_to_string(packaged("sysusers.d/bowline.conf")).expect("packaged");
     let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines, [r#"u bowline - "bowline server half" - -"#]);
-    let keeper = fs::read_to_string(root().join("src/server/keeper/user.rs")).expect("a source");
+    let keeper = fs::read_to_string(root().join("src/server/worker_user.rs")).expect("a source");
     assert!(keeper.contains(r#"const DEFAULT_USERS: [&str; 2] = ["bowline", "nobody"];"#));
 }
 

@@ -410,7 +410,7 @@ fn guests_that_babble_or_say_nothing_disturb_nobody() {
     let start = now();
     let before = rig.serve().half().kill_worker();
     rig.serve().half().worker_after(before);
-    measured_time("a new worker with all takeover connections in use", start.elapsed());
+    measured_time("a new worker with all control connections in use", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(1));
     session.expect_alive();
     // Whoever asks properly gets an answer once the others were shown out.

@@ -22,7 +22,8 @@ use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::{TlsKey, spki_digest};
 use crate::observe::{self, ControlSocket, serve_metrics};
 use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, Rules, become_user};
-use crate::server::keeper::{Endpoint, choose_worker_user, raise_descriptor_limit};
+use crate::server::handover::{Endpoint, raise_descriptor_limit};
+use crate::server::worker_user::choose_worker_user;
 use crate::tasks::Tasks;
 use crate::wire::KeyDigest;
 

@@ -41,7 +41,7 @@ use super::args::set_variable_of;
 use super::config_file::ConfigError;
 use super::settings::SettingsError;
 use crate::safe_path::UnsafePath;
-use crate::server::keeper::{Endpoint, Protocol};
+use crate::server::handover::{Endpoint, Protocol};
 use crate::wire::Escaped;
 
 /// How the program ends: sysexits(3), as far as bowline uses them.

@@ -26,7 +26,9 @@ use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError, list, one};
 use crate::carrier::relays::RelayName;
 use crate::server::Server;
-use crate::server::keeper::{Endpoint, Stop, WorkerInheritance};
+use crate::server::handover::Endpoint;
+use crate::server::ipc::Stop;
+use crate::server::worker::inheritance::WorkerInheritance;
 use crate::server::worker::{self, ClientAddressSetup, WorkerError, WorkerSetup};
 use crate::tasks::Tasks;
 

@@ -20,7 +20,7 @@ use super::settings::{Context, SettingsError, list, one};
 use super::values::ListenAddress;
 use crate::identity::authorized_keys::{AuthorizedKeys, KeyDecision};
 use crate::identity::statement::ProvenKey;
-use crate::server::keeper::Endpoint;
+use crate::server::handover::Endpoint;
 use crate::sshd::{Authorize, Sshd, SshdConfig};
 use crate::tasks::Tasks;
 

@@ -17,7 +17,6 @@ use crate::local_socket;
 
 /// File name prefixes of control sockets.
 const PREFIXES: [&str; 2] = ["client-", "relay-"];
-const SUFFIX: &str = ".sock";
 
 /// Most lines of a response: far more than a server half has sessions.
 const MAX_RESPONSES: usize = 100_000;
@@ -47,19 +46,13 @@ pub(crate) enum ControlError {
 
 /// Connects to all control sockets in a folder. Removes sockets of dead processes if permitted.
 pub(crate) fn control_sockets(folder: &Path) -> Vec<FoundSocket> {
-    let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = files.map(|file| file.path()).filter(|path| is_control_socket(path));
+    let files = local_socket::files(folder, &PREFIXES).into_iter();
     files.filter_map(connect).collect()
 }
 
 /// Removes sockets of dead processes. A process that has dropped root privileges cannot remove its own.
 pub(crate) fn remove_stale_sockets(folder: &Path) {
     drop(control_sockets(folder));
-}
-
-fn is_control_socket(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    PREFIXES.iter().any(|start| name.starts_with(start)) && name.ends_with(SUFFIX)
 }
 
 fn connect(file: PathBuf) -> Option<FoundSocket> {

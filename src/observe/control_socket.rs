@@ -3,20 +3,20 @@
 use std::fs;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{SocketType, sockopt};
+use rustix::net::SocketType;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::debug;
 
 use super::{Boxed, KillRequest, Report, Request, Response, json_lines};
-use crate::local_socket;
+use crate::local_socket::{self, is_permitted};
 
 /// Connections that may wait; each is accepted at once.
 const BACKLOG: i32 = 16;
@@ -109,11 +109,6 @@ impl Drop for ControlSocket {
             debug!(file = %self.file.display(), %error, "cannot remove the socket's file");
         }
     }
-}
-
-/// Whether the peer is root or the user of this process.
-pub(super) fn is_permitted(stream: &impl AsFd) -> bool {
-    sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
 }
 
 /// Reads one request from an authorized peer and answers it.

@@ -23,11 +23,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::debug;
 
-use super::control_socket::is_permitted;
 use super::marks::Marks;
 use super::{json_lines, milliseconds, query_all};
 use crate::clock::{self, Timer};
-use crate::local_socket;
+use crate::local_socket::{self, is_permitted};
 use crate::pump::SessionStats;
 use crate::tcp_info::TcpInfo;
 

@@ -2,13 +2,16 @@
 //!
 //! The keeper has done everything that needs privileges before: read keys, signed statements, bound ports.
 
+pub mod inheritance;
+pub mod keeper_client;
 mod key_file;
 
 use super::ask_sshd::{AskLimits, AskSshd};
 use super::authority::{Authority, OpenCheck, OpenObstacle, chain};
 use super::client_address::Families;
 use super::connect_sshd::{ConnectSshd, FromClient, FromLoopback};
-use super::keeper::{KeeperClient, Listener, Request, Response, Stop};
+use super::handover::Listener;
+use super::ipc::{Request, Response, Stop};
 use super::prober::SshdView;
 use super::session_store::{Recovery, SessionStore, SessionStoreError};
 use super::target_check::TargetCheck;
@@ -20,6 +23,7 @@ use crate::observe::{self, ControlHandler};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{SshdLimit, Statement};
+use keeper_client::KeeperClient;
 use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -35,8 +39,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-/// How often, and at which interval, to try a lock that a dying worker may still hold.
+/// How often to try a lock that a dying worker may still hold.
 const LOCK_TRIES: usize = 40;
+
+/// The delay between two of these tries.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// The settings that the keeper gives to each worker.

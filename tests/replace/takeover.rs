@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// The takeover sockets in a runtime folder.
+/// The control sockets of keepers in a runtime folder.
 pub(crate) fn socket_files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).expect("the runtime folder").flatten();
     let files = entries.map(|entry| entry.path());

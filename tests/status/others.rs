@@ -89,5 +89,5 @@ fn another_user_is_told_nothing_and_ends_nothing_even_where_permissions_are_lax(
         told.contains("does not report its sessions: the process closed the connection"),
         "{told}"
     );
-    assert!(rig.serve().logged("refused a takeover connection of another user") > 0);
+    assert!(rig.serve().logged("refused a control connection of another user") > 0);
 }

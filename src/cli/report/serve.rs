@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::{Exit, Failure, cannot_listen};
 use crate::cli::serve::holders::Holder;
 use crate::identity::statement::HostKeyWarning;
-use crate::server::keeper::{Endpoint, KeeperInfo, Protocol, TakeoverError, TakeoverRefusal};
+use crate::server::handover::{Endpoint, Protocol};
+use crate::server::ipc::{KeeperInfo, TakeoverRefusal};
 use crate::server::sshd_config::Obstacle;
+use crate::server::takeover::TakeoverError;
 
 /// Another bowline serves at the address.
 pub(crate) fn another_serves(endpoint: Endpoint, who: &KeeperInfo) -> Failure {

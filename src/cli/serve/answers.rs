@@ -14,8 +14,9 @@ use tracing::{info, warn};
 use crate::cli::report::{self, Failure};
 use crate::clock;
 use crate::identity::authorized_keys::open_key_file;
-use crate::server::keeper::{Reply, Request, RequestHandler, Response};
+use crate::server::ipc::{Reply, Request, Response};
 use crate::server::sshd_config::{Connection, LoopbackCheck, Obstacle, SshdConfig, SshdConfigError, is_here};
+use crate::server::supervisor::RequestHandler;
 
 /// The most lines of sshd's configuration that are logged one by one.
 const MAX_LINES_NAMED: usize = 20;

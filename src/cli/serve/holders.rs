@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::server::client_address::parse_address;
-use crate::server::keeper::{Endpoint, Protocol};
+use crate::server::handover::{Endpoint, Protocol};
 
 /// The TCP state LISTEN, as the kernel prints it.
 const TCP_LISTEN: &str = "0A";

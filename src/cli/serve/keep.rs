@@ -13,7 +13,8 @@ use crate::cli::logging::{self, LogSettings, Verbosity};
 use crate::cli::places::Owner;
 use crate::cli::report::{Exit, Failure};
 use crate::cli::settings::Context;
-use crate::server::keeper::{Handover, Keeper, KeeperEnd, KeeperError, ServiceManager};
+use crate::server::handover::Handover;
+use crate::server::supervisor::{Keeper, KeeperEnd, KeeperError, ServiceManager};
 
 /// How long a keeper that cannot start waits before it exits, so that its service manager does not restart it at once.
 const FAILED_START_DELAY: Duration = Duration::from_millis(500);

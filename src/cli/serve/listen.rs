@@ -9,7 +9,7 @@ use super::ServeSettings;
 use crate::carrier::quic;
 use crate::cli::sshd;
 use crate::cli::values::ListenAddress;
-use crate::server::keeper::{Endpoint, Listener, Protocol};
+use crate::server::handover::{Endpoint, Listener, Protocol};
 
 /// The port that most networks let through.
 const DEFAULT_TLS_PORT: u16 = 443;

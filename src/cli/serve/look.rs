@@ -15,8 +15,9 @@ use super::holders::holders;
 use crate::cli::report::{self, Exit, Failure};
 use crate::server::ask_sshd::{self, INSPECT_TIMEOUT, INSPECT_USER};
 use crate::server::connect_sshd::FromLoopback;
-use crate::server::keeper::{Endpoint, WorkerUser};
+use crate::server::handover::Endpoint;
 use crate::server::sshd_config::run_bounded;
+use crate::server::worker_user::WorkerUser;
 
 /// The subcommand of that process.
 const COMMAND: &str = "look-at-target";

@@ -2,7 +2,9 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::server::keeper::{Handover, Listener, ServiceManager, TakeoverListener};
+use crate::server::handover::{Handover, Listener};
+use crate::server::ipc::ControlListener;
+use crate::server::supervisor::ServiceManager;
 
 /// The source of a keeper's existing sockets and sessions.
 pub(super) enum Predecessor<'a> {
@@ -30,10 +32,10 @@ impl Predecessor<'_> {
     }
 
     /// The socket on which other keepers ask who is running.
-    pub(super) fn takeover_listener(&self) -> Option<&TakeoverListener> {
+    pub(super) fn control_listener(&self) -> Option<&ControlListener> {
         match self {
             Predecessor::Manager(_) => None,
-            Predecessor::Keeper(handover) => handover.takeover_listener(),
+            Predecessor::Keeper(handover) => handover.control_listener(),
         }
     }
 

@@ -24,12 +24,14 @@ use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::HostKey;
 use crate::safe_path;
 use crate::server::client_address::ClientAddresses;
-use crate::server::keeper::{
-    Endpoint, Handover, Listener, Protocol, RequestHandler, SidecarPlan, TakeoverListener, WorkerPlan, WorkerUser,
-    choose_worker_user, descriptors_for, raise_descriptor_limit, sessions_within, store_limit,
+use crate::server::handover::{
+    Endpoint, Handover, Listener, Protocol, descriptors_for, raise_descriptor_limit, sessions_within, store_limit,
 };
+use crate::server::ipc::ControlListener;
 use crate::server::sshd_config::{Settings, SshdConfig, is_here, with_client_addresses};
+use crate::server::supervisor::{RequestHandler, SidecarPlan, WorkerPlan};
 use crate::server::worker::{AuthoritySetup, ClientAddressSetup, Unexamined, WorkerSetup};
+use crate::server::worker_user::{WorkerUser, choose_worker_user};
 
 /// How long a worker may take to tell its clients that it stops.
 const STOP_GRACE: Duration = Duration::from_secs(8);
@@ -212,7 +214,7 @@ impl<'a> Draft<'a> {
     /// Completes the plan. From now on this process is the keeper, also of what `handover` has.
     pub(super) fn finish(mut self, ports: Ports, handover: Option<&Handover>) -> Prepared {
         log_tls_key(&self.setup.tls_key);
-        let takeover_listener = self.takeover_listener(&ports.listeners, handover);
+        let control_listener = self.control_listener(&ports.listeners, handover);
         self.setup.target = ports.target;
         let is_loopback = matches!(self.setup.client_address, ClientAddressSetup::Loopback);
         let with = |own: &str| {
@@ -230,7 +232,7 @@ impl<'a> Draft<'a> {
             store_limit: self.store_limit,
             user: self.user,
             sidecar: ports.sidecar,
-            takeover_listener,
+            control_listener,
             grace: STOP_GRACE,
             manager: self.predecessor.into_manager(),
             client_address_name: self.setup.client_address.to_string(),
@@ -244,20 +246,20 @@ impl<'a> Draft<'a> {
 
     /// Opens the socket on which other keepers ask who is running, unless it is open already. If that fails, the
     /// keeper serves all the same.
-    fn takeover_listener(&self, listeners: &[Listener], handover: Option<&Handover>) -> Option<TakeoverListener> {
+    fn control_listener(&self, listeners: &[Listener], handover: Option<&Handover>) -> Option<ControlListener> {
         let folder = &self.settings.folders.runtime;
         // UDP ports are exclusive, so they identify this keeper, even if TLS is added or removed.
         let udp = listeners.iter().filter(|listener| listener.protocol() == Protocol::Udp);
         let addresses: Vec<SocketAddr> = udp.filter_map(|own| Some(own.endpoint().ok()?.address)).collect();
         if handover
-            .map_or(self.predecessor.takeover_listener(), Handover::takeover_listener)
-            .is_some_and(|takeover_listener| takeover_listener.is_for(folder, &addresses))
+            .map_or(self.predecessor.control_listener(), Handover::control_listener)
+            .is_some_and(|control_listener| control_listener.is_for(folder, &addresses))
         {
             return None;
         }
-        let opened = places::make_folder(folder).and_then(|()| TakeoverListener::open(folder, &addresses));
+        let opened = places::make_folder(folder).and_then(|()| ControlListener::open(folder, &addresses));
         if let Err(error) = &opened {
-            warn!(folder = %folder.display(), %error, "cannot create the takeover socket: --replace and bowline status will not find this server half");
+            warn!(folder = %folder.display(), %error, "cannot create the control socket: --replace, bowline status and bowline kill will not find this server half");
         }
         opened.ok()
     }

@@ -12,9 +12,9 @@ use super::holders::{Holder, holder, holders};
 use super::prepare::{Draft, NoPorts, Ports};
 use crate::cli::report::{self, Failure};
 use crate::clock;
-use crate::server::keeper::{
-    Endpoint, Handover, RunningKeeper, RunningKeepers, TakeoverError, TakeoverRefusal, find_running_keepers,
-};
+use crate::server::handover::{Endpoint, Handover};
+use crate::server::ipc::TakeoverRefusal;
+use crate::server::takeover::{RunningKeeper, RunningKeepers, TakeoverError, find_running_keepers};
 
 /// A running keeper answers within milliseconds, or within a second if it is just asking sshd.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 
 use super::human;
 use crate::observe::{self, ControlError, FoundSocket, Half, RelayReport, Request, Response, SessionReport, State};
-use crate::server::keeper::{RunningKeeper, RunningKeepers, StoreShortage, find_running_keepers};
+use crate::server::ipc::StoreShortage;
+use crate::server::takeover::{RunningKeeper, RunningKeepers, find_running_keepers};
 
 /// Whoever lives answers within this: half a second for its sessions, and its turn behind somebody who asks slowly.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);

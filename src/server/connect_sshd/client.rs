@@ -12,8 +12,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::super::client_address::Families;
-use super::super::keeper::{KeeperClient, NotConnected, Reply, Request, Response};
+use super::super::ipc::{NotConnected, Reply, Request, Response};
 use super::super::sshd_config::is_here_in_zone;
+use super::super::worker::keeper_client::KeeperClient;
 use super::{Client, ConnectSshd, Connecting, FromLoopback, Purpose};
 
 /// How long a connection from the client's own port may take. If the client itself has a connection with the same

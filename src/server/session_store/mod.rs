@@ -21,7 +21,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use super::keeper::{FdStore, FdStoreError};
+pub(crate) use super::handover::{FdStore, FdStoreError};
 pub(crate) use closed_sessions::{ClosedSession, ClosedSessions, MAX_CLOSED_SESSIONS};
 pub(crate) use counters::CountersError;
 pub(crate) use header::Identity;

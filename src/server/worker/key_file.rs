@@ -2,10 +2,11 @@
 //!
 //! The worker's user often may not open it (mode 0600, in a folder of root's); the keeper does not parse anything.
 
+use super::keeper_client::{KeeperClient, RequestError};
 use crate::identity::authorized_keys::{AuthorizedKeys, AuthorizedKeysError, KeyDecision};
 use crate::identity::statement::ProvenKey;
 use crate::server::authority::{KeyList, chain};
-use crate::server::keeper::{KeeperClient, Reply, Request, RequestError, Response};
+use crate::server::ipc::{Reply, Request, Response};
 use std::fs::File;
 use std::future::Future;
 use std::io;

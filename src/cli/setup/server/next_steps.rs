@@ -4,7 +4,7 @@ use super::ServerSettings;
 use super::systemd::is_running;
 use crate::cli::serve::ServeSettings;
 use crate::cli::setup::say;
-use crate::server::keeper::Protocol;
+use crate::server::handover::Protocol;
 
 /// One that clients have to reach.
 type Port = (Protocol, u16);
