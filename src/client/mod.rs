@@ -39,15 +39,15 @@ pub use stream::ResumableStream;
 use crate::carrier;
 use crate::carrier::quic::MtuCap;
 use crate::clock;
-use crate::connection::PathUpgrade;
+use crate::connection::{PathUpgrade, Role};
 use crate::identity::statement::ProvenKey;
 use crate::pump::{
-    Arrival, Budget, DialRequest, Dialing, Epochs, MAX_ARRIVALS, MAX_STANDBYS, Outcome, Pump, PumpParts,
-    SessionCommand, SessionStats, session_memory,
+    Budget, Epochs, MAX_PATH_EVENTS, NewLead, Outcome, PathEvent, Pump, PumpParts, SessionCommand, SessionStats,
+    session_memory,
 };
 use crate::session::{Session, SessionConfig};
 use crate::tasks::Tasks;
-use crate::wire::{Authorization, CloseCode, Epoch, SessionId, UserName};
+use crate::wire::{Authorization, CloseCode, SessionId, UserName};
 use bytes::Bytes;
 use dialer::Dialer;
 use network_watch::NetworkWatch;
@@ -62,11 +62,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tracing::{Instrument, debug, info_span};
-
-/// Capacity of the channel of network events. One is enough: all mean the same to the pump.
-const HINTS: usize = 1;
 
 /// A boxed future.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -158,8 +155,7 @@ pub struct OpenSession {
     server_key: Vec<u8>,
     reap_token: [u8; 32],
     paths: Paths,
-    epoch: Epoch,
-    first: Arrival,
+    first: NewLead,
     ttl: Duration,
     /// The early data that was sent with the open.
     early_data: Bytes,
@@ -269,15 +265,12 @@ impl OpenSession {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
-        let (requests, requested) = watch::channel(DialRequest::None);
-        let (hint, network_changes) = mpsc::channel(HINTS);
-        let (standing, standbys) = mpsc::channel(MAX_STANDBYS);
-        let epochs = Arc::new(Epochs::after(self.epoch));
+        let (path_events, received) = mpsc::channel(MAX_PATH_EVENTS);
+        let epochs = Arc::new(Epochs::after(self.first.accepted.epoch));
         // The channel is new, so the first carrier fits.
-        let _ = arrivals.try_send(Box::new(self.first));
+        let _ = path_events.try_send(PathEvent::Lead(Box::new(self.first)));
         let tasks = Tasks::new();
-        tasks.spawn("network watch", watch_network(hint));
+        tasks.spawn("network watch", watch_network(path_events.clone()));
         let redialer = Redialer {
             session: self.id,
             dialer: self.dialer.clone(),
@@ -286,17 +279,16 @@ impl OpenSession {
             path_upgrade: PathUpgrade::new(clock::now()),
             epochs: Arc::clone(&epochs),
             stats: Arc::clone(&self.control.stats),
-            arrivals,
-            commands: self.control.commands.clone(),
+            path_events: path_events.clone(),
         };
-        tasks.spawn("redial", redialer.run(requested).in_current_span());
+        tasks.spawn("redial", redialer.run().in_current_span());
         let standby = Standby {
             session: self.id,
             dialer: self.dialer,
             server_key: self.server_key,
             paths: self.paths,
             stats: Arc::clone(&self.control.stats),
-            standbys: standing,
+            path_events,
         };
         tasks.spawn("standby", standby.run().in_current_span());
         let mut session = Session::new(session_memory(&self.config.session));
@@ -307,12 +299,11 @@ impl OpenSession {
             output,
             pipe_closed: CloseCode::PipeClosed,
             input_ends_itself: false,
-            arrivals: incoming,
-            standbys,
+            role: Role::Client,
+            path_events: received,
             epochs,
             commands: self.commands,
             stats: self.control.stats,
-            dialing: Some(Dialing::new(requests, network_changes)),
             checkpoints: None,
             detached_since: clock::now(),
             confirmed: false,
@@ -331,12 +322,12 @@ fn longest_outage(config: &ClientConfig, ttl: Duration) -> Duration {
 }
 
 /// Forwards changes of addresses and routes, and wake-ups, to the pump.
-async fn watch_network(hint: mpsc::Sender<()>) {
+async fn watch_network(path_events: mpsc::Sender<PathEvent>) {
     let mut watch = NetworkWatch::new();
     loop {
         let what = watch.changed().await;
         debug!(?what, "network changed");
-        if let Err(mpsc::error::TrySendError::Closed(())) = hint.try_send(()) {
+        if path_events.send(PathEvent::NetworkChanged).await.is_err() {
             return;
         }
     }

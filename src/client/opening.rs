@@ -9,9 +9,10 @@ use super::paths::{LookupContext, Paths, ResolveError};
 use super::{ClientConfig, Control, EarlyData, OpenSession};
 use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
 use crate::clock;
+use crate::connection;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFields, ProvenKey, open_message, verify_host};
-use crate::pump::{Arrival, MAX_COMMANDS, SessionStats};
+use crate::pump::{MAX_COMMANDS, NewLead, SessionStats};
 use crate::wire::{
     Accepted, Answer, Authorization, DecodeError, Epoch, Hello, MAX_HELLO, Open, Refusal, RefusalCode, SessionId,
     UserName, VERSION,
@@ -589,12 +590,13 @@ impl Opener {
             server_key: info.peer_key.to_vec(),
             reap_token: self.reap_token,
             paths: self.paths,
-            epoch: self.epoch,
-            first: Arrival {
+            first: NewLead {
                 carrier,
-                epoch: self.epoch,
-                peer_received: accepted.received,
-                peer_window: accepted.window,
+                accepted: connection::Accepted {
+                    epoch: self.epoch,
+                    received: accepted.received,
+                    window: accepted.window,
+                },
                 first: Bytes::new(),
             },
             ttl: Duration::from_secs(accepted.ttl),

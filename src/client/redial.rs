@@ -9,9 +9,9 @@ use super::dialer::Dialer;
 use super::paths::Paths;
 use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path};
 use crate::clock;
-use crate::connection::{DIAL_TIMEOUT, DialProgress, DialRace, MAX_DIALS, PathUpgrade, UPGRADE_TIMEOUT};
+use crate::connection::{self, DIAL_TIMEOUT, DialProgress, DialRace, MAX_DIALS, PathUpgrade, UPGRADE_TIMEOUT};
 use crate::identity::raw_key::ServerKey;
-use crate::pump::{Arrival, DialRequest, Epochs, SessionCommand, SessionStats};
+use crate::pump::{ActivePaths, DialRequest, Epochs, NewLead, PathEvent, SessionStats};
 use crate::session::RedialPacer;
 use crate::wire::{Accepted, Answer, DecodeError, Epoch, Hello, Resume, SessionId};
 use bytes::Bytes;
@@ -36,33 +36,32 @@ pub(super) struct Redialer {
     pub(super) path_upgrade: PathUpgrade,
     pub(super) epochs: Arc<Epochs>,
     pub(super) stats: Arc<SessionStats>,
-    pub(super) arrivals: mpsc::Sender<Box<Arrival>>,
-    pub(super) commands: mpsc::Sender<SessionCommand>,
+    pub(super) path_events: mpsc::Sender<PathEvent>,
 }
 
 impl Redialer {
     /// Runs until the session ends.
-    pub(super) async fn run(mut self, mut request: watch::Receiver<DialRequest>) {
+    pub(super) async fn run(mut self) {
         let mut active = self.stats.active_paths();
         let mut better = Vec::new();
         loop {
-            if let Some(lead) = &active.borrow_and_update().lead {
+            let ActivePaths { lead, dial_request, .. } = active.borrow_and_update().clone();
+            if let Some(lead) = lead {
                 self.path_upgrade.handle_lead(lead.rank as u8, clock::now());
                 better = self.paths.better_than(lead.rank);
             }
-            let requested = tokio::select! {
-                biased;
-                requested = request.wait_for(|request| *request != DialRequest::None) => requested.map(|request| *request).ok(),
-                changed = active.changed() => match changed {
-                    Ok(()) => continue,
-                    Err(_) => None,
-                },
-                () = clock::sleep_until(self.path_upgrade.due()), if !better.is_empty() => Some(DialRequest::None),
-            };
-            let finished = match requested {
-                Some(DialRequest::None) => self.upgrade(&better, &mut request).await,
-                Some(requested) => self.recover(requested, &mut request).await,
-                None => None,
+            let finished = if dial_request == DialRequest::None {
+                tokio::select! {
+                    changed = active.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => None,
+                    },
+                    () = clock::sleep_until(self.path_upgrade.due()), if !better.is_empty() => {
+                        self.upgrade(&better, &mut active).await
+                    }
+                }
+            } else {
+                self.recover(dial_request, &mut active).await
             };
             if finished.is_none() {
                 return;
@@ -71,11 +70,7 @@ impl Redialer {
     }
 
     /// `None` if the session has ended.
-    async fn recover(
-        &mut self,
-        requested: DialRequest,
-        request: &mut watch::Receiver<DialRequest>,
-    ) -> Option<Finished> {
+    async fn recover(&mut self, requested: DialRequest, active: &mut watch::Receiver<ActivePaths>) -> Option<Finished> {
         self.path_upgrade.handle_outage(clock::now());
         let paths = self.paths.clone();
         let mut driver = DialDriver::new(
@@ -83,16 +78,16 @@ impl Redialer {
             DialRace::for_outage(pacer(requested.is_urgent()), requested, clock::now()),
         );
         tokio::select! {
-            ended = driver.run(request) => ended,
+            ended = driver.run(active) => ended,
             // The DNS lookup runs beside the dials and must not delay them.
             never = async { paths.refresh().await; std::future::pending().await } => never,
         }
     }
 
     /// Tries to switch to a better path. The lead stays active until the switch.
-    async fn upgrade(&mut self, better: &[Path], request: &mut watch::Receiver<DialRequest>) -> Option<Finished> {
+    async fn upgrade(&mut self, better: &[Path], active: &mut watch::Receiver<ActivePaths>) -> Option<Finished> {
         let mut driver = DialDriver::for_upgrade(self, better);
-        let finished = driver.run(request).await;
+        let finished = driver.run(active).await;
         let (now, taken) = (clock::now(), driver.taken.take());
         match taken.filter(|path| better.contains(path)) {
             Some(path) => {
@@ -168,7 +163,7 @@ impl<'a> DialDriver<'a> {
     }
 
     /// `None` if the session has ended.
-    async fn run(&mut self, request: &mut watch::Receiver<DialRequest>) -> Option<Finished> {
+    async fn run(&mut self, active: &mut watch::Receiver<ActivePaths>) -> Option<Finished> {
         loop {
             if self.dial_race.is_over(clock::now(), self.progress()) {
                 return Some(Finished);
@@ -176,10 +171,10 @@ impl<'a> DialDriver<'a> {
             self.resume_next();
             let wake = self.dial_race.poll_timeout(clock::now(), self.progress());
             tokio::select! {
-                changed = request.changed() => {
+                changed = active.changed() => {
                     changed.ok()?;
-                    let requested_now = *request.borrow_and_update();
-                    self.dial_race.handle_request(requested_now, clock::now());
+                    let request = active.borrow_and_update().dial_request;
+                    self.dial_race.handle_request(request, clock::now());
                 }
                 Some(step) = self.steps.join_next() => match step {
                     Ok(Step::Dialed(dialed, path)) => self.handle_dialed(*dialed, path),
@@ -291,11 +286,9 @@ impl<'a> DialDriver<'a> {
             }
             Ok((_, Answer::Refused(refusal))) if refusal.code.is_final() => {
                 info!(event = "refused", %refusal, "the server half refused to resume the session");
-                self.redialer
-                    .commands
-                    .send(SessionCommand::Lost(refusal.to_string()))
-                    .await
-                    .ok()?;
+                let lost = PathEvent::Lost(refusal.to_string());
+                // An error means that the session has ended.
+                let _ = self.redialer.path_events.send(lost).await;
                 None
             }
             Ok((_, Answer::Refused(refusal))) => {
@@ -317,14 +310,17 @@ impl<'a> DialDriver<'a> {
     }
 
     async fn deliver(&mut self, carrier: Carrier, accepted: Accepted, epoch: Epoch) -> Option<()> {
-        let arrival = Arrival {
+        let lead = NewLead {
             carrier,
-            epoch,
-            peer_received: accepted.received,
-            peer_window: accepted.window,
+            accepted: connection::Accepted {
+                epoch,
+                received: accepted.received,
+                window: accepted.window,
+            },
             first: Bytes::new(),
         };
-        self.redialer.arrivals.send(Box::new(arrival)).await.ok()
+        let lead = PathEvent::Lead(Box::new(lead));
+        self.redialer.path_events.send(lead).await.ok()
     }
 }
 

@@ -7,7 +7,7 @@ use crate::carrier::{Carrier, CarrierError, CarrierInfo, DialError, Path};
 use crate::clock;
 use crate::connection::StandbySchedule;
 use crate::identity::raw_key::ServerKey;
-use crate::pump::{ActivePaths, SessionStats};
+use crate::pump::{ActivePaths, PathEvent, SessionStats};
 use crate::wire::{Answer, Hello, Refusal, SessionId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(super) struct Standby {
     pub(super) server_key: Vec<u8>,
     pub(super) paths: Paths,
     pub(super) stats: Arc<SessionStats>,
-    pub(super) standbys: mpsc::Sender<Carrier>,
+    pub(super) path_events: mpsc::Sender<PathEvent>,
 }
 
 /// Why a path gave no standby.
@@ -67,7 +67,12 @@ impl Standby {
                 schedule.handle_failed();
                 continue;
             };
-            if self.standbys.send(carrier).await.is_err() {
+            if self
+                .path_events
+                .send(PathEvent::Standby(Box::new(carrier)))
+                .await
+                .is_err()
+            {
                 return;
             }
             schedule.handle_found();

@@ -312,7 +312,7 @@ impl LinkReporter {
     }
 
     async fn report(&self, mut write: impl AsyncWrite + Unpin, mut requests: mpsc::Receiver<LinkRequest>) {
-        let (mut paths, mut suspicion) = (self.stats.active_paths(), self.stats.suspicion());
+        let mut paths = self.stats.active_paths();
         let (mut marks, mut timer) = (Marks::default(), Timer::new());
         let (mut is_asked, mut asks_terminal) = (true, false);
         loop {
@@ -345,10 +345,6 @@ impl LinkReporter {
                 },
                 () = self.terminal.asked.notified() => asks_terminal = true,
                 changed = paths.changed() => match changed {
-                    Ok(()) => is_asked = true,
-                    Err(_) => return,
-                },
-                changed = suspicion.changed() => match changed {
                     Ok(()) => is_asked = true,
                     Err(_) => return,
                 },

@@ -1,9 +1,9 @@
 //! Carriers as the paths of a connection: reading frames, flushing, and acting on what the connection decides.
 
 use super::session_stats::ActivePaths;
-use super::{FRAMES, Moved, Outcome, Pump};
+use super::{FRAMES, Moved, NewLead, Outcome, PathEvent, Pump};
 use crate::carrier::{Carrier, CarrierError, CloseReason, ReceivedFrame};
-use crate::connection::{Accepted, Event, PathClose, PathIndex, PathTransport, Paths};
+use crate::connection::{Event, PathClose, PathIndex, PathTransport, Paths};
 use crate::wire::{Epoch, Frame};
 use bytes::{Bytes, BytesMut};
 use std::task::{Context, Poll};
@@ -97,33 +97,38 @@ impl PathTransport for CarrierPath {
 }
 
 impl<R, W> Pump<R, W> {
-    /// Makes a newly accepted carrier the lead.
-    pub(super) fn take_arrivals(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(cx) else {
+    /// Takes a new carrier, or what else happened to the paths.
+    pub(super) fn take_path_event(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
+        let Poll::Ready(Some(event)) = self.path_events.poll_recv(cx) else {
             return Ok(false);
         };
-        let accepted = Accepted {
-            epoch: arrival.epoch,
-            received: arrival.peer_received,
-            window: arrival.peer_window,
-        };
-        arrival.carrier.raise_receive_window();
-        let path = CarrierPath::new(arrival.carrier, now);
-        let handled = self.connection.handle_path(path, accepted, arrival.first, now);
-        handled.map_err(Outcome::Desync)?;
-        self.handle_events(now);
-        Ok(true)
-    }
-
-    /// Adds a standby carrier.
-    pub(super) fn take_standbys(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        let Poll::Ready(Some(carrier)) = self.standbys.poll_recv(cx) else {
-            return Ok(false);
-        };
-        carrier.raise_receive_window();
-        debug!(remote = carrier.info().remote.map(field::display), carrier = %carrier.info().kind, "a carrier stands by");
-        let handled = self.connection.handle_standby(CarrierPath::new(carrier, now), now);
-        handled.map_err(Outcome::Desync)?;
+        match event {
+            PathEvent::Lead(lead) => {
+                let NewLead {
+                    carrier,
+                    accepted,
+                    first,
+                } = *lead;
+                carrier.raise_receive_window();
+                let handled = self
+                    .connection
+                    .handle_path(CarrierPath::new(carrier, now), accepted, first, now);
+                handled.map_err(Outcome::Desync)?;
+            }
+            PathEvent::Standby(carrier) => {
+                carrier.raise_receive_window();
+                debug!(remote = carrier.info().remote.map(field::display), carrier = %carrier.info().kind, "a carrier stands by");
+                let handled = self.connection.handle_standby(CarrierPath::new(*carrier, now), now);
+                handled.map_err(Outcome::Desync)?;
+            }
+            PathEvent::NetworkChanged => self.connection.handle_network_change(now),
+            PathEvent::Lost(why) if self.connection.session().is_output_done() => {
+                // The peer had already ended the session and only missed our acknowledgement.
+                debug!(why, "the peer no longer has a session that had ended");
+                return Err(Outcome::Finished);
+            }
+            PathEvent::Lost(why) => return Err(Outcome::Lost(why)),
+        }
         self.handle_events(now);
         Ok(true)
     }
@@ -203,14 +208,22 @@ impl<R, W> Pump<R, W> {
         }
     }
 
-    /// The lead and the standby carriers, if they changed.
-    pub(super) fn changed_paths(&mut self) -> Option<ActivePaths> {
-        let is_changed = self.connection.paths_mut().take_changed();
-        let paths = self.connection.paths();
-        is_changed.then(|| ActivePaths {
-            lead: paths.lead().map(|lead| lead.carrier.info().clone()),
-            standing: paths.standbys().map(|standby| standby.carrier.info().clone()).collect(),
-        })
+    /// Publishes the lead, the standby carriers and the dial request, if they changed.
+    pub(super) fn publish_paths(&mut self) {
+        let dial_request = self.connection.dial_request();
+        let is_requested = dial_request != self.published;
+        if is_requested {
+            debug!(?dial_request, "dial request");
+            self.published = dial_request;
+        }
+        if self.connection.paths_mut().take_changed() || is_requested {
+            let paths = self.connection.paths();
+            self.stats.handle_active_paths(ActivePaths {
+                lead: paths.lead().map(|lead| lead.carrier.info().clone()),
+                standing: paths.standbys().map(|standby| standby.carrier.info().clone()).collect(),
+                dial_request,
+            });
+        }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Option<(PathIndex, Result<ReceivedFrame, CarrierError>)> {

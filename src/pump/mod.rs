@@ -1,8 +1,11 @@
 //! The loop that connects a local pipe, a session and its carriers: `local pipe <-> Session <-> Carrier`.
 //!
-//! Both halves run it. They differ in what the pipe is and in who produces carriers, which arrive through a bounded
-//! channel. One task polls everything, without locks and without queues between the steps: a step that cannot make
+//! Both halves run it. They differ in what the pipe is and in who produces carriers. One task polls everything, without locks and without queues between the steps: a step that cannot make
 //! progress is polled again when its waker fires.
+//!
+//! Four channels connect it with the rest of the process: [`PathEvent`]s into it (carriers, network changes),
+//! [`SessionCommand`]s of the session's owner, [`ActivePaths`] out of it with what the dialers should do, and requests for
+//! [`LiveStats`].
 
 mod budget;
 mod carriers;
@@ -14,17 +17,17 @@ mod pipe;
 mod session_stats;
 mod shutdown;
 
-pub use crate::connection::{DialRequest, Epochs};
+pub use crate::connection::{Accepted, DialRequest, Epochs, Role};
 pub use budget::{Budget, Reservation};
 pub use checkpoint::{Checkpoint, CheckpointStore};
 pub use live_stats::{LeadStats, LiveStats};
 pub use memory::session_memory;
-pub use parts::{Arrival, Dialing, MAX_ARRIVALS, MAX_COMMANDS, MAX_STANDBYS, Outcome, PumpParts, SessionCommand};
+pub use parts::{MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, Outcome, PathEvent, PumpParts, SessionCommand};
 pub use session_stats::{ActivePaths, OutageStats, Progress, SessionStats};
 
-use crate::carrier::{self, Carrier, CloseReason};
+use crate::carrier::{self, CloseReason};
 use crate::clock::{self, Timer};
-use crate::connection::{Connection, ConnectionConfig, Role};
+use crate::connection::{Connection, ConnectionConfig};
 use crate::wire::{CloseCode, Frame};
 use budget::BudgetShare;
 use carriers::CarrierPath;
@@ -36,7 +39,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::warn;
 
 /// Rounds per poll before the task yields.
 const ROUNDS: usize = 32;
@@ -55,14 +58,11 @@ pub struct Pump<R, W> {
     input: Option<R>,
     output: Option<W>,
     pipe_closed: CloseCode,
-    arrivals: mpsc::Receiver<Box<Arrival>>,
-    standbys: mpsc::Receiver<Carrier>,
+    path_events: mpsc::Receiver<PathEvent>,
     commands: mpsc::Receiver<SessionCommand>,
     stats: Arc<SessionStats>,
     stats_requests: mpsc::Receiver<StatsRequest>,
     last_heard: LastHeard,
-    /// `None` on the server half.
-    dialing: Option<Dialing>,
     /// The dial request that was published last.
     published: DialRequest,
     share: BudgetShare,
@@ -91,10 +91,7 @@ where
         let mut share = BudgetShare::new(parts.budget);
         share.report(session.memory_held());
         let config = ConnectionConfig {
-            role: match parts.dialing {
-                Some(_) => Role::Client,
-                None => Role::Server,
-            },
+            role: parts.role,
             epochs: parts.epochs,
             detached_since: parts.detached_since,
             confirmed: parts.confirmed,
@@ -106,13 +103,11 @@ where
             output: (!session.is_output_done()).then_some(parts.output),
             connection: Connection::new(session, config, now),
             pipe_closed: parts.pipe_closed,
-            arrivals: parts.arrivals,
-            standbys: parts.standbys,
+            path_events: parts.path_events,
             commands: parts.commands,
             stats_requests: parts.stats.take_stats_requests(),
             last_heard: LastHeard::new(now),
             stats: parts.stats,
-            dialing: parts.dialing,
             published: DialRequest::None,
             share,
             is_peer_done: false,
@@ -219,8 +214,7 @@ where
     /// Runs every step once. `Err` ends the session.
     fn round(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
         let mut moved = self.take_orders(cx, now)?;
-        moved |= self.take_arrivals(cx, now)?;
-        moved |= self.take_standbys(cx, now)?;
+        moved |= self.take_path_event(cx, now)?;
         moved |= self.take_frames(cx, now)?;
         // Before the pipe is touched: a successor must know where in the ring the bytes go that are read, and that closing
         // the pipe is intended.
@@ -228,7 +222,7 @@ where
         moved |= self.write_output(cx, now);
         moved |= self.read_input(cx);
         moved |= self.end_drain(now);
-        moved |= self.monitor_paths(cx, now)?;
+        moved |= self.monitor_paths(now)?;
         // Before anything is sent: a successor must know what the peer was told.
         self.save_checkpoint();
         moved |= self.feed_lead(cx, now)?;
@@ -236,10 +230,7 @@ where
         self.check_end(now)?;
         self.give_memory_back(now);
         self.stats.update(self.connection.session());
-        if let Some(paths) = self.changed_paths() {
-            self.stats.handle_active_paths(paths);
-        }
-        self.publish_dial_request();
+        self.publish_paths();
         self.answer_stats_requests(cx, now);
         Ok(moved)
     }
@@ -248,12 +239,6 @@ where
         match self.commands.poll_recv(cx) {
             Poll::Ready(Some(SessionCommand::End(why))) => Err(Outcome::Ended(why)),
             Poll::Ready(Some(SessionCommand::HandOver)) => Err(Outcome::HandedOver),
-            Poll::Ready(Some(SessionCommand::Lost(why))) if self.connection.session().is_output_done() => {
-                // The peer had already ended the session and only missed our acknowledgement.
-                debug!(why, "the peer no longer has a session that had ended");
-                Err(Outcome::Finished)
-            }
-            Poll::Ready(Some(SessionCommand::Lost(why))) => Err(Outcome::Lost(why)),
             Poll::Ready(Some(SessionCommand::HangUp)) => {
                 self.shutdown.handle_hang_up(now);
                 self.refuse_output();
@@ -276,26 +261,10 @@ where
         Ok((filled || was_blocked) && self.is_lead_flushed())
     }
 
-    fn monitor_paths(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Moved, Outcome> {
-        if let Some(dialing) = &mut self.dialing {
-            while let Poll::Ready(Some(())) = dialing.network_changes.poll_recv(cx) {
-                self.connection.handle_network_change(now);
-            }
-        }
+    fn monitor_paths(&mut self, now: Instant) -> Result<Moved, Outcome> {
         let moved = self.connection.handle_timeout(now).map_err(Outcome::Desync)?;
         self.handle_events(now);
         Ok(moved)
-    }
-
-    fn publish_dial_request(&mut self) {
-        let Some(dialing) = &self.dialing else { return };
-        let request = self.connection.dial_request();
-        if request != self.published {
-            debug!(?request, "dial request");
-            self.published = request;
-            dialing.requests.send_replace(request);
-            self.stats.handle_suspicion(request != DialRequest::None);
-        }
     }
 
     fn check_end(&mut self, now: Instant) -> Result<(), Outcome> {

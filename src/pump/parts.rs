@@ -1,54 +1,43 @@
 //! What a pump is made from, and how it ends.
 
-use super::{Budget, CheckpointStore, DialRequest, Epochs, SessionStats};
+use super::{Budget, CheckpointStore, Epochs, SessionStats};
 use crate::carrier::Carrier;
+use crate::connection::{Accepted, Role};
 use crate::session::{Session, SessionError};
-use crate::wire::{CloseCode, Epoch, Offset, PeerText};
+use crate::wire::{CloseCode, PeerText};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-/// Capacity of the channel of new carriers; a dial race yields two or three.
-pub const MAX_ARRIVALS: usize = 4;
-/// Capacity of the channel of standby carriers.
-pub const MAX_STANDBYS: usize = 2;
+/// Capacity of the channel of path events; a dial race yields two or three carriers.
+pub const MAX_PATH_EVENTS: usize = 6;
 /// Capacity of the channel of commands; each is sent once or twice per session.
 pub const MAX_COMMANDS: usize = 4;
 
-/// A carrier whose hello was accepted.
-pub struct Arrival {
+/// What happens to the paths of a session, outside its pump.
+pub enum PathEvent {
+    /// A carrier was accepted and becomes the lead. Boxed, as is the next, because a channel allocates room for 32 values.
+    Lead(Box<NewLead>),
+    /// A carrier was accepted and stands by.
+    Standby(Box<Carrier>),
+    /// The network changed or the machine woke up. Without effect on the server half.
+    NetworkChanged,
+    /// The peer no longer has the session or refuses it permanently.
+    Lost(String),
+}
+
+/// A carrier that becomes the lead.
+pub struct NewLead {
     /// The carrier, ready for frames.
     pub carrier: Carrier,
-    /// Its epoch as lead.
-    pub epoch: Epoch,
-    /// What the peer has received.
-    pub peer_received: Offset,
-    /// Bytes beyond it that the peer has room for.
-    pub peer_window: u64,
+    /// Its epoch, and what the peer has received.
+    pub accepted: Accepted,
     /// The first bytes of the stream, where the peer's hello brought some.
     pub first: Bytes,
 }
 
-/// What connects the client half's pump with its dialer.
-pub struct Dialing {
-    /// What the dialer should do.
-    pub(super) requests: watch::Sender<DialRequest>,
-    /// The network may have changed.
-    pub(super) network_changes: mpsc::Receiver<()>,
-}
-
-impl Dialing {
-    /// The pump's ends of both channels.
-    pub fn new(requests: watch::Sender<DialRequest>, network_changes: mpsc::Receiver<()>) -> Dialing {
-        Dialing {
-            requests,
-            network_changes,
-        }
-    }
-}
-
-/// Commands to a running pump.
+/// Commands of a session's owner to its pump.
 #[derive(Debug)]
 pub enum SessionCommand {
     /// The pipe's owner is leaving: read and deliver what it still writes, then end.
@@ -57,8 +46,6 @@ pub enum SessionCommand {
     End(String),
     /// Hand the session over without ending it: a successor of this process continues it.
     HandOver,
-    /// The peer no longer has the session or refuses it permanently.
-    Lost(String),
 }
 
 /// How a session ended.
@@ -78,7 +65,7 @@ pub enum Outcome {
     Expired,
     /// No frame ever came from the peer, in all that time.
     Unconfirmed(Duration),
-    /// Ended by [`SessionCommand::Lost`].
+    /// Ended by [`PathEvent::Lost`].
     Lost(String),
     /// The peer broke the protocol.
     Desync(SessionError),
@@ -97,18 +84,16 @@ pub struct PumpParts<R, W> {
     /// Whether the input ends by itself after the output broke, as with a TCP connection. It is then read to its end, even
     /// if the peer's window is full for long. Any other input is read for one more second.
     pub input_ends_itself: bool,
-    /// New carriers. Boxed because a channel allocates room for 32 values.
-    pub arrivals: mpsc::Receiver<Box<Arrival>>,
-    /// Standby carriers; closed if there are none.
-    pub standbys: mpsc::Receiver<Carrier>,
+    /// Which half it belongs to. On the client half, [`SessionStats::active_paths`] drives the dialers.
+    pub role: Role,
+    /// New carriers, and what else happens to the paths.
+    pub path_events: mpsc::Receiver<PathEvent>,
     /// Shared with everything that makes carriers the lead.
     pub epochs: Arc<Epochs>,
-    /// Where commands come from.
+    /// Commands of the owner.
     pub commands: mpsc::Receiver<SessionCommand>,
     /// What the pump reports about itself.
     pub stats: Arc<SessionStats>,
-    /// Drives the dialer; `None` on the server half.
-    pub dialing: Option<Dialing>,
     /// Stores what a successor needs; `None` if there will be none.
     pub checkpoints: Option<Box<dyn CheckpointStore>>,
     /// Since when there has been no carrier; now for a new session.

@@ -3,6 +3,7 @@
 use super::live_stats::{LiveStats, MAX_STATS_REQUESTS, StatsRequest};
 use crate::carrier::CarrierInfo;
 use crate::clock;
+use crate::connection::DialRequest;
 use crate::session::Session;
 use crate::wire::Offset;
 use std::net::SocketAddr;
@@ -34,8 +35,6 @@ pub struct SessionStats {
     input_ended: AtomicBool,
     history: Mutex<History>,
     active_paths: watch::Sender<ActivePaths>,
-    /// Whether carriers are requested.
-    suspicion: watch::Sender<bool>,
     stats_requests: mpsc::Sender<StatsRequest>,
     /// `None` once the pump has taken it.
     receiver: Mutex<Option<mpsc::Receiver<StatsRequest>>>,
@@ -54,13 +53,15 @@ pub struct Progress {
     pub delivered: u64,
 }
 
-/// The carriers that a session uses.
+/// The carriers that a session uses, and whether it needs another one.
 #[derive(Clone, Debug, Default)]
 pub struct ActivePaths {
     /// The lead; `None` while there is none.
     pub lead: Option<CarrierInfo>,
     /// Standby carriers, the oldest first.
     pub standing: Vec<CarrierInfo>,
+    /// What the dialer should do. Always [`DialRequest::None`] on the server half.
+    pub dial_request: DialRequest,
 }
 
 #[derive(Debug)]
@@ -110,7 +111,6 @@ impl SessionStats {
             input_ended: AtomicBool::new(false),
             history: Mutex::new(history),
             active_paths: watch::Sender::default(),
-            suspicion: watch::Sender::default(),
             stats_requests,
             receiver: Mutex::new(Some(receiver)),
         }
@@ -199,14 +199,9 @@ impl SessionStats {
         self.input_ended.load(Ordering::Acquire)
     }
 
-    /// The lead and the standby carriers, with every change.
+    /// The lead, the standby carriers and the dial request, with every change.
     pub fn active_paths(&self) -> watch::Receiver<ActivePaths> {
         self.active_paths.subscribe()
-    }
-
-    /// Whether the lead is lost or suspected, with every change. Always false on the server half.
-    pub fn suspicion(&self) -> watch::Receiver<bool> {
-        self.suspicion.subscribe()
     }
 
     /// Outages up to now.
@@ -254,11 +249,6 @@ impl SessionStats {
 
     pub(super) fn handle_active_paths(&self, active_paths: ActivePaths) {
         self.active_paths.send_replace(active_paths);
-    }
-
-    pub(super) fn handle_suspicion(&self, is_suspect: bool) {
-        self.suspicion
-            .send_if_modified(|was| std::mem::replace(was, is_suspect) != is_suspect);
     }
 
     pub(super) fn handle_end(&self) {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::carrier::memory;
+use crate::connection::{Accepted, Role};
 use crate::session::{PipeCounts, RingMemory, Session, SessionConfig, SessionMemory, Snapshot as SessionSnapshot};
 use crate::wire::{Epoch, Offset};
 use bytes::{Bytes, BytesMut};
@@ -86,6 +87,19 @@ impl AsyncWrite for Pipe {
     }
 }
 
+/// A carrier that becomes the lead, to a peer that has received nothing.
+fn new_lead(stream: DuplexStream, epoch: u32, first: &'static [u8]) -> PathEvent {
+    PathEvent::Lead(Box::new(NewLead {
+        carrier: memory::carrier(stream, Bytes::new(), [0; 32]),
+        accepted: Accepted {
+            epoch: Epoch::new(epoch),
+            received: Offset::ZERO,
+            window: 1 << 20,
+        },
+        first: Bytes::from_static(first),
+    }))
+}
+
 /// A pump whose rounds the test counts out, and the far end of its lead.
 struct Stand {
     pump: Pump<Pipe, Pipe>,
@@ -94,8 +108,7 @@ struct Stand {
     budget: Arc<Budget>,
     peer: DuplexStream,
     now: Instant,
-    arrivals: mpsc::Sender<Box<Arrival>>,
-    standbys: mpsc::Sender<Carrier>,
+    path_events: mpsc::Sender<PathEvent>,
     epochs: Arc<Epochs>,
     _orders: mpsc::Sender<SessionCommand>,
 }
@@ -107,35 +120,22 @@ impl Stand {
 
     /// The same, and whether the pipe's input ends by itself if its output is broken.
     fn before(session: Session, input_ends_itself: bool) -> Stand {
-        Stand::of_half(session, input_ends_itself, None, MAX_TIMEOUT)
+        Stand::of_half(session, input_ends_itself, Role::Server, MAX_TIMEOUT)
     }
 
     /// A new session, and how long it waits for a first frame.
     fn confirmed_within(unconfirmed_timeout: Duration) -> Stand {
-        Stand::of_half(session(), false, None, unconfirmed_timeout)
+        Stand::of_half(session(), false, Role::Server, unconfirmed_timeout)
     }
 
-    fn of_half(
-        session: Session,
-        input_ends_itself: bool,
-        dialing: Option<Dialing>,
-        unconfirmed_timeout: Duration,
-    ) -> Stand {
+    fn of_half(session: Session, input_ends_itself: bool, role: Role, unconfirmed_timeout: Duration) -> Stand {
         let epochs = Arc::new(Epochs::after(Epoch::new(7)));
         let (book, pipe, now) = (Book::default(), Pipe::default(), clock::now());
         pipe.state().book = book.clone();
-        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
-        let (standbys, standing) = mpsc::channel(MAX_STANDBYS);
+        let (path_events, received) = mpsc::channel(MAX_PATH_EVENTS);
         let (commands, ordered) = mpsc::channel(MAX_COMMANDS);
         let (peer, lead) = duplex(1 << 20);
-        let arrival = Arrival {
-            carrier: memory::carrier(lead, Bytes::new(), [0; 32]),
-            epoch: Epoch::new(7),
-            peer_received: Offset::ZERO,
-            peer_window: 1 << 20,
-            first: Bytes::new(),
-        };
-        assert!(arrivals.try_send(Box::new(arrival)).is_ok());
+        assert!(path_events.try_send(new_lead(lead, 7, b"")).is_ok());
         let budget = Budget::new(usize::MAX);
         let pump = Pump::new(PumpParts {
             stats: Arc::new(SessionStats::restored(&session, now)),
@@ -144,11 +144,10 @@ impl Stand {
             output: pipe.clone(),
             pipe_closed: CloseCode::UpstreamClosed,
             input_ends_itself,
-            arrivals: incoming,
-            standbys: standing,
+            role,
+            path_events: received,
             epochs: Arc::clone(&epochs),
             commands: ordered,
-            dialing,
             checkpoints: Some(Box::new(book.clone())),
             detached_since: now,
             confirmed: false,
@@ -163,8 +162,7 @@ impl Stand {
             budget,
             peer,
             now,
-            arrivals,
-            standbys,
+            path_events,
             epochs,
             _orders: commands,
         }

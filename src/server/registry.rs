@@ -16,7 +16,9 @@ use super::upstream::Upstream;
 use crate::carrier::{Carrier, CloseReason};
 use crate::clock;
 use crate::fault;
-use crate::pump::{Arrival, Budget, Epochs, MAX_ARRIVALS, MAX_COMMANDS, MAX_STANDBYS, SessionCommand, SessionStats};
+use crate::pump::{
+    self, Budget, Epochs, MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, PathEvent, SessionCommand, SessionStats,
+};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Offset, Open, PeerText, Reap, Refusal, RefusalCode, Resume, SessionId};
@@ -247,7 +249,7 @@ impl Registry {
         }
         if carrier.send_message(Answer::Standing.encode()).await.is_ok() {
             // If the session has just ended, its channel is closed and the carrier is dropped.
-            let _ = entry.standbys.send(carrier).await;
+            let _ = entry.path_events.send(PathEvent::Standby(Box::new(carrier))).await;
         }
     }
 
@@ -302,15 +304,17 @@ impl Registry {
         };
         if carrier.send_message(Answer::Accepted(accepted).encode()).await.is_ok() {
             fault::pass("accepted");
-            let arrival = Arrival {
+            let lead = NewLead {
                 carrier,
-                epoch,
-                peer_received: received,
-                peer_window: window,
+                accepted: pump::Accepted {
+                    epoch,
+                    received,
+                    window,
+                },
                 first,
             };
             // If the session has just ended, its channel is closed. The client asks again and is told why.
-            let _ = entry.arrivals.send(Box::new(arrival)).await;
+            let _ = entry.path_events.send(PathEvent::Lead(Box::new(lead))).await;
         }
     }
 
@@ -336,8 +340,7 @@ impl Registry {
         ready: watch::Receiver<Option<Result<(), Refusal>>>,
         start: SessionStart,
     ) -> (Arc<Entry>, SessionTask) {
-        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
-        let (standbys, standing) = mpsc::channel(MAX_STANDBYS);
+        let (path_events, received) = mpsc::channel(MAX_PATH_EVENTS);
         let (commands, ordered) = mpsc::channel(MAX_COMMANDS);
         let stats = Arc::new(stats);
         let entry = Arc::new(Entry {
@@ -347,8 +350,7 @@ impl Registry {
             opened_from: identity.remote,
             upstream_from: OnceLock::new(),
             reap_hash: identity.reap_hash,
-            arrivals,
-            standbys,
+            path_events,
             commands,
             stats: Arc::clone(&stats),
             epochs: Arc::new(Epochs::default()),
@@ -360,8 +362,7 @@ impl Registry {
             registry: Weak::clone(&self.this),
             entry: Arc::clone(&entry),
             id: identity.session,
-            arrivals: incoming,
-            standbys: standing,
+            path_events: received,
             commands: ordered,
             start,
         };

@@ -3,8 +3,11 @@
 
 use bowline::carrier::quic::{EndpointSecrets, QuicLimits};
 use bowline::carrier::{Carrier, memory};
+use bowline::connection;
 use bowline::identity::raw_key::TlsKey;
-use bowline::pump::{Arrival, Budget, MAX_ARRIVALS, MAX_COMMANDS, Outcome, Pump, PumpParts, SessionStats};
+use bowline::pump::{
+    Budget, MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, Outcome, PathEvent, Pump, PumpParts, SessionStats,
+};
 use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, CarrierAcceptor, RegistryLimits, RelaySettings, Server, ServerConfig};
 use bowline::session::{Session, SessionConfig, SessionMemory};
@@ -119,17 +122,19 @@ impl Bench {
 
     /// Runs the session on `carrier` to its end: what it gives comes back whole.
     pub(crate) async fn echo(&self, carrier: Carrier, accepted: &Accepted, epoch: u32) {
-        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
+        let (path_events, received) = mpsc::channel(MAX_PATH_EVENTS);
         let (_orders, ordered) = mpsc::channel(MAX_COMMANDS);
         let (ours, pipe) = duplex(64 * 1024);
-        let arrival = Arrival {
+        let lead = NewLead {
             carrier,
-            epoch: Epoch::new(epoch),
-            peer_received: accepted.received,
-            peer_window: accepted.window,
+            accepted: connection::Accepted {
+                epoch: Epoch::new(epoch),
+                received: accepted.received,
+                window: accepted.window,
+            },
             first: Bytes::new(),
         };
-        assert!(arrivals.try_send(Box::new(arrival)).is_ok());
+        assert!(path_events.try_send(PathEvent::Lead(Box::new(lead))).is_ok());
         let (input, output) = split(pipe);
         let session = SessionConfig::default();
         let pump = Pump::new(PumpParts {
@@ -138,12 +143,11 @@ impl Bench {
             output,
             pipe_closed: CloseCode::PipeClosed,
             input_ends_itself: true,
-            arrivals: incoming,
-            standbys: mpsc::channel(1).1,
+            role: connection::Role::Server,
+            path_events: received,
             epochs: Arc::default(),
             commands: ordered,
             stats: Arc::new(SessionStats::new(session.receive_window as u64)),
-            dialing: None,
             checkpoints: None,
             detached_since: bowline::clock::now(),
             confirmed: false,

@@ -7,15 +7,15 @@ use tokio::sync::watch;
 fn standing(stand: &Stand) -> DuplexStream {
     let (peer, standing) = duplex(1 << 20);
     let carrier = memory::carrier(standing, Bytes::new(), [0; 32]);
-    assert!(stand.standbys.try_send(carrier).is_ok());
+    let standby = PathEvent::Standby(Box::new(carrier));
+    assert!(stand.path_events.try_send(standby).is_ok());
     peer
 }
 
 /// A stand on the half that dials, and what its dialer is asked for.
-fn dialing() -> (Stand, watch::Receiver<DialRequest>) {
-    let (requests, requested) = watch::channel(DialRequest::None);
-    let dialing = Dialing::new(requests, mpsc::channel(1).1);
-    let mut stand = Stand::of_half(session(), false, Some(dialing), MAX_TIMEOUT);
+fn dialing() -> (Stand, watch::Receiver<ActivePaths>) {
+    let mut stand = Stand::of_half(session(), false, Role::Client, MAX_TIMEOUT);
+    let requested = stand.pump.stats.active_paths();
     stand.run_at(Duration::ZERO);
     stand.heard();
     (stand, requested)
@@ -135,7 +135,7 @@ fn a_lost_lead_is_replaced_by_the_standing_carrier_at_once_and_without_a_dial() 
     stand.run_at(MS);
     // From the last ack on, behind the word that makes it the lead.
     assert_eq!(words(&mut other), [resume(8, 2), data(1, b"bc")]);
-    assert_eq!(*requested.borrow(), DialRequest::None);
+    assert_eq!(requested.borrow().dial_request, DialRequest::None);
     assert_eq!(
         stand.pump.stats.outages().outages,
         outages,
@@ -164,12 +164,15 @@ fn a_silent_lead_is_suspected_soon_and_stands_by_from_then_on() {
     );
     // The new lead owes an answer, and is not trusted for long either.
     stand.run_at(MS * 459);
-    assert_eq!(*requested.borrow(), DialRequest::None);
+    assert_eq!(requested.borrow().dial_request, DialRequest::None);
     stand.run_at(MS * 460);
-    assert!(matches!(*requested.borrow(), DialRequest::Dial { is_urgent: true, .. }));
+    assert!(matches!(
+        requested.borrow().dial_request,
+        DialRequest::Dial { is_urgent: true, .. }
+    ));
     say(&mut other, &[ack(1)]);
     stand.run_at(MS * 470);
-    assert_eq!(*requested.borrow(), DialRequest::None, "called off");
+    assert_eq!(requested.borrow().dial_request, DialRequest::None, "called off");
 }
 
 #[test]
@@ -208,7 +211,7 @@ fn two_doubtful_carriers_do_not_take_turns() {
         stand.run_at(MS * 10 * step);
     }
     assert_eq!(stand.epochs.next(), Epoch::new(9), "one promotion");
-    assert!(matches!(*requested.borrow(), DialRequest::Dial { .. }));
+    assert!(matches!(requested.borrow().dial_request, DialRequest::Dial { .. }));
     let active = stand.pump.stats.active_paths().borrow().clone();
     assert_eq!(active.standing.len(), 1);
     for step in 300..450 {
@@ -223,13 +226,13 @@ fn a_carrier_that_comes_to_stand_by_leads_where_nothing_does() {
     let (mut stand, requested) = dialing();
     drop(std::mem::replace(&mut stand.peer, duplex(1).0));
     stand.run_at(MS);
-    assert!(matches!(*requested.borrow(), DialRequest::Dial { .. }));
+    assert!(matches!(requested.borrow().dial_request, DialRequest::Dial { .. }));
     let mut other = standing(&stand);
     stand.run_at(MS * 2);
     assert_eq!(words(&mut other), [resume(8, 0)]);
     say(&mut other, &[ack(0)]);
     stand.run_at(MS * 3);
-    assert_eq!(*requested.borrow(), DialRequest::None);
+    assert_eq!(requested.borrow().dial_request, DialRequest::None);
 }
 
 #[test]
@@ -239,14 +242,7 @@ fn a_fresh_lead_leaves_standing_carriers_alone() {
     let _other = standing(&stand);
     let (mut peer, lead) = duplex(1 << 20);
     stand.run_at(Duration::ZERO);
-    let arrival = Arrival {
-        carrier: memory::carrier(lead, Bytes::new(), [0; 32]),
-        epoch: Epoch::new(8),
-        peer_received: Offset::ZERO,
-        peer_window: 1 << 20,
-        first: Bytes::new(),
-    };
-    assert!(stand.arrivals.try_send(Box::new(arrival)).is_ok());
+    assert!(stand.path_events.try_send(new_lead(lead, 8, b"")).is_ok());
     stand.run_at(Duration::ZERO);
     say(&mut peer, &[ack(0)]);
     stand.run_at(Duration::ZERO);
@@ -258,14 +254,8 @@ fn a_fresh_lead_leaves_standing_carriers_alone() {
 fn words_of_a_hello_are_taken_once_and_do_not_show_that_the_peer_heard_anything() {
     let mut stand = Stand::new(session());
     let (mut peer, lead) = duplex(1 << 20);
-    let arrival = Arrival {
-        carrier: memory::carrier(lead, Bytes::new(), [0; 32]),
-        epoch: Epoch::new(8),
-        peer_received: Offset::ZERO,
-        peer_window: 1 << 20,
-        first: Bytes::from_static(b"SSH-2.0-first"),
-    };
-    assert!(stand.arrivals.try_send(Box::new(arrival)).is_ok());
+    let lead = new_lead(lead, 8, b"SSH-2.0-first");
+    assert!(stand.path_events.try_send(lead).is_ok());
     stand.run_at(Duration::ZERO);
     let taken = |stand: &Stand| stand.pump.connection.session().received().get();
     assert_eq!((taken(&stand), stand.pump.connection.is_confirmed()), (13, false));

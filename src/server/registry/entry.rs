@@ -1,7 +1,6 @@
 //! A session's entry in the registry.
 
-use crate::carrier::Carrier;
-use crate::pump::{Arrival, Epochs, SessionCommand, SessionStats};
+use crate::pump::{Epochs, PathEvent, SessionCommand, SessionStats};
 use crate::server::authority::Account;
 use crate::server::session_store::Slot;
 use crate::wire::{Epoch, Offset, Refusal};
@@ -23,8 +22,7 @@ pub(super) struct Entry {
     /// Our end of the connection to sshd: the address that sshd sees. Set once connected.
     pub(super) upstream_from: OnceLock<SocketAddr>,
     pub(super) reap_hash: [u8; 32],
-    pub(super) arrivals: mpsc::Sender<Box<Arrival>>,
-    pub(super) standbys: mpsc::Sender<Carrier>,
+    pub(super) path_events: mpsc::Sender<PathEvent>,
     pub(super) commands: mpsc::Sender<SessionCommand>,
     pub(super) stats: Arc<SessionStats>,
     /// The highest epoch of any carrier that has led the session.

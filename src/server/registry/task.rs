@@ -5,10 +5,11 @@ use super::super::connect_sshd::Client;
 use super::super::session_store::{Identity, RecoveredSession, StoredSession};
 use super::Registry;
 use super::entry::Entry;
-use crate::carrier::Carrier;
 use crate::clock;
 use crate::fault;
-use crate::pump::{Arrival, CheckpointStore, Outcome, Pump, PumpParts, Reservation, SessionCommand, session_memory};
+use crate::pump::{
+    CheckpointStore, Outcome, PathEvent, Pump, PumpParts, Reservation, Role, SessionCommand, session_memory,
+};
 use crate::session::{Session, SessionConfig};
 use crate::tasks::{catch_panic, panic_text};
 use crate::wire::{CloseCode, Refusal, RefusalCode, SessionId};
@@ -29,8 +30,7 @@ pub(super) struct SessionTask {
     pub(super) registry: Weak<Registry>,
     pub(super) entry: Arc<Entry>,
     pub(super) id: SessionId,
-    pub(super) arrivals: mpsc::Receiver<Box<Arrival>>,
-    pub(super) standbys: mpsc::Receiver<Carrier>,
+    pub(super) path_events: mpsc::Receiver<PathEvent>,
     pub(super) commands: mpsc::Receiver<SessionCommand>,
     pub(super) start: SessionStart,
 }
@@ -126,8 +126,7 @@ impl SessionTask {
                 }
             }
         };
-        let carriers = (self.arrivals, self.standbys);
-        let running = ends.join(carriers, self.commands, &self.entry, registry);
+        let running = ends.join(self.path_events, self.commands, &self.entry, registry);
         let outcome = tokio::select! {
             outcome = running => outcome,
             () = fault::panic_in_session() => return Disposition::Leave,
@@ -176,7 +175,7 @@ impl PumpEnds {
     /// Runs the pump.
     fn join(
         self,
-        (arrivals, standbys): (mpsc::Receiver<Box<Arrival>>, mpsc::Receiver<Carrier>),
+        path_events: mpsc::Receiver<PathEvent>,
         commands: mpsc::Receiver<SessionCommand>,
         entry: &Entry,
         registry: &Registry,
@@ -187,12 +186,11 @@ impl PumpEnds {
             output: self.output,
             pipe_closed: CloseCode::UpstreamClosed,
             input_ends_itself: true,
-            arrivals,
-            standbys,
+            role: Role::Server,
+            path_events,
             epochs: Arc::clone(&entry.epochs),
             commands,
             stats: Arc::clone(&entry.stats),
-            dialing: None,
             checkpoints: self.checkpoints,
             detached_since: self.detached_since,
             confirmed: self.confirmed,

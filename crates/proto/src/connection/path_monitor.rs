@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 const RECENT_OUTPUT: Duration = Duration::from_secs(5);
 
 /// What the dialer should do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DialRequest {
     /// Nothing: the lead is healthy.
+    #[default]
     None,
     /// Dial a new carrier.
     Dial {

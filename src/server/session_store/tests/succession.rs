@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::carrier::memory::carrier;
+use crate::connection::{Accepted, Role};
 use crate::fault::rehearsal::{Crashed, crash_after};
-use crate::pump::{Arrival, Budget, MAX_ARRIVALS, MAX_COMMANDS, Pump, PumpParts, SessionCommand, SessionStats};
+use crate::pump::{Budget, MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, PathEvent, Pump, PumpParts, SessionStats};
 use crate::session::SessionMemory;
 use crate::tasks::catch_panic;
 use bytes::Bytes;
@@ -75,8 +76,7 @@ async fn sshd(stream: TcpStream, scene: &Scene) -> Vec<u8> {
 
 struct Client {
     stats: Arc<SessionStats>,
-    arrivals: mpsc::Sender<Box<Arrival>>,
-    commands: mpsc::Sender<SessionCommand>,
+    path_events: mpsc::Sender<PathEvent>,
 }
 
 type Pipe = (ReadHalf<DuplexStream>, WriteHalf<DuplexStream>);
@@ -84,18 +84,13 @@ type Pipe = (ReadHalf<DuplexStream>, WriteHalf<DuplexStream>);
 impl Client {
     /// A client half, and the other end of its pipe.
     fn new() -> (Client, impl Future<Output = Outcome>, Pipe) {
-        let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
-        let (commands, ordered) = mpsc::channel(MAX_COMMANDS);
+        let (path_events, received) = mpsc::channel(MAX_PATH_EVENTS);
         let stats = Arc::new(SessionStats::new(config().receive_window as u64));
         let (ours, theirs) = duplex(16 * 1024);
         let (input, output) = split(theirs);
         let session = Session::new(SessionMemory::heap(&config()));
-        let parts = parts(session, (input, output), (incoming, ordered), Arc::clone(&stats));
-        let client = Client {
-            stats,
-            arrivals,
-            commands,
-        };
+        let parts = parts(session, (input, output), received, Arc::clone(&stats));
+        let client = Client { stats, path_events };
         (client, Pump::new(parts).run(), split(ours))
     }
 }
@@ -103,7 +98,7 @@ impl Client {
 fn parts<R, W>(
     session: Session,
     (input, output): (R, W),
-    (arrivals, commands): (mpsc::Receiver<Box<Arrival>>, mpsc::Receiver<SessionCommand>),
+    path_events: mpsc::Receiver<PathEvent>,
     stats: Arc<SessionStats>,
 ) -> PumpParts<R, W>
 where
@@ -116,12 +111,11 @@ where
         output,
         pipe_closed: CloseCode::UpstreamClosed,
         input_ends_itself: true,
-        arrivals,
-        standbys: mpsc::channel(1).1,
+        role: Role::Server,
+        path_events,
         epochs: Arc::default(),
-        commands,
+        commands: mpsc::channel(MAX_COMMANDS).1,
         stats,
-        dialing: None,
         checkpoints: None,
         detached_since: clock::now(),
         confirmed: false,
@@ -133,19 +127,22 @@ where
 
 /// Runs one worker. Returns how the session ended; `None` if the worker died before.
 async fn worker(client: &Client, kept: StoredSession, session_store: &SessionStore, epoch: u32) -> Option<Outcome> {
-    let (arrivals, incoming) = mpsc::channel(MAX_ARRIVALS);
-    let (_orders, ordered) = mpsc::channel(MAX_COMMANDS);
+    let (path_events, received) = mpsc::channel(MAX_PATH_EVENTS);
     let stats = Arc::new(SessionStats::restored(&kept.session, clock::now()));
     let (ours, theirs) = duplex(64 * 1024);
-    let arrival = |stream, (peer_received, peer_window)| Arrival {
-        carrier: carrier(stream, Bytes::new(), [0; 32]),
-        epoch: Epoch::new(epoch),
-        peer_received,
-        peer_window,
-        first: Bytes::new(),
+    let lead = |stream, (received, window)| {
+        PathEvent::Lead(Box::new(NewLead {
+            carrier: carrier(stream, Bytes::new(), [0; 32]),
+            accepted: Accepted {
+                epoch: Epoch::new(epoch),
+                received,
+                window,
+            },
+            first: Bytes::new(),
+        }))
     };
-    let _ = client.arrivals.try_send(Box::new(arrival(theirs, stats.room())));
-    let _ = arrivals.try_send(Box::new(arrival(ours, client.stats.room())));
+    let _ = client.path_events.try_send(lead(theirs, stats.room()));
+    let _ = path_events.try_send(lead(ours, client.stats.room()));
     let StoredSession {
         session,
         input,
@@ -157,7 +154,7 @@ async fn worker(client: &Client, kept: StoredSession, session_store: &SessionSto
         checkpoints: Some(checkpoints),
         // A client whose last bytes were lost with a worker does not come back for them.
         detach_timeout: Duration::from_millis(200),
-        ..parts(session, (input, output), (incoming, ordered), stats)
+        ..parts(session, (input, output), received, stats)
     };
     let life = async {
         let outcome = Pump::new(parts).run().await;
@@ -198,7 +195,7 @@ async fn workers(client: &Client, ours: TcpStream, mut crash: impl FnMut() -> u6
         next = recovery.sessions.pop().map(|session| (session.kept, session_store));
     }
     // Its carriers are closed. It asks for a session that does not exist any more.
-    let _ = client.commands.send(SessionCommand::Lost("gone".into())).await;
+    let _ = client.path_events.send(PathEvent::Lost("gone".into())).await;
     count.into()
 }
 
