@@ -39,7 +39,7 @@ pub use stream::ResumableStream;
 use crate::carrier;
 use crate::carrier::quic::MtuCap;
 use crate::clock;
-use crate::connection::{PathUpgrade, Role};
+use crate::connection::Role;
 use crate::identity::statement::ProvenKey;
 use crate::pump::{
     Budget, Epochs, MAX_PATH_EVENTS, NewLead, Outcome, PathEvent, Pump, PumpParts, SessionCommand, SessionStats,
@@ -276,7 +276,6 @@ impl OpenSession {
             dialer: self.dialer.clone(),
             server_key: self.server_key.clone(),
             paths: self.paths.clone(),
-            path_upgrade: PathUpgrade::new(clock::now()),
             epochs: Arc::clone(&epochs),
             stats: Arc::clone(&self.control.stats),
             path_events: path_events.clone(),

@@ -1,8 +1,9 @@
 //! The paths to a server half, in the order in which they are tried.
 
+use crate::carrier::Path;
 use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress as ResolvedRelay, RelayName, RelayResolver};
 use crate::carrier::via::{RelayAddress, RelayTransport};
-use crate::carrier::{Path, Rank};
+use crate::connection::opening_order;
 use crate::hints::Hints;
 use russh::keys::ssh_key::Fingerprint;
 use std::io;
@@ -167,25 +168,12 @@ impl Paths {
         self.known().unresolved_relays.clone()
     }
 
-    /// The paths for a race, and how many of them start at once. If the last used path is not of the best kind, the
-    /// best path starts together with it.
+    /// The paths for the race in which a session opens, and how many of them start at once.
     pub(super) fn race_order(&self) -> (Vec<Path>, usize) {
-        let mut paths = self.all();
-        let best = paths.iter().map(Path::rank).min();
-        match (paths.iter().position(|path| Some(path.rank()) == best), paths.len()) {
-            (Some(index @ 1..), 2..) => {
-                paths[1..=index].rotate_right(1);
-                (paths, 2)
-            }
-            _ => (paths, 1),
-        }
-    }
-
-    /// The paths of a better kind.
-    pub(super) fn better_than(&self, rank: Rank) -> Vec<Path> {
-        let mut paths = self.all();
-        paths.retain(|path| path.rank() < rank);
-        paths
+        let paths = self.all();
+        let ranks: Vec<u8> = paths.iter().map(|path| path.rank() as u8).collect();
+        let (order, concurrent) = opening_order(&ranks);
+        (order.into_iter().map(|path| paths[path].clone()).collect(), concurrent)
     }
 
     /// Adds host keys that the host has proved.
@@ -432,7 +420,6 @@ mod tests {
             (written(&race_order), concurrent),
             (vec!["tls 127.0.0.1:443".into(), "quic 127.0.0.1:22".into()], 2)
         );
-        assert_eq!(written(&paths.better_than(tls.rank())), ["quic 127.0.0.1:22"]);
     }
 
     #[test]

@@ -5,18 +5,14 @@ use super::dialer::Dialer;
 use super::paths::Paths;
 use crate::carrier::{Carrier, CarrierError, CarrierInfo, DialError, Path};
 use crate::clock;
-use crate::connection::StandbySchedule;
+use crate::connection::{STANDBY_TIMEOUT, StandbySchedule};
 use crate::identity::raw_key::ServerKey;
 use crate::pump::{ActivePaths, PathEvent, SessionStats};
 use crate::wire::{Answer, Hello, Refusal, SessionId};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, info};
-
-/// Limit for one path.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maintains the standby of one session.
 pub(super) struct Standby {
@@ -86,7 +82,7 @@ impl Standby {
         let candidates = StandbySchedule::candidates(self.paths.all(), |path| path.shares_path_with(lead), Path::rank);
         self.dialer.renew_sockets();
         for path in candidates {
-            match timeout(ATTEMPT_TIMEOUT, self.attempt(&path))
+            match timeout(STANDBY_TIMEOUT, self.attempt(&path))
                 .await
                 .unwrap_or(Err(StandbyError::Silent))
             {

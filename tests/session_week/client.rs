@@ -5,11 +5,11 @@ use crate::line_path::{LinePath, index_of};
 use crate::network::CLIENT;
 use crate::race::Race;
 use crate::sim::SessionSim;
-use bowline::connection::{self, DialRequest, Event, PathIndex};
-use bowline::wire::{Answer, Epoch, Frame, Hello, Offset, RefusalCode, Resume, SessionId, next_message};
+use bowline::connection::{Accepted, DialProgress, DialRequest, Event, PathIndex, Redial, RedialAction, Resumed};
+use bowline::wire::{Answer, Epoch, Frame, Hello, RefusalCode, Resume, SessionId, next_message};
 use bytes::{Bytes, BytesMut};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) const SESSION: SessionId = SessionId::new([7; 16]);
 
@@ -19,18 +19,37 @@ pub(crate) struct Client {
     pub(crate) race: Option<Race>,
     pub(crate) attached: Duration,
     pub(crate) woken: Duration,
-    seed: u64,
+    redial: Redial,
 }
 
+/// Of the path through the relay, and of those that never answer.
+const RANKS: [u8; 2] = [0, 0];
+
 impl Client {
-    pub(crate) fn new(seed: u64) -> Client {
+    pub(crate) fn new(seed: u64, now: Instant) -> Client {
         Client {
             request: DialRequest::None,
             race: None,
             attached: Duration::ZERO,
             woken: Duration::ZERO,
-            seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            redial: Redial::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), now),
         }
+    }
+
+    fn progress(&self) -> DialProgress {
+        let race = self.race.as_ref();
+        DialProgress {
+            ready: race.is_some_and(Race::is_ready),
+            running: race.is_some_and(Race::is_running),
+        }
+    }
+
+    fn poll(&mut self, now: Duration, instant: Instant) -> Option<RedialAction> {
+        if let Some(race) = &mut self.race {
+            race.collect(now);
+        }
+        let progress = self.progress();
+        self.redial.poll(&RANKS, progress, instant)
     }
 }
 
@@ -41,25 +60,23 @@ impl SessionSim<'_> {
 
     pub(crate) fn client_timeout(&self) -> Option<Duration> {
         let lead = self.client_lead().and_then(|lead| self.lines.get(&lead));
-        let race = self.client.race.as_ref().map(|race| {
-            let (due, done) = race.next(self.instant());
-            done.into_iter().fold(self.since_beginning(due), Duration::min)
-        });
+        let client = &self.client;
+        let due = client.redial.poll_timeout(&RANKS, client.progress(), self.instant());
+        let done = client.race.as_ref().and_then(Race::next);
         let told = lead.and_then(|lead| lead.told);
-        race.into_iter().chain(told).min()
+        due.map(|due| self.since_beginning(due))
+            .into_iter()
+            .chain(done)
+            .chain(told)
+            .min()
     }
 
     /// Makes this carrier the lead.
-    pub(crate) fn lead(&mut self, id: usize, epoch: Epoch, received: Offset, window: u64) {
+    pub(crate) fn lead(&mut self, id: usize, accepted: Accepted) {
         let now = self.instant();
         let Some(line) = self.lines.get_mut(&id) else { return };
         line.greeted[CLIENT] = true;
         let path = LinePath::new(id, Rc::clone(&line.state));
-        let accepted = connection::Accepted {
-            epoch,
-            received,
-            window,
-        };
         let handled = self.ends[CLIENT]
             .connection
             .handle_path(path, accepted, Bytes::new(), now);
@@ -78,7 +95,7 @@ impl SessionSim<'_> {
             let message = next_message(&mut inbox)
                 .expect("of an honest peer")
                 .expect("a whole one");
-            return self.handle_answer(id, epoch, &Answer::decode(message).expect("an answer"));
+            return self.handle_answer(id, epoch, Answer::decode(message).expect("an answer"));
         }
         while let Some(frame) = Frame::decode(&mut inbox).expect("frames of an honest peer") {
             let now = self.instant();
@@ -188,40 +205,38 @@ impl SessionSim<'_> {
         if request != DialRequest::None {
             self.stats.disturb(self.now);
         }
+        self.client.redial.handle_paths(Some(RANKS[0]), request, now);
         if let Some(race) = &mut self.client.race {
-            race.handle_request(request, now, self.now);
-            return self.end_race();
+            race.handle_request(request, self.now);
         }
-        if request != DialRequest::None {
-            self.client.seed = self.client.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            self.client.race = Some(Race::new(now, self.now, request, self.client.seed));
+        if self.is_awake() {
+            self.dial();
         }
     }
 
-    fn end_race(&mut self) {
-        let now = self.instant();
-        if let Some(race) = self.client.race.take_if(|race| race.is_over(now)) {
-            self.stats.handle_race(&race, self.now);
-            self.prune();
-        }
-    }
-
+    /// Does what the shipped code decides about dials.
     pub(crate) fn dial(&mut self) {
-        self.end_race();
         let now = self.instant();
-        if let Some(race) = &mut self.client.race {
-            while race.poll_attempt(now) {
-                race.dial(self.net, self.now);
-                self.stats.disturb(self.now);
+        while let Some(action) = self.client.poll(self.now, now) {
+            match (action, &mut self.client.race) {
+                (RedialAction::Begin { .. }, _) => {
+                    self.client.race = Some(Race::new(self.now, self.client.request));
+                }
+                (RedialAction::Dial { .. }, Some(race)) => {
+                    race.dial(self.net, self.now);
+                    self.stats.disturb(self.now);
+                }
+                (RedialAction::Resume, Some(race)) => {
+                    race.take_ready();
+                    self.resume();
+                }
+                (RedialAction::End { .. }, Some(race)) => {
+                    self.stats.handle_race(race, self.now);
+                    self.client.race = None;
+                    self.prune();
+                }
+                (action, None) => panic!("{action:?} without a race"),
             }
-        }
-        while self
-            .client
-            .race
-            .as_mut()
-            .is_some_and(|race| race.poll_resume(now, self.now))
-        {
-            self.resume();
         }
     }
 
@@ -237,23 +252,18 @@ impl SessionSim<'_> {
         let id = self.add(Line::new(self.net, epoch, self.now));
         self.send(id, CLIENT, resume.encode());
         let (rtt, now) = (self.net.rtt(), self.instant());
-        if let Some(race) = &mut self.client.race {
-            race.handle_resume_sent(epoch, rtt, now);
-        }
+        self.client.redial.handle_resume_sent(epoch, rtt, now);
     }
 
-    fn handle_answer(&mut self, id: usize, epoch: Epoch, answer: &Answer) {
+    fn handle_answer(&mut self, id: usize, epoch: Epoch, answer: Answer) {
         let now = self.instant();
-        if let Some(race) = &mut self.client.race {
-            race.handle_answered(epoch, answer, now);
+        if let Answer::Refused(refusal) = &answer {
+            assert_eq!(refusal.code, RefusalCode::Stale, "the session was lost");
         }
-        match answer {
-            Answer::Accepted(accepted) => self.lead(id, epoch, accepted.received, accepted.window),
-            Answer::Refused(refusal) => {
-                assert_eq!(refusal.code, RefusalCode::Stale, "the session was lost");
-                self.end_race();
-            }
-            other => panic!("nobody asked for that: {other:?}"),
+        let redial = &mut self.client.redial;
+        if let Resumed::Lead(accepted) = redial.handle_answered(epoch, RANKS[0], Some(answer), now) {
+            self.lead(id, accepted);
         }
+        self.dial();
     }
 }

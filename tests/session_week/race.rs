@@ -1,11 +1,9 @@
-//! The client's dials while it has no lead that it trusts: the race that ships, over the simulated network.
+//! The client's dials while it has no lead that it trusts, over the simulated network, and how many the documents allow.
 
 use crate::network::Network;
-use bowline::connection::{DIAL_TIMEOUT, DialProgress, DialRace, DialRequest};
-use bowline::session::RedialPacer;
-use bowline::wire::{Answer, Epoch};
+use bowline::connection::{DIAL_TIMEOUT, DialRequest, Redial};
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The cadence as it is documented, with its jitter: how long after the start, or the last sign, which interval holds.
 const WAITED_FOR: [(u64, u64); 2] = [(300, 150), (1800, 1000)];
@@ -13,7 +11,6 @@ const QUIET: [(u64, u64); 1] = [(1800, 1000)];
 const RARE: u64 = 15_000;
 
 pub(crate) struct Race {
-    race: DialRace,
     since: Duration,
     is_urgent: bool,
     restarts: u32,
@@ -31,10 +28,8 @@ struct Dial {
 }
 
 impl Race {
-    pub(crate) fn new(instant: Instant, now: Duration, request: DialRequest, seed: u64) -> Race {
-        let pacer = RedialPacer::new(instant, request.is_urgent(), seed);
+    pub(crate) fn new(now: Duration, request: DialRequest) -> Race {
         Race {
-            race: DialRace::for_outage(pacer, request, instant),
             since: now,
             is_urgent: request.is_urgent(),
             restarts: request.restarts(),
@@ -47,8 +42,7 @@ impl Race {
 
     /// The connection wants something else; a key, a wake from sleep, or the loss of what was only suspected restarts the
     /// cadence.
-    pub(crate) fn handle_request(&mut self, request: DialRequest, instant: Instant, now: Duration) {
-        self.race.handle_request(request, instant);
+    pub(crate) fn handle_request(&mut self, request: DialRequest, now: Duration) {
         if request != DialRequest::None && request.restarts() != self.restarts {
             self.restarts = request.restarts();
             self.allowed = self.allowed(now);
@@ -83,15 +77,9 @@ impl Race {
         allowed
     }
 
-    /// When something is due, as far as the race knows, and when a dial is done.
-    pub(crate) fn next(&self, instant: Instant) -> (Instant, Option<Duration>) {
-        let done = self.dials.iter().filter_map(|dial| dial.done).min();
-        (self.race.poll_timeout(instant, self.progress()), done)
-    }
-
-    pub(crate) fn poll_attempt(&mut self, instant: Instant) -> bool {
-        let progress = self.progress();
-        self.race.poll_attempt(instant, progress)
+    /// When a dial is done.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        self.dials.iter().filter_map(|dial| dial.done).min()
     }
 
     /// Dials the path through the relay and one of the paths that never answer.
@@ -99,39 +87,29 @@ impl Race {
         self.attempts += 1;
         for done in [net.dial(now), None] {
             self.dials.retain(|dial| now < dial.begun + DIAL_TIMEOUT);
-            if let Some(oldest) = DialRace::dial_to_abort(self.dials.len()) {
+            if let Some(oldest) = Redial::dial_to_abort(self.dials.len()) {
                 self.dials.remove(oldest);
             }
             self.dials.push_back(Dial { done, begun: now });
         }
     }
 
-    /// Whether a resume is to be sent now.
-    pub(crate) fn poll_resume(&mut self, instant: Instant, now: Duration) -> bool {
+    /// Counts the handshakes that are complete.
+    pub(crate) fn collect(&mut self, now: Duration) {
         let before = self.dials.len();
         self.dials.retain(|dial| dial.done.is_none_or(|done| done > now));
         self.ready += before - self.dials.len();
-        let may = self.ready > 0 && self.race.may_resume(instant);
-        self.ready -= usize::from(may);
-        may
     }
 
-    pub(crate) fn handle_resume_sent(&mut self, epoch: Epoch, rtt: Duration, instant: Instant) {
-        self.race.handle_resume_sent(epoch, rtt, instant);
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready > 0
     }
 
-    pub(crate) fn handle_answered(&mut self, epoch: Epoch, answer: &Answer, instant: Instant) {
-        self.race.handle_answered(epoch, Some(answer), instant);
+    pub(crate) fn is_running(&self) -> bool {
+        !self.dials.is_empty()
     }
 
-    pub(crate) fn is_over(&self, instant: Instant) -> bool {
-        self.race.is_over(instant, self.progress())
-    }
-
-    fn progress(&self) -> DialProgress {
-        DialProgress {
-            ready: self.ready > 0,
-            running: !self.dials.is_empty(),
-        }
+    pub(crate) fn take_ready(&mut self) {
+        self.ready -= 1;
     }
 }

@@ -9,6 +9,7 @@ use crate::line::Line;
 use crate::load::Load;
 use crate::network::{CLIENT, Network, SERVER};
 use crate::stats::Stats;
+use bowline::connection::Accepted;
 use bowline::wire::{Epoch, Offset};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -52,7 +53,7 @@ impl<'a> SessionSim<'a> {
             ends: [CLIENT, SERVER].map(|me| End::new(seed, me, now, beginning + now)),
             lines: BTreeMap::new(),
             next_line: 0,
-            client: Client::new(seed),
+            client: Client::new(seed, beginning + now),
             load: load.from(now, end.saturating_sub(SETTLE_TIME)),
             due: None,
             over,
@@ -61,7 +62,12 @@ impl<'a> SessionSim<'a> {
         let line = sim.add(first);
         let window = sim.ends[CLIENT].session().window();
         sim.follow(line, Epoch::new(1), Offset::ZERO, window);
-        sim.lead(line, Epoch::new(1), Offset::ZERO, window);
+        let accepted = Accepted {
+            epoch: Epoch::new(1),
+            received: Offset::ZERO,
+            window,
+        };
+        sim.lead(line, accepted);
         sim
     }
 

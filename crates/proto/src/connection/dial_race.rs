@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Most concurrent dials. At 150 ms between attempts and two dials per attempt, twelve cover dials of 900 ms: one
 /// round trip of a direct path, or three through a relay of 300 ms each.
-pub const MAX_DIALS: usize = 12;
+pub(super) const MAX_DIALS: usize = 12;
 /// The oldest dials are never aborted for newer ones, so that even the slowest path completes.
 const PROTECTED_DIALS: usize = 4;
 /// While the peer refuses dials, one attempt in this many also dials another path.
@@ -17,8 +17,22 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// After this time, or three round trips, an unanswered resume no longer blocks the next one.
 pub const RESUME_TIMEOUT: Duration = Duration::from_millis(400);
 
+/// The race in which a session opens: the numbers of the paths with these ranks, in the order in which they are dialed, and how
+/// many of them start at once. The first path worked last. If it is not of the best kind, the best path starts together with
+/// it.
+pub fn opening_order(ranks: &[u8]) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..ranks.len()).collect();
+    match order.iter().copied().min_by_key(|path| ranks[*path]) {
+        Some(best @ 1..) => {
+            order[1..=best].rotate_right(1);
+            (order, 2)
+        }
+        _ => (order, 1),
+    }
+}
+
 /// The state of one race. The driver starts and aborts the dials.
-pub struct DialRace {
+pub(super) struct DialRace {
     pacer: RedialPacer,
     restarts: u32,
     network_changes: u32,
@@ -43,7 +57,7 @@ pub struct DialProgress {
 
 impl DialRace {
     /// For an outage or a suspected one: runs until no carrier is needed.
-    pub fn for_outage(pacer: RedialPacer, request: DialRequest, now: Instant) -> DialRace {
+    pub(super) fn for_outage(pacer: RedialPacer, request: DialRequest, now: Instant) -> DialRace {
         let mut dial_race = DialRace {
             pacer,
             restarts: request.restarts(),
@@ -59,22 +73,27 @@ impl DialRace {
     }
 
     /// For an upgrade while the lead is healthy: runs while dials run, at most until `until`.
-    pub fn for_upgrade(pacer: RedialPacer, now: Instant, until: Instant) -> DialRace {
+    pub(super) fn for_upgrade(pacer: RedialPacer, now: Instant, until: Instant) -> DialRace {
         DialRace {
             upgrade_until: Some(until),
             ..DialRace::for_outage(pacer, DialRequest::None, now)
         }
     }
 
-    /// Which of the dials in progress to abort for a new one, counted from the oldest; `None` while there is room.
-    pub fn dial_to_abort(in_progress: usize) -> Option<usize> {
+    /// See [`Redial::dial_to_abort`](super::Redial::dial_to_abort).
+    pub(super) fn dial_to_abort(in_progress: usize) -> Option<usize> {
         (in_progress >= MAX_DIALS).then_some(PROTECTED_DIALS)
     }
 
     /// Which paths to dial at the attempt with this number, given the ranks of all: the first, which worked last, and in turn
     /// one of the others, so that a host with a new address or a network without UDP is covered as well. Among the others,
     /// paths of a kind like the first come first, for example another relay.
-    pub fn paths_to_dial(&self, attempt: usize, ranks: &[u8], now: Instant) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn paths_to_dial(
+        &self,
+        attempt: usize,
+        ranks: &[u8],
+        now: Instant,
+    ) -> impl Iterator<Item = usize> + use<> {
         let first = ranks.first().copied();
         let mut others: Vec<usize> = (1..ranks.len()).collect();
         others.sort_by_key(|other| ranks[*other].abs_diff(ranks[0]));
@@ -91,13 +110,13 @@ impl DialRace {
     }
 
     /// Whether no carrier is needed and no resume is pending.
-    pub fn is_over(&self, now: Instant, progress: DialProgress) -> bool {
+    pub(super) fn is_over(&self, now: Instant, progress: DialProgress) -> bool {
         self.cancelled && self.pending.is_empty() && !self.is_upgrading(now, progress)
     }
 
     /// When to call [`DialRace::poll_attempt`] and [`DialRace::may_resume`] next. They make progress or end the race,
     /// so the timeout never stays in the past.
-    pub fn poll_timeout(&self, now: Instant, progress: DialProgress) -> Instant {
+    pub(super) fn poll_timeout(&self, now: Instant, progress: DialProgress) -> Instant {
         let improving = self.upgrade_until.filter(|_| self.is_upgrading(now, progress));
         let attempt = improving.unwrap_or_else(|| self.pacer.poll_timeout());
         match self.resume_until.filter(|_| progress.ready) {
@@ -108,17 +127,17 @@ impl DialRace {
 
     /// Whether to dial now. A cancelled race continues to dial while a resume may have been accepted without our
     /// knowledge.
-    pub fn poll_attempt(&mut self, now: Instant, progress: DialProgress) -> bool {
+    pub(super) fn poll_attempt(&mut self, now: Instant, progress: DialProgress) -> bool {
         !self.is_upgrading(now, progress) && !self.is_over(now, progress) && self.pacer.poll_attempt(now)
     }
 
     /// Whether no earlier resume is still waiting for its answer.
-    pub fn may_resume(&self, now: Instant) -> bool {
+    pub(super) fn may_resume(&self, now: Instant) -> bool {
         self.resume_until.is_none_or(|until| now >= until)
     }
 
     /// The connection wants something else of the dialer.
-    pub fn handle_request(&mut self, request: DialRequest, now: Instant) {
+    pub(super) fn handle_request(&mut self, request: DialRequest, now: Instant) {
         self.cancelled = request == DialRequest::None;
         if !self.cancelled {
             self.upgrade_until = None;
@@ -148,23 +167,23 @@ impl DialRace {
     }
 
     /// The peer refused a dial because it has too many of them.
-    pub fn handle_refused(&mut self, now: Instant) {
+    pub(super) fn handle_refused(&mut self, now: Instant) {
         self.pacer.handle_refused(now);
     }
 
     /// Something arrived from the peer, but no dial has completed.
-    pub fn handle_heard(&mut self, now: Instant) {
+    pub(super) fn handle_heard(&mut self, now: Instant) {
         self.pacer.handle_heard(now);
     }
 
     /// A `Resume` was sent on a path with this round-trip time.
-    pub fn handle_resume_sent(&mut self, epoch: Epoch, rtt: Duration, now: Instant) {
+    pub(super) fn handle_resume_sent(&mut self, epoch: Epoch, rtt: Duration, now: Instant) {
         self.resume_until = Some(now + RESUME_TIMEOUT.max(rtt * 3));
         self.pending.handle_sent(epoch);
     }
 
     /// A `Resume` was answered. `answer` is `None` if the carrier was lost before the answer.
-    pub fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>, now: Instant) {
+    pub(super) fn handle_answered(&mut self, epoch: Epoch, answer: Option<&Answer>, now: Instant) {
         self.pending.handle_answered(epoch, answer);
         let accepted = matches!(answer, Some(Answer::Accepted(_)));
         // After an `Accepted` the pump reports in a moment that it needs no other carrier.
@@ -256,6 +275,13 @@ mod tests {
         });
         pending.handle_answered(Epoch::new(3), Some(&refused));
         assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_session_opens_on_the_path_that_worked_last_beside_the_first_of_the_best_kind() {
+        assert_eq!(opening_order(&[2, 1, 0, 3, 0]), (vec![0, 2, 1, 3, 4], 2));
+        assert_eq!(opening_order(&[0, 1, 0]), (vec![0, 1, 2], 1));
+        assert_eq!(opening_order(&[]), (vec![], 1));
     }
 
     #[test]

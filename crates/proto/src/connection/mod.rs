@@ -5,24 +5,25 @@
 //! method, then drains [`Connection::poll_event`], publishes [`Connection::dial_request`], and flushes the transports.
 //! [`Connection::transmit`] fills the lead's outbox; [`Connection::poll_timeout`] says when to call
 //! [`Connection::handle_timeout`] next. Both halves use it alike; only the client half monitors and dials. Its
-//! dialers are driven by [`DialRace`], which says when to dial and when to resume, [`PathUpgrade`] and [`StandbySchedule`].
+//! dialers are driven by [`Redial`], which says when to dial and when to resume, and [`StandbySchedule`].
 
 mod dial_race;
 mod path;
 mod path_monitor;
 mod path_upgrade;
 mod paths;
+mod redial;
 mod redundancy;
 mod standby;
 mod undelivered;
 
-pub use dial_race::{DIAL_TIMEOUT, DialProgress, DialRace, MAX_DIALS, RESUME_TIMEOUT};
+pub use dial_race::{DIAL_TIMEOUT, DialProgress, RESUME_TIMEOUT, opening_order};
 pub use path::{PathClose, PathTransport, UNKNOWN_RTT};
 pub use path_monitor::DialRequest;
-pub use path_upgrade::{PathUpgrade, UPGRADE_TIMEOUT};
 pub use paths::{Epochs, PathIndex, Paths};
+pub use redial::{Redial, RedialAction, Resumed};
 pub use redundancy::MAX_COPY;
-pub use standby::StandbySchedule;
+pub use standby::{STANDBY_TIMEOUT, StandbySchedule};
 
 use crate::session::{Session, SessionError};
 use crate::wire::{Epoch, Frame, Offset};

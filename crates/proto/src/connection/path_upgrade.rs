@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 /// Limit for an attempt. The lead carries the session meanwhile.
-pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Delay before the first attempt: a path that was blocked when the session opened or broke may work again.
 const FIRST_DELAY: Duration = Duration::from_secs(3);
@@ -19,7 +19,7 @@ const MIN_BACKOFF: Duration = Duration::from_secs(60);
 const MAX_BACKOFF: Duration = Duration::from_secs(1800);
 
 /// Schedules the attempts of one session.
-pub struct PathUpgrade {
+pub(super) struct PathUpgrade {
     next: Instant,
     delay: Duration,
     backoff: Duration,
@@ -32,7 +32,7 @@ pub struct PathUpgrade {
 
 impl PathUpgrade {
     /// For a session that begins.
-    pub fn new(now: Instant) -> PathUpgrade {
+    pub(super) fn new(now: Instant) -> PathUpgrade {
         PathUpgrade {
             next: now + FIRST_DELAY,
             delay: FIRST_DELAY,
@@ -44,25 +44,25 @@ impl PathUpgrade {
     }
 
     /// When the next attempt is due, if there is a better path.
-    pub fn due(&self) -> Instant {
+    pub(super) fn due(&self) -> Instant {
         self.next
     }
 
     /// No better path worked.
-    pub fn handle_failed(&mut self, now: Instant) {
+    pub(super) fn handle_failed(&mut self, now: Instant) {
         self.delay = (self.delay * 2).min(MAX_DELAY);
         self.next = self.next.max(now + self.delay);
     }
 
     /// A better path is active now.
-    pub fn handle_taken(&mut self, now: Instant) {
+    pub(super) fn handle_taken(&mut self, now: Instant) {
         self.taken = Some(now);
         self.delay = FIRST_DELAY;
         self.next = now + FIRST_DELAY;
     }
 
     /// A lead of this rank is active. The least rank is the best.
-    pub fn handle_lead(&mut self, rank: u8, now: Instant) {
+    pub(super) fn handle_lead(&mut self, rank: u8, now: Instant) {
         let before = self.rank.replace(rank);
         if before.is_some_and(|before| rank > before) {
             // A better carrier broke, and a standby or another path has replaced it.
@@ -71,7 +71,7 @@ impl PathUpgrade {
     }
 
     /// The active path broke, or is suspected to be broken.
-    pub fn handle_outage(&mut self, now: Instant) {
+    pub(super) fn handle_outage(&mut self, now: Instant) {
         match self.taken.take() {
             Some(taken) if now.saturating_duration_since(taken) < MIN_LIFETIME => {
                 self.not_before = now + self.backoff;

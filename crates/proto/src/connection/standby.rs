@@ -6,6 +6,8 @@
 use crate::wire::SessionId;
 use std::time::{Duration, Instant};
 
+/// Limit for one path, from the first packet to the peer's answer.
+pub const STANDBY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay before a standby is dialed, after the session began or lost its standby: short sessions need none.
 const FIRST_DELAY: Duration = Duration::from_secs(2);
 /// Longest delay between attempts.

@@ -1,42 +1,32 @@
-//! The client's dialers. What they dial, and when, is decided by [`DialRace`], [`PathUpgrade`] and [`StandbySchedule`], as in
-//! `client/redial.rs` and `client/standby.rs`.
+//! The client's dialers. What they dial, and when, is decided by [`Redial`] and [`StandbySchedule`], as in `client/redial.rs` and
+//! `client/standby.rs`.
 
 use crate::line::Piece;
 use crate::network::CLIENT;
 use crate::sim::{SESSION, Sim};
 use bowline_proto::connection::{
-    self, DIAL_TIMEOUT, DialProgress, DialRace, DialRequest, MAX_DIALS, PathUpgrade, StandbySchedule, UPGRADE_TIMEOUT,
+    DIAL_TIMEOUT, DialProgress, Redial, RedialAction, Resumed, STANDBY_TIMEOUT, StandbySchedule,
 };
-use bowline_proto::session::RedialPacer;
 use bowline_proto::wire::{Answer, Epoch, Hello, Resume};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Limit for one path of a standby carrier (`client/standby.rs`).
-const STANDBY_TIMEOUT: Duration = Duration::from_secs(5);
-
 pub(crate) struct Client {
-    request: DialRequest,
-    race: Option<Race>,
-    path_upgrade: PathUpgrade,
+    redial: Redial,
+    dials: Dials,
     standby: StandbySchedule,
     search: Option<Search>,
     /// The path that worked last.
     preferred: usize,
-    seed: u64,
 }
 
 /// The dials of one outage or of one upgrade.
-struct Race {
-    dial_race: DialRace,
-    /// The paths of an upgrade; empty in an outage.
-    better: Vec<usize>,
-    dials: VecDeque<Dial>,
+#[derive(Default)]
+struct Dials {
+    running: VecDeque<Dial>,
     /// The paths of completed handshakes.
     ready: Vec<usize>,
     asked: Vec<Asked>,
-    taken: Option<usize>,
-    attempts: usize,
 }
 
 struct Dial {
@@ -64,72 +54,51 @@ struct Search {
 impl Client {
     pub(crate) fn new(first: usize, now: Instant) -> Client {
         Client {
-            request: DialRequest::None,
-            race: None,
-            path_upgrade: PathUpgrade::new(now),
+            redial: Redial::new(1, now),
+            dials: Dials::default(),
             standby: StandbySchedule::new(SESSION),
             search: None,
             preferred: first,
-            seed: 1,
         }
-    }
-
-    fn pacer(&mut self, now: Instant, is_urgent: bool) -> RedialPacer {
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        RedialPacer::new(now, is_urgent, self.seed)
     }
 }
 
-impl Race {
-    fn new(dial_race: DialRace, better: Vec<usize>) -> Race {
-        Race {
-            dial_race,
-            better,
-            dials: VecDeque::new(),
-            ready: Vec::new(),
-            asked: Vec::new(),
-            taken: None,
-            attempts: 0,
-        }
-    }
-
+impl Dials {
     fn progress(&self) -> DialProgress {
         DialProgress {
             ready: !self.ready.is_empty(),
-            running: !self.dials.is_empty() || !self.asked.is_empty(),
+            running: !self.running.is_empty() || !self.asked.is_empty(),
         }
     }
 
-    fn dial(&mut self, dial: Dial) {
-        if let Some(oldest) = DialRace::dial_to_abort(self.dials.len()) {
-            self.dials.remove(oldest);
+    fn add(&mut self, dial: Dial) {
+        if let Some(oldest) = Redial::dial_to_abort(self.running.len()) {
+            self.running.remove(oldest);
         }
-        self.dials.push_back(dial);
+        self.running.push_back(dial);
     }
 
-    /// Moves completed handshakes to `ready`, and forgets what took too long.
-    fn collect(&mut self, now: Duration, instant: Instant) {
+    /// Moves completed handshakes to `ready`, and forgets what took too long. Returns the resumes that were not answered.
+    fn collect(&mut self, now: Duration) -> Vec<Asked> {
         let done = self
-            .dials
+            .running
             .iter()
             .filter(|dial| dial.done.is_some_and(|done| done <= now));
         self.ready.extend(done.map(|dial| dial.path));
-        self.dials
+        self.running
             .retain(|dial| dial.done.is_none_or(|done| done > now) && now < dial.ends);
-        let late: Vec<Epoch> = self
-            .asked
-            .iter()
-            .filter(|asked| asked.ends <= now)
-            .map(|asked| asked.epoch)
-            .collect();
-        self.asked.retain(|asked| asked.ends > now);
-        for epoch in late {
-            self.dial_race.handle_answered(epoch, None, instant);
-        }
+        let (late, asked) = self.asked.drain(..).partition(|asked| asked.ends <= now);
+        self.asked = asked;
+        late
+    }
+
+    fn take_asked(&mut self, line: usize) -> Option<Asked> {
+        let place = self.asked.iter().position(|asked| asked.line == line)?;
+        Some(self.asked.remove(place))
     }
 
     fn timeouts(&self) -> impl Iterator<Item = Duration> {
-        let dials = self.dials.iter().map(|dial| dial.done.unwrap_or(dial.ends));
+        let dials = self.running.iter().map(|dial| dial.done.unwrap_or(dial.ends));
         dials.chain(self.asked.iter().map(|asked| asked.ends))
     }
 }
@@ -159,108 +128,76 @@ impl Search {
 impl Sim {
     pub(crate) fn client_timeouts(&self) -> impl Iterator<Item = Duration> {
         let client = &self.client;
-        let race = client.race.iter();
-        let race = race.flat_map(|race| {
-            let timeout = race.dial_race.poll_timeout(self.instant(), race.progress());
-            race.timeouts().chain([self.since_beginning(timeout)])
-        });
-        let is_idle = client.race.is_none() && !self.better_paths().is_empty();
-        let upgrade = is_idle.then(|| self.since_beginning(client.path_upgrade.due()));
+        let (ranks, progress) = (self.ranks(), client.dials.progress());
+        let redial = client.redial.poll_timeout(&ranks, progress, self.instant());
         let standby = client.standby.poll_timeout().filter(|_| client.search.is_none());
-        let standby = standby.map(|at| self.since_beginning(at));
-        race.chain(upgrade)
-            .chain(standby)
+        let schedules = redial.into_iter().chain(standby).map(|at| self.since_beginning(at));
+        schedules
+            .chain(client.dials.timeouts())
             .chain(client.search.as_ref().map(Search::timeout))
     }
 
     pub(crate) fn drive_client(&mut self) {
-        self.drive_race();
+        self.drive_redial();
         self.drive_standby();
     }
 
     // Dials of an outage or an upgrade.
 
-    fn drive_race(&mut self) {
+    fn drive_redial(&mut self) {
         let (now, instant) = (self.now, self.instant());
-        self.follow_request();
-        if self.client.race.is_none() {
-            self.begin_race();
-        }
-        let Some(race) = &mut self.client.race else { return };
-        race.collect(now, instant);
-        if race.dial_race.is_over(instant, race.progress()) {
-            return self.end_race();
-        }
-        if race.dial_race.may_resume(instant)
-            && let Some(path) = race.ready.pop()
-        {
-            self.resume(path);
-        }
-        let Some(race) = &mut self.client.race else { return };
-        if race.dial_race.poll_attempt(instant, race.progress()) {
-            self.dial();
-        }
-    }
-
-    fn follow_request(&mut self) {
         let request = self.halves[CLIENT].connection.dial_request();
-        if std::mem::replace(&mut self.client.request, request) != request {
-            let now = self.instant();
-            if let Some(race) = &mut self.client.race {
-                race.dial_race.handle_request(request, now);
-            }
-        }
-    }
-
-    fn begin_race(&mut self) {
-        let now = self.instant();
         let lead = self.lead_path().map(|path| self.paths[path].rank);
-        let client = &mut self.client;
-        if let Some(rank) = lead {
-            client.path_upgrade.handle_lead(rank, now);
+        self.client.redial.handle_paths(lead, request, instant);
+        for late in self.client.dials.collect(now) {
+            self.handle_answered(&late, None);
         }
-        if client.request != DialRequest::None {
-            client.path_upgrade.handle_outage(now);
-            let pacer = client.pacer(now, client.request.is_urgent());
-            client.race = Some(Race::new(DialRace::for_outage(pacer, client.request, now), Vec::new()));
-            return;
-        }
-        let better = self.better_paths();
-        let client = &mut self.client;
-        if !better.is_empty() && client.path_upgrade.due() <= now {
-            let pacer = client.pacer(now, false);
-            let mut race = Race::new(DialRace::for_upgrade(pacer, now, now + UPGRADE_TIMEOUT), better);
-            for path in race.better.iter().copied().take(MAX_DIALS) {
-                race.dials.push_back(dial(&self.paths, path, self.now));
+        let mut is_upgrade = false;
+        while let Some(action) = {
+            let progress = self.client.dials.progress();
+            let ranks = self.ranks();
+            self.client.redial.poll(&ranks, progress, instant)
+        } {
+            match action {
+                RedialAction::Begin { resolves } => is_upgrade = !resolves,
+                RedialAction::Dial { paths, renews_sockets } => {
+                    if !std::mem::take(&mut is_upgrade) {
+                        self.log
+                            .renewals
+                            .extend(renews_sockets.then_some(self.log.attempts.len()));
+                        self.log.attempts.push(now);
+                    }
+                    let order = self.order();
+                    let dials = paths.iter().map(|path| dial(&self.paths, order[*path], now));
+                    dials.for_each(|dial| self.client.dials.add(dial));
+                }
+                RedialAction::Resume => self.resume(),
+                RedialAction::End { upgraded } => {
+                    for asked in std::mem::take(&mut self.client.dials).asked {
+                        self.close_line(asked.line, CLIENT);
+                    }
+                    if upgraded {
+                        self.log.upgrades.push(now);
+                    }
+                }
             }
-            self.client.race = Some(race);
         }
     }
 
-    /// Paths of a better kind than the lead's.
-    fn better_paths(&self) -> Vec<usize> {
-        let Some(lead) = self.lead_path() else {
-            return Vec::new();
-        };
-        let better = |path: &usize| self.paths[*path].rank < self.paths[lead].rank;
-        (0..self.paths.len()).filter(better).collect()
-    }
-
-    fn dial(&mut self) {
-        self.log.attempts.push(self.now);
+    /// All paths, the one that worked last first.
+    fn order(&self) -> Vec<usize> {
         let mut paths: Vec<usize> = (0..self.paths.len()).collect();
         paths.retain(|path| *path != self.client.preferred);
         paths.insert(0, self.client.preferred);
-        let ranks: Vec<u8> = paths.iter().map(|path| self.paths[*path].rank).collect();
-        let now = self.instant();
-        let Some(race) = &mut self.client.race else { return };
-        for index in race.dial_race.paths_to_dial(race.attempts, &ranks, now) {
-            race.dial(dial(&self.paths, paths[index], self.now));
-        }
-        race.attempts += 1;
+        paths
     }
 
-    fn resume(&mut self, path: usize) {
+    fn ranks(&self) -> Vec<u8> {
+        self.order().iter().map(|path| self.paths[*path].rank).collect()
+    }
+
+    fn resume(&mut self) {
+        let path = self.client.dials.ready.pop().expect("a completed handshake");
         let epoch = self.halves[CLIENT].epochs.next();
         let session = self.halves[CLIENT].connection.session();
         let resume = Hello::Resume(Resume {
@@ -273,59 +210,38 @@ impl Sim {
         self.send(line, CLIENT, Piece::Hello(resume));
         self.log.resumes.push(self.now);
         let (now, ends, rtt) = (self.instant(), self.now + DIAL_TIMEOUT, self.paths[path].rtt);
-        let Some(race) = &mut self.client.race else { return };
-        race.dial_race.handle_resume_sent(epoch, rtt, now);
-        race.asked.push(Asked { line, epoch, ends });
-        self.log.most_open_resumes = self.log.most_open_resumes.max(race.asked.len());
+        let client = &mut self.client;
+        client.redial.handle_resume_sent(epoch, rtt, now);
+        client.dials.asked.push(Asked { line, epoch, ends });
+        self.log.most_open_resumes = self.log.most_open_resumes.max(client.dials.asked.len());
     }
 
-    pub(crate) fn handle_answer(&mut self, line: usize, answer: &Answer) {
+    pub(crate) fn handle_answer(&mut self, line: usize, answer: Answer) {
         if matches!(answer, Answer::Standing) {
             return self.handle_standing(line);
         }
-        let now = self.instant();
-        let Some(race) = &mut self.client.race else { return };
-        let Some(place) = race.asked.iter().position(|asked| asked.line == line) else {
-            return;
-        };
-        let Asked { epoch, .. } = race.asked.remove(place);
-        race.dial_race.handle_answered(epoch, Some(answer), now);
-        if let Answer::Accepted(accepted) = answer {
-            race.taken = Some(self.lines[line].path);
-            self.client.preferred = self.lines[line].path;
-            let accepted = connection::Accepted {
-                epoch,
-                received: accepted.received,
-                window: accepted.window,
-            };
-            self.lead(CLIENT, line, accepted);
+        if let Some(asked) = self.client.dials.take_asked(line) {
+            self.handle_answered(&asked, Some(answer));
         }
     }
 
     /// A carrier was lost before its hello was answered.
     pub(crate) fn handle_unanswered(&mut self, line: usize) {
-        let now = self.instant();
-        if let Some(race) = &mut self.client.race
-            && let Some(place) = race.asked.iter().position(|asked| asked.line == line)
-        {
-            let Asked { epoch, .. } = race.asked.remove(place);
-            race.dial_race.handle_answered(epoch, None, now);
+        if let Some(asked) = self.client.dials.take_asked(line) {
+            self.handle_answered(&asked, None);
         }
     }
 
-    fn end_race(&mut self) {
-        let Some(race) = self.client.race.take() else { return };
-        for asked in &race.asked {
-            self.close_line(asked.line, CLIENT);
-        }
-        let now = self.instant();
-        match race.taken.filter(|path| race.better.contains(path)) {
-            Some(_) => {
-                self.client.path_upgrade.handle_taken(now);
-                self.log.upgrades.push(self.now);
+    fn handle_answered(&mut self, asked: &Asked, answer: Option<Answer>) {
+        let (path, now) = (self.lines[asked.line].path, self.instant());
+        let rank = self.paths[path].rank;
+        match self.client.redial.handle_answered(asked.epoch, rank, answer, now) {
+            Resumed::Lead(accepted) => {
+                self.client.preferred = path;
+                self.lead(CLIENT, asked.line, accepted);
             }
-            None if !race.better.is_empty() => self.client.path_upgrade.handle_failed(now),
-            None => {}
+            Resumed::Lost(refusal) => panic!("the session is lost: {refusal}"),
+            Resumed::NotYet => {}
         }
     }
 

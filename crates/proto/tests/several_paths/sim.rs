@@ -26,6 +26,8 @@ const TTL: Duration = Duration::from_secs(7 * 86_400);
 pub(crate) struct Log {
     /// Attempts to dial in outages.
     pub(crate) attempts: Vec<Duration>,
+    /// Which of them have new sockets.
+    pub(crate) renewals: Vec<usize>,
     /// Dials of standby carriers, with their path.
     pub(crate) standby_dials: Vec<(Duration, usize)>,
     pub(crate) resumes: Vec<Duration>,
@@ -297,7 +299,7 @@ impl Sim {
             }
             Some(Packet::Stream(_, Piece::Frames(bytes))) => self.handle_frames(line, me, &bytes, false),
             Some(Packet::Stream(_, Piece::Hello(hello))) => self.handle_hello(line, &hello),
-            Some(Packet::Stream(_, Piece::Answer(answer))) => self.handle_answer(line, &answer),
+            Some(Packet::Stream(_, Piece::Answer(answer))) => self.handle_answer(line, answer),
             Some(Packet::Copy(bytes)) => self.handle_frames(line, me, &bytes, true),
             Some(Packet::Datagram(frame)) => self.handle_frame(line, me, frame, false),
             Some(Packet::Ack(_) | Packet::Keepalive) | None => {}
