@@ -3,8 +3,9 @@
 
 use super::dialer::{Dialer, race};
 use super::failures::{AttemptError, Failed, Failures};
-use super::handshake::{AnswerDeadlines, NoAnswer, answer_timeout, busy_refusal, keep_waiting, request};
-use super::key_query::{self, KeyAnswer};
+use super::handshake::{
+    AnswerDeadlines, KeyAnswer, NoAnswer, answer_timeout, busy_refusal, keep_waiting, query_keys, request,
+};
 use super::paths::{LookupContext, Paths, ResolveError};
 use super::{ClientConfig, Control, EarlyData, OpenSession};
 use crate::carrier::{Carrier, CarrierError, Dialed, Path, Rank};
@@ -484,7 +485,7 @@ impl Opener {
 
     async fn query_keys(&mut self, carrier: &mut Carrier, keys: Vec<Bytes>) -> Result<KeyAnswer, ConnectionFailure> {
         let asked = clock::now();
-        let (answer, took) = key_query::query_keys(carrier, &self.config.user, keys, self.deadline.for_answer()).await;
+        let (answer, took) = query_keys(carrier, &self.config.user, keys, self.deadline.for_answer()).await;
         // Time that sshd took does not count against the deadline.
         self.deadline.stand_still(took);
         if answer.is_ok() {

@@ -7,7 +7,6 @@
 //! [`SessionCommand`]s of the session's owner, [`ActivePaths`] out of it with what the dialers should do, and requests for
 //! [`LiveStats`].
 
-mod budget;
 mod carriers;
 mod checkpoint;
 mod live_stats;
@@ -15,13 +14,11 @@ mod memory;
 mod parts;
 mod pipe;
 mod session_stats;
-mod shutdown;
 
 pub use crate::connection::{Accepted, DialRequest, Epochs, Role};
-pub use budget::{Budget, Reservation};
 pub use checkpoint::{Checkpoint, CheckpointStore};
 pub use live_stats::{LeadStats, LiveStats};
-pub use memory::session_memory;
+pub use memory::{Budget, Reservation, session_memory};
 pub use parts::{MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, Outcome, PathEvent, PumpParts, SessionCommand};
 pub use session_stats::{ActivePaths, OutageStats, Progress, SessionStats};
 
@@ -29,10 +26,10 @@ use crate::carrier::{self, CloseReason};
 use crate::clock::{self, Timer};
 use crate::connection::{Connection, ConnectionConfig};
 use crate::wire::{CloseCode, Frame};
-use budget::BudgetShare;
 use carriers::CarrierPath;
 use live_stats::{LastHeard, StatsRequest};
-use shutdown::Shutdown;
+use memory::BudgetShare;
+use pipe::Shutdown;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};

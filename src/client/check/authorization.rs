@@ -4,8 +4,9 @@
 //! result for the same server half.
 
 use super::super::ClientConfig;
-use super::super::handshake::{AnswerDeadlines, NoAnswer, answer_timeout, keep_waiting, request};
-use super::super::key_query::{KeyAnswer, query_keys};
+use super::super::handshake::{
+    AnswerDeadlines, KeyAnswer, NoAnswer, answer_timeout, keep_waiting, query_keys, request,
+};
 use super::probe::ProbeFailure;
 use crate::carrier::{Carrier, CarrierError};
 use crate::clock;
