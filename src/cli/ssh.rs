@@ -9,8 +9,10 @@
 mod arguments;
 mod cursor_report;
 mod decision;
+mod flood_meter;
 mod leader;
 mod link_line;
+mod ssh_output;
 mod user_terminal;
 mod wrapper;
 
@@ -22,7 +24,7 @@ use std::process::{Command, Stdio};
 
 pub(super) use self::arguments::SshArguments;
 use self::arguments::split_option;
-use self::decision::{Overlay, PlainReason, Situation, decide};
+use self::decision::{Overlay, PlainReason, Situation, decide, runs_local_commands};
 use self::wrapper::{Ended, Options, Shown};
 use super::args::{self, CommonArgs, PROXY_VARIABLE, SshArgs};
 use super::config_file::{ClientTable, ConfigFile};
@@ -44,6 +46,7 @@ pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
         arguments,
         stays,
         shown,
+        has_local_commands,
     } = match prepare(args, common) {
         Ok(prepared) => prepared,
         Err(failure) => return failure,
@@ -59,6 +62,7 @@ pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
                 overlay,
                 shown,
                 is_verbose,
+                has_local_commands,
             };
             match wrapper::run(ssh, options) {
                 Ok(Ended::Exited(code)) => std::process::exit(code),
@@ -82,6 +86,8 @@ struct Prepared {
     /// Whether bowline stays in front of it.
     stays: Result<Overlay, PlainReason>,
     shown: Shown,
+    /// ssh may run commands of the user's here.
+    has_local_commands: bool,
 }
 
 fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
@@ -94,6 +100,7 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
         arguments: ssh.raw().to_vec(),
         stays: Err(reason),
         shown: Shown::nothing(),
+        has_local_commands: false,
     };
     let Some(destination) = ssh.destination() else {
         return Ok(alone(PlainReason::NoAnswer));
@@ -137,6 +144,7 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
         arguments: line,
         stays,
         shown,
+        has_local_commands: runs_local_commands(&plain),
     })
 }
 

@@ -101,6 +101,29 @@ fn a_terminal_that_stops_reading_stops_the_program_and_loses_nothing() {
 }
 
 #[test]
+fn what_ssh_says_at_the_end_comes_behind_all_output() {
+    let mut desk = Desk::new();
+    let command = "seq 100000; echo the-end-$((1+1))";
+    desk.pty.enter(&format!(
+        "./bssh -F ssh_config -o LogLevel=INFO -t {HOST} '{command}'; echo \"code=$?.\""
+    ));
+    desk.pty.expect("the-end-2\r\n");
+    desk.pty.expect("closed.\r");
+    desk.expect_end(0);
+}
+
+#[test]
+fn a_command_of_the_users_here_writes_to_a_terminal() {
+    let mut desk = Desk::new();
+    let options = "-o PermitLocalCommand=yes -o 'LocalCommand=test -t 1 && echo on-a-terminal-$((1+1))'";
+    desk.log_in(options);
+    let shown = String::from_utf8_lossy(&desk.pty.shown_since(0)).into_owned();
+    assert!(shown.contains("on-a-terminal-2\r\n"), "{shown}");
+    desk.pty.enter("exit 0");
+    desk.expect_end(0);
+}
+
+#[test]
 fn a_paste_of_a_mebibyte_arrives_whole() {
     let mut desk = Desk::new();
     desk.log_in("");

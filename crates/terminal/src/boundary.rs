@@ -30,12 +30,22 @@ impl Boundary {
             rest = after;
             state = state.after_byte(*first);
             if state == Self::Ground {
-                // Text, mostly: only these begin something.
-                let begins = |byte: &u8| *byte == 0x1b || *byte >= 0xc2;
-                rest = &rest[rest.iter().position(begins).unwrap_or(rest.len())..];
+                rest = &rest[text_len(rest)..];
             }
         }
         state
+    }
+
+    /// How many of `bytes` come before the next text that stands between sequences, and the state behind them.
+    pub(crate) fn before_text(self, bytes: &[u8]) -> (usize, Self) {
+        let mut state = self;
+        for (at, byte) in bytes.iter().enumerate() {
+            if state == Self::Ground && is_text(*byte) {
+                return (at, state);
+            }
+            state = state.after_byte(*byte);
+        }
+        (bytes.len(), state)
     }
 
     fn after_byte(self, byte: u8) -> Self {
@@ -65,6 +75,21 @@ impl Boundary {
     }
 }
 
+/// How many of these bytes are text in ASCII. Floods are that, mostly: they are looked through in blocks, which the
+/// compiler turns into vector instructions.
+pub(crate) fn text_len(bytes: &[u8]) -> usize {
+    const BLOCK: usize = 32;
+    let is_all_text = |block: &&[u8]| block.iter().fold(true, |so_far, byte| so_far & is_text(*byte));
+    let start = BLOCK * bytes.chunks_exact(BLOCK).take_while(is_all_text).count();
+    let rest = &bytes[start..];
+    start + rest.iter().position(|byte| !is_text(*byte)).unwrap_or(rest.len())
+}
+
+/// Printable, or a control character that only moves the cursor.
+fn is_text(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r')
+}
+
 /// Keeps long strings from the parser, which would store them whole: an image in an OSC may have any size.
 #[derive(Debug, Default)]
 pub(crate) struct StringLimit {
@@ -79,9 +104,10 @@ impl StringLimit {
     /// The part of `bytes` that goes to the parser: what is left out is the middle of a long OSC.
     pub(crate) fn parsed<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let ends = |byte: &u8| matches!(byte, 0x07 | 0x18 | 0x1a | 0x1b);
-        let start = match bytes.iter().position(ends) {
-            _ if self.state != Boundary::Osc || self.length <= Self::MAX => 0,
-            end => end.unwrap_or(bytes.len()),
+        let is_long = self.state == Boundary::Osc && self.length > Self::MAX;
+        let start = match is_long {
+            true => bytes.iter().position(ends).unwrap_or(bytes.len()),
+            false => 0,
         };
         self.state = self.state.after(bytes);
         self.length = if self.state == Boundary::Osc {
@@ -148,6 +174,18 @@ mod tests {
             let bytes = &bytes[..end.index(bytes.len() + 1)];
             if Boundary::default().after(bytes) == Boundary::Ground {
                 prop_assert!(prints_next(bytes), "{}", bytes.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn text_ends_where_something_else_begins() {
+        let text = b"text of\tsome length, in more than two blocks of thirty-two bytes\r\n";
+        for end in [0, 1, 31, 32, 33, text.len()] {
+            for other in [&b""[..], b"\x1b[m", b"\x7f", b"\xc3\xa4", b"\0"] {
+                let bytes = [&text[..end], other, b"more"].concat();
+                let expected = if other.is_empty() { end + 4 } else { end };
+                assert_eq!(text_len(&bytes), expected, "{end} {other:?}");
             }
         }
     }

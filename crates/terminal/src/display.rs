@@ -80,8 +80,22 @@ pub struct Display {
     has_output: bool,
     /// Whether output was not put on the shadow screen.
     has_gap: bool,
+    flood: Option<Flood>,
     link_line: Option<String>,
 }
+
+/// A flood that has not ended, as far as is known.
+struct Flood {
+    /// Its last bytes, which neither the modes nor the shadow screen have got yet.
+    end: Vec<u8>,
+    /// When the last of it came.
+    at: Instant,
+}
+
+/// So much of the end of a flood is put on the shadow screen: a screenful in most cases, so that it is certain again.
+const FLOOD_END_BYTES: usize = 8 * 1024;
+/// A flood has ended if nothing came for so long.
+const FLOOD_PAUSE: Duration = Duration::from_millis(20);
 
 impl Display {
     /// A terminal that shows something already, with the cursor somewhere. Nothing is drawn until it is certain what the
@@ -97,6 +111,7 @@ impl Display {
             has_overlays: settings.overlays,
             has_output: false,
             has_gap: false,
+            flood: None,
             link_line: None,
         }
     }
@@ -106,17 +121,20 @@ impl Display {
     ///
     /// At the beginning, with the cursor in the first column, the rows from there on are taken as empty.
     pub fn handle_cursor_report(&mut self, cursor: Position) {
+        self.end_flood();
         self.screen.place_cursor(cursor, !self.has_output);
     }
 
     /// The terminal shows nothing, and the cursor is in the first row and column: it has just been cleared.
     pub fn handle_cleared(&mut self) {
+        self.end_flood();
         self.screen.trust_everything();
     }
 
     /// Something else has written to the terminal, as the shell does while the program is stopped: nothing is known about
     /// what the terminal shows. Call it after [`Self::hide`] and what the other wrote.
     pub fn handle_foreign_output(&mut self) {
+        self.end_flood();
         self.overlay.forget();
         self.screen.doubt_everything();
         self.predictor.handle_resize();
@@ -130,24 +148,77 @@ impl Display {
     /// Takes output of the server and returns what to write to the terminal: `bytes` unchanged, between what erases the
     /// overlay and what draws it again.
     pub fn handle_server_output(&mut self, bytes: &[u8], now: Instant) -> Vec<u8> {
+        self.end_flood();
+        let mut written = Vec::with_capacity(bytes.len());
+        self.overlay.erase(&self.screen, &self.modes, &mut written);
+        written.extend_from_slice(bytes);
+        self.has_output |= !bytes.is_empty();
+        self.show(bytes, now);
+        self.draw(&mut written);
+        written
+    }
+
+    /// Like [`Self::handle_server_output`], for a flood: only the modes are followed, at many times the speed, and nothing is
+    /// drawn. When the flood has ended (nothing came for 20 ms, or a key was typed), its end is put on the shadow screen.
+    ///
+    /// For a caller whose terminal is faster than the shadow screen.
+    pub fn handle_flood(&mut self, bytes: &[u8], now: Instant) -> Vec<u8> {
+        let mut written = Vec::with_capacity(bytes.len());
+        self.overlay.erase(&self.screen, &self.modes, &mut written);
+        written.extend_from_slice(bytes);
+        self.has_output |= !bytes.is_empty();
+        if !std::mem::replace(&mut self.has_gap, true) {
+            self.screen.doubt_everything();
+            self.predictor.handle_output(now, &self.screen);
+        }
+        let mut end = self.flood.take().map_or_else(Vec::new, |flood| flood.end);
+        let (older, newest) = bytes.split_at(bytes.len().saturating_sub(FLOOD_END_BYTES));
+        let kept = FLOOD_END_BYTES - newest.len();
+        if end.len() > 2 * kept {
+            let older = end.len() - kept;
+            self.modes.handle_output(&end[..older]);
+            end.drain(..older);
+        }
+        self.modes.handle_output(older);
+        end.extend_from_slice(newest);
+        self.flood = Some(Flood { end, at: now });
+        written
+    }
+
+    /// Whether a flood has not ended, so that [`Self::modes`] and [`Self::screen`] are behind the terminal.
+    pub fn is_flooded(&self) -> bool {
+        self.flood.is_some()
+    }
+
+    /// Puts the end of a flood on the shadow screen, as of when it came.
+    fn end_flood(&mut self) {
+        if let Some(Flood { end, at }) = self.flood.take() {
+            self.show(&end, at);
+        }
+    }
+
+    /// Puts output on the shadow screen.
+    fn show(&mut self, bytes: &[u8], now: Instant) {
+        let mut rest = bytes;
         if self.has_gap && !self.modes.is_between_sequences() {
-            let (end, rest) = bytes.split_at(self.modes.sequence_end(bytes));
-            let mut written = self.handle_flood(end, now);
-            if !rest.is_empty() {
-                written.extend(self.handle_server_output(rest, now));
-            }
-            return written;
+            let (end, after) = bytes.split_at(self.modes.sequence_end(bytes));
+            self.modes.handle_output(end);
+            rest = after;
+        }
+        if self.has_gap && rest.is_empty() {
+            return;
         }
         if std::mem::take(&mut self.has_gap) {
             let mut modes = Vec::new();
             self.modes.write_screen_modes(&mut modes);
             self.screen.handle_gap(&modes);
+            // Of what was not followed. Everything is in doubt already.
+            self.modes.take_repeated();
+            self.modes.take_soft_reset();
+            self.modes.take_probe();
+            self.modes.take_unknown();
         }
-        self.has_output |= !bytes.is_empty();
-        let mut written = Vec::with_capacity(bytes.len());
-        self.overlay.erase(&self.screen, &self.modes, &mut written);
-        written.extend_from_slice(bytes);
-        for piece in ends_apart(bytes) {
+        for piece in ends_apart(rest) {
             self.modes.handle_output(piece);
             self.screen.handle_output(piece);
             let repeated = self.modes.take_repeated();
@@ -166,25 +237,6 @@ impl Display {
             self.screen.doubt_everything();
         }
         self.predictor.handle_output(now, &self.screen);
-        self.draw(&mut written);
-        written
-    }
-
-    /// Like [`Self::handle_server_output`], for a flood: only the modes are followed, at several times the speed. There are no
-    /// overlays until later output has filled or cleared the screen.
-    ///
-    /// For a caller whose terminal is faster than the shadow screen, while more output waits. The last screenful of a flood
-    /// should go to [`Self::handle_server_output`].
-    pub fn handle_flood(&mut self, bytes: &[u8], now: Instant) -> Vec<u8> {
-        let mut written = self.hide();
-        written.extend_from_slice(bytes);
-        self.has_output |= !bytes.is_empty();
-        self.modes.handle_output(bytes);
-        if !std::mem::replace(&mut self.has_gap, true) {
-            self.screen.doubt_everything();
-            self.predictor.handle_output(now, &self.screen);
-        }
-        written
     }
 
     /// Takes the bytes of one read from the keyboard, which the caller has sent (or queued) to the server.
@@ -192,6 +244,7 @@ impl Display {
     /// `offset` is the position in the client's stream behind the last byte that carries this key. If ssh delays keys
     /// (`ObscureKeystrokeTiming`), it is the offset after the pipe has been quiet for one interval.
     pub fn handle_key(&mut self, bytes: &[u8], offset: u64, now: Instant) -> Vec<u8> {
+        self.end_flood();
         if self.has_overlays {
             self.predictor.handle_key(bytes, offset, now, &self.screen);
         }
@@ -232,6 +285,7 @@ impl Display {
     /// The line is not shown while it could not be taken away again: in the middle of a sequence, or if it is not certain
     /// what the terminal shows. It appears as soon as it can.
     pub fn set_link_line(&mut self, line: Option<String>, _now: Instant) -> Vec<u8> {
+        self.end_flood();
         self.link_line = line;
         self.drawn()
     }
@@ -244,6 +298,7 @@ impl Display {
         if (columns, rows) == (self.screen.columns(), self.screen.rows()) {
             return Vec::new();
         }
+        self.end_flood();
         let mut written = Vec::new();
         let was_visible = self.overlay.is_visible();
         let was_certain = (0..self.screen.rows()).all(|row| self.screen.is_row_certain(row));
@@ -263,11 +318,13 @@ impl Display {
 
     /// When [`Self::handle_timeout`] is due, if nothing else happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.predictor.poll_timeout()
+        let flood_ends = self.flood.as_ref().map(|flood| flood.at + FLOOD_PAUSE);
+        self.predictor.poll_timeout().into_iter().chain(flood_ends).min()
     }
 
     /// Takes the present. Output that has arrived by now must have been passed on already.
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<u8> {
+        self.end_flood();
         self.predictor.handle_timeout(now, &self.screen);
         self.drawn()
     }
@@ -275,6 +332,7 @@ impl Display {
     /// The bytes that bring the terminal back to what it was: they erase the overlay and switch off every mode that the
     /// program left on. Nothing if there is nothing to undo.
     pub fn restore(&mut self) -> Vec<u8> {
+        self.end_flood();
         let mut written = Vec::new();
         self.overlay.erase(&self.screen, &self.modes, &mut written);
         written.extend(self.modes.restore());
@@ -283,6 +341,7 @@ impl Display {
 
     /// Erases the overlay, as before the program stops. The next call of another method draws it again.
     pub fn hide(&mut self) -> Vec<u8> {
+        self.end_flood();
         let mut written = Vec::new();
         self.overlay.erase(&self.screen, &self.modes, &mut written);
         written

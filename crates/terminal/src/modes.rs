@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vte::{Params, Perform};
 
-use crate::boundary::{Boundary, StringLimit, character_end_apart};
+use crate::boundary::{Boundary, StringLimit, character_end_apart, text_len};
 
 /// Follows the modes in a stream of output, split at any byte.
 ///
@@ -66,9 +66,20 @@ impl ModeTracker {
 
     /// Takes output of the program, in pieces of any size.
     pub fn handle_output(&mut self, bytes: &[u8]) {
-        self.boundary = self.boundary.after(bytes);
-        for part in character_end_apart(self.limit.parsed(bytes)) {
-            self.parser.advance(&mut self.modes, part);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let text = match self.boundary {
+                Boundary::Ground => text_len(rest),
+                _ => 0,
+            };
+            self.modes.handle_text(&rest[..text]);
+            rest = &rest[text..];
+            let (length, boundary) = self.boundary.before_text(rest);
+            self.boundary = boundary;
+            for part in character_end_apart(self.limit.parsed(&rest[..length])) {
+                self.parser.advance(&mut self.modes, part);
+            }
+            rest = &rest[length..];
         }
     }
 
@@ -254,6 +265,14 @@ impl Modes {
 
     fn is_on(&self, mode: u16) -> bool {
         NORMALLY_ON.contains(&mode) != self.is_changed(mode)
+    }
+
+    /// Text in ASCII between sequences, at once: what the parser would do character by character.
+    fn handle_text(&mut self, text: &[u8]) {
+        let Some(last) = text.last() else { return };
+        let is_printable = |byte: &u8| matches!(byte, b' '..=b'~');
+        self.last_printed = Some(char::from(*last)).filter(|_| is_printable(last));
+        self.single_shift &= !text.iter().any(is_printable);
     }
 
     fn set_private(&mut self, mode: u16, on: bool) {
@@ -804,6 +823,20 @@ mod tests {
                 prop_assert_eq!(whole.restore(), halves.restore());
                 prop_assert_eq!(whole.is_plain(), halves.is_plain());
             }
+        }
+
+        #[test]
+        fn text_changes_the_modes_as_if_it_were_parsed(bytes in sequences(), text in "[ -~\\t\\r\\n]{0,70}", end in "(\u{1b}N|\u{1b}\\[|\u{7f}|ä|\u{e})?") {
+            let bytes = [&bytes[..], end.as_bytes(), text.as_bytes(), &bytes[..]].concat();
+            let skipping = after(&bytes);
+            let mut parsing = ModeTracker::new(24);
+            parsing.parser.advance(&mut parsing.modes, &bytes);
+            parsing.boundary = Boundary::default().after(&bytes);
+            prop_assert_eq!(skipping.boundary, parsing.boundary);
+            prop_assert_eq!(skipping.restore(), parsing.restore());
+            prop_assert_eq!(skipping.is_plain(), parsing.is_plain());
+            prop_assert_eq!(skipping.last_printed(), parsing.last_printed());
+            prop_assert_eq!(skipping.modes.unknown, parsing.modes.unknown);
         }
 
         #[test]

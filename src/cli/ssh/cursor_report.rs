@@ -57,7 +57,7 @@ impl CursorReport {
             return;
         }
         self.handle_moved(now);
-        if bytes.windows(3).any(|window| window == b"[6n" || window == b"?6n") {
+        if has_question(bytes) {
             self.program_asked_at = Some(now);
         }
     }
@@ -128,6 +128,17 @@ impl CursorReport {
         }
         (Cow::Owned(all), None)
     }
+}
+
+/// Whether the program asks. Floods rarely have an escape, and that is found fast.
+fn has_question(bytes: &[u8]) -> bool {
+    // The escape may have come before.
+    let searched = match bytes.contains(&0x1b) {
+        true => bytes,
+        false => &bytes[..bytes.len().min(4)],
+    };
+    let is_question = |window: &[u8]| window == b"[6n" || window == b"?6n";
+    searched.windows(3).any(is_question)
 }
 
 /// What some bytes begin with.

@@ -73,6 +73,11 @@ pub(super) fn decide(ssh: &SshArguments, said: &[u8], situation: Situation<'_>) 
     })
 }
 
+/// Whether ssh may run commands of the user's on this machine, which write to its stdout (LocalCommand, `~C` with `!`).
+pub(super) fn runs_local_commands(said: &[u8]) -> bool {
+    value_of(said, "permitlocalcommand") != Some("no")
+}
+
 /// As ssh decides it (ssh.c, `tty_flag`).
 fn requests_terminal(ssh: &SshArguments, said: &[u8]) -> Result<(), PlainReason> {
     let request = value_of(said, "requesttty").ok_or(PlainReason::NoAnswer)?;
@@ -167,6 +172,16 @@ mod tests {
         ] {
             assert_eq!(decided(line), Ok(Overlay::Possible), "{line:?}");
         }
+    }
+
+    #[test]
+    fn local_commands_are_run_only_if_they_are_permitted() {
+        let said = |line: &[&str]| {
+            let output = Command::new("ssh").args(["-G", "-F", "none"]).args(line).output();
+            output.expect("ssh runs").stdout
+        };
+        assert!(!runs_local_commands(&said(&["-o", "LocalCommand=echo", "host"])));
+        assert!(runs_local_commands(&said(&["-o", "PermitLocalCommand=yes", "host"])));
     }
 
     #[test]

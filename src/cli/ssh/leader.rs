@@ -46,15 +46,22 @@ pub(super) enum Change {
 }
 
 impl Leader {
-    /// Starts `ssh` with `terminal` as its controlling terminal, stdin and stdout; as stderr too if `shows_stderr`.
+    /// Starts `ssh` with `terminal` as its controlling terminal and stdin; as stdout if there is no other, and as stderr if
+    /// `shows_stderr`.
     ///
     /// This process must have one thread only.
     ///
     /// # Errors
     /// `ssh` cannot be run; as fork(2), setsid(2).
-    pub(super) fn start(mut ssh: Command, terminal: &OwnedFd, shows_stderr: bool) -> io::Result<Leader> {
+    pub(super) fn start(
+        mut ssh: Command,
+        terminal: &OwnedFd,
+        stdout: Option<OwnedFd>,
+        shows_stderr: bool,
+    ) -> io::Result<Leader> {
         let end = || terminal.try_clone().map(Stdio::from);
-        ssh.stdin(end()?).stdout(end()?);
+        ssh.stdin(end()?);
+        ssh.stdout(stdout.map_or_else(end, |stdout| Ok(stdout.into()))?);
         if shows_stderr {
             ssh.stderr(end()?);
         }

@@ -1,7 +1,7 @@
 //! bowline in front of ssh: bytes pass unchanged between the user's terminal and a terminal of ssh's own.
 //!
-//! What ssh writes is read only after what it wrote before has reached the user's terminal, and keys likewise, so a
-//! terminal that stops reading stops ssh, and memory is bounded. `Display` gets a copy of ssh's output: it knows which modes to
+//! What ssh writes is read only as long as little waits for the user's terminal, and keys likewise, so a terminal that
+//! stops reading stops ssh, and memory is bounded. `Display` gets a copy of ssh's output: it knows which modes to
 //! switch off at the end, and what is drawn over the program's output.
 
 use std::future::{pending, poll_fn};
@@ -17,32 +17,27 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::termios::{LocalModes, tcgetattr, tcsetwinsize};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::runtime;
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::coop::consume_budget;
 
 use super::cursor_report::{CursorReport, QUESTION};
 use super::decision::Overlay;
+use super::flood_meter::FloodMeter;
 use super::leader::{Change, Leader};
 use super::link_line::LinkLine;
+use super::ssh_output::{self, Order, SshOutput};
 use super::user_terminal::UserTerminal;
 use crate::cli::values::Predict;
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::descriptor::Pollable;
 use crate::observe::{LinkEvent, LinkListener, LinkReport, LinkRequests};
 use crate::tasks::Tasks;
 
-/// Most bytes in each direction between two reads. Many times what the kernel gives at once (4 KiB), so that one write
-/// serves several reads.
+/// Most bytes of one read, and how many may wait in front of the terminal before no more is read. Many times what the
+/// kernel takes at once (4 KiB), so that this process has work whenever it runs.
 const BUFFER_BYTES: usize = 64 * 1024;
-
-/// A read of at least this much is part of a flood: the terminal may be faster than the shadow screen.
-const FLOOD_BYTES: usize = 16 * 1024;
-
-/// The end of each read of a flood, which the shadow screen gets all the same: a screenful in most cases, so that it is
-/// certain again when the flood has ended.
-const FLOOD_END_BYTES: usize = 6 * 1024;
 
 /// How long the terminal's answer is waited for at the end, so that it does not reach the shell as keys.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
@@ -61,6 +56,8 @@ pub(super) struct Options {
     pub(super) overlay: Overlay,
     pub(super) shown: Shown,
     pub(super) is_verbose: bool,
+    /// ssh may run commands of the user's, whose stdout is to be a terminal.
+    pub(super) has_local_commands: bool,
 }
 
 /// What is shown by what the client half reports.
@@ -92,18 +89,28 @@ pub(super) fn run(ssh: Command, options: Options) -> io::Result<Ended> {
     let user = UserTerminal::open()?;
     let (ours, theirs) = user.make_inner()?;
     // Before the runtime: signals that are ignored stay ignored for ssh, and there is one thread only.
-    let leader = Leader::start(ssh, &theirs, io::stderr().is_terminal())?;
+    let (output, stdout) = match options.has_local_commands {
+        true => (None, None),
+        false => ssh_output::pipe().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+    };
+    let leader = Leader::start(ssh, &theirs, stdout, io::stderr().is_terminal())?;
     drop(theirs);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Wrapper::new(user, ours, leader, options)?.run().await })
+    runtime.block_on(async { Wrapper::new(user, ours, output, leader, options)?.run().await })
 }
 
 struct Wrapper {
     user: UserTerminal,
-    outer: Side,
-    inner: Side,
+    outer: Pollable,
+    /// It has been hung up.
+    is_outer_closed: bool,
+    /// Our end of ssh's terminal.
+    inner: Pollable,
+    ssh_output: SshOutput,
     leader: Leader,
     display: Display,
+    flood: FloodMeter,
+    timer: Timer,
     link: Link,
     overlay: Overlay,
     cursor: CursorReport,
@@ -200,15 +207,14 @@ impl Link {
     }
 }
 
-/// A terminal on either side.
-struct Side {
-    device: Pollable,
-    /// It has been hung up, or nobody has its other end open.
-    is_closed: bool,
-}
-
 impl Wrapper {
-    fn new(user: UserTerminal, ours: OwnedFd, leader: Leader, options: Options) -> io::Result<Wrapper> {
+    fn new(
+        user: UserTerminal,
+        ours: OwnedFd,
+        output: Option<OwnedFd>,
+        leader: Leader,
+        options: Options,
+    ) -> io::Result<Wrapper> {
         let size = user.size()?;
         // Without the client half there is nothing to show.
         let overlay = match options.shown.link {
@@ -223,8 +229,12 @@ impl Wrapper {
             overlays: overlay == Overlay::Possible,
         });
         Ok(Wrapper {
-            outer: Side::new(user.device()?)?,
-            inner: Side::new(ours)?,
+            outer: Pollable::new(user.device()?, Interest::READABLE | Interest::WRITABLE)?,
+            is_outer_closed: false,
+            inner: Pollable::new(ours, Interest::READABLE | Interest::WRITABLE)?,
+            ssh_output: SshOutput::new(output)?,
+            flood: FloodMeter::default(),
+            timer: Timer::new(),
             user,
             leader,
             display,
@@ -260,43 +270,77 @@ impl Wrapper {
                 return Ok(ended);
             }
             let (shows, types) = (!self.output.is_empty(), !self.keys.is_empty());
-            let timeout = self.poll_timeout().filter(|_| !shows);
+            let reads = self.output.len() < BUFFER_BYTES && !self.ssh_output.is_closed();
+            // Not before what the terminal has still to read.
+            self.timer.set(if shows { None } else { self.poll_timeout() });
             tokio::select! {
-                ready = self.outer.device.writable(), if shows => {
-                    self.outer.is_closed |= self.output.write_to(ready?);
-                    if self.output.is_empty() {
-                        self.cursor.handle_written(clock::now());
-                    }
+                ready = self.outer.writable(), if shows => {
+                    drop(ready?);
+                    self.write_output();
                 }
-                ready = self.inner.device.readable(), if !shows && !self.inner.is_closed => {
-                    let (count, is_closed) = read(ready?, &mut self.room);
-                    self.inner.is_closed |= is_closed;
+                () = self.ssh_output.readable(&self.inner), if reads => {
+                    let count = self.read_ssh();
                     self.handle_output(count);
-                }
-                ready = self.inner.device.writable(), if types => self.inner.is_closed |= self.keys.write_to(ready?),
-                ready = self.outer.device.readable(), if !types && !self.outer.is_closed && !self.has_ended() => {
-                    let (count, is_closed) = read(ready?, &mut self.room);
-                    self.handle_keys(count);
-                    if is_closed {
-                        self.outer.is_closed = true;
-                        // ssh is told as the kernel would tell it.
-                        self.handle_signal(Signal::HUP);
+                    if !shows {
+                        self.write_output();
                     }
+                }
+                ready = self.inner.writable(), if types => {
+                    drop(ready?);
+                    if self.keys.write_to(&self.inner) {
+                        self.ssh_output.handle_terminal_closed();
+                    }
+                }
+                ready = self.outer.readable(), if !types && !self.is_outer_closed && !self.has_ended() => {
+                    drop(ready?);
+                    self.read_keys();
                 }
                 signal = signals.recv() => self.handle_signal(signal),
                 // Not before what the terminal has still to read: predictions are judged by what it shows.
                 event = self.link.recv(), if !shows => self.handle_link(event),
-                () = clock::sleep_until(timeout.unwrap_or_else(clock::now)), if timeout.is_some() => self.handle_timeout(),
+                () = poll_fn(|cx| self.timer.poll(cx)) => {
+                    self.handle_timeout();
+                    consume_budget().await;
+                }
             }
-            self.update_link();
-            self.ask_cursor();
+            self.show_more();
             self.discard();
         }
     }
 
+    fn read_keys(&mut self) {
+        let (count, is_closed) = ssh_output::read_all(&self.outer, &mut self.room);
+        self.handle_keys(count);
+        if is_closed {
+            self.is_outer_closed = true;
+            // ssh is told as the kernel would tell it.
+            self.handle_signal(Signal::HUP);
+        }
+    }
+
+    /// As much as the terminal takes now.
+    fn write_output(&mut self) {
+        self.is_outer_closed |= self.output.write_to(&self.outer);
+        if self.output.is_empty() {
+            self.cursor.handle_written(clock::now());
+        }
+    }
+
+    /// How much there was.
+    fn read_ssh(&mut self) -> usize {
+        let order = match self.is_logged_in {
+            true => Order::StdoutFirst,
+            false => Order::TerminalFirst,
+        };
+        self.ssh_output.read(&self.inner, order, &mut self.room)
+    }
+
     /// The first bytes of `room` are ssh's.
     fn handle_output(&mut self, count: usize) {
-        if !self.is_logged_in && is_raw(&self.inner.device) {
+        if count == 0 {
+            return;
+        }
+        if !self.is_logged_in && is_raw(&self.inner) {
             self.is_logged_in = true;
             self.display.handle_login();
             self.link.line.handle_login(clock::now());
@@ -304,11 +348,12 @@ impl Wrapper {
         let now = clock::now();
         self.cursor.handle_output(&self.room[..count], now);
         self.link.line.handle_output(now);
-        let (flood, rest) = self.room[..count].split_at(flood_len(count));
-        if !flood.is_empty() {
-            self.output.push(&self.display.handle_flood(flood, now));
-        }
-        self.output.push(&self.display.handle_server_output(rest, now));
+        let output = &self.room[..count];
+        let shown = match self.flood.is_flood(count, now) {
+            true => self.display.handle_flood(output, now),
+            false => self.display.handle_server_output(output, now),
+        };
+        self.output.push(&shown);
     }
 
     /// The first bytes of `room` are the keyboard's.
@@ -338,19 +383,24 @@ impl Wrapper {
 
     fn handle_timeout(&mut self) {
         // Predictions are judged by all that has come.
-        if !self.inner.is_closed {
-            let count = read_now(&self.inner.device, &mut self.room);
-            if count > 0 {
-                self.handle_output(count);
-            }
-        }
+        let count = self.read_ssh();
+        self.handle_output(count);
         self.output.push(&self.display.handle_timeout(clock::now()));
     }
 
     /// Whether the terminal is to be asked where its cursor is.
     fn wants_cursor(&self) -> bool {
-        let is_lost = self.overlay == Overlay::Possible && !self.display.screen().is_cursor_certain();
+        let can_ask = self.overlay == Overlay::Possible && !self.display.is_flooded();
+        let is_lost = can_ask && !self.display.screen().is_cursor_certain();
         is_lost && self.display.modes().is_between_sequences()
+    }
+
+    /// What there is to show or to ask now. Between the pieces of a flood there is nothing.
+    fn show_more(&mut self) {
+        if self.output.is_empty() || !self.display.is_flooded() {
+            self.update_link();
+            self.ask_cursor();
+        }
     }
 
     /// Asks where the cursor is, if that is not known any more and nothing is on its way to the terminal.
@@ -365,11 +415,11 @@ impl Wrapper {
     /// Takes the answer, which the shell would get as keys. Keys are left to the shell.
     async fn await_answer(&mut self) {
         let end = clock::now() + ANSWER_TIMEOUT;
-        while self.cursor.is_expected(clock::now()) && !self.outer.is_closed {
+        while self.cursor.is_expected(clock::now()) && !self.is_outer_closed {
             tokio::select! {
-                ready = self.outer.device.readable() => {
+                ready = self.outer.readable() => {
                     let Ok(mut ready) = ready else { return };
-                    if !take_answer(&self.outer.device, &mut self.cursor) {
+                    if !take_answer(&self.outer, &mut self.cursor) {
                         ready.clear_ready();
                     }
                 }
@@ -431,8 +481,8 @@ impl Wrapper {
         let Some(change) = self.change.filter(|_| self.output.is_empty()) else {
             return Ok(None);
         };
-        if !self.inner.is_closed && !self.outer.is_closed {
-            let count = read_now(&self.inner.device, &mut self.room);
+        if !self.is_outer_closed {
+            let count = self.read_ssh();
             if count > 0 {
                 self.handle_output(count);
                 return Ok(None);
@@ -440,7 +490,7 @@ impl Wrapper {
         }
         let ended = match change {
             // The shell gets a screen without it.
-            Change::Stopped if self.display.is_overlay_visible() && !self.outer.is_closed => {
+            Change::Stopped if self.display.is_overlay_visible() && !self.is_outer_closed => {
                 self.output.push(&self.display.hide());
                 return Ok(None);
             }
@@ -455,7 +505,7 @@ impl Wrapper {
         if !std::mem::replace(&mut self.is_restored, true) {
             self.output.push(&self.display.restore());
         }
-        let is_shown = self.output.is_empty() || self.outer.is_closed;
+        let is_shown = self.output.is_empty() || self.is_outer_closed;
         Ok(is_shown.then_some(ended))
     }
 
@@ -483,7 +533,7 @@ impl Wrapper {
                 }
             }
             // ssh has ended, and the terminal does not read.
-            _ if self.has_ended() => self.outer.is_closed = true,
+            _ if self.has_ended() => self.is_outer_closed = true,
             other => self.leader.signal(other),
         }
     }
@@ -502,7 +552,7 @@ impl Wrapper {
         self.cursor.handle_moved(clock::now());
         if let Ok(size) = self.user.size() {
             // ssh gets SIGWINCH if it differs.
-            let _ = tcsetwinsize(self.inner.device.get_ref(), size);
+            let _ = tcsetwinsize(self.inner.get_ref(), size);
             let drawn = self.display.handle_resize(size.ws_col, size.ws_row, clock::now());
             self.output.push(&drawn);
         }
@@ -510,21 +560,12 @@ impl Wrapper {
 
     /// What has no reader any more.
     fn discard(&mut self) {
-        if self.outer.is_closed {
+        if self.is_outer_closed {
             self.output.clear();
         }
-        if self.inner.is_closed {
+        if self.ssh_output.is_terminal_closed() {
             self.keys.clear();
         }
-    }
-}
-
-impl Side {
-    fn new(device: OwnedFd) -> io::Result<Side> {
-        Ok(Side {
-            device: Pollable::new(device, Interest::READABLE | Interest::WRITABLE)?,
-            is_closed: false,
-        })
     }
 }
 
@@ -581,34 +622,7 @@ fn take_answer(terminal: &Pollable, cursor: &mut CursorReport) -> bool {
     true
 }
 
-/// How much of a read the shadow screen does not get.
-fn flood_len(count: usize) -> usize {
-    match count {
-        FLOOD_BYTES.. => count - FLOOD_END_BYTES,
-        _ => 0,
-    }
-}
-
-/// Whether keys are handed on as they are typed, as ssh wants it once a program runs there.
-fn is_raw(inner: &Pollable) -> bool {
-    tcgetattr(inner.get_ref()).is_ok_and(|modes| !modes.local_modes.contains(LocalModes::ICANON))
-}
-
-/// Reads what is there, as far as there is room: how much, and whether nothing will come any more.
-fn read(mut ready: AsyncFdReadyGuard<'_, OwnedFd>, room: &mut [u8]) -> (usize, bool) {
-    let mut filled = 0;
-    while filled < room.len() {
-        match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut room[filled..])?)) {
-            Ok(Ok(count @ 1..)) => filled += count,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(_) => return (filled, true),
-            Err(_would_block) => break,
-        }
-    }
-    (filled, false)
-}
-
-/// The same without waiting. Errors are left for the next read.
+/// Reads without waiting. Errors are left for the next read.
 fn read_now(device: &Pollable, room: &mut [u8]) -> usize {
     loop {
         match rustix::io::read(device.get_ref(), &mut *room) {
@@ -617,6 +631,11 @@ fn read_now(device: &Pollable, room: &mut [u8]) -> usize {
             Err(_) => return 0,
         }
     }
+}
+
+/// Whether keys are handed on as they are typed, as ssh wants it once a program runs there.
+fn is_raw(inner: &Pollable) -> bool {
+    tcgetattr(inner.get_ref()).is_ok_and(|modes| !modes.local_modes.contains(LocalModes::ICANON))
 }
 
 /// Bytes on their way in one direction.
@@ -631,28 +650,43 @@ impl Buffer {
         self.start == self.bytes.len()
     }
 
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.start = 0;
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        if self.is_empty() {
-            self.clear();
+        // What has been written makes room as soon as little is left to move.
+        if self.len() <= self.start {
+            self.bytes.drain(..self.start);
+            self.start = 0;
         }
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Whether nobody reads it any more.
-    fn write_to(&mut self, mut ready: AsyncFdReadyGuard<'_, OwnedFd>) -> bool {
-        while !self.is_empty() {
-            match ready.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), &self.bytes[self.start..])?)) {
-                Ok(Ok(count)) => self.start += count,
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(_)) => return true,
-                Err(_would_block) => break,
-            }
+    /// Writes as much as is taken now. Whether nobody reads it any more.
+    fn write_to(&mut self, device: &Pollable) -> bool {
+        if self.is_empty() {
+            return false;
         }
-        false
+        let written = device.try_io(Interest::WRITABLE, |fd| {
+            loop {
+                match rustix::io::write(fd, &self.bytes[self.start..]) {
+                    Ok(count) => self.start += count,
+                    Err(Errno::INTR) => continue,
+                    Err(error) => return Err(error.into()),
+                }
+                // What is not taken finds no room, so tokio waits for the reader at once: one call less for each time.
+                return match self.is_empty() {
+                    true => Ok(()),
+                    false => Err(io::ErrorKind::WouldBlock.into()),
+                };
+            }
+        });
+        written.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
     }
 }

@@ -345,9 +345,18 @@ fn a_character_that_is_split_loses_nothing() {
 fn the_shadow_catches_up_after_a_flood() {
     let mut terminal = Terminal::small();
     let mut plain = Screen::new(20, 4);
-    let flood = b"\x1b[?2004h\x1b[2;4r\x1b[4;1Hline\r\nline\r\n\x1b[3";
-    plain.handle_output(flood);
-    terminal.display.handle_flood(flood, terminal.now);
+    let mut flood = b"\x1b[?2004h\x1b[2;4r\x1b[4;1H".to_vec();
+    flood.extend(b"line \x1b[32mof\x1b[m the flood\r\n".repeat(2000));
+    flood.extend_from_slice(b"\x1b[3");
+    plain.handle_output(&flood);
+    // In pieces of all sizes: longer and shorter than what is kept of the end.
+    let (mut rest, mut size) = (&flood[..], 1);
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(size.min(rest.len()));
+        assert_eq!(terminal.display.handle_flood(piece, terminal.now), piece);
+        (rest, size) = (after, size * 3 % 20_011);
+    }
+    assert!(terminal.display.is_flooded());
     terminal.display.handle_server_output(b"1m\x1b[", terminal.now);
     let rest = b"mred\x1b[m\r\n\x1b[r\x1b[4;1Ha\r\nb\r\nc\r\nd\r\ne\r\nf\r\ng\r\n$ ";
     plain.handle_output(b"1m\x1b[");
@@ -366,15 +375,34 @@ fn the_shadow_catches_up_after_a_flood() {
 #[test]
 fn a_flood_on_the_alternate_screen_is_followed_by_its_modes() {
     let mut terminal = Terminal::small();
-    terminal
-        .display
-        .handle_flood(b"\x1b[?1049h\x1b[?25l\x1b(0\x1b[2;3r", terminal.now);
+    let modes = b"\x1b[?1049h\x1b[?25l\x1b(0\x1b[2;3r";
+    terminal.display.handle_flood(modes, terminal.now);
+    terminal.display.handle_flood(&b"flood\r\n".repeat(5000), terminal.now);
     terminal
         .display
         .handle_server_output(b"\x1b[2Jq\x1b[3;1H\n", terminal.now);
     let screen = terminal.display.screen();
     assert!(screen.is_alternate() && !screen.is_cursor_visible());
     assert!((0..4).any(|row| screen.row_text(row).contains('\u{2500}')));
+}
+
+#[test]
+fn the_end_of_a_flood_is_shown_when_nothing_more_comes() {
+    let mut terminal = Terminal::small();
+    let mut plain = Screen::new(20, 4);
+    let flood = b"line \x1b[32mof\x1b[m the flood\r\n".repeat(2000);
+    plain.handle_output(&flood);
+    terminal.display.handle_flood(&flood, terminal.now);
+    let end = terminal.display.poll_timeout().expect("it may have ended");
+    assert!(end > terminal.now);
+    terminal.display.handle_timeout(end);
+    assert!(!terminal.display.is_flooded());
+    let screen = terminal.display.screen();
+    assert!(screen.is_certain());
+    assert_eq!(
+        (screen.row_text(2), screen.cursor()),
+        (plain.row_text(2), plain.cursor())
+    );
 }
 
 #[test]
