@@ -37,10 +37,11 @@ impl Reference {
         let after = script.0.iter().map(|key| {
             terminal.press(&key.bytes);
             let starts = key.waits && key.bytes == b"\r";
-            // A program that starts is silent for a while.
-            let mut end = now() + if starts { 6 * QUIET } else { QUIET };
+            // A program that starts is silent for a while, and every echo takes a moment.
+            let mut end = now() + 5 * QUIET;
             while terminal.show_next(end) {
-                end = end.max(now() + QUIET);
+                let quiet = now() + QUIET;
+                end = if starts { end.max(quiet) } else { quiet };
             }
             terminal.grid()
         });
@@ -152,8 +153,16 @@ impl<'a> Typist<'a> {
             let grid = self.shell.terminal.grid();
             let changes = grid.cells.iter().zip(&self.shown.cells).zip(&self.history);
             let wrong = changes.filter(|((now, before), known)| now != before && !known.contains(now));
+            let wrong = wrong.count();
             if part.is_some() {
-                self.score.wrong += wrong.count();
+                self.score.wrong += wrong;
+                if wrong > 5 && std::env::var_os("BOWLINE_BENCH_SCREENS").is_some() {
+                    println!(
+                        "{part:?} after {} keys: {wrong} wrong cells:\n{}",
+                        self.score.typed,
+                        grid.text()
+                    );
+                }
             }
             self.shown = grid;
         }

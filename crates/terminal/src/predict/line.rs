@@ -92,6 +92,10 @@ impl Predictor {
     /// The cells from `start` on that move when something is inserted or erased there: up to a gap of two blanks, which
     /// separates text at the right margin. `None` if wide or unknown ones are among them.
     fn moving(&self, start: Place, screen: &Screen) -> Option<Vec<Cell>> {
+        if start.row != place(screen.cursor(), screen).row {
+            // Behind a line feed that has not come yet: nobody knows what will be in this row, as when an editor opens a new one.
+            return Some(Vec::new());
+        }
         let mut cells: Vec<Cell> = Vec::new();
         let mut blanks = 0;
         for column in start.column..screen.columns() {
