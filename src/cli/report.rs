@@ -27,7 +27,7 @@ pub(crate) use serve::{
     overlaps, several_serve, too_few_descriptors,
 };
 pub(crate) use session::{
-    asked_already, cannot_fall_back, cannot_open, cannot_open_as, chain, forget_command, no_known_hosts_command,
+    asked_already, cannot_fall_back, cannot_open, cannot_open_as, forget_command, no_known_hosts_command,
     no_ssh_config, not_a_user_name, notice, passes_no_socket, session_end,
 };
 pub(crate) use setup::{
@@ -42,7 +42,7 @@ use super::config_file::ConfigError;
 use super::settings::SettingsError;
 use crate::safe_path::UnsafePath;
 use crate::server::handover::{Endpoint, Protocol};
-use crate::wire::Escaped;
+use crate::wire::{Escaped, error_texts};
 
 /// How the program ends: sysexits(3), as far as bowline uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,18 +87,9 @@ impl Failure {
 
     /// An error as it describes itself, its sources as facts.
     pub(crate) fn from_error(exit: Exit, error: &dyn Error) -> Self {
-        let mut failure = Failure::new(exit, error);
-        let mut told = failure.what.clone();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            // Many errors already quote their source.
-            if !told.contains(&text) {
-                failure.facts.push(text.clone());
-                told = text;
-            }
-            source = cause.source();
-        }
+        let mut texts = error_texts(error);
+        let mut failure = Failure::new(exit, texts.next().unwrap_or_default());
+        failure.facts.extend(texts);
         failure
     }
 

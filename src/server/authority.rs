@@ -5,7 +5,7 @@ use super::connect_sshd::Client;
 use super::failures::Failures;
 use crate::carrier::handshake_limiter;
 use crate::identity::statement::ProvenKey;
-use crate::wire::{PeerText, Refusal, RefusalCode};
+use crate::wire::{ErrorChain, PeerText, Refusal, RefusalCode};
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -165,7 +165,7 @@ async fn ask_sshd(
     match ask.accepts_any(user, keys, client, proof).await {
         Ok(answered) => Ok(answered),
         Err(error) => {
-            warn!(event = "refused", user, remote = %client.remote, error = %chain(&error), "cannot learn from sshd whether it accepts the key");
+            warn!(event = "refused", user, remote = %client.remote, error = %ErrorChain(&error), "cannot learn from sshd whether it accepts the key");
             Err(no_verdict(&error))
         }
     }
@@ -189,10 +189,4 @@ pub(super) fn refusal(code: RefusalCode, message: impl Into<PeerText>) -> Refusa
         code,
         message: message.into(),
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

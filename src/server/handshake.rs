@@ -1,7 +1,7 @@
 //! Handles a new carrier until its session is known: handshake, hello, answer.
 
 use super::ask_sshd::Proof;
-use super::authority::{Account, Authority, Greeting, KeyGrant, OpenCheck, OpenObstacle, chain, refusal};
+use super::authority::{Account, Authority, Greeting, KeyGrant, OpenCheck, OpenObstacle, refusal};
 use super::connect_sshd::{Client, ConnectSshd};
 use super::prober::Prober;
 use super::registry::Registry;
@@ -14,8 +14,8 @@ use crate::clock;
 use crate::fault;
 use crate::identity::statement::{OpenFields, ProvenKey, open_message};
 use crate::wire::{
-    Answer, Authorization, DecodeError, Hello, KeyQuery, Open, Probe, Probed, Refusal, RefusalCode, SessionId,
-    UserName, VERSION,
+    Answer, Authorization, DecodeError, ErrorChain, Hello, KeyQuery, Open, Probe, Probed, Refusal, RefusalCode,
+    SessionId, UserName, VERSION,
 };
 use bytes::Bytes;
 use std::future::Future;
@@ -329,13 +329,13 @@ impl Acceptor {
         // It must not wait for itself: a question before this one has not led to a signature.
         drop(pending_key.take());
         let unsigned = self.verifier.allow_unsigned(source).await;
-        let unsigned = unsigned.map_err(|error| refusal(RefusalCode::RetryLater, chain(&error)))?;
+        let unsigned = unsigned.map_err(|error| refusal(RefusalCode::RetryLater, ErrorChain(&error).to_string()))?;
         let mut keys = Vec::new();
         for blob in &query.keys {
             match ProvenKey::unsigned(blob) {
                 Ok(key) => keys.push(key),
                 Err(error) if error.is_unsupported() => debug!(%error, "ignored a key of an unsupported type"),
-                Err(error) => return Err(refusal(RefusalCode::Desync, chain(&error))),
+                Err(error) => return Err(refusal(RefusalCode::Desync, ErrorChain(&error).to_string())),
             }
         }
         if let Err(refused) = self.check_opens(&query.user, client).await {
@@ -493,13 +493,13 @@ impl Acceptor {
         let remote = client.remote;
         let proven = self.verifier.prove(authorizations, message, remote.ip()).await;
         proven.map_err(|error| {
-            info!(event = "refused", user, %remote, error = %chain(&error), "the keys' signatures were not accepted");
+            info!(event = "refused", user, %remote, error = %ErrorChain(&error), "the keys' signatures were not accepted");
             // An invalid signature is a fault of the client half, which would repeat it: this carrier is closed.
             let code = match &error {
                 ProofError::Invalid(_) => RefusalCode::Desync,
                 ProofError::TooManyFailed(_) | ProofError::Fault => RefusalCode::RetryLater,
             };
-            refusal(code, chain(&error))
+            refusal(code, ErrorChain(&error).to_string())
         })
     }
 }

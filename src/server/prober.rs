@@ -1,12 +1,12 @@
 //! Answers probes with sshd's banner, read for this probe, and with the settings of sshd that would end a session.
 
 use super::ask_sshd::{AskError, read_banner};
-use super::authority::{Greeting, chain, refusal};
+use super::authority::{Greeting, refusal};
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::shared_read::SharedRead;
 use super::upstream::{DroppedClients, Upstream};
 use crate::clock;
-use crate::wire::{PeerText, Probed, Refusal, RefusalCode, SshdLimit};
+use crate::wire::{ErrorChain, PeerText, Probed, Refusal, RefusalCode, SshdLimit};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -147,7 +147,7 @@ fn no_banner(error: &AskError) -> Refusal {
         AskError::Dropped { .. } => RefusalCode::RetryLater,
         _ => RefusalCode::UpstreamDown,
     };
-    warn!(event = "refused", error = %chain(error), "cannot read sshd's banner for a probe");
+    warn!(event = "refused", error = %ErrorChain(error), "cannot read sshd's banner for a probe");
     refusal(code, error.to_string())
 }
 

@@ -1,10 +1,10 @@
 //! The connection to sshd that carries a session.
 
 use super::ask_sshd::{AskError, Source};
-use super::authority::{chain, refusal};
+use super::authority::refusal;
 use super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::startups::Startups;
-use crate::wire::{PeerText, Refusal, RefusalCode};
+use crate::wire::{ErrorChain, PeerText, Refusal, RefusalCode};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -129,7 +129,7 @@ impl Upstream {
         };
         let target = self.sshd.target();
         stream.map_err(|error| {
-            warn!(event = "refused", %target, error = %chain(&error), "sshd cannot be reached");
+            warn!(event = "refused", %target, error = %ErrorChain(&error), "sshd cannot be reached");
             refusal(
                 RefusalCode::UpstreamDown,
                 format!("the SSH server at {target} cannot be reached: {error}"),

@@ -7,7 +7,7 @@ pub mod keeper_client;
 mod key_file;
 
 use super::ask_sshd::{AskLimits, AskSshd};
-use super::authority::{Authority, OpenCheck, OpenObstacle, chain};
+use super::authority::{Authority, OpenCheck, OpenObstacle};
 use super::client_address::Families;
 use super::connect_sshd::{ConnectSshd, FromClient, FromLoopback};
 use super::handover::Listener;
@@ -22,7 +22,7 @@ use crate::identity::raw_key::{NotATlsKey, TlsKey};
 use crate::observe::{self, ControlHandler};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
-use crate::wire::{SshdLimit, Statement};
+use crate::wire::{ErrorChain, SshdLimit, Statement};
 use keeper_client::KeeperClient;
 use key_file::KeyFile;
 use serde::{Deserialize, Serialize};
@@ -351,7 +351,7 @@ impl OpenCheck for AskKeeper {
             let obstacle = match self.keeper.request(Request::MayOpen).await.map(|reply| reply.response) {
                 Ok(Response::MayOpen { obstacle }) => obstacle?,
                 Ok(_) => "the keeper answered with an unexpected message".to_owned(),
-                Err(error) => chain(&error),
+                Err(error) => ErrorChain(&error).to_string(),
             };
             Some(OpenObstacle::Standing(obstacle))
         })

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::super::config_file::ClientTable;
-use super::super::report::{self, Exit, Failure};
+use super::super::report::{Exit, Failure};
 use super::super::settings::SettingsError;
 use super::super::values::{ProxyText, Transport};
 use super::{HTTPS_PORT, ProxySettings};
 use crate::carrier::stream::{CommandLine, EnvironmentError, ProxyRules, masked};
 use crate::carrier::{Path, Proxied};
+use crate::wire::ErrorChain;
 
 /// The proxy that was asked for: by flag or BOWLINE_PROXY, else by the configuration file.
 ///
@@ -91,7 +92,7 @@ impl AlternateRoutes {
     /// Where no path led anywhere, the one that was left out is worth a line.
     pub(super) fn explain(&self, failure: Failure) -> Failure {
         match &self.left_out {
-            Some(error) => failure.fact(report::chain(error)),
+            Some(error) => failure.fact(ErrorChain(error)),
             None => failure,
         }
     }

@@ -2,10 +2,11 @@
 
 use super::{Exit, Failure};
 use crate::server::client_address::SetUpError;
+use crate::wire::ErrorChain;
 
 /// They were asked for.
 pub(crate) fn no_client_addresses(error: &SetUpError) -> Failure {
-    let cause = super::chain(error);
+    let cause = ErrorChain(error);
     let failure = Failure::new(
         Exit::Unavailable,
         "cannot show sshd the clients' own addresses (--client-address real)",

@@ -8,7 +8,7 @@ use crate::client::{AttemptError, Failed, OpenError, TrustError};
 use crate::identity::known_hosts::CommandError;
 use crate::identity::ssh_config::SshConfigError;
 use crate::pump::Outcome;
-use crate::wire::{CloseCode, Escaped, InvalidUserName, RefusalCode};
+use crate::wire::{CloseCode, ErrorChain, Escaped, InvalidUserName, RefusalCode};
 use russh::keys::ssh_key::Fingerprint;
 use std::error::Error;
 use std::fmt::Display;
@@ -106,7 +106,7 @@ pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
                         AttemptError::Silent => {
                             failure.fact(format_args!("{port}: no answer within {:.1} s", within.as_secs_f64()))
                         }
-                        error => failure.fact(format_args!("{port}: {}", chain(error))),
+                        error => failure.fact(format_args!("{port}: {}", ErrorChain(error))),
                     }
                 });
             if attempts.iter().any(is_without_host_key) {
@@ -227,7 +227,7 @@ fn other_protocol(host: &str, attempts: &[Failed]) -> Failure {
         .iter()
         .filter(|failed| is_other_protocol(failed))
         .fold(Failure::new(Exit::Protocol, what), |failure, failed| {
-            failure.fact(format_args!("{}: {}", port_of(&failed.path), chain(&failed.error)))
+            failure.fact(format_args!("{}: {}", port_of(&failed.path), ErrorChain(&failed.error)))
         })
         .hint("check the port; if it is right, install the same version of bowline on both sides")
 }
@@ -398,18 +398,4 @@ fn list(fingerprints: &[Fingerprint]) -> String {
     } else {
         texts.join(", ")
     }
-}
-
-/// An error and its causes in one line, without those that it quotes already.
-pub(crate) fn chain(error: &dyn Error) -> impl Display {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -17,6 +17,7 @@ use crate::identity::authorized_keys::open_key_file;
 use crate::server::ipc::{Reply, Request, Response};
 use crate::server::sshd_config::{Connection, LoopbackCheck, Obstacle, SshdConfig, SshdConfigError, is_here};
 use crate::server::supervisor::RequestHandler;
+use crate::wire::ErrorChain;
 
 /// The most lines of sshd's configuration that are logged one by one.
 const MAX_LINES_NAMED: usize = 20;
@@ -143,13 +144,13 @@ impl Guard {
     fn local_obstacle(&mut self) -> Option<String> {
         let obstacle = self.check.obstacle(clock::now);
         let obstacle = obstacle.filter(|obstacle| obstacle.is_about_local_address());
-        obstacle.map(|obstacle| report::chain(obstacle).to_string())
+        obstacle.map(|obstacle| ErrorChain(obstacle).to_string())
     }
 
     /// Why no session may be opened. Logged if it has changed.
     fn obstacle(&mut self) -> Option<String> {
         let obstacle = self.check.obstacle(clock::now);
-        let text = obstacle.map(|obstacle| report::chain(obstacle).to_string());
+        let text = obstacle.map(|obstacle| ErrorChain(obstacle).to_string());
         if text != self.logged {
             log_obstacle(obstacle);
             self.logged.clone_from(&text);
@@ -171,7 +172,7 @@ fn log_obstacle(obstacle: Option<&Obstacle>) {
         }
     }
     let hint = report::opens_refused(obstacle);
-    let cause = report::chain(obstacle);
+    let cause = ErrorChain(obstacle);
     warn!(event = "opens-refused", %cause, hint, "no session is opened: sshd sees all clients on loopback");
 }
 

@@ -9,6 +9,7 @@ use crate::cli::report::{self, Exit, Failure};
 use crate::cli::values::ClientAddressWord;
 use crate::server::client_address::{ClientAddresses, SetUpError};
 use crate::server::worker::ClientAddressSetup;
+use crate::wire::ErrorChain;
 
 /// The choice.
 pub(super) struct Chosen {
@@ -67,7 +68,7 @@ fn loopback(addresses: Option<ClientAddresses>) -> Chosen {
 
 /// Logs why. If this process lacks the right, or sshd is elsewhere, that is no reason for a warning.
 fn log_reason(error: &SetUpError) {
-    let (cause, hint) = (report::chain(error), report::client_address_hint(error));
+    let (cause, hint) = (ErrorChain(error), report::client_address_hint(error));
     match error {
         SetUpError::NotAllowed | SetUpError::Elsewhere { .. } => {
             info!(%cause, hint, "sshd sees clients on loopback");

@@ -1,6 +1,6 @@
 //! The life of one session: connect to sshd or restore, run the pump, close.
 
-use super::super::authority::{chain, refusal};
+use super::super::authority::refusal;
 use super::super::connect_sshd::Client;
 use super::super::session_store::{Identity, RecoveredSession, StoredSession};
 use super::Registry;
@@ -12,7 +12,7 @@ use crate::pump::{
 };
 use crate::session::{Session, SessionConfig};
 use crate::tasks::{catch_panic, panic_text};
-use crate::wire::{CloseCode, Refusal, RefusalCode, SessionId};
+use crate::wire::{CloseCode, ErrorChain, Refusal, RefusalCode, SessionId};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -161,7 +161,7 @@ impl NewSession {
             .create(self.identity.clone(), stream, &registry.session)
             .await;
         let kept = kept.map_err(|error| {
-            warn!(event = "refused", error = %chain(&error), "cannot store the session");
+            warn!(event = "refused", error = %ErrorChain(&error), "cannot store the session");
             refusal(
                 RefusalCode::RetryLater,
                 "the server half cannot store another session now",

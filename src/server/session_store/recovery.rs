@@ -10,9 +10,8 @@ use super::{
 };
 use crate::clock;
 use crate::memory::Mapping;
-use crate::server::authority::chain;
 use crate::session::{PipeCounts, RestoreError, Session};
-use crate::wire::Offset;
+use crate::wire::{ErrorChain, Offset};
 use aws_lc_rs::digest::{SHA256, digest};
 use rustix::fs::{FileType, SealFlags, fcntl_get_seals, fstat};
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -164,7 +163,7 @@ impl StoredParts {
 
 impl LostSession {
     fn record_closed(&self, closed_sessions: &mut ClosedSessions) {
-        let (name, error) = (&self.name, chain(&self.error));
+        let (name, error) = (&self.name, ErrorChain(&self.error).to_string());
         let session = self.identity.as_ref().map(|identity| identity.session);
         let why = match self.error {
             LossError::Ended => {

@@ -5,8 +5,9 @@
 use super::keeper_client::{KeeperClient, RequestError};
 use crate::identity::authorized_keys::{AuthorizedKeys, AuthorizedKeysError, KeyDecision};
 use crate::identity::statement::ProvenKey;
-use crate::server::authority::{KeyList, chain};
+use crate::server::authority::KeyList;
 use crate::server::ipc::{Reply, Request, Response};
+use crate::wire::ErrorChain;
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -57,7 +58,7 @@ impl KeyFile {
         match self.refresh().await {
             Ok(()) => true,
             Err(error) => {
-                warn!(error = %chain(&error), "the file of keys cannot be used: no key is permitted");
+                warn!(error = %ErrorChain(&error), "the file of keys cannot be used: no key is permitted");
                 false
             }
         }

@@ -23,7 +23,7 @@ pub use probe::{MAX_LIMITS, Probe, Probed, SshdLimit};
 pub use relay::{
     DialToken, KeyDigest, MAX_FINGERPRINTS, RELAY_ALPN, RelayMessage, RelayRefusal, RelayRefusalCode, missing_bytes,
 };
-pub use text::{Escaped, InvalidUserName, MAX_USER, PeerText, Quoting, UserName, is_active};
+pub use text::{ErrorChain, Escaped, InvalidUserName, MAX_USER, PeerText, Quoting, UserName, error_texts, is_active};
 
 /// The protocol version that this crate speaks.
 pub const VERSION: u32 = 1;

@@ -32,7 +32,7 @@ impl PeerText {
 
     /// An error of a library that may quote the peer, with its causes, in one line.
     pub fn of_error(error: &(dyn Error + 'static)) -> PeerText {
-        PeerText::new(Chain(error))
+        PeerText::new(ErrorChain(error))
     }
 
     /// The escaped text.
@@ -127,21 +127,31 @@ impl<T: fmt::Display> fmt::Display for Escaped<T> {
     }
 }
 
-/// An error and its causes. Those that were quoted already are left out.
-struct Chain<'a>(&'a (dyn Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut told = self.0.to_string();
-        f.write_str(&told)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
+/// What an error and its causes say, without the causes that were quoted already.
+pub fn error_texts<'a>(error: &'a (dyn Error + 'a)) -> impl Iterator<Item = String> + 'a {
+    let mut told = String::new();
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        while let Some(error) = next {
             let text = error.to_string();
+            next = error.source();
             if !told.contains(&text) {
-                write!(f, ": {text}")?;
-                told = text;
+                told = format!("{told}\n{text}");
+                return Some(text);
             }
-            cause = error.source();
+        }
+        None
+    })
+}
+
+/// [`error_texts`] in one line.
+pub struct ErrorChain<'a>(pub &'a (dyn Error + 'a));
+
+impl fmt::Display for ErrorChain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, text) in error_texts(self.0).enumerate() {
+            f.write_str(if at == 0 { "" } else { ": " })?;
+            f.write_str(&text)?;
         }
         Ok(())
     }
