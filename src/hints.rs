@@ -3,12 +3,12 @@
 //! A missing, damaged or outdated file costs a round trip or two.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use crate::atomic_file;
 
 /// Most names per file; beyond that an old one is dropped.
 const MAX_ENTRIES: usize = 1000;
@@ -69,7 +69,7 @@ impl Hints {
             forgotten.and_then(|other| hints.remove(&other));
         }
         let text = toml::to_string(&hints).expect("a map of strings is valid TOML");
-        replace(&self.0, text.as_bytes()).map_err(|source| HintError {
+        atomic_file::replace(&self.0, text.as_bytes()).map_err(|source| HintError {
             file: self.0.clone(),
             source,
         })
@@ -80,26 +80,6 @@ fn read(file: &Path) -> BTreeMap<String, String> {
     let mut text = String::new();
     let read = std::fs::File::open(file).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
     read.ok().and_then(|_| toml::from_str(&text).ok()).unwrap_or_default()
-}
-
-fn replace(file: &Path, text: &[u8]) -> std::io::Result<()> {
-    let scratch = file.with_extension(format!("toml.{}", std::process::id()));
-    let written = write_new(&scratch, text).and_then(|()| std::fs::rename(&scratch, file));
-    if written.is_err() {
-        // The failed write is reported; the temporary file may stay.
-        let _ = std::fs::remove_file(&scratch);
-    }
-    written
-}
-
-fn write_new(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! session keeps the unacknowledged bytes, and continues at the exact byte on a new path. `ARCHITECTURE.md` says
 //! where to find what; `PROTOCOL.md` has the wire format.
 
+mod atomic_file;
 pub mod carrier;
 #[doc(hidden)]
 pub mod cli;
@@ -20,6 +21,7 @@ mod local_socket;
 mod memory;
 mod observe;
 pub mod pump;
+mod random;
 pub mod relay;
 mod safe_path;
 pub mod server;

@@ -29,7 +29,7 @@ struct Room {
     crates: Crates,
 }
 
-/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `memory`, `tcp_info`, `hints`,
+/// The house. Leaves that everyone from floor 2 up may use: `clock`, `tasks`, `descriptor`, `random`, `atomic_file`, `memory`, `tcp_info`, `hints`,
 /// `local_socket`, `safe_path`, `fault`.
 const ROOMS: &[Room] = &[
     // Floors 0 and 1, in crates/proto: the compiler sees to the crates, this test to the standard library.
@@ -76,6 +76,16 @@ const ROOMS: &[Room] = &[
         crates: Crates::Only(&["rustix"]),
     },
     Room {
+        name: "random",
+        rooms: &[],
+        crates: Crates::Only(&["aws_lc_rs"]),
+    },
+    Room {
+        name: "atomic_file",
+        rooms: &[],
+        crates: Crates::Only(&["tempfile"]),
+    },
+    Room {
         name: "local_socket",
         rooms: &[],
         crates: Crates::Only(&["rustix"]),
@@ -87,7 +97,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "hints",
-        rooms: &[],
+        rooms: &["atomic_file"],
         crates: Crates::Only(&["toml", "thiserror"]),
     },
     Room {
@@ -108,7 +118,14 @@ const ROOMS: &[Room] = &[
     // Floor 2
     Room {
         name: "identity",
-        rooms: &["wire", "clock", "tasks", "descriptor", "controlling_terminal"],
+        rooms: &[
+            "wire",
+            "clock",
+            "tasks",
+            "descriptor",
+            "atomic_file",
+            "controlling_terminal",
+        ],
         crates: Crates::AllBut(&[
             "quinn",
             "clap",
@@ -121,7 +138,17 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "carrier",
-        rooms: &["wire", "identity", "clock", "tasks", "descriptor", "tcp_info", "fault"],
+        rooms: &[
+            "wire",
+            "identity",
+            "clock",
+            "tasks",
+            "descriptor",
+            "random",
+            "atomic_file",
+            "tcp_info",
+            "fault",
+        ],
         crates: Crates::AllBut(CLI_ONLY),
     },
     // Floor 3
@@ -157,6 +184,7 @@ const ROOMS: &[Room] = &[
             "carrier",
             "pump",
             "observe",
+            "random",
             "clock",
             "tasks",
             "descriptor",
@@ -176,6 +204,7 @@ const ROOMS: &[Room] = &[
             "carrier",
             "pump",
             "observe",
+            "random",
             "clock",
             "tasks",
             "descriptor",
@@ -188,7 +217,9 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "relay",
-        rooms: &["wire", "identity", "carrier", "observe", "clock", "tasks", "fault"],
+        rooms: &[
+            "wire", "identity", "carrier", "observe", "clock", "tasks", "random", "fault",
+        ],
         crates: Crates::AllBut(CLI_ONLY),
     },
     Room {
@@ -220,6 +251,8 @@ const ROOMS: &[Room] = &[
             "server",
             "relay",
             "sshd",
+            "random",
+            "atomic_file",
             "clock",
             "tasks",
             "descriptor",

@@ -269,6 +269,7 @@ fn open_entry(path: &Path) -> io::Result<File> {
 mod stored {
     use std::time::{Duration, SystemTime};
 
+    use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
     use serde::{Deserialize, Serialize};
 
     use super::JournalEntry;
@@ -330,25 +331,23 @@ mod stored {
             reap_token: array("reap_token", &stored.reap_token)?,
             host: stored.host,
             paths: stored.paths.iter().filter_map(|path| path.parse().ok()).collect(),
-            server_key: unhex(&stored.server_key).ok_or(Damaged::Hex { field: "server_key" })?,
+            server_key: unhex("server_key", &stored.server_key)?,
             started: started.ok_or(Damaged::Started(stored.started))?,
         })
     }
 
     pub(super) fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(bytes)
     }
 
-    fn unhex(text: &str) -> Option<Vec<u8>> {
-        let digits: Option<Vec<u8>> = text.chars().map(|digit| Some(digit.to_digit(16)? as u8)).collect();
-        let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-        Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    fn unhex(field: &'static str, text: &str) -> Result<Vec<u8>, Damaged> {
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes());
+        bytes.map_err(|_| Damaged::Hex { field })
     }
 
     fn array<const N: usize>(field: &'static str, text: &str) -> Result<[u8; N], Damaged> {
-        unhex(text)
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or(Damaged::Hex { field })
+        let bytes = unhex(field, text)?;
+        bytes.try_into().map_err(|_| Damaged::Hex { field })
     }
 }
 

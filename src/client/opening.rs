@@ -14,6 +14,7 @@ use crate::connection;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{OpenFields, ProvenKey, open_message, verify_host};
 use crate::pump::{MAX_COMMANDS, NewLead, SessionStats};
+use crate::random;
 use crate::wire::{
     Accepted, Answer, Authorization, DecodeError, Epoch, Hello, MAX_HELLO, Open, Refusal, RefusalCode, SessionId,
     UserName, VERSION,
@@ -254,10 +255,10 @@ impl Opener {
         let mut dialer = Dialer::new(Arc::clone(&key), config.mtu_cap);
         dialer.add_host_keys(host_keys);
         Opener {
-            id: SessionId::new(random()),
+            id: SessionId::new(random::bytes()),
             dialer,
             key,
-            reap_token: random(),
+            reap_token: random::bytes(),
             first: Bytes::new(),
             epoch: Epoch::default(),
             deadline: Deadline::new(&config, clock::now()),
@@ -630,12 +631,6 @@ fn attempt_failed(path: &Path, error: AttemptError) -> AttemptFailure {
 enum ConnectionFailure {
     Attempt(AttemptFailure),
     Lost(AttemptError),
-}
-
-pub(super) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system provides random bytes");
-    bytes
 }
 
 #[cfg(test)]

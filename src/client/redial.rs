@@ -6,13 +6,13 @@
 //! that completes, and on another one only if the answer is late.
 
 use super::dialer::Dialer;
-use super::opening::random;
 use super::paths::Paths;
 use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path};
 use crate::clock;
 use crate::connection::{DIAL_TIMEOUT, DialProgress, Redial, RedialAction, Resumed};
 use crate::identity::raw_key::ServerKey;
 use crate::pump::{Epochs, NewLead, PathEvent, SessionStats};
+use crate::random;
 use crate::wire::{Answer, Epoch, Hello, Resume, SessionId};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -59,7 +59,7 @@ impl Redialer {
     /// Runs until the session ends.
     pub(super) async fn run(mut self) {
         let mut active = self.stats.active_paths();
-        let mut redial = Redial::new(u64::from_ne_bytes(random()), clock::now());
+        let mut redial = Redial::new(u64::from_ne_bytes(random::bytes()), clock::now());
         let mut dials = Dials::default();
         loop {
             {

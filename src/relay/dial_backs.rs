@@ -1,6 +1,7 @@
 //! Clients that wait for a server half to dial back.
 
 use crate::carrier::via::ViaStream;
+use crate::random;
 use crate::wire::DialToken;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -23,9 +24,7 @@ pub(super) struct PendingDialBack<'a> {
 impl DialBacks {
     /// Registers a waiting client under a new token.
     pub(super) fn register(&self) -> PendingDialBack<'_> {
-        let mut random = [0; 32];
-        aws_lc_rs::rand::fill(&mut random).expect("the system gives random bytes");
-        let token = DialToken::new(random);
+        let token = DialToken::new(random::bytes());
         let (sender, answer) = oneshot::channel();
         self.pending().insert(token, sender);
         PendingDialBack {

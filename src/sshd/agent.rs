@@ -1,10 +1,12 @@
 //! Agent forwarding: a socket that only the user can reach, whose connections go to the client's agent.
 
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use russh::server::Handle;
+use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,10 +17,9 @@ use super::forward;
 
 /// The socket of one connection. Dropping it removes the socket and its folder.
 pub(super) struct AgentSocket {
-    folder: Folder,
+    path: PathBuf,
+    _folder: TempDir,
 }
-
-struct Folder(PathBuf);
 
 impl AgentSocket {
     /// Opens the socket and serves it until the connection ends; `None`, with a log line, when that is impossible.
@@ -28,10 +29,13 @@ impl AgentSocket {
         connection: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Option<AgentSocket> {
-        let folder = Folder::create()
+        let folder = new_folder()
             .inspect_err(|error| warn!(%error, "cannot create a folder for the agent socket"))
             .ok()?;
-        let agent = AgentSocket { folder };
+        let agent = AgentSocket {
+            path: folder.path().join("agent"),
+            _folder: folder,
+        };
         let listener = UnixListener::bind(agent.path())
             .inspect_err(|error| warn!(%error, path = %agent.path().display(), "cannot create the agent socket"))
             .ok()?;
@@ -46,7 +50,7 @@ impl AgentSocket {
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.folder.0
+        &self.path
     }
 }
 
@@ -86,24 +90,11 @@ async fn bring(stream: UnixStream, handle: Handle, channels: Channels, connectio
     }
 }
 
-impl Folder {
-    /// A new folder, ours alone, and the socket's path in it.
-    fn create() -> io::Result<Folder> {
-        let mut name = [0; 8];
-        aws_lc_rs::rand::fill(&mut name).map_err(|_| io::Error::other("no randomness"))?;
-        let name = format!("bowline-agent-{:016x}", u64::from_ne_bytes(name));
-        let folder = std::env::temp_dir().join(name);
-        // Fails when the name exists, whosever it is.
-        std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        Ok(Folder(folder.join("agent")))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-        if let Some(folder) = self.0.parent() {
-            let _ = std::fs::remove_dir(folder);
-        }
-    }
+/// A new folder that only the user can look into.
+fn new_folder() -> io::Result<TempDir> {
+    let mut options = tempfile::Builder::new();
+    options
+        .prefix("bowline-agent-")
+        .permissions(Permissions::from_mode(0o700));
+    options.tempdir()
 }

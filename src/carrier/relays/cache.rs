@@ -3,18 +3,17 @@
 //! While DNS works, a missing or damaged file does no harm.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::{DnsName, Endpoint};
+use crate::atomic_file;
 
 /// Name of the file.
 const FILE: &str = "relays.json";
@@ -108,7 +107,7 @@ impl Cache {
         forget_oldest(&mut stored.services);
         forget_oldest(&mut stored.hosts);
         let text = serde_json::to_vec(&stored).expect("strings and numbers are valid JSON");
-        if let Err(error) = replace(&file, &text) {
+        if let Err(error) = atomic_file::replace(&file, &text) {
             debug!(file = %file.display(), %error, "cannot write the relay cache");
         }
     }
@@ -135,25 +134,6 @@ fn forget_oldest<T>(entries: &mut BTreeMap<String, Entry<T>>) {
         };
         entries.remove(&name);
     }
-}
-
-fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
-    // One process may resolve for several sessions at once.
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let scratch = file.with_extension(format!("json.{}.{count}", std::process::id()));
-    let written = write_new(&scratch, text).and_then(|()| fs::rename(&scratch, file));
-    if written.is_err() {
-        // The error to report is that of the write.
-        let _ = fs::remove_file(&scratch);
-    }
-    written
-}
-
-fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text)
 }
 
 /// Content of the file.
@@ -220,6 +200,7 @@ impl StoredMember {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

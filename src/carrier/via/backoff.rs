@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use fastrand::Rng;
+
 const MIN_DELAY: Duration = Duration::from_millis(250);
 const MAX_DELAY: Duration = Duration::from_secs(30);
 /// While sessions run over relays, any relay may be needed at any moment.
@@ -14,7 +16,7 @@ const MAX_DELAY_WHILE_NEEDED: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
-    random: u64,
+    random: Rng,
 }
 
 impl Backoff {
@@ -22,7 +24,7 @@ impl Backoff {
     pub fn new(seed: u64) -> Backoff {
         Backoff {
             next: MIN_DELAY,
-            random: seed | 1,
+            random: Rng::with_seed(seed),
         }
     }
 
@@ -36,21 +38,13 @@ impl Backoff {
         let most = if is_needed { MAX_DELAY_WHILE_NEEDED } else { MAX_DELAY };
         let wait = self.next.min(most);
         self.next = (self.next * 2).min(MAX_DELAY);
-        wait / 2 + wait.mul_f64(self.draw() / 2.0)
+        wait / 2 + wait.mul_f64(self.random.f64() / 2.0)
     }
 
     /// The longest delay, for refusals that are not likely to change soon.
     pub fn max_delay(&mut self) -> Duration {
         self.next = MAX_DELAY;
         self.next_delay(false)
-    }
-
-    /// From 0 to 1. xorshift64 (Marsaglia 2003) is good enough for jitter.
-    fn draw(&mut self) -> f64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

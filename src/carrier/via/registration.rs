@@ -19,6 +19,7 @@ use super::control::{ControlClosed, ControlConnection, ControlContext, ControlEv
 use super::register::{RegisterError, RegistrationDialer, RegistrationSettings};
 use super::{IncomingStream, RelayTransport};
 use crate::clock::{self, Timer};
+use crate::random;
 use crate::wire::{KeyDigest, RelayRefusalCode};
 
 /// How often QUIC is tried while the registration uses TLS.
@@ -76,7 +77,7 @@ impl Registration {
     pub async fn run(self, incoming: mpsc::Sender<IncomingStream>, stop: CancellationToken) {
         let (events, received) = mpsc::channel(16);
         let mut task = RegistrationTask {
-            backoff: Backoff::new(seed()),
+            backoff: Backoff::new(u64::from_ne_bytes(random::bytes())),
             dialer: self.dialer,
             state: self.state,
             incoming,
@@ -90,12 +91,6 @@ impl Registration {
         stop.run_until_cancelled(task.run(received)).await;
         task.unregister().await;
     }
-}
-
-fn seed() -> u64 {
-    let mut seed = [0; 8];
-    aws_lc_rs::rand::fill(&mut seed).expect("the system gives random bytes");
-    u64::from_le_bytes(seed)
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<ControlConnection, RegisterError>> + Send>>;

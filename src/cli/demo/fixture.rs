@@ -18,6 +18,7 @@ use crate::carrier::quic::{EndpointSecrets, QuicLimits, QuicListener, bind};
 use crate::cli::logging::LogSettings;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::sign_host;
+use crate::random;
 use crate::server::ask_sshd::{AskLimits, AskSshd};
 use crate::server::connect_sshd::{ConnectSshd, FromLoopback};
 use crate::server::{Authority, RegistryLimits, RelaySettings, Server, ServerConfig};
@@ -61,7 +62,7 @@ impl Fixture {
         let tasks = Tasks::new();
         let (sshd, user) = start_sshd(&tasks, &host_key, user_key.public_key().clone()).await?;
         let tls_key = TlsKey::generate();
-        let secrets = EndpointSecrets::new(random());
+        let secrets = EndpointSecrets::new(random::bytes());
         let server = start_server_half(&tasks, sshd, &host_key, tls_key.clone(), secrets.clone())?;
         let secrets = secrets.of_listener(server);
         let reset_endpoint =
@@ -185,11 +186,5 @@ fn loopback_socket() -> Result<std::net::UdpSocket, DemoError> {
 }
 
 fn new_key() -> PrivateKey {
-    Ed25519Keypair::from_seed(&random()).into()
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
-    bytes
+    Ed25519Keypair::from_seed(&random::bytes()).into()
 }

@@ -1,14 +1,16 @@
 //! A folder of the demo's own, which goes when the demo goes.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
 
 use super::DemoError;
 
 /// A temporary folder that nobody else can look into. Removed with all that is in it when it is dropped.
-pub(super) struct Folder(PathBuf);
+pub(super) struct Folder(TempDir);
 
 impl Folder {
     /// Makes it where the system keeps such things (`$TMPDIR`, else `/tmp`).
@@ -16,19 +18,20 @@ impl Folder {
     /// # Errors
     /// `DemoError::Folder`.
     pub(super) fn make() -> Result<Folder, DemoError> {
-        let parent = std::env::temp_dir();
-        let mut random = [0; 8];
-        aws_lc_rs::rand::fill(&mut random).expect("the system gives random bytes");
-        let path = parent.join(format!("bowline-demo-{:016x}", u64::from_ne_bytes(random)));
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Ok(Folder(path)),
-            Err(source) => Err(DemoError::Folder { parent, source }),
-        }
+        let mut options = tempfile::Builder::new();
+        options
+            .prefix("bowline-demo-")
+            .permissions(Permissions::from_mode(0o700));
+        let made = options.tempdir();
+        made.map(Folder).map_err(|source| DemoError::Folder {
+            parent: std::env::temp_dir(),
+            source,
+        })
     }
 
     /// Where `name` is in it.
     pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     /// Writes a file that only the user can read.
@@ -44,14 +47,6 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "cannot remove the temporary folder");
-        }
-    }
-}
-
 fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)
@@ -60,15 +55,14 @@ fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn nobody_else_can_look_in_and_nothing_stays() {
         let folder = Folder::make().unwrap();
         let file = folder.write("key", b"secret").unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&folder.0), mode(&file)), (0o700, 0o600));
-        let path = folder.0.clone();
+        assert_eq!((mode(folder.0.path()), mode(&file)), (0o700, 0o600));
+        let path = folder.0.path().to_owned();
         drop(folder);
         assert!(!path.exists());
     }

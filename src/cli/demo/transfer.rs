@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::DemoError;
 use super::fixture::Fixture;
 use super::ssh_client::{Input, Output, SshClient};
-use crate::clock;
+use crate::{clock, random};
 
 /// Bytes of the file. The sender, the receiver and one copy in the temporary folder make 64 MiB on disk.
 pub(super) const SIZE: u64 = 32 << 20;
@@ -143,7 +144,7 @@ async fn write_random(path: &Path) -> std::io::Result<Hash> {
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut chunk = vec![0; CHUNK];
     for _ in 0..SIZE / CHUNK as u64 {
-        aws_lc_rs::rand::fill(&mut chunk).expect("the system gives random bytes");
+        random::fill(&mut chunk);
         hash.update(&chunk);
         file.write_all(&chunk).await?;
     }
@@ -194,7 +195,7 @@ impl Hash {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        HEXLOWER.encode_display(&self.0).fmt(f)
     }
 }
 

@@ -1,10 +1,9 @@
 //! The keys of a server half: the host keys that it proves, and those that it creates.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey};
-use tempfile::NamedTempFile;
 use tracing::{debug, info, warn};
 
 use super::ServeSettings;
@@ -14,10 +13,10 @@ use crate::cli::values::Target;
 use crate::identity::known_hosts::ServerKey;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::{HostKey, HostKeyWarning, load_host_keys};
-use crate::safe_path;
 use crate::server::sshd_config::{Settings, SshdConfig};
 use crate::sshd::may_sign;
 use crate::wire::{MAX_HELLO, MAX_KEY, MAX_STATEMENTS};
+use crate::{atomic_file, random, safe_path};
 
 /// Keys and signatures as in the host message.
 type Statements = Vec<(Vec<u8>, Vec<u8>)>;
@@ -216,7 +215,7 @@ pub(in crate::cli) fn secret(path: &Path) -> Result<[u8; 32], Failure> {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {}
         Err(error) => return Err(report::cannot_use_file(path, &error)),
     }
-    aws_lc_rs::rand::fill(&mut secret).expect("the system gives random bytes");
+    let secret = random::bytes();
     // With a new secret, running clients notice the restart by a timeout instead of a packet. There is no other
     // effect.
     write_secret(path, &secret)?;
@@ -225,12 +224,5 @@ pub(in crate::cli) fn secret(path: &Path) -> Result<[u8; 32], Failure> {
 
 /// Replaces a file by one that only its owner can read. A symbolic link is replaced, not followed.
 fn write_secret(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let write = || {
-        let mut file = NamedTempFile::with_prefix_in(".new-", path.parent().unwrap_or(Path::new(".")))?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|error: io::Error| report::cannot_use_file(path, &error))
+    atomic_file::replace_synced(path, content).map_err(|error| report::cannot_use_file(path, &error))
 }

@@ -11,6 +11,7 @@ use super::probe::ProbeFailure;
 use crate::carrier::{Carrier, CarrierError};
 use crate::clock;
 use crate::identity::statement::{OpenFields, open_message};
+use crate::random;
 use crate::wire::{
     Answer, Authorization, DecodeError, Hello, PeerText, Probe, Probed, Refusal, RefusalCode, SessionId, VERSION,
 };
@@ -94,7 +95,7 @@ impl Authorizer {
         deadline: &mut Deadline,
     ) -> Result<Probed, ProbeFailure> {
         let server = carrier.info().peer_key.to_vec();
-        let session = SessionId::new(super::super::opening::random());
+        let session = SessionId::new(random::bytes());
         let message = open_message(OpenFields {
             exporter: &carrier.info().exporter,
             server_spki: &server,

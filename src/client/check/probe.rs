@@ -11,6 +11,7 @@ use crate::carrier::{Carrier, CarrierError, CloseReason, DialError, Dialed, Path
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{ProvenKey, verify_host};
+use crate::random;
 use crate::tcp_info::TcpInfo;
 use crate::wire::{DecodeError, Host, PeerText, Probed, Refusal, RefusalCode};
 use russh::keys::ssh_key::Fingerprint;
@@ -110,7 +111,7 @@ impl PathProbe {
             if result.lacks_key_queries() && clock::now() < deadline.at {
                 continue;
             }
-            let pause = RETRY_DELAY.mul_f64(1.0 + f64::from(super::super::opening::random::<1>()[0]) / 256.0);
+            let pause = RETRY_DELAY.mul_f64(1.0 + f64::from(random::bytes::<1>()[0]) / 256.0);
             if !result.should_retry() || clock::now() + 2 * pause > deadline.at {
                 break result;
             }

@@ -2,14 +2,13 @@
 //!
 //! Lists of keys are read here. A key revocation list is binary, and `ssh-keygen -Q` checks it.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use russh::keys::ssh_key::Fingerprint;
+use tempfile::NamedTempFile;
 use thiserror::Error;
 use tokio::process::Command;
 
@@ -155,13 +154,13 @@ async fn is_revoked_by(list: &Path, key: &ServerKey, ssh_keygen: &Path) -> Resul
         file: list.to_owned(),
         source,
     };
-    let scratch = ScratchFile::with(key).map_err(not_runnable)?;
+    let key_file = key_file(key).map_err(not_runnable)?;
     let mut command = Command::new(ssh_keygen);
     command
         .arg("-Q")
         .arg("-f")
         .arg(list)
-        .arg(&scratch.path)
+        .arg(key_file.path())
         .stdin(Stdio::null())
         .kill_on_drop(true);
     let output = tokio::time::timeout(KEYGEN_TIMEOUT, command.output()).await;
@@ -185,30 +184,9 @@ async fn is_revoked_by(list: &Path, key: &ServerKey, ssh_keygen: &Path) -> Resul
 }
 
 /// A file with one public key, for a program that reads keys from files. Removed when dropped.
-struct ScratchFile {
-    path: PathBuf,
-}
-
-impl ScratchFile {
-    fn with(key: &ServerKey) -> std::io::Result<Self> {
-        let mut chance = [0; 16];
-        rand::fill(&mut chance).map_err(|_| std::io::Error::other("no random numbers"))?;
-        let path = std::env::temp_dir().join(format!("bowline-{:032x}.pub", u128::from_be_bytes(chance)));
-        let text = key.to_openssh().map_err(std::io::Error::other)?;
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        let scratch = Self { path };
-        file.write_all(text.as_bytes())?;
-        Ok(scratch)
-    }
-}
-
-impl Drop for ScratchFile {
-    fn drop(&mut self) {
-        // The file contains no secret. If the directory forbids removal, it stays.
-        let _ = std::fs::remove_file(&self.path);
-    }
+fn key_file(key: &ServerKey) -> io::Result<NamedTempFile> {
+    let text = key.to_openssh().map_err(io::Error::other)?;
+    let mut file = tempfile::Builder::new().prefix("bowline-").suffix(".pub").tempfile()?;
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }

@@ -1,13 +1,14 @@
 //! The file of a server half's TLS key: PKCS#8 DER, readable only by its owner.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::{NotATlsKey, TlsKey};
+use crate::atomic_file;
 
 /// An Ed25519 key in PKCS#8 takes 48 to 85 bytes; a longer file contains no such key.
 const MAX_FILE_LEN: u64 = 256;
@@ -83,7 +84,8 @@ impl TlsKey {
             source,
         };
         let key = Self::generate();
-        match create(path, &key) {
+        // Fails if another process was faster, instead of replacing that key.
+        match atomic_file::create_synced(path, key.to_pkcs8()) {
             Ok(()) => Ok(key),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 load(path)?.ok_or_else(|| write_error(io::ErrorKind::NotFound.into()))
@@ -133,25 +135,4 @@ fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), KeyFileError>
     } else {
         Ok(())
     }
-}
-
-/// Writes a file under another name and links it into place: the name appears with its whole
-/// content, and if another process was faster, this fails with `AlreadyExists` instead of replacing
-/// that key.
-pub(super) fn create(path: &Path, key: &TlsKey) -> io::Result<()> {
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let unfinished = path.with_file_name(name);
-    let _ = fs::remove_file(&unfinished);
-    let written = write_new(&unfinished, key.to_pkcs8()).and_then(|()| fs::hard_link(&unfinished, path));
-    let _ = fs::remove_file(&unfinished);
-    written?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
 }

@@ -50,7 +50,7 @@ fn processes_that_make_the_file_at_once_agree_on_one_key() {
 }
 
 fn file_create_again(path: &std::path::Path) -> std::io::Result<()> {
-    super::file::create(path, &TlsKey::generate())
+    crate::atomic_file::create_synced(path, TlsKey::generate().to_pkcs8())
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
+use crate::random;
+
 const PREFIX: &str = "bowline/client-address/";
 
 #[derive(Debug)]
@@ -22,9 +24,7 @@ impl Presence {
     pub(super) fn show() -> io::Result<Presence> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         // A process id is not enough: pid namespaces may share a network namespace.
-        let mut random = [0; 8];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| io::ErrorKind::Other)?;
-        let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random));
+        let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random::bytes()));
         bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
         Ok(Presence { _socket: socket, name })
     }
