@@ -9,7 +9,7 @@ use bowline::identity::raw_key::{ServerKey, TlsKey};
 use bowline::identity::statement::ProvenKey;
 use bowline::pump::Outcome;
 use bowline::server::connect_sshd::FromLoopback;
-use bowline::server::{Authority, RegistryLimits, RelaySettings, Server, ServerConfig};
+use bowline::server::{Authority, RelaySettings, Server, ServerConfig, ServerLimits};
 use bowline::session::SessionConfig;
 use bowline::wire::{Authorization, RefusalCode, UserName};
 use std::error::Error;
@@ -84,7 +84,7 @@ fn serve(target: SocketAddr) -> (SocketAddr, CancellationToken) {
     serve_with(target, 256)
 }
 
-fn serve_with(target: SocketAddr, max_half_open: usize) -> (SocketAddr, CancellationToken) {
+fn serve_with(target: SocketAddr, half_open: usize) -> (SocketAddr, CancellationToken) {
     let server = Server::new(ServerConfig {
         sockets: vec![bind("127.0.0.1:0".parse().unwrap()).unwrap()],
         tls_listeners: Vec::new(),
@@ -97,8 +97,10 @@ fn serve_with(target: SocketAddr, max_half_open: usize) -> (SocketAddr, Cancella
         sshd_view: None,
         authority: Authority::Anyone,
         session: SessionConfig::default(),
-        limits: RegistryLimits::default(),
-        max_half_open,
+        limits: ServerLimits {
+            half_open,
+            ..ServerLimits::default()
+        },
         quic: QuicLimits::default(),
     })
     .unwrap();

@@ -5,7 +5,7 @@
 mod bench;
 
 use bench::{Bench, OWNER, STRANGER, gone, refused, session, settle};
-use bowline::server::RegistryLimits;
+use bowline::server::ServerLimits;
 use bowline::wire::{Answer, Epoch, Hello, MAX_HELLO, Offset, Reap, Refusal, RefusalCode, Resume};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +15,7 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn an_open_cut_after_each_of_its_bytes_makes_at_most_one_connection() {
-    let bench = Bench::start(RegistryLimits::default()).await;
+    let bench = Bench::start(ServerLimits::default()).await;
     let length = bench::open(session(0), 1).encode().len();
     for cut in 0..=length {
         let id = session(cut);
@@ -31,7 +31,7 @@ async fn an_open_cut_after_each_of_its_bytes_makes_at_most_one_connection() {
 
 #[tokio::test]
 async fn an_answer_cut_after_each_of_its_bytes_makes_one_connection() {
-    let bench = Bench::start(RegistryLimits::default()).await;
+    let bench = Bench::start(ServerLimits::default()).await;
     let length = bench.answer_length(session(9999)).await;
     for cut in 0..=length {
         let id = session(cut);
@@ -47,7 +47,7 @@ async fn an_answer_cut_after_each_of_its_bytes_makes_one_connection() {
 
 #[tokio::test]
 async fn opens_on_two_carriers_at_once_make_one_connection() {
-    let bench = Bench::start(RegistryLimits::default()).await;
+    let bench = Bench::start(ServerLimits::default()).await;
     let mut first = bench.carrier(OWNER);
     let mut second = bench.carrier(OWNER);
     first.send_message(bench::open(session(1), 1).encode()).await.unwrap();
@@ -62,7 +62,7 @@ async fn opens_on_two_carriers_at_once_make_one_connection() {
 
 #[tokio::test]
 async fn a_stolen_id_under_another_key_is_no_session_and_changes_nothing() {
-    let bench = Bench::start(RegistryLimits::default()).await;
+    let bench = Bench::start(ServerLimits::default()).await;
     let id = session(1);
     let (carrier, accepted) = bench.opened(OWNER, id, 1).await;
     let unknown = bench.ask(STRANGER, &resume(session(2), 9)).await;
@@ -76,7 +76,7 @@ async fn a_stolen_id_under_another_key_is_no_session_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_lower_epoch_is_stale_and_changes_nothing() {
-    let bench = Bench::start(RegistryLimits::default()).await;
+    let bench = Bench::start(ServerLimits::default()).await;
     let id = session(1);
     let (carrier, accepted) = bench.opened(OWNER, id, 5).await;
     for late in [resume(id, 4), resume(id, 5), bench::open(id, 3)] {
@@ -87,7 +87,7 @@ async fn a_lower_epoch_is_stale_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_reap_ends_the_session_by_its_token_only_and_its_owner_learns_why() {
-    let bench = Bench::start(RegistryLimits::default()).await;
+    let bench = Bench::start(ServerLimits::default()).await;
     let id = session(1);
     let (carrier, accepted) = bench.opened(OWNER, id, 1).await;
     let reap = |token| Hello::Reap(Reap { session: id, token });
@@ -117,7 +117,7 @@ async fn a_reap_ends_the_session_by_its_token_only_and_its_owner_learns_why() {
 
 #[tokio::test]
 async fn another_version_and_an_oversized_hello_are_refused_without_a_connection() {
-    let bench = Bench::start(RegistryLimits::default()).await;
+    let bench = Bench::start(ServerLimits::default()).await;
     let mut newer = bench::open(session(1), 1).encode().to_vec();
     // Length, type, version.
     assert_eq!(newer[1..3], [0x20, 1]);
@@ -139,11 +139,11 @@ async fn another_version_and_an_oversized_hello_are_refused_without_a_connection
 #[tokio::test]
 async fn at_either_limit_the_key_s_own_session_that_was_without_a_client_for_longest_ends() {
     for (sessions, sessions_per_key) in [(1000, 2), (2, 1000)] {
-        let bench = Bench::start(RegistryLimits {
+        let bench = Bench::start(ServerLimits {
             sessions,
             sessions_per_key,
             abandoned_after: ABANDONED_AFTER,
-            ..RegistryLimits::default()
+            ..ServerLimits::default()
         })
         .await;
         let [oldest, older, new] = [session(1), session(2), session(3)];
@@ -176,9 +176,9 @@ async fn at_either_limit_the_key_s_own_session_that_was_without_a_client_for_lon
 
 #[tokio::test]
 async fn at_the_limit_of_all_an_open_is_told_that_the_server_half_is_busy() {
-    let bench = Bench::start(RegistryLimits {
+    let bench = Bench::start(ServerLimits {
         sessions: 1,
-        ..RegistryLimits::default()
+        ..ServerLimits::default()
     })
     .await;
     let (carrier, accepted) = bench.opened(OWNER, session(1), 1).await;

@@ -7,6 +7,7 @@
 mod check;
 mod config;
 mod environment;
+mod options;
 mod reach;
 mod relay;
 mod serve;
@@ -22,9 +23,10 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 pub(super) use self::check::CheckArgs;
 pub(super) use self::config::ConfigArgs;
 pub(super) use self::environment::{matches_from, set_variable_of};
+use self::options::options;
 pub(super) use self::reach::{PROXY_VARIABLE, ReachArgs};
-pub(super) use self::relay::RelayArgs;
-pub(super) use self::serve::ServeArgs;
+pub(super) use self::relay::RelayOptions;
+pub(super) use self::serve::ServeOptions;
 pub(super) use self::setup::SetupArgs;
 pub(super) use self::status::{KillArgs, StatusArgs};
 use super::values::{Destination, ListenAddress, LogFormat, Port, Predict, parse};
@@ -110,10 +112,10 @@ pub(super) enum Command {
                   service while it is down, for example between a crash and its restart, clients are not told: they wait \
                   until their --patience ends or the service starts again."
     )]
-    Serve(Box<ServeArgs>),
+    Serve(Box<ServeOptions>),
     /// Connect clients to servers that cannot be reached directly
     #[command(long_about = relay::ABOUT)]
-    Relay(Box<RelayArgs>),
+    Relay(Box<RelayOptions>),
     /// Carry one SSH connection, as ssh's ProxyCommand
     #[command(
         long_about = "Carry one SSH connection between stdin/stdout and the sshd next to a server half.\n\nUse it as ssh's \
@@ -129,7 +131,7 @@ pub(super) enum Command {
         long_about = "Run the built-in SSH server. Only the user who starts it can log in, and only with a public key.\n\nWhen \
                   it is ready, it prints one line: ready tcp=ADDR:PORT fingerprint=SHA256:.."
     )]
-    Sshd(SshdArgs),
+    Sshd(SshdOptions),
     /// Print shell completions
     #[command(after_help = "Example:\n  bowline completions bash > ~/.local/share/bash-completion/completions/bowline")]
     Completions {
@@ -280,24 +282,26 @@ pub(super) struct SshArgs {
     pub(super) arguments: Vec<OsString>,
 }
 
-/// `bowline sshd`.
-#[derive(Debug, Clone, Default, Args)]
-#[command(after_help = "Example:\n  bowline sshd --listen 127.0.0.1:2222 --authorized-keys ~/.ssh/authorized_keys")]
-pub(super) struct SshdArgs {
-    /// Listen on this address; repeatable [default: 127.0.0.1:2222]
-    #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
-    pub(super) listen: Vec<ListenAddress>,
-    /// Use this SSH host key; repeatable
-    ///
-    /// RSA keys are not supported. Default: a key in the state folder, created at first use.
-    #[arg(long = "host-key", value_name = "FILE")]
-    pub(super) host_keys: Vec<PathBuf>,
-    /// Accept the user keys in this file [default: ~/.ssh/authorized_keys]
-    #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
-    pub(super) authorized_keys: Option<PathBuf>,
-    /// Use standard input as the listening TCP socket, and print nothing; `serve --target builtin` sets this
-    #[arg(long, hide = true)]
-    pub(super) inherit_listener: bool,
+options! {
+    /// `bowline sshd`.
+    #[command(after_help = "Example:\n  bowline sshd --listen 127.0.0.1:2222 --authorized-keys ~/.ssh/authorized_keys")]
+    pub(super) struct SshdOptions {
+        /// Listen on this address; repeatable [default: 127.0.0.1:2222]
+        #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
+        pub(super) listen: Vec<ListenAddress>,
+        /// Use this SSH host key; repeatable
+        ///
+        /// RSA keys are not supported. Default: a key in the state folder, created at first use.
+        #[arg(long, value_name = "FILE")]
+        pub(super) host_key: Vec<PathBuf>,
+        /// Accept the user keys in this file [default: ~/.ssh/authorized_keys]
+        #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
+        pub(super) authorized_keys: Option<PathBuf>,
+        /// Use standard input as the listening TCP socket, and print nothing; `serve --target builtin` sets this
+        #[arg(long, hide = true)]
+        #[serde(skip)]
+        pub(super) inherit_listener: bool,
+    }
 }
 
 /// `bowline demo`.

@@ -30,9 +30,9 @@ use toml::Spanned;
 
 use crate::carrier::relays::RelayName;
 
+use super::args::{RelayOptions, ServeOptions, SshdOptions};
 use super::values::{
-    AuthWord, ByteSize, ClientAddressWord, Count, Fallback, ListenAddress, LogFormat, MetricsAddress, MtuCap,
-    PathCommand, Port, Predict, ProxyText, Target, Transport, Written, WrittenList,
+    Fallback, LogFormat, MtuCap, PathCommand, Port, Predict, ProxyText, Transport, Written, WrittenList,
 };
 
 /// The file's content. Without a file: empty.
@@ -45,9 +45,9 @@ pub(super) struct ConfigFile {
     pub(super) log_format: Option<Written<LogFormat>>,
     client: ClientTable,
     host: BTreeMap<Spanned<String>, ClientTable>,
-    pub(super) serve: ServeTable,
-    pub(super) relay: RelayTable,
-    pub(super) sshd: SshdTable,
+    pub(super) serve: ServeOptions,
+    pub(super) relay: RelayOptions,
+    pub(super) sshd: SshdOptions,
 }
 
 /// `[client]` and `[host."PATTERN"]`.
@@ -72,65 +72,6 @@ pub(super) struct ClientTable {
     pub(super) plain: Option<Written<bool>>,
     pub(super) link_line: Option<Written<bool>>,
     pub(super) predict: Option<Written<Predict>>,
-}
-
-/// `[serve]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(super) struct ServeTable {
-    pub(super) listen: Option<WrittenList<ListenAddress>>,
-    pub(super) listen_tls: Option<WrittenList<ListenAddress>>,
-    pub(super) relay: Option<WrittenList<RelayName>>,
-    pub(super) target: Option<Written<Target>>,
-    pub(super) host_key: Option<WrittenList<PathBuf>>,
-    pub(super) auth: Option<Written<AuthWord>>,
-    pub(super) authorized_keys: Option<Written<PathBuf>>,
-    pub(super) client_address: Option<Written<ClientAddressWord>>,
-    pub(super) accept_loopback_match: Option<Written<bool>>,
-    pub(super) sshd_config: Option<Written<PathBuf>>,
-    pub(super) sshd_binary: Option<Written<PathBuf>>,
-    pub(super) worker_user: Option<Written<String>>,
-    pub(super) session_ttl: Option<Written<Duration>>,
-    pub(super) replay_buffer: Option<Written<ByteSize>>,
-    pub(super) memory_budget: Option<Written<ByteSize>>,
-    pub(super) max_sessions: Option<Written<Count>>,
-    pub(super) max_sessions_per_key: Option<Written<Count>>,
-    pub(super) abandoned_after: Option<Written<Duration>>,
-    pub(super) max_half_open: Option<Written<Count>>,
-    pub(super) mtu_cap: Option<Written<MtuCap>>,
-    pub(super) metrics: Option<Written<MetricsAddress>>,
-    pub(super) replace: Option<Written<bool>>,
-}
-
-/// `[relay]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(super) struct RelayTable {
-    pub(super) listen: Option<WrittenList<ListenAddress>>,
-    pub(super) listen_tls: Option<WrittenList<ListenAddress>>,
-    pub(super) allow_servers: Option<Written<PathBuf>>,
-    pub(super) open: Option<Written<bool>>,
-    pub(super) max_servers: Option<Written<Count>>,
-    pub(super) max_servers_per_source: Option<Written<Count>>,
-    pub(super) max_splices: Option<Written<Count>>,
-    pub(super) max_splices_per_server: Option<Written<Count>>,
-    pub(super) max_splices_per_source: Option<Written<Count>>,
-    pub(super) max_connections_per_second: Option<Written<Count>>,
-    pub(super) max_half_open: Option<Written<Count>>,
-    pub(super) memory_budget: Option<Written<ByteSize>>,
-    pub(super) drain: Option<Written<Duration>>,
-    pub(super) worker_user: Option<Written<String>>,
-    pub(super) mtu_cap: Option<Written<MtuCap>>,
-    pub(super) metrics: Option<Written<MetricsAddress>>,
-}
-
-/// `[sshd]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(super) struct SshdTable {
-    pub(super) listen: Option<WrittenList<ListenAddress>>,
-    pub(super) host_key: Option<WrittenList<PathBuf>>,
-    pub(super) authorized_keys: Option<Written<PathBuf>>,
 }
 
 /// The configuration file cannot be used.
@@ -408,7 +349,7 @@ mod tests {
         let one = parsed("[serve]\nlisten = ':22'\n").serve.listen;
         let many = parsed("[serve]\nlisten = [':22']\n").serve.listen;
         assert_eq!(one, many);
-        assert_eq!(one.map(|list| list.0.len()), Some(1));
+        assert_eq!(one.len(), 1);
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-fn relay(args: &args::RelayArgs, common: &args::CommonArgs) -> Result<(), Failure> {
+fn relay(args: &args::RelayOptions, common: &args::CommonArgs) -> Result<(), Failure> {
     // It is root's also after root was given up.
     let owner = Owner::of_daemon();
     let read = || Context::load(common.clone(), owner);

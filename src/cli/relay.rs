@@ -10,12 +10,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::args::RelayArgs;
+use super::args::RelayOptions;
 use super::machine_memory;
 use super::places::{self, Folders};
 use super::report::{self, Exit, Failure};
 use super::serve::keys::secret;
-use super::settings::{Context, SettingsError, list, one};
+use super::settings::{Context, SettingsError};
 use super::values::{ByteSize, Count, ListenAddress};
 use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::carrier::via::RelayWindow;
@@ -63,51 +63,35 @@ impl RelaySettings {
     ///
     /// # Errors
     /// Nothing, or two things, said of whom to list; no folder for the state.
-    pub(super) fn new(args: RelayArgs, context: &Context) -> Result<Self, SettingsError> {
-        let table = &context.file.relay;
+    pub(super) fn new(options: RelayOptions, context: &Context) -> Result<Self, SettingsError> {
+        let options = options.or(&context.file.relay);
         let every = |listen: Vec<ListenAddress>| match listen.is_empty() {
             true => vec![ListenAddress { ip: None, port: None }],
             false => listen,
         };
-        let allow_servers = args.allow_servers.or(one(&table.allow_servers));
-        check_who_is_listed(&allow_servers, args.open || one(&table.open).unwrap_or(false))?;
+        check_who_is_listed(&options.allow_servers, options.open)?;
         let defaults = RelayLimits::default();
-        let count = |flag: Option<Count>, written: &Option<super::values::Written<Count>>, default: usize| {
-            flag.or(one(written)).map_or(default, |count| count.0 as usize)
-        };
+        let count = |count: Option<Count>, default: usize| count.map_or(default, |count| count.0 as usize);
         Ok(RelaySettings {
-            listen: every(list(args.listen, &table.listen)),
-            listen_tls: every(list(args.listen_tls, &table.listen_tls)),
-            allow_servers,
+            listen: every(options.listen),
+            listen_tls: every(options.listen_tls),
+            allow_servers: options.allow_servers,
             limits: RelayLimits {
-                half_open: count(args.max_half_open, &table.max_half_open, defaults.half_open),
-                registrations: count(args.max_servers, &table.max_servers, defaults.registrations),
-                registrations_per_source: count(
-                    args.max_servers_per_source,
-                    &table.max_servers_per_source,
-                    defaults.registrations_per_source,
-                ),
-                splices: count(args.max_splices, &table.max_splices, defaults.splices),
-                splices_per_server: count(
-                    args.max_splices_per_server,
-                    &table.max_splices_per_server,
-                    defaults.splices_per_server,
-                ),
-                splices_per_source: count(
-                    args.max_splices_per_source,
-                    &table.max_splices_per_source,
-                    defaults.splices_per_source,
-                ),
-                connections_per_second: args
+                half_open: count(options.max_half_open, defaults.half_open),
+                registrations: count(options.max_servers, defaults.registrations),
+                registrations_per_source: count(options.max_servers_per_source, defaults.registrations_per_source),
+                splices: count(options.max_splices, defaults.splices),
+                splices_per_server: count(options.max_splices_per_server, defaults.splices_per_server),
+                splices_per_source: count(options.max_splices_per_source, defaults.splices_per_source),
+                connections_per_second: options
                     .max_connections_per_second
-                    .or(one(&table.max_connections_per_second))
                     .map_or(defaults.connections_per_second, |count| count.0),
             },
-            memory_budget: memory_budget(args.memory_budget.or(one(&table.memory_budget)))?,
-            drain: args.drain.or(one(&table.drain)).unwrap_or(Duration::from_secs(30)),
-            worker_user: args.worker_user.or(one(&table.worker_user)),
-            mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
-            metrics: args.metrics.or(one(&table.metrics)).map(|address| address.0),
+            memory_budget: memory_budget(options.memory_budget)?,
+            drain: options.drain.unwrap_or(Duration::from_secs(30)),
+            worker_user: options.worker_user,
+            mtu_cap: options.mtu_cap.map(|cap| cap.0),
+            metrics: options.metrics.map(|address| address.0),
             folders: context.folders()?,
         })
     }

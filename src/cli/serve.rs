@@ -18,18 +18,18 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::ServeArgs;
+use super::args::ServeOptions;
 use super::logging::{self, LogSettings};
 use super::machine_memory;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
-use super::settings::{Context, SettingsError, list, one};
+use super::settings::{Context, SettingsError};
 use crate::carrier::relays::RelayName;
-use crate::server::Server;
 use crate::server::handover::Endpoint;
 use crate::server::ipc::Stop;
 use crate::server::worker::inheritance::WorkerInheritance;
 use crate::server::worker::{self, ClientAddressSetup, WorkerError, WorkerSetup};
+use crate::server::{Server, ServerLimits};
 use crate::tasks::Tasks;
 
 pub(super) use self::keep::{run, run_keeper, take_over};
@@ -71,24 +71,13 @@ pub(crate) struct ServeSettings {
     pub(crate) sshd_binary: Option<PathBuf>,
     /// The user that the worker runs as if the keeper is root. Default: `bowline` or `nobody`.
     pub(crate) worker_user: Option<String>,
-    /// How long a session without a path is kept, at least 1 s. Default: 7 days.
-    pub(crate) session_ttl: Duration,
     /// Bytes kept for replay, per session, at least 64 KiB. Default: 16 MiB, or the memory budget if that is less.
     ///
     /// Throughput over one path is at most this per round trip.
     pub(crate) replay_buffer: u64,
-    /// Bytes for the buffers of all sessions together, at least one replay buffer. Default: see
-    /// [`machine_memory::serve_budget`].
-    pub(crate) memory_budget: u64,
-    /// The most sessions. Default: 1000.
-    pub(crate) max_sessions: u32,
-    /// The most sessions of one user key. Default: 500.
-    pub(crate) max_sessions_per_key: u32,
-    /// If a session limit is reached, how long a session of the same key must have been without a client to be
-    /// replaced. Default: 5 min.
-    pub(crate) abandoned_after: Duration,
-    /// The most handshakes at once. Default: 256.
-    pub(crate) max_half_open: u32,
+    /// Limits on sessions and handshakes. `ttl` is at least 1 s; `memory` is at least one replay buffer, and its default
+    /// is [`machine_memory::serve_budget`].
+    pub(crate) limits: ServerLimits,
     /// The most bytes of UDP payload in a packet, at least 1200. Default: as many as the path allows.
     pub(crate) mtu_cap: Option<u16>,
     /// The loopback address on which metrics are served. Default: none.
@@ -125,63 +114,52 @@ impl ServeSettings {
     ///
     /// # Errors
     /// Contradictory settings, values that are too small, no state folder.
-    pub(super) fn new(args: ServeArgs, context: &Context) -> Result<Self, SettingsError> {
-        let table = &context.file.serve;
-        let count = |count: Option<Count>, default: u32| count.map_or(default, |count| count.0);
+    pub(super) fn new(options: ServeOptions, context: &Context) -> Result<Self, SettingsError> {
+        let options = options.or(&context.file.serve);
+        let count = |count: Option<Count>, default: usize| count.map_or(default, |count| count.0 as usize);
         let size = |size: Option<ByteSize>, default: u64| size.map_or(default, |size| size.0);
-        let memory_budget = size(
-            args.memory_budget.or(one(&table.memory_budget)),
-            machine_memory::serve_budget(),
-        );
+        let memory_budget = size(options.memory_budget, machine_memory::serve_budget());
+        let defaults = ServerLimits::default();
         let settings = ServeSettings {
-            listen: list(args.listen, &table.listen),
-            listen_tls: list(args.listen_tls, &table.listen_tls),
-            relays: list(args.relay, &table.relay),
-            target: args.target.or(one(&table.target)),
-            host_keys: list(args.host_keys, &table.host_key),
-            auth: authorizer(
-                args.auth.or(one(&table.auth)),
-                args.authorized_keys.or(one(&table.authorized_keys)),
-            )?,
-            client_address: (args.client_address.or(one(&table.client_address))).unwrap_or(ClientAddressWord::Auto),
-            accept_loopback_match: args.accept_loopback_match || one(&table.accept_loopback_match).unwrap_or(false),
-            sshd_config: args.sshd_config.or(one(&table.sshd_config)),
-            sshd_binary: args.sshd_binary.or(one(&table.sshd_binary)),
-            worker_user: args.worker_user.or(one(&table.worker_user)),
-            session_ttl: args
-                .session_ttl
-                .or(one(&table.session_ttl))
-                .unwrap_or(Duration::from_secs(7 * 86_400)),
-            replay_buffer: size(
-                args.replay_buffer.or(one(&table.replay_buffer)),
-                DEFAULT_REPLAY_BUFFER.min(memory_budget),
-            ),
-            memory_budget,
-            max_sessions: count(args.max_sessions.or(one(&table.max_sessions)), 1000),
-            max_sessions_per_key: count(args.max_sessions_per_key.or(one(&table.max_sessions_per_key)), 500),
-            abandoned_after: args
-                .abandoned_after
-                .or(one(&table.abandoned_after))
-                .unwrap_or(Duration::from_secs(5 * 60)),
-            max_half_open: count(args.max_half_open.or(one(&table.max_half_open)), 256),
-            mtu_cap: args.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
-            metrics: args.metrics.or(one(&table.metrics)).map(|address| address.0),
-            session_store: !args.no_session_store,
-            sshd_keys: one(&context.file.sshd.authorized_keys),
-            replace: args.replace || one(&table.replace).unwrap_or(false),
+            listen: options.listen,
+            listen_tls: options.listen_tls,
+            relays: options.relay,
+            target: options.target,
+            host_keys: options.host_key,
+            auth: authorizer(options.auth, options.authorized_keys)?,
+            client_address: options.client_address.unwrap_or(ClientAddressWord::Auto),
+            accept_loopback_match: options.accept_loopback_match,
+            sshd_config: options.sshd_config,
+            sshd_binary: options.sshd_binary,
+            worker_user: options.worker_user,
+            replay_buffer: size(options.replay_buffer, DEFAULT_REPLAY_BUFFER.min(memory_budget)),
+            limits: ServerLimits {
+                sessions: count(options.max_sessions, defaults.sessions),
+                sessions_per_key: count(options.max_sessions_per_key, defaults.sessions_per_key),
+                abandoned_after: options.abandoned_after.unwrap_or(defaults.abandoned_after),
+                ttl: options.session_ttl.unwrap_or(defaults.ttl),
+                memory: usize::try_from(memory_budget).unwrap_or(usize::MAX),
+                half_open: count(options.max_half_open, defaults.half_open),
+            },
+            mtu_cap: options.mtu_cap.map(|cap| cap.0),
+            metrics: options.metrics.map(|address| address.0),
+            session_store: !options.no_session_store,
+            sshd_keys: context.file.sshd.authorized_keys.clone(),
+            replace: options.replace,
             folders: context.folders()?,
         };
         settings.checked()
     }
 
     fn checked(self) -> Result<Self, SettingsError> {
-        if self.session_ttl < Duration::from_secs(1) {
+        let memory = self.limits.memory as u64;
+        if self.limits.ttl < Duration::from_secs(1) {
             return Err(SettingsError::TooSmall {
                 option: "--session-ttl",
                 least: "1s",
             });
         }
-        if self.memory_budget < MIN_REPLAY_BUFFER {
+        if memory < MIN_REPLAY_BUFFER {
             return Err(SettingsError::TooSmall {
                 option: "--memory-budget",
                 least: "64KiB",
@@ -193,7 +171,7 @@ impl ServeSettings {
                 least: "64KiB",
             });
         }
-        if self.memory_budget < self.replay_buffer {
+        if memory < self.replay_buffer {
             return Err(SettingsError::TooSmall {
                 option: "--memory-budget",
                 least: "one --replay-buffer",
@@ -293,7 +271,7 @@ mod tests {
     use super::super::places::Owner;
     use super::*;
 
-    fn settings(args: ServeArgs, file: &str) -> Result<ServeSettings, SettingsError> {
+    fn settings(args: ServeOptions, file: &str) -> Result<ServeSettings, SettingsError> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("bowline.toml");
         std::fs::write(&path, file).expect("written");
@@ -306,12 +284,12 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_documentation() {
-        let settings = settings(ServeArgs::default(), "").expect("settings");
+        let settings = settings(ServeOptions::default(), "").expect("settings");
         assert_eq!(settings.target, None);
         assert_eq!(settings.auth, Authorizer::Sshd);
-        assert_eq!(settings.session_ttl, Duration::from_secs(604_800));
+        assert_eq!(settings.limits.ttl, Duration::from_secs(604_800));
         assert_eq!(
-            (settings.replay_buffer, settings.memory_budget),
+            (settings.replay_buffer, settings.limits.memory as u64),
             (
                 DEFAULT_REPLAY_BUFFER.min(machine_memory::serve_budget()),
                 machine_memory::serve_budget()
@@ -322,20 +300,20 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_file() {
-        let args = ServeArgs {
+        let args = ServeOptions {
             max_sessions: Some(Count(5)),
-            ..ServeArgs::default()
+            ..ServeOptions::default()
         };
         let settings = settings(args, "[serve]\nmax-sessions = 6\nmax-half-open = 7\n").expect("settings");
-        assert_eq!((settings.max_sessions, settings.max_half_open), (5, 7));
+        assert_eq!((settings.limits.sessions, settings.limits.half_open), (5, 7));
     }
 
     #[test]
     fn two_answers_to_who_decides_are_refused() {
-        let args = ServeArgs {
+        let args = ServeOptions {
             auth: Some(AuthWord::None),
             authorized_keys: Some("keys".into()),
-            ..ServeArgs::default()
+            ..ServeOptions::default()
         };
         let error = settings(args, "").expect_err("a contradiction");
         assert_eq!(
@@ -346,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_the_least_that_can() {
-        let small = |file: &str| settings(ServeArgs::default(), file).expect_err(file).to_string();
+        let small = |file: &str| settings(ServeOptions::default(), file).expect_err(file).to_string();
         assert_eq!(
             small("[serve]\nreplay-buffer = '63KiB'\n"),
             "--replay-buffer is too small: it must be at least 64KiB"

@@ -12,11 +12,11 @@ use socket2::{Domain, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, info, warn};
 
-use super::args::SshdArgs;
+use super::args::SshdOptions;
 use super::places::{self, Folders};
 use super::report::{self, Exit, Failure};
 use super::serve::keys::{fingerprint, for_builtin, named_or_own};
-use super::settings::{Context, SettingsError, list, one};
+use super::settings::{Context, SettingsError};
 use super::values::ListenAddress;
 use crate::identity::authorized_keys::{AuthorizedKeys, KeyDecision};
 use crate::identity::statement::ProvenKey;
@@ -50,25 +50,26 @@ impl SshdSettings {
     ///
     /// # Errors
     /// No folder for the state, no home for the keys.
-    pub(super) fn new(args: SshdArgs, context: &Context) -> Result<Self, SettingsError> {
-        let table = &context.file.sshd;
-        let listen = list(args.listen, &table.listen);
+    pub(super) fn new(options: SshdOptions, context: &Context) -> Result<Self, SettingsError> {
+        let options = options.or(&context.file.sshd);
         let usual = ListenAddress {
             ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             port: Some(DEFAULT_PORT),
         };
-        let authorized_keys = args
+        let authorized_keys = options
             .authorized_keys
-            .or(one(&table.authorized_keys))
             .or_else(|| places::home().map(|home| home.join(".ssh/authorized_keys")))
             .ok_or(SettingsError::NoHome {
                 option: "--authorized-keys",
             })?;
         Ok(SshdSettings {
-            listen: if listen.is_empty() { vec![usual] } else { listen },
-            host_keys: list(args.host_keys, &table.host_key),
+            listen: match options.listen.is_empty() {
+                true => vec![usual],
+                false => options.listen,
+            },
+            host_keys: options.host_key,
             authorized_keys,
-            inherit_listener: args.inherit_listener,
+            inherit_listener: options.inherit_listener,
             folders: context.folders()?,
         })
     }

@@ -29,7 +29,7 @@ use super::places;
 use crate::carrier::relays::RelayNameError;
 
 /// A value that can be written on the command line, in the environment and in the configuration file.
-pub(super) trait Value: Sized {
+pub(in crate::cli) trait Value: Sized {
     /// What a correct one looks like, with its article: `a duration such as 90s, 12h or 7d`.
     const EXPECTED: &'static str;
     /// The name under which `bowline.toml` may also have it, in a table of its own; empty where it may not.

@@ -25,7 +25,7 @@ pub mod worker_user;
 
 pub use authority::{Authority, KeyList, OpenCheck, OpenObstacle};
 pub use prober::SshdView;
-pub use registry::RegistryLimits;
+pub use registry::ServerLimits;
 pub(crate) use registry::ShutdownMode;
 pub use relays::RelaySettings;
 
@@ -99,10 +99,8 @@ pub struct ServerConfig {
     pub sshd_view: Option<Box<dyn SshdView>>,
     /// Buffers of each session.
     pub session: SessionConfig,
-    /// Limits on the number of sessions and on their times.
-    pub limits: RegistryLimits,
-    /// The most handshakes at once, and an eighth of the most carriers without a session. Default 256.
-    pub max_half_open: usize,
+    /// Limits on sessions and handshakes.
+    pub limits: ServerLimits,
     /// Settings of QUIC.
     pub quic: QuicLimits,
 }
@@ -200,7 +198,7 @@ impl Server {
             open_check: config.open_check,
             registry,
             prober,
-            unclaimed: HandshakeLimiter::new(config.max_half_open.saturating_mul(UNCLAIMED_PER_HANDSHAKE)),
+            unclaimed: HandshakeLimiter::new(config.limits.half_open.saturating_mul(UNCLAIMED_PER_HANDSHAKE)),
             // Bounded by each owner's share.
             owners: HandshakeLimiter::new(usize::MAX),
         };
@@ -220,7 +218,7 @@ impl Server {
             addresses: addresses.map_err(ServerError::Address)?,
             tls_addresses: tls_addresses.map_err(ServerError::Address)?,
             acceptor: Arc::new(acceptor),
-            max_half_open: config.max_half_open,
+            max_half_open: config.limits.half_open,
         })
     }
 

@@ -27,6 +27,7 @@ use counts::Counts;
 use entry::{AttachRequest, Entry};
 use parking_lot::{Mutex, MutexGuard};
 use recently_closed::RecentlyClosed;
+use serde::{Deserialize, Serialize};
 use session_table::SessionTable;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
@@ -36,9 +37,9 @@ use task::{NewSession, SessionStart, SessionTask};
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, info_span};
 
-/// Limits on the number of sessions and on their times.
-#[derive(Clone, Debug)]
-pub struct RegistryLimits {
+/// Limits of a server half.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ServerLimits {
     /// The most sessions. Default 1000.
     pub sessions: usize,
     /// The most sessions of one user key. Default 500.
@@ -50,22 +51,25 @@ pub struct RegistryLimits {
     pub ttl: Duration,
     /// The most bytes of memory of all sessions together. Default 1 GiB.
     pub memory: usize,
+    /// The most handshakes at once, and an eighth of the most carriers without a session. Default 256.
+    pub half_open: usize,
 }
 
-impl Default for RegistryLimits {
-    fn default() -> RegistryLimits {
-        RegistryLimits {
+impl Default for ServerLimits {
+    fn default() -> ServerLimits {
+        ServerLimits {
             sessions: 1000,
             sessions_per_key: 500,
             abandoned_after: Duration::from_secs(5 * 60),
             ttl: Duration::from_secs(7 * 86_400),
             memory: 1 << 30,
+            half_open: 256,
         }
     }
 }
 
 pub(super) struct Registry {
-    limits: RegistryLimits,
+    limits: ServerLimits,
     session: SessionConfig,
     upstream: Upstream,
     /// Keeps sessions beyond the life of this process; `None`: they end with it.
@@ -89,7 +93,7 @@ pub(crate) enum ShutdownMode {
 
 impl Registry {
     pub(super) fn new(
-        limits: RegistryLimits,
+        limits: ServerLimits,
         session: SessionConfig,
         upstream: Upstream,
         session_store: Option<(SessionStore, ClosedSessions)>,

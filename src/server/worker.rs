@@ -16,7 +16,7 @@ use super::prober::SshdView;
 use super::session_store::{Recovery, SessionStore, SessionStoreError};
 use super::target_check::TargetCheck;
 pub use super::target_check::Unexamined;
-use super::{RegistryLimits, RelaySettings, Server, ServerConfig, ServerError, ShutdownMode};
+use super::{RelaySettings, Server, ServerConfig, ServerError, ServerLimits, ShutdownMode};
 use crate::carrier::quic::{EndpointSecrets, MtuCap, QuicLimits};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
 use crate::observe::{self, ControlHandler};
@@ -66,18 +66,8 @@ pub struct WorkerSetup {
     pub authority: AuthoritySetup,
     /// Bytes kept for replay, per session.
     pub replay_buffer: usize,
-    /// See [`RegistryLimits`].
-    pub max_sessions: usize,
-    /// See [`RegistryLimits`].
-    pub max_sessions_per_key: usize,
-    /// See [`RegistryLimits`].
-    pub abandoned_after: Duration,
-    /// See [`RegistryLimits`].
-    pub session_ttl: Duration,
-    /// See [`RegistryLimits`].
-    pub memory_budget: usize,
-    /// See [`ServerConfig`].
-    pub max_half_open: usize,
+    /// Limits on sessions and handshakes.
+    pub limits: ServerLimits,
     /// The most bytes of a UDP payload; `None`: as many as the path allows.
     pub mtu_cap: Option<u16>,
     /// Whether sessions outlive the worker.
@@ -285,14 +275,7 @@ fn server_config(
             replay_buffer: setup.replay_buffer,
             ..SessionConfig::default()
         },
-        limits: RegistryLimits {
-            sessions: setup.max_sessions,
-            sessions_per_key: setup.max_sessions_per_key,
-            abandoned_after: setup.abandoned_after,
-            ttl: setup.session_ttl,
-            memory: setup.memory_budget,
-        },
-        max_half_open: setup.max_half_open,
+        limits: setup.limits,
         quic,
     })
 }

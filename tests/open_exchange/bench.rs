@@ -9,7 +9,7 @@ use bowline::pump::{
     Budget, MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, Outcome, PathEvent, Pump, PumpParts, SessionStats,
 };
 use bowline::server::connect_sshd::FromLoopback;
-use bowline::server::{Authority, CarrierAcceptor, RegistryLimits, RelaySettings, Server, ServerConfig};
+use bowline::server::{Authority, CarrierAcceptor, RelaySettings, Server, ServerConfig, ServerLimits};
 use bowline::session::{Session, SessionConfig, SessionMemory};
 use bowline::wire::{
     Accepted, Answer, CloseCode, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, UserName, VERSION,
@@ -38,7 +38,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) async fn start(limits: RegistryLimits) -> Bench {
+    pub(crate) async fn start(limits: ServerLimits) -> Bench {
         let mut tasks = JoinSet::new();
         let connections = Arc::new(AtomicUsize::new(0));
         let target = echo(&mut tasks, Arc::clone(&connections)).await;
@@ -55,7 +55,6 @@ impl Bench {
             authority: Authority::Anyone,
             session: SessionConfig::default(),
             limits,
-            max_half_open: 256,
             quic: QuicLimits::default(),
         })
         .unwrap();

@@ -16,7 +16,7 @@ const CONFIG: SessionConfig = SessionConfig {
     receive_window: SessionConfig::MIN_BUFFER,
 };
 
-/// How long a session without a carrier is kept (`RegistryLimits`).
+/// How long a session without a carrier is kept (`ServerLimits`).
 pub(crate) const TTL: Duration = Duration::from_secs(7 * 86_400);
 
 /// Memory goes back so long after the last byte (`pump/memory.rs`).

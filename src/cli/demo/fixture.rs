@@ -21,7 +21,7 @@ use crate::identity::statement::sign_host;
 use crate::random;
 use crate::server::ask_sshd::{AskLimits, AskSshd};
 use crate::server::connect_sshd::{ConnectSshd, FromLoopback};
-use crate::server::{Authority, RegistryLimits, RelaySettings, Server, ServerConfig};
+use crate::server::{Authority, RelaySettings, Server, ServerConfig, ServerLimits};
 use crate::session::SessionConfig;
 use crate::sshd::{Sshd, SshdConfig};
 use crate::tasks::Tasks;
@@ -162,8 +162,7 @@ fn start_server_half(
             ask: AskSshd::new(sshd, AskLimits::default()),
         },
         session: SessionConfig::default(),
-        limits: RegistryLimits::default(),
-        max_half_open: 256,
+        limits: ServerLimits::default(),
         quic: QuicLimits::default(),
     })?;
     let address = server.local_addrs()[0];

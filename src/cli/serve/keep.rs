@@ -8,7 +8,7 @@ use super::answers::Answers;
 use super::prepare::{Draft, Prepared};
 use super::replace::{self, StartingPoint};
 use super::{Predecessor, ServeSettings};
-use crate::cli::args::{CommonArgs, ServeArgs};
+use crate::cli::args::{CommonArgs, ServeOptions};
 use crate::cli::logging::{self, LogSettings, Verbosity};
 use crate::cli::places::Owner;
 use crate::cli::report::{Exit, Failure};
@@ -58,7 +58,7 @@ fn prepare(
 ///
 /// # Errors
 /// There was nothing to take over, or the worker could not be kept running.
-pub(in crate::cli) fn take_over(args: ServeArgs, common: CommonArgs) -> Result<(), Failure> {
+pub(in crate::cli) fn take_over(args: ServeOptions, common: CommonArgs) -> Result<(), Failure> {
     let by_arguments = LogSettings::of_worker(&common);
     let mut handover = Handover::take().map_err(|error| Failure::from_error(Exit::Usage, &error))?;
     match read_anew(args, common, &mut handover) {
@@ -85,7 +85,7 @@ pub(in crate::cli) fn run_keeper(log: &LogSettings) -> Result<(), Failure> {
     resume(handover)
 }
 
-fn read_anew(args: ServeArgs, common: CommonArgs, handover: &mut Handover) -> Result<Prepared, Failure> {
+fn read_anew(args: ServeOptions, common: CommonArgs, handover: &mut Handover) -> Result<Prepared, Failure> {
     let context = Context::load(common, Owner::of_daemon())?;
     let settings = ServeSettings::new(args, &context)?;
     let log = context.log(Verbosity::Info);

@@ -23,6 +23,7 @@ use crate::cli::values::Target;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::HostKey;
 use crate::safe_path;
+use crate::server::ServerLimits;
 use crate::server::client_address::ClientAddresses;
 use crate::server::handover::{
     Endpoint, Handover, Listener, Protocol, descriptors_for, raise_descriptor_limit, sessions_within, store_limit,
@@ -136,7 +137,7 @@ impl<'a> Draft<'a> {
             is_asked: settings.auth == Authorizer::Sshd,
             proves_our_keys: settings.host_keys.is_empty() && !is_own(&host_keys, &settings.folders.state),
         });
-        let sessions = sessions_that_fit(settings.max_sessions as usize, &mut predecessor)?;
+        let sessions = sessions_that_fit(settings.limits.sessions, &mut predecessor)?;
         Ok(Draft {
             setup: WorkerSetup {
                 other_targets,
@@ -409,12 +410,10 @@ fn setup(
             Authorizer::None => AuthoritySetup::Anyone,
         },
         replay_buffer: bytes(settings.replay_buffer),
-        max_sessions,
-        max_sessions_per_key: settings.max_sessions_per_key as usize,
-        abandoned_after: settings.abandoned_after,
-        session_ttl: settings.session_ttl,
-        memory_budget: bytes(settings.memory_budget),
-        max_half_open: settings.max_half_open as usize,
+        limits: ServerLimits {
+            sessions: max_sessions,
+            ..settings.limits
+        },
         mtu_cap: settings.mtu_cap,
         metrics: settings.metrics,
         session_store: settings.session_store,

@@ -16,7 +16,7 @@ use self::systemd::{is_running, tool};
 use super::change::{FileError, Modes, Original, diff};
 use super::consent::Consent;
 use super::say;
-use crate::cli::args::{CommonArgs, ServeArgs, SetupArgs};
+use crate::cli::args::{CommonArgs, ServeOptions, SetupArgs};
 use crate::cli::places::Owner;
 use crate::cli::report::{self, Failure};
 use crate::cli::serve::ServeSettings;
@@ -66,7 +66,7 @@ impl ServerSettings {
         Ok(ServerSettings {
             undo: args.undo,
             consent: Consent::of(args),
-            serve: ServeSettings::new(ServeArgs::default(), &context)?,
+            serve: ServeSettings::new(ServeOptions::default(), &context)?,
             root,
         })
     }
