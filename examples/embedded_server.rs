@@ -22,7 +22,7 @@ use bowline::identity::authorized_keys::{AuthorizedKeys, KeyDecision};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{ProvenKey, load_host_keys};
 use bowline::server::connect_sshd::FromLoopback;
-use bowline::server::{Authority, KeyList, RegistryLimits, RelaySettings, Server, ServerConfig};
+use bowline::server::{Authority, KeyList, RelaySettings, Server, ServerConfig, ServerLimits};
 use bowline::session::SessionConfig;
 use tokio_util::sync::CancellationToken;
 
@@ -71,8 +71,7 @@ fn config(
         sshd_view: None,
         authority: Authority::Keys(Box::new(Keys(keys))),
         session: SessionConfig::default(),
-        limits: RegistryLimits::default(),
-        max_half_open: 256,
+        limits: ServerLimits::default(),
         quic: QuicLimits::default(),
     })
 }
