@@ -14,7 +14,8 @@ use std::{
 };
 
 use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use rustix::process::Uid;
 
 /// The end of the names of these sockets' files.
 pub(crate) const SUFFIX: &str = ".sock";
@@ -53,9 +54,44 @@ pub(crate) fn connect(file: &Path, kind: SocketType) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Who connected, or who listened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    /// 0 if it is not in the process id namespace of this process.
+    pub(crate) pid: u32,
+    pub(crate) user: Uid,
+}
+
+/// Asks the kernel who is at the other end of a connection. With libc: rustix takes a process id of 0 for impossible.
+///
+/// # Errors
+/// It is no Unix socket.
+pub(crate) fn peer(connection: &impl AsFd) -> io::Result<Peer> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `peer`, for which every pattern is valid.
+    #[allow(unsafe_code)]
+    let answer = unsafe {
+        libc::getsockopt(
+            connection.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    match answer {
+        0 => Ok(Peer {
+            pid: peer.pid.unsigned_abs(),
+            user: Uid::from_raw(peer.uid),
+        }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Whether the peer of a connection is root or the user of this process. Nobody else is answered on any local socket.
 pub(crate) fn is_permitted(connection: &impl AsFd) -> bool {
-    sockopt::socket_peercred(connection).is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+    peer(connection).is_ok_and(|peer| peer.user.is_root() || peer.user == rustix::process::geteuid())
 }
 
 /// The files of all sockets in a folder whose names have one of these prefixes, including those of dead processes.

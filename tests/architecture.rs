@@ -88,7 +88,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "local_socket",
         rooms: &[],
-        crates: Crates::Only(&["rustix"]),
+        crates: Crates::Only(&["rustix", "libc"]),
     },
     Room {
         name: "safe_path",

@@ -8,7 +8,7 @@
 use super::dialer::Dialer;
 use super::paths::Paths;
 use crate::carrier::{Carrier, CarrierError, DialError, Dialed, Path};
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::connection::{DIAL_TIMEOUT, DialProgress, Redial, RedialAction, Resumed};
 use crate::identity::raw_key::ServerKey;
 use crate::pump::{Epochs, NewLead, PathEvent, SessionStats};
@@ -16,13 +16,14 @@ use crate::random;
 use crate::wire::{Answer, Epoch, Hello, Resume, SessionId};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::{Instrument, debug, info};
 
 /// Redials one session while it exists.
 pub(super) struct Redialer {
@@ -61,6 +62,7 @@ impl Redialer {
         let mut active = self.stats.active_paths();
         let mut redial = Redial::new(u64::from_ne_bytes(random::bytes()), clock::now());
         let mut dials = Dials::default();
+        let mut timer = Timer::new();
         loop {
             {
                 let active = active.borrow_and_update();
@@ -72,13 +74,11 @@ impl Redialer {
             while let Some(action) = redial.poll(&ranks, dials.progress(), clock::now()) {
                 self.act(action, &paths, &mut redial, &mut dials);
             }
-            let timeout = redial.poll_timeout(&ranks, dials.progress(), clock::now());
+            timer.set(redial.poll_timeout(&ranks, dials.progress(), clock::now()));
             tokio::select! {
-                changed = active.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
+                // The statistics keep its sender: the task ends with its owner, or when nobody takes its events.
+                _ = active.changed() => {}
+                () = self.path_events.closed() => return,
                 Some(step) = dials.steps.join_next() => {
                     // An error means that a dial was aborted for a newer one.
                     let event = step.ok().and_then(|step| self.handle_step(step, &mut redial, &mut dials));
@@ -89,7 +89,7 @@ impl Redialer {
                         }
                     }
                 }
-                () = clock::sleep_until(timeout.unwrap_or_else(clock::now)), if timeout.is_some() => {
+                () = poll_fn(|cx| timer.poll(cx)) => {
                     if self.dialer.heard().swap(false, Relaxed) {
                         redial.handle_heard(clock::now());
                     }
@@ -105,7 +105,9 @@ impl Redialer {
                 self.dialer.heard().store(false, Relaxed);
                 if resolves {
                     let paths = self.paths.clone();
-                    dials.lookup.spawn(async move { paths.refresh().await });
+                    dials
+                        .lookup
+                        .spawn(async move { paths.refresh().await }.in_current_span());
                 }
             }
             RedialAction::Dial {

@@ -4,11 +4,12 @@
 use super::dialer::Dialer;
 use super::paths::Paths;
 use crate::carrier::{Carrier, CarrierError, CarrierInfo, DialError, Path};
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::connection::{STANDBY_TIMEOUT, StandbySchedule};
 use crate::identity::raw_key::ServerKey;
 use crate::pump::{ActivePaths, PathEvent, SessionStats};
 use crate::wire::{Answer, Hello, Refusal, SessionId};
+use std::future::poll_fn;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -44,17 +45,17 @@ impl Standby {
     pub(super) async fn run(mut self) {
         let mut active = self.stats.active_paths();
         let mut schedule = StandbySchedule::new(self.session);
+        let mut timer = Timer::new();
         loop {
             let paths = active.borrow_and_update().clone();
             schedule.handle_paths(is_standby_missing(&paths), clock::now());
-            let due = schedule.poll_timeout();
+            timer.set(schedule.poll_timeout());
             tokio::select! {
                 biased;
-                changed = active.changed() => match changed {
-                    Ok(()) => continue,
-                    Err(_) => return,
-                },
-                () = clock::sleep_until(due.unwrap_or_else(clock::now)), if due.is_some() => {}
+                // The statistics keep its sender: the task ends with its owner, or when nobody takes its carriers.
+                _ = active.changed() => continue,
+                () = self.path_events.closed() => return,
+                () = poll_fn(|cx| timer.poll(cx)) => {}
             }
             let Some(lead) = paths.lead.filter(|_| schedule.poll_attempt(clock::now())) else {
                 continue;

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::{SocketType, sockopt};
+use rustix::net::SocketType;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tracing::debug;
@@ -58,8 +58,7 @@ pub(crate) fn remove_stale_sockets(folder: &Path) {
 fn connect(file: PathBuf) -> Option<FoundSocket> {
     match local_socket::connect(&file, SocketType::STREAM) {
         Ok(connection) => {
-            let peer = sockopt::socket_peercred(connection.as_fd()).ok();
-            let pid = peer.map(|peer| peer.pid.as_raw_nonzero().get().unsigned_abs());
+            let pid = local_socket::peer(&connection).ok().map(|peer| peer.pid);
             Some(FoundSocket::Open { pid, connection })
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(FoundSocket::Full { file }),

@@ -1,8 +1,9 @@
 //! What a client half tells the `bowline ssh` in front of it about the link.
 //!
 //! `bowline ssh` listens on a socket in the runtime folder, and the client half connects to it. The client half reports when
-//! its lead changes or is suspected, and when it is asked. It says which keys were written to sshd, if `bowline ssh` has
-//! marked them. For `bowline status` it asks about the terminal. An idle session exchanges nothing. Lines of JSON.
+//! its paths change, when the pump asks for a dial or repeats that, and when it is asked. It says which keys were written to
+//! sshd, if `bowline ssh` has marked them. For `bowline status` it asks about the terminal. An idle session exchanges
+//! nothing. Lines of JSON.
 
 use std::fs;
 use std::future::poll_fn;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Capacity of the channel of path events; a dial race yields two or three carriers.
+/// Capacity of the channel of path events: three carriers of a dial race, a standby, a network change and the loss.
 pub const MAX_PATH_EVENTS: usize = 6;
 /// Capacity of the channel of commands; each is sent once or twice per session.
 pub const MAX_COMMANDS: usize = 4;

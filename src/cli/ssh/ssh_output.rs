@@ -16,10 +16,6 @@ use tokio::io::Interest;
 
 use crate::descriptor::Pollable;
 
-/// Room for what ssh writes while this process waits for the terminal, or for its turn.
-#[cfg(target_os = "linux")]
-const PIPE_BYTES: usize = 256 * 1024;
-
 /// A pipe for ssh's stdout: our end, which does not block, and ssh's.
 ///
 /// # Errors
@@ -27,11 +23,11 @@ const PIPE_BYTES: usize = 256 * 1024;
 pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK)?;
-    // Without the permission it is smaller.
-    #[cfg(target_os = "linux")]
-    let _ = rustix::pipe::fcntl_setpipe_size(&ours, PIPE_BYTES);
     Ok((ours, theirs))
 }
+
+/// Most bytes of one read of ssh's terminal. A terminal gives no more at once.
+const TERMINAL_BYTES: usize = 4096;
 
 /// Where ssh writes to.
 #[derive(Debug)]
@@ -40,15 +36,10 @@ pub(super) struct SshOutput {
     stdout: Option<Pollable>,
     /// Whether its terminal has been hung up, or nobody has its other end open.
     is_terminal_closed: bool,
-}
-
-/// In which order is read what was written to both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// ssh connects: its questions and warnings come before the session's output.
-    TerminalFirst,
-    /// The session runs: how it ended is said after all that it wrote.
-    StdoutFirst,
+    /// What was read from the terminal and is still to be shown.
+    said: Vec<u8>,
+    /// Bytes of stdout that come before that.
+    ahead: u64,
 }
 
 impl SshOutput {
@@ -57,12 +48,14 @@ impl SshOutput {
         Ok(SshOutput {
             stdout,
             is_terminal_closed: false,
+            said: Vec::new(),
+            ahead: 0,
         })
     }
 
     /// Whether nothing will come any more.
     pub(super) fn is_closed(&self) -> bool {
-        self.is_terminal_closed && self.stdout.is_none()
+        self.is_terminal_closed && self.stdout.is_none() && self.said.is_empty()
     }
 
     /// Whether ssh's terminal has no other end.
@@ -77,6 +70,9 @@ impl SshOutput {
 
     /// Waits until there is something to read, on stdout or on the terminal.
     pub(super) async fn readable(&self, terminal: &Pollable) {
+        if !self.said.is_empty() {
+            return;
+        }
         let terminal = Some(terminal).filter(|_| !self.is_terminal_closed);
         let devices = [terminal, self.stdout.as_ref()];
         poll_fn(|cx| {
@@ -90,18 +86,38 @@ impl SshOutput {
         .await;
     }
 
-    /// Reads what is there, as far as there is room, from the first of both that has something.
-    pub(super) fn read(&mut self, terminal: &Pollable, order: Order, room: &mut [u8]) -> usize {
-        match order {
-            Order::TerminalFirst => match self.read_terminal(terminal, room) {
-                0 => self.read_stdout(room),
-                count => count,
-            },
-            Order::StdoutFirst => match self.read_stdout(room) {
-                0 => self.read_terminal(terminal, room),
-                count => count,
-            },
+    /// Reads what is there, as far as there is room, in the order in which it was written.
+    ///
+    /// `has_session`: whether the session's output may have begun, asked after the terminal has been read. Before, ssh
+    /// connects: its questions and warnings come before what may be in the pipe by now. Afterwards what it says on the
+    /// terminal, that the connection is closed for example, comes behind all that is in the pipe.
+    pub(super) fn read(&mut self, terminal: &Pollable, has_session: impl FnOnce() -> bool, room: &mut [u8]) -> usize {
+        if self.said.is_empty() {
+            self.read_terminal(terminal);
+            let waits = !self.said.is_empty() && has_session();
+            self.ahead = if waits { self.stdout_waiting() } else { 0 };
         }
+        if self.said.is_empty() {
+            return self.read_stdout(room);
+        }
+        if self.ahead > 0 {
+            let most = room.len().min(usize::try_from(self.ahead).unwrap_or(usize::MAX));
+            let count = self.read_stdout(&mut room[..most]);
+            self.ahead -= count as u64;
+            if count > 0 {
+                return count;
+            }
+        }
+        let count = self.said.len().min(room.len());
+        room[..count].copy_from_slice(&self.said[..count]);
+        self.said.drain(..count);
+        self.ahead = 0;
+        count
+    }
+
+    fn stdout_waiting(&self) -> u64 {
+        let stdout = self.stdout.as_ref();
+        stdout.map_or(0, |stdout| rustix::io::ioctl_fionread(stdout.get_ref()).unwrap_or(0))
     }
 
     fn read_stdout(&mut self, room: &mut [u8]) -> usize {
@@ -113,13 +129,14 @@ impl SshOutput {
         count
     }
 
-    fn read_terminal(&mut self, terminal: &Pollable, room: &mut [u8]) -> usize {
+    fn read_terminal(&mut self, terminal: &Pollable) {
         if self.is_terminal_closed {
-            return 0;
+            return;
         }
-        let (count, is_closed) = read_all(terminal, room);
+        let mut room = [0; TERMINAL_BYTES];
+        let (count, is_closed) = read_all(terminal, &mut room);
+        self.said.extend_from_slice(&room[..count]);
         self.is_terminal_closed |= is_closed;
-        count
     }
 }
 

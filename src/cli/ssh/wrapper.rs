@@ -1,4 +1,5 @@
-//! bowline in front of ssh: bytes pass unchanged between the user's terminal and a terminal of ssh's own.
+//! bowline in front of ssh: bytes pass unchanged between the user's terminal and ssh, which has a terminal of its own, and
+//! a pipe as its stdout.
 //!
 //! What ssh writes is read only as long as little waits for the user's terminal, and keys likewise, so a terminal that
 //! stops reading stops ssh, and memory is bounded. `Display` gets a copy of ssh's output: it knows which modes to
@@ -27,7 +28,7 @@ use super::decision::Overlay;
 use super::flood_meter::FloodMeter;
 use super::leader::{Change, Leader};
 use super::link_line::LinkLine;
-use super::ssh_output::{self, Order, SshOutput};
+use super::ssh_output::{self, SshOutput};
 use super::user_terminal::UserTerminal;
 use crate::cli::values::Predict;
 use crate::clock::{self, Timer};
@@ -328,11 +329,10 @@ impl Wrapper {
 
     /// How much there was.
     fn read_ssh(&mut self) -> usize {
-        let order = match self.is_logged_in {
-            true => Order::StdoutFirst,
-            false => Order::TerminalFirst,
-        };
-        self.ssh_output.read(&self.inner, order, &mut self.room)
+        // If nothing was read while ssh had its terminal in raw mode, the session has begun and ended.
+        let (is_logged_in, inner) = (self.is_logged_in, &self.inner);
+        let has_session = || is_logged_in || !is_raw(inner);
+        self.ssh_output.read(inner, has_session, &mut self.room)
     }
 
     /// The first bytes of `room` are ssh's.
@@ -412,7 +412,7 @@ impl Wrapper {
         }
     }
 
-    /// Takes the answer, which the shell would get as keys. Keys are left to the shell.
+    /// Takes the answer, which the shell would get as keys. Keys behind it are left to the shell; those before it are lost.
     async fn await_answer(&mut self) {
         let end = clock::now() + ANSWER_TIMEOUT;
         while self.cursor.is_expected(clock::now()) && !self.is_outer_closed {
@@ -675,16 +675,15 @@ impl Buffer {
         }
         let written = device.try_io(Interest::WRITABLE, |fd| {
             loop {
+                // Less than all may have been taken because of a signal, so only the kernel says that there is no room.
                 match rustix::io::write(fd, &self.bytes[self.start..]) {
                     Ok(count) => self.start += count,
-                    Err(Errno::INTR) => continue,
+                    Err(Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
                 }
-                // What is not taken finds no room, so tokio waits for the reader at once: one call less for each time.
-                return match self.is_empty() {
-                    true => Ok(()),
-                    false => Err(io::ErrorKind::WouldBlock.into()),
-                };
+                if self.is_empty() {
+                    return Ok(());
+                }
             }
         });
         written.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)

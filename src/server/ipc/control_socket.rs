@@ -183,14 +183,18 @@ impl ControlServer {
 
 impl Peer {
     fn new(connection: OwnedFd, now: Instant) -> Option<Self> {
-        let peer = rustix::net::sockopt::socket_peercred(&connection).ok()?;
+        let peer = local_socket::peer(&connection).ok()?;
         if !local_socket::is_permitted(&connection) {
-            warn!(pid = %peer.pid, uid = %peer.uid, "refused a control connection of another user");
+            warn!(
+                pid = peer.pid,
+                uid = peer.user.as_raw(),
+                "refused a control connection of another user"
+            );
             return None;
         }
         Some(Self {
             connection,
-            pid: peer.pid.as_raw_nonzero().get().unsigned_abs(),
+            pid: peer.pid,
             until: now + REQUEST_TIMEOUT,
         })
     }

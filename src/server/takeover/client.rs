@@ -23,7 +23,7 @@ use crate::server::{
         fd_bundle, seqpacket,
     },
 };
-use crate::{clock, fault};
+use crate::{clock, fault, local_socket};
 
 /// A running keeper answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -125,7 +125,7 @@ impl RunningKeeper {
         let (ControlReply::Identity(who), Some(sender)) = (tell, sender) else {
             return None;
         };
-        let owner = sockopt::socket_peercred(&connection).ok()?.uid.as_raw();
+        let owner = local_socket::peer(&connection).ok()?.user.as_raw();
         Some(Self {
             // The kernel's process id: its own may be of another pid namespace.
             who: KeeperInfo {
@@ -280,6 +280,10 @@ fn wait_and_receive(connection: &OwnedFd) -> io::Result<ControlReply> {
 
 /// Receives a reply, with the sender's credentials if the kernel was asked for them.
 fn receive(connection: &OwnedFd) -> io::Result<(ControlReply, Option<UCred>)> {
+    if local_socket::peer(connection)?.pid == 0 {
+        // rustix takes such credentials for impossible.
+        return Err(io::Error::other("the keeper is in another process id namespace"));
+    }
     let mut bytes = vec![0; seqpacket::MAX_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
