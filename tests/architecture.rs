@@ -265,8 +265,8 @@ const ROOMS: &[Room] = &[
     },
 ];
 
-/// The modules of the server half that are the keeper's, and the worker's end of its connection. Each may import the modules of the
-/// server half that are named, and those before it in this list.
+/// The modules of the server half that are the keeper's. Each may import the modules of the server half that are named, and
+/// those before it in this list.
 const KEEPER: &[(&str, &[&str])] = &[
     ("ipc", &["sshd_config"]),
     ("handover", &["client_address", "worker_user"]),
@@ -274,8 +274,11 @@ const KEEPER: &[(&str, &[&str])] = &[
     ("supervisor", &["client_address", "worker_user"]),
 ];
 
-/// What the keeper's modules may use of the world: system calls, JSON, errors, logging, wiping of keys. No async runtime, and nothing
-/// that parses what the network sends.
+/// Modules beside the server half that the keeper's may import: nothing that parses what the network sends.
+const KEEPER_LEAVES: &[&str] = &["server", "clock", "fault", "local_socket", "tcp_info"];
+
+/// What the keeper's modules may use of the world: system calls, JSON, errors, logging, wiping of keys. No async runtime, and
+/// nothing that parses what the network sends.
 const KEEPER_CRATES: &[&str] = &[
     "libc",
     "rustix",
@@ -495,6 +498,12 @@ fn keeper_imports(place: &str, text: &str) -> Vec<String> {
         {
             faults.push(format!("{place}:{}: `{name}` may not import `{target}`", path.line));
         }
+        if let Some(room) = room_of(&path.segments, &module)
+            && room.starts_with(char::is_lowercase)
+            && !KEEPER_LEAVES.contains(&room)
+        {
+            faults.push(format!("{place}:{}: the keeper may not import `{room}`", path.line));
+        }
         let head = path.segments[0].as_str();
         let is_crate = dependencies_of(include_str!("../Cargo.toml"))
             .iter()
@@ -682,6 +691,9 @@ mod self_test {
             "use super::super::worker::WorkerSetup;",
             "use crate::{clock, server::{ipc::Stop, registry::Registry}};",
             "use tokio::sync::mpsc;",
+            "use crate::tasks::Tasks;",
+            "use crate::carrier::quic::bind;",
+            "use crate::{clock, identity::raw_key::TlsKey};",
         ] {
             assert_eq!(keeper_imports("src/server/takeover/client.rs", text).len(), 1, "{text}");
         }

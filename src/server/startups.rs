@@ -161,6 +161,7 @@ impl Drop for Startup<'_> {
         }
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

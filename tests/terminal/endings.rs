@@ -1,8 +1,10 @@
 //! How it ends, and what is left behind: nothing.
 
 use crate::support::ssh::HOST;
-use crate::{Desk, PROMPT, THERE, expect_gone, kill};
+use crate::support::wait_for;
+use crate::{Desk, LIMIT, PROMPT, THERE, expect_gone, kill};
 use rustix::process::Signal;
+use std::path::Path;
 
 #[test]
 fn exit_codes_are_those_of_the_remote_program() {
@@ -113,8 +115,11 @@ fn keys_at_the_end_are_left_to_the_shell_if_the_terminal_does_not_say_where_its_
     desk.log_in("");
     let (ssh, between) = (desk.ssh(), desk.pty.processes("bowline")[1]);
     kill(ssh, Signal::KILL);
-    expect_gone(&[ssh, between]);
-    // bowline still waited for the answer.
+    // Once bowline has collected it, it knows of the end. It still waits for the answer.
+    let collected = wait_for(LIMIT, || {
+        (!Path::new(&format!("/proc/{between}")).exists()).then_some(())
+    });
+    assert!(collected.is_some(), "the process between ends");
     for key in ["i", "d"] {
         desk.pty.press(key);
     }

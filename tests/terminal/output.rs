@@ -5,7 +5,8 @@ use crate::support::pty::size;
 use crate::support::rig::Rig;
 use crate::support::ssh::HOST;
 use crate::support::{measured, wait_for};
-use crate::{Desk, LIMIT, THERE};
+use crate::{Desk, LIMIT, PROMPT, THERE, expect_gone, kill};
+use rustix::process::Signal;
 use std::fs;
 use std::time::Duration;
 
@@ -110,6 +111,23 @@ fn what_ssh_says_at_the_end_comes_behind_all_output() {
     desk.pty.expect("the-end-2\r\n");
     desk.pty.expect("closed.\r");
     desk.expect_end(0);
+}
+
+#[test]
+fn the_output_of_a_session_that_began_and_ended_unseen_comes_before_what_ssh_says_at_its_end() {
+    let mut desk = Desk::new();
+    desk.pty.enter(&format!(
+        "./bssh -F ssh_config -o LogLevel=INFO -t {HOST} 'sleep 1; echo out-$((1+1))'"
+    ));
+    let ssh = wait_for(LIMIT, || desk.pty.processes("ssh").first().copied()).expect("ssh starts");
+    kill(desk.bowline(), Signal::STOP);
+    // The shell says so.
+    desk.pty.expect("Stopped");
+    expect_gone(&[ssh]);
+    desk.pty.enter("fg");
+    desk.pty.expect("out-2\r\n");
+    desk.pty.expect("closed.\r");
+    desk.pty.expect(PROMPT);
 }
 
 #[test]

@@ -99,7 +99,8 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(20);
 
 impl Display {
     /// A terminal that shows something already, with the cursor somewhere. Nothing is drawn until it is certain what the
-    /// terminal shows: by [`Self::handle_cursor_report`], or by output that clears the screen or fills it. Predictions begin after [`Self::handle_login`].
+    /// terminal shows: by [`Self::handle_cursor_report`], or by output that clears the screen or fills it. Predictions begin
+    /// after [`Self::handle_login`].
     pub fn new(settings: Settings) -> Self {
         let mut screen = Screen::new(settings.columns, settings.rows);
         screen.doubt_everything();

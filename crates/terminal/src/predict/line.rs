@@ -93,7 +93,8 @@ impl Predictor {
     /// separates text at the right margin. `None` if wide or unknown ones are among them.
     fn moving(&self, start: Place, screen: &Screen) -> Option<Vec<Cell>> {
         if start.row != place(screen.cursor(), screen).row {
-            // Behind a line feed that has not come yet: nobody knows what will be in this row, as when an editor opens a new one.
+            // Behind a line feed that has not come yet: nobody knows what will be in this row, as when an editor opens a new
+            // one.
             return Some(Vec::new());
         }
         let mut cells: Vec<Cell> = Vec::new();

@@ -144,7 +144,8 @@ impl Screen {
         self.doubt_everything();
     }
 
-    /// Begins again after output that was not followed: `modes` brings an emulator to the modes after it. Everything is in doubt.
+    /// Begins again after output that was not followed: `modes` brings an emulator to the modes after it. Everything is in
+    /// doubt.
     pub(crate) fn handle_gap(&mut self, modes: &[u8]) {
         let scrolled = self.doubts.scrolled;
         *self = Self::new(self.columns, self.rows);
