@@ -203,3 +203,28 @@ fn typing_faster_than_the_path_never_pauses_for_long() {
     session.key(b"!");
     assert_eq!(session.row(0), "$ completed the quick brown fox!");
 }
+
+#[test]
+fn text_behind_enter_in_an_editor_does_not_move_the_row_below() {
+    let answers: Vec<(&'static [u8], &'static str)> = vec![
+        (b"x", "x"),
+        (b"\r", "\x1b[2;1H\x1b[L"),
+        (b"a", "a"),
+        (b"b", "b"),
+        (b"c", "c"),
+    ];
+    let mut session = Session::new(200, "one\r\nold row\x1b[1;4H", scripted(answers));
+    session.type_text("x", 1000);
+    session.key(b"\r");
+    session.key(b"a");
+    session.wait(150);
+    session.key(b"b");
+    session.wait(1000);
+    session.key(b"c");
+    assert_eq!(
+        (session.row(1), session.row(2)),
+        ("abc".to_owned(), "old row".to_owned())
+    );
+    let shown: String = session.displayed.iter().map(|(_, character)| *character).collect();
+    assert!(shown.chars().all(|character| "xabc".contains(character)), "{shown}");
+}
