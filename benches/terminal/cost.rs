@@ -34,7 +34,7 @@ pub(crate) fn cat(bytes: usize) {
     fs::write(&path, line.repeat(bytes / line.len())).expect("the scratch folder");
     // The terminal shows each line end as two bytes.
     let shown = bytes / line.len() * (line.len() + 1);
-    let remote = format!("printf begins; cat {}", path.display());
+    let remote = format!("printf begins; read -r line; cat {}", path.display());
     let terminals = terminals(&rig, &plain, &remote);
     let mut seconds = [const { Vec::new() }; 3];
     for round in 0..ROUNDS {
@@ -49,7 +49,8 @@ pub(crate) fn cat(bytes: usize) {
                 );
             }
             let start = now();
-            terminal.skip(shown.saturating_sub(usize::try_from(terminal.shown).unwrap_or(0)));
+            terminal.press(b"\r");
+            terminal.skip(shown);
             seconds[at].push(start.elapsed().as_secs_f64());
         }
     }

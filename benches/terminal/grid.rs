@@ -37,8 +37,6 @@ pub(crate) struct Terminal {
     device: File,
     parser: vt100::Parser,
     _running: Running,
-    /// Bytes that were shown.
-    pub(crate) shown: u64,
 }
 
 impl Terminal {
@@ -67,7 +65,6 @@ impl Terminal {
             device: ours,
             parser: vt100::Parser::new(ROWS, COLUMNS, 0),
             _running: running,
-            shown: 0,
         }
     }
 
@@ -121,7 +118,6 @@ impl Terminal {
 
     fn show(&mut self, bytes: &[u8]) {
         const QUESTION: &[u8] = b"\x1b[6n";
-        self.shown += bytes.len() as u64;
         let mut rest = bytes;
         while let Some(at) = rest.windows(QUESTION.len()).position(|window| window == QUESTION) {
             self.parser.process(&rest[..at]);

@@ -1,8 +1,8 @@
 //! `bowline ssh` as a terminal, beside mosh and plain ssh: who shows keys at once, what they show wrongly, and what it costs.
 //!
-//! `cargo bench --bench terminal [-- --quick] [-- ROW..]`, as root. It needs mosh (`apt install mosh`), vim, less and python3. The
-//! same script of keys is typed into all programs at the same time, over emulated paths; `--quick` types it once instead of
-//! twice. Rows: `keys`, `cat`, `cost`.
+//! `cargo bench --bench terminal [-- --quick] [-- ROW..]`, as root. It needs mosh (`apt install mosh`), vim, less and
+//! python3. The same script of keys is typed into all programs at the same time, over emulated paths; `--quick` types it
+//! once instead of twice. Rows: `keys`, `cat`, `cost`.
 
 #![allow(clippy::print_stdout, reason = "a bench reports")]
 
@@ -44,7 +44,7 @@ fn main() {
             "not run: {} missing (apt install mosh vim less python3)",
             missing.join(", ")
         );
-        return;
+        std::process::exit(69);
     }
     let words: Vec<String> = std::env::args().skip(1).collect();
     let is_quick = words.iter().any(|word| word == "--quick");

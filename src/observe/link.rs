@@ -42,7 +42,6 @@ const TERMINAL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The name of the socket of a `bowline ssh`, around its process id.
 const PREFIX: &str = "terminal-";
-const SUFFIX: &str = ".sock";
 
 /// Connections that may wait. A jump host and its target have one client half between them.
 const BACKLOG: i32 = 4;
@@ -164,7 +163,7 @@ impl LinkListener {
     /// As `bind(2)`.
     pub(crate) fn open(folder: &Path, terminal: Option<String>) -> io::Result<LinkListener> {
         remove_stale(folder);
-        let file = folder.join(format!("{PREFIX}{}{SUFFIX}", std::process::id()));
+        let file = folder.join(format!("{PREFIX}{}{}", std::process::id(), local_socket::SUFFIX));
         let socket = local_socket::listen(&file, SocketType::STREAM, BACKLOG)?;
         Ok(LinkListener { file, socket, terminal })
     }
@@ -210,11 +209,8 @@ impl Drop for LinkListener {
 
 /// Removes the sockets of processes that were killed.
 fn remove_stale(folder: &Path) {
-    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let (file, name) = (file.path(), file.file_name());
-        let pid = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
+    for file in local_socket::files(folder, &[PREFIX]) {
+        let pid = file.file_stem().and_then(|name| name.to_str()?.strip_prefix(PREFIX));
         let pid = pid.and_then(|pid| Pid::from_raw(pid.parse().ok()?));
         // One that lives in another container refuses nothing. Any other is not connected to: it would take that for its
         // client half.

@@ -1,8 +1,7 @@
 //! The loop that connects a local pipe, a session and its carriers: `local pipe <-> Session <-> Carrier`.
 //!
 //! Both halves run it. They differ in what the pipe is and in who produces carriers. One task polls everything, without
-//! locks and without queues between the steps: a step that cannot make
-//! progress is polled again when its waker fires.
+//! locks and without queues between the steps: a step that cannot make progress is polled again when its waker fires.
 //!
 //! Four channels connect it with the rest of the process: [`PathEvent`]s into it (carriers, network changes),
 //! [`SessionCommand`]s of the session's owner, [`ActivePaths`] out of it with what the dialers should do, and requests for

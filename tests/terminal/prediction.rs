@@ -111,14 +111,23 @@ fn letters_are_shown_before_they_return_as_soon_as_the_prompt_has_echoed_one() {
         "the first is not known to be echoed"
     );
     type_until_predicted(&mut desk, &mut line);
+    expect_letters_at_once(&mut desk, &mut line, "a shell");
+}
+
+/// Types letters that are predicted.
+#[track_caller]
+pub(crate) fn expect_letters_at_once(desk: &mut Desk, line: &mut String, program: &str) {
     let mut times: Vec<Duration> = "abcdefghijkl"
         .chars()
-        .map(|letter| type_letter(&mut desk, &mut line, letter))
+        .map(|letter| type_letter(desk, line, letter))
         .collect();
     times.sort();
     let median = times[times.len() / 2];
-    measured_time("a predicted key until it is shown, median", median);
-    assert!(median < RTT / 6, "{times:?}");
+    measured_time(
+        &format!("a predicted key in {program} until it is shown, median"),
+        median,
+    );
+    assert!(median < RTT / 6, "{program}: {times:?}");
 }
 
 /// The screen and the cursor after these lines, typed key by key at once.

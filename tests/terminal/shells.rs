@@ -1,12 +1,12 @@
 //! Typed keys in the line editors of zsh and fish, and in vim.
 
 use crate::prediction::{
-    COLUMNS, RTT, cursor, desk, log_in, make_long, row, run, type_letter, type_until_predicted, wait_for_row,
+    COLUMNS, RTT, cursor, desk, expect_letters_at_once, log_in, make_long, row, run, type_letter, type_until_predicted,
+    wait_for_row,
 };
 use crate::support::ssh::HOST;
-use crate::support::{measured_time, wait_for, write_program};
+use crate::support::{wait_for, write_program};
 use crate::{Desk, LIMIT, THERE};
-use std::time::Duration;
 
 /// Programs that ask for keys there, with commands that ask for a word that is not shown.
 const SHELLS: [(&str, &str, &str); 2] = [
@@ -52,14 +52,7 @@ fn letters_are_shown_at_once_in_zsh_and_fish() {
         let mut desk = shell(name);
         let mut line = THERE.to_owned();
         type_until_predicted(&mut desk, &mut line);
-        let mut times: Vec<Duration> = "abcdefghijkl"
-            .chars()
-            .map(|letter| type_letter(&mut desk, &mut line, letter))
-            .collect();
-        times.sort();
-        let median = times[times.len() / 2];
-        measured_time(&format!("a predicted key in {name} until it is shown, median"), median);
-        assert!(median < RTT / 6, "{name}: {times:?}");
+        expect_letters_at_once(&mut desk, &mut line, name);
         desk.pty.press("\x15");
         wait_for_row(&desk, THERE);
         // Corrected, with a word inserted before the last.

@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_millis(200);
 const PROGRAM_ASKS: Duration = Duration::from_secs(10);
 
 /// A terminal that has not answered for so long does not.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// No answer is shorter: `CSI 1;1R`.
 const MIN_ANSWER: usize = 6;
@@ -96,7 +96,7 @@ impl CursorReport {
 
     /// Whether the answer is still to be expected.
     pub(super) fn is_expected(&self, now: Instant) -> bool {
-        let is_recent = self.asked_at.is_some_and(|at| now < at + PATIENCE);
+        let is_recent = self.asked_at.is_some_and(|at| now < at + REPORT_TIMEOUT);
         self.is_awaited && (self.is_answered || is_recent)
     }
 

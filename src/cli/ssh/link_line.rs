@@ -24,9 +24,6 @@ const WARNING: Duration = Duration::from_secs(5);
 /// The end of the session is worth a word so long before.
 const END_IS_NEAR: Duration = Duration::from_secs(15 * 60);
 
-/// A key reaches the client half within this time, unless ssh keeps it for itself.
-const ON_ITS_WAY: Duration = Duration::from_millis(200);
-
 /// Keys are counted up to here.
 const MAX_KEYS: usize = 1000;
 
@@ -86,10 +83,10 @@ impl LinkLine {
         if let Some(heard) = heard.and_then(|time| now.checked_sub(time)) {
             self.handle_heard(heard);
         }
-        // ssh keeps some keys for itself, as the first one of an escape.
+        // ssh keeps some keys for itself, as the first one of an escape. On a busy machine it passes others on late.
         if !report.has_unacknowledged
             && !report.is_suspect
-            && let Some(arrived) = now.checked_sub(ON_ITS_WAY)
+            && let Some(arrived) = now.checked_sub(SILENCE)
         {
             self.forget_keys_until(arrived);
         }

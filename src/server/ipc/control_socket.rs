@@ -41,8 +41,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long no connection is accepted after a failure that would happen again at once, such as too many open files.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The socket on which other keepers ask who is running. Dropping it leaves the file: another process may have the
-/// socket too.
+/// The socket on which `bowline status`, `bowline kill` and other keepers ask. Dropping it leaves the file: another
+/// process may have the socket too.
 #[derive(Debug)]
 pub struct ControlListener {
     file: PathBuf,

@@ -42,7 +42,7 @@ pub struct WorkerPlan {
     pub user: Option<WorkerUser>,
     /// A second program to keep running, as the keeper's own user: the built-in SSH server.
     pub sidecar: Option<SidecarPlan>,
-    /// The socket on which other keepers ask who is running; `None` keeps the previous one, if there is one.
+    /// The control socket; `None` keeps the previous one, if there is one.
     pub control_listener: Option<ControlListener>,
     /// How long a worker may take to end its sessions before it is killed.
     pub grace: Duration,

@@ -152,13 +152,19 @@ impl RunningKeeper {
         sockopt::set_socket_passcred(&self.connection, false)?;
         send(&self.connection, &ControlRequest::ConnectToWorker)?;
         if !seqpacket::wait_for(self.connection.as_fd(), PollFlags::IN, WORKER_CONNECTION_TIMEOUT)? {
-            return Err(io::ErrorKind::TimedOut.into());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the keeper does not answer"));
         }
         let (text, descriptors) = seqpacket::receive(&self.connection)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         match (serde_json::from_slice(&text)?, descriptors.into_iter().next()) {
             (ControlReply::WorkerConnection, Some(connection)) => Ok(connection),
-            (ControlReply::NoWorker, _) => Err(io::ErrorKind::NotConnected.into()),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+            (ControlReply::NoWorker, _) => Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "there is none, or it accepts no more connections",
+            )),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the keeper's answer is not understood",
+            )),
         }
     }
 

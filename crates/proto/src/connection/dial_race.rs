@@ -55,6 +55,20 @@ pub struct DialProgress {
     pub running: bool,
 }
 
+#[cfg(test)]
+impl DialProgress {
+    /// Nothing is in progress.
+    pub(super) const IDLE: DialProgress = DialProgress {
+        ready: false,
+        running: false,
+    };
+    /// No dial has completed.
+    pub(super) const BUSY: DialProgress = DialProgress {
+        ready: false,
+        running: true,
+    };
+}
+
 impl DialRace {
     /// For an outage or a suspected one: runs until no carrier is needed.
     pub(super) fn for_outage(pacer: RedialPacer, request: DialRequest, now: Instant) -> DialRace {
@@ -302,15 +316,6 @@ mod tests {
         );
     }
 
-    const IDLE: DialProgress = DialProgress {
-        ready: false,
-        running: false,
-    };
-    const BUSY: DialProgress = DialProgress {
-        ready: false,
-        running: true,
-    };
-
     const REQUEST: DialRequest = DialRequest::Dial {
         peer_reachable: false,
         is_urgent: true,
@@ -341,7 +346,7 @@ mod tests {
     #[test]
     fn a_race_called_off_over_an_open_resume_dials_on_until_a_later_one_is_accepted() {
         let start = clock::now();
-        for progress in [BUSY, IDLE] {
+        for progress in [DialProgress::BUSY, DialProgress::IDLE] {
             let mut dial_race = DialRace::for_outage(pacer(start), REQUEST, start);
             dial_race.handle_resume_sent(Epoch::new(2), Duration::ZERO, start);
             dial_race.handle_request(DialRequest::None, start);
@@ -366,12 +371,12 @@ mod tests {
             network_changes: 0,
         };
         let mut dial_race = DialRace::for_outage(pacer(start), heard, start);
-        let busy = dials(&mut dial_race, start, BUSY).len();
+        let busy = dials(&mut dial_race, start, DialProgress::BUSY).len();
         assert!(busy < 10, "{busy}");
         let later = start + Duration::from_secs(10);
         let mut dial_race = DialRace::for_outage(pacer(later), heard, later);
         dial_race.handle_request(REQUEST, later);
-        assert!(dials(&mut dial_race, later, BUSY).len() > 50);
+        assert!(dials(&mut dial_race, later, DialProgress::BUSY).len() > 50);
     }
 
     #[test]
@@ -379,9 +384,13 @@ mod tests {
         let start = clock::now();
         let until = start + Duration::from_secs(5);
         let mut dial_race = DialRace::for_upgrade(pacer(start), start, until);
-        assert_eq!(dial_race.poll_timeout(start, BUSY), until);
-        assert!(dials(&mut dial_race, start, BUSY).is_empty());
-        assert!(dial_race.is_over(until, BUSY) && !dial_race.is_over(start, BUSY) && dial_race.is_over(start, IDLE));
+        assert_eq!(dial_race.poll_timeout(start, DialProgress::BUSY), until);
+        assert!(dials(&mut dial_race, start, DialProgress::BUSY).is_empty());
+        assert!(
+            dial_race.is_over(until, DialProgress::BUSY)
+                && !dial_race.is_over(start, DialProgress::BUSY)
+                && dial_race.is_over(start, DialProgress::IDLE)
+        );
     }
 
     #[test]
@@ -389,8 +398,8 @@ mod tests {
         let start = clock::now();
         let mut dial_race = DialRace::for_upgrade(pacer(start), start, start + Duration::from_secs(5));
         dial_race.handle_resume_sent(Epoch::new(2), Duration::ZERO, start);
-        assert!(!dials(&mut dial_race, start, BUSY).is_empty());
+        assert!(!dials(&mut dial_race, start, DialProgress::BUSY).is_empty());
         dial_race.handle_answered(Epoch::new(2), None, start);
-        assert!(dials(&mut dial_race, start + Duration::from_secs(10), IDLE).len() > 10);
+        assert!(dials(&mut dial_race, start + Duration::from_secs(10), DialProgress::IDLE).len() > 10);
     }
 }

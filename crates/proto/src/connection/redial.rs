@@ -238,14 +238,6 @@ mod tests {
     use crate::test_tools as clock;
     use crate::wire::{self, RefusalCode};
 
-    const IDLE: DialProgress = DialProgress {
-        ready: false,
-        running: false,
-    };
-    const BUSY: DialProgress = DialProgress {
-        ready: false,
-        running: true,
-    };
     const REQUEST: DialRequest = DialRequest::Dial {
         peer_reachable: false,
         is_urgent: true,
@@ -286,12 +278,12 @@ mod tests {
         let mut redial = redial(now);
         redial.handle_paths(None, REQUEST, now);
         assert_eq!(
-            redial.poll(&RANKS, IDLE, now),
+            redial.poll(&RANKS, DialProgress::IDLE, now),
             Some(RedialAction::Begin { resolves: true })
         );
         let mut renewals = Vec::new();
         for attempt in 0..40 {
-            let action = actions(&mut redial, &mut now, BUSY).pop();
+            let action = actions(&mut redial, &mut now, DialProgress::BUSY).pop();
             let Some(RedialAction::Dial { paths, renews_sockets }) = action else {
                 panic!("attempt {attempt}: {action:?}");
             };
@@ -301,7 +293,7 @@ mod tests {
         assert_eq!(renewals, [0, 16, 32]);
         redial.handle_paths(None, DialRequest::None, now);
         assert_eq!(
-            redial.poll(&RANKS, BUSY, now),
+            redial.poll(&RANKS, DialProgress::BUSY, now),
             Some(RedialAction::End { upgraded: false })
         );
     }
@@ -310,25 +302,34 @@ mod tests {
     fn every_better_path_is_dialed_at_once_and_no_addresses_are_looked_up() {
         let mut now = clock::now();
         let mut redial = redial(now);
-        assert_eq!(redial.poll(&RANKS, IDLE, now), None);
+        assert_eq!(redial.poll(&RANKS, DialProgress::IDLE, now), None);
         let dials = RedialAction::Dial {
             paths: vec![1, 3],
             renews_sockets: true,
         };
         let begin = RedialAction::Begin { resolves: false };
-        assert_eq!(redial.poll_timeout(&RANKS[..1], IDLE, now), None, "no better path");
-        now = redial.poll_timeout(&RANKS, IDLE, now).expect("an attempt");
-        assert_eq!(redial.poll(&RANKS, BUSY, now), Some(begin));
-        assert_eq!(redial.poll(&RANKS, BUSY, now), Some(dials));
-        assert_eq!(redial.poll(&RANKS, BUSY, now), None);
-        let ready = DialProgress { ready: true, ..BUSY };
+        assert_eq!(
+            redial.poll_timeout(&RANKS[..1], DialProgress::IDLE, now),
+            None,
+            "no better path"
+        );
+        now = redial
+            .poll_timeout(&RANKS, DialProgress::IDLE, now)
+            .expect("an attempt");
+        assert_eq!(redial.poll(&RANKS, DialProgress::BUSY, now), Some(begin));
+        assert_eq!(redial.poll(&RANKS, DialProgress::BUSY, now), Some(dials));
+        assert_eq!(redial.poll(&RANKS, DialProgress::BUSY, now), None);
+        let ready = DialProgress {
+            ready: true,
+            ..DialProgress::BUSY
+        };
         assert_eq!(redial.poll(&RANKS, ready, now), Some(RedialAction::Resume));
         redial.handle_resume_sent(Epoch::new(2), Duration::ZERO, now);
         assert_eq!(redial.poll(&RANKS, ready, now), None, "one resume at a time");
         let resumed = redial.handle_answered(Epoch::new(2), RANKS[1], accepted(), now);
         assert!(matches!(resumed, Resumed::Lead(Accepted { window: 7, .. })));
         assert_eq!(
-            redial.poll(&RANKS, BUSY, now),
+            redial.poll(&RANKS, DialProgress::BUSY, now),
             Some(RedialAction::End { upgraded: true })
         );
     }
@@ -337,16 +338,21 @@ mod tests {
     fn an_outage_that_interrupts_an_upgrade_is_no_upgrade_if_it_ends_on_another_path() {
         let mut now = clock::now();
         let mut redial = redial(now);
-        now = redial.poll_timeout(&RANKS, IDLE, now).expect("an attempt");
-        assert_eq!(std::iter::from_fn(|| redial.poll(&RANKS, BUSY, now)).count(), 2);
+        now = redial
+            .poll_timeout(&RANKS, DialProgress::IDLE, now)
+            .expect("an attempt");
+        assert_eq!(
+            std::iter::from_fn(|| redial.poll(&RANKS, DialProgress::BUSY, now)).count(),
+            2
+        );
         redial.handle_paths(None, REQUEST, now);
-        let attempt = actions(&mut redial, &mut now, BUSY).pop();
+        let attempt = actions(&mut redial, &mut now, DialProgress::BUSY).pop();
         assert!(matches!(attempt, Some(RedialAction::Dial { ref paths, renews_sockets: true }) if paths[0] == 0));
         redial.handle_resume_sent(Epoch::new(2), Duration::ZERO, now);
         redial.handle_answered(Epoch::new(2), RANKS[0], accepted(), now);
         redial.handle_paths(Some(RANKS[0]), DialRequest::None, now);
         assert_eq!(
-            redial.poll(&RANKS, BUSY, now),
+            redial.poll(&RANKS, DialProgress::BUSY, now),
             Some(RedialAction::End { upgraded: false })
         );
     }
@@ -361,7 +367,7 @@ mod tests {
         ] {
             let mut redial = redial(now);
             redial.handle_paths(None, REQUEST, now);
-            redial.poll(&RANKS, IDLE, now);
+            redial.poll(&RANKS, DialProgress::IDLE, now);
             redial.handle_resume_sent(Epoch::new(2), Duration::ZERO, now);
             let message = "".into();
             let refused = Some(Answer::Refused(Refusal { code, message }));
