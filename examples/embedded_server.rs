@@ -17,13 +17,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bowline::carrier::quic::{EndpointSecrets, QuicLimits, bind};
 use bowline::identity::authorized_keys::{AuthorizedKeys, KeyDecision};
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{ProvenKey, load_host_keys};
 use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, KeyList, RelaySettings, Server, ServerConfig, ServerLimits};
 use bowline::session::SessionConfig;
+use bowline::transport::quic::{EndpointSecrets, QuicLimits, bind};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]

@@ -16,11 +16,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bowline::carrier::quic::MtuCap;
 use bowline::client::{self, ClientConfig, Port, ResumableStream, SshCredentials, SshTrust, Target};
 use bowline::identity::known_hosts::{HostKeyStatus, KnownHosts, ServerKey};
 use bowline::identity::ssh_config::{SshConfig, SshQuery};
 use bowline::session::SessionConfig;
+use bowline::transport::quic::MtuCap;
 use bowline::wire::UserName;
 use russh::client::Handle;
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, load_secret_key};

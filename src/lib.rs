@@ -28,5 +28,6 @@ pub mod server;
 pub mod sshd;
 mod tasks;
 mod tcp_info;
+pub mod transport;
 
 pub use bowline_proto::{connection, session, wire};

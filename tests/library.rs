@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, bind};
-use bowline::carrier::{DialError, Path};
+use bowline::carrier::{Path, dial_quic};
 use bowline::client::{self, Boxed, ClientConfig, Credentials, EarlyData, HostTrust, OpenError, Port, Target};
 use bowline::identity::raw_key::{ServerKey, TlsKey};
 use bowline::identity::statement::ProvenKey;
@@ -11,6 +10,7 @@ use bowline::pump::Outcome;
 use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, RelaySettings, Server, ServerConfig, ServerLimits};
 use bowline::session::SessionConfig;
+use bowline::transport::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, bind};
 use bowline::wire::{Authorization, RefusalCode, UserName};
 use std::error::Error;
 use std::net::SocketAddr;
@@ -215,9 +215,9 @@ async fn a_client_that_is_turned_away_is_told_so_and_gets_in_as_soon_as_a_silent
         let mut silent = Vec::new();
         while silent.len() < 8 {
             let dialer = QuicDialer::new(server, MtuCap::default()).unwrap();
-            match dialer.dial(server, &TlsKey::generate(), ServerKey::Any).await {
+            match dial_quic(&dialer, server, &TlsKey::generate(), ServerKey::Any).await {
                 Ok(dialed) => silent.push((dialer, dialed.host().await.unwrap())),
-                Err(DialError::Busy) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) if error.is_busy() => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(error) => panic!("{error}"),
             }
         }

@@ -8,13 +8,13 @@ mod crowd;
 mod status;
 mod support;
 
-use bowline::carrier::quic::{MtuCap, QuicLimits};
 use bowline::carrier::via::{
     AddressSource, IncomingStream, Registration, RegistrationSettings, RegistrationState, RelayAddress,
     RelayConnectError, RelayConnectRequest, RelayTransport, RelayWindow, ResolveFuture, ViaStream, connect,
 };
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{load_host_keys, sign_host, verify_host};
+use bowline::transport::quic::MtuCap;
 use bowline::wire::{KeyDigest, RelayRefusalCode, Statement};
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 use std::net::SocketAddr;
@@ -63,7 +63,7 @@ impl Server {
             statements: self.statements.clone(),
             streams: 512,
             window: RelayWindow::default(),
-            quic: QuicLimits::default(),
+            mtu_cap: MtuCap::default(),
             live: Arc::default(),
         }
     }

@@ -1,17 +1,68 @@
-//! The result of dialling: a carrier on which both TLS keys are proved, and the server half's host
+//! Dials: the result is a carrier on which both TLS keys are proved, and the server half's host
 //! message.
 
-use super::quic::QuicConfigError;
+use super::link::{Link, QuicLink, StreamLink};
 use super::stream::{CommandError, ProxyError};
 use super::via::RelayConnectError;
-use super::{Carrier, CarrierError, Rank};
-use crate::identity::raw_key::TlsConfigError;
-use crate::wire::{Answer, Hello, Host, MAX_HELLO, Quoting, next_message};
+use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
+use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::transport::quic::{QuicDialer, SESSION_WINDOW};
+use crate::transport::{ConnectError, Duplex, Protocol, tls};
+use crate::wire::{ALPN, Answer, Hello, Host, MAX_HELLO, next_message};
 use bytes::BytesMut;
-use quinn_proto::TransportErrorCode;
-use rustls::AlertDescription;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// Carriers at the client half. The server half opens one stream, for its host message.
+const CLIENT: Protocol = Protocol {
+    alpn: ALPN,
+    uni_streams: 1,
+    bidi_streams: 0,
+    stream_window: SESSION_WINDOW,
+    receive_window: SESSION_WINDOW,
+    send_window: SESSION_WINDOW.into_inner(),
+    datagrams: true,
+    keep_alive: None,
+};
+
+/// Dials `remote` over QUIC and authenticates with `key`. Dropping the future cancels the attempt.
+///
+/// # Errors
+/// [`DialError`]: no answer, a server key that is not accepted, or not a bowline server.
+pub async fn dial_quic(
+    dialer: &QuicDialer,
+    remote: SocketAddr,
+    key: &TlsKey,
+    accept: ServerKey,
+) -> Result<Dialed, DialError> {
+    let connection = dialer.dial(remote, key, accept, &CLIENT).await?;
+    let streams = connection.open_bi().await.map_err(ConnectError::from)?;
+    let info = CarrierInfo::of(&connection, Kind::Quic, Some(connection.remote_address()))?;
+    let link = QuicLink::new(connection.clone(), streams, SESSION_WINDOW);
+    Ok(Dialed {
+        carrier: Carrier::new(info, Link::Quic(link)),
+        host_message: HostMessage::Stream(connection),
+    })
+}
+
+/// Completes a TLS handshake over `stream` as the client half, and authenticates with `key`.
+///
+/// # Errors
+/// [`DialError`]: the stream failed, the server key is not accepted, or the peer is not bowline.
+pub async fn dial_tls(
+    stream: Box<dyn Duplex>,
+    remote: Option<SocketAddr>,
+    key: &TlsKey,
+    accept: ServerKey,
+) -> Result<Dialed, DialError> {
+    let stream = tls::dial(stream, key, accept, ALPN).await?;
+    let info = CarrierInfo::of(&stream, Kind::Tls, remote)?;
+    Ok(Dialed {
+        carrier: Carrier::new(info, Link::Stream(StreamLink::tls(stream))),
+        host_message: HostMessage::FirstMessage,
+    })
+}
 
 /// A connection on which both TLS keys are proved.
 pub struct Dialed {
@@ -20,7 +71,7 @@ pub struct Dialed {
 }
 
 /// Where the host message arrives.
-pub(super) enum HostMessage {
+enum HostMessage {
     /// On a stream of its own, in the server half's first flight.
     Stream(quinn::Connection),
     /// As the first message on the carrier.
@@ -28,10 +79,6 @@ pub(super) enum HostMessage {
 }
 
 impl Dialed {
-    pub(super) fn new(carrier: Carrier, host_message: HostMessage) -> Dialed {
-        Dialed { carrier, host_message }
-    }
-
     /// Waits for the host message. Returns it with the carrier, which is then ready for a hello.
     ///
     /// # Errors
@@ -82,29 +129,9 @@ impl Dialed {
 /// A dial attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The socket could not be created, or the system forbids its use.
-    #[error("cannot create a socket: {0}")]
-    Socket(#[source] io::Error),
-    /// The address cannot be dialled.
-    #[error("cannot connect")]
-    Connect(#[from] quinn::ConnectError),
-    /// The network reported that the address cannot be reached.
-    #[error("{0}")]
-    Unreachable(#[source] io::Error),
-    /// The QUIC handshake failed: no answer, or a refusal.
-    #[error("{0}")]
-    Quic(Quoting<quinn::ConnectionError>),
-    /// The TLS handshake failed.
-    #[error("{0}")]
-    Tls(Quoting<io::Error>),
-    /// A TLS server answered that is not bowline.
-    #[error(
-        "a TLS server answered that is not bowline: another server listens there, or something on the way intercepts TLS ({0})"
-    )]
-    OtherTls(Quoting<io::Error>),
-    /// The server answers, but accepts no more connections for now.
-    #[error("it accepts no more connections for now")]
-    Busy,
+    /// The address could not be connected to, or the handshake failed.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The relay failed, or could not reach the server half.
     #[error(transparent)]
     Relay(#[from] RelayConnectError),
@@ -117,118 +144,30 @@ pub enum DialError {
     /// No host key is known, but a relay needs one to find the server half.
     #[error("no key of this host is known, but a relay finds hosts by their keys")]
     NoHostKey,
-    /// TLS could not be set up.
-    #[error(transparent)]
-    Config(#[from] TlsConfigError),
-    /// QUIC could not be set up.
-    #[error(transparent)]
-    QuicConfig(#[from] QuicConfigError),
     /// The carrier was lost right after the handshake.
     #[error(transparent)]
     Carrier(#[from] CarrierError),
 }
 
-impl From<quinn::ConnectionError> for DialError {
-    fn from(error: quinn::ConnectionError) -> DialError {
-        if is_busy(&error) {
-            DialError::Busy
-        } else {
-            DialError::Quic(Quoting(error))
-        }
-    }
-}
-
-/// Whether the peer closed the connection during the handshake because it has too many connections,
-/// or preferred another one. Initial and Handshake packets cannot carry an application error code
-/// (RFC 9000 section 10.2.3).
-pub(in crate::carrier) fn is_busy(error: &quinn::ConnectionError) -> bool {
-    match error {
-        quinn::ConnectionError::ConnectionClosed(close) => [
-            TransportErrorCode::CONNECTION_REFUSED,
-            TransportErrorCode::APPLICATION_ERROR,
-        ]
-        .contains(&close.error_code),
-        quinn::ConnectionError::ApplicationClosed(_) => true,
-        _ => false,
-    }
-}
-
-/// The same for TLS: the alert internal_error (RFC 8446 section 6.2).
-pub(in crate::carrier) fn is_busy_tls(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    matches!(
-        inner,
-        Some(rustls::Error::AlertReceived(AlertDescription::InternalError))
-    )
-}
-
-/// Whether an ordinary TLS server answered: one that sends a certificate instead of a raw public
-/// key, or that does not support our ALPN protocol or TLS 1.3.
-fn is_other_tls(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    matches!(
-        inner,
-        Some(
-            rustls::Error::PeerIncompatible(_)
-                | rustls::Error::AlertReceived(
-                    AlertDescription::NoApplicationProtocol
-                        | AlertDescription::ProtocolVersion
-                        | AlertDescription::HandshakeFailure
-                        | AlertDescription::UnsupportedExtension
-                        | AlertDescription::UnrecognisedName
-                )
-        )
-    )
-}
-
 impl DialError {
-    /// Classifies a failed TLS handshake.
-    pub(super) fn tls(error: io::Error) -> DialError {
-        if is_busy_tls(&error) {
-            DialError::Busy
-        } else if is_other_tls(&error) {
-            DialError::OtherTls(Quoting(error))
-        } else {
-            DialError::Tls(Quoting(error))
-        }
+    /// Whether the server answers, but accepts no more connections for now.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, DialError::Connect(ConnectError::Busy))
     }
 
     /// Whether the network or the peer reported the failure, so that it will not work the next time
     /// either.
     pub fn is_definite(&self) -> bool {
         match self {
-            DialError::Quic(error) => match &**error {
-                quinn::ConnectionError::TimedOut
-                | quinn::ConnectionError::Reset
-                | quinn::ConnectionError::LocallyClosed => false,
-                // Its proof of address has expired on the way; the next one may not.
-                quinn::ConnectionError::ConnectionClosed(close) => {
-                    close.error_code != quinn::TransportErrorCode::INVALID_TOKEN
-                }
-                _ => true,
-            },
-            DialError::Unreachable(error) => error.kind() != io::ErrorKind::TimedOut,
-            // These are rustls' own errors. A connection that merely failed may succeed the next
-            // time.
-            DialError::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
-            DialError::Socket(_) | DialError::Connect(_) | DialError::NoHostKey | DialError::OtherTls(_) => true,
-            DialError::Config(_) | DialError::QuicConfig(_) => true,
+            DialError::Connect(error) => error.is_definite(),
+            DialError::NoHostKey => true,
             // The server half may register, or have free capacity, by the next time.
-            DialError::Busy
-            | DialError::Carrier(_)
-            | DialError::Relay(_)
-            | DialError::Proxy(_)
-            | DialError::Command(_) => false,
+            DialError::Carrier(_) | DialError::Relay(_) | DialError::Proxy(_) | DialError::Command(_) => false,
         }
     }
 
     /// Whether a QUIC server answered that does not support this version of the protocol.
     pub fn is_other_protocol(&self) -> bool {
-        // The TLS alert no_application_protocol (RFC 7301 section 3.2) as a QUIC error code (RFC
-        // 9001 section 4.8).
-        const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
-        matches!(self, DialError::Quic(error)
-            if matches!(&**error, quinn::ConnectionError::ConnectionClosed(close)
-                if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL))
+        matches!(self, DialError::Connect(error) if error.is_other_protocol())
     }
 }

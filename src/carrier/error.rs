@@ -1,6 +1,6 @@
 //! Why a carrier was lost.
 
-use super::link;
+use crate::transport::{CloseReason, NoPeerKey};
 use crate::wire::{DecodeError, Quoting};
 
 /// Why a carrier was lost. The session continues on another one.
@@ -19,8 +19,8 @@ pub enum CarrierError {
     #[error("peer closed the carrier")]
     Closed,
     /// The TLS handshake succeeded without a key of the peer.
-    #[error("the peer proved no TLS key")]
-    NoPeerKey,
+    #[error(transparent)]
+    NoPeerKey(#[from] NoPeerKey),
     /// The peer violated the protocol.
     #[error("peer broke the protocol")]
     Protocol(#[from] DecodeError),
@@ -29,7 +29,7 @@ pub enum CarrierError {
 impl From<quinn::ConnectionError> for CarrierError {
     fn from(error: quinn::ConnectionError) -> CarrierError {
         match error {
-            quinn::ConnectionError::ApplicationClosed(close) if u64::from(close.error_code) == link::BUSY => {
+            quinn::ConnectionError::ApplicationClosed(close) if close.error_code == CloseReason::Busy.code() => {
                 CarrierError::Busy
             }
             error => CarrierError::Lost(Quoting(error)),
@@ -50,7 +50,7 @@ impl CarrierError {
         use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, Reset};
         match self {
             CarrierError::Lost(error) => matches!(**error, Reset | ApplicationClosed(_) | ConnectionClosed(_)),
-            CarrierError::Busy | CarrierError::Closed | CarrierError::NoPeerKey | CarrierError::Protocol(_) => true,
+            CarrierError::Busy | CarrierError::Closed | CarrierError::NoPeerKey(_) | CarrierError::Protocol(_) => true,
             // Anything on the path may have sent a TCP reset.
             CarrierError::Stream(_) => false,
         }
@@ -60,9 +60,11 @@ impl CarrierError {
     pub fn is_peer_done(&self) -> bool {
         match self {
             CarrierError::Lost(error) => matches!(&**error,
-                quinn::ConnectionError::ApplicationClosed(close) if u64::from(close.error_code) == link::DONE),
+                quinn::ConnectionError::ApplicationClosed(close) if close.error_code == CloseReason::Done.code()),
             CarrierError::Closed => true,
-            CarrierError::Busy | CarrierError::Stream(_) | CarrierError::NoPeerKey | CarrierError::Protocol(_) => false,
+            CarrierError::Busy | CarrierError::Stream(_) | CarrierError::NoPeerKey(_) | CarrierError::Protocol(_) => {
+                false
+            }
         }
     }
 }

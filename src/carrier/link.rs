@@ -1,7 +1,8 @@
 //! The transport under a carrier: a QUIC connection or a byte stream.
 
-use super::quic::congestion;
-use super::{CarrierError, CloseReason, Duplex};
+use super::CarrierError;
+use crate::transport::quic::congestion;
+use crate::transport::{CloseReason, Duplex};
 use bytes::{Buf, Bytes, BytesMut};
 use std::future::Future;
 use std::io;
@@ -25,11 +26,6 @@ const MAX_SEND_WINDOW: u64 = 16 << 20;
 
 /// Interval in packets between two checks for loss.
 const LOSS_CHECK_PACKETS: u64 = 500;
-
-/// QUIC error code of [`CloseReason::Done`].
-pub(super) const DONE: u64 = 0;
-/// QUIC error code of [`CloseReason::Busy`].
-pub(super) const BUSY: u64 = 5;
 
 pub(super) enum Link {
     Quic(QuicLink),
@@ -159,21 +155,6 @@ impl QuicLink {
         packets.iter().for_each(|bytes| inbox.extend_from_slice(bytes));
         Poll::Ready(Ok(len))
     }
-}
-
-/// Closes a QUIC connection with the code of `reason`.
-pub(in crate::carrier) fn close_quic(connection: &quinn::Connection, reason: CloseReason) {
-    let (code, text): (u64, &[u8]) = match reason {
-        CloseReason::Done => (DONE, b"done"),
-        CloseReason::Replaced => (1, b"replaced"),
-        CloseReason::Protocol => (2, b"protocol error"),
-        CloseReason::ShuttingDown => (3, b"shutting down"),
-        CloseReason::Refused => (4, b"refused"),
-        CloseReason::Busy => (BUSY, b"too many connections, try again later"),
-        CloseReason::Undelivered => (6, b"what is sent does not arrive"),
-    };
-    let code = quinn::VarInt::from_u64(code).expect("small");
-    connection.close(code, text);
 }
 
 impl Link {
@@ -323,7 +304,7 @@ impl Link {
 
     pub(super) fn close(&mut self, reason: CloseReason) {
         match self {
-            Link::Quic(quic) => close_quic(&quic.connection, reason),
+            Link::Quic(quic) => reason.close(&quic.connection),
             Link::Stream(stream) if reason == CloseReason::Done => stream.send_close_notify(),
             // Dropped: the peer cannot distinguish this from a failure of the path.
             Link::Stream(_) => {}

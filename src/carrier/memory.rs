@@ -1,7 +1,8 @@
 //! Carriers inside one process, over any byte stream. They add no security of their own.
 
 use super::link::{Link, StreamLink};
-use super::{Carrier, CarrierInfo, Kind, Rank, WithoutStats};
+use super::{Carrier, CarrierInfo, Kind, Rank};
+use crate::transport::WithoutStats;
 use bytes::Bytes;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::io::{AsyncRead, AsyncWrite};

@@ -5,26 +5,28 @@
 //! [`Carrier::read_message`]), then frames, by polling, because the pump serves several carriers at
 //! once. It knows nothing of sessions.
 
+mod accepted;
 mod dialed;
-mod duplex;
 mod error;
-pub(crate) mod handshake_limiter;
 mod link;
 pub mod memory;
 mod path;
-pub mod quic;
 pub mod relays;
 pub mod stream;
-pub mod tls;
+#[cfg(test)]
+mod tests;
 pub mod via;
 
-pub use dialed::{DialError, Dialed};
-pub use duplex::{Duplex, TransportStats, WithoutStats};
+pub use crate::transport::{CloseReason, ConnectError};
+pub use accepted::{AuthenticatedClient, accept_quic, accept_tls, listen_quic, tls_server};
+pub use dialed::{DialError, Dialed, dial_quic, dial_tls};
 pub use error::CarrierError;
 pub use path::{Path, PathParseError, Proxied, Rank};
 
 use crate::clock;
 use crate::fault;
+use crate::identity::statement::EXPORTER_LABEL;
+use crate::transport::{Authenticated, unmapped};
 use crate::wire::{Frame, FrameReader, MAX_HELLO, next_message};
 use bytes::{Bytes, BytesMut};
 use link::Link;
@@ -70,6 +72,25 @@ pub struct CarrierInfo {
 }
 
 impl CarrierInfo {
+    /// What a connection without a relay, proxy or program proved.
+    fn of(
+        connection: &impl Authenticated,
+        kind: Kind,
+        remote: Option<SocketAddr>,
+    ) -> Result<CarrierInfo, CarrierError> {
+        Ok(CarrierInfo {
+            kind,
+            remote: remote.map(unmapped),
+            via: None,
+            rank: match kind {
+                Kind::Tls => Rank::DirectInOrder,
+                Kind::Quic | Kind::Memory => Rank::Direct,
+            },
+            peer_key: connection.peer_key()?,
+            exporter: connection.exporter(EXPORTER_LABEL)?,
+        })
+    }
+
     /// Whether both carriers use the same path: the same transport to the same machine, or the same
     /// relay. Such carriers are likely to fail together.
     pub fn shares_path_with(&self, other: &CarrierInfo) -> bool {
@@ -97,25 +118,6 @@ impl fmt::Display for Kind {
             Kind::Memory => "memory",
         })
     }
-}
-
-/// Why this end closes a carrier. The peer receives it if the transport can carry it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The session ended, or the carrier was not needed.
-    Done,
-    /// Another carrier is the lead now.
-    Replaced,
-    /// The peer violated the protocol.
-    Protocol,
-    /// This half is shutting down.
-    ShuttingDown,
-    /// A hello was refused or did not arrive in time.
-    Refused,
-    /// Too many carriers have no session; the peer may come back later.
-    Busy,
-    /// The peer does not receive what this half sends.
-    Undelivered,
 }
 
 /// A frame from the peer.

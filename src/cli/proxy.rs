@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use russh::keys::ssh_key::Fingerprint;
 
+use crate::carrier;
 use crate::carrier::relays::RelayName;
 use crate::carrier::stream::ProxyRules;
-use crate::carrier::{self, quic::MtuCap};
 use crate::client::journal::{Journal, JournalEntry};
 use crate::client::stdio::{self, Stdin, Stdout};
 use crate::client::{
@@ -26,6 +26,7 @@ use crate::observe::{ControlSocket, LinkReporter, Terminal, report_plain_tcp};
 use crate::pump::Outcome;
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
+use crate::transport::quic::MtuCap;
 use crate::wire::{SessionId, UserName};
 
 use super::args::ProxyArgs;

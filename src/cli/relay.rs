@@ -17,7 +17,6 @@ use super::report::{self, Exit, Failure};
 use super::serve::keys::secret;
 use super::settings::{Context, SettingsError};
 use super::values::{ByteSize, Count, ListenAddress};
-use crate::carrier::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::{TlsKey, spki_digest};
 use crate::observe::{self, ControlSocket, serve_metrics};
@@ -25,6 +24,7 @@ use crate::relay::{AllowList, Relay, RelayConfig, RelayLimits, Rules, become_use
 use crate::server::handover::{Endpoint, raise_descriptor_limit};
 use crate::server::worker_user::choose_worker_user;
 use crate::tasks::Tasks;
+use crate::transport::quic::{self, EndpointSecrets, MtuCap, QuicLimits};
 use crate::wire::KeyDigest;
 
 /// Where neither UDP nor TCP looks odd to a firewall.

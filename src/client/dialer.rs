@@ -3,12 +3,13 @@
 
 use super::failures::{AttemptError, Failed};
 use super::icmp_error::icmp_error;
-use crate::carrier::quic::{MtuCap, QuicDialer};
 use crate::carrier::stream::{self, CommandError, CommandLine};
 use crate::carrier::via::{self, RelayAddress, RelayConnectRequest, RelayTransport, RelayWindow, ViaStream};
-use crate::carrier::{DialError, Dialed, Path, WithoutStats, tls};
+use crate::carrier::{ConnectError, DialError, Dialed, Path, dial_quic, dial_tls};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::transport::quic::{MtuCap, QuicDialer};
+use crate::transport::{WithoutStats, tls};
 use crate::wire::KeyDigest;
 use russh::keys::ssh_key::Fingerprint;
 use std::future::Future;
@@ -112,13 +113,13 @@ impl Dialer {
         let relay_target = self.relay_target.clone();
         async move {
             let (via, rank) = (path.via(), path.rank());
-            let socket = socket.transpose().map_err(DialError::Socket)?;
+            let socket = socket.transpose().map_err(ConnectError::Socket)?;
             let mut delays = busy_delays.iter();
             let dialed = loop {
                 match dial_path(&path, socket.as_ref(), &relay_target, &key, accept.clone()).await {
-                    Err(DialError::Busy) => match delays.next() {
+                    Err(error) if error.is_busy() => match delays.next() {
                         Some(delay) => sleep(*delay).await,
-                        None => return Err(DialError::Busy),
+                        None => return Err(error),
                     },
                     dialed => break dialed?,
                 }
@@ -152,21 +153,21 @@ async fn dial_path(
     match path {
         Path::Quic(address) => {
             let socket = socket.expect("every QUIC path has one");
-            socket.dial(*address, key, accept).await
+            dial_quic(socket, *address, key, accept).await
         }
         Path::Tls(address) => {
-            let stream = tls::connect(*address).await.map_err(DialError::Unreachable)?;
-            tls::dial(Box::new(stream), Some(*address), key, accept).await
+            let stream = tls::connect(*address).await?;
+            dial_tls(Box::new(stream), Some(*address), key, accept).await
         }
         Path::Relayed(relay, transport) => {
             let stream = relay_target.reach(relay, *transport).await?;
-            tls::dial(Box::new(stream), None, key, accept).await
+            dial_tls(Box::new(stream), None, key, accept).await
         }
         Path::Proxied(proxied) => {
             let stream = stream::connect(&proxied.proxy, &proxied.host, proxied.port).await?;
-            tls::tune(&stream).map_err(DialError::Socket)?;
+            tls::tune(&stream).map_err(ConnectError::Socket)?;
             // `TCP_INFO` of this connection describes the path to the proxy only.
-            tls::dial(Box::new(WithoutStats(stream)), None, key, accept).await
+            dial_tls(Box::new(WithoutStats(stream)), None, key, accept).await
         }
         Path::Command(command) => dial_command(command, key, accept).await,
     }
@@ -175,13 +176,15 @@ async fn dial_path(
 async fn dial_command(command: &CommandLine, key: &TlsKey, accept: ServerKey) -> Result<Dialed, DialError> {
     let stream = command.run()?;
     let last_words = stream.stderr_tail();
-    match tls::dial(Box::new(stream), None, key, accept).await {
-        Err(DialError::Tls(source) | DialError::OtherTls(source)) => Err(CommandError::Failed {
-            program: command.name().to_owned(),
-            said: last_words.quoted().await,
-            source,
+    match dial_tls(Box::new(stream), None, key, accept).await {
+        Err(DialError::Connect(ConnectError::Tls(source) | ConnectError::OtherTls(source))) => {
+            Err(CommandError::Failed {
+                program: command.name().to_owned(),
+                said: last_words.quoted().await,
+                source,
+            }
+            .into())
         }
-        .into()),
         dialed => dialed,
     }
 }
@@ -255,7 +258,7 @@ async fn with_icmp(path: &Path, dialing: impl Future<Output = Result<Dialed, Dia
     match path {
         Path::Quic(address) => tokio::select! {
             dialed = dialing => dialed,
-            error = icmp_error(*address) => Err(DialError::Unreachable(error)),
+            error = icmp_error(*address) => Err(ConnectError::Unreachable(error).into()),
         },
         Path::Tls(_) | Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => dialing.await,
     }

@@ -44,10 +44,11 @@ impl Failed {
 
     /// Whether a server half is there that has no room for the moment.
     pub(super) fn is_busy(&self) -> bool {
-        matches!(
-            self.error,
-            AttemptError::Dial(DialError::Busy) | AttemptError::Carrier(CarrierError::Busy)
-        )
+        match &self.error {
+            AttemptError::Dial(error) => error.is_busy(),
+            AttemptError::Carrier(error) => matches!(error, CarrierError::Busy),
+            AttemptError::Silent | AttemptError::SmallMtu(_) => false,
+        }
     }
 
     /// Whether the network or the peer reported the failure, as opposed to silence.
@@ -115,13 +116,14 @@ impl SmallMtu {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::carrier::ConnectError;
 
     #[test]
     fn what_was_heard_last_of_a_path_outlives_a_round_that_hears_nothing() {
         let path = |text: &str| text.parse::<Path>().unwrap();
         let failed = |text: &str, kind: std::io::ErrorKind| Failed {
             path: path(text),
-            error: AttemptError::Dial(DialError::Unreachable(kind.into())),
+            error: AttemptError::Dial(ConnectError::Unreachable(kind.into()).into()),
         };
         let (tls, quic) = ("tls 127.0.0.1:443", "quic 127.0.0.1:22");
         let mut failures = Failures::default();

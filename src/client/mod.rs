@@ -34,7 +34,6 @@ pub use ssh_trust::{SshTrust, TrustError};
 pub use stream::ResumableStream;
 
 use crate::carrier;
-use crate::carrier::quic::MtuCap;
 use crate::clock;
 use crate::connection::Role;
 use crate::identity::statement::ProvenKey;
@@ -44,6 +43,7 @@ use crate::pump::{
 };
 use crate::session::{Session, SessionConfig};
 use crate::tasks::Tasks;
+use crate::transport::quic::MtuCap;
 use crate::wire::{Authorization, CloseCode, SessionId, UserName};
 use bytes::Bytes;
 use dialer::Dialer;

@@ -2,9 +2,9 @@
 
 use super::dialer::{Dialer, race};
 use super::failures::Failed;
-use crate::carrier::quic::MtuCap;
 use crate::carrier::{CarrierError, CloseReason, Path};
 use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::transport::quic::MtuCap;
 use crate::wire::{Answer, Hello, Reap, SessionId};
 use std::sync::Arc;
 use std::time::Duration;

@@ -176,7 +176,7 @@ impl Redialer {
                     Ok(dialed) => dials.ready.push((dialed, path)),
                     Err(Some(error)) => {
                         debug!(%path, %error, "dial failed");
-                        if matches!(error, DialError::Busy) {
+                        if error.is_busy() {
                             redial.handle_refused(clock::now());
                         }
                     }

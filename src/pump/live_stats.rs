@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 /// Capacity of the channel of requests.
 pub(super) const MAX_STATS_REQUESTS: usize = 4;
 
-/// QUIC closes a connection after this long without a packet (`carrier/quic/config.rs`), so a live one was heard since.
+/// QUIC closes a connection after this long without a packet (`transport/quic/config.rs`), so a live one was heard since.
 const QUIC_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Where to send the answer.

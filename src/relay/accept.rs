@@ -2,14 +2,15 @@
 
 use super::counters::count;
 use super::{RelayState, connect, control};
-use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
-use crate::carrier::tls as tls_carrier;
 use crate::carrier::via::{
-    AcceptedConnection, RelayQuicListener, RelayStreamError, RelayTlsAcceptor, RelayTransport, ViaStream, read_message,
-    send_message,
+    self, AcceptedConnection, RelayStreamError, RelayTransport, ViaStream, read_message, send_message,
 };
 use crate::clock;
 use crate::tasks::Tasks;
+use crate::transport;
+use crate::transport::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
+use crate::transport::quic::QuicListener;
+use crate::transport::tls::TlsServer;
 use crate::wire::{RelayMessage, RelayRefusal, RelayRefusalCode};
 use bytes::BytesMut;
 use std::future::Future;
@@ -18,97 +19,78 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 /// Longest handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the first message. Every half sends it immediately.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Delay before the next accept(2) after one that failed.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Longest time to deliver a refusal.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) async fn accept_quic(
-    listener: &RelayQuicListener,
+    listener: &QuicListener,
     limiter: &HandshakeLimiter,
     state: &Arc<RelayState>,
     connections: &Tasks,
 ) {
-    while let Some(incoming) = listener.accept().await {
-        let source = incoming.remote_address();
-        let (ip, now) = (source.ip().to_canonical(), clock::now());
-        let is_proved = incoming.remote_address_validated();
-        // A forged address must not consume the quota of its owner. The quota is charged once the
-        // address is validated, by Retry or by the handshake. An address without quota has to pass
-        // Retry first and is then refused before any other work.
+    // A forged address must not consume the quota of its owner. The quota is charged once the
+    // address is validated, by Retry or by the handshake. An address without quota has to pass
+    // Retry first and is then refused before any other work.
+    let admit = |source: SocketAddr, is_proved| {
+        let (ip, now) = (source.ip(), clock::now());
         if is_proved && !state.quotas.connect(ip, now) {
-            count(&state.counters.turned_away);
-            incoming.refuse();
-            continue;
+            return state.refused();
         }
-        let admission = match limiter.admit(Origin::direct(ip), is_proved, now) {
+        match limiter.admit(Origin::direct(ip), is_proved, now) {
             Admission::Admitted(_) if !is_proved && !state.quotas.may_connect(ip, now) => Admission::ProveAddress,
+            Admission::Refused => state.refused(),
             admission => admission,
-        };
-        match admission {
-            Admission::Admitted(permit) => {
-                state.counters.count_attempt(RelayTransport::Quic);
-                let state = Arc::clone(state);
-                connections.spawn("connection", async move {
-                    let charge = |ip| is_proved || state.quotas.connect(ip, clock::now());
-                    serve(&state, source, permit, RelayQuicListener::handshake(incoming, charge)).await;
-                });
-            }
-            Admission::ProveAddress => {
-                if let Err(error) = incoming.retry() {
-                    error.into_incoming().ignore();
-                }
-            }
-            Admission::Refused => {
-                count(&state.counters.turned_away);
-                incoming.refuse();
-            }
         }
-    }
+    };
+    transport::accept_quic(listener, admit, |incoming, permit| {
+        state.counters.count_attempt(RelayTransport::Quic);
+        let (source, is_proved) = (incoming.remote_address(), incoming.remote_address_validated());
+        let state = Arc::clone(state);
+        connections.spawn("connection", async move {
+            let charge = |ip| is_proved || state.quotas.connect(ip, clock::now());
+            serve(&state, source, permit, via::accept_quic(incoming, charge)).await;
+        });
+    })
+    .await;
 }
 
 pub(super) async fn accept_tls(
     listener: &tokio::net::TcpListener,
-    tls: &RelayTlsAcceptor,
+    tls: &TlsServer,
     limiter: &HandshakeLimiter,
     state: &Arc<RelayState>,
     connections: &Tasks,
 ) {
-    loop {
-        let (stream, source) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Usually the process is out of file descriptors. Waiting connections stay in the
-                // kernel's queue until some are free again.
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                continue;
-            }
-        };
-        let (ip, now) = (source.ip().to_canonical(), clock::now());
-        let admission = match state.quotas.connect(ip, now) {
-            true => limiter.admit(Origin::direct(ip), true, now),
-            false => Admission::Refused,
-        };
-        match admission {
-            Admission::Admitted(permit) => {
-                state.counters.count_attempt(RelayTransport::Tls);
-                let (state, tls) = (Arc::clone(state), tls.clone());
-                connections.spawn("connection", async move {
-                    serve(&state, source, permit, tls.handshake(stream, source)).await;
-                });
-            }
-            Admission::ProveAddress | Admission::Refused => {
-                count(&state.counters.turned_away);
-                tls_carrier::turn_away(stream);
-            }
+    let admit = |source: SocketAddr| {
+        let (ip, now) = (source.ip(), clock::now());
+        match state.quotas.connect(ip, now) {
+            true => match limiter.admit(Origin::direct(ip), true, now) {
+                Admission::Refused => state.refused(),
+                admission => admission,
+            },
+            false => state.refused(),
         }
+    };
+    transport::accept_tls(listener, admit, |stream, source, permit| {
+        state.counters.count_attempt(RelayTransport::Tls);
+        let (state, tls) = (Arc::clone(state), tls.clone());
+        connections.spawn("connection", async move {
+            serve(&state, source, permit, via::accept_tls(&tls, stream, source)).await;
+        });
+    })
+    .await;
+}
+
+impl RelayState {
+    fn refused(&self) -> Admission {
+        count(&self.counters.turned_away);
+        Admission::Refused
     }
 }
 

@@ -29,11 +29,14 @@ pub use privilege::become_user;
 pub use quota::RelayLimits;
 pub use rules::Rules;
 
-use crate::carrier::handshake_limiter::HandshakeLimiter;
-use crate::carrier::quic::{EndpointSecrets, QuicLimits};
-use crate::carrier::via::{ListenError, RelayQuicListener, RelayTlsAcceptor, RelayWindow};
+use crate::carrier::via::RelayWindow;
 use crate::identity::raw_key::TlsKey;
 use crate::tasks::Tasks;
+use crate::transport::handshake_limiter::HandshakeLimiter;
+use crate::transport::quic::{EndpointSecrets, QuicLimits, QuicListener};
+use crate::transport::tls::TlsServer;
+use crate::transport::{ConfigError, tcp_listener};
+use crate::wire::RELAY_ALPN;
 use dial_backs::DialBacks;
 use memory::MemoryBudget;
 use parking_lot::RwLock;
@@ -79,8 +82,8 @@ pub struct RelayConfig {
 
 /// A relay that listens.
 pub struct Relay {
-    listeners: Vec<Arc<RelayQuicListener>>,
-    tls: RelayTlsAcceptor,
+    listeners: Vec<Arc<QuicListener>>,
+    tls: TlsServer,
     tls_listeners: Vec<tokio::net::TcpListener>,
     addresses: Vec<SocketAddr>,
     tls_addresses: Vec<SocketAddr>,
@@ -107,7 +110,7 @@ impl Relay {
     ///
     /// # Errors
     /// A socket cannot be used, or TLS cannot be set up.
-    pub fn new(config: RelayConfig) -> Result<Relay, ListenError> {
+    pub fn new(config: RelayConfig) -> Result<Relay, ConfigError> {
         let RelayConfig {
             key,
             secrets,
@@ -115,18 +118,18 @@ impl Relay {
             window,
             ..
         } = config;
-        let listeners: Result<Vec<_>, _> = config
-            .sockets
-            .into_iter()
-            .map(|socket| RelayQuicListener::new(socket, &key, &secrets, &quic, window).map(Arc::new))
-            .collect();
+        let listen = |socket: UdpSocket| {
+            let secrets = secrets.of_listener(socket.local_addr()?);
+            QuicListener::new(socket, &key, &secrets, &window.of_relay(), &quic).map(Arc::new)
+        };
+        let listeners: Result<Vec<_>, ConfigError> = config.sockets.into_iter().map(listen).collect();
         let listeners = listeners?;
         let addresses: io::Result<Vec<_>> = listeners.iter().map(|listener| listener.local_addr()).collect();
         let tls_addresses: io::Result<Vec<_>> = config.tls_listeners.iter().map(TcpListener::local_addr).collect();
-        let tls_listeners: io::Result<Vec<_>> = config.tls_listeners.into_iter().map(in_tokio).collect();
+        let tls_listeners: io::Result<Vec<_>> = config.tls_listeners.into_iter().map(tcp_listener).collect();
         Ok(Relay {
             listeners,
-            tls: RelayTlsAcceptor::new(&key)?,
+            tls: TlsServer::new(&key, RELAY_ALPN)?,
             tls_listeners: tls_listeners?,
             addresses: addresses?,
             tls_addresses: tls_addresses?,
@@ -228,9 +231,4 @@ async fn drain(state: &RelayState, grace: Duration) {
     );
     // An error is impossible: the sender lives as long as `state`.
     let _ = tokio::time::timeout(grace, splices.wait_for(|count| *count == 0)).await;
-}
-
-fn in_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::carrier::handshake_limiter::networks;
+use crate::transport::handshake_limiter::networks;
 use crate::wire::RelayRefusalCode;
 
 /// Most sources that are remembered. If there are more, sources that hold nothing are forgotten.

@@ -3,8 +3,8 @@
 use super::ask_sshd::{AskError, AskLimits, AskSshd, Proof, SshdVerdict};
 use super::connect_sshd::Client;
 use super::failures::Failures;
-use crate::carrier::handshake_limiter;
 use crate::identity::statement::ProvenKey;
+use crate::transport::handshake_limiter;
 use crate::wire::{ErrorChain, PeerText, Refusal, RefusalCode};
 use std::future::Future;
 use std::net::IpAddr;

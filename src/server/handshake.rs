@@ -6,13 +6,14 @@ use super::connect_sshd::{Client, ConnectSshd};
 use super::prober::Prober;
 use super::registry::Registry;
 use super::verifier::{ProofError, UnsignedQuery, Verifier};
-use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
-use crate::carrier::tls::TlsServer;
 use crate::carrier::via::IncomingStream;
-use crate::carrier::{self, Carrier, CarrierError, CarrierInfo, CloseReason, Duplex, Rank, quic};
+use crate::carrier::{Carrier, CarrierError, CarrierInfo, CloseReason, Rank, accept_quic, accept_tls};
 use crate::clock;
 use crate::fault;
 use crate::identity::statement::{OpenFields, ProvenKey, open_message};
+use crate::transport::Duplex;
+use crate::transport::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
+use crate::transport::tls::{self, TlsServer};
 use crate::wire::{
     Answer, Authorization, DecodeError, ErrorChain, Hello, KeyQuery, Open, Probe, Probed, Refusal, RefusalCode,
     SessionId, UserName, VERSION,
@@ -83,7 +84,7 @@ impl Acceptor {
     /// Brings an incoming QUIC connection to its session.
     pub(super) async fn receive(&self, incoming: quinn::Incoming, permit: Permit) {
         let (source, local) = (incoming.remote_address(), incoming.local_ip());
-        let handshake = timeout(HANDSHAKE_TIMEOUT, quic::handshake(incoming, self.host.clone()));
+        let handshake = timeout(HANDSHAKE_TIMEOUT, accept_quic(incoming, self.host.clone()));
         let client = tokio::select! {
             () = permit.revoked() => return debug!(%source, "closed in favour of another handshake"),
             done = handshake => match done {
@@ -111,12 +112,12 @@ impl Acceptor {
     }
 
     /// The same over TCP and TLS.
-    pub(super) async fn receive_tls(&self, stream: TcpStream, source: SocketAddr, tls: &TlsServer, permit: Permit) {
-        if let Err(error) = carrier::tls::tune(&stream) {
+    pub(super) async fn receive_tls(&self, stream: TcpStream, source: SocketAddr, server: &TlsServer, permit: Permit) {
+        if let Err(error) = tls::tune(&stream) {
             return debug!(%source, %error, "cannot set the socket's options");
         }
         let client = Client::new(source, stream.local_addr().ok().map(|local| local.ip()));
-        if let Some(carrier) = self.tls_handshake(Box::new(stream), source, tls, permit).await {
+        if let Some(carrier) = self.tls_handshake(Box::new(stream), source, server, permit).await {
             self.admit_carrier(carrier, client, Origin::direct(source.ip())).await;
         }
     }
@@ -143,7 +144,7 @@ impl Acceptor {
         tls: &TlsServer,
         permit: Permit,
     ) -> Option<Carrier> {
-        let handshake = timeout(HANDSHAKE_TIMEOUT, tls.handshake(stream, source, self.host.clone()));
+        let handshake = timeout(HANDSHAKE_TIMEOUT, accept_tls(tls, stream, source, self.host.clone()));
         tokio::select! {
             () = permit.revoked() => debug!(%source, "closed in favour of another handshake"),
             done = handshake => match done {

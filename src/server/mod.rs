@@ -29,18 +29,19 @@ pub use registry::ServerLimits;
 pub(crate) use registry::ShutdownMode;
 pub use relays::RelaySettings;
 
-use crate::carrier::Carrier;
-use crate::carrier::handshake_limiter::{Admission, HandshakeLimiter, Origin};
 use crate::carrier::memory::IN_PROCESS;
-use crate::carrier::quic::{EndpointSecrets, QuicConfigError, QuicLimits, QuicListener, unmapped};
-use crate::carrier::tls::{self, TlsServer};
 use crate::carrier::via::{IncomingStream, RegistrationSettings, RelayWindow};
+use crate::carrier::{Carrier, listen_quic, tls_server};
 use crate::clock;
 use crate::identity::raw_key::{TlsConfigError, TlsKey};
 use crate::identity::statement::verify_host;
 use crate::observe::{ControlHandler, Metrics};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
+use crate::transport::handshake_limiter::{Admission, HandshakeLimiter, Origin};
+use crate::transport::quic::{EndpointSecrets, QuicLimits, QuicListener};
+use crate::transport::tls::TlsServer;
+use crate::transport::{self, ConfigError, tcp_listener, tls};
 use crate::wire::{Host, Statement};
 use connect_sshd::{Client, ConnectSshd};
 use handshake::Acceptor;
@@ -55,7 +56,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 use upstream::Upstream;
 use verifier::Verifier;
 
@@ -67,9 +68,6 @@ const HAND_OVER_GRACE: Duration = Duration::from_millis(100);
 
 /// The most streams that one relay may have open here.
 const RELAYED_STREAMS: u32 = 512;
-
-/// The delay after a failed accept.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A carrier without a session costs memory only, a handshake costs processor time too: more of the former are
 /// allowed.
@@ -110,7 +108,7 @@ pub struct ServerConfig {
 pub enum ServerError {
     /// QUIC could not be set up.
     #[error("cannot listen for QUIC")]
-    Quic(#[from] QuicConfigError),
+    Quic(#[from] ConfigError),
     /// TLS could not be set up.
     #[error("cannot listen for TLS")]
     Tls(#[from] TlsConfigError),
@@ -166,21 +164,16 @@ impl Server {
         config: ServerConfig,
         store: Option<(SessionStore, Recovery)>,
     ) -> Result<Server, ServerError> {
-        let ServerConfig {
-            sockets,
-            tls_listeners,
-            tls_key,
-            secrets,
-            quic,
-            ..
-        } = config;
-        let listeners = sockets
-            .into_iter()
-            .map(|socket| QuicListener::new(socket, &tls_key, &secrets, &quic).map(Arc::new))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (sockets, tls_listeners, quic) = (config.sockets, config.tls_listeners, config.quic);
+        let (tls_key, secrets) = (config.tls_key, config.secrets);
+        let listeners = sockets.into_iter().map(|socket| {
+            let secrets = secrets.of_listener(socket.local_addr()?);
+            listen_quic(socket, &tls_key, &secrets, &quic).map(Arc::new)
+        });
+        let listeners = listeners.collect::<Result<Vec<_>, ConfigError>>()?;
         let addresses: io::Result<Vec<_>> = listeners.iter().map(|listener| listener.local_addr()).collect();
         let tls_addresses: io::Result<Vec<_>> = tls_listeners.iter().map(TcpListener::local_addr).collect();
-        let tls_listeners: io::Result<Vec<_>> = tls_listeners.into_iter().map(in_tokio).collect();
+        let tls_listeners: io::Result<Vec<_>> = tls_listeners.into_iter().map(tcp_listener).collect();
         let authority = Arc::new(config.authority);
         let upstream = Upstream::new(Arc::clone(&config.sshd));
         let split = |(store, recovery): (_, Recovery)| ((store, recovery.closed_sessions), recovery.sessions);
@@ -204,14 +197,14 @@ impl Server {
         };
         Ok(Server {
             listeners,
-            tls: TlsServer::new(&tls_key)?,
+            tls: tls_server(&tls_key)?,
             relays: config.relays,
             registration: RegistrationSettings {
                 key: tls_key,
                 statements: config.statements,
                 streams: RELAYED_STREAMS,
                 window: RelayWindow::default(),
-                quic,
+                mtu_cap: quic.mtu_cap,
                 live: Arc::default(),
             },
             tls_listeners: tls_listeners.map_err(ServerError::Tcp)?,
@@ -319,36 +312,14 @@ async fn end(acceptor: &Acceptor, listeners: &[Arc<QuicListener>]) {
     info!(event = "stopped", "server half stopped");
 }
 
-fn in_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
-}
-
 async fn accept_quic(listener: &QuicListener, acceptor: &Arc<Acceptor>, limiter: &HandshakeLimiter) {
     let carriers = Tasks::new();
-    while let Some(incoming) = listener.accept().await {
-        let source = incoming.remote_address().ip();
-        match limiter.admit(
-            Origin::direct(source),
-            incoming.remote_address_validated(),
-            clock::now(),
-        ) {
-            Admission::Admitted(permit) => {
-                let acceptor = Arc::clone(acceptor);
-                carriers.spawn("handshake", async move { acceptor.receive(incoming, permit).await });
-            }
-            Admission::ProveAddress => {
-                if let Err(error) = incoming.retry() {
-                    debug!(%source, "cannot send a QUIC Retry");
-                    error.into_incoming().ignore();
-                }
-            }
-            Admission::Refused => {
-                debug!(%source, "refused: too many handshakes");
-                incoming.refuse();
-            }
-        }
-    }
+    let admit = |source: SocketAddr, is_proved| limiter.admit(Origin::direct(source.ip()), is_proved, clock::now());
+    transport::accept_quic(listener, admit, |incoming, permit| {
+        let acceptor = Arc::clone(acceptor);
+        carriers.spawn("handshake", async move { acceptor.receive(incoming, permit).await });
+    })
+    .await;
 }
 
 async fn accept_tls(
@@ -358,27 +329,14 @@ async fn accept_tls(
     limiter: &HandshakeLimiter,
 ) {
     let carriers = Tasks::new();
-    loop {
-        let (stream, source) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Mostly because no file descriptors are left. The connections stay in the queue until some are free.
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                continue;
-            }
-        };
-        let source = unmapped(source);
-        let Admission::Admitted(permit) = limiter.admit(Origin::direct(source.ip()), true, clock::now()) else {
-            debug!(%source, "refused: too many handshakes");
-            tls::turn_away(stream);
-            continue;
-        };
+    let admit = |source: SocketAddr| limiter.admit(Origin::direct(source.ip()), true, clock::now());
+    transport::accept_tls(listener, admit, |stream, source, permit| {
         let (acceptor, tls) = (Arc::clone(acceptor), tls.clone());
         carriers.spawn("handshake", async move {
             acceptor.receive_tls(stream, source, &tls, permit).await;
         });
-    }
+    })
+    .await;
 }
 
 /// Fingerprints of the host keys that have signed our TLS key: relays and clients find this server half by them.

@@ -4,13 +4,13 @@ use crate::support::gate::UdpGate;
 use crate::support::place::Place;
 use crate::support::relay::Relay;
 use crate::support::{Scratch, heavy, measured, measured_time, now};
-use bowline::carrier::quic::{MtuCap, QuicLimits};
 use bowline::carrier::via::{
     AddressSource, IncomingStream, Registration, RegistrationSettings, RegistrationState, RelayAddress,
     RelayConnectRequest, RelayTransport, RelayWindow, ResolveFuture, ViaStream, connect,
 };
 use bowline::identity::raw_key::TlsKey;
 use bowline::identity::statement::{load_host_keys, sign_host, verify_host};
+use bowline::transport::quic::MtuCap;
 use bowline::wire::KeyDigest;
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 use std::net::SocketAddr;
@@ -70,7 +70,7 @@ impl ServerHalf {
             statements: vec![statement],
             streams: 512,
             window,
-            quic: QuicLimits::default(),
+            mtu_cap: MtuCap::default(),
             live: Arc::default(),
         };
         let registration = Registration::new("relay", Arc::new(FixedAddress(relay)), None, settings);

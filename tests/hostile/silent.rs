@@ -10,11 +10,12 @@ use crate::support::rig::Rig;
 use crate::support::serve::{Serve, ServeOptions};
 use crate::support::sshd::TestSshd;
 use crate::support::{heavy, measured, measured_time, now, wait_for};
-use bowline::carrier::quic::MtuCap;
 use bowline::carrier::via::{self, RelayAddress, RelayConnectRequest, RelayTransport, RelayWindow};
-use bowline::carrier::{Dialed, tls};
+use bowline::carrier::{self, Dialed, dial_quic};
 use bowline::identity::known_hosts::tls_key_fingerprint;
 use bowline::identity::raw_key::{ServerKey, TlsKey, client_config};
+use bowline::transport::quic::MtuCap;
+use bowline::transport::tls;
 use bowline::wire::{ALPN, Answer, Epoch, Frame, Hello, KeyDigest, Offset, RelayMessage, Resume, SessionId};
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -305,7 +306,7 @@ async fn connect(from: Ipv4Addr, to: SocketAddr) -> tokio::net::TcpStream {
 async fn dial_tls(address: SocketAddr, key: &TlsKey) -> Dialed {
     let dialing = async {
         let stream = tls::connect(address).await.expect("a connection");
-        tls::dial(Box::new(stream), Some(address), key, ServerKey::Any).await
+        carrier::dial_tls(Box::new(stream), Some(address), key, ServerKey::Any).await
     };
     timeout(Duration::from_secs(10), dialing)
         .await
@@ -353,11 +354,10 @@ fn four_networks_of_silent_clients_do_not_close_a_servers_path_by_a_relay() {
 
 /// The server half's TLS key.
 fn server_key(server: SocketAddr) -> Vec<u8> {
-    use bowline::carrier::quic::QuicDialer;
+    use bowline::transport::quic::QuicDialer;
     runtime().block_on(async {
         let dialer = QuicDialer::new(server, MtuCap::default()).expect("a socket");
-        let dialed = dialer
-            .dial(server, &TlsKey::generate(), ServerKey::Any)
+        let dialed = dial_quic(&dialer, server, &TlsKey::generate(), ServerKey::Any)
             .await
             .expect("a server half");
         dialed.carrier().info().peer_key.to_vec()
@@ -418,7 +418,7 @@ async fn ask_by_relay(
         let stream = via::connect(&address, RelayTransport::Quic, &request)
             .await
             .expect("a stream");
-        let dialed = tls::dial(Box::new(stream), None, key, ServerKey::Any)
+        let dialed = carrier::dial_tls(Box::new(stream), None, key, ServerKey::Any)
             .await
             .expect("a handshake");
         dialed.ask(hello).await.expect("an answer")

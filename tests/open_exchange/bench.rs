@@ -1,7 +1,6 @@
 //! A server half without sockets, an upstream that counts its connections, and clients made by hand.
 #![allow(clippy::unwrap_used)]
 
-use bowline::carrier::quic::{EndpointSecrets, QuicLimits};
 use bowline::carrier::{Carrier, memory};
 use bowline::connection;
 use bowline::identity::raw_key::TlsKey;
@@ -11,6 +10,7 @@ use bowline::pump::{
 use bowline::server::connect_sshd::FromLoopback;
 use bowline::server::{Authority, CarrierAcceptor, RelaySettings, Server, ServerConfig, ServerLimits};
 use bowline::session::{Session, SessionConfig, SessionMemory};
+use bowline::transport::quic::{EndpointSecrets, QuicLimits};
 use bowline::wire::{
     Accepted, Answer, CloseCode, Epoch, Hello, Open, Refusal, RefusalCode, SessionId, UserName, VERSION,
 };

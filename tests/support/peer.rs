@@ -1,10 +1,10 @@
 //! Peers that say whatever a test wants: a client half and a server half made of nothing but carriers.
 
 use super::sshd::TestSshd;
-use bowline::carrier::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits, QuicListener, handshake};
-use bowline::carrier::{Carrier, CarrierError};
+use bowline::carrier::{Carrier, CarrierError, accept_quic, dial_quic, listen_quic};
 use bowline::identity::raw_key::{ServerKey, TlsKey, server_config};
 use bowline::identity::statement::{OpenFields, load_host_keys, open_message};
+use bowline::transport::quic::{EndpointSecrets, MtuCap, QuicDialer, QuicLimits};
 use bowline::wire::{Answer, Authorization, Epoch, Frame, Hello, Host, Offset, Open, SessionId, UserName, VERSION};
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
@@ -42,7 +42,7 @@ impl RawClient {
         let runtime = runtime();
         let carrier = runtime.block_on(async {
             let dialer = QuicDialer::new(server, MtuCap::default()).expect("a UDP socket");
-            let dialed = timeout(PATIENCE, dialer.dial(server, key, ServerKey::Any)).await;
+            let dialed = timeout(PATIENCE, dial_quic(&dialer, server, key, ServerKey::Any)).await;
             let dialed = dialed.expect("an answer in time").ok()?;
             let host = timeout(PATIENCE, dialed.host()).await.expect("a host message in time");
             let (carrier, host) = host.ok()?;
@@ -207,16 +207,16 @@ impl FakeServer {
         let runtime = runtime();
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a UDP port on loopback");
         let address = socket.local_addr().expect("a bound socket has an address");
-        let secrets = EndpointSecrets::new([7; 32]);
+        let secrets = EndpointSecrets::new([7; 32]).of_listener(address);
         let guard = runtime.enter();
-        let listener = QuicListener::new(socket, &key, &secrets, &QuicLimits::default()).expect("a listener");
+        let listener = listen_quic(socket, &key, &secrets, &QuicLimits::default()).expect("a listener");
         drop(guard);
         runtime.spawn(async move {
             let mut clients = JoinSet::new();
             while let Some(incoming) = listener.accept().await {
                 let (host, words) = (host.clone(), words.clone());
                 clients.spawn(async move {
-                    let client = handshake(incoming, host).await?;
+                    let client = accept_quic(incoming, host).await?;
                     let mut carrier = client.carrier().await?;
                     for _ in 0..times {
                         carrier.read_message().await?;

@@ -1,8 +1,8 @@
 //! A program's standard input and output as a byte stream: `nc`, `ssh -W`, or any other tunnel.
 
 use super::command_line::CommandLine;
-use crate::carrier::Duplex;
 use crate::tasks::Tasks;
+use crate::transport::Duplex;
 use crate::wire::{PeerText, Quoting};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};

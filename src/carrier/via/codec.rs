@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::transport::NoPeerKey;
 use crate::wire::{DecodeError, Quoting, RelayMessage, missing_bytes, next_message};
 
 /// Largest read.
@@ -25,8 +26,8 @@ pub enum RelayStreamError {
     #[error("too many connections from this address")]
     TooManyConnections,
     /// The TLS handshake succeeded without a key of the peer.
-    #[error("the peer proved no TLS key")]
-    NoPeerKey,
+    #[error(transparent)]
+    NoPeerKey(#[from] NoPeerKey),
     /// The peer sent something that is not a valid message.
     #[error("the other end broke the protocol: {0}")]
     Protocol(#[from] DecodeError),

@@ -4,12 +4,12 @@ use bytes::BytesMut;
 
 use super::codec::{RelayStreamError, read_message, send_message};
 use super::config::{RelayWindow, accepted_key};
-use super::dial::{self, DialRelayError, DialSettings};
+use super::dial::DialSettings;
 use super::stream::ViaStream;
 use super::{RelayAddress, RelayTransport};
-use crate::carrier::quic::{MtuCap, QuicLimits};
-use crate::carrier::tls;
 use crate::identity::raw_key::TlsKey;
+use crate::transport::ConnectError;
+use crate::transport::quic::MtuCap;
 use crate::wire::{KeyDigest, MAX_FINGERPRINTS, RelayMessage, RelayRefusal};
 
 /// What to ask a relay for.
@@ -32,7 +32,7 @@ pub struct RelayConnectRequest<'a> {
 pub enum RelayConnectError {
     /// The relay cannot be dialled.
     #[error(transparent)]
-    Dial(#[from] DialRelayError),
+    Connect(#[from] ConnectError),
     /// The connection to the relay failed, or the relay violated the protocol.
     #[error(transparent)]
     Stream(#[from] RelayStreamError),
@@ -55,15 +55,15 @@ pub async fn connect(
     transport: RelayTransport,
     request: &RelayConnectRequest<'_>,
 ) -> Result<ViaStream, RelayConnectError> {
-    let accept = accepted_key(relay.key);
-    let settings = request.settings(&accept);
-    let stream = match transport {
-        RelayTransport::Quic => dial::dial_quic(settings, relay.address).await?,
-        RelayTransport::Tls => {
-            let stream = tls::connect(relay.address).await.map_err(DialRelayError::Socket)?;
-            dial::dial_tls(settings, Box::new(stream), relay.address).await?
-        }
+    let settings = DialSettings {
+        key: request.key,
+        accept: &accepted_key(relay.key),
+        mtu_cap: request.mtu_cap,
+        window: request.window,
+        // This end opens the stream.
+        streams: 0,
     };
+    let stream = settings.dial(relay.address, transport).await?;
     ask(stream, request.fingerprints).await
 }
 
@@ -79,21 +79,5 @@ async fn ask(mut stream: ViaStream, fingerprints: &[KeyDigest]) -> Result<ViaStr
         RelayMessage::Reached => Ok(stream),
         RelayMessage::Refused(refusal) => Err(RelayConnectError::Refused(refusal)),
         _ => Err(RelayConnectError::UnexpectedMessage),
-    }
-}
-
-impl RelayConnectRequest<'_> {
-    fn settings<'a>(&'a self, accept: &'a crate::identity::raw_key::ServerKey) -> DialSettings<'a> {
-        DialSettings {
-            key: self.key,
-            accept,
-            quic: QuicLimits {
-                mtu_cap: self.mtu_cap,
-                ..QuicLimits::default()
-            },
-            window: self.window,
-            // This end opens the stream.
-            streams: 0,
-        }
     }
 }

@@ -14,12 +14,12 @@ use super::address_source::AddressSource;
 use super::codec::{RelayStreamError, read_message, send_message};
 use super::config::{RelayWindow, accepted_key};
 use super::control::ControlConnection;
-use super::dial::{self, DialRelayError, DialSettings};
+use super::dial::DialSettings;
 use super::stream::ViaStream;
-use crate::carrier::quic::QuicLimits;
-use crate::carrier::tls;
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::transport::ConnectError;
+use crate::transport::quic::MtuCap;
 use crate::wire::{DialToken, KeyDigest, RelayMessage, RelayRefusal, Statement};
 
 /// Longest attempt.
@@ -42,8 +42,8 @@ pub struct RegistrationSettings {
     pub streams: u32,
     /// Window of each stream.
     pub window: RelayWindow,
-    /// QUIC settings.
-    pub quic: QuicLimits,
+    /// Most UDP payload.
+    pub mtu_cap: MtuCap,
     /// Number of open streams over all relays, shared by all registrations of a server half.
     pub live: Arc<AtomicUsize>,
 }
@@ -59,7 +59,7 @@ pub enum RegisterError {
     NoAddress,
     /// The relay cannot be dialled.
     #[error(transparent)]
-    Dial(#[from] DialRelayError),
+    Connect(#[from] ConnectError),
     /// The connection to the relay failed, or the relay violated the protocol.
     #[error(transparent)]
     Stream(#[from] RelayStreamError),
@@ -174,20 +174,14 @@ impl RegistrationDialer {
         Ok(stream)
     }
 
-    async fn dial(&self, address: SocketAddr, transport: RelayTransport) -> Result<ViaStream, DialRelayError> {
+    async fn dial(&self, address: SocketAddr, transport: RelayTransport) -> Result<ViaStream, ConnectError> {
         let settings = DialSettings {
             key: &self.settings.key,
             accept: &self.accept,
-            quic: self.settings.quic,
+            mtu_cap: self.settings.mtu_cap,
             window: self.settings.window,
             streams: self.settings.streams,
         };
-        match transport {
-            RelayTransport::Quic => dial::dial_quic(settings, address).await,
-            RelayTransport::Tls => {
-                let stream = tls::connect(address).await.map_err(DialRelayError::Socket)?;
-                dial::dial_tls(settings, Box::new(stream), address).await
-            }
-        }
+        settings.dial(address, transport).await
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use super::RelayTransport;
-use crate::carrier::Duplex;
+use crate::transport::{Duplex, unmapped};
 
 /// QUIC error code for a stream that ends because the other half's stream failed.
 const BROKEN: quinn::VarInt = quinn::VarInt::from_u32(1);
@@ -66,7 +66,7 @@ impl ViaStream {
         connection: quinn::Connection,
         (send, recv): (quinn::SendStream, quinn::RecvStream),
     ) -> ViaStream {
-        let remote = crate::carrier::quic::unmapped(connection.remote_address());
+        let remote = unmapped(connection.remote_address());
         let leg = QuicStream {
             connection,
             send,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::DemoError;
 use super::folder::Folder;
 use super::path::Path;
-use crate::carrier::quic::{EndpointSecrets, QuicLimits, QuicListener, bind};
+use crate::carrier::listen_quic;
 use crate::cli::logging::LogSettings;
 use crate::identity::raw_key::TlsKey;
 use crate::identity::statement::sign_host;
@@ -25,6 +25,7 @@ use crate::server::{Authority, RelaySettings, Server, ServerConfig, ServerLimits
 use crate::session::SessionConfig;
 use crate::sshd::{Sshd, SshdConfig};
 use crate::tasks::Tasks;
+use crate::transport::quic::{EndpointSecrets, QuicLimits, QuicListener, bind};
 
 /// The host's name in ssh's configuration.
 pub(super) const HOST: &str = "bowline-demo";
@@ -65,8 +66,7 @@ impl Fixture {
         let secrets = EndpointSecrets::new(random::bytes());
         let server = start_server_half(&tasks, sshd, &host_key, tls_key.clone(), secrets.clone())?;
         let secrets = secrets.of_listener(server);
-        let reset_endpoint =
-            QuicListener::with_secrets(loopback_socket()?, &tls_key, &secrets, &QuicLimits::default())?;
+        let reset_endpoint = listen_quic(loopback_socket()?, &tls_key, &secrets, &QuicLimits::default())?;
         let resets_from = reset_endpoint.local_addr().map_err(DemoError::Socket)?;
         let fixture = Fixture {
             folder,

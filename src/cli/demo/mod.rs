@@ -33,11 +33,11 @@ use super::args::DemoArgs;
 use super::logging::LogSettings;
 use super::report::{self, Failure};
 use super::signals::Signals;
-use crate::carrier::quic::QuicConfigError;
 use crate::client::OpenError;
 use crate::identity::statement::StatementError;
 use crate::server::ServerError;
 use crate::sshd::SshdError;
+use crate::transport::ConfigError;
 use crate::wire::InvalidUserName;
 
 pub(crate) use self::counter::OutOfOrder;
@@ -151,7 +151,7 @@ pub(crate) enum DemoError {
     Server(#[from] ServerError),
     /// QUIC cannot be set up.
     #[error(transparent)]
-    Quic(#[from] QuicConfigError),
+    Quic(#[from] ConfigError),
     /// The client half found no way.
     #[error(transparent)]
     Open(#[from] OpenError),

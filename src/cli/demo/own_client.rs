@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use super::DemoError;
 use super::fixture::Fixture;
 use super::ssh_client::{Remote, RemoteProcess};
-use crate::carrier::quic::MtuCap;
 use crate::client::{self as half, Boxed, ClientConfig, Credentials, HostTrust, Port, Target};
 use crate::identity::sshsig;
 use crate::identity::statement::{OPEN_NAMESPACE, ProvenKey};
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
+use crate::transport::quic::MtuCap;
 use crate::wire::{Authorization, UserName};
 
 /// Bytes of a program's output that wait for whoever reads them.

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 
-use crate::carrier::quic::bind;
 use crate::tasks::Tasks;
+use crate::transport::quic::bind;
 
 /// No datagram is larger.
 const MAX_DATAGRAM: usize = 65_536;

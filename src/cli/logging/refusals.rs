@@ -198,7 +198,7 @@ impl Visit for Seen {
 
 /// One customer has a /64 at least (RFC 6177), and can use all of it.
 fn network(source: IpAddr) -> IpAddr {
-    crate::carrier::handshake_limiter::network(source.to_canonical())
+    crate::transport::handshake_limiter::network(source.to_canonical())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::{Exit, Failure};
 use crate::carrier::stream::ProxyFault;
 use crate::carrier::via::RelayTransport;
-use crate::carrier::{DialError, Path};
+use crate::carrier::{ConnectError, DialError, Path};
 use crate::client::{AttemptError, Failed, OpenError, TrustError};
 use crate::identity::known_hosts::CommandError;
 use crate::identity::ssh_config::SshConfigError;
@@ -195,7 +195,7 @@ fn hint_of_path(failed: &Failed) -> Option<&'static str> {
             "let the server half serve TLS too (serve --listen-tls), which works with smaller packets, or raise \
              the MTU of the interface or tunnel; `bowline check` shows details",
         ),
-        AttemptError::Dial(DialError::OtherTls(_)) => Some(
+        AttemptError::Dial(DialError::Connect(ConnectError::OtherTls(_))) => Some(
             "check the port; bowline's TLS does not work through a device that terminates TLS; `bowline check` \
              shows details",
         ),
@@ -216,7 +216,7 @@ fn hint_of_path(failed: &Failed) -> Option<&'static str> {
 
 /// Whether the server half, or a relay, takes no more connections for now.
 fn is_busy(failed: &Failed) -> bool {
-    matches!(failed.error, AttemptError::Dial(DialError::Busy))
+    matches!(&failed.error, AttemptError::Dial(error) if error.is_busy())
 }
 
 /// Something speaks QUIC there, but not our protocol or not this version of it.

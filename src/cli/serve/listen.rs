@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tracing::debug;
 
 use super::ServeSettings;
-use crate::carrier::quic;
 use crate::cli::sshd;
 use crate::cli::values::ListenAddress;
 use crate::server::handover::{Endpoint, Listener, Protocol};
+use crate::transport::quic;
 
 /// The port that most networks let through.
 const DEFAULT_TLS_PORT: u16 = 443;

@@ -4,8 +4,8 @@ use super::direct_host;
 use super::probe::{ProbeFailure, ProbeResult};
 use super::tcp_probe::PortState;
 use crate::carrier::stream::ProxyFault;
-use crate::carrier::via::{DialRelayError, RelayConnectError, RelayTransport};
-use crate::carrier::{CarrierError, DialError, Path};
+use crate::carrier::via::{RelayConnectError, RelayTransport};
+use crate::carrier::{CarrierError, ConnectError, DialError, Path};
 use crate::wire::{RefusalCode, RelayRefusalCode};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -180,16 +180,23 @@ impl Evidence<'_> {
 
     fn dial(&self, result: &ProbeResult, error: &DialError) -> Diagnosis {
         match error {
-            DialError::Unreachable(error) => self.io(result, error),
+            DialError::Connect(error) => self.connect(result, error),
             DialError::NoHostKey => Diagnosis::NoHostKey,
             DialError::Relay(error) => self.relay(result, error),
-            DialError::Busy => Diagnosis::Refused,
-            DialError::OtherTls(_) => Diagnosis::OtherTls,
             DialError::Proxy(error) => proxy(&error.fault),
             DialError::Command(_) => Diagnosis::CommandFailed,
-            DialError::Tls(error) if error.kind() == ErrorKind::InvalidData => Diagnosis::OtherProtocol,
+            DialError::Carrier(_) => Diagnosis::Broken,
+        }
+    }
+
+    fn connect(&self, result: &ProbeResult, error: &ConnectError) -> Diagnosis {
+        match error {
+            ConnectError::Unreachable(error) => self.io(result, error),
+            ConnectError::Busy => Diagnosis::Refused,
+            ConnectError::OtherTls(_) => Diagnosis::OtherTls,
+            ConnectError::Tls(error) if error.kind() == ErrorKind::InvalidData => Diagnosis::OtherProtocol,
             error if error.is_other_protocol() => Diagnosis::OtherProtocol,
-            DialError::Quic(error) if matches!(**error, quinn::ConnectionError::TimedOut) => self.silent(result),
+            error if error.is_quic_timeout() => self.silent(result),
             _ => Diagnosis::Broken,
         }
     }
@@ -209,14 +216,10 @@ impl Evidence<'_> {
                 RelayRefusalCode::NoAnswer => Diagnosis::ServerSilent,
                 _ => Diagnosis::RelayRefused,
             },
-            RelayConnectError::Dial(DialRelayError::Socket(error)) => self.io(result, error),
-            RelayConnectError::Dial(DialRelayError::Quic(error))
-                if matches!(**error, quinn::ConnectionError::TimedOut) =>
-            {
-                self.silent(result)
-            }
-            RelayConnectError::Dial(DialRelayError::Busy) => Diagnosis::RelayRefused,
-            RelayConnectError::Dial(_) | RelayConnectError::Stream(_) | RelayConnectError::UnexpectedMessage => {
+            RelayConnectError::Connect(ConnectError::Unreachable(error)) => self.io(result, error),
+            RelayConnectError::Connect(error) if error.is_quic_timeout() => self.silent(result),
+            RelayConnectError::Connect(ConnectError::Busy) => Diagnosis::RelayRefused,
+            RelayConnectError::Connect(_) | RelayConnectError::Stream(_) | RelayConnectError::UnexpectedMessage => {
                 Diagnosis::Broken
             }
         }
@@ -315,10 +318,10 @@ fn answered(result: &ProbeResult) -> bool {
     let refused = |error: &io::Error| error.kind() == ErrorKind::ConnectionRefused;
     result.handshake.is_some()
         || match &result.outcome {
-            Err(ProbeFailure::Dial(DialError::Unreachable(error))) => refused(error),
-            Err(ProbeFailure::Dial(DialError::Relay(RelayConnectError::Dial(DialRelayError::Socket(error))))) => {
-                refused(error)
-            }
+            Err(ProbeFailure::Dial(
+                DialError::Connect(ConnectError::Unreachable(error))
+                | DialError::Relay(RelayConnectError::Connect(ConnectError::Unreachable(error))),
+            )) => refused(error),
             Err(ProbeFailure::Dial(DialError::Relay(RelayConnectError::Refused(_)))) => true,
             _ => false,
         }
@@ -375,7 +378,7 @@ mod tests {
     }
 
     fn refused() -> ProbeFailure {
-        ProbeFailure::Dial(DialError::Unreachable(ErrorKind::ConnectionRefused.into()))
+        ProbeFailure::Dial(ConnectError::Unreachable(ErrorKind::ConnectionRefused.into()).into())
     }
 
     fn refusal(code: RefusalCode) -> ProbeFailure {

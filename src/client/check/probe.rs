@@ -7,12 +7,13 @@ use super::super::{ClientConfig, TrustError};
 use super::authorization::{Authorizer, Deadline};
 use super::{CheckedPath, Diagnosis};
 use crate::carrier::via::RelayTransport;
-use crate::carrier::{Carrier, CarrierError, CloseReason, DialError, Dialed, Path, tls};
+use crate::carrier::{Carrier, CarrierError, CloseReason, ConnectError, DialError, Dialed, Path, dial_tls};
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::identity::statement::{ProvenKey, verify_host};
 use crate::random;
 use crate::tcp_info::TcpInfo;
+use crate::transport::tls;
 use crate::wire::{DecodeError, Host, PeerText, Probed, Refusal, RefusalCode};
 use russh::keys::ssh_key::Fingerprint;
 use std::error::Error;
@@ -163,9 +164,9 @@ impl PathProbe {
     async fn dial(&mut self) -> Result<Dialed, DialError> {
         match self.path.clone() {
             Path::Tls(address) => {
-                let stream = tls::connect(address).await.map_err(DialError::Unreachable)?;
+                let stream = tls::connect(address).await?;
                 self.tcp = stream.as_fd().try_clone_to_owned().ok();
-                tls::dial(Box::new(stream), Some(address), &self.key, ServerKey::Any).await
+                dial_tls(Box::new(stream), Some(address), &self.key, ServerKey::Any).await
             }
             Path::Quic(address) => self.dial_udp(address).await,
             Path::Relayed(relay, RelayTransport::Quic) => self.dial_udp(relay.address).await,
@@ -177,7 +178,7 @@ impl PathProbe {
     async fn dial_udp(&mut self, remote: SocketAddr) -> Result<Dialed, DialError> {
         tokio::select! {
             dialed = self.dialer.dial(&self.path, ServerKey::Any) => dialed,
-            error = icmp_error(remote) => Err(DialError::Unreachable(error)),
+            error = icmp_error(remote) => Err(ConnectError::Unreachable(error).into()),
         }
     }
 

@@ -14,7 +14,7 @@ use std::pin::Pin;
 
 use tokio::net::TcpStream;
 
-use crate::carrier::quic::unmapped;
+use crate::transport::unmapped;
 
 pub(crate) use client::FromClient;
 pub use loopback::{FromLoopback, OWN_ALIAS};

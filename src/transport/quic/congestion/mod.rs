@@ -34,7 +34,7 @@ impl ControllerFactory for BbrFactory {
 }
 
 /// Whether only small packets of this end arrive at the peer.
-pub(in crate::carrier) fn is_black_hole(connection: &quinn::Connection) -> bool {
+pub(crate) fn is_black_hole(connection: &quinn::Connection) -> bool {
     let controller = connection.congestion_state().into_any().downcast::<Bbr>();
     controller.is_ok_and(|bbr| bbr.is_black_hole())
 }

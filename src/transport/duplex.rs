@@ -1,4 +1,4 @@
-//! Byte streams under a carrier.
+//! Byte streams under TLS.
 
 use crate::tcp_info::TcpInfo;
 use std::io;

@@ -1,7 +1,8 @@
 use super::batching::{BatchingSocket, SEGMENTS_PER_TRANSMIT};
 use super::{PolledSocket, bind};
-use crate::carrier::quic::{EndpointSecrets, MtuCap, NO_NAME, QuicLimits, config, gso};
 use crate::identity::raw_key::{ServerKey, TlsKey};
+use crate::transport::quic::{EndpointSecrets, MtuCap, QuicLimits, SESSION_WINDOW, config, gso};
+use crate::transport::{NO_NAME, Protocol};
 use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -298,6 +299,17 @@ impl AsyncUdpSocket for CheckingSocket {
     }
 }
 
+const PROTOCOL: Protocol = Protocol {
+    alpn: b"test",
+    uni_streams: 0,
+    bidi_streams: 1,
+    stream_window: SESSION_WINDOW,
+    receive_window: SESSION_WINDOW,
+    send_window: SESSION_WINDOW.into_inner(),
+    datagrams: false,
+    keep_alive: None,
+};
+
 #[tokio::test]
 async fn quinn_informs_the_controller_of_every_batch_just_before_it_sends_it() {
     let (key, batches) = (TlsKey::generate(), Arc::<AtomicUsize>::default());
@@ -311,7 +323,9 @@ async fn quinn_informs_the_controller_of_every_batch_just_before_it_sends_it() {
         quinn::Endpoint::new_with_abstract_socket(config::client_endpoint(), server, Arc::new(socket), runtime).unwrap()
     };
     let secrets = EndpointSecrets::new([1; 32]).of_listener(local);
-    let server = checking(Some(config::server(&key, &secrets, &QuicLimits::default()).unwrap()));
+    let server = checking(Some(
+        config::server(&key, &secrets, &PROTOCOL, &QuicLimits::default()).unwrap(),
+    ));
     let client = checking(None);
     let to = server.local_addr().unwrap();
     // They send on the same threads.
@@ -330,7 +344,7 @@ async fn quinn_informs_the_controller_of_every_batch_just_before_it_sends_it() {
     let client_side = async {
         let mut all = JoinSet::new();
         for _ in 0..CONNECTIONS {
-            let config = config::client(&key, ServerKey::Any, MtuCap::default()).unwrap();
+            let config = config::client(&key, ServerKey::Any, &PROTOCOL, MtuCap::default()).unwrap();
             let connection = client.connect_with(config, to, NO_NAME).unwrap().await.unwrap();
             all.spawn(async move {
                 let (up, down) = connection.open_bi().await.unwrap();

@@ -35,21 +35,11 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Creates an endpoint on a bound socket. It listens if `server` is given. Call it in a tokio
-/// runtime.
+/// Creates an endpoint on a socket. It listens if `server` is given. Call it in a tokio runtime.
 ///
 /// # Errors
 /// The socket cannot be used.
-pub(in crate::carrier) fn endpoint(
-    socket: UdpSocket,
-    config: EndpointConfig,
-    server: Option<ServerConfig>,
-) -> io::Result<Endpoint> {
-    endpoint_over(PolledSocket::new(socket)?, config, server)
-}
-
-/// The same, on a socket that is registered already.
-pub(super) fn endpoint_over(
+pub(super) fn endpoint(
     socket: Arc<PolledSocket>,
     config: EndpointConfig,
     server: Option<ServerConfig>,
@@ -59,7 +49,7 @@ pub(super) fn endpoint_over(
 
 /// The wildcard address of the same family as `remote`: the kernel selects the source address
 /// whenever routes change.
-pub(in crate::carrier) fn any_local(remote: SocketAddr) -> SocketAddr {
+pub(super) fn any_local(remote: SocketAddr) -> SocketAddr {
     let ip: IpAddr = if remote.is_ipv6() {
         Ipv6Addr::UNSPECIFIED.into()
     } else {

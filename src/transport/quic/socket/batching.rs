@@ -8,7 +8,7 @@
 //! once, polls the socket. If batches do not arrive on a path, each packet is sent by a call of its
 //! own.
 
-use crate::carrier::quic::gso::{self, GsoPoller};
+use crate::transport::quic::gso::{self, GsoPoller};
 use parking_lot::Mutex;
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};

@@ -1,23 +1,22 @@
 //! Settings of quinn, and their reasons.
 
 use super::congestion::{BbrFactory, UNACKED_PACKETS};
-use crate::identity::raw_key::{self, ServerKey, TlsConfigError, TlsKey};
-use crate::wire::ALPN;
-use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use crate::identity::raw_key::{self, ServerKey, TlsKey};
+use crate::transport::{ConfigError, Protocol};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Window of a carrier that belongs to a session. The session's own window is smaller, so that this
 /// one never limits it.
-pub(super) const SESSION_WINDOW: VarInt = VarInt::from_u32(16 << 20);
+pub(crate) const SESSION_WINDOW: VarInt = VarInt::from_u32(16 << 20);
 
 /// Window of a peer that has proved nothing yet: one hello message fits. Times the number of
 /// half-open connections, this is all the memory they can use.
-pub(in crate::carrier) const UNAUTHENTICATED_WINDOW: VarInt = VarInt::from_u32(32 << 10);
+pub(crate) const UNAUTHENTICATED_WINDOW: VarInt = VarInt::from_u32(32 << 10);
 
 /// Longer than the client half's longest probe interval (30 s) plus a retransmission. Probes detect
 /// a dead carrier much earlier; this timeout only removes clients that vanished.
@@ -78,20 +77,6 @@ impl Default for MtuCap {
     fn default() -> MtuCap {
         MtuCap(MAX_MTU)
     }
-}
-
-/// TLS or the socket could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum QuicConfigError {
-    /// rustls rejected the settings.
-    #[error(transparent)]
-    Tls(#[from] TlsConfigError),
-    /// The TLS provider lacks the cipher of QUIC's Initial packets.
-    #[error("TLS lacks the cipher that QUIC requires")]
-    Cipher(#[from] NoInitialCipherSuite),
-    /// The socket cannot be used.
-    #[error("cannot use the UDP socket")]
-    Socket(#[from] io::Error),
 }
 
 /// The seed of the keys of all listeners. It must survive a restart of the server half, so that the
@@ -169,13 +154,13 @@ impl Default for QuicLimits {
 /// QUIC version 1 (RFC 9000). quinn would also accept the drafts 29 to 34, which are obsolete.
 const VERSION_1: u32 = 1;
 
-pub(in crate::carrier) fn client_endpoint() -> EndpointConfig {
+pub(super) fn client_endpoint() -> EndpointConfig {
     let mut config = EndpointConfig::default();
     config.supported_versions(vec![VERSION_1]);
     config
 }
 
-pub(in crate::carrier) fn server_endpoint(secrets: &ListenerSecrets) -> EndpointConfig {
+pub(super) fn server_endpoint(secrets: &ListenerSecrets) -> EndpointConfig {
     let reset_key: [u8; 32] = secrets.derive(b"stateless reset");
     let id_key = u64::from_be_bytes(secrets.derive(b"connection id"));
     let mut config = EndpointConfig::new(Arc::new(aws_lc_rs::hmac::Key::new(
@@ -190,57 +175,42 @@ pub(in crate::carrier) fn server_endpoint(secrets: &ListenerSecrets) -> Endpoint
     config
 }
 
-pub(super) fn client(key: &TlsKey, accept: ServerKey, mtu_cap: MtuCap) -> Result<quinn::ClientConfig, QuicConfigError> {
-    let crypto = QuicClientConfig::try_from(raw_key::client_config(key, accept, ALPN)?)?;
-    let mut transport = transport(mtu_cap);
-    // The server half opens one stream, for its host message.
-    transport
-        .max_concurrent_uni_streams(1u32.into())
-        .max_concurrent_bidi_streams(0u32.into());
-    transport.receive_window(SESSION_WINDOW);
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport));
-    Ok(config)
-}
-
-pub(super) fn server(
+pub(super) fn client(
     key: &TlsKey,
-    secrets: &ListenerSecrets,
-    limits: &QuicLimits,
-) -> Result<quinn::ServerConfig, QuicConfigError> {
-    let crypto = QuicServerConfig::try_from(raw_key::server_config(key, ALPN)?)?;
-    let mut transport = transport(limits.mtu_cap);
-    transport
-        .max_concurrent_uni_streams(0u32.into())
-        .max_concurrent_bidi_streams(1u32.into());
-    transport.receive_window(UNAUTHENTICATED_WINDOW);
-    Ok(listener_config(crypto, transport, secrets, limits.max_incoming))
+    accept: ServerKey,
+    protocol: &Protocol,
+    mtu_cap: MtuCap,
+) -> Result<quinn::ClientConfig, ConfigError> {
+    let crypto = QuicClientConfig::try_from(raw_key::client_config(key, accept, protocol.alpn)?)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport(protocol, mtu_cap)));
+    Ok(config)
 }
 
 /// From Retry to the end of the client's first flight. If some hundred clients come at once, both sides may wait for a
 /// processor for longer than quinn's 15 s.
 const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Settings of every listener.
-pub(in crate::carrier) fn listener_config(
-    crypto: QuicServerConfig,
-    transport: TransportConfig,
+pub(super) fn server(
+    key: &TlsKey,
     secrets: &ListenerSecrets,
-    max_incoming: usize,
-) -> quinn::ServerConfig {
+    protocol: &Protocol,
+    limits: &QuicLimits,
+) -> Result<quinn::ServerConfig, ConfigError> {
+    let crypto = QuicServerConfig::try_from(raw_key::server_config(key, protocol.alpn)?)?;
     let token_seed: [u8; 32] = secrets.derive(b"retry token");
     let token_key = aws_lc_rs::hkdf::Salt::new(aws_lc_rs::hkdf::HKDF_SHA256, &[]).extract(&token_seed);
     let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
-    config.transport_config(Arc::new(transport));
-    config.max_incoming(max_incoming);
+    config.transport_config(Arc::new(transport(protocol, limits.mtu_cap)));
+    config.max_incoming(limits.max_incoming);
     // The client's first flight is two packets. Before the connection is accepted no more is
     // needed.
     config.incoming_buffer_size(8 << 10).incoming_buffer_size_total(4 << 20);
     config.retry_token_lifetime(RETRY_TOKEN_LIFETIME);
-    config
+    Ok(config)
 }
 
-pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
+fn transport(protocol: &Protocol, mtu_cap: MtuCap) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("45 s fit a varint of milliseconds");
     let mut discovery = MtuDiscoveryConfig::default();
@@ -253,12 +223,16 @@ pub(in crate::carrier) fn transport(mtu_cap: MtuCap) -> TransportConfig {
     transport
         .ack_frequency_config(Some(acks))
         .max_idle_timeout(Some(idle))
+        .keep_alive_interval(protocol.keep_alive)
         .initial_rtt(INITIAL_RTT)
         .initial_mtu(1200)
         .mtu_discovery_config(Some(discovery))
-        .stream_receive_window(SESSION_WINDOW)
-        .send_window(u64::from(SESSION_WINDOW))
-        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .max_concurrent_uni_streams(protocol.uni_streams.into())
+        .max_concurrent_bidi_streams(protocol.bidi_streams.into())
+        .stream_receive_window(protocol.stream_window)
+        .receive_window(protocol.receive_window)
+        .send_window(protocol.send_window)
+        .datagram_receive_buffer_size(protocol.datagrams.then_some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
         // At 1 % loss and 50 ms, CUBIC and NewReno lose 95 % of their rate, quinn's BBR 16 %, this
         // controller 2 % (measured).

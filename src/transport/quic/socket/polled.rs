@@ -20,7 +20,7 @@ use tracing::debug;
 
 /// A UDP socket.
 #[derive(Debug)]
-pub(in crate::carrier::quic) struct PolledSocket {
+pub(in crate::transport::quic) struct PolledSocket {
     socket: Pollable,
     state: UdpSocketState,
     /// The last send did not fit into the send buffer.
@@ -33,12 +33,12 @@ pub(in crate::carrier::quic) struct PolledSocket {
 
 impl PolledSocket {
     /// Call it in a tokio runtime with I/O enabled.
-    pub(in crate::carrier::quic) fn new(socket: UdpSocket) -> io::Result<Arc<PolledSocket>> {
+    pub(in crate::transport::quic) fn new(socket: UdpSocket) -> io::Result<Arc<PolledSocket>> {
         PolledSocket::reporting_to(socket, Arc::default())
     }
 
     /// The same, and sets `heard` whenever a datagram arrives.
-    pub(in crate::carrier::quic) fn reporting_to(
+    pub(in crate::transport::quic) fn reporting_to(
         socket: UdpSocket,
         heard: Arc<AtomicBool>,
     ) -> io::Result<Arc<PolledSocket>> {
@@ -55,7 +55,7 @@ impl PolledSocket {
     ///
     /// While a worker is being replaced, both workers share the socket. Packets of new clients that
     /// the old worker received would be lost; they stay in the kernel's buffer for the new one.
-    pub(in crate::carrier::quic) fn stop_receiving(&self) {
+    pub(in crate::transport::quic) fn stop_receiving(&self) {
         self.receive_stopped.store(true, Ordering::Relaxed);
     }
 
