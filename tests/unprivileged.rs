@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::time::Duration;
 use support::daemon::{Daemon, Home};
+use support::place::Place;
 use support::process::{Outcome, run};
 use support::ssh::SshSetup;
 use support::sshd::TestSshd;
@@ -61,4 +62,100 @@ fn a_server_half_without_sshd_s_host_keys_is_pinned_once_and_known_from_then_on(
     fs::write(told.state().join("known_hosts"), line).expect("the scratch folder");
     told.remote("exit 7", LIMIT).expect_code(7);
     assert_eq!(serve.stop(), Some(0));
+}
+
+/// The server half that a user starts without root: of one user, on a port of a range, as long as it is used.
+fn serve_for<'a>(sshd: &TestSshd, home: &'a Home, keys: &'a str, more: &[&'a str]) -> Daemon {
+    let target = sshd.address().to_string();
+    let mut arguments = vec![
+        "serve",
+        "--target",
+        &target,
+        "--authorized-keys",
+        keys,
+        "--accept-loopback-match",
+    ];
+    arguments.extend(more);
+    Daemon::start(home, &arguments)
+}
+
+#[test]
+fn other_users_are_refused_as_unknown_keys_are() {
+    let (sshd, home) = (TestSshd::start(), Home::mine());
+    let (known, unknown) = (sshd.authorized_keys(), home.authorized_keys());
+    let [known, unknown] = [&known, &unknown].map(|path| path.to_str().expect("UTF-8"));
+    let user = sshd.user();
+    let listen = ["--listen", "127.0.0.1:0", "--only-user"];
+    let answer = |keys: &str, only: &str| {
+        let serve = serve_for(&sshd, &home, keys, &[&listen[..], &[only]].concat());
+        let setup =
+            SshSetup::bowline(&sshd, serve.port("udp")).proxy_arguments(&["--pin", &serve.field("fingerprint")]);
+        let outcome = run(&mut setup.write().proxy(), LIMIT);
+        assert_eq!(serve.stop(), Some(0));
+        outcome
+    };
+    let other_user = answer(known, "somebody-else").expect_code(REFUSED).err();
+    let unknown_key = answer(unknown, &user).expect_code(REFUSED).err();
+    assert!(
+        unknown_key.contains("none of the offered keys is accepted"),
+        "{unknown_key}"
+    );
+    let without_paths = |text: &str| text.lines().next().map(str::to_owned);
+    assert_eq!(without_paths(&other_user), without_paths(&unknown_key), "{other_user}");
+
+    let serve = serve_for(&sshd, &home, known, &[&listen[..], &[&user]].concat());
+    let pin = serve.field("fingerprint");
+    let pinned = SshSetup::bowline(&sshd, serve.port("udp"))
+        .proxy_arguments(&["--pin", &pin])
+        .write();
+    pinned.remote("exit 7", LIMIT).expect_code(7);
+    assert_eq!(serve.stop(), Some(0));
+}
+
+#[test]
+fn two_server_halves_take_two_ports_of_one_range() {
+    let (sshd, homes) = (TestSshd::start(), [Home::mine(), Home::mine()]);
+    let keys = sshd.authorized_keys();
+    let keys = keys.to_str().expect("UTF-8");
+    let first = Place::free_port();
+    let listen = format!("127.0.0.1:{first}-{}", first + 40);
+    let more = ["--listen", &listen, "--listen-tls", &listen];
+    let serves = [&homes[0], &homes[1]].map(|home| serve_for(&sshd, home, keys, &more));
+    let ports = |kind| [serves[0].port(kind), serves[1].port(kind)];
+    for kind in ["udp", "tls"] {
+        let [one, other] = ports(kind);
+        assert_ne!(one, other, "{kind}");
+        assert!(
+            [one, other].iter().all(|port| (first..=first + 40).contains(port)),
+            "{kind}: {one} {other}"
+        );
+    }
+    for serve in serves {
+        assert_eq!(serve.field("version"), env!("CARGO_PKG_VERSION"));
+        assert_eq!(serve.field("keeper"), serve.id().to_string());
+        assert_eq!(serve.stop(), Some(0));
+    }
+}
+
+#[test]
+fn it_stops_when_there_was_no_session_for_the_time_that_was_said() {
+    let (sshd, home) = (TestSshd::start(), Home::mine());
+    let keys = sshd.authorized_keys();
+    let keys = keys.to_str().expect("UTF-8");
+    let serve = serve_for(
+        &sshd,
+        &home,
+        keys,
+        &["--listen", "127.0.0.1:0", "--exit-when-idle", "4s"],
+    );
+    let pin = serve.field("fingerprint");
+    let setup = SshSetup::bowline(&sshd, serve.port("udp"))
+        .proxy_arguments(&["--pin", &pin])
+        .write();
+    // Longer than the time: a session keeps it.
+    setup.remote("sleep 6; exit 7", LIMIT).expect_code(7);
+    let log = home.path("log");
+    assert_eq!(serve.ended(), Some(0));
+    let log = fs::read_to_string(log).expect("its log");
+    assert!(log.contains("--exit-when-idle"), "{log}");
 }

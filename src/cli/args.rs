@@ -105,8 +105,8 @@ pub(super) enum Command {
     /// Run the server half next to sshd
     #[command(
         long_about = "Run the server half next to sshd.\n\nWhen it is ready, it prints one line: ready udp=ADDR:PORT \
-                  client-address=real|loopback fingerprint=SHA256:.., with tls=ADDR:PORT for each \
-                  --listen-tls.\n\nSIGTERM ends all sessions, and their clients are told. Under systemd with \
+                  client-address=real|loopback version=VERSION keeper=PID fingerprint=SHA256:.., with tls=ADDR:PORT for \
+                  each --listen-tls.\n\nSIGTERM ends all sessions, and their clients are told. Under systemd with \
                   FileDescriptorStoreMax=, the server half first asks systemd why it is stopped: sessions survive a restart and end with a stop. To be allowed to ask, it must run as root \
                   (no User= in the unit). If systemd does not answer, sessions are kept for the next start. If you stop the \
                   service while it is down, for example between a crash and its restart, clients are not told: they wait \

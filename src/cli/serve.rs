@@ -35,7 +35,7 @@ use crate::tasks::Tasks;
 pub(super) use self::keep::{run, run_keeper, take_over};
 pub(super) use self::pause::Pause;
 use self::predecessor::Predecessor;
-use super::values::{AuthWord, ByteSize, ClientAddressWord, Count, ListenAddress, Target};
+use super::values::{AuthWord, ByteSize, ClientAddressWord, Count, ListenRange, Target};
 
 /// One full frame must always fit: 64 KiB.
 const MIN_REPLAY_BUFFER: u64 = 64 << 10;
@@ -48,9 +48,9 @@ const DEFAULT_REPLAY_BUFFER: u64 = 16 << 20;
 pub(crate) struct ServeSettings {
     /// Addresses for QUIC. Default: empty, which means every address, at the number of sshd's TCP port. That number is
     /// also used if an address has no port.
-    pub(crate) listen: Vec<ListenAddress>,
+    pub(crate) listen: Vec<ListenRange>,
     /// Addresses for TLS; the default port is 443. Default: empty, which means none.
-    pub(crate) listen_tls: Vec<ListenAddress>,
+    pub(crate) listen_tls: Vec<ListenRange>,
     /// Relays to register with. Default: empty, which means none.
     pub(crate) relays: Vec<RelayName>,
     /// The SSH server that sessions are connected to. Default: where sshd listens according to `sshd -T`, otherwise
@@ -60,6 +60,10 @@ pub(crate) struct ServeSettings {
     pub(crate) host_keys: Vec<PathBuf>,
     /// Who decides whether a key may open a session. Default: sshd.
     pub(crate) auth: Authorizer,
+    /// The only user for whom sessions are opened. Default: everybody.
+    pub(crate) only_user: Option<String>,
+    /// Stop when there was no session for this long. Default: never.
+    pub(crate) exit_when_idle: Option<Duration>,
     /// Which address of a client sshd sees. Default: the client's own if possible.
     pub(crate) client_address: ClientAddressWord,
     /// Open sessions although sshd has, or may have, rules by address and sees all clients on loopback. Default:
@@ -127,6 +131,8 @@ impl ServeSettings {
             target: options.target,
             host_keys: options.host_key,
             auth: authorizer(options.auth, options.authorized_keys)?,
+            only_user: options.only_user.map(|name| name.0),
+            exit_when_idle: options.exit_when_idle,
             client_address: options.client_address.unwrap_or(ClientAddressWord::Auto),
             accept_loopback_match: options.accept_loopback_match,
             sshd_config: options.sshd_config,
@@ -196,7 +202,10 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
     logging::start(log);
     let setup =
         WorkerSetup::decode(&inherited.worker_settings).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
-    let client_address = setup.client_address;
+    let shown = ShownKeeper {
+        client_address: setup.client_address,
+        process: rustix::process::getppid().map_or(0, |keeper| keeper.as_raw_nonzero().get()),
+    };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(worker_threads());
     super::block_on(builder, async {
@@ -208,12 +217,7 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
             .map_err(|error| report::cannot_start(&error))?;
         let serving = keeper.clone();
         let ready = |server: &Server, fingerprint: &str| {
-            announce(
-                server.local_addrs(),
-                server.tls_addrs(),
-                Some(client_address),
-                fingerprint,
-            );
+            announce(server.local_addrs(), server.tls_addrs(), Some(shown), fingerprint);
             serving.ready();
         };
         let served = worker::serve(setup, inherited.listeners, inherited.stored, keeper.clone(), ready).await;
@@ -233,16 +237,25 @@ pub(super) fn run_worker(log: &LogSettings) -> Result<(), Failure> {
     })
 }
 
+/// What the line of a server half has besides that of a relay.
+#[derive(Clone, Copy)]
+pub(super) struct ShownKeeper {
+    client_address: ClientAddressSetup,
+    /// Its process id, for whoever wants to stop it.
+    process: i32,
+}
+
 /// Prints the line that scripts wait for.
-pub(super) fn announce(
-    udp: &[SocketAddr],
-    tls: &[SocketAddr],
-    client_address: Option<ClientAddressSetup>,
-    fingerprint: &str,
-) {
+pub(super) fn announce(udp: &[SocketAddr], tls: &[SocketAddr], keeper: Option<ShownKeeper>, fingerprint: &str) {
     let udp = udp.iter().map(|address| format!("udp={address} "));
     let tls = tls.iter().map(|address| format!("tls={address} "));
-    let shown = client_address.map(|shown| format!("client-address={shown} "));
+    let shown = keeper.map(|keeper| {
+        let (shown, process) = (keeper.client_address, keeper.process);
+        format!(
+            "client-address={shown} version={} keeper={process} ",
+            env!("CARGO_PKG_VERSION")
+        )
+    });
     let addresses: String = udp.chain(tls).chain(shown).collect();
     // If stdout is closed, nobody waits for it.
     let _ = writeln!(std::io::stdout(), "ready {addresses}fingerprint={fingerprint}");

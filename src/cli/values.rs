@@ -20,7 +20,7 @@ use russh::keys::ssh_key::{Fingerprint, HashAlg};
 
 pub(crate) use self::alternate_route::{PathCommand, ProxyText};
 pub(crate) use self::choice::{AuthWord, ClientAddressWord, Fallback, LogFormat, Predict, Transport};
-pub(crate) use self::endpoint::{Destination, ListenAddress, Target};
+pub(crate) use self::endpoint::{Destination, ListenAddress, ListenRange, LoginName, PortRange, Target};
 pub(crate) use self::metrics::MetricsAddress;
 pub(crate) use self::pattern::HostPattern;
 pub(crate) use self::session::SessionName;

@@ -40,6 +40,13 @@ pub enum Authority {
     Keys(Box<dyn KeyList>),
     /// The login inside the session decides alone.
     Anyone,
+    /// Another one decides for this user. For others it is as if none of their keys was accepted.
+    OnlyUser {
+        /// The name of the user.
+        user: String,
+        /// Who decides for this user.
+        authority: Box<Authority>,
+    },
 }
 
 /// A list of keys that is consulted at each open.
@@ -80,6 +87,7 @@ impl Authority {
         match self {
             Authority::Sshd { .. } | Authority::Keys(_) => true,
             Authority::Anyone => false,
+            Authority::OnlyUser { authority, .. } => authority.is_about_keys(),
         }
     }
 
@@ -88,6 +96,7 @@ impl Authority {
         match self {
             Authority::Sshd { ask, .. } => ask.failures(),
             Authority::Keys(_) | Authority::Anyone => Arc::new(Failures::new(AskLimits::default().budget())),
+            Authority::OnlyUser { authority, .. } => authority.failures(),
         }
     }
 
@@ -96,13 +105,16 @@ impl Authority {
         match self {
             Authority::Sshd { ask } => ask.why_full(source),
             Authority::Keys(_) | Authority::Anyone => None,
+            Authority::OnlyUser { authority, .. } => authority.why_full(source),
         }
     }
 
     /// Called when a client has signed with a key that was accepted before.
     pub(super) fn handle_signed(&self, client: Client) {
-        if let Authority::Sshd { ask } = self {
-            ask.handle_signed(client);
+        match self {
+            Authority::Sshd { ask } => ask.handle_signed(client),
+            Authority::Keys(_) | Authority::Anyone => {}
+            Authority::OnlyUser { authority, .. } => authority.handle_signed(client),
         }
     }
 
@@ -116,6 +128,10 @@ impl Authority {
     ) -> Result<KeyGrant, Refusal> {
         let (remote, mut greeting) = (client.remote, None);
         let accepted = match self {
+            Authority::OnlyUser { user: only, authority } if only == user => {
+                return Box::pin(authority.authorize(user, keys, client, proof)).await;
+            }
+            Authority::OnlyUser { .. } => None,
             Authority::Anyone => {
                 // Without authentication a client can create any number of keys, but not of addresses: limits count by
                 // network.

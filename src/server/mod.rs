@@ -26,7 +26,7 @@ pub mod worker_user;
 pub use authority::{Authority, KeyList, OpenCheck, OpenObstacle};
 pub use prober::SshdView;
 pub use registry::ServerLimits;
-pub(crate) use registry::ShutdownMode;
+pub(crate) use registry::{IdleWatch, ShutdownMode};
 pub use relays::RelaySettings;
 
 use crate::carrier::memory::IN_PROCESS;
@@ -235,6 +235,11 @@ impl Server {
     /// The sessions, for `bowline status`.
     pub(crate) fn observed(&self) -> Arc<dyn ControlHandler> {
         Arc::clone(&self.acceptor.registry) as Arc<dyn ControlHandler>
+    }
+
+    /// To be told when there are no sessions.
+    pub(crate) fn idle_watch(&self) -> IdleWatch {
+        self.acceptor.registry.idle_watch()
     }
 
     /// The metrics of its sessions.

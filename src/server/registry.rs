@@ -28,6 +28,7 @@ use entry::{AttachRequest, Entry};
 use parking_lot::{Mutex, MutexGuard};
 use recently_closed::RecentlyClosed;
 use serde::{Deserialize, Serialize};
+pub(crate) use session_table::IdleWatch;
 use session_table::SessionTable;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
@@ -111,6 +112,11 @@ impl Registry {
             table: Mutex::new(table),
             this: Weak::clone(this),
         })
+    }
+
+    /// To be told when there are no sessions.
+    pub(super) fn idle_watch(&self) -> IdleWatch {
+        self.table().idle_watch()
     }
 
     /// Whether a session of this id was opened under this TLS key.

@@ -16,7 +16,7 @@ use super::prober::SshdView;
 use super::session_store::{Recovery, SessionStore, SessionStoreError};
 use super::target_check::TargetCheck;
 pub use super::target_check::Unexamined;
-use super::{RelaySettings, Server, ServerConfig, ServerError, ServerLimits, ShutdownMode};
+use super::{IdleWatch, RelaySettings, Server, ServerConfig, ServerError, ServerLimits, ShutdownMode};
 use crate::identity::raw_key::{NotATlsKey, TlsKey};
 use crate::observe::{self, ControlHandler};
 use crate::session::SessionConfig;
@@ -37,7 +37,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 /// How often to try a lock that a dying worker may still hold.
 const LOCK_TRIES: usize = 40;
@@ -64,6 +64,12 @@ pub struct WorkerSetup {
     pub client_address: ClientAddressSetup,
     /// Who may open sessions.
     pub authority: AuthoritySetup,
+    /// The only user for whom sessions are opened.
+    #[serde(default)]
+    pub only_user: Option<String>,
+    /// The keeper is asked to stop when there was no session for this long.
+    #[serde(default)]
+    pub exit_when_idle: Option<Duration>,
     /// Bytes kept for replay, per session.
     pub replay_buffer: usize,
     /// Limits on sessions and handshakes.
@@ -182,7 +188,7 @@ pub async fn serve(
         false => None,
     };
     let (target, fingerprint, keeps) = (setup.target, setup.fingerprint.clone(), setup.session_store);
-    let metrics = setup.metrics;
+    let (metrics, exit_when_idle) = (setup.metrics, setup.exit_when_idle);
     // Without authentication strangers must neither learn sshd's settings nor make root run programs.
     let tells = setup.is_sshd && !matches!(setup.authority, AuthoritySetup::Anyone);
     let ask = || Box::new(AskKeeper::new(&keeper, setup.target));
@@ -212,12 +218,27 @@ pub async fn serve(
     if let Some(address) = metrics {
         tasks.spawn("metrics", observe::serve_metrics_at(address, server.metrics()));
     }
+    if let Some(limit) = exit_when_idle {
+        tasks.spawn("idle", stop_when_idle(server.idle_watch(), limit, keeper.clone()));
+    }
     let how = || match keeper.how_to_stop() {
         Some(Stop::HandOver) if keeps => ShutdownMode::HandedOver,
         _ => ShutdownMode::Ended,
     };
     server.run_until(keeper.stop_token(), how).await;
     Ok(())
+}
+
+/// Asks the keeper to stop when there was no session for `limit`.
+async fn stop_when_idle(sessions: IdleWatch, limit: Duration, keeper: KeeperClient) {
+    loop {
+        sessions.idle_for(limit).await;
+        match keeper.request(Request::StopIdle).await.map(|reply| reply.response) {
+            Ok(Response::Stopping) => return,
+            Ok(_) => return warn!("the keeper does not stop a server half without sessions"),
+            Err(error) => warn!(error = %ErrorChain(&error), "cannot tell the keeper that there are no sessions"),
+        }
+    }
 }
 
 /// Serves clients of the status protocol, one after the other.
@@ -309,12 +330,19 @@ fn connect_sshd(setup: &WorkerSetup, keeper: &KeeperClient) -> Arc<dyn ConnectSs
 }
 
 async fn authority(setup: &WorkerSetup, sshd: &Arc<dyn ConnectSshd>, keeper: &KeeperClient) -> Authority {
-    match &setup.authority {
+    let authority = match &setup.authority {
         AuthoritySetup::Anyone => Authority::Anyone,
         AuthoritySetup::Keys(path) => Authority::Keys(Box::new(KeyFile::read(path, keeper).await)),
         AuthoritySetup::Sshd => Authority::Sshd {
             ask: AskSshd::new(Arc::clone(sshd), AskLimits::default()),
         },
+    };
+    match &setup.only_user {
+        Some(user) => Authority::OnlyUser {
+            user: user.clone(),
+            authority: Box::new(authority),
+        },
+        None => authority,
     }
 }
 

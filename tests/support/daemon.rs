@@ -185,6 +185,11 @@ impl Daemon {
         self.running.id()
     }
 
+    /// Its exit code, when it ends by itself.
+    pub fn ended(self) -> Option<i32> {
+        self.running.finish(Duration::from_secs(30)).code
+    }
+
     /// SIGTERM, and its exit code.
     pub fn stop(self) -> Option<i32> {
         self.running.signal(Signal::TERM);

@@ -8,7 +8,9 @@ use clap::builder::FalseyValueParser;
 use super::options::options;
 use super::parse;
 use crate::carrier::relays::RelayName;
-use crate::cli::values::{AuthWord, ByteSize, ClientAddressWord, Count, ListenAddress, MetricsAddress, MtuCap, Target};
+use crate::cli::values::{
+    AuthWord, ByteSize, ClientAddressWord, Count, ListenRange, LoginName, MetricsAddress, MtuCap, Target,
+};
 
 options! {
     /// `bowline serve`.
@@ -16,15 +18,16 @@ options! {
     pub(in crate::cli) struct ServeOptions {
         /// Listen for QUIC on this address; repeatable; port 0 is any free port
         ///
-        /// ADDR is 192.0.2.1:22 or [::1]:22, an address alone, or a port alone. Default: every address, on the port
-        /// number that sshd uses for TCP.
-        #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
-        pub(in crate::cli) listen: Vec<ListenAddress>,
+        /// ADDR is 192.0.2.1:22 or [::1]:22, an address alone, or a port alone. In place of the port, a range such as
+        /// 60000-61000 takes one port of it that is free. Default: every address, on the port number that sshd uses for
+        /// TCP.
+        #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN", value_delimiter = ',', value_parser = parse::<ListenRange>)]
+        pub(in crate::cli) listen: Vec<ListenRange>,
         /// Listen for TLS on this address, for networks that block UDP; repeatable
         ///
         /// ADDR is written as for --listen; the default port is 443. Default: none.
-        #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN_TLS", value_delimiter = ',', value_parser = parse::<ListenAddress>)]
-        pub(in crate::cli) listen_tls: Vec<ListenAddress>,
+        #[arg(long, value_name = "ADDR", env = "BOWLINE_LISTEN_TLS", value_delimiter = ',', value_parser = parse::<ListenRange>)]
+        pub(in crate::cli) listen_tls: Vec<ListenRange>,
         /// Register with this relay so that clients outside the NAT can reach this server; repeatable
         ///
         /// A relay is written as r1.example.org or r2.example.org:4433. Append #SHA256:.. to pin the relay's key. The
@@ -54,6 +57,12 @@ options! {
         /// Let the keys in this file open sessions, instead of asking sshd
         #[arg(long, value_name = "FILE", env = "BOWLINE_AUTHORIZED_KEYS")]
         pub(in crate::cli) authorized_keys: Option<PathBuf>,
+        /// Open sessions for this user only; others are refused as if none of their keys was accepted
+        #[arg(long, value_name = "NAME", env = "BOWLINE_ONLY_USER", value_parser = parse::<LoginName>)]
+        pub(in crate::cli) only_user: Option<LoginName>,
+        /// Stop when there was no session for this long [default: never]
+        #[arg(long, value_name = "DURATION", env = "BOWLINE_EXIT_WHEN_IDLE", value_parser = parse::<Duration>)]
+        pub(in crate::cli) exit_when_idle: Option<Duration>,
         /// Client address that sshd sees: auto, real or loopback [default: auto, real if possible]
         ///
         /// `real`: sshd sees the client's own address, so sshd's address rules, penalties and log are exact. This needs

@@ -92,6 +92,8 @@ impl Answers {
                 local_address,
                 local_port,
             } => self.limits(&user, SocketAddr::new(local_address, local_port)).into(),
+            // The keeper itself answers that.
+            Request::StopIdle => Response::Unavailable.into(),
             Request::OpenKeyFile => open(self.key_file.as_deref()),
             // The keeper asks itself, when sshd is going to see another local address than the one that the client
             // reached.

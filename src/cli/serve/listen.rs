@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::ServeSettings;
 use crate::cli::sshd;
-use crate::cli::values::ListenAddress;
+use crate::cli::values::{ListenRange, PortRange};
 use crate::server::handover::{Endpoint, Listener, Protocol};
 use crate::transport::quic;
 
@@ -18,12 +18,14 @@ const EVERY_V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const EVERY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// The default for QUIC: every address.
-const EVERYWHERE: &[ListenAddress] = &[ListenAddress { ip: None, port: None }];
+const EVERYWHERE: &[ListenRange] = &[ListenRange { ip: None, ports: None }];
 
-/// All configured addresses. Port 0 means any port, or a default port that is not known yet.
+/// All configured addresses. Port 0 means any port, one of a range, or a default port that is not known yet.
 pub(super) fn endpoints(settings: &ServeSettings, default_port: Option<u16>) -> Vec<Endpoint> {
     let all = wanted(settings).into_iter().flat_map(|(protocol, address)| {
-        let port = port(protocol, address, default_port.unwrap_or(0));
+        let port = ports(protocol, address, default_port.unwrap_or(0))
+            .single()
+            .unwrap_or(0);
         let ips = address.ip.map_or(vec![EVERY_V4, EVERY_V6], |ip| vec![ip]);
         ips.into_iter().map(move |ip| Endpoint {
             protocol,
@@ -33,21 +35,33 @@ pub(super) fn endpoints(settings: &ServeSettings, default_port: Option<u16>) -> 
     all.collect()
 }
 
-fn wanted(settings: &ServeSettings) -> Vec<(Protocol, ListenAddress)> {
+fn wanted(settings: &ServeSettings) -> Vec<(Protocol, ListenRange)> {
     let udp = match settings.listen.as_slice() {
         [] => EVERYWHERE,
         addresses => addresses,
     };
-    let of = |protocol| move |address: &ListenAddress| (protocol, *address);
+    let of = |protocol| move |address: &ListenRange| (protocol, *address);
     let tcp = settings.listen_tls.iter().map(of(Protocol::Tcp));
     udp.iter().map(of(Protocol::Udp)).chain(tcp).collect()
 }
 
-fn port(protocol: Protocol, address: ListenAddress, default_port: u16) -> u16 {
-    address.port.unwrap_or(match protocol {
+fn ports(protocol: Protocol, address: ListenRange, default_port: u16) -> PortRange {
+    let usual = match protocol {
         Protocol::Udp => default_port,
         Protocol::Tcp => DEFAULT_TLS_PORT,
+    };
+    address.ports.unwrap_or(PortRange {
+        first: usual,
+        last: usual,
     })
+}
+
+/// All ports of the range, in the order in which this user tries them. Each user begins somewhere else, and finds the same
+/// port again after a restart.
+fn in_order(ports: PortRange) -> impl Iterator<Item = u16> {
+    let count = u32::from(ports.last - ports.first) + 1;
+    let start = rustix::process::geteuid().as_raw() % count;
+    (0..count).map(move |step| ports.first + ((start + step) % count) as u16)
 }
 
 /// Sockets that are bound already.
@@ -65,17 +79,46 @@ impl Bound<'_> {
     ) -> Result<Vec<Listener>, (Endpoint, io::Error)> {
         let mut listeners = Vec::new();
         for (protocol, address) in wanted(settings) {
-            let port = port(protocol, address, default_port);
-            let at = |ip| Endpoint {
-                protocol,
-                address: SocketAddr::new(ip, port),
-            };
-            match address.ip {
-                Some(ip) => listeners.push(self.one(at(ip), &listeners)?),
-                None => listeners.extend(self.all(at(EVERY_V4), &listeners)?),
-            }
+            let ports = ports(protocol, address, default_port);
+            let bound = self.first_free(protocol, address.ip, ports, &listeners)?;
+            listeners.extend(bound);
         }
         Ok(listeners)
+    }
+
+    /// Binds one port: of a range the one that is bound already, otherwise the first that no other process has.
+    fn first_free(
+        &self,
+        protocol: Protocol,
+        ip: Option<IpAddr>,
+        ports: PortRange,
+        taken: &[Listener],
+    ) -> Result<Vec<Listener>, (Endpoint, io::Error)> {
+        let at = |ip, port| Endpoint {
+            protocol,
+            address: SocketAddr::new(ip, port),
+        };
+        let bind = |port| match ip {
+            Some(ip) => self.one(at(ip, port), taken).map(|listener| vec![listener]),
+            None => self.all(at(EVERY_V4, port), taken),
+        };
+        let mut in_use = None;
+        for port in self.bound_ports(protocol, ports).into_iter().chain(in_order(ports)) {
+            match bind(port) {
+                Err(error) if error.1.kind() == io::ErrorKind::AddrInUse => in_use = Some(error),
+                bound => return bound,
+            }
+        }
+        Err(in_use.expect("a range has a port"))
+    }
+
+    /// The ports of the range that are bound already.
+    fn bound_ports(&self, protocol: Protocol, ports: PortRange) -> Vec<u16> {
+        let own = self.0.iter().filter_map(|listener| listener.endpoint().ok());
+        let ports = ports.first..=ports.last;
+        own.filter(|own| own.protocol == protocol && ports.contains(&own.address.port()))
+            .map(|own| own.address.port())
+            .collect()
     }
 
     fn one(&self, endpoint: Endpoint, taken: &[Listener]) -> Result<Listener, (Endpoint, io::Error)> {

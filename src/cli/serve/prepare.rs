@@ -235,6 +235,7 @@ impl<'a> Draft<'a> {
             sidecar: ports.sidecar,
             control_listener,
             grace: STOP_GRACE,
+            stops_when_idle: self.settings.exit_when_idle.is_some(),
             manager: self.predecessor.into_manager(),
             client_address_name: self.setup.client_address.to_string(),
             addresses: self.addresses,
@@ -414,6 +415,8 @@ fn setup(
             sessions: max_sessions,
             ..settings.limits
         },
+        only_user: settings.only_user.clone(),
+        exit_when_idle: settings.exit_when_idle,
         mtu_cap: settings.mtu_cap,
         metrics: settings.metrics,
         session_store: settings.session_store,

@@ -75,6 +75,49 @@ impl Value for ListenAddress {
     }
 }
 
+/// Where the server half listens: as [`ListenAddress`], or `FIRST-LAST` in place of the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListenRange {
+    /// `None` is every address, IPv6 and IPv4.
+    pub(crate) ip: Option<IpAddr>,
+    /// `None` is the default; port 0 is any free port.
+    pub(crate) ports: Option<PortRange>,
+}
+
+/// Ports of which one is used: the first and the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortRange {
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+impl PortRange {
+    /// The port, if there is only one.
+    pub(crate) fn single(self) -> Option<u16> {
+        (self.first == self.last).then_some(self.first)
+    }
+}
+
+impl Value for ListenRange {
+    const EXPECTED: &'static str = "an address such as 192.0.2.1:22, [::1]:22, :22 or 22, or with a range of ports such as \
+                                    60000-61000";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        let (one, last) = match text.rsplit_once('-') {
+            Some((one, last)) => (one, Some(last.parse::<u16>().map_err(|_| Self::misspelt())?)),
+            None => (text, None),
+        };
+        let ListenAddress { ip, port } = ListenAddress::parse(one).map_err(|_| Self::misspelt())?;
+        let ports = match (port, last) {
+            (Some(first), None) => Some(PortRange { first, last: first }),
+            (Some(first), Some(last)) if (1..=last).contains(&first) => Some(PortRange { first, last }),
+            (None, None) => None,
+            _ => return Err(Self::misspelt()),
+        };
+        Ok(ListenRange { ip, ports })
+    }
+}
+
 /// What the server half joins sessions to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -118,6 +161,18 @@ pub(super) fn token(text: &str) -> Result<(), ValueError> {
             token: token.to_owned(),
         }),
         None => Ok(()),
+    }
+}
+
+/// The name of a user on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LoginName(pub(crate) String);
+
+impl Value for LoginName {
+    const EXPECTED: &'static str = "the name of a user";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        checked_name("user name", text).map(LoginName)
     }
 }
 
@@ -237,6 +292,44 @@ mod tests {
             assert_eq!(
                 message::<ListenAddress>(text),
                 format!("expected {}", ListenAddress::EXPECTED),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_range_of_ports_may_stand_for_the_port() {
+        let range = |ip: Option<&str>, ports: Option<(u16, u16)>| {
+            Ok(ListenRange {
+                ip: ip.map(|ip| ip.parse().expect("an address")),
+                ports: ports.map(|(first, last)| PortRange { first, last }),
+            })
+        };
+        assert_eq!(ListenRange::parse("60000-61000"), range(None, Some((60000, 61000))));
+        assert_eq!(ListenRange::parse(":60000-61000"), range(None, Some((60000, 61000))));
+        assert_eq!(
+            ListenRange::parse("[::1]:60000-60000"),
+            range(Some("::1"), Some((60000, 60000)))
+        );
+        assert_eq!(
+            ListenRange::parse("192.0.2.1:22"),
+            range(Some("192.0.2.1"), Some((22, 22)))
+        );
+        assert_eq!(ListenRange::parse("192.0.2.1"), range(Some("192.0.2.1"), None));
+        assert_eq!(ListenRange::parse("0"), range(None, Some((0, 0))));
+        for text in [
+            "61000-60000",
+            "0-5",
+            "1-",
+            "-1",
+            "192.0.2.1-5",
+            "1-70000",
+            "1-2-3",
+            "a-b",
+        ] {
+            assert_eq!(
+                message::<ListenRange>(text),
+                format!("expected {}", ListenRange::EXPECTED),
                 "{text:?}"
             );
         }

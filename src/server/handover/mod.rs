@@ -62,6 +62,9 @@ pub(super) struct KeeperConfig {
     pub(super) handler_settings: Vec<u8>,
     /// How long a worker may take to end its sessions.
     pub(super) grace: Duration,
+    /// Whether the worker may ask the keeper to stop because there are no sessions.
+    #[serde(default)]
+    pub(super) stops_when_idle: bool,
     /// Whether the first keeper was root. A later one that is not root cannot repeat everything that the first one
     /// did.
     pub(super) privileged: bool,

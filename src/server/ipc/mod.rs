@@ -53,6 +53,8 @@ pub enum Request {
     },
     /// The file of authorized keys, opened again.
     OpenKeyFile,
+    /// To stop, because there was no session for as long as the settings say. Answered by [`Response::Stopping`].
+    StopIdle,
     /// A connection to sshd that comes from a client's address.
     ConnectToSshd {
         /// The client's address; port 0 means any port.
@@ -101,6 +103,8 @@ pub enum Response {
         /// The error number of the system call.
         errno: i32,
     },
+    /// The keeper stops, and tells the worker so.
+    Stopping,
     /// sshd could not be asked, or there is no such file. The keeper has logged why.
     Unavailable,
     /// A connection is being opened; its descriptor comes with the answer.

@@ -46,6 +46,8 @@ pub struct WorkerPlan {
     pub control_listener: Option<ControlListener>,
     /// How long a worker may take to end its sessions before it is killed.
     pub grace: Duration,
+    /// Whether the worker may ask the keeper to stop because there are no sessions.
+    pub stops_when_idle: bool,
     /// The service manager that started this program, with the descriptors that it has stored.
     pub manager: ServiceManager,
     /// Which address of a client sshd sees, as a word for `bowline status`.
@@ -210,6 +212,7 @@ impl WorkerPlan {
                 user: self.user,
                 handler_settings: self.handler_settings,
                 grace: self.grace,
+                stops_when_idle: self.stops_when_idle,
                 privileged: rustix::process::geteuid().is_root(),
                 store_limit: self.store_limit,
                 sidecar,

@@ -8,16 +8,16 @@ use std::{
 };
 
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::{Keeper, RequestHandler, sidecar::Sidecar};
+use super::{Keeper, KeeperEnd, RequestHandler, sidecar::Sidecar, systemd::Manager};
 use crate::{
     clock,
     server::{
         client_address::{ClientAddresses, ConnectError},
         handover::{may_be_stored, may_test_store},
         ipc::{
-            self, KeeperMessage, NotConnected, Notification, Reply, Request, Response, TRIAL_NAME, WorkerMessage,
+            self, KeeperMessage, NotConnected, Notification, Reply, Request, Response, Stop, TRIAL_NAME, WorkerMessage,
             is_worker_name,
         },
     },
@@ -124,11 +124,16 @@ impl Keeper {
     pub(super) fn answer_requests(&mut self) {
         for _ in 0..REQUESTS_PER_TURN {
             let Some(control) = self.worker.control() else { return };
+            let mut is_idle = false;
             let answered = match ipc::receive::<WorkerMessage>(control) {
                 Ok(Some(WorkerMessage { id, request })) => {
                     let Reply { response, descriptor } = match request {
                         Request::ConnectToSshd { client, reached } => {
                             connect(&mut self.addresses, &mut self.request_handler, client, reached)
+                        }
+                        Request::StopIdle if self.config.stops_when_idle => {
+                            is_idle = true;
+                            Response::Stopping.into()
                         }
                         request => (self.request_handler)(request),
                     };
@@ -139,6 +144,7 @@ impl Keeper {
                 Err(error) => Err(error),
             };
             match answered {
+                Ok(()) if is_idle => self.stop_idle(),
                 Ok(()) => {}
                 // There is nothing more to read; or the answer did not fit into the socket, and the request will time
                 // out.
@@ -148,6 +154,20 @@ impl Keeper {
                 Err(error) => self.worker.hang_up(&error),
             }
         }
+    }
+
+    /// The worker has had no session for as long as the settings say.
+    fn stop_idle(&mut self) {
+        if self.ending.is_some() {
+            return;
+        }
+        info!(
+            event = "idle",
+            "stopping: there was no session for as long as --exit-when-idle says"
+        );
+        self.ending = Some(KeeperEnd::Stopped);
+        self.manager.iter().for_each(Manager::stopping);
+        self.worker.stop(Stop::End, self.config.grace, clock::now());
     }
 
     /// Tells the worker about the new sidecar, which it must hand over if it has to start a keeper.

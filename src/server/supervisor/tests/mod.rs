@@ -168,6 +168,7 @@ fn plan_that_cannot_be_handed_over_is_refused() {
         manager: ServiceManager::default(),
         client_address_name: String::new(),
         addresses: None,
+        stops_when_idle: false,
     };
     let start = |plan| {
         Keeper::start(plan, Box::new(|_| Response::Unavailable.into()))

@@ -110,6 +110,7 @@ fn plan(listeners: Vec<Listener>, worker_settings: Vec<u8>) -> WorkerPlan {
         manager: ServiceManager::default(),
         client_address_name: String::new(),
         addresses: None,
+        stops_when_idle: false,
         grace: Duration::from_millis(if role.contains("impatient") { 300 } else { 30_000 }),
     }
 }
@@ -117,7 +118,7 @@ fn plan(listeners: Vec<Listener>, worker_settings: Vec<u8>) -> WorkerPlan {
 fn request_handler() -> RequestHandler {
     Box::new(|request| {
         Reply::from(match request {
-            Request::ConnectToSshd { .. } => Response::Unavailable,
+            Request::ConnectToSshd { .. } | Request::StopIdle => Response::Unavailable,
             Request::OpenKeyFile => return open_file(),
             Request::MayOpen => Response::MayOpen { obstacle: None },
             Request::SshdLimits { user, .. } if user == "unasked" => Response::Unavailable,
