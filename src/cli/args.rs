@@ -5,10 +5,10 @@
 //! its name in capitals; an empty variable is an unset one.
 
 mod check;
+mod client;
 mod config;
 mod environment;
 mod options;
-mod reach;
 mod relay;
 mod serve;
 mod setup;
@@ -17,19 +17,18 @@ mod status;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::check::CheckArgs;
+pub(super) use self::client::{ClientTable, PROXY_VARIABLE, ProxyOptions, ReachOptions, TerminalOptions};
 pub(super) use self::config::ConfigArgs;
 pub(super) use self::environment::{matches_from, set_variable_of};
 use self::options::options;
-pub(super) use self::reach::{PROXY_VARIABLE, ReachArgs};
 pub(super) use self::relay::RelayOptions;
 pub(super) use self::serve::ServeOptions;
 pub(super) use self::setup::SetupArgs;
 pub(super) use self::status::{KillArgs, StatusArgs};
-use super::values::{Destination, ListenAddress, LogFormat, Port, Predict, parse};
+use super::values::{Destination, ListenAddress, LogFormat, Port, parse};
 use crate::identity::ssh_config::NESTING_VARIABLE;
 
 /// The whole command line.
@@ -228,18 +227,12 @@ pub(super) struct ProxyArgs {
     /// ssh's port; in ssh's configuration %p [default: the port that `ssh -G` reports]
     #[arg(value_name = "PORT", value_parser = parse::<Port>)]
     pub(super) ssh_port: Option<Port>,
-    /// Pass this configuration file to `ssh -G`
-    #[arg(short = 'F', long, value_name = "FILE", env = "BOWLINE_SSH_CONFIG")]
-    pub(super) ssh_config: Option<PathBuf>,
-    /// Pass this option to `ssh -G`
-    #[arg(short = 'o', long = "ssh-option", value_name = "OPTION")]
-    pub(super) ssh_options: Vec<String>,
-    /// Offer this user key before the keys from ssh's configuration
-    #[arg(short = 'i', long = "identity", value_name = "KEY")]
-    pub(super) identities: Vec<PathBuf>,
+    /// Which of ssh's files and keys count.
+    #[command(flatten)]
+    pub(super) ssh: ProxyOptions,
     /// How to reach the server half.
     #[command(flatten)]
-    pub(super) reach: ReachArgs,
+    pub(super) reach: ReachOptions,
 }
 
 /// `bowline ssh`.
@@ -254,23 +247,10 @@ pub(super) struct ProxyArgs {
 pub(super) struct SshArgs {
     /// How to reach the server half.
     #[command(flatten)]
-    pub(super) reach: ReachArgs,
-    /// Let ssh have the terminal to itself [default: false]
-    ///
-    /// By default bowline stays between ssh and your terminal if ssh opens a remote terminal.
-    #[arg(long, value_name = "BOOL", env = "BOWLINE_PLAIN", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    pub(super) plain: Option<bool>,
-    /// Show a line about the link while the server does not answer [default: true]
-    #[arg(long, value_name = "BOOL", env = "BOWLINE_LINK_LINE", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    pub(super) link_line: Option<bool>,
-    /// Show typed keys before the server returns them: adaptive, always or never [default: adaptive]
-    ///
-    /// `adaptive` shows them while the round-trip time is above 60 ms, or if answers are late. Where the server does not
-    /// return keys, as at a prompt for a password, none are shown.
-    #[arg(long, value_name = "MODE", env = "BOWLINE_PREDICT", value_parser = parse::<Predict>)]
-    pub(super) predict: Option<Predict>,
+    pub(super) reach: ReachOptions,
+    /// What bowline does on the terminal.
+    #[command(flatten)]
+    pub(super) terminal: TerminalOptions,
     /// Print help
     #[arg(long, action = ArgAction::Help, help_heading = "Global options")]
     help: Option<bool>,

@@ -22,18 +22,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use russh::keys::ssh_key::Fingerprint;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::carrier::relays::RelayName;
-
-use super::args::{RelayOptions, ServeOptions, SshdOptions};
-use super::values::{
-    Fallback, LogFormat, MtuCap, PathCommand, Port, Predict, ProxyText, Transport, Written, WrittenList,
-};
+use super::args::{ClientTable, RelayOptions, ServeOptions, SshdOptions};
+use super::values::{LogFormat, Written};
 
 /// The file's content. Without a file: empty.
 #[derive(Debug, Default, Deserialize)]
@@ -48,30 +42,6 @@ pub(super) struct ConfigFile {
     pub(super) serve: ServeOptions,
     pub(super) relay: RelayOptions,
     pub(super) sshd: SshdOptions,
-}
-
-/// `[client]` and `[host."PATTERN"]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(super) struct ClientTable {
-    pub(super) ssh_config: Option<Written<PathBuf>>,
-    pub(super) identity: Option<WrittenList<PathBuf>>,
-    pub(super) pin: Option<WrittenList<Fingerprint>>,
-    pub(super) known_hosts: Option<Written<PathBuf>>,
-    pub(super) port: Option<Written<Port>>,
-    pub(super) tls_port: Option<Written<Port>>,
-    pub(super) relay: Option<WrittenList<RelayName>>,
-    pub(super) proxy: Option<Written<ProxyText>>,
-    #[serde(alias = "path")]
-    pub(super) path_command: Option<WrittenList<PathCommand>>,
-    pub(super) transport: Option<Written<Transport>>,
-    pub(super) fallback: Option<Written<Fallback>>,
-    pub(super) connect_timeout: Option<Written<Duration>>,
-    pub(super) patience: Option<Written<Duration>>,
-    pub(super) mtu_cap: Option<Written<MtuCap>>,
-    pub(super) plain: Option<Written<bool>>,
-    pub(super) link_line: Option<Written<bool>>,
-    pub(super) predict: Option<Written<Predict>>,
 }
 
 /// The configuration file cannot be used.
@@ -183,32 +153,6 @@ impl ConfigFile {
     }
 }
 
-impl ClientTable {
-    /// What `self` leaves open is taken from `other`.
-    fn or(self, other: &ClientTable) -> ClientTable {
-        let other = other.clone();
-        ClientTable {
-            ssh_config: self.ssh_config.or(other.ssh_config),
-            identity: self.identity.or(other.identity),
-            pin: self.pin.or(other.pin),
-            known_hosts: self.known_hosts.or(other.known_hosts),
-            port: self.port.or(other.port),
-            tls_port: self.tls_port.or(other.tls_port),
-            relay: self.relay.or(other.relay),
-            proxy: self.proxy.or(other.proxy),
-            path_command: self.path_command.or(other.path_command),
-            transport: self.transport.or(other.transport),
-            fallback: self.fallback.or(other.fallback),
-            connect_timeout: self.connect_timeout.or(other.connect_timeout),
-            patience: self.patience.or(other.patience),
-            mtu_cap: self.mtu_cap.or(other.mtu_cap),
-            plain: self.plain.or(other.plain),
-            link_line: self.link_line.or(other.link_line),
-            predict: self.predict.or(other.predict),
-        }
-    }
-}
-
 /// ssh_config's PATTERNS: separated by spaces or commas, `*` and `?` as wildcards, `!` excludes.
 pub(super) fn matches_host(patterns: &str, host: &str) -> bool {
     let host = host.to_ascii_lowercase();
@@ -264,6 +208,8 @@ fn unknown_field(message: &str) -> Option<(String, Vec<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::values::{Fallback, Port};
+    use std::time::Duration;
 
     fn parsed(text: &str) -> ConfigFile {
         ConfigFile::parse(text, Path::new("bowline.toml")).expect("a good file")
@@ -281,10 +227,12 @@ mod tests {
              [host.'*']\nport = 3\npatience = '2h'\n",
         );
         let zoo = file.client("zoo");
-        assert_eq!(zoo.port, Some(Written(Port(2))));
-        assert_eq!(zoo.patience, Some(Written(Duration::from_secs(7200))));
-        assert_eq!(zoo.fallback, Some(Written(Fallback::Tcp)));
-        assert_eq!(file.client("ape").port, Some(Written(Port(3))));
+        assert_eq!(zoo.port, Some(Port(2)));
+        assert_eq!(zoo.patience, Some(Duration::from_secs(7200)));
+        assert_eq!(zoo.fallback, Some(Fallback::Tcp));
+        let none = parsed("[client]\nrelay = 'r1'\n[host.zoo]\nrelay = []\n");
+        assert_eq!(none.client("zoo").relay, Some(Vec::new()));
+        assert_eq!(file.client("ape").port, Some(Port(3)));
     }
 
     #[test]
@@ -356,7 +304,7 @@ mod tests {
     fn a_command_is_a_text_or_a_table_with_one_key_and_many_are_a_list() {
         let commands = |value: &str| {
             let list = parsed(&format!("[client]\npath = {value}\n")).client.path_command;
-            let texts = list.expect("commands").0.into_iter().map(|item| item.0);
+            let texts = list.expect("commands").into_iter().map(|item| item.0);
             texts.collect::<Vec<_>>()
         };
         assert_eq!(commands("'nc %h %p'"), ["nc %h %p"]);

@@ -32,7 +32,7 @@ use crate::wire::{SessionId, UserName};
 use super::args::ProxyArgs;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
-use super::settings::{Context, SettingsError, list, one};
+use super::settings::{Context, SettingsError};
 use super::signals::{Signals, leave_terminal};
 use super::values::{Destination, Fallback, PathCommand, Transport};
 pub(super) use alternate_routes::AlternateRoutes;
@@ -100,32 +100,32 @@ impl ProxySettings {
             destination.host.clone_from(&caller.host);
         }
         let table = context.file.client(&destination.host);
-        let reach = args.reach;
-        let ssh_config = args.ssh_config.or(one(&table.ssh_config));
-        let ssh_arguments = caller.map(|caller| match ssh_config {
+        let proxy = alternate_routes::chosen_proxy(args.reach.proxy.as_ref(), &table)?;
+        let (ssh, reach) = (args.ssh.or(&table), args.reach.or(&table));
+        let ssh_arguments = caller.map(|caller| match ssh.ssh_config {
             Some(_) => caller.arguments_without_config(),
             None => caller.arguments,
         });
         Ok(ProxySettings {
             destination,
             ssh_port: args.ssh_port.map(|port| port.0),
-            ssh_config,
-            ssh_options: args.ssh_options,
+            ssh_config: ssh.ssh_config,
+            ssh_options: ssh.ssh_options,
             ssh_arguments: ssh_arguments.unwrap_or_default(),
-            identities: list(args.identities, &table.identity),
-            pins: list(reach.pin, &table.pin),
-            known_hosts: reach.known_hosts.or(one(&table.known_hosts)),
-            port: reach.port.or(one(&table.port)).map(|port| port.0),
-            tls_port: reach.tls_port.or(one(&table.tls_port)).map(|port| port.0),
-            relays: list(reach.relay, &table.relay),
-            proxy: alternate_routes::chosen_proxy(reach.proxy.as_ref(), &table)?,
-            path_commands: list(reach.path_command, &table.path_command),
-            transport: reach.transport.or(one(&table.transport)).unwrap_or(Transport::Auto),
-            fallback: reach.fallback.or(one(&table.fallback)).unwrap_or(Fallback::None),
-            connect_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
-            answer_timeout: reach.connect_timeout.or(one(&table.connect_timeout)),
-            patience: reach.patience.or(one(&table.patience)),
-            mtu_cap: reach.mtu_cap.or(one(&table.mtu_cap)).map(|cap| cap.0),
+            identities: ssh.identity.unwrap_or_default(),
+            pins: reach.pin.unwrap_or_default(),
+            known_hosts: reach.known_hosts,
+            port: reach.port.map(|port| port.0),
+            tls_port: reach.tls_port.map(|port| port.0),
+            relays: reach.relay.unwrap_or_default(),
+            proxy,
+            path_commands: reach.path_command.unwrap_or_default(),
+            transport: reach.transport.unwrap_or(Transport::Auto),
+            fallback: reach.fallback.unwrap_or(Fallback::None),
+            connect_timeout: reach.connect_timeout,
+            answer_timeout: reach.connect_timeout,
+            patience: reach.patience,
+            mtu_cap: reach.mtu_cap.map(|cap| cap.0),
             terminal_socket: reach.terminal_socket,
             folders: context.folders()?,
         })

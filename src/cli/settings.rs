@@ -9,7 +9,7 @@ use super::args::CommonArgs;
 use super::config_file::{ConfigError, ConfigFile};
 use super::logging::{LogSettings, Verbosity};
 use super::places::{self, Folders, Owner};
-use super::values::{Written, WrittenList};
+use super::values::Written;
 use crate::carrier::stream::ProxyUrlError;
 
 /// The settings contradict each other or the machine.
@@ -125,16 +125,8 @@ impl Context {
 }
 
 /// The value of a key of the configuration file.
-pub(super) fn one<T: Clone>(written: &Option<Written<T>>) -> Option<T> {
+fn one<T: Clone>(written: &Option<Written<T>>) -> Option<T> {
     written.as_ref().map(|written| written.0.clone())
-}
-
-/// The flag's values, or, when it was not given, those of the configuration file.
-pub(super) fn list<T: Clone>(flag: Vec<T>, written: &Option<WrittenList<T>>) -> Vec<T> {
-    match written {
-        Some(written) if flag.is_empty() => written.0.clone(),
-        _ => flag,
-    }
 }
 
 #[cfg(test)]

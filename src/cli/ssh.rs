@@ -26,12 +26,11 @@ pub(super) use self::arguments::SshArguments;
 use self::arguments::split_option;
 use self::decision::{Overlay, PlainReason, Situation, decide, runs_local_commands};
 use self::wrapper::{Ended, Options, Shown};
-use super::args::{self, CommonArgs, PROXY_VARIABLE, SshArgs};
-use super::config_file::{ClientTable, ConfigFile};
+use super::args::{self, ClientTable, CommonArgs, PROXY_VARIABLE, SshArgs, TerminalOptions};
 use super::places::{Owner, make_folder};
 use super::proxy::alternate_routes::chosen_proxy;
 use super::report::{Failure, cannot_run, not_an_ssh_option, notice};
-use super::settings::{Context, one};
+use super::settings::Context;
 use super::values::{Fallback, Predict, ProxyText};
 use crate::controlling_terminal::is_controlling;
 use crate::identity::ssh_config::OuterQueries;
@@ -114,11 +113,12 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
     if ssh.configured("ProxyCommand").is_some() {
         return Ok(alone(PlainReason::Setting("ProxyCommand")));
     }
+    let terminal = args.terminal.clone().or(&table);
     // If ssh cannot say, it will say why when it runs.
     let plain = configuration(&ssh, &[]).unwrap_or_default();
     let term = std::env::var_os("TERM");
     let situation = Situation {
-        is_plain: args.plain.or(one(&table.plain)).unwrap_or(false),
+        is_plain: terminal.plain.unwrap_or(false),
         has_stdin: is_controlling(rustix::stdio::stdin()),
         has_stdout: is_controlling(rustix::stdio::stdout()),
         term: term.as_deref(),
@@ -127,7 +127,7 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
     let shown = match stays {
         Ok(Overlay::Possible) => {
             let is_jump = jump_host(&ssh, || jump_of(&plain)).is_some();
-            shown(&args, &table, &context, is_jump)
+            shown(&terminal, &context, is_jump)
         }
         _ => Shown::nothing(),
     };
@@ -135,7 +135,7 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
     if let Some(link) = &shown.link {
         args.reach.terminal_socket = Some(link.file().to_owned());
     }
-    let flags = own_flags(&args, &common, &context.file, &host);
+    let flags = own_flags(&args, &common, &table);
     let mut line = ssh_line(&own, &flags, &ssh, || jump_of(&plain));
     if loses_canonical_name(&ssh, &plain) {
         line.splice(0..0, ["-o", "CanonicalizeHostname=always"].map(OsString::from));
@@ -149,9 +149,9 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
 }
 
 /// What is shown if the terminal can move its cursor.
-fn shown(args: &SshArgs, table: &ClientTable, context: &Context, is_jump: bool) -> Shown {
-    let has_link_line = args.link_line.or(one(&table.link_line)).unwrap_or(true);
-    let predict = match args.predict.or(one(&table.predict)).unwrap_or(Predict::Adaptive) {
+fn shown(options: &TerminalOptions, context: &Context, is_jump: bool) -> Shown {
+    let has_link_line = options.link_line.unwrap_or(true);
+    let predict = match options.predict.unwrap_or(Predict::Adaptive) {
         // How far the target is, nobody knows here.
         Predict::Adaptive if is_jump => Predict::Never,
         predict => predict,
@@ -310,27 +310,24 @@ pub(super) fn host_of(destination: &OsStr) -> String {
 
 /// bowline's own options for the proxy, with `--fallback tcp` as the default here. `--proxy` is not among them: it goes
 /// on by the environment.
-fn own_flags(args: &SshArgs, common: &CommonArgs, file: &ConfigFile, host: &str) -> Vec<OsString> {
+fn own_flags(args: &SshArgs, common: &CommonArgs, table: &ClientTable) -> Vec<OsString> {
     let reach = &args.reach;
-    let fallback = reach
-        .fallback
-        .or(one(&file.client(host).fallback))
-        .unwrap_or(Fallback::Tcp);
+    let fallback = reach.fallback.or(table.fallback).unwrap_or(Fallback::Tcp);
     let mut flags: Vec<OsString> = vec!["--fallback".into(), fallback.to_string().into()];
     let mut add = |name: &str, value: Option<OsString>| {
         if let Some(value) = value {
             flags.extend([OsString::from(name), value]);
         }
     };
-    for pin in &reach.pin {
+    for pin in reach.pin.iter().flatten() {
         add("--pin", Some(pin.to_string().into()));
     }
     add("--known-hosts", reach.known_hosts.clone().map(OsString::from));
     add("--port", reach.port.map(|port| port.0.to_string().into()));
-    for relay in &reach.relay {
+    for relay in reach.relay.iter().flatten() {
         add("--relay", Some(relay.to_string().into()));
     }
-    for command in &reach.path_command {
+    for command in reach.path_command.iter().flatten() {
         add("--path-command", Some(command.0.clone().into()));
     }
     add("--tls-port", reach.tls_port.map(|port| port.0.to_string().into()));

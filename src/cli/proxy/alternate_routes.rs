@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::super::config_file::ClientTable;
+use super::super::args::ClientTable;
 use super::super::report::{Exit, Failure};
 use super::super::settings::SettingsError;
 use super::super::values::{ProxyText, Transport};
@@ -22,7 +22,7 @@ pub(in crate::cli) fn chosen_proxy(
     table: &ClientTable,
 ) -> Result<Option<ProxyRules>, SettingsError> {
     let flag = flag.map(|text| ("--proxy (or BOWLINE_PROXY)", text));
-    let file = table.proxy.as_ref().map(|text| ("`proxy` in bowline.toml", &text.0));
+    let file = table.proxy.as_ref().map(|text| ("`proxy` in bowline.toml", text));
     let Some((origin, ProxyText(text))) = flag.or(file) else {
         return Ok(None);
     };
