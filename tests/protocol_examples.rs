@@ -1,7 +1,7 @@
 //! The examples of `PROTOCOL.md` are what the code says and understands, so that the page cannot rot.
 
 use bowline::wire::{
-    ALPN, Accepted, Answer, Authorization, CloseCode, Epoch, Frame, Hello, Host, KeyQuery, MAX_AUTHORIZATIONS,
+    ALPN, Accepted, Answer, Authorization, CloseCode, Code, Epoch, Frame, Hello, Host, KeyQuery, MAX_AUTHORIZATIONS,
     MAX_DATA, MAX_HELLO, MAX_LIMITS, MAX_STATEMENTS, Offset, Open, Probe, Probed, Reap, Refusal, RefusalCode, Resume,
     SessionId, SshdLimit, Statement, UserName, VERSION, next_message,
 };
@@ -70,7 +70,7 @@ fn limits_and_names_on_the_page_are_those_of_the_code() {
         let Ok(Answer::Refused(refusal)) = Answer::decode(whole(&refused)) else {
             panic!("refusal {number}")
         };
-        let row = format!("| {number} | `{}` |", refusal.code);
+        let row = format!("| {number} | `{}` |", refusal.code.name());
         assert!(PAGE.contains(&row), "PROTOCOL.md does not say: {row}");
     }
 }

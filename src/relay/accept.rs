@@ -11,7 +11,7 @@ use crate::transport;
 use crate::transport::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
 use crate::transport::quic::QuicListener;
 use crate::transport::tls::TlsServer;
-use crate::wire::{RelayMessage, RelayRefusal, RelayRefusalCode};
+use crate::wire::{Refusal, RelayMessage, RelayRefusalCode};
 use bytes::BytesMut;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -150,7 +150,7 @@ async fn serve(
 /// Sends a refusal and counts it.
 pub(super) async fn refuse(state: &RelayState, mut stream: ViaStream, code: RelayRefusalCode, message: &str) {
     state.counters.count_refusal(code);
-    let refusal = RelayRefusal {
+    let refusal = Refusal {
         code,
         message: message.into(),
     };

@@ -11,7 +11,7 @@ use super::registrations::{ControlMessage, RegisteredServer};
 use super::windows::{StalledStream, Windows};
 use crate::carrier::via::{AcceptedConnection, RelayWindow, ViaStream, send_message};
 use crate::clock;
-use crate::wire::{KeyDigest, RelayMessage, RelayRefusalCode};
+use crate::wire::{Code, KeyDigest, RelayMessage, RelayRefusalCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(super) async fn connect(state: &RelayState, accepted: AcceptedConnection, fi
     let (client, reached) = match reached {
         Ok(reached) => reached,
         Err((code, message)) => {
-            debug!(%remote, %code, "client refused");
+            debug!(%remote, code = code.name(), "client refused");
             return refuse(state, stream, code, message).await;
         }
     };

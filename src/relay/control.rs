@@ -13,7 +13,7 @@ use crate::clock;
 use crate::identity::known_hosts::tls_key_fingerprint;
 use crate::identity::statement::verify_host;
 use crate::tasks::off_thread;
-use crate::wire::{KeyDigest, RelayMessage, RelayRefusalCode, Statement};
+use crate::wire::{Code, KeyDigest, RelayMessage, RelayRefusalCode, Statement};
 use bytes::{Bytes, BytesMut};
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub(super) async fn register(state: &Arc<RelayState>, accepted: AcceptedConnecti
             None => (RelayRefusalCode::Busy, "the relay has no memory left"),
         },
     };
-    debug!(%remote, code = %refusal.0, "server half refused");
+    debug!(%remote, code = refusal.0.name(), "server half refused");
     refuse(state, stream, refusal.0, refusal.1).await;
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::carrier::via::RelayTransport;
-use crate::wire::RelayRefusalCode;
+use crate::wire::{Code, RelayRefusalCode};
 
 /// Counters since the relay started, and gauges.
 #[derive(Debug, Default)]
@@ -33,11 +33,11 @@ pub struct Counters {
 impl Counters {
     /// Refusals for this reason.
     pub fn refused(&self, code: RelayRefusalCode) -> u64 {
-        self.refused[code as usize].load(Relaxed)
+        self.refused[code.index()].load(Relaxed)
     }
 
     pub(super) fn count_refusal(&self, code: RelayRefusalCode) {
-        count(&self.refused[code as usize]);
+        count(&self.refused[code.index()]);
     }
 
     pub(super) fn count_attempt(&self, transport: RelayTransport) {

@@ -2,7 +2,7 @@
 
 use super::RelayState;
 use crate::observe::{Boxed, Metrics, MetricsPage};
-use crate::wire::RelayRefusalCode;
+use crate::wire::{Code, RelayRefusalCode};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 impl Metrics for RelayState {
@@ -68,12 +68,14 @@ impl RelayState {
             "direction",
             &[("up", count(&counters.bytes_up)), ("down", count(&counters.bytes_down))],
         );
-        let refused = RelayRefusalCode::ALL.map(|code| (code.name(), counters.refused(code)));
+        let refused = RelayRefusalCode::ALL
+            .iter()
+            .map(|(code, name)| (*name, counters.refused(*code)));
         page.counters(
             "bowline_relay_refused_total",
             "Server halves and clients refused, by reason",
             "reason",
-            &refused,
+            &refused.collect::<Vec<_>>(),
         );
     }
 }

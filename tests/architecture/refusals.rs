@@ -333,11 +333,12 @@ fn names(sources: &[Source]) -> Vec<(String, String)> {
             let kind = window[0].text.as_str();
             let is_path = window[1].text == "::";
             let name = match (source.place.as_str(), kind) {
-                ("crates/proto/src/wire/answer.rs", "RefusalCode") if is_path && window[3].text == "," => &window[6],
-                ("crates/proto/src/wire/relay.rs", "RelayRefusalCode")
-                | ("src/client/check/diagnosis.rs", "Diagnosis")
-                    if is_path && starts_with(&window[3..], &["=", ">"]) =>
+                ("crates/proto/src/wire/refusal.rs", "RefusalCode" | "RelayRefusalCode")
+                    if is_path && window[3].text == "," =>
                 {
+                    &window[4]
+                }
+                ("src/client/check/diagnosis.rs", "Diagnosis") if is_path && starts_with(&window[3..], &["=", ">"]) => {
                     &window[5]
                 }
                 _ => continue,

@@ -10,7 +10,7 @@ use super::{RelayAddress, RelayTransport};
 use crate::identity::raw_key::TlsKey;
 use crate::transport::ConnectError;
 use crate::transport::quic::MtuCap;
-use crate::wire::{KeyDigest, MAX_FINGERPRINTS, RelayMessage, RelayRefusal};
+use crate::wire::{KeyDigest, MAX_FINGERPRINTS, Refusal, RelayMessage, RelayRefusalCode};
 
 /// What to ask a relay for.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub enum RelayConnectError {
     Stream(#[from] RelayStreamError),
     /// The relay refused the request.
     #[error("the relay refuses: {0}")]
-    Refused(RelayRefusal),
+    Refused(Refusal<RelayRefusalCode>),
     /// The relay sent a message that does not answer the request.
     #[error("the relay answered with an unexpected message")]
     UnexpectedMessage,

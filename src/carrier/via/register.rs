@@ -20,7 +20,7 @@ use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::transport::ConnectError;
 use crate::transport::quic::MtuCap;
-use crate::wire::{DialToken, KeyDigest, RelayMessage, RelayRefusal, Statement};
+use crate::wire::{DialToken, KeyDigest, Refusal, RelayMessage, RelayRefusalCode, Statement};
 
 /// Longest attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ pub enum RegisterError {
     Stream(#[from] RelayStreamError),
     /// The relay refused the registration.
     #[error("the relay refuses: {0}")]
-    Refused(RelayRefusal),
+    Refused(Refusal<RelayRefusalCode>),
     /// The relay sent a message that does not answer the request.
     #[error("the relay answered with an unexpected message")]
     UnexpectedMessage,

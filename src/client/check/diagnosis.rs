@@ -331,7 +331,7 @@ fn answered(result: &ProbeResult) -> bool {
 mod tests {
     use super::*;
     use crate::client::SmallMtu;
-    use crate::wire::{Probed, Refusal, RelayRefusal};
+    use crate::wire::{Probed, Refusal};
     use std::time::Duration;
 
     const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -503,7 +503,7 @@ mod tests {
         };
         let says = |code| {
             let message = String::new();
-            ProbeFailure::Dial(DialError::Relay(RelayConnectError::Refused(RelayRefusal {
+            ProbeFailure::Dial(DialError::Relay(RelayConnectError::Refused(Refusal {
                 code,
                 message: message.into(),
             })))

@@ -1,13 +1,12 @@
 //! The server half's answers to hello messages.
 
-use super::codec::{DecodeError, Reader, put_bytes, put_varint};
+use super::codec::{DecodeError, Reader, put_varint};
 use super::hello::{MAX_AUTHORIZATIONS, framed};
 use super::ids::Offset;
 use super::probe::Probed;
+use super::refusal::{Refusal, put_reason, read_reason};
 use super::text::PeerText;
-use bytes::{Bytes, BytesMut};
-
-const MAX_REASON: usize = 1024;
+use bytes::Bytes;
 
 const ACCEPTED: u64 = 0x30;
 const STANDING: u64 = 0x31;
@@ -50,90 +49,6 @@ pub struct Accepted {
     pub key: Option<u8>,
 }
 
-/// A refusal, and why.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {message}")]
-pub struct Refusal {
-    /// For programs.
-    pub code: RefusalCode,
-    /// For people; at most 1 KiB.
-    pub message: PeerText,
-}
-
-/// Kinds of refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RefusalCode {
-    /// No such session under this key. Final.
-    Gone,
-    /// There is a lead with a later epoch.
-    Stale,
-    /// A limit is reached.
-    Busy,
-    /// None of the keys is accepted for this user. Final once all were offered.
-    NotAuthorized,
-    /// Another protocol version. Final.
-    Version,
-    /// sshd cannot be reached.
-    UpstreamDown,
-    /// Try again later.
-    RetryLater,
-    /// Offsets contradict each other. Final.
-    Desync,
-    /// No session is opened until an administrator acts. Final.
-    OpensRefused,
-    /// sshd cannot be asked with its present settings or bowline's. Final.
-    UpstreamUnfit,
-    /// sshd requires another method than a key first for this user. Final.
-    OtherMethod,
-}
-
-impl RefusalCode {
-    const ALL: [(RefusalCode, u64, &'static str); 11] = [
-        (RefusalCode::Gone, 1, "gone"),
-        (RefusalCode::Stale, 2, "stale"),
-        (RefusalCode::Busy, 3, "busy"),
-        (RefusalCode::NotAuthorized, 4, "not-authorized"),
-        (RefusalCode::Version, 5, "version"),
-        (RefusalCode::UpstreamDown, 6, "upstream-down"),
-        (RefusalCode::RetryLater, 7, "retry-later"),
-        (RefusalCode::Desync, 8, "desync"),
-        (RefusalCode::OpensRefused, 9, "opens-refused"),
-        (RefusalCode::UpstreamUnfit, 10, "upstream-unfit"),
-        (RefusalCode::OtherMethod, 11, "other-method"),
-    ];
-
-    fn row(self) -> (RefusalCode, u64, &'static str) {
-        *Self::ALL
-            .iter()
-            .find(|(code, ..)| *code == self)
-            .expect("every code has a row")
-    }
-
-    /// The code's name in `PROTOCOL.md` and in logs.
-    pub fn name(self) -> &'static str {
-        self.row().2
-    }
-
-    /// Whether asking again cannot help. `not-authorized` is final only once all keys were offered.
-    pub fn is_final(self) -> bool {
-        matches!(
-            self,
-            RefusalCode::Gone
-                | RefusalCode::Version
-                | RefusalCode::Desync
-                | RefusalCode::OpensRefused
-                | RefusalCode::UpstreamUnfit
-                | RefusalCode::OtherMethod
-        )
-    }
-}
-
-impl std::fmt::Display for RefusalCode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 impl Answer {
     /// The message with its length.
     pub fn encode(&self) -> Bytes {
@@ -151,10 +66,7 @@ impl Answer {
             Answer::KeyOk(key) => framed(KEY_OK, |out| {
                 put_varint(out, key.map_or(0, |index| u64::from(index) + 1))
             }),
-            Answer::Refused(refusal) => framed(REFUSED, |out| {
-                put_varint(out, refusal.code.row().1);
-                put_reason(out, &refusal.message);
-            }),
+            Answer::Refused(refusal) => framed(REFUSED, |out| refusal.put(out)),
         }
     }
 
@@ -174,9 +86,9 @@ impl Answer {
             STANDING => Answer::Standing,
             PROBED => Answer::Probed(Box::new(Probed::read(&mut reader)?)),
             REAPED => Answer::Reaped,
-            ASKING => Answer::Asking(reader.text("what sshd said", MAX_REASON)?),
+            ASKING => Answer::Asking(read_reason(&mut reader, "what sshd said")?),
             KEY_OK => Answer::KeyOk((reader.varint("key", MAX_AUTHORIZATIONS as u64)? as u8).checked_sub(1)),
-            REFUSED => Answer::Refused(read_refusal(&mut reader)?),
+            REFUSED => Answer::Refused(Refusal::read(&mut reader)?),
             value => return Err(DecodeError::UnknownType { what: "message", value }),
         };
         reader.finish()?;
@@ -184,27 +96,12 @@ impl Answer {
     }
 }
 
-fn put_reason(out: &mut BytesMut, reason: &PeerText) {
-    put_bytes(out, &reason.as_bytes()[..reason.floor_char_boundary(MAX_REASON)]);
-}
-
-fn read_refusal(reader: &mut Reader) -> Result<Refusal, DecodeError> {
-    let number = reader.varint("refusal code", u64::MAX)?;
-    let known = RefusalCode::ALL.iter().find(|(_, known, _)| *known == number);
-    let (code, ..) = known.ok_or(DecodeError::UnknownType {
-        what: "refusal",
-        value: number,
-    })?;
-    Ok(Refusal {
-        code: *code,
-        message: reader.text("refusal message", MAX_REASON)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::hello::next_message;
+    use super::super::refusal::{Code, RefusalCode};
     use super::*;
+    use bytes::BytesMut;
 
     #[test]
     fn every_answer_reads_back() {
@@ -224,9 +121,9 @@ mod tests {
             Answer::KeyOk(Some(7)),
             Answer::KeyOk(None),
         ];
-        answers.extend(RefusalCode::ALL.map(|(code, ..)| {
+        answers.extend(RefusalCode::ALL.iter().map(|(code, _)| {
             Answer::Refused(Refusal {
-                code,
+                code: *code,
                 message: "why".into(),
             })
         }));

@@ -8,10 +8,11 @@ mod frame;
 mod hello;
 mod ids;
 mod probe;
+mod refusal;
 mod relay;
 mod text;
 
-pub use answer::{Accepted, Answer, Refusal, RefusalCode};
+pub use answer::{Accepted, Answer};
 pub use codec::DecodeError;
 pub use frame::{CloseCode, DATA_HEAD, Frame, FrameReader, MAX_DATA};
 pub use hello::{
@@ -20,9 +21,8 @@ pub use hello::{
 };
 pub use ids::{Epoch, Offset, SessionId};
 pub use probe::{MAX_LIMITS, Probe, Probed, SshdLimit};
-pub use relay::{
-    DialToken, KeyDigest, MAX_FINGERPRINTS, RELAY_ALPN, RelayMessage, RelayRefusal, RelayRefusalCode, missing_bytes,
-};
+pub use refusal::{Code, Refusal, RefusalCode, RelayRefusalCode};
+pub use relay::{DialToken, KeyDigest, MAX_FINGERPRINTS, RELAY_ALPN, RelayMessage, missing_bytes};
 pub use text::{ErrorChain, Escaped, InvalidUserName, MAX_USER, PeerText, Quoting, UserName, error_texts, is_active};
 
 /// The protocol version that this crate speaks.

@@ -2,9 +2,9 @@
 //!
 //! A relay never sees what the halves send to each other; these are the only messages that it understands.
 
-use super::codec::{DecodeError, Reader, peek_varint, put_bytes, put_varint};
+use super::codec::{DecodeError, Reader, peek_varint, put_varint};
 use super::hello::{MAX_HELLO, MAX_STATEMENTS, Statement, framed, put_signed, read_signed};
-use super::text::PeerText;
+use super::refusal::{Refusal, RelayRefusalCode};
 use bytes::{BufMut, Bytes, BytesMut};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::fmt;
@@ -14,8 +14,6 @@ pub const RELAY_ALPN: &[u8] = b"bowline-relay/1";
 
 /// Most fingerprints in a [`RelayMessage::Reach`].
 pub const MAX_FINGERPRINTS: usize = 32;
-
-const MAX_REASON: usize = 1024;
 
 const MAX_LEN: u64 = MAX_HELLO as u64;
 
@@ -129,81 +127,11 @@ pub enum RelayMessage {
     /// Relay: a newer connection with the same TLS key is listed in place of this one.
     Replaced,
     /// Relay: refused.
-    Refused(RelayRefusal),
+    Refused(Refusal<RelayRefusalCode>),
     /// Either: keepalive.
     Ping,
     /// The answer to it.
     Pong,
-}
-
-/// A relay's refusal, and why.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {message}")]
-pub struct RelayRefusal {
-    /// For programs.
-    pub code: RelayRefusalCode,
-    /// For people; at most 1 KiB.
-    pub message: PeerText,
-}
-
-/// Kinds of refusal by a relay. None is final: a relay is asked again, or another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RelayRefusalCode {
-    /// No server half with such a key is here.
-    NotRegistered,
-    /// A limit of the relay as a whole is reached.
-    Busy,
-    /// A limit for this source or this key is reached.
-    Quota,
-    /// None of the keys may register here.
-    NotAllowed,
-    /// No statement proves the TLS key of the connection.
-    NotProven,
-    /// The server half did not answer in time.
-    NoAnswer,
-    /// The relay is about to stop.
-    Stopping,
-    /// What was said is not the protocol.
-    Malformed,
-}
-
-impl RelayRefusalCode {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [RelayRefusalCode; 8] = [
-        RelayRefusalCode::NotRegistered,
-        RelayRefusalCode::Busy,
-        RelayRefusalCode::Quota,
-        RelayRefusalCode::NotAllowed,
-        RelayRefusalCode::NotProven,
-        RelayRefusalCode::NoAnswer,
-        RelayRefusalCode::Stopping,
-        RelayRefusalCode::Malformed,
-    ];
-
-    /// The code's number on the wire, from 1.
-    pub const fn number(self) -> u64 {
-        self as u64 + 1
-    }
-
-    /// The code's name in `PROTOCOL.md` and in logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            RelayRefusalCode::NotRegistered => "not-registered",
-            RelayRefusalCode::Busy => "busy",
-            RelayRefusalCode::Quota => "quota",
-            RelayRefusalCode::NotAllowed => "not-allowed",
-            RelayRefusalCode::NotProven => "not-proven",
-            RelayRefusalCode::NoAnswer => "no-answer",
-            RelayRefusalCode::Stopping => "stopping",
-            RelayRefusalCode::Malformed => "malformed",
-        }
-    }
-}
-
-impl fmt::Display for RelayRefusalCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 impl RelayMessage {
@@ -227,11 +155,7 @@ impl RelayMessage {
             }),
             RelayMessage::Draining => framed(DRAINING, |_| {}),
             RelayMessage::Replaced => framed(REPLACED, |_| {}),
-            RelayMessage::Refused(refusal) => framed(REFUSED, |out| {
-                put_varint(out, refusal.code.number());
-                let message = &refusal.message;
-                put_bytes(out, &message.as_bytes()[..message.floor_char_boundary(MAX_REASON)]);
-            }),
+            RelayMessage::Refused(refusal) => framed(REFUSED, |out| refusal.put(out)),
             RelayMessage::Ping => framed(PING, |_| {}),
             RelayMessage::Pong => framed(PONG, |_| {}),
         }
@@ -266,7 +190,7 @@ impl RelayMessage {
             },
             DRAINING => RelayMessage::Draining,
             REPLACED => RelayMessage::Replaced,
-            REFUSED => RelayMessage::Refused(read_refusal(&mut reader)?),
+            REFUSED => RelayMessage::Refused(Refusal::read(&mut reader)?),
             PING => RelayMessage::Ping,
             PONG => RelayMessage::Pong,
             value => return Err(DecodeError::UnknownType { what: "message", value }),
@@ -340,21 +264,11 @@ fn read_address(reader: &mut Reader) -> Result<SocketAddr, DecodeError> {
     Ok(SocketAddr::new(ip, port))
 }
 
-fn read_refusal(reader: &mut Reader) -> Result<RelayRefusal, DecodeError> {
-    let number = reader.varint("refusal code", u64::MAX)?;
-    let known = RelayRefusalCode::ALL.into_iter().find(|code| code.number() == number);
-    Ok(RelayRefusal {
-        code: known.ok_or(DecodeError::UnknownType {
-            what: "refusal",
-            value: number,
-        })?,
-        message: reader.text("refusal message", MAX_REASON)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::codec::put_bytes;
     use super::super::hello::next_message;
+    use super::super::refusal::Code;
     use super::*;
     use proptest::prelude::*;
 
@@ -384,9 +298,9 @@ mod tests {
             RelayMessage::Ping,
             RelayMessage::Pong,
         ];
-        words.extend(RelayRefusalCode::ALL.map(|code| {
-            RelayMessage::Refused(RelayRefusal {
-                code,
+        words.extend(RelayRefusalCode::ALL.iter().map(|(code, _)| {
+            RelayMessage::Refused(Refusal {
+                code: *code,
                 message: "why".into(),
             })
         }));
