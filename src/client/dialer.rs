@@ -9,7 +9,7 @@ use crate::carrier::{ConnectError, DialError, Dialed, Path, dial_quic, dial_tls}
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::transport::quic::{MtuCap, QuicDialer};
-use crate::transport::{WithoutStats, tls};
+use crate::transport::{self, ATTEMPT_DELAY, WithoutStats, tls};
 use crate::wire::KeyDigest;
 use russh::keys::ssh_key::Fingerprint;
 use std::future::Future;
@@ -18,11 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
-
-/// Delay between the start of one attempt and the start of the next (RFC 8305 section 5).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Delays before a busy peer is dialed again. Together they are long enough for many clients that connect at the same
 /// moment.
@@ -216,7 +212,8 @@ impl RelayTarget {
 
 /// Races `paths`; the first `concurrent` of them start at once. The other attempts are aborted when one wins.
 ///
-/// Also returns how long the winner's handshake took. `None` if all paths failed. `failed` gets the reason for each failed path, also if the caller drops the future.
+/// Also returns how long the winner's handshake took. `None` if all paths failed. `failed` gets the reason for each
+/// failed path, also if the caller drops the future.
 pub(super) async fn race(
     dialer: &mut Dialer,
     paths: &[Path],
@@ -224,33 +221,26 @@ pub(super) async fn race(
     accept: &ServerKey,
     failed: &mut Vec<Failed>,
 ) -> Option<(Dialed, Path, Duration)> {
-    let mut waiting = paths.iter();
-    let mut running = JoinSet::new();
-    loop {
-        if let Some(path) = waiting.next() {
-            let dialing = dialer.dial(path, accept.clone());
-            let path = path.clone();
+    let attempts = paths.iter().cloned().enumerate().map(|(index, path)| {
+        let dialing = dialer.dial(&path, accept.clone());
+        let attempt = async move {
             let begun = clock::now();
-            running.spawn(async move {
-                let dialed = with_icmp(&path, dialing).await;
-                (dialed, path, clock::now().saturating_duration_since(begun))
-            });
-        } else if running.is_empty() {
-            return None;
-        }
-        if paths.len() - waiting.len() < concurrent.min(paths.len()) {
-            continue;
-        }
-        tokio::select! {
-            Some(finished) = running.join_next() => match finished {
-                Ok((Ok(dialed), path, took)) => return Some((dialed, path, took)),
-                Ok((Err(error), path, _)) => failed.push(Failed { path, error: AttemptError::Dial(error) }),
-                // Dials are aborted only when the race ends.
-                Err(_) => {}
-            },
-            () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
-        }
-    }
+            match with_icmp(&path, dialing).await {
+                Ok(dialed) => Ok((dialed, path, clock::now().saturating_duration_since(begun))),
+                Err(error) => Err(Failed {
+                    path,
+                    error: AttemptError::Dial(error),
+                }),
+            }
+        };
+        let delay = if index < concurrent {
+            Duration::ZERO
+        } else {
+            ATTEMPT_DELAY
+        };
+        (delay, attempt)
+    });
+    transport::race(attempts.collect(), |failure| failed.push(failure)).await
 }
 
 /// Dials, and fails early if ICMP reports that the address or port is unreachable.

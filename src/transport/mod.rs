@@ -8,11 +8,13 @@ mod duplex;
 mod error;
 pub(crate) mod handshake_limiter;
 pub mod quic;
+mod race;
 pub mod tls;
 
 pub(crate) use accept::{accept_quic, accept_tls, tcp_listener};
 pub use duplex::{Duplex, TransportStats, WithoutStats};
 pub use error::{ConfigError, ConnectError, NoPeerKey};
+pub(crate) use race::{ATTEMPT_DELAY, race};
 
 use bytes::Bytes;
 use quinn::VarInt;

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::task::JoinSet;
 
 use super::RelayTransport;
 use super::address_source::AddressSource;
@@ -18,15 +17,13 @@ use super::dial::DialSettings;
 use super::stream::ViaStream;
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
-use crate::transport::ConnectError;
 use crate::transport::quic::MtuCap;
+use crate::transport::{self, ATTEMPT_DELAY, ConnectError};
 use crate::wire::{DialToken, KeyDigest, Refusal, RelayMessage, RelayRefusalCode, Statement};
 
 /// Longest attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Delay before the next address is tried (RFC 8305 section 5).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Delay before TLS is tried: enough for QUIC to retransmit a lost first packet.
+/// Delay before TLS is tried, if QUIC does not fail before: enough for QUIC to retransmit a lost first packet.
 const TLS_DELAY: Duration = Duration::from_millis(1200);
 /// Most addresses of a relay that are dialled.
 const MAX_ADDRESSES: usize = 4;
@@ -111,35 +108,32 @@ impl RegistrationDialer {
             .unwrap_or(Err(RegisterError::Timeout))
     }
 
-    /// Tries all addresses, QUIC first. Returns the first success, or the last error.
+    /// Tries all addresses, QUIC first. Returns the first answer of a relay, or the last error.
     async fn race(self: Arc<Self>, only_quic: bool) -> Result<ControlConnection, RegisterError> {
-        let addresses = self.source.addresses().await.map_err(RegisterError::Address)?;
-        let mut attempts = JoinSet::new();
-        for (at, address) in addresses.into_iter().take(MAX_ADDRESSES).enumerate() {
-            let (quic, tls) = (Arc::clone(&self), Arc::clone(&self));
-            let wait = ATTEMPT_DELAY * at as u32;
-            attempts.spawn(async move {
-                tokio::time::sleep(wait).await;
-                quic.register(address, RelayTransport::Quic).await
-            });
-            if !only_quic {
-                attempts.spawn(async move {
-                    tokio::time::sleep(wait + TLS_DELAY).await;
-                    tls.register(address, RelayTransport::Tls).await
-                });
+        let mut addresses = self.source.addresses().await.map_err(RegisterError::Address)?;
+        addresses.truncate(MAX_ADDRESSES);
+        let quic_delays = ATTEMPT_DELAY * addresses.len().saturating_sub(1) as u32;
+        let tls_delay = TLS_DELAY.saturating_sub(quic_delays);
+        let mut attempts = Vec::new();
+        for (transport, first_delay) in [(RelayTransport::Quic, Duration::ZERO), (RelayTransport::Tls, tls_delay)] {
+            if only_quic && transport == RelayTransport::Tls {
+                break;
+            }
+            for (index, address) in addresses.iter().copied().enumerate() {
+                let dialer = Arc::clone(&self);
+                let attempt = async move {
+                    match dialer.register(address, transport).await {
+                        // A refusal by the relay says more than the errors of the other attempts.
+                        Err(RegisterError::Refused(refusal)) => Ok(Err(RegisterError::Refused(refusal))),
+                        answer => answer.map(Ok),
+                    }
+                };
+                attempts.push((if index == 0 { first_delay } else { ATTEMPT_DELAY }, attempt));
             }
         }
         let mut failure = RegisterError::NoAddress;
-        while let Some(finished) = attempts.join_next().await {
-            match finished {
-                Ok(Ok(control)) => return Ok(control),
-                // A refusal by the relay says more than the errors of the other attempts.
-                Ok(Err(RegisterError::Refused(refusal))) => return Err(RegisterError::Refused(refusal)),
-                Ok(Err(error)) => failure = error,
-                Err(_) => {}
-            }
-        }
-        Err(failure)
+        let answer = transport::race(attempts, |error| failure = error).await;
+        answer.unwrap_or(Err(failure))
     }
 
     async fn register(
