@@ -356,3 +356,33 @@ fn keys_are_predicted_again_after_a_resize_and_after_fg() {
     line = THERE.to_owned();
     type_until_predicted(&mut desk, &mut line);
 }
+
+#[test]
+fn after_fg_the_remote_screen_is_shown_again_and_an_outage_is_said() {
+    let mut desk = desk();
+    log_in(&mut desk, "");
+    run(&mut desk, "seq 30; echo last-$((1+1))", "last-2\r\n");
+    run(&mut desk, "", THERE);
+    desk.pty.press("~\x1a");
+    desk.pty.expect("Stopped");
+    desk.pty.expect(PROMPT);
+    desk.pty.enter("clear; echo mine-$((1+1)); fg");
+    desk.pty.expect("mine-2");
+    desk.pty.expect("last-2");
+    let rows = || emulated(&desk.pty.shown_since(0)).screen().contents();
+    let is_back = wait_for(LIMIT, || {
+        (rows().contains("[suspend ssh]") && !rows().contains("mine-2")).then_some(())
+    });
+    assert!(is_back.is_some(), "{}", rows());
+    assert!(rows().contains("last-2"), "{}", rows());
+    run(&mut desk, "echo again-$((1+1))", "again-2\r\n");
+    run(&mut desk, "", THERE);
+    desk.rig.gate().cut();
+    desk.pty.press("e");
+    desk.pty.expect("bowline: no answer for ");
+    desk.pty.press("c");
+    desk.pty.expect("wait");
+    desk.rig.gate().restore();
+    desk.pty.expect("bowline: back after ");
+    run(&mut desk, "ho up-$((1+1))", "up-2\r\n");
+}

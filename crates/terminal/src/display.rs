@@ -141,6 +141,34 @@ impl Display {
         self.predictor.handle_resize();
     }
 
+    /// Like [`Self::handle_foreign_output`], for a program that has been continued, in a terminal of this size: the returned
+    /// bytes show the program's screen again. What the other wrote moves up into the terminal's scrollback.
+    ///
+    /// Empty if it is not certain what the program's screen was. Then it is as after [`Self::handle_foreign_output`].
+    pub fn handle_continued(&mut self, columns: u16, rows: u16) -> Vec<u8> {
+        self.end_flood();
+        let is_known = self.has_overlays
+            && !self.has_gap
+            && self.modes.is_between_sequences()
+            && self.modes.is_plain()
+            && self.screen.is_cursor_certain();
+        self.handle_foreign_output();
+        let mut written = Vec::new();
+        if is_known {
+            if !self.modes.is_alternate_screen() {
+                written.extend_from_slice(b"\x1b[m\r");
+                written.resize(written.len() + usize::from(rows), b'\n');
+            }
+            self.set_size(columns, rows);
+            overlay::repaint(&self.screen, &self.modes, &mut written);
+            self.screen.trust_everything();
+            self.draw(&mut written);
+        } else {
+            self.set_size(columns, rows);
+        }
+        written
+    }
+
     /// The user is logged in: from now on keys are predicted. Before, they are answers to prompts of ssh.
     pub fn handle_login(&mut self) {
         self.predictor.allow();
@@ -304,9 +332,7 @@ impl Display {
         let was_visible = self.overlay.is_visible();
         let was_certain = (0..self.screen.rows()).all(|row| self.screen.is_row_certain(row));
         self.overlay.forget();
-        self.modes.handle_resize(rows);
-        self.screen.handle_resize(columns, rows);
-        self.predictor.handle_resize();
+        self.set_size(columns, rows);
         if was_visible && was_certain {
             overlay::repaint(&self.screen, &self.modes, &mut written);
             self.screen.trust_everything();
@@ -315,6 +341,14 @@ impl Display {
         }
         self.draw(&mut written);
         written
+    }
+
+    fn set_size(&mut self, columns: u16, rows: u16) {
+        if (columns, rows) != (self.screen.columns(), self.screen.rows()) {
+            self.modes.handle_resize(rows);
+            self.screen.handle_resize(columns, rows);
+            self.predictor.handle_resize();
+        }
     }
 
     /// When [`Self::handle_timeout`] is due, if nothing else happens before.

@@ -24,6 +24,9 @@ const WARNING: Duration = Duration::from_secs(5);
 /// The end of the session is worth a word so long before.
 const END_IS_NEAR: Duration = Duration::from_secs(15 * 60);
 
+/// A packet may wait so long on a busy machine until it counts as heard.
+const SCHEDULING_DELAY: Duration = Duration::from_millis(250);
+
 /// Keys are counted up to here.
 const MAX_KEYS: usize = 1000;
 
@@ -34,6 +37,8 @@ pub(super) struct LinkLine {
     keys: VecDeque<Instant>,
     /// When the server half was heard last, as far as that is known.
     heard_at: Instant,
+    /// The round-trip time: what is heard earlier than that after a key is no answer to it.
+    rtt: Duration,
     /// The last report, and when it came; `None` without a client half.
     report: Option<(LinkReport, Instant)>,
     suspected_at: Option<Instant>,
@@ -50,6 +55,7 @@ impl LinkLine {
         LinkLine {
             keys: VecDeque::new(),
             heard_at: now,
+            rtt: Duration::ZERO,
             report: None,
             suspected_at: None,
             asked_at: None,
@@ -72,16 +78,24 @@ impl LinkLine {
 
     /// ssh has written something, so it has heard from the server.
     pub(super) fn handle_output(&mut self, now: Instant) {
-        self.handle_heard(now);
+        self.handle_heard(now, self.rtt);
     }
 
     pub(super) fn handle_report(&mut self, report: LinkReport, now: Instant) {
+        if let Some(rtt) = report.rtt_us {
+            self.rtt = Duration::from_micros(rtt);
+        }
         // Reports are rounded down, and a key may have been typed within that millisecond.
         let heard = report
             .heard_ms
             .map(|time| Duration::from_millis(time.saturating_add(1)));
         if let Some(heard) = heard.and_then(|time| now.checked_sub(time)) {
-            self.handle_heard(heard);
+            // With bytes on their way, it may have come before the key did.
+            let delay = match report.has_unacknowledged {
+                true => self.rtt + SCHEDULING_DELAY,
+                false => Duration::ZERO,
+            };
+            self.handle_heard(heard, delay);
         }
         // ssh keeps some keys for itself, as the first one of an escape. On a busy machine it passes others on late.
         if !report.has_unacknowledged
@@ -185,9 +199,12 @@ impl LinkLine {
         line + "; ~. ends"
     }
 
-    fn handle_heard(&mut self, at: Instant) {
+    /// Keys typed later than `delay` before that have no answer.
+    fn handle_heard(&mut self, at: Instant, delay: Duration) {
         self.heard_at = self.heard_at.max(at);
-        self.forget_keys_until(self.heard_at);
+        if let Some(answered) = at.checked_sub(delay) {
+            self.forget_keys_until(answered);
+        }
     }
 
     fn forget_keys_until(&mut self, at: Instant) {
@@ -198,8 +215,8 @@ impl LinkLine {
 
     /// Since when something has had no answer.
     fn silent_since(&self) -> Option<Instant> {
-        let suspected = self.suspected_at.map(|at| at.max(self.heard_at));
-        self.keys.front().copied().into_iter().chain(suspected).min()
+        let since = self.keys.front().copied().into_iter().chain(self.suspected_at).min();
+        since.map(|since| since.max(self.heard_at))
     }
 
     fn request_due(&self) -> Option<Instant> {
@@ -254,6 +271,10 @@ mod tests {
             self.line.handle_keys(keys, self.now);
         }
 
+        fn output(&mut self) {
+            self.line.handle_output(self.now);
+        }
+
         fn report(&mut self, report: LinkReport) -> Option<String> {
             self.line.handle_report(report, self.now);
             self.line.poll_line(self.now)
@@ -301,6 +322,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_on_its_way_before_a_key_arrived_there_is_no_answer_to_it() {
+        let mut sim = Sim::new(false);
+        let of = |heard_ms, is_suspect| LinkReport {
+            rtt_us: Some(300_000),
+            ..report(heard_ms, is_suspect)
+        };
+        sim.after(1.0).report(of(0, false));
+        sim.type_keys(b"l");
+        // Of an earlier key, or of a program that goes on writing.
+        sim.after(0.2).output();
+        sim.after(0.9);
+        assert!(!sim.line.poll_request(sim.now), "output came less than a second ago");
+        sim.after(0.2);
+        assert!(sim.line.poll_request(sim.now));
+        assert_eq!(
+            sim.report(of(1_100, true)).as_deref(),
+            Some("bowline: no answer for 1 s; trying quic, relay r1; 1 key waits; ~. ends")
+        );
+        sim.after(1.0).output();
+        assert_eq!(
+            sim.report(of(0, false)).as_deref(),
+            Some("bowline: back after 2 s over quic")
+        );
+        assert!(!sim.line.poll_request(sim.now), "nothing waits");
+    }
+
+    #[test]
     fn a_silence_after_good_news_leaves_no_timeout_in_the_past() {
         let mut sim = Sim::new(false);
         sim.after(1.0).type_keys(b"l");
@@ -326,7 +374,11 @@ mod tests {
         sim.after(1.0);
         assert!(sim.line.poll_request(sim.now));
         // The server half has acknowledged the key.
-        assert_eq!(sim.report(report(950, false)), None);
+        let acknowledged = LinkReport {
+            has_unacknowledged: false,
+            ..report(950, false)
+        };
+        assert_eq!(sim.report(acknowledged), None);
         assert_eq!(sim.line.poll_timeout(), None);
     }
 

@@ -544,17 +544,24 @@ impl Wrapper {
 
     /// The terminal belongs to ssh again. Others have written to it.
     fn handle_continued(&mut self) {
-        self.display.handle_foreign_output();
-        self.resize();
+        if !self.is_logged_in {
+            self.display.handle_foreign_output();
+            return self.resize();
+        }
+        self.resize_by(|display, columns, rows| display.handle_continued(columns, rows));
     }
 
     fn resize(&mut self) {
+        self.resize_by(|display, columns, rows| display.handle_resize(columns, rows, clock::now()));
+    }
+
+    /// Takes the size that the terminal has, and shows what `drawn` makes of it.
+    fn resize_by(&mut self, drawn: impl FnOnce(&mut Display, u16, u16) -> Vec<u8>) {
         self.cursor.handle_moved(clock::now());
         if let Ok(size) = self.user.size() {
             // ssh gets SIGWINCH if it differs.
             let _ = tcsetwinsize(self.inner.get_ref(), size);
-            let drawn = self.display.handle_resize(size.ws_col, size.ws_row, clock::now());
-            self.output.push(&drawn);
+            self.output.push(&drawn(&mut self.display, size.ws_col, size.ws_row));
         }
     }
 

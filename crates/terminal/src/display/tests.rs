@@ -287,6 +287,60 @@ fn nothing_is_drawn_after_output_of_another_program_until_the_cursor_and_its_row
 }
 
 #[test]
+fn a_program_that_is_continued_gets_its_screen_back_and_overlays_are_possible_at_once() {
+    for (columns, rows) in [(20, 4), (30, 6)] {
+        let mut terminal = Terminal::small();
+        terminal.output(b"one\r\n\x1b[32mtwo\x1b[m\r\n$ ls");
+        terminal.link_line(Some("bowline: no answer"));
+        let written = terminal.display.hide();
+        terminal.shown.handle_output(&written);
+        terminal.shown.handle_resize(columns, rows);
+        terminal
+            .shown
+            .handle_output(b"\r\n[1]+ Stopped\r\n\x1b[31m$ ls\r\nmine\r\n$ fg\r\nssh\r\n");
+        terminal.link_line(None);
+        let written = terminal.display.handle_continued(columns, rows);
+        terminal.shown.handle_output(&written);
+        let screen = terminal.display.screen();
+        assert_eq!(
+            (0..rows).map(|row| screen.row_text(row)).collect::<Vec<_>>(),
+            terminal.rows()
+        );
+        assert!(terminal.rows().contains(&"$ ls".to_owned()), "{:?}", terminal.rows());
+        assert_eq!(terminal.shown.cursor(), screen.cursor());
+        assert_eq!(terminal.shown.pen(), screen.pen());
+        terminal.link_line(Some("line"));
+        assert_eq!(terminal.rows()[usize::from(rows) - 1], "line");
+    }
+}
+
+#[test]
+fn what_the_shell_wrote_while_a_program_was_stopped_is_in_the_scrollback() {
+    let mut terminal = Terminal::small();
+    terminal.output(b"$ ");
+    terminal.shown.handle_output(b"\r\nmine\r\n$ fg\r\n");
+    let before = terminal.shown.scrolled();
+    let written = terminal.display.handle_continued(20, 4);
+    terminal.shown.handle_output(&written);
+    assert_eq!(
+        terminal.shown.scrolled() - before,
+        4,
+        "all four rows, down to the cursor's"
+    );
+    assert_eq!(terminal.rows(), ["$", "", "", ""]);
+}
+
+#[test]
+fn nothing_is_painted_for_a_continued_program_whose_screen_is_not_known() {
+    for output in [&b"$ \x1b[4h"[..], b"$ \x1b[31", b"\x1b[5;", b"$ \xf0\x9f"] {
+        let mut terminal = Terminal::small();
+        terminal.output(output);
+        assert_eq!(terminal.display.handle_continued(20, 4), b"", "{output:?}");
+        assert!(!terminal.display.screen().is_cursor_certain());
+    }
+}
+
+#[test]
 fn restoring_erases_the_overlay_and_ends_the_modes() {
     let mut terminal = Terminal::small();
     terminal.output(b"\x1b[?2004h$ ");
