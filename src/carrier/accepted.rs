@@ -4,15 +4,16 @@
 //! half opens the bidirectional stream. Over TLS it is the first message of the one stream.
 
 use super::link::{Link, QuicLink, StreamLink};
-use super::{Carrier, CarrierError, CarrierInfo, Kind};
+use super::{Carrier, CarrierError, CarrierInfo, Kind, Rank};
 use crate::identity::raw_key::{TlsConfigError, TlsKey};
 use crate::transport::quic::{ListenerSecrets, QuicLimits, QuicListener, SESSION_WINDOW, UNAUTHENTICATED_WINDOW};
 use crate::transport::tls::TlsServer;
-use crate::transport::{CloseReason, ConfigError, Duplex, Protocol, unmapped};
+use crate::transport::{CloseReason, ConfigError, Duplex, Protocol, WithoutStats, unmapped};
 use crate::wire::ALPN;
 use bytes::Bytes;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Carriers at the server half.
 const SERVER: Protocol = Protocol {
@@ -124,4 +125,23 @@ impl AuthenticatedClient {
     pub fn turn_away(self, reason: CloseReason) {
         reason.close(&self.connection);
     }
+}
+
+/// The address of a peer in the same process.
+pub const IN_PROCESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// A carrier over `stream` whose peer counts as having proved `peer_key`.
+pub fn in_process<S>(stream: S, peer_key: Bytes, exporter: [u8; 32]) -> Carrier
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let info = CarrierInfo {
+        kind: Kind::Memory,
+        remote: Some(IN_PROCESS),
+        via: None,
+        rank: Rank::Direct,
+        peer_key,
+        exporter,
+    };
+    Carrier::new(info, Link::Stream(StreamLink::plain(WithoutStats(stream))))
 }

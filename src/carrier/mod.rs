@@ -7,9 +7,7 @@
 
 mod accepted;
 mod dialed;
-mod error;
 mod link;
-pub mod memory;
 mod path;
 pub mod relays;
 pub mod stream;
@@ -18,16 +16,15 @@ mod tests;
 pub mod via;
 
 pub use crate::transport::{CloseReason, ConnectError};
-pub use accepted::{AuthenticatedClient, accept_quic, accept_tls, listen_quic, tls_server};
+pub use accepted::{AuthenticatedClient, IN_PROCESS, accept_quic, accept_tls, in_process, listen_quic, tls_server};
 pub use dialed::{DialError, Dialed, dial_quic, dial_tls};
-pub use error::CarrierError;
 pub use path::{Path, PathParseError, Proxied, Rank};
 
 use crate::clock;
 use crate::fault;
 use crate::identity::statement::EXPORTER_LABEL;
-use crate::transport::{Authenticated, unmapped};
-use crate::wire::{Frame, FrameReader, MAX_HELLO, next_message};
+use crate::transport::{Authenticated, NoPeerKey, unmapped};
+use crate::wire::{DecodeError, Frame, FrameReader, MAX_HELLO, Quoting, next_message};
 use bytes::{Bytes, BytesMut};
 use link::Link;
 use std::fmt;
@@ -401,5 +398,71 @@ impl Carrier {
         self.parts.link.close(reason);
         flush_transport().await;
         delivered.unwrap_or(false)
+    }
+}
+
+/// Why a carrier was lost. The session continues on another one.
+#[derive(Debug, thiserror::Error)]
+pub enum CarrierError {
+    /// The connection failed, or the peer closed it.
+    #[error("carrier lost: {0}")]
+    Lost(Quoting<quinn::ConnectionError>),
+    /// The peer has too many carriers without a session; it may accept this one later.
+    #[error("the server half has too many connections without a session for now")]
+    Busy,
+    /// The byte stream failed.
+    #[error("carrier broke: {0}")]
+    Stream(Quoting<std::io::Error>),
+    /// The peer closed the byte stream cleanly.
+    #[error("peer closed the carrier")]
+    Closed,
+    /// The TLS handshake succeeded without a key of the peer.
+    #[error(transparent)]
+    NoPeerKey(#[from] NoPeerKey),
+    /// The peer violated the protocol.
+    #[error("peer broke the protocol")]
+    Protocol(#[from] DecodeError),
+}
+
+impl From<quinn::ConnectionError> for CarrierError {
+    fn from(error: quinn::ConnectionError) -> CarrierError {
+        match error {
+            quinn::ConnectionError::ApplicationClosed(close) if close.error_code == CloseReason::Busy.code() => {
+                CarrierError::Busy
+            }
+            error => CarrierError::Lost(Quoting(error)),
+        }
+    }
+}
+
+impl From<std::io::Error> for CarrierError {
+    fn from(error: std::io::Error) -> CarrierError {
+        CarrierError::Stream(Quoting(error))
+    }
+}
+
+impl CarrierError {
+    /// Whether the error came from the peer's host, which is thus reachable. It need not know the
+    /// carrier any more.
+    pub fn is_from_peer(&self) -> bool {
+        use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, Reset};
+        match self {
+            CarrierError::Lost(error) => matches!(**error, Reset | ApplicationClosed(_) | ConnectionClosed(_)),
+            CarrierError::Busy | CarrierError::Closed | CarrierError::NoPeerKey(_) | CarrierError::Protocol(_) => true,
+            // Anything on the path may have sent a TCP reset.
+            CarrierError::Stream(_) => false,
+        }
+    }
+
+    /// Whether the peer closed the carrier because it was done ([`CloseReason::Done`]).
+    pub fn is_peer_done(&self) -> bool {
+        match self {
+            CarrierError::Lost(error) => matches!(&**error,
+                quinn::ConnectionError::ApplicationClosed(close) if close.error_code == CloseReason::Done.code()),
+            CarrierError::Closed => true,
+            CarrierError::Busy | CarrierError::Stream(_) | CarrierError::NoPeerKey(_) | CarrierError::Protocol(_) => {
+                false
+            }
+        }
     }
 }

@@ -4,32 +4,24 @@
 //! of each command. Every long option that takes one value can also come from the environment, as `BOWLINE_` and
 //! its name in capitals; an empty variable is an unset one.
 
-mod check;
 mod client;
-mod config;
 mod environment;
 mod options;
 mod relay;
 mod serve;
-mod setup;
-mod status;
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
-
-pub(super) use self::check::CheckArgs;
 pub(super) use self::client::{ClientTable, PROXY_VARIABLE, ProxyOptions, ReachOptions, TerminalOptions};
-pub(super) use self::config::ConfigArgs;
 pub(super) use self::environment::{matches_from, set_variable_of};
-use self::options::options;
 pub(super) use self::relay::RelayOptions;
 pub(super) use self::serve::ServeOptions;
-pub(super) use self::setup::SetupArgs;
-pub(super) use self::status::{KillArgs, StatusArgs};
-use super::values::{Destination, ListenAddress, LogFormat, Port, parse};
+
+use self::options::options;
+use super::values::{Destination, HostPattern, ListenAddress, LogFormat, Port, SessionName, parse};
 use crate::identity::ssh_config::NESTING_VARIABLE;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use russh::keys::ssh_key::Fingerprint;
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -68,7 +60,7 @@ pub(super) enum Command {
     )]
     Demo(DemoArgs),
     /// Configure ssh to use bowline, or prepare a server
-    #[command(long_about = setup::ABOUT)]
+    #[command(long_about = ABOUT_SETUP)]
     Setup(SetupArgs),
     /// Test every path to a host, and show what would end a session
     #[command(
@@ -93,13 +85,13 @@ pub(super) enum Command {
     )]
     Ssh(Box<SshArgs>),
     /// Show the sessions on this machine
-    #[command(long_about = status::ABOUT_STATUS)]
+    #[command(long_about = ABOUT_STATUS)]
     Status(StatusArgs),
     /// End sessions
-    #[command(long_about = status::ABOUT_KILL)]
+    #[command(long_about = ABOUT_KILL)]
     Kill(KillArgs),
     /// Show the effective settings, and where each comes from
-    #[command(long_about = config::ABOUT)]
+    #[command(long_about = ABOUT_CONFIG)]
     Config(ConfigArgs),
     /// Run the server half next to sshd
     #[command(
@@ -343,6 +335,154 @@ pub(super) fn unknown_variables() -> Vec<String> {
         .filter_map(|name| name.into_string().ok())
         .filter(|name| name.starts_with("BOWLINE_"))
         .collect()
+}
+
+/// `bowline check`.
+#[derive(Debug, Clone, Args)]
+pub(in crate::cli) struct CheckArgs {
+    /// Whom to reach, as for `proxy`.
+    #[command(flatten)]
+    pub(in crate::cli) proxy: ProxyArgs,
+    /// Print one JSON document instead of the table
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+/// What `bowline config --help` says first.
+const ABOUT_CONFIG: &str = "Show the effective settings, and where each comes from: an option, an environment variable, a \
+line of bowline.toml, or the default. With HOST: the settings of proxy, ssh and check for that host, including the tables whose \
+patterns match it. Without HOST: also the settings of serve, relay and sshd. The output is a valid bowline.toml(5). Passwords \
+in proxy URLs are left out.
+
+If you ask for the settings of one command only and they contradict each other, config reports that and exits with 64, as that \
+command would. You can use this to test a change before you reload the service.";
+
+/// `bowline config`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(after_help = "Example:\n  bowline config build.example.org")]
+pub(in crate::cli) struct ConfigArgs {
+    /// Host as you pass it to ssh
+    #[arg(value_name = "[USER@]HOST", value_parser = parse::<Destination>)]
+    pub(in crate::cli) destination: Option<Destination>,
+    /// Show only the settings of serve
+    #[arg(long, group = "command", conflicts_with = "destination")]
+    pub(in crate::cli) serve: bool,
+    /// Show only the settings of relay
+    #[arg(long, group = "command", conflicts_with = "destination")]
+    pub(in crate::cli) relay: bool,
+    /// Show only the settings of sshd
+    #[arg(long, group = "command", conflicts_with = "destination")]
+    pub(in crate::cli) sshd: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+/// What `bowline setup --help` says first.
+const ABOUT_SETUP: &str = "Configure ssh, and every program that runs ssh, to connect to these hosts over bowline. Setup \
+puts a marked block at the top of ~/.ssh/config, because the first value that ssh reads takes effect. Then it asks ssh whether \
+the block takes effect.
+
+With --server: prepare this machine as a server. Setup installs the systemd unit, the user that the worker runs as, and \
+settings for sshd, which would otherwise end sessions during an outage. It does not enable or start the service or open a \
+port; it prints the commands for that. If bowline.toml names another sshd (target, sshd-binary, sshd-config), setup uses that \
+one. The settings for sshd always go to /etc/ssh/sshd_config.d.
+
+Setup shows every change as a diff, and makes it only if you answer yes or give --yes. --undo removes what setup has added. It keeps a file that \
+was changed since, and it keeps all files if the server half is enabled or running.
+
+Exit code: 0: done, or nothing to do; 64: there is no terminal to ask on and no --yes, or the service is in use; 69: done, but \
+ssh does not use it; 73: a file cannot be written; 77: permission denied; 130: you answered no.";
+
+/// `bowline setup`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(
+    after_help = "Examples:\n  bowline setup build.example.org\n  bowline setup '*.example.org' '!old.example.org'\n  \
+                  sudo bowline setup --server",
+    override_usage = "bowline setup [OPTIONS] <HOST>...\n       bowline setup [OPTIONS] --server"
+)]
+pub(in crate::cli) struct SetupArgs {
+    /// Host names as you pass them to ssh, or patterns as in ssh's `Host` lines
+    #[arg(value_name = "HOST", required_unless_present = "server", conflicts_with = "server", value_parser = parse::<HostPattern>)]
+    pub(in crate::cli) hosts: Vec<HostPattern>,
+    /// Prepare this machine as a server instead
+    #[arg(long)]
+    pub(in crate::cli) server: bool,
+    /// Remove what setup has added
+    #[arg(long)]
+    pub(in crate::cli) undo: bool,
+    /// Make the changes without asking
+    #[arg(short, long)]
+    pub(in crate::cli) yes: bool,
+    /// Show the changes without making them
+    #[arg(long, conflicts_with = "yes")]
+    pub(in crate::cli) dry_run: bool,
+    /// Write the block to this ssh configuration file [default: ~/.ssh/config]
+    ///
+    /// If ssh reads this file only with -F, the ProxyCommand in the block passes the same -F to bowline.
+    #[arg(short = 'F', long, value_name = "FILE", env = "BOWLINE_SSH_CONFIG")]
+    pub(in crate::cli) ssh_config: Option<PathBuf>,
+    /// With --server: prepare the system below this folder, such as a mounted image
+    #[arg(long, value_name = "DIR", requires = "server")]
+    pub(in crate::cli) root: Option<PathBuf>,
+}
+
+/// What `bowline status --help` says first.
+const ABOUT_STATUS: &str = "Show the sessions on this machine: your own and, if you have permission, those of a \
+server half and the connections through a relay.
+
+The time after \"connected\" and \"probing\" says how long ago the other half was last heard, rounded up. The time after \
+\"detached\" says how long the session has had no path. Sessions that ended on a server half in the last five minutes are shown as \"gone\", with the \
+reason. TERMINAL and LAST KEY are those of the `bowline ssh` in front of a session. It does not say when the last key was typed \
+while it is suspended. For a relay, the newest thousand paths are shown: the address of the client, the host key of the server half, bytes from \
+and to the client, and the age.
+
+With --json, the document has these fields. sessions: see below. servers: keeper_pid, worker_pid, version, client_address (the \
+one that sshd sees), udp, tls, store_shortage (wanted, kept, most; only if a service manager stores fewer file descriptors \
+for the next start than it should). relays: pid, udp, tls, registered, splices (the number of paths), bytes_up, bytes_down, paths \
+(each: peer, transport, which is quic or tls, host_key, bytes_up, bytes_down, age_ms). silent: the processes that do not answer \
+(each: pid, socket, reason).
+
+A session has: id, half (client, server), host, user, key, peer, alias (the client's address as sshd sees it), path, standby, \
+rtt_ms, loss (0 to 1), bytes_in, bytes_out, epoch, outages (survived, longest_ms), buffered, state (connected, probing, detached, \
+gone), age_ms, age (state and age in words), reason, terminal (that of `bowline ssh`), last_key_ms (since a key was typed there), \
+pid, keeper_pid, worker_pid. Unknown values are null.";
+
+/// The same for `bowline kill`.
+const ABOUT_KILL: &str = "End sessions. The ssh of each session is told why, and so is the other half if there is a \
+path to it. If an argument names no session, or several, nothing is ended.";
+
+/// `bowline status`.
+#[derive(Debug, Clone, Copy, Default, Args)]
+#[command(after_help = "Example:\n  bowline status --watch")]
+pub(in crate::cli) struct StatusArgs {
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+    /// Refresh every second, until q or Ctrl-C
+    ///
+    /// If stdout is a pipe or a file, one table is printed after another; with --json, one document per line.
+    #[arg(long)]
+    pub(in crate::cli) watch: bool,
+}
+
+/// `bowline kill`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(
+    after_help = "Example:\n  bowline kill 3f2a9c01",
+    override_usage = "bowline kill [OPTIONS] <ID|TERMINAL>...\n       bowline kill [OPTIONS] --orphans\n       \
+                      bowline kill [OPTIONS] --key <FINGERPRINT>"
+)]
+pub(in crate::cli) struct KillArgs {
+    /// Sessions as `bowline status` shows them: the first digits of the id if they are unique, or the terminal
+    #[arg(value_name = "ID|TERMINAL", required_unless_present_any = ["orphans", "key"], value_parser = parse::<SessionName>)]
+    pub(in crate::cli) sessions: Vec<SessionName>,
+    /// End all detached sessions of the server half
+    #[arg(long, conflicts_with_all = ["sessions", "key"])]
+    pub(in crate::cli) orphans: bool,
+    /// End all sessions of the server half that this user key has opened
+    #[arg(long, value_name = "FINGERPRINT", conflicts_with = "sessions", value_parser = parse::<Fingerprint>)]
+    pub(in crate::cli) key: Option<Fingerprint>,
 }
 
 #[cfg(test)]

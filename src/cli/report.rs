@@ -8,20 +8,10 @@
 //! hint: if the host was reinstalled, run: ssh-keygen -R build.example.org
 //! ```
 
-use std::error::Error;
-use std::fmt::{self, Display};
-use std::io::{self, Write};
-use std::process::ExitCode;
-
-mod client_address;
-mod demo;
 mod serve;
 mod session;
 mod setup;
-mod status;
 
-pub(crate) use client_address::{client_address_hint, no_client_addresses};
-pub(crate) use demo::demo_failed;
 pub(crate) use serve::{
     accepts_any_key, another_serves, cannot_take_over, does_not_answer, in_use, no_host_keys, opens_refused, option,
     overlaps, several_serve, too_few_descriptors,
@@ -35,14 +25,20 @@ pub(crate) use setup::{
     hidden_program, no_home_of_ssh, no_host_is_meant, no_line_of_ssh, no_root, nobody_to_ask, not_in_effect,
     ssh_rejects, sshd_rejects,
 };
-pub(crate) use status::{cannot_show, no_server_half, no_such_session, not_ended, several_sessions};
 
 use super::args::set_variable_of;
 use super::config_file::ConfigError;
 use super::settings::SettingsError;
+use crate::cli::demo::DemoError;
+use crate::cli::values::SessionName;
 use crate::safe_path::UnsafePath;
+use crate::server::client_address::SetUpError;
 use crate::server::handover::{Endpoint, Protocol};
-use crate::wire::{Escaped, error_texts};
+use crate::wire::{ErrorChain, Escaped, error_texts};
+use std::error::Error;
+use std::fmt::{self, Display};
+use std::io::{self, Write};
+use std::process::ExitCode;
 
 /// How the program ends: sysexits(3), as far as bowline uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,6 +291,129 @@ pub(crate) fn internal_fault(place: &str, what: &str) -> Failure {
 /// The machine would not give what the program itself needs: threads, event queues.
 pub(crate) fn cannot_start(error: &io::Error) -> Failure {
     Failure::new(Exit::Internal, format_args!("cannot start: {error}"))
+}
+
+/// They were asked for.
+pub(crate) fn no_client_addresses(error: &SetUpError) -> Failure {
+    let cause = ErrorChain(error);
+    let failure = Failure::new(
+        Exit::Unavailable,
+        "cannot show sshd the clients' own addresses (--client-address real)",
+    );
+    failure.fact(cause).hint(client_address_hint(error))
+}
+
+/// What to change.
+pub(crate) fn client_address_hint(error: &SetUpError) -> &'static str {
+    match error {
+        SetUpError::NotAllowed => {
+            "start bowline serve as root with CAP_NET_ADMIN; in a unit: CapabilityBoundingSet=CAP_NET_ADMIN .. and \
+             RestrictAddressFamilies=AF_NETLINK .."
+        }
+        SetUpError::Kernel { .. } => "the kernel needs CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES",
+        SetUpError::Sysctl(_) => {
+            "set net.ipv4.tcp_fwmark_accept=1 in /etc/sysctl.d, or let the unit write it: \
+             ReadWritePaths=/proc/sys/net/ipv4/tcp_fwmark_accept and ProcSubset=all"
+        }
+        SetUpError::Taken { .. } => "give the other rule a priority number above 22, or another mark than 0xb0",
+        SetUpError::OthersRules { .. } => {
+            "if these rules may apply to accepted connections too, use --client-address real"
+        }
+        SetUpError::NoAnswer { .. } => {
+            "if a firewall is active, let it accept packets on lo from every source address (nft: iif lo \
+             accept); or sshd may hang"
+        }
+        SetUpError::Elsewhere { .. } => "run bowline serve on the machine where sshd is",
+    }
+}
+
+/// A demo that did not come to its good end.
+pub(crate) fn demo_failed(error: &DemoError) -> Failure {
+    let failure = Failure::from_error(exit(error), error);
+    match error {
+        DemoError::Damaged { expected, found, .. } => failure
+            .fact(format_args!("expected SHA-256 {expected}"))
+            .fact(format_args!("found SHA-256    {found}"))
+            .hint("this must never happen: please report it"),
+        DemoError::Counter(_) => failure.hint("this must never happen: please report it"),
+        DemoError::EarlyEnd { said } => said.lines().take(8).fold(failure, Failure::fact),
+        DemoError::Silent { .. } => failure.hint("if this machine is very busy, try again"),
+        DemoError::Folder { .. } | DemoError::File { .. } => {
+            failure.hint("the demo needs about 64 MiB of disk space there; TMPDIR sets another folder")
+        }
+        DemoError::NoTerminal => failure.hint("without --shell, the demo needs no terminal"),
+        DemoError::Sshd(_) => failure.hint("your user needs an entry in the user database (getent passwd)"),
+        _ => failure,
+    }
+}
+
+fn exit(error: &DemoError) -> Exit {
+    match error {
+        DemoError::Interrupted => Exit::Interrupted,
+        DemoError::Counter(_)
+        | DemoError::Damaged { .. }
+        | DemoError::Silent { .. }
+        | DemoError::EarlyEnd { .. }
+        | DemoError::WrongExitCode { .. }
+        | DemoError::TransferFailed { .. }
+        | DemoError::DoesNotEnd
+        | DemoError::Stream(_)
+        | DemoError::Russh(_) => Exit::Lost,
+        DemoError::NoTerminal => Exit::Usage,
+        DemoError::NotLoggedIn | DemoError::OtherHost => Exit::Refused,
+        _ => Exit::Unavailable,
+    }
+}
+
+/// The terminal went away, or is none.
+pub(crate) fn cannot_show(error: &io::Error) -> Failure {
+    Failure::new(Exit::Unavailable, format_args!("cannot use the terminal: {error}"))
+}
+
+const LOOK: &str = "`bowline status` lists the sessions; those of a server half are shown only to its user and to root";
+
+/// No session is named so.
+pub(crate) fn no_such_session(name: &SessionName) -> Failure {
+    let what = match name {
+        SessionName::Id(beginning) => format!("no session here has an id that begins with {beginning}"),
+        SessionName::Terminal(terminal) => format!("no session here has the terminal {terminal}"),
+    };
+    Failure::new(Exit::Unavailable, what).hint(LOOK)
+}
+
+/// More than one is.
+pub(crate) fn several_sessions(name: &SessionName, ids: &[&str]) -> Failure {
+    let (what, hint) = match name {
+        SessionName::Id(beginning) => (
+            format!("several sessions here have ids that begin with {beginning}"),
+            "give more digits of the id; nothing was ended",
+        ),
+        SessionName::Terminal(terminal) => (
+            format!("several sessions here have the terminal {terminal}"),
+            "give the id of one of them; nothing was ended",
+        ),
+    };
+    let failure = ids
+        .iter()
+        .fold(Failure::new(Exit::Usage, what), |failure, id| failure.fact(id));
+    failure.hint(hint)
+}
+
+/// Whoever has it did not do it.
+pub(crate) fn not_ended(id: &str) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        format_args!("the session {id} was not ended: it is gone, or does not answer"),
+    )
+    .hint(LOOK)
+}
+
+/// Only a server half has orphans, and knows keys.
+pub(crate) fn no_server_half() -> Failure {
+    Failure::new(Exit::Unavailable, "no server half answers on this machine").hint(
+        "only its user and root can ask it; if it was started with --runtime-dir, pass the same \
+            --runtime-dir here",
+    )
 }
 
 #[cfg(test)]

@@ -7,35 +7,33 @@ mod keep;
 pub(super) mod keys;
 mod listen;
 pub(super) mod look;
-mod pause;
-mod predecessor;
 mod prepare;
 mod replace;
 mod target;
 
-use std::io::Write;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+pub(super) use self::keep::{run, run_keeper, take_over};
 
+use self::replace::Predecessor;
 use super::args::ServeOptions;
 use super::logging::{self, LogSettings};
 use super::machine_memory;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError};
+use super::values::{AuthWord, ByteSize, ClientAddressWord, Count, ListenRange, Target};
 use crate::carrier::relays::RelayName;
+use crate::cli::args::Command;
+use crate::clock;
 use crate::server::handover::Endpoint;
 use crate::server::ipc::Stop;
 use crate::server::worker::inheritance::WorkerInheritance;
 use crate::server::worker::{self, ClientAddressSetup, WorkerError, WorkerSetup};
 use crate::server::{Server, ServerLimits};
 use crate::tasks::Tasks;
-
-pub(super) use self::keep::{run, run_keeper, take_over};
-pub(super) use self::pause::Pause;
-use self::predecessor::Predecessor;
-use super::values::{AuthWord, ByteSize, ClientAddressWord, Count, ListenRange, Target};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// One full frame must always fit: 64 KiB.
 const MIN_REPLAY_BUFFER: u64 = 64 << 10;
@@ -275,6 +273,27 @@ fn authorizer(word: Option<AuthWord>, file: Option<PathBuf>) -> Result<Authorize
         }),
         (Some(AuthWord::None), None) => Ok(Authorizer::None),
         (Some(AuthWord::Sshd) | None, None) => Ok(Authorizer::Sshd),
+    }
+}
+
+/// The shortest interval between two failed starts.
+const MIN_FAILED_START_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The start time of a command, if a service manager restarts it.
+pub(in crate::cli) struct Pause(Option<Instant>);
+
+impl Pause {
+    /// To be called before the command removes the service manager's environment variables.
+    pub(in crate::cli) fn of(command: &Command) -> Self {
+        let is_managed = matches!(command, Command::Serve(_)) && std::env::var_os("NOTIFY_SOCKET").is_some();
+        Self(is_managed.then(clock::now))
+    }
+
+    /// Waits for the rest of the interval, after the command has failed and printed why.
+    pub(in crate::cli) fn wait(self) {
+        if let Some(start) = self.0 {
+            std::thread::sleep(MIN_FAILED_START_INTERVAL.saturating_sub(clock::now().saturating_duration_since(start)));
+        }
     }
 }
 

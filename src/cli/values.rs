@@ -3,30 +3,23 @@
 //! One syntax wherever a value comes from: a flag, an environment variable or the configuration file.
 //! Syntax only: what a value means, and its default, is said by the settings that hold it.
 
-mod alternate_route;
 mod choice;
 mod endpoint;
-mod metrics;
 mod pattern;
-mod relay;
-mod session;
 mod written;
 
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::time::Duration;
-
-use russh::keys::ssh_key::{Fingerprint, HashAlg};
-
-pub(crate) use self::alternate_route::{PathCommand, ProxyText};
 pub(crate) use self::choice::{AuthWord, ClientAddressWord, Fallback, LogFormat, Predict, Transport};
 pub(crate) use self::endpoint::{Destination, ListenAddress, ListenRange, LoginName, PortRange, Target};
-pub(crate) use self::metrics::MetricsAddress;
 pub(crate) use self::pattern::HostPattern;
-pub(crate) use self::session::SessionName;
 pub(super) use self::written::{Written, WrittenList};
+
 use super::places;
-use crate::carrier::relays::RelayNameError;
+use crate::carrier::relays::{RelayName, RelayNameError};
+use russh::keys::ssh_key::{Fingerprint, HashAlg};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// A value that can be written on the command line, in the environment and in the configuration file.
 pub(in crate::cli) trait Value: Sized {
@@ -295,6 +288,115 @@ fn number_in(text: &str, least: u64, most: u64, expected: &'static str) -> Resul
     }
 }
 
+/// What `--proxy` was given, password and all.
+///
+/// Any text: whoever reads a value tells a wrong one whole, so this one is judged by the settings, which do not.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ProxyText(pub(crate) String);
+
+/// A command line whose standard input and output lead to a TLS port: `--path-command`. It may hold secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct PathCommand(pub(crate) String);
+
+impl fmt::Debug for ProxyText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProxyText")
+    }
+}
+
+impl fmt::Debug for PathCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PathCommand")
+    }
+}
+
+impl Value for ProxyText {
+    const EXPECTED: &'static str =
+        "a proxy such as http://proxy.example.org:3128 or socks5h://localhost:1080, or direct";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        Ok(ProxyText(text.to_owned()))
+    }
+}
+
+impl Value for PathCommand {
+    const EXPECTED: &'static str = "a command line such as \"nc %h %p\"";
+    const TABLE_KEYS: &'static [&'static str] = &["command"];
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        match text.trim().is_empty() {
+            true => Err(Self::misspelt()),
+            false => Ok(PathCommand(text.to_owned())),
+        }
+    }
+}
+
+/// An address of this machine that no other reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MetricsAddress(pub(crate) SocketAddr);
+
+impl Value for MetricsAddress {
+    const EXPECTED: &'static str = "a loopback address and a port, such as 127.0.0.1:9470";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        let port = text.strip_prefix(':').unwrap_or(text).parse();
+        let address = match port {
+            Ok(port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            Err(_) => text.parse().map_err(|_| Self::misspelt())?,
+        };
+        match address.ip().is_loopback() {
+            true => Ok(MetricsAddress(address)),
+            false => Err(ValueError::NotLoopback { address: address.ip() }),
+        }
+    }
+}
+
+impl Value for RelayName {
+    const EXPECTED: &'static str =
+        "a relay such as r1.example.org, r2.example.org:4433#SHA256:.. or _bowline-relay._udp.example.org";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        if text.is_empty() {
+            return Err(Self::misspelt());
+        }
+        Ok(text.parse()?)
+    }
+}
+
+/// What sessions are named by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SessionName {
+    /// The beginning of the id, or all of it: hexadecimal digits, in lower case.
+    Id(String),
+    /// The terminal, without `/dev/`.
+    Terminal(String),
+}
+
+impl SessionName {
+    /// Whether it is a name of the session with this id, on this terminal.
+    pub(crate) fn names(&self, id: &str, terminal: Option<&str>) -> bool {
+        match self {
+            SessionName::Id(beginning) => id.starts_with(beginning),
+            SessionName::Terminal(name) => terminal == Some(name),
+        }
+    }
+}
+
+impl Value for SessionName {
+    const EXPECTED: &'static str = "the beginning of a session's id, such as 3f2a9c01, or a terminal, such as pts/3";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        let is_id = (1..=32).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let terminal = text.strip_prefix("/dev/").unwrap_or(text);
+        let is_terminal = terminal.starts_with("tty") || terminal.starts_with("pts/");
+        match (is_id, is_terminal) {
+            (true, _) => Ok(SessionName::Id(text.to_ascii_lowercase())),
+            (false, true) => Ok(SessionName::Terminal(terminal.to_owned())),
+            (false, false) => Err(Self::misspelt()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -382,5 +484,53 @@ mod tests {
         );
         assert!(Fingerprint::parse("MD5:00:11").is_err());
         assert!(Fingerprint::parse("SHA256:short").is_err());
+    }
+
+    #[test]
+    fn only_this_machine_is_told() {
+        let parse = |text: &str| MetricsAddress::parse(text).map(|address| address.0.to_string());
+        for (text, address) in [
+            ("127.0.0.1:9470", "127.0.0.1:9470"),
+            ("[::1]:9470", "[::1]:9470"),
+            (":9470", "127.0.0.1:9470"),
+            ("9470", "127.0.0.1:9470"),
+        ] {
+            assert_eq!(parse(text).unwrap(), address);
+        }
+        let refused = parse("0.0.0.0:9470").unwrap_err().to_string();
+        assert!(refused.contains("0.0.0.0 is not a loopback address"), "{refused}");
+        assert!(parse("192.0.2.1:9470").is_err() && parse("localhost").is_err());
+    }
+
+    #[test]
+    fn a_misspelt_relay_is_told_which_part_of_it_is_wrong() {
+        let message = |text: &str| RelayName::parse(text).expect_err(text).to_string();
+        assert_eq!(message("::1"), "an IPv6 address must be in brackets: [2001:db8::1]:443");
+        assert_eq!(message("r1.example.org:0"), "\"0\" is not a port from 1 to 65535");
+        assert_eq!(message(""), format!("expected {}", RelayName::EXPECTED));
+        assert_eq!(
+            RelayName::parse("r1.example.org").map(|name| name.to_string()),
+            Ok("r1.example.org:443".to_owned())
+        );
+    }
+
+    #[test]
+    fn an_id_is_named_by_its_beginning() {
+        let name = SessionName::parse("3F2a").unwrap();
+        assert!(name.names("3f2a9c01", None) && !name.names("3f2b9c01", Some("3f2a")));
+        let long = "0".repeat(33);
+        for bad in ["", "xyz", "3f2a 9c01", long.as_str()] {
+            assert!(SessionName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_named_by_its_terminal() {
+        for text in ["pts/3", "/dev/pts/3"] {
+            let name = SessionName::parse(text).unwrap();
+            assert!(name.names("3f2a9c01", Some("pts/3")) && !name.names("3f2a9c01", Some("pts/33")));
+            assert!(!name.names("3f2a9c01", None));
+        }
+        assert!(SessionName::parse("/dev/tty1").is_ok() && SessionName::parse("/dev/null").is_err());
     }
 }

@@ -2,7 +2,6 @@
 //! handshake wins.
 
 use super::failures::{AttemptError, Failed};
-use super::icmp_error::icmp_error;
 use crate::carrier::stream::{self, CommandError, CommandLine};
 use crate::carrier::via::{self, RelayAddress, RelayConnectRequest, RelayTransport, RelayWindow, ViaStream};
 use crate::carrier::{ConnectError, DialError, Dialed, Path, dial_quic, dial_tls};
@@ -18,7 +17,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::net::UdpSocket;
+use tokio::time::{sleep, timeout};
 
 /// Delays before a busy peer is dialed again. Together they are long enough for many clients that connect at the same
 /// moment.
@@ -251,5 +251,45 @@ async fn with_icmp(path: &Path, dialing: impl Future<Output = Result<Dialed, Dia
             error = icmp_error(*address) => Err(ConnectError::Unreachable(error).into()),
         },
         Path::Tls(_) | Path::Relayed(..) | Path::Proxied(_) | Path::Command(_) => dialing.await,
+    }
+}
+
+/// Hosts send a few ICMP errors at once and then one per second (Linux: icmp_ratelimit), so the first probe may go
+/// unanswered.
+const PROBE_INTERVAL: Duration = Duration::from_millis(1100);
+
+/// Returns the error if the system or the network reports that `remote` is unreachable; otherwise never returns.
+///
+/// Sends one byte per interval. QUIC servers ignore it.
+pub(super) async fn icmp_error(remote: SocketAddr) -> io::Error {
+    match probe(remote).await {
+        Err(error) => error,
+        // Something that is not bowline answered; the QUIC dial decides.
+        Ok(()) => std::future::pending().await,
+    }
+}
+
+async fn probe(remote: SocketAddr) -> io::Result<()> {
+    let local: SocketAddr = if remote.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" }
+        .parse()
+        .map_err(io::Error::other)?;
+    let socket = UdpSocket::bind(local).await?;
+    socket.connect(remote).await?;
+    loop {
+        socket.send(&[0]).await?;
+        if let Ok(heard) = timeout(PROBE_INTERVAL, socket.recv(&mut [0])).await {
+            return heard.map(|_| ());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closed_port_is_told_at_once() {
+        let free = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        assert_eq!(icmp_error(free).await.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

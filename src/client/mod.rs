@@ -4,17 +4,14 @@
 //! writer until it ends; [`OpenSession::into_stream`] returns it as one stream instead.
 
 pub mod check;
-mod control_handler;
 mod dialer;
 mod early_data;
 mod failures;
 pub mod fallback;
 mod handshake;
-mod icmp_error;
 pub mod journal;
 pub mod network_watch;
 mod opening;
-mod orphan_cleanup;
 mod paths;
 mod redial;
 mod ssh_credentials;
@@ -23,11 +20,10 @@ mod standby;
 pub mod stdio;
 mod stream;
 
-pub(crate) use control_handler::SessionControlHandler;
 pub use early_data::EarlyData;
 pub use failures::{AttemptError, Failed, SmallMtu};
+pub use handshake::{ReapError, reap};
 pub use opening::OpenError;
-pub use orphan_cleanup::{ReapError, reap};
 pub use paths::{Family, Port, ResolveError, Target};
 pub use ssh_credentials::{Notice, SshCredentials};
 pub use ssh_trust::{SshTrust, TrustError};
@@ -37,6 +33,7 @@ use crate::carrier;
 use crate::clock;
 use crate::connection::Role;
 use crate::identity::statement::ProvenKey;
+use crate::observe::{ControlHandler, Half, KillRequest, Report, SessionReport, Terminal, query_all};
 use crate::pump::{
     Budget, Epochs, MAX_PATH_EVENTS, NewLead, Outcome, PathEvent, Pump, PumpParts, SessionCommand, SessionStats,
     session_memory,
@@ -326,5 +323,55 @@ async fn watch_network(path_events: mpsc::Sender<PathEvent>) {
         if path_events.send(PathEvent::NetworkChanged).await.is_err() {
             return;
         }
+    }
+}
+
+/// Shown by ssh.
+const KILLED: &str = "`bowline kill` asked for it";
+
+/// A running session.
+pub(crate) struct SessionControlHandler {
+    /// Its id.
+    pub(crate) id: SessionId,
+    /// The host as given to ssh.
+    pub(crate) host: String,
+    /// The user on the server.
+    pub(crate) user: Option<String>,
+    /// The handle of the session.
+    pub(crate) control: Control,
+    /// What `bowline ssh` says about its terminal.
+    pub(crate) terminal: Terminal,
+}
+
+impl ControlHandler for SessionControlHandler {
+    fn report(&self) -> Boxed<'_, Report> {
+        Box::pin(async {
+            let stats = &self.control.stats;
+            let stats_of_one = [Arc::clone(stats)];
+            let (live_stats, terminal) = tokio::join!(query_all(&stats_of_one), self.terminal.query());
+            let live_stats = live_stats.into_iter().next().flatten();
+            let session = SessionReport {
+                host: Some(self.host.clone()),
+                user: self.user.clone(),
+                terminal: terminal.name,
+                last_key_ms: terminal.key_ms,
+                pid: Some(std::process::id()),
+                ..SessionReport::new(self.id, Half::Client, stats, live_stats.as_ref())
+            };
+            Report {
+                sessions: vec![session],
+                relay: None,
+            }
+        })
+    }
+
+    fn end(&self, kill: &KillRequest) -> Vec<String> {
+        let own = format!("{:#}", self.id);
+        let is_meant = kill.sessions.contains(&own);
+        if !is_meant || (kill.only_detached && self.control.stats.outages().detached_for.is_none()) {
+            return Vec::new();
+        }
+        self.control.end(KILLED);
+        vec![own]
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tracing::debug;
 
-use super::{Request, Response, json_lines};
+use super::{Request, Response, messages};
 use crate::local_socket;
 
 /// File name prefixes of control sockets.
@@ -91,12 +91,12 @@ async fn exchange(connection: OwnedFd, request: &Request) -> Result<Vec<Response
     let stream = StdStream::from(connection);
     let prepared = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
     let (read, mut write) = prepared.map_err(ControlError::Lost)?.into_split();
-    let request = json_lines::of(request).map_err(ControlError::Lost)?;
+    let request = messages::of(request).map_err(ControlError::Lost)?;
     write.write_all(&request).await.map_err(ControlError::Lost)?;
     let mut read = BufReader::new(read);
     let mut answers = Vec::new();
     while answers.len() < MAX_RESPONSES {
-        match json_lines::read(&mut read).await {
+        match messages::read(&mut read).await {
             Ok(Some(Response::Done)) => return Ok(answers),
             Ok(Some(Response::Unsupported)) => return Err(ControlError::OtherVersion),
             Ok(Some(answer)) => answers.push(answer),

@@ -15,7 +15,7 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::debug;
 
-use super::{Boxed, KillRequest, Report, Request, Response, json_lines};
+use super::{Boxed, KillRequest, Report, Request, Response, messages};
 use crate::local_socket::{self, is_permitted};
 
 /// Connections that may wait; each is accepted at once.
@@ -138,7 +138,7 @@ fn all_of(report: Report) -> Vec<Response> {
 
 async fn answer(stream: &mut UnixStream, source: &dyn ControlHandler) -> io::Result<()> {
     let (read, mut write) = stream.split();
-    let answers = match json_lines::read::<Request>(&mut BufReader::new(read)).await {
+    let answers = match messages::read::<Request>(&mut BufReader::new(read)).await {
         Ok(Some(Request::Status)) => all_of(source.report().await),
         Ok(Some(Request::Kill(kill))) => vec![Response::Ended(source.end(&kill))],
         Ok(None) => return Ok(()),
@@ -146,7 +146,7 @@ async fn answer(stream: &mut UnixStream, source: &dyn ControlHandler) -> io::Res
         Err(error) => return Err(error),
     };
     for answer in answers.iter().chain([&Response::Done]) {
-        write.write_all(&json_lines::of(answer)?).await?;
+        write.write_all(&messages::of(answer)?).await?;
     }
     write.shutdown().await
 }

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::debug;
 
 use super::marks::Marks;
-use super::{json_lines, milliseconds, query_all};
+use super::{messages, milliseconds, query_all};
 use crate::clock::{self, Timer};
 use crate::local_socket::{self, is_permitted};
 use crate::pump::SessionStats;
@@ -227,7 +227,7 @@ fn remove_stale(folder: &Path) {
 
 async fn receive(read: impl AsyncRead + Unpin, requests: &LinkRequests, events: &mpsc::Sender<LinkEvent>) {
     let mut read = BufReader::new(read);
-    while let Ok(Some(message)) = json_lines::read::<LinkMessage>(&mut read).await {
+    while let Ok(Some(message)) = messages::read::<LinkMessage>(&mut read).await {
         let event = match message {
             LinkMessage::Report(report) => LinkEvent::Report(report),
             LinkMessage::Arrived(arrival) => LinkEvent::Arrived(arrival),
@@ -261,7 +261,7 @@ async fn ask(mut write: impl AsyncWrite + Unpin, requests: &LinkRequests, termin
 }
 
 async fn send(write: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> io::Result<()> {
-    write.write_all(&json_lines::of(value)?).await
+    write.write_all(&messages::of(value)?).await
 }
 
 /// The terminal in front of a session, as `bowline ssh` tells the [`LinkReporter`] about it.
@@ -396,7 +396,7 @@ pub(crate) async fn report_plain_tcp(file: PathBuf, connection: io::Result<Owned
             return;
         }
         loop {
-            match json_lines::read::<LinkRequest>(&mut read).await {
+            match messages::read::<LinkRequest>(&mut read).await {
                 // There is no session that `bowline status` would show it for.
                 Ok(Some(LinkRequest::Terminal(_))) => {}
                 Ok(Some(LinkRequest::Report | LinkRequest::Mark(_))) => break,
@@ -408,7 +408,7 @@ pub(crate) async fn report_plain_tcp(file: PathBuf, connection: io::Result<Owned
 
 async fn listen(read: impl AsyncRead + Unpin, requests: mpsc::Sender<LinkRequest>) {
     let mut read = BufReader::new(read);
-    while let Ok(Some(request)) = json_lines::read(&mut read).await {
+    while let Ok(Some(request)) = messages::read(&mut read).await {
         if requests.send(request).await.is_err() {
             return;
         }

@@ -8,7 +8,6 @@
 mod control_client;
 mod control_socket;
 mod http;
-mod json_lines;
 mod link;
 mod marks;
 mod messages;

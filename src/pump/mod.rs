@@ -8,7 +8,6 @@
 //! [`LiveStats`].
 
 mod carriers;
-mod checkpoint;
 mod live_stats;
 mod memory;
 mod parts;
@@ -16,9 +15,9 @@ mod pipe;
 mod session_stats;
 
 pub use crate::connection::{Accepted, DialRequest, Epochs, Role};
-pub use checkpoint::{Checkpoint, CheckpointStore};
 pub use live_stats::{LeadStats, LiveStats};
 pub use memory::{Budget, Reservation, session_memory};
+pub use parts::{Checkpoint, CheckpointStore};
 pub use parts::{MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, Outcome, PathEvent, PumpParts, SessionCommand};
 pub use session_stats::{ActivePaths, OutageStats, Progress, SessionStats};
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::carrier::memory;
+use crate::carrier::in_process;
 use crate::connection::{Accepted, Role};
 use crate::session::{PipeCounts, RingMemory, Session, SessionConfig, SessionMemory, Snapshot as SessionSnapshot};
 use crate::wire::{Epoch, Offset};
@@ -90,7 +90,7 @@ impl AsyncWrite for Pipe {
 /// A carrier that becomes the lead, to a peer that has received nothing.
 fn new_lead(stream: DuplexStream, epoch: u32, first: &'static [u8]) -> PathEvent {
     PathEvent::Lead(Box::new(NewLead {
-        carrier: memory::carrier(stream, Bytes::new(), [0; 32]),
+        carrier: in_process(stream, Bytes::new(), [0; 32]),
         accepted: Accepted {
             epoch: Epoch::new(epoch),
             received: Offset::ZERO,

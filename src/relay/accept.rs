@@ -1,28 +1,30 @@
 //! Accepts connections: the handshake, and the first message.
 
-use super::counters::count;
+use super::metrics::count;
 use super::{RelayState, connect, control};
-use crate::carrier::via::{
-    self, AcceptedConnection, RelayStreamError, RelayTransport, ViaStream, read_message, send_message,
-};
+use crate::carrier::via::{RelayStreamError, RelayTransport, ViaStream, read_message, send_message};
 use crate::clock;
 use crate::tasks::Tasks;
-use crate::transport;
 use crate::transport::handshake_limiter::{Admission, HandshakeLimiter, Origin, Permit};
 use crate::transport::quic::QuicListener;
-use crate::transport::tls::TlsServer;
+use crate::transport::tls::{self, TlsServer};
+use crate::transport::{self, Authenticated, CloseReason, unmapped};
 use crate::wire::{Refusal, RelayMessage, RelayRefusalCode};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
 /// Longest handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the first stream of a connection. Every half opens it immediately.
+const FIRST_STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the first message. Every half sends it immediately.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to deliver a refusal.
@@ -54,7 +56,7 @@ pub(super) async fn accept_quic(
         let state = Arc::clone(state);
         connections.spawn("connection", async move {
             let charge = |ip| is_proved || state.quotas.connect(ip, clock::now());
-            serve(&state, source, permit, via::accept_quic(incoming, charge)).await;
+            serve(&state, source, permit, quic_handshake(incoming, charge)).await;
         });
     })
     .await;
@@ -81,7 +83,7 @@ pub(super) async fn accept_tls(
         state.counters.count_attempt(RelayTransport::Tls);
         let (state, tls) = (Arc::clone(state), tls.clone());
         connections.spawn("connection", async move {
-            serve(&state, source, permit, via::accept_tls(&tls, stream, source)).await;
+            serve(&state, source, permit, tls_handshake(&tls, stream, source)).await;
         });
     })
     .await;
@@ -92,6 +94,59 @@ impl RelayState {
         count(&self.counters.turned_away);
         Admission::Refused
     }
+}
+
+/// A connection whose peer has proved its TLS key and sent no message yet.
+pub(super) struct AcceptedConnection {
+    /// The stream of the first message.
+    pub(super) stream: ViaStream,
+    /// The peer's TLS key, SPKI DER.
+    pub(super) peer_key: Bytes,
+    /// The peer's address.
+    pub(super) remote: SocketAddr,
+}
+
+/// Completes one QUIC handshake, which validates the peer's address. If `is_permitted` allows that
+/// address, waits for the first stream.
+///
+/// # Errors
+/// The connection failed, or the address is not permitted.
+async fn quic_handshake(
+    incoming: quinn::Incoming,
+    is_permitted: impl FnOnce(IpAddr) -> bool,
+) -> Result<AcceptedConnection, RelayStreamError> {
+    let connection = incoming.await.map_err(io::Error::from)?;
+    let remote = unmapped(connection.remote_address());
+    if !is_permitted(remote.ip()) {
+        CloseReason::Busy.close(&connection);
+        return Err(RelayStreamError::TooManyConnections);
+    }
+    let peer_key = connection.peer_key()?;
+    let streams = timeout(FIRST_STREAM_TIMEOUT, connection.accept_bi()).await;
+    let streams = streams.map_err(io::Error::from)?.map_err(io::Error::from)?;
+    Ok(AcceptedConnection {
+        peer_key,
+        remote,
+        stream: ViaStream::of_quic(connection, streams),
+    })
+}
+
+/// Completes one TLS handshake.
+///
+/// # Errors
+/// The connection failed, or the peer proved no key.
+async fn tls_handshake(
+    server: &TlsServer,
+    stream: TcpStream,
+    remote: SocketAddr,
+) -> Result<AcceptedConnection, RelayStreamError> {
+    tls::tune(&stream)?;
+    let stream = server.handshake(Box::new(stream)).await?;
+    Ok(AcceptedConnection {
+        peer_key: stream.peer_key()?,
+        remote,
+        stream: ViaStream::of_tls(stream, remote),
+    })
 }
 
 /// Serves one connection, from the handshake to its end.

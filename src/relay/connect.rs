@@ -2,19 +2,23 @@
 //! both.
 
 use super::RelayState;
-use super::accept::refuse;
+use super::accept::{AcceptedConnection, refuse};
 use super::copy::{BUFFER, Meter, copy_bidirectional};
-use super::counters::count;
 use super::memory::{Reservation, TLS_CONNECTION};
+use super::metrics::count;
 use super::quota::SplicePermit;
 use super::registrations::{ControlMessage, RegisteredServer};
 use super::windows::{StalledStream, Windows};
-use crate::carrier::via::{AcceptedConnection, RelayWindow, ViaStream, send_message};
+use crate::carrier::via::{RelayWindow, ViaStream, send_message};
 use crate::clock;
-use crate::wire::{Code, KeyDigest, RelayMessage, RelayRefusalCode};
+use crate::random;
+use crate::wire::{Code, DialToken, KeyDigest, RelayMessage, RelayRefusalCode};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -170,4 +174,48 @@ async fn open_stream(state: &RelayState, registered: &RegisteredServer, source: 
     )
     .await;
     sent.ok()?.ok().map(|()| stream)
+}
+
+/// Waiting clients by token. Bounded by the number of splices: each waits for at most one
+/// dial-back.
+#[derive(Default)]
+pub(super) struct DialBacks(Mutex<HashMap<DialToken, oneshot::Sender<ViaStream>>>);
+
+/// A client that waits for a dial-back; removed when dropped.
+pub(super) struct PendingDialBack<'a> {
+    dial_backs: &'a DialBacks,
+    /// Sent to the server half, which returns it when it dials back.
+    pub(super) token: DialToken,
+    /// Receives the server half's stream.
+    pub(super) answer: oneshot::Receiver<ViaStream>,
+}
+
+impl DialBacks {
+    /// Registers a waiting client under a new token.
+    pub(super) fn register(&self) -> PendingDialBack<'_> {
+        let token = DialToken::new(random::bytes());
+        let (sender, answer) = oneshot::channel();
+        self.pending().insert(token, sender);
+        PendingDialBack {
+            dial_backs: self,
+            token,
+            answer,
+        }
+    }
+
+    /// Hands a stream to the client that waits for this token. `false` if there is none.
+    pub(super) fn answer(&self, token: DialToken, stream: ViaStream) -> bool {
+        let waiting = self.pending().remove(&token);
+        waiting.is_some_and(|waiting| waiting.send(stream).is_ok())
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<DialToken, oneshot::Sender<ViaStream>>> {
+        self.0.lock()
+    }
+}
+
+impl Drop for PendingDialBack<'_> {
+    fn drop(&mut self) {
+        self.dial_backs.pending().remove(&self.token);
+    }
 }

@@ -2,13 +2,13 @@
 //! control messages until it closes.
 
 use super::RelayState;
-use super::accept::refuse;
-use super::counters::count;
+use super::accept::{AcceptedConnection, refuse};
 use super::memory::{Reservation, TLS_CONNECTION};
+use super::metrics::count;
 use super::quota::RegistrationPermit;
 use super::registrations::{CONTROL_QUEUE, ControlMessage, RegisteredServer};
 use super::windows::Windows;
-use crate::carrier::via::{AcceptedConnection, RelayStreamError, ViaStream, read_message, send_message};
+use crate::carrier::via::{RelayStreamError, ViaStream, read_message, send_message};
 use crate::clock;
 use crate::identity::known_hosts::tls_key_fingerprint;
 use crate::identity::statement::verify_host;

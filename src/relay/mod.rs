@@ -11,33 +11,28 @@ mod allow;
 mod connect;
 mod control;
 mod copy;
-mod counters;
-mod dial_backs;
 mod memory;
 mod metrics;
-mod observed;
-mod privilege;
 mod quota;
 mod registrations;
-mod rules;
 mod splices;
 mod windows;
 
 pub use allow::{AllowList, AllowListError};
-pub use counters::Counters;
-pub use privilege::become_user;
+pub use metrics::Counters;
 pub use quota::RelayLimits;
-pub use rules::Rules;
 
 use crate::carrier::via::RelayWindow;
+use crate::clock;
 use crate::identity::raw_key::TlsKey;
+use crate::observe::{Boxed, ControlHandler, KillRequest, Metrics, RelayReport, Report};
 use crate::tasks::Tasks;
 use crate::transport::handshake_limiter::HandshakeLimiter;
 use crate::transport::quic::{EndpointSecrets, QuicLimits, QuicListener};
 use crate::transport::tls::TlsServer;
 use crate::transport::{ConfigError, tcp_listener};
-use crate::wire::RELAY_ALPN;
-use dial_backs::DialBacks;
+use crate::wire::{KeyDigest, RELAY_ALPN};
+use connect::DialBacks;
 use memory::MemoryBudget;
 use parking_lot::RwLock;
 use quota::Quotas;
@@ -46,6 +41,7 @@ use splices::Splices;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -231,4 +227,101 @@ async fn drain(state: &RelayState, grace: Duration) {
     );
     // An error is impossible: the sender lives as long as `state`.
     let _ = tokio::time::timeout(grace, splices.wait_for(|count| *count == 0)).await;
+}
+
+/// Which connections a relay accepts.
+#[derive(Clone)]
+pub struct Rules(Arc<RelayState>);
+
+impl Relay {
+    /// The rules, to be changed while the relay runs.
+    pub fn rules(&self) -> Rules {
+        Rules(Arc::clone(&self.state))
+    }
+}
+
+impl Rules {
+    /// Applies new rules. Server halves that are not permitted any more are told to leave and
+    /// removed. Lower limits end nothing that is running, and [`RelayLimits::half_open`] does not
+    /// change.
+    pub fn change(&self, allow: AllowList, limits: RelayLimits) {
+        self.0.quotas.change(limits);
+        *self.0.allow.write() = allow;
+        self.0.registrations.revoke(|keys| !self.0.permits(keys));
+    }
+}
+
+impl RelayState {
+    /// Whether the owner of these keys may register.
+    fn permits(&self, keys: &[KeyDigest]) -> bool {
+        self.allow.read().permits(keys)
+    }
+}
+
+/// A running relay, for `bowline status`.
+struct Observed {
+    udp: Vec<SocketAddr>,
+    tls: Vec<SocketAddr>,
+    state: Arc<RelayState>,
+}
+
+impl Relay {
+    /// The relay's metrics.
+    pub(crate) fn metrics(&self) -> Arc<dyn Metrics> {
+        Arc::clone(&self.state) as Arc<dyn Metrics>
+    }
+
+    /// The relay's state, for `bowline status`.
+    pub(crate) fn observed(&self) -> Arc<dyn ControlHandler> {
+        Arc::new(Observed {
+            udp: self.addresses.clone(),
+            tls: self.tls_addresses.clone(),
+            state: Arc::clone(&self.state),
+        })
+    }
+}
+
+impl ControlHandler for Observed {
+    fn report(&self) -> Boxed<'_, Report> {
+        let counters = &self.state.counters;
+        let relay = RelayReport {
+            pid: std::process::id(),
+            udp: self.udp.clone(),
+            tls: self.tls.clone(),
+            registered: counters.registered.load(Relaxed),
+            splices: *self.state.quotas.splices().borrow() as u64,
+            bytes_up: counters.bytes_up.load(Relaxed),
+            bytes_down: counters.bytes_down.load(Relaxed),
+            paths: self.state.splices.report(clock::now()),
+        };
+        Box::pin(std::future::ready(Report {
+            sessions: Vec::new(),
+            relay: Some(relay),
+        }))
+    }
+
+    fn end(&self, _ending: &KillRequest) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Changes the user and group of the whole process and clears its groups. Call it before the
+/// process has threads.
+///
+/// # Errors
+/// As setgroups(2), setgid(2), setuid(2): the process is not root.
+pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: no groups are given, so nothing is read; the other two take plain numbers.
+    #[allow(unsafe_code)]
+    let outcomes = unsafe {
+        [
+            libc::setgroups(0, std::ptr::null()),
+            libc::setgid(gid),
+            libc::setuid(uid),
+        ]
+    };
+    match outcomes {
+        [0, 0, 0] => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -29,9 +29,8 @@ pub use registry::ServerLimits;
 pub(crate) use registry::{IdleWatch, ShutdownMode};
 pub use relays::RelaySettings;
 
-use crate::carrier::memory::IN_PROCESS;
 use crate::carrier::via::{IncomingStream, RegistrationSettings, RelayWindow};
-use crate::carrier::{Carrier, listen_quic, tls_server};
+use crate::carrier::{Carrier, IN_PROCESS, listen_quic, tls_server};
 use crate::clock;
 use crate::identity::raw_key::{TlsConfigError, TlsKey};
 use crate::identity::statement::verify_host;

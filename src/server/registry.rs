@@ -3,21 +3,22 @@
 mod counts;
 mod entry;
 mod recently_closed;
-mod report;
-mod restore;
 mod room;
 mod session_table;
 mod task;
 
+pub(crate) use session_table::IdleWatch;
+
 use super::authority::{Account, refusal};
 use super::connect_sshd::Client;
-use super::session_store::{ClosedSessions, Identity, SessionStore};
+use super::session_store::{ClosedSessions, Identity, RecoveredSession, SessionStore};
 use super::upstream::Upstream;
 use crate::carrier::{Carrier, CloseReason};
 use crate::clock;
 use crate::fault;
+use crate::observe::{Boxed, ControlHandler, Half, KillRequest, Report, SessionReport, query_all};
 use crate::pump::{
-    self, Budget, Epochs, MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, PathEvent, SessionCommand, SessionStats,
+    self, Budget, Epochs, MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, PathEvent, Reservation, SessionCommand, SessionStats,
 };
 use crate::session::SessionConfig;
 use crate::tasks::Tasks;
@@ -28,7 +29,6 @@ use entry::{AttachRequest, Entry};
 use parking_lot::{Mutex, MutexGuard};
 use recently_closed::RecentlyClosed;
 use serde::{Deserialize, Serialize};
-pub(crate) use session_table::IdleWatch;
 use session_table::SessionTable;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
@@ -36,7 +36,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use task::{NewSession, SessionStart, SessionTask};
 use tokio::sync::{mpsc, watch};
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, debug, info, info_span};
 
 /// Limits of a server half.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -416,4 +416,103 @@ async fn refuse(mut carrier: Carrier, refusal: Refusal) {
     if carrier.send_message(Answer::Refused(refusal).encode()).await.is_ok() {
         carrier.finish(CloseReason::Refused).await;
     }
+}
+
+impl Registry {
+    /// Restores sessions. To be called before any carrier arrives.
+    pub(in crate::server) fn restore(&self, recovered: Vec<RecoveredSession>) {
+        // All are counted before one of them runs, which otherwise could take memory that the others already use.
+        let count = |session: &RecoveredSession| self.budget.reserve(session.kept.session.memory_held());
+        let held: Vec<Reservation> = recovered.iter().map(count).collect();
+        for (session, held) in recovered.into_iter().zip(held) {
+            self.restore_one(session, held);
+        }
+    }
+
+    fn restore_one(&self, recovered: RecoveredSession, held: Reservation) {
+        let table = self.table();
+        let id = recovered.identity.session;
+        if table.ended.holds(id) || table.sessions.contains_key(&id) {
+            debug!(session = %id, "removed a stored session that had ended");
+            if let Some(session_store) = &self.session_store {
+                session_store.forget(recovered.kept.slot);
+            }
+            return;
+        }
+        let stats = SessionStats::restored(&recovered.kept.session, recovered.detached_since);
+        // Connected and stored: a repeated `Open` need not wait.
+        let (_, ready) = watch::channel(Some(Ok::<(), Refusal>(())));
+        let (identity, epoch) = (recovered.identity.clone(), recovered.kept.session.epoch());
+        let (entry, task) = self.prepare(
+            &identity,
+            stats,
+            ready,
+            SessionStart::Recovered(Box::new(recovered), held),
+        );
+        entry.epochs.take(epoch);
+        info!(session = %id, user = identity.user, key = identity.account.0, remote = %identity.remote, "session restored");
+        // Refused only while this process ends; the session stays in the session store.
+        let _ = self.begin(table, entry, task);
+    }
+}
+
+/// The reason that the client half is given.
+const KILLED: &str = "ended by `bowline kill` on the server";
+
+impl ControlHandler for Registry {
+    fn report(&self) -> Boxed<'_, Report> {
+        Box::pin(async {
+            let entries = self.entries();
+            let stats: Vec<_> = entries.iter().map(|(_, entry)| Arc::clone(&entry.stats)).collect();
+            let live_stats = query_all(&stats).await;
+            let running = entries
+                .iter()
+                .zip(&live_stats)
+                .map(|((id, entry), live_stats)| SessionReport {
+                    user: Some(entry.user.clone()),
+                    key: Some(entry.account.0.clone()),
+                    peer: Some(entry.stats.outages().remote.unwrap_or(entry.opened_from)),
+                    alias: entry.upstream_from.get().copied(),
+                    ..SessionReport::new(*id, Half::Server, &entry.stats, live_stats.as_ref())
+                });
+            let mut sessions: Vec<_> = running.collect();
+            sessions.extend(ended(&self.table()));
+            Report { sessions, relay: None }
+        })
+    }
+
+    fn end(&self, kill: &KillRequest) -> Vec<String> {
+        let table = self.table();
+        let mut ended = Vec::new();
+        for name in &kill.sessions {
+            let Some(id) = SessionId::from_hex(name) else { continue };
+            let Some(entry) = table.sessions.get(&id) else { continue };
+            if !kill.only_detached || entry.stats.outages().detached_for.is_some() {
+                info!(session = %id, "ending the session: requested by `bowline kill`");
+                entry.end(KILLED);
+                ended.push(name.clone());
+            }
+        }
+        ended
+    }
+}
+
+impl Registry {
+    fn entries(&self) -> Vec<(SessionId, Arc<Entry>)> {
+        let table = self.table();
+        // A session that is not open yet is not shown.
+        let open = table
+            .sessions
+            .iter()
+            .filter(|(_, entry)| matches!(*entry.ready.borrow(), Some(Ok(()))));
+        open.map(|(id, entry)| (*id, Arc::clone(entry))).collect()
+    }
+}
+
+fn ended(table: &SessionTable) -> impl Iterator<Item = SessionReport> {
+    table.ended.latest().map(|(session, why, age)| SessionReport {
+        age_ms: u64::try_from(age.as_millis()).ok(),
+        reason: Some(why.to_owned()),
+        ..SessionReport::gone(session, Half::Server)
+    })
 }

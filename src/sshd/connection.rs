@@ -1,22 +1,22 @@
 //! The life of one connection: greeting, login in time, service, end. Nothing it started outlives it.
 
-use std::borrow::Cow;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
-
+use super::handler::{ConnectionError, Handler};
+use super::startups::Startup;
+use super::{Shared, channel_queue};
 use russh::keys::{Algorithm, PrivateKey};
 use russh::server::{Config, RunningSession};
 use russh::{Disconnect, Limits, MethodKind, MethodSet, Preferred, SshId};
+use std::borrow::Cow;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{Instrument, debug, info_span};
-
-use super::Shared;
-use super::cancellable_stream::CancellableStream;
-use super::channel_queue;
-use super::handler::{ConnectionError, Handler};
-use super::startups::Startup;
 
 /// Time to log in, as sshd's LoginGraceTime.
 const LOGIN_GRACE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -145,4 +145,49 @@ async fn farewell(session: &mut RunningSession<Handler>, cut: &CancellationToken
     }
     cut.cancel();
     session.await
+}
+
+/// Reads and writes fail with `ConnectionAborted` from the moment its token is cancelled.
+pub(super) struct CancellableStream {
+    stream: TcpStream,
+    // One waiter for each direction: they are polled with wakers of their own.
+    read_cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    write_cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl CancellableStream {
+    pub(super) fn new(stream: TcpStream, cut: &CancellationToken) -> CancellableStream {
+        let waiter = || Box::pin(cut.clone().cancelled_owned());
+        CancellableStream {
+            stream,
+            read_cut: waiter(),
+            write_cut: waiter(),
+        }
+    }
+}
+
+impl AsyncRead for CancellableStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.read_cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for CancellableStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.write_cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

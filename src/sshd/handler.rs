@@ -1,22 +1,21 @@
 //! What russh calls as messages of one connection come in. Each call is short: work goes to the connection's tasks.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-use russh::keys::{Certificate, PublicKey};
-use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
-use thiserror::Error;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::info;
-
+use super::Shared;
 use super::agent::AgentSocket;
 use super::channel::Channels;
 use super::session::{Program, SessionChannel};
 use super::startups::Startup;
-use super::{Shared, auth, channel_queue, forward, pty};
+use super::{channel_queue, forward, pty};
+use russh::keys::{Algorithm, Certificate, PublicKey};
+use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info};
 
 /// Most ports one connection may have forwarded to its client.
 const MAX_REMOTE_FORWARDS: usize = 64;
@@ -82,7 +81,7 @@ impl Handler {
     }
 
     async fn judge_key(&self, user: &str, key: &PublicKey, algorithm: &russh::keys::Algorithm) -> Auth {
-        auth::judge(&self.shared, user, key, algorithm, self.peer.ip()).await
+        judge(&self.shared, user, key, algorithm, self.peer.ip()).await
     }
 
     fn start(&mut self, id: ChannelId, program: Program, session: &mut Session) -> Result<(), ConnectionError> {
@@ -361,4 +360,34 @@ impl russh::server::Handler for Handler {
         let forward = self.remote_forwards.remove(&(address.to_owned(), port));
         Ok(forward.inspect(CancellationToken::cancel).is_some())
     }
+}
+
+/// Answers for one offered key, signed or not.
+pub(super) async fn judge(
+    shared: &Arc<Shared>,
+    user: &str,
+    key: &PublicKey,
+    algorithm: &Algorithm,
+    source: IpAddr,
+) -> Auth {
+    if matches!(algorithm, Algorithm::Rsa { hash: None }) {
+        debug!(user, %source, "refused: RSA with SHA-1");
+        return Auth::reject();
+    }
+    // Asked for other users' names too: the answer must take as long.
+    let known = ask(shared, user, key, source).await;
+    if known && user == shared.account.name {
+        return Auth::Accept;
+    }
+    let fingerprint = key.fingerprint(Default::default());
+    info!(user, %source, %fingerprint, "login refused");
+    Auth::reject()
+}
+
+async fn ask(shared: &Arc<Shared>, user: &str, key: &PublicKey, source: IpAddr) -> bool {
+    let (authorize, user, key) = (shared.authorize.clone(), user.to_owned(), key.clone());
+    // It reads files, and may hang on a network file system. A panic in it is a no.
+    tokio::task::spawn_blocking(move || authorize(&user, &key, source))
+        .await
+        .unwrap_or(false)
 }

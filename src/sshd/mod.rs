@@ -6,8 +6,6 @@
 
 mod account;
 mod agent;
-mod auth;
-mod cancellable_stream;
 mod channel;
 mod channel_queue;
 mod connection;

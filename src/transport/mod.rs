@@ -4,7 +4,6 @@
 //! their [`Protocol`]: the ALPN name, and what the peer may open and send.
 
 mod accept;
-mod duplex;
 mod error;
 pub(crate) mod handshake_limiter;
 pub mod quic;
@@ -12,9 +11,9 @@ mod race;
 pub mod tls;
 
 pub(crate) use accept::{accept_quic, accept_tls, tcp_listener};
-pub use duplex::{Duplex, TransportStats, WithoutStats};
 pub use error::{ConfigError, ConnectError, NoPeerKey};
 pub(crate) use race::{ATTEMPT_DELAY, race};
+pub use tls::{Duplex, TransportStats, WithoutStats};
 
 use bytes::Bytes;
 use quinn::VarInt;

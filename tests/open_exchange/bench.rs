@@ -1,7 +1,7 @@
 //! A server half without sockets, an upstream that counts its connections, and clients made by hand.
 #![allow(clippy::unwrap_used)]
 
-use bowline::carrier::{Carrier, memory};
+use bowline::carrier::{Carrier, in_process};
 use bowline::connection;
 use bowline::identity::raw_key::TlsKey;
 use bowline::pump::{
@@ -75,7 +75,7 @@ impl Bench {
     pub(crate) fn dial(&self, key: &'static [u8]) -> DuplexStream {
         let (ours, theirs) = duplex(64 * 1024);
         let carrier_acceptor = self.carrier_acceptor.clone();
-        let carrier = memory::carrier(theirs, Bytes::from_static(key), [0; 32]);
+        let carrier = in_process(theirs, Bytes::from_static(key), [0; 32]);
         self.tasks
             .borrow_mut()
             .spawn(async move { carrier_acceptor.receive(carrier).await });
@@ -83,7 +83,7 @@ impl Bench {
     }
 
     pub(crate) fn carrier(&self, key: &'static [u8]) -> Carrier {
-        memory::carrier(self.dial(key), Bytes::from_static(b"server"), [0; 32])
+        in_process(self.dial(key), Bytes::from_static(b"server"), [0; 32])
     }
 
     /// One hello on a carrier of its own, and its answer.

@@ -3,8 +3,8 @@
 use bytes::BytesMut;
 
 use super::codec::{RelayStreamError, read_message, send_message};
-use super::config::{RelayWindow, accepted_key};
 use super::dial::DialSettings;
+use super::dial::{RelayWindow, accepted_key};
 use super::stream::ViaStream;
 use super::{RelayAddress, RelayTransport};
 use crate::identity::raw_key::TlsKey;

@@ -5,28 +5,23 @@
 //! both ends use the same TLS as on every other path: nothing here authenticates the other half,
 //! and a relay is trusted only to be available.
 
-mod address_source;
-mod backoff;
 mod codec;
-mod config;
 mod connect;
 mod control;
 mod dial;
 mod keepalive;
-mod listener;
 mod register;
 mod registration;
 mod stream;
 
-pub use address_source::{AddressSource, ResolveFuture};
-pub use backoff::Backoff;
 pub use codec::RelayStreamError;
 pub(crate) use codec::{read_message, send_message};
-pub use config::RelayWindow;
 pub use connect::{RelayConnectError, RelayConnectRequest, connect};
+pub use dial::RelayWindow;
 pub use keepalive::{Keepalive, KeepaliveAction};
-pub(crate) use listener::{AcceptedConnection, accept_quic, accept_tls};
+pub use register::{AddressSource, ResolveFuture};
 pub use register::{RegisterError, RegistrationSettings};
+pub use registration::Backoff;
 pub use registration::{Registration, RegistrationState};
 pub use stream::ViaStream;
 

@@ -1,25 +1,26 @@
 //! One attempt of a server half to register at a relay: tries all addresses over both transports
 //! and returns the first that succeeds.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
-
-use bytes::BytesMut;
-
 use super::RelayTransport;
-use super::address_source::AddressSource;
 use super::codec::{RelayStreamError, read_message, send_message};
-use super::config::{RelayWindow, accepted_key};
 use super::control::ControlConnection;
 use super::dial::DialSettings;
+use super::dial::{RelayWindow, accepted_key};
 use super::stream::ViaStream;
 use crate::clock;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::transport::quic::MtuCap;
 use crate::transport::{self, ATTEMPT_DELAY, ConnectError};
 use crate::wire::{DialToken, KeyDigest, Refusal, RelayMessage, RelayRefusalCode, Statement};
+use bytes::BytesMut;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// Longest attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -178,4 +179,17 @@ impl RegistrationDialer {
         };
         settings.dial(address, transport).await
     }
+}
+
+/// A future of resolved addresses.
+pub type ResolveFuture<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
+
+/// Resolves the addresses of a relay.
+pub trait AddressSource: Send + Sync {
+    /// The relay's addresses, best first. At most four are dialled. TCP uses the same port number
+    /// as UDP.
+    ///
+    /// # Errors
+    /// The name cannot be resolved, and no earlier answer is cached.
+    fn addresses(&self) -> ResolveFuture<'_, Vec<SocketAddr>>;
 }

@@ -81,7 +81,7 @@ impl ViaStream {
         }
     }
 
-    pub(super) fn of_tls(stream: TlsStream<Box<dyn Duplex>>, remote: SocketAddr) -> ViaStream {
+    pub(crate) fn of_tls(stream: TlsStream<Box<dyn Duplex>>, remote: SocketAddr) -> ViaStream {
         ViaStream {
             inner: Inner::Tls(Box::new(stream)),
             remote,

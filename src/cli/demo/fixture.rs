@@ -1,18 +1,6 @@
 //! What the demo plays on: sshd, the server half, the path, and the keys, all in this process and on loopback.
 
-use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-
-use russh::keys::ssh_key::LineEnding;
-use russh::keys::ssh_key::private::Ed25519Keypair;
-use russh::keys::{PrivateKey, PublicKey};
-use tokio_util::sync::CancellationToken;
-
 use super::DemoError;
-use super::folder::Folder;
 use super::path::Path;
 use crate::carrier::listen_quic;
 use crate::cli::logging::LogSettings;
@@ -26,6 +14,19 @@ use crate::session::SessionConfig;
 use crate::sshd::{Sshd, SshdConfig};
 use crate::tasks::Tasks;
 use crate::transport::quic::{EndpointSecrets, QuicLimits, QuicListener, bind};
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::ssh_key::private::Ed25519Keypair;
+use russh::keys::{PrivateKey, PublicKey};
+use std::ffi::OsString;
+use std::fs::{OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{self, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 /// The host's name in ssh's configuration.
 pub(super) const HOST: &str = "bowline-demo";
@@ -186,4 +187,63 @@ fn loopback_socket() -> Result<std::net::UdpSocket, DemoError> {
 
 fn new_key() -> PrivateKey {
     Ed25519Keypair::from_seed(&random::bytes()).into()
+}
+
+/// A temporary folder that nobody else can look into. Removed with all that is in it when it is dropped.
+pub(super) struct Folder(TempDir);
+
+impl Folder {
+    /// Makes it where the system keeps such things (`$TMPDIR`, else `/tmp`).
+    ///
+    /// # Errors
+    /// `DemoError::Folder`.
+    pub(super) fn make() -> Result<Folder, DemoError> {
+        let mut options = tempfile::Builder::new();
+        options
+            .prefix("bowline-demo-")
+            .permissions(Permissions::from_mode(0o700));
+        let made = options.tempdir();
+        made.map(Folder).map_err(|source| DemoError::Folder {
+            parent: std::env::temp_dir(),
+            source,
+        })
+    }
+
+    /// Where `name` is in it.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file that only the user can read.
+    ///
+    /// # Errors
+    /// `DemoError::File`.
+    pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<PathBuf, DemoError> {
+        let path = self.path(name);
+        match write_private(&path, content) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(DemoError::File { path, source }),
+        }
+    }
+}
+
+fn write_private(path: &path::Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_can_look_in_and_nothing_stays() {
+        let folder = Folder::make().unwrap();
+        let file = folder.write("key", b"secret").unwrap();
+        let mode = |path: &path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(folder.0.path()), mode(&file)), (0o700, 0o600));
+        let path = folder.0.path().to_owned();
+        drop(folder);
+        assert!(!path.exists());
+    }
 }

@@ -4,7 +4,6 @@
 
 mod counter;
 mod fixture;
-mod folder;
 mod keys;
 mod openssh;
 mod outage;
@@ -16,7 +15,6 @@ mod script;
 mod shell;
 mod ssh_client;
 mod table;
-mod timeline;
 mod transfer;
 
 use std::io;

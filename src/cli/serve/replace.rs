@@ -1,20 +1,20 @@
 //! A second `bowline serve` at the same address: reports the running one, or replaces it.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tracing::{info, warn};
-
 use super::ServeSettings;
 use super::holders::{Holder, holder, holders};
 use super::prepare::{Draft, NoPorts, Ports};
 use crate::cli::report::{self, Failure};
 use crate::clock;
-use crate::server::handover::{Endpoint, Handover};
-use crate::server::ipc::TakeoverRefusal;
+use crate::server::handover::{Endpoint, Handover, Listener};
+use crate::server::ipc::{ControlListener, TakeoverRefusal};
+use crate::server::supervisor::ServiceManager;
 use crate::server::takeover::{RunningKeeper, RunningKeepers, TakeoverError, find_running_keepers};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
 
 /// A running keeper answers within milliseconds, or within a second if it is just asking sshd.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -210,5 +210,55 @@ fn kill(keeper: u32, endpoint: Endpoint) {
             "the running keeper does not answer: killed; its worker starts another keeper and the sessions continue"
         );
         let _ = pidfd_send_signal(&watch, Signal::KILL);
+    }
+}
+
+/// The source of a keeper's existing sockets and sessions.
+pub(super) enum Predecessor<'a> {
+    /// A service manager, which may have stored descriptors of the previous keeper.
+    Manager(ServiceManager),
+    /// Another keeper.
+    Keeper(&'a mut Handover),
+}
+
+impl Predecessor<'_> {
+    /// Bound sockets.
+    pub(super) fn listeners(&self) -> &[Listener] {
+        match self {
+            Predecessor::Manager(manager) => manager.listeners(),
+            Predecessor::Keeper(handover) => handover.listeners(),
+        }
+    }
+
+    /// The built-in SSH server's listening socket.
+    pub(super) fn sidecar_input(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Predecessor::Manager(_) => None,
+            Predecessor::Keeper(handover) => handover.sidecar_input(),
+        }
+    }
+
+    /// The socket on which other keepers ask who is running.
+    pub(super) fn control_listener(&self) -> Option<&ControlListener> {
+        match self {
+            Predecessor::Manager(_) => None,
+            Predecessor::Keeper(handover) => handover.control_listener(),
+        }
+    }
+
+    /// How many sessions the service manager can store, of `wanted`; `None` if it stores none.
+    pub(super) fn max_stored_sessions(&mut self, wanted: usize) -> Option<usize> {
+        match self {
+            Predecessor::Manager(manager) => manager.max_stored_sessions(wanted),
+            Predecessor::Keeper(handover) => handover.max_stored_sessions(wanted),
+        }
+    }
+
+    /// The service manager. With another keeper's handover it is part of that.
+    pub(super) fn into_manager(self) -> ServiceManager {
+        match self {
+            Predecessor::Manager(manager) => manager,
+            Predecessor::Keeper(_) => ServiceManager::default(),
+        }
     }
 }

@@ -1,16 +1,17 @@
 //! A file that is to be changed: read, shown as a diff, and replaced in one step.
 
-use std::fmt::Write as _;
-use std::fs::{self, File, Metadata, Permissions};
-use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
-
+use super::say;
+use crate::cli::args::SetupArgs;
+use crate::cli::report::{self, Failure};
+use crate::wire::Escaped;
 use rustix::process::geteuid;
 use similar::TextDiff;
+use std::fmt::Write as _;
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
-
-use crate::wire::Escaped;
 
 /// As many as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -257,6 +258,60 @@ pub(super) fn diff(path: &Path, old: Option<&[u8]>, new: Option<&[u8]>) -> Strin
     shown
 }
 
+/// Who says yes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consent {
+    /// The user, at the terminal.
+    Ask,
+    /// Whoever gave `--yes`.
+    Given,
+    /// Nobody: `--dry-run`.
+    DryRun,
+}
+
+impl Consent {
+    pub(super) fn of(args: &SetupArgs) -> Self {
+        match (args.yes, args.dry_run) {
+            (_, true) => Consent::DryRun,
+            (true, false) => Consent::Given,
+            (false, false) => Consent::Ask,
+        }
+    }
+
+    /// Shows the diffs; whether to go on.
+    ///
+    /// # Errors
+    /// The answer is no, or there is nobody to ask.
+    pub(super) fn to(self, diffs: &str) -> Result<bool, Failure> {
+        say(diffs);
+        match self {
+            Consent::Given => Ok(true),
+            Consent::DryRun => {
+                say("nothing was changed (--dry-run)\n");
+                Ok(false)
+            }
+            Consent::Ask if !(io::stdin().is_terminal() && io::stdout().is_terminal()) => Err(report::nobody_to_ask()),
+            Consent::Ask if is_yes(&asked()) => Ok(true),
+            Consent::Ask => Err(report::declined()),
+        }
+    }
+}
+
+/// The end of input is an answer too.
+fn asked() -> String {
+    say("Make this change? [y/N] ");
+    let _ = io::stdout().flush();
+    let mut answer = String::new();
+    if !matches!(io::stdin().read_line(&mut answer), Ok(1..)) {
+        say("\n");
+    }
+    answer
+}
+
+fn is_yes(answer: &str) -> bool {
+    ["y", "yes"].iter().any(|yes| answer.trim().eq_ignore_ascii_case(yes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,5 +399,15 @@ mod tests {
         );
         let anew = diff(Path::new("/f"), None, Some(b"a\n"));
         assert_eq!(anew, "--- /dev/null\n+++ /f\n@@ -0,0 +1 @@\n+a\n");
+    }
+
+    #[test]
+    fn only_yes_is_yes() {
+        for yes in ["y\n", "Y", " yes \r\n"] {
+            assert!(is_yes(yes), "{yes:?}");
+        }
+        for no in ["", "\n", "n", "yess", "y y"] {
+            assert!(!is_yes(no), "{no:?}");
+        }
     }
 }

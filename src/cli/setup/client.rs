@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::block::{self, Block};
+use super::change::Consent;
 use super::change::{Modes, Original, diff};
-use super::consent::Consent;
 use super::say;
 use super::ssh_query::{self, Answer, Route};
 use crate::cli::args::SetupArgs;

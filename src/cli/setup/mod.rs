@@ -5,7 +5,6 @@
 mod block;
 mod change;
 mod client;
-mod consent;
 mod server;
 mod ssh_query;
 

@@ -1,6 +1,5 @@
 //! `bowline status`: asks every process of bowline that may be asked, and shows what they tell.
 
-mod columns;
 mod gather;
 mod human;
 mod screen;

@@ -1,13 +1,12 @@
 //! The table of sessions, that of a relay's paths, and what stands below them.
 
-use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::path::Path;
-
-use super::columns::{self, Column};
 use super::gather::{Overview, ServerReport, Silent};
 use super::human::{age_of, round_trip, short_fingerprint, short_id, size, state, who};
 use crate::observe::{PathReport, RelayReport, SessionReport, State};
+use crate::wire::Escaped;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
 
 const TERMINAL: &str = "TERMINAL";
 const LAST_KEY: &str = "LAST KEY";
@@ -162,7 +161,7 @@ pub(super) fn rows(overview: &Overview, width: Option<usize>) -> Vec<Row> {
     let kinds = overview.sessions.iter().map(|session| Kind::Session(session.state));
     add(&mut rows, session_lines(&overview.sessions, width), kinds);
     for relay in overview.relays.iter().filter(|relay| relay.splices > 0) {
-        let lines = columns::lines(&PATH_COLUMNS.each_ref(), &relay.paths, width);
+        let lines = lines(&PATH_COLUMNS.each_ref(), &relay.paths, width);
         add(&mut rows, lines, relay.paths.iter().map(|_| Kind::Path));
         let untold = relay.splices.saturating_sub(relay.paths.len() as u64);
         if untold > 0 {
@@ -179,7 +178,7 @@ fn session_lines(sessions: &[SessionReport], width: Option<usize>) -> Vec<String
     let columns = COLUMNS.each_ref();
     let is_shown = |column: &&&Column<SessionReport>| has_terminals || ![TERMINAL, LAST_KEY].contains(&column.name);
     let columns: Vec<_> = columns.iter().filter(is_shown).copied().collect();
-    columns::lines(&columns, sessions, width)
+    lines(&columns, sessions, width)
 }
 
 fn add(rows: &mut Vec<Row>, lines: Vec<String>, kinds: impl ExactSizeIterator<Item = Kind>) {
@@ -273,6 +272,65 @@ fn joined(all: &[String]) -> Option<String> {
 
 fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())
+}
+
+/// Between columns.
+const GAP: &str = "  ";
+
+/// One column.
+pub(super) struct Column<T> {
+    pub(super) name: &'static str,
+    /// The lower, the longer it stays; up to 2 it always does.
+    pub(super) rank: u8,
+    pub(super) cell: fn(&T) -> String,
+}
+
+/// A heading and a line for each of `all`.
+pub(super) fn lines<T>(columns: &[&Column<T>], all: &[T], width: Option<usize>) -> Vec<String> {
+    let rows: Vec<Vec<String>> = all.iter().map(|one| row(columns, one)).collect();
+    let longest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|column| longest(column).max(columns[column].name.len()))
+        .collect();
+    let shown = chosen(columns, &widths, width);
+    let heading = columns.iter().map(|column| column.name.to_owned()).collect();
+    let all = std::iter::once(&heading).chain(&rows);
+    all.map(|cells: &Vec<String>| cut(&line(cells, &shown, &widths), width))
+        .collect()
+}
+
+fn row<T>(columns: &[&Column<T>], one: &T) -> Vec<String> {
+    // Names and reasons may be a stranger's words.
+    let cells = columns.iter().map(|column| Escaped(&(column.cell)(one)).to_string());
+    cells.collect()
+}
+
+/// Which columns fit.
+fn chosen<T>(columns: &[&Column<T>], widths: &[usize], width: Option<usize>) -> Vec<usize> {
+    let mut shown: Vec<usize> = (0..columns.len()).collect();
+    let needed = |shown: &[usize]| -> usize {
+        let own: usize = shown.iter().map(|column| widths[*column]).sum();
+        own + GAP.len() * shown.len().saturating_sub(1)
+    };
+    while let Some(width) = width
+        && needed(&shown) > width
+        && let Some(least) = shown.iter().max_by_key(|column| columns[**column].rank).copied()
+        && columns[least].rank > 2
+    {
+        shown.retain(|column| *column != least);
+    }
+    shown
+}
+
+fn line(cells: &[String], shown: &[usize], widths: &[usize]) -> String {
+    let padded = shown
+        .iter()
+        .map(|column| format!("{:<width$}", cells[*column], width = widths[*column]));
+    padded.collect::<Vec<_>>().join(GAP)
+}
+
+fn cut(line: &str, width: Option<usize>) -> String {
+    line.chars().take(width.unwrap_or(usize::MAX)).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Probes one path, from the first packet to sshd's banner.
 
 use super::super::dialer::Dialer;
+use super::super::dialer::icmp_error;
 use super::super::failures::SmallMtu;
-use super::super::icmp_error::icmp_error;
 use super::super::{ClientConfig, TrustError};
 use super::authorization::{Authorizer, Deadline};
 use super::{CheckedPath, Diagnosis};

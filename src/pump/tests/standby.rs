@@ -6,7 +6,7 @@ use tokio::sync::watch;
 /// The far end of one more carrier, which stands by.
 fn standing(stand: &Stand) -> DuplexStream {
     let (peer, standing) = duplex(1 << 20);
-    let carrier = memory::carrier(standing, Bytes::new(), [0; 32]);
+    let carrier = in_process(standing, Bytes::new(), [0; 32]);
     let standby = PathEvent::Standby(Box::new(carrier));
     assert!(stand.path_events.try_send(standby).is_ok());
     peer

@@ -1,21 +1,22 @@
 //! One question to sshd, from the first packet to its answer.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-
-use russh::MethodSet;
-use tokio::time::timeout;
-use tracing::info;
-
 use super::super::connect_sshd::{Client, ConnectSshd, Purpose};
 use super::super::failures::Failures;
-use super::confirmed::Confirmed;
 use super::query::{KeyAnswer, MAX_QUERIES, Query};
 use super::sources::Sources;
 use super::{AskError, AskLimits, Proof, SshdVerdict};
 use crate::clock;
 use crate::identity::authorized_keys::is_for_address;
 use crate::identity::statement::ProvenKey;
+use aws_lc_rs::digest::{SHA256, digest};
+use parking_lot::Mutex;
+use russh::MethodSet;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use tracing::info;
 
 /// Asks sshd, and knows who was accepted and who failed.
 #[derive(Debug)]
@@ -197,4 +198,47 @@ fn other_method(methods: &MethodSet) -> AskError {
     AskError::OtherMethod {
         first: names.join(",").into(),
     }
+}
+
+/// How long such an answer is valid. sshd is asked about the key itself at each open; only a new `from=` option on it
+/// may go unnoticed for this long. An sshd with penalties counts each question against one address of this machine.
+const CONFIRMED_TTL: Duration = Duration::from_secs(600);
+
+/// The most answers, about 100 bytes each. Beyond it the oldest is removed.
+const MAX_CONFIRMED: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(super) struct Confirmed(Mutex<Entries>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    until: HashMap<[u8; 32], Instant>,
+    /// Oldest first.
+    order: VecDeque<[u8; 32]>,
+}
+
+impl Confirmed {
+    pub(super) fn contains(&self, user: &str, key: &ProvenKey, now: Instant) -> bool {
+        let entries = self.0.lock();
+        entries.until.get(&name(user, key)).is_some_and(|until| now < *until)
+    }
+
+    pub(super) fn insert(&self, user: &str, key: &ProvenKey, now: Instant) {
+        let mut entries = self.0.lock();
+        let name = name(user, key);
+        if entries.until.insert(name, now + CONFIRMED_TTL).is_none() {
+            entries.order.push_back(name);
+        }
+        while entries.order.len() > MAX_CONFIRMED {
+            let Some(oldest) = entries.order.pop_front() else { break };
+            entries.until.remove(&oldest);
+        }
+    }
+}
+
+fn name(user: &str, key: &ProvenKey) -> [u8; 32] {
+    let length = u64::try_from(user.len()).unwrap_or(u64::MAX).to_be_bytes();
+    let all = [&length, user.as_bytes(), &key.blob].concat();
+    let digest = digest(&SHA256, &all);
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }

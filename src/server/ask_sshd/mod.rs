@@ -4,7 +4,6 @@
 //! its whole policy. This module only decides how often it is asked, and for whom.
 
 mod asker;
-mod confirmed;
 mod greeting;
 mod inspect;
 mod penalties;

@@ -1,7 +1,7 @@
 //! Why sessions have ended, in memory that outlives the process: a fixed number of entries, of which the oldest is
 //! overwritten.
 
-use super::checksum::checksum;
+use super::fields::checksum;
 use super::fields::{Reader, Writer};
 use crate::clock;
 use crate::memory::{Mapping, memory_file};

@@ -4,7 +4,7 @@
 //! valid one: the other slot is written in full, then a single store changes the mark. If a crash interrupts this, the
 //! mark still names a complete record; a damaged record is never taken for an older one.
 
-use super::checksum::checksum;
+use super::fields::checksum;
 use super::fields::{Reader, Writer};
 use crate::fault;
 use crate::server::authority::Account;

@@ -5,7 +5,6 @@
 //! makes one worker the owner, and the list of closed sessions. [`FdStore`] is where the descriptors are. A worker
 //! that ends gracefully leaves no more behind than one that is killed.
 
-mod checksum;
 mod closed_sessions;
 mod counters;
 mod fields;

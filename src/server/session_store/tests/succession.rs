@@ -1,7 +1,7 @@
 //! A session between a real pump of a client half and successive workers that die at every possible point.
 
 use super::*;
-use crate::carrier::memory::carrier;
+use crate::carrier::in_process;
 use crate::connection::{Accepted, Role};
 use crate::fault::rehearsal::{Crashed, crash_after};
 use crate::pump::{Budget, MAX_COMMANDS, MAX_PATH_EVENTS, NewLead, PathEvent, Pump, PumpParts, SessionStats};
@@ -132,7 +132,7 @@ async fn worker(client: &Client, kept: StoredSession, session_store: &SessionSto
     let (ours, theirs) = duplex(64 * 1024);
     let lead = |stream, (received, window)| {
         PathEvent::Lead(Box::new(NewLead {
-            carrier: carrier(stream, Bytes::new(), [0; 32]),
+            carrier: in_process(stream, Bytes::new(), [0; 32]),
             accepted: Accepted {
                 epoch: Epoch::new(epoch),
                 received,
