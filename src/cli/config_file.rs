@@ -28,6 +28,7 @@ use toml::Spanned;
 
 use super::args::{ClientTable, RelayOptions, ServeOptions, SshdOptions};
 use super::values::{LogFormat, Written};
+use crate::identity::glob_matches;
 
 /// The file's content. Without a file: empty.
 #[derive(Debug, Default, Deserialize)]
@@ -160,40 +161,12 @@ pub(super) fn matches_host(patterns: &str, host: &str) -> bool {
     for pattern in patterns.split([' ', ',']).filter(|pattern| !pattern.is_empty()) {
         let pattern = pattern.to_ascii_lowercase();
         match pattern.strip_prefix('!') {
-            Some(excluded) if matches_glob(excluded.as_bytes(), host.as_bytes()) => return false,
+            Some(excluded) if glob_matches(host.as_bytes(), excluded.as_bytes()) => return false,
             Some(_) => {}
-            None => found |= matches_glob(pattern.as_bytes(), host.as_bytes()),
+            None => found |= glob_matches(host.as_bytes(), pattern.as_bytes()),
         }
     }
     found
-}
-
-/// Whether the whole of `text` fits. Work is bounded by the product of both lengths.
-fn matches_glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    // Where to go on after a mismatch: behind the last `*`, one character of text further than last time.
-    let mut retry = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                p += 1;
-                retry = Some((p, t));
-            }
-            Some(byte) if *byte == b'?' || *byte == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match retry {
-                Some((behind_star, from)) => {
-                    p = behind_star;
-                    t = from + 1;
-                    retry = Some((p, t));
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
 /// The key and the known ones from serde's own message, which has no other form to give them in:

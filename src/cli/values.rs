@@ -108,6 +108,8 @@ pub(crate) enum ValueError {
     Relay(#[from] RelayNameError),
 }
 
+// By hand: humantime also takes `M`, a month of 30.44 days. With that, a capital letter makes two and a
+// half years of 30 minutes.
 impl Value for Duration {
     const EXPECTED: &'static str = "a duration such as 250ms, 90s, 12h, 7d or 1h30m";
 

@@ -1,5 +1,6 @@
 //! `known_hosts` files, as ssh(1) reads them, and the verdict on a server's keys.
 //!
+//! By hand: russh's reader knows no `@cert-authority`, no `@revoked` and no negated patterns.
 //! Follows OpenSSH's `hostfile.c` and `check_host_key()` in `sshconnect.c`, with one difference:
 //! ssh sees one host key per connection, bowline sees all keys that the server half has proved, so
 //! the verdict is about all of them. What happens with an unknown host is decided elsewhere.

@@ -1,5 +1,6 @@
 //! One session channel: its preparation (environment, terminal, agent), then the one program it runs.
 
+use crate::identity::glob_matches;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -64,7 +65,11 @@ impl SessionChannel {
     pub(super) fn set_env(&mut self, name: &str, value: &str, accepted: &[String]) -> bool {
         let sound = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
         let small = name.len().max(value.len()) <= MAX_ENV_BYTES && self.env.len() < MAX_ENV;
-        let set = sound && small && accepted.iter().any(|pattern| matches_pattern(pattern, name));
+        let set = sound
+            && small
+            && accepted
+                .iter()
+                .any(|pattern| glob_matches(name.as_bytes(), pattern.as_bytes()));
         if set {
             self.env.push((name.to_owned(), value.to_owned()));
         }
@@ -191,25 +196,5 @@ impl SessionChannel {
         }
         let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
         self.env.iter().cloned().chain(fixed).collect()
-    }
-}
-
-fn matches_pattern(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(start) => name.starts_with(start),
-        None => pattern == name,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_matches_its_name_or_any_rest() {
-        assert!(matches_pattern("LC_*", "LC_ALL"));
-        assert!(matches_pattern("LANG", "LANG"));
-        assert!(!matches_pattern("LANG", "LANGUAGE"));
-        assert!(!matches_pattern("LC_*", "LD_PRELOAD"));
     }
 }

@@ -116,7 +116,7 @@ impl Key {
 }
 
 fn is_rule(default: &str) -> bool {
-    default.contains(' ') || default == "none"
+    default.contains(' ') || ["none", "never"].contains(&default)
 }
 
 /// The sentence of the long help that says what holds where nothing is said.

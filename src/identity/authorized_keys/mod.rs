@@ -23,7 +23,7 @@ use line::{Conditions, KeyLine};
 
 pub use line::LineError;
 use pattern::SOURCE_ADDRESS;
-pub use pattern::{ListMatch, address_in_list, is_for_address, wildcard};
+pub use pattern::{ListMatch, address_in_list, is_for_address};
 
 /// Largest file, in bytes: about 10,000 keys.
 const MAX_FILE_LEN: u64 = 4 * 1024 * 1024;

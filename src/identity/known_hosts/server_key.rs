@@ -9,7 +9,7 @@ use russh::keys::ssh_key::{Algorithm, Certificate, Fingerprint, HashAlg, PublicK
 use thiserror::Error;
 
 use super::super::opaque_key::ReadKey;
-use super::pattern;
+use crate::identity::glob_matches;
 
 /// The DER before the 32 key bytes in the SPKI of an Ed25519 key (RFC 8410 section 4).
 const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -129,7 +129,7 @@ impl ServerKey {
         certificate.cert_type() == CertType::Host
             && certificate.critical_options().is_empty()
             && certificate.signature().algorithm() != (Algorithm::Rsa { hash: None })
-            && principals.any(|principal| pattern::glob_matches(name.as_bytes(), principal.as_bytes()))
+            && principals.any(|principal| glob_matches(name.as_bytes(), principal.as_bytes()))
             && certificate.validate_at(now.as_secs(), &authority).is_ok()
     }
 }

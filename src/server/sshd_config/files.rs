@@ -1,6 +1,6 @@
 //! The lines of sshd's configuration files, split into words as sshd does.
 //!
-//! Their effect is read from `sshd -T`. The files are read for what that does not print: the criteria of `Match`, the
+//! By hand, because no crate reads sshd_config as sshd does. Their effect is read from `sshd -T`. The files are read for what that does not print: the criteria of `Match`, the
 //! position of each line, and the host keys if sshd cannot be asked.
 
 use std::fmt;
@@ -8,7 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::identity::authorized_keys::{Stamp, wildcard};
+use crate::identity::authorized_keys::Stamp;
+use crate::identity::glob_matches;
 
 /// Base folder of relative `Include` paths.
 const SSH_FOLDER: &str = "/etc/ssh";
@@ -191,7 +192,7 @@ impl ConfigFiles {
         for entry in entries {
             let file = entry.map_err(failed)?.file_name();
             let text = file.to_string_lossy();
-            if wildcard(&text, name) && (!text.starts_with('.') || name.starts_with('.')) {
+            if glob_matches(text.as_bytes(), name.as_bytes()) && (!text.starts_with('.') || name.starts_with('.')) {
                 files.push(folder.join(&file));
             }
         }

@@ -1,5 +1,8 @@
 //! Which hosts are reached through a proxy: from the configuration, or from the environment with
 //! curl's rules.
+//!
+//! By hand: hyper-util's matcher knows no ports in NO_PROXY, and ignores a variable that cannot be
+//! used instead of naming it.
 
 use std::net::IpAddr;
 use std::str::FromStr;
