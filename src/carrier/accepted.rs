@@ -130,7 +130,7 @@ impl AuthenticatedClient {
 /// The address of a peer in the same process.
 pub const IN_PROCESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// A carrier over `stream` whose peer counts as having proved `peer_key`.
+/// A carrier inside one process, over any byte stream, which adds no security of its own. Its peer counts as having proved `peer_key`.
 pub fn in_process<S>(stream: S, peer_key: Bytes, exporter: [u8; 32]) -> Carrier
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

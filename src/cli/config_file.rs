@@ -48,7 +48,7 @@ pub(super) struct ConfigFile {
 /// The configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// It is there, or was asked for, and cannot be read.
+    /// The file exists or was named, but cannot be read.
     #[error("cannot read the configuration file {}: {source}", path.display())]
     CannotRead {
         /// The file.
@@ -94,7 +94,7 @@ impl ConfigError {
 }
 
 impl ConfigFile {
-    /// Reads `asked`, which must be there, or else `usual`, which need not.
+    /// Reads the file `asked`, which must exist. Without it, reads `usual` if that exists.
     ///
     /// # Errors
     /// The file cannot be read, is not TOML, or holds an unknown key or a bad value.
@@ -112,7 +112,7 @@ impl ConfigFile {
         }
     }
 
-    /// The settings for HOST, as ssh was given it.
+    /// The settings for a host, as the user gave it to ssh.
     pub(super) fn client(&self, host: &str) -> ClientTable {
         let mut tables: Vec<_> = self.host.iter().collect();
         tables.sort_by_key(|(pattern, _)| pattern.span().start);

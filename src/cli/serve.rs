@@ -280,6 +280,9 @@ fn authorizer(word: Option<AuthWord>, file: Option<PathBuf>) -> Result<Authorize
 const MIN_FAILED_START_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The start time of a command, if a service manager restarts it.
+///
+/// The manager restarts the unit at once and without limit, while its sessions wait in the manager's store. After a crash
+/// that is right, but an error in the configuration file takes somebody a while to correct.
 pub(in crate::cli) struct Pause(Option<Instant>);
 
 impl Pause {

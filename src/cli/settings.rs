@@ -26,7 +26,7 @@ pub(crate) enum SettingsError {
         /// As written on the command line.
         other: &'static str,
     },
-    /// One of these has to be said.
+    /// At least one of these options is required.
     #[error("one of these is needed: {options}")]
     Missing {
         /// As written on the command line, and what they mean.
@@ -40,7 +40,7 @@ pub(crate) enum SettingsError {
         /// The least that works, with its unit.
         least: &'static str,
     },
-    /// What was asked for as a proxy is none.
+    /// The value is not a proxy.
     #[error("{origin} cannot be used: {shown}")]
     Proxy {
         /// Where it was written.
@@ -94,7 +94,7 @@ impl Context {
         Ok(Folders { state, runtime })
     }
 
-    /// Where others may keep sockets: the one folder that is said, else this user's own and the machine's.
+    /// The folders in which other processes may have sockets: the configured one, otherwise the user's and the machine's.
     ///
     /// # Errors
     /// [`SettingsError::NoHome`].

@@ -292,7 +292,8 @@ fn number_in(text: &str, least: u64, most: u64, expected: &'static str) -> Resul
 
 /// What `--proxy` was given, password and all.
 ///
-/// Any text: whoever reads a value tells a wrong one whole, so this one is judged by the settings, which do not.
+/// Any text is accepted here, because the error for a wrong value shows all of it. The settings check it, and their error
+/// leaves the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ProxyText(pub(crate) String);
 

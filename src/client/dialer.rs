@@ -260,6 +260,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(1100);
 
 /// Returns the error if the system or the network reports that `remote` is unreachable; otherwise never returns.
 ///
+/// QUIC sockets are not connected, so the kernel does not report ICMP errors on them. A connected socket gets them.
 /// Sends one byte per interval. QUIC servers ignore it.
 pub(super) async fn icmp_error(remote: SocketAddr) -> io::Error {
     match probe(remote).await {

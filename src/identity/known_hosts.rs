@@ -7,7 +7,6 @@
 
 mod command;
 mod line;
-mod pattern;
 mod remember;
 mod revoked;
 mod server_key;

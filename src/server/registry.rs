@@ -1,7 +1,6 @@
 //! All sessions of a server half: who owns them, how many are allowed, and why they ended.
 
 mod counts;
-mod entry;
 mod recently_closed;
 mod room;
 mod session_table;
@@ -25,11 +24,11 @@ use crate::tasks::Tasks;
 use crate::wire::{Accepted, Answer, Offset, Open, PeerText, Reap, Refusal, RefusalCode, Resume, SessionId};
 use bytes::Bytes;
 use counts::Counts;
-use entry::{AttachRequest, Entry};
 use parking_lot::{Mutex, MutexGuard};
 use recently_closed::RecentlyClosed;
 use serde::{Deserialize, Serialize};
 use session_table::SessionTable;
+use session_table::{AttachRequest, Entry};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};

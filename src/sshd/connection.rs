@@ -148,6 +148,8 @@ async fn farewell(session: &mut RunningSession<Handler>, cut: &CancellationToken
 }
 
 /// Reads and writes fail with `ConnectionAborted` from the moment its token is cancelled.
+///
+/// russh runs each connection in a task of its own that ends only with its stream; this makes the stream end.
 pub(super) struct CancellableStream {
     stream: TcpStream,
     // One waiter for each direction: they are polled with wakers of their own.

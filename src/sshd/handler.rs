@@ -362,7 +362,8 @@ impl russh::server::Handler for Handler {
     }
 }
 
-/// Answers for one offered key, signed or not.
+/// Answers for one offered key, signed or not. Only the calling user may log in, with a key that [`Authorize`] knows. An
+/// unknown user, an unknown key and a key with SHA-1 signatures are refused alike, and after the same time.
 pub(super) async fn judge(
     shared: &Arc<Shared>,
     user: &str,

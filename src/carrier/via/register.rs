@@ -184,7 +184,8 @@ impl RegistrationDialer {
 /// A future of resolved addresses.
 pub type ResolveFuture<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
 
-/// Resolves the addresses of a relay.
+/// Resolves the addresses of a relay, before every attempt, because they may change while the server
+/// half runs.
 pub trait AddressSource: Send + Sync {
     /// The relay's addresses, best first. At most four are dialled. TCP uses the same port number
     /// as UDP.

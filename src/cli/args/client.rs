@@ -11,7 +11,8 @@ use super::parse;
 use crate::carrier::relays::RelayName;
 use crate::cli::values::{Fallback, MtuCap, PathCommand, Port, Predict, ProxyText, Transport};
 
-/// By which `ssh` gives its `--proxy` on: unlike arguments, other users do not see it.
+/// The variable in which `bowline ssh` passes its `--proxy` to the ProxyCommand. Other users can read arguments, but not
+/// this.
 pub(in crate::cli) const PROXY_VARIABLE: &str = "BOWLINE_PROXY";
 
 options! {

@@ -26,8 +26,8 @@ use serde_json::{Value, json};
 use crate::carrier::Path;
 use crate::client::check::{CheckedPath, Diagnosis};
 
+use super::limits::other_way;
 use super::limits::{Limit, survival};
-use super::obstacle::other_way;
 use super::{Report, answer, words};
 
 /// The document, and a line end.

@@ -2,7 +2,6 @@
 
 mod json;
 mod limits;
-mod obstacle;
 mod table;
 mod words;
 
@@ -17,7 +16,7 @@ use crate::identity::ssh_config::{SshConfig, SshConfigError};
 use crate::wire::Probed;
 
 use self::limits::Limit;
-use self::obstacle::Obstacle;
+use self::limits::Obstacle;
 use super::args::CheckArgs;
 use super::proxy::{self, AlternateRoutes, ProxySettings};
 use super::report::{self, Exit, Failure};
@@ -98,7 +97,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
     let (credentials, trust) = (Arc::clone(&config.client.credentials), Arc::clone(&config.client.trust));
     let checked = check(config).await;
     let answer = checked.as_ref().ok().and_then(|checked| answer(&checked.paths));
-    let obstacle = obstacle::find(&ssh);
+    let obstacle = limits::find(&ssh);
     let checked_report = Report {
         host,
         ssh: &ssh,
@@ -112,7 +111,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         asked_sshd: checked.as_ref().map_or(&[], |checked| &*checked.asked_sshd),
         limits: limits::all(&ssh, answer, settings.proxy.patience),
         obstacle,
-        not_given: obstacle::not_given(&ssh, &given()),
+        not_given: limits::not_given(&ssh, &given()),
     };
     let said = if settings.json {
         json::write(&checked_report)

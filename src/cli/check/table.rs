@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::client::check::{CheckedPath, Diagnosis};
 
+use super::limits::other_way;
 use super::limits::{Limit, UNKNOWN, survival};
-use super::obstacle::other_way;
 use super::{Report, answer, words};
 use crate::cli::wrap::hanging_indent;
 use crate::wire::Escaped;

@@ -1,5 +1,5 @@
-//! What a command would hear here and now: flags for every command, and environment variables, read by clap as it reads
-//! them for that command.
+//! What a command would read now: flags for every command, and environment variables, parsed by clap as for that
+//! command.
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};

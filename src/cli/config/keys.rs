@@ -1,4 +1,4 @@
-//! The settings that `bowline.toml` may hold, told by the command line itself: names, defaults, variables.
+//! The settings that `bowline.toml` may hold, taken from the definition of the command line: names, defaults, variables.
 
 use crate::cli::args;
 use crate::cli::config_file::ConfigFile;
@@ -79,7 +79,7 @@ pub(in crate::cli) struct Key {
     pub(in crate::cli) value_name: String,
     /// The help, without the default.
     pub(in crate::cli) summary: String,
-    /// What holds where nothing is said.
+    /// The default, if there is one.
     pub(in crate::cli) default: Option<String>,
     /// Whether that is a rule in words, no value.
     pub(in crate::cli) is_rule: bool,

@@ -1,4 +1,4 @@
-//! Ways to the server half's TLS port that are not straight: by which proxy, by which programs.
+//! Indirect paths to the server half's TLS port: through a proxy or through programs.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub(in crate::cli) fn chosen_proxy(
 /// The alternate routes to one host.
 pub(in crate::cli) struct AlternateRoutes {
     pub(super) paths: Vec<Path>,
-    /// The environment wants a proxy that cannot be used.
+    /// The environment names a proxy that cannot be used.
     left_out: Option<EnvironmentError>,
 }
 

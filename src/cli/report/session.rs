@@ -178,17 +178,17 @@ fn port_of(path: &Path) -> String {
     }
 }
 
-/// Whether bowline was to be expected there: at the port of the web anything may answer.
+/// Whether another protocol answered where bowline is expected. On port 443 anything may answer.
 fn is_other_protocol(failed: &Failed) -> bool {
     failed.is_other_protocol() && !matches!(failed.path, Path::Quic(address) if address.port() == 443)
 }
 
-/// Whether a relay could not even be asked.
+/// Whether a relay could not be asked, because no host key is known.
 fn is_without_host_key(failed: &Failed) -> bool {
     matches!(failed.error, AttemptError::Dial(DialError::NoHostKey))
 }
 
-/// What to do about what is in the way, where that is known.
+/// Advice for a failed path, if the cause is known.
 fn hint_of_path(failed: &Failed) -> Option<&'static str> {
     match &failed.error {
         AttemptError::SmallMtu(_) => Some(

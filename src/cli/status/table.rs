@@ -285,7 +285,8 @@ pub(super) struct Column<T> {
     pub(super) cell: fn(&T) -> String,
 }
 
-/// A heading and a line for each of `all`.
+/// A heading and a line for each of `all`. Columns for which a narrow terminal has no room are left out, those of the
+/// highest rank first.
 pub(super) fn lines<T>(columns: &[&Column<T>], all: &[T], width: Option<usize>) -> Vec<String> {
     let rows: Vec<Vec<String>> = all.iter().map(|one| row(columns, one)).collect();
     let longest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

@@ -2,11 +2,13 @@
 //!
 //! Parsed lazily, as in ssh: the key of a line for another host is never decoded.
 
-use russh::keys::ssh_key::{Fingerprint, HashAlg, PublicKey, public::KeyData};
-use thiserror::Error;
-
 use super::super::opaque_key::OpaqueKey;
-use super::pattern;
+use crate::identity::glob_matches;
+use aws_lc_rs::hmac;
+use russh::keys::ssh_encoding::base64::{Base64, Encoding};
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::ssh_key::{Fingerprint, HashAlg, PublicKey};
+use thiserror::Error;
 
 /// The marker of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,9 +93,9 @@ impl<'a> Line<'a> {
     /// Whether the line is for `name`, which is in lower case.
     pub(super) fn is_for(&self, name: &str) -> Result<bool, LineError> {
         if self.names.first() == Some(&b'|') {
-            return pattern::hash_matches(name, self.names);
+            return hash_matches(name, self.names);
         }
-        Ok(pattern::list_matches(name, self.names))
+        Ok(list_matches(name, self.names))
     }
 
     /// The key.
@@ -151,4 +153,67 @@ fn split_blank(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
+}
+
+/// ssh ignores a single pattern that is this long or longer; the whole list then matches nothing.
+const MAX_PATTERN_BYTES: usize = 1023;
+
+/// Bytes of a salt: the output length of HMAC-SHA1.
+const SALT_BYTES: usize = 20;
+
+/// Whether the comma-separated list `patterns` matches `name`, which is in lower case. A negated
+/// match takes precedence.
+pub(super) fn list_matches(name: &str, patterns: &[u8]) -> bool {
+    let mut matched = false;
+    for pattern in patterns.split(|byte| *byte == b',') {
+        let (negated, pattern) = match pattern.strip_prefix(b"!") {
+            Some(rest) => (true, rest),
+            None => (false, pattern),
+        };
+        if pattern.len() >= MAX_PATTERN_BYTES {
+            return false;
+        }
+        if glob_matches(name.as_bytes(), &pattern.to_ascii_lowercase()) {
+            if negated {
+                return false;
+            }
+            matched = true;
+        }
+    }
+    matched
+}
+
+/// Whether `|1|salt|hash` is the hash of `name`.
+pub(super) fn hash_matches(name: &str, hashed: &[u8]) -> Result<bool, LineError> {
+    let fields = hashed.strip_prefix(b"|1|").and_then(|rest| {
+        let delimiter = rest.iter().position(|byte| *byte == b'|')?;
+        Some((&rest[..delimiter], &rest[delimiter + 1..]))
+    });
+    let (salt, hash) = fields.ok_or(LineError::HashedName)?;
+    let salt = std::str::from_utf8(salt)
+        .ok()
+        .and_then(|salt| Base64::decode_vec(salt).ok());
+    let salt = salt
+        .filter(|salt| salt.len() == SALT_BYTES)
+        .ok_or(LineError::HashedName)?;
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &salt);
+    let expected = Base64::encode_string(hmac::sign(&key, name.as_bytes()).as_ref());
+    Ok(expected.as_bytes() == hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn negated_match_takes_precedence() {
+        assert!(list_matches("a.example", b"*.example,!b.example"));
+        assert!(!list_matches("b.example", b"*.example,!b.example"));
+        assert!(!list_matches("b.example", b"!c.example"));
+        assert!(list_matches("a.example", b"A.EXAMPLE"));
+        assert!(!list_matches(
+            "a",
+            [b"a,", "x".repeat(1023).as_bytes()].concat().as_slice()
+        ));
+    }
 }

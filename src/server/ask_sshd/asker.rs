@@ -207,6 +207,7 @@ const CONFIRMED_TTL: Duration = Duration::from_secs(600);
 /// The most answers, about 100 bytes each. Beyond it the oldest is removed.
 const MAX_CONFIRMED: usize = 4096;
 
+/// Keys that sshd accepted from an address that is not on loopback.
 #[derive(Debug, Default)]
 pub(super) struct Confirmed(Mutex<Entries>);
 

@@ -1,7 +1,7 @@
 //! Counters of a server half since its worker started, and the metrics page.
 
 use super::Registry;
-use super::entry::Entry;
+use super::session_table::Entry;
 use crate::observe::{Boxed, ControlHandler, Metrics, MetricsPage, Report, SessionReport, State};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

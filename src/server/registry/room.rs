@@ -1,7 +1,7 @@
 //! Whether another session is allowed, and which session ends to make room for it.
 
 use super::super::authority::{Account, refusal};
-use super::entry::Entry;
+use super::session_table::Entry;
 use super::{Registry, SessionTable};
 use crate::wire::{Refusal, RefusalCode};
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use super::super::authority::refusal;
 use super::super::connect_sshd::Client;
 use super::super::session_store::{Identity, RecoveredSession, StoredSession};
 use super::Registry;
-use super::entry::Entry;
+use super::session_table::Entry;
 use crate::clock;
 use crate::fault;
 use crate::pump::{

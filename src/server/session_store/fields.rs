@@ -71,7 +71,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The checksum of `bytes`. A change within one aligned word of eight bytes always changes it.
+/// The checksum of `bytes`, against what a crash or a fault may have left behind. It is no protection against an attacker,
+/// but only the worker can write to the session store. A change within one aligned word of eight bytes always changes it.
 ///
 /// By hand: it is ten lines, and has 64 bits where crc32fast has 32. Each step is a bijection of the state for a given word, and of the word for a given state: xor, multiplication by
 /// an odd number and rotation are invertible. Other changes go unnoticed once in 2^64.

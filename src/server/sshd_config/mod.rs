@@ -5,7 +5,6 @@
 
 mod address_rules;
 mod files;
-mod limits;
 mod loopback;
 mod methods;
 mod run;

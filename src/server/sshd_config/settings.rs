@@ -1,12 +1,12 @@
 //! sshd's effective settings, as `sshd -T` prints them, and those that harm sessions.
 
+use crate::identity::authorized_keys::{ListMatch, address_in_list};
+use crate::wire::{PeerText, SshdLimit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
-
-use crate::identity::authorized_keys::{ListMatch, address_in_list};
 
 /// The shortest LoginGraceTime without a warning: it limits an outage before login.
 pub(super) const MIN_LOGIN_GRACE: Duration = Duration::from_secs(60);
@@ -250,8 +250,34 @@ impl Settings {
     }
 }
 
+impl From<&SshdWarning> for SshdLimit {
+    fn from(warning: &SshdWarning) -> SshdLimit {
+        let survives = match warning {
+            SshdWarning::ClientAlive { after }
+            | SshdWarning::UnusedConnectionTimeout { after }
+            | SshdWarning::LoginGraceTime { after } => Some(after.as_secs()),
+            SshdWarning::ChannelTimeout { .. }
+            | SshdWarning::MaxStartups { .. }
+            | SshdWarning::PerSourceMaxStartups { .. }
+            | SshdWarning::PerSourcePenalties
+            | SshdWarning::NoPublicKeys => None,
+        };
+        let mend = match warning {
+            SshdWarning::LoginGraceTime { after } if *after >= MIN_LOGIN_GRACE => String::new(),
+            warning => warning.mending_line(),
+        };
+        SshdLimit {
+            what: PeerText::new(warning),
+            survives,
+            mend: mend.into(),
+            file: warning.drop_in().unwrap_or_default().into(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::Settings;
     use super::*;
 
     #[test]
@@ -321,5 +347,20 @@ mod tests {
         );
         assert_eq!(warnings("persourcepenaltyexemptlist 10.0.0.0/8,127.0.0.1"), []);
         assert_eq!(Settings::parse("persourcepenalties no\n").warnings(), []);
+    }
+
+    #[test]
+    fn limits_say_how_long_a_session_survives_and_the_line_that_mends_it() {
+        let settings = Settings::parse("clientaliveinterval 15\nclientalivecountmax 3\nlogingracetime 120\n");
+        let limits: Vec<SshdLimit> = settings.limits().iter().map(SshdLimit::from).collect();
+        assert_eq!(limits.len(), 2, "{limits:?}");
+        assert_eq!(
+            (limits[0].survives, limits[0].mend.as_str()),
+            (Some(45), "ClientAliveInterval 0")
+        );
+        assert_eq!(limits[0].file, "/etc/ssh/sshd_config.d/bowline.conf");
+        // 120 s for a login is fine, but it limits outages before login, so it is reported.
+        assert_eq!((limits[1].survives, limits[1].mend.as_str()), (Some(120), ""));
+        assert_eq!(Settings::parse("logingracetime 30\n").limits().len(), 1);
     }
 }

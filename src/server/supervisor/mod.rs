@@ -45,7 +45,7 @@ pub use self::{
     plan::{KeeperError, MAX_LISTENERS, RequestHandler, SidecarPlan, WorkerPlan},
     systemd::ServiceManager,
 };
-pub(super) use self::{process::Backoff, signals::with_signals_blocked};
+pub(super) use self::{process::RestartDelay, signals::with_signals_blocked};
 use super::{
     client_address::ClientAddresses,
     handover::{Handover, Inventory, KeeperConfig, Listener, Role, StoredFds, raise_descriptor_limit},

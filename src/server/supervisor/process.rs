@@ -156,7 +156,7 @@ impl AsFd for Process {
 #[derive(Debug)]
 pub(super) struct SupervisedProcess {
     process: Option<Process>,
-    backoff: Backoff,
+    restart_delay: RestartDelay,
     since: Instant,
     /// Whether the current process has become ready.
     ready: bool,
@@ -172,7 +172,7 @@ impl SupervisedProcess {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             process: None,
-            backoff: Backoff::default(),
+            restart_delay: RestartDelay::default(),
             since: now,
             ready: false,
             due: now,
@@ -234,7 +234,7 @@ impl SupervisedProcess {
             true => now,
             false => {
                 now + self
-                    .backoff
+                    .restart_delay
                     .delay_after_exit(now.saturating_duration_since(self.since), self.ready)
             }
         };
@@ -245,7 +245,7 @@ impl SupervisedProcess {
     pub(super) fn failed(&mut self, now: Instant) {
         self.due = now
             + self
-                .backoff
+                .restart_delay
                 .delay_after_exit(Duration::ZERO, false)
                 .max(START_RETRY_DELAY);
     }
@@ -270,11 +270,11 @@ impl SupervisedProcess {
 
 /// When to restart a process that has died. Pure: time is an argument.
 #[derive(Debug, Default)]
-pub(in crate::server) struct Backoff {
+pub(in crate::server) struct RestartDelay {
     bad_starts: u32,
 }
 
-impl Backoff {
+impl RestartDelay {
     /// How long to wait after a process has ended. Zero in general; after more than five failed starts in a row 20 ms,
     /// doubled each time up to 1 s. A start has failed if the process ended early or never became ready.
     pub(in crate::server) fn delay_after_exit(&mut self, lived: Duration, got_ready: bool) -> Duration {
@@ -297,9 +297,9 @@ mod tests {
     #[test]
     fn first_bad_starts_are_answered_at_once_then_ever_more_slowly() {
         for (lived, got_ready) in [(Duration::ZERO, true), (MIN_UPTIME, false)] {
-            let mut backoff = Backoff::default();
+            let mut restart_delay = RestartDelay::default();
             let waits: Vec<u128> = (0..13)
-                .map(|_| backoff.delay_after_exit(lived, got_ready).as_millis())
+                .map(|_| restart_delay.delay_after_exit(lived, got_ready).as_millis())
                 .collect();
             assert_eq!(waits, [0, 0, 0, 0, 0, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         }
@@ -307,15 +307,15 @@ mod tests {
 
     #[test]
     fn a_kill_every_second_for_an_hour_is_answered_at_once_each_time() {
-        let mut backoff = Backoff::default();
-        assert!((0..3600).all(|_| backoff.delay_after_exit(Duration::from_secs(1), true).is_zero()));
+        let mut restart_delay = RestartDelay::default();
+        assert!((0..3600).all(|_| restart_delay.delay_after_exit(Duration::from_secs(1), true).is_zero()));
     }
 
     #[test]
     fn good_start_makes_up_for_earlier_bad_ones() {
-        let mut backoff = Backoff::default();
-        (0..100).for_each(|_| assert!(backoff.delay_after_exit(Duration::ZERO, true) <= MAX_DELAY));
-        assert_eq!(backoff.delay_after_exit(MIN_UPTIME, true), Duration::ZERO);
-        assert_eq!(backoff.delay_after_exit(Duration::ZERO, true), Duration::ZERO);
+        let mut restart_delay = RestartDelay::default();
+        (0..100).for_each(|_| assert!(restart_delay.delay_after_exit(Duration::ZERO, true) <= MAX_DELAY));
+        assert_eq!(restart_delay.delay_after_exit(MIN_UPTIME, true), Duration::ZERO);
+        assert_eq!(restart_delay.delay_after_exit(Duration::ZERO, true), Duration::ZERO);
     }
 }

@@ -35,7 +35,7 @@ use crate::{
             KeeperMessage, Notification, Reply, Request, Stop, TRIAL_NAME, is_worker_name,
             seqpacket::{self, MAX_DESCRIPTORS},
         },
-        supervisor::{Backoff, with_signals_blocked},
+        supervisor::{RestartDelay, with_signals_blocked},
     },
     tasks::Tasks,
 };
@@ -458,7 +458,7 @@ async fn serve(link: &Link) {
     };
     // A keeper that this process has started. It must outlive this process, so dropping it does nothing.
     let mut child: Option<Child> = None;
-    let mut backoff = Backoff::default();
+    let mut restart_delay = RestartDelay::default();
     let mut since = clock::now();
     loop {
         let mut is_good = child.is_none();
@@ -483,7 +483,7 @@ async fn serve(link: &Link) {
         }
         (connection, child) = loop {
             let lived = clock::now().saturating_duration_since(since);
-            tokio::time::sleep(backoff.delay_after_exit(lived, is_good)).await;
+            tokio::time::sleep(restart_delay.delay_after_exit(lived, is_good)).await;
             since = clock::now();
             match link.start_keeper() {
                 Ok((connection, keeper)) => {

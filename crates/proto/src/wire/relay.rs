@@ -108,23 +108,24 @@ pub enum RelayMessage {
         /// Under how many keys.
         keys: u64,
     },
-    /// Relay: what follows on this stream comes from a server half, and goes to it.
+    /// Relay: from now on this stream is connected to a server half.
     Reached,
-    /// Relay, first on a new stream to a server half: what follows comes from a client.
+    /// Relay, first on a new stream to a server half: from now on it is connected to a client.
     Incoming {
-        /// Where the relay says that it is.
+        /// The client's address according to the relay.
         source: SocketAddr,
     },
-    /// Relay, to a server half that can be given no streams: dial, and say [`RelayMessage::Answer`].
+    /// Relay, to a server half on whose connection it cannot open streams: dial the relay, and send
+    /// [`RelayMessage::Answer`].
     Dial {
         /// Random, for one use, soon.
         token: DialToken,
-        /// Where the relay says that the client is.
+        /// The client's address according to the relay.
         source: SocketAddr,
     },
     /// Relay: about to stop; register elsewhere.
     Draining,
-    /// Relay: a newer connection with the same TLS key is listed in place of this one.
+    /// Relay: newer connections with the same TLS key are registered instead of this one.
     Replaced,
     /// Relay: refused.
     Refused(Refusal<RelayRefusalCode>),
@@ -167,7 +168,7 @@ impl RelayMessage {
     /// Anything that is not exactly one message of version 1.
     pub fn decode(message: Bytes) -> Result<RelayMessage, DecodeError> {
         let mut reader = Reader::new(message);
-        let word = match reader.varint("message type", u64::MAX)? {
+        let message = match reader.varint("message type", u64::MAX)? {
             REGISTER => RelayMessage::Register {
                 statements: read_statements(&mut reader)?,
             },
@@ -196,13 +197,13 @@ impl RelayMessage {
             value => return Err(DecodeError::UnknownType { what: "message", value }),
         };
         reader.finish()?;
-        Ok(word)
+        Ok(message)
     }
 }
 
-/// How many bytes, at least, are missing to the whole message of which `input` is the beginning; 0 is none.
+/// The least number of bytes that are missing until `input` is a whole message; 0 if none is missing.
 ///
-/// Whoever reads no more than that never takes a byte of what follows the message.
+/// A reader that reads no more than this never takes bytes that follow the message.
 ///
 /// # Errors
 /// [`DecodeError::TooLarge`] as soon as a length above [`MAX_HELLO`] is seen.

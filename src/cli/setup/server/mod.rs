@@ -3,7 +3,6 @@
 mod files;
 mod next_steps;
 mod sshd;
-mod systemd;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,8 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 
 use self::files::{Packaged, SYSUSERS, UNIT};
+use self::next_steps::{is_running, tool};
 use self::sshd::Sshd;
-use self::systemd::{is_running, tool};
 use super::change::Consent;
 use super::change::{FileError, Modes, Original, diff};
 use super::say;
