@@ -127,7 +127,7 @@ fn ssh_runs_openssh_with_the_proxy_command_and_without_keepalive() {
     let own = env!("CARGO_BIN_EXE_bowline");
     assert_eq!(
         line("proxycommand"),
-        format!("proxycommand {own} proxy --fallback tcp -F none -- '%r@%n' %p")
+        format!("proxycommand {own} proxy --fallback tcp --install no -F none -- '%r@%n' %p")
     );
     assert_eq!(line("serveraliveinterval"), "serveraliveinterval 0");
     assert_eq!(

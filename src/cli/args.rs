@@ -243,6 +243,9 @@ pub(super) struct SshArgs {
     /// What bowline does on the terminal.
     #[command(flatten)]
     pub(super) terminal: TerminalOptions,
+    /// Stop the server half that was started over ssh at the host, and remove it
+    #[arg(long)]
+    pub(super) uninstall: bool,
     /// Print help
     #[arg(long, action = ArgAction::Help, help_heading = "Global options")]
     help: Option<bool>,

@@ -3,6 +3,7 @@
 //! No protocol logic: it reads what the user wants, calls the library, and says how it ended.
 
 mod args;
+mod bootstrap;
 mod check;
 mod config;
 mod config_file;

@@ -2,6 +2,7 @@
 
 pub(super) mod alternate_routes;
 mod caller;
+mod opening;
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -34,9 +35,10 @@ use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError};
 use super::signals::{Signals, leave_terminal};
-use super::values::{Destination, Fallback, PathCommand, Transport};
+use super::values::{Destination, Fallback, Install, PathCommand, Transport};
 pub(super) use alternate_routes::AlternateRoutes;
 use caller::Caller;
+use opening::{Opening, Unopened};
 
 /// Where ssh is.
 type Pipe = (EarlyData<Stdin>, Stdout);
@@ -74,6 +76,8 @@ pub(crate) struct ProxySettings {
     pub(crate) transport: Transport,
     /// What to do when no path leads to the server half. Default: nothing, fail.
     pub(crate) fallback: Fallback,
+    /// Whether a server half may be started there if there is none. Default: no.
+    pub(crate) install: Install,
     /// Bounds the open. Default: ssh's ConnectTimeout less half a second, else 10 s, which is extended if packets arrive.
     pub(crate) connect_timeout: Option<Duration>,
     /// Bounds it too while the server half is still asking sshd. Default: ssh's ConnectTimeout less half a second, else 120 s.
@@ -122,6 +126,7 @@ impl ProxySettings {
             path_commands: reach.path_command.unwrap_or_default(),
             transport: reach.transport.unwrap_or(Transport::Auto),
             fallback: reach.fallback.unwrap_or(Fallback::None),
+            install: reach.install.unwrap_or(Install::No),
             connect_timeout: reach.connect_timeout,
             answer_timeout: reach.connect_timeout,
             patience: reach.patience,
@@ -129,6 +134,32 @@ impl ProxySettings {
             terminal_socket: reach.terminal_socket,
             folders: context.folders()?,
         })
+    }
+}
+
+impl ProxySettings {
+    /// The arguments of the ssh that runs this; if they are not known, those that lead to the same host.
+    fn arguments_of_ssh(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        let mut add = |letter: &str, value: OsString| words.extend([letter.into(), value]);
+        if let Some(file) = &self.ssh_config {
+            add("-F", file.into());
+        }
+        if !self.ssh_arguments.is_empty() {
+            words.extend(self.ssh_arguments.iter().cloned());
+            return words;
+        }
+        if let Some(port) = self.ssh_port {
+            add("-p", port.to_string().into());
+        }
+        if let Some(user) = &self.destination.user {
+            add("-l", user.into());
+        }
+        for option in &self.ssh_options {
+            add("-o", option.into());
+        }
+        words.extend(["--".into(), OsString::from(&self.destination.host)]);
+        words
     }
 }
 
@@ -151,8 +182,9 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     let (stdin, stdout) = (Stdin::take(), Stdout::take());
     let mut stdin = EarlyData::new(stdin.map_err(|error| report::cannot_start(&error))?);
     let stdout = stdout.map_err(|error| report::cannot_start(&error))?;
+    let opening = Opening::new(&settings, &ssh);
     let opened = tokio::select! {
-        opened = client::open_with(config, &mut stdin) => opened,
+        opened = opening.open(config, &mut stdin) => opened,
         // ssh has given up, and waits for us to end.
         () = signals.recv() => {
             // So does the server half, which may be asking sshd.
@@ -162,17 +194,19 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
     };
     match opened {
         Ok(session) => carry(session, (stdin, stdout), &settings, signals).await,
-        Err(error) if settings.fallback == Fallback::Tcp && may_work_without(&error) => {
+        Err(Unopened { error, reason }) if settings.fallback == Fallback::Tcp && may_work_without(&error) => {
+            let why = (&error, reason.as_deref());
             tokio::select! {
-                ended = fall_back(&ssh, (stdin, stdout), connect_timeout, &error, settings.terminal_socket) => {
+                ended = fall_back(&ssh, (stdin, stdout), connect_timeout, why, settings.terminal_socket) => {
                     ended.map_err(|failure| alternate_routes.explain(failure))
                 }
                 () = signals.recv() => Ok(()),
             }
         }
-        Err(error) => {
+        Err(Unopened { error, reason }) => {
             let is_no_path = is_no_path(&error);
             let failure = report::cannot_open_as(&settings.destination.host, error, ssh.ignores_host_keys);
+            let failure = reason.into_iter().fold(failure, Failure::fact);
             Err(if is_no_path {
                 alternate_routes.explain(failure)
             } else {
@@ -438,14 +472,17 @@ async fn fall_back(
     ssh: &SshConfig,
     (stdin, stdout): Pipe,
     limit: Duration,
-    why: &OpenError,
+    (why, reason): (&OpenError, Option<&str>),
     terminal_socket: Option<PathBuf>,
 ) -> Result<(), Failure> {
     let connected = fallback::connect(&ssh.hostname, ssh.port, limit).await;
     let (stream, address) =
         connected.map_err(|error| report::cannot_fall_back(&ssh.hostname, ssh.port, &error, why))?;
-    report::notice(&match why {
-        OpenError::NotAuthorized { .. } => {
+    report::notice(&match (why, reason) {
+        (_, Some(reason)) => {
+            format!("{reason}; using plain TCP to {address}: this session ends if its connection breaks")
+        }
+        (OpenError::NotAuthorized { .. }, None) => {
             format!(
                 "no key that bowline supports is accepted; using plain TCP to {address}: this session ends if \
                  its connection breaks"

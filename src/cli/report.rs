@@ -17,8 +17,8 @@ pub(crate) use serve::{
     overlaps, several_serve, too_few_descriptors,
 };
 pub(crate) use session::{
-    asked_already, cannot_fall_back, cannot_open, cannot_open_as, forget_command, no_known_hosts_command,
-    no_ssh_config, not_a_user_name, notice, passes_no_socket, session_end,
+    asked_already, cannot_fall_back, cannot_open, cannot_open_as, cannot_uninstall, forget_command,
+    no_known_hosts_command, no_ssh_config, not_a_user_name, notice, passes_no_socket, session_end,
 };
 pub(crate) use setup::{
     another_home, cannot_change, cannot_undo_enabled, cannot_undo_running, changes_others, damaged_block, declined,

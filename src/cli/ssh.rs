@@ -13,6 +13,7 @@ mod flood_meter;
 mod leader;
 mod link_line;
 mod ssh_output;
+mod uninstall;
 mod user_terminal;
 mod wrapper;
 
@@ -21,9 +22,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-pub(super) use self::arguments::SshArguments;
-use self::arguments::split_option;
+pub(super) use self::arguments::{SshArguments, split_option};
 use self::decision::{Overlay, PlainReason, Situation, decide, runs_local_commands};
 use self::wrapper::{Ended, Options, Shown};
 use super::args::{self, ClientTable, CommonArgs, PROXY_VARIABLE, SshArgs, TerminalOptions};
@@ -31,13 +32,16 @@ use super::places::{Owner, make_folder};
 use super::proxy::alternate_routes::chosen_proxy;
 use super::report::{Failure, cannot_run, not_an_ssh_option, notice};
 use super::settings::Context;
-use super::values::{Fallback, Predict, ProxyText};
+use super::values::{Fallback, Install, Predict, ProxyText};
 use crate::controlling_terminal::is_controlling;
 use crate::identity::ssh_config::OuterQueries;
 use crate::observe::LinkListener;
 
 /// Runs ssh, or becomes it. Returns only if that fails.
 pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
+    if args.uninstall {
+        return uninstall::run(args.arguments, common);
+    }
     // A password may be in it. If it came from the environment, that is unchanged.
     let proxy = args.reach.proxy.clone().map(|ProxyText(text)| (PROXY_VARIABLE, text));
     let is_verbose = args.proxy_verbose > 0;
@@ -124,6 +128,7 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
         term: term.as_deref(),
     };
     let stays = decide(&ssh, &plain, situation);
+    let is_extended = settle_install(&mut args, &table, &ssh, (situation.has_stdin, &plain));
     let shown = match stays {
         Ok(Overlay::Possible) => {
             let is_jump = jump_host(&ssh, || jump_of(&plain)).is_some();
@@ -136,16 +141,54 @@ fn prepare(mut args: SshArgs, common: CommonArgs) -> Result<Prepared, Failure> {
         args.reach.terminal_socket = Some(link.file().to_owned());
     }
     let flags = own_flags(&args, &common, &table);
-    let mut line = ssh_line(&own, &flags, &ssh, || jump_of(&plain));
-    if loses_canonical_name(&ssh, &plain) {
-        line.splice(0..0, ["-o", "CanonicalizeHostname=always"].map(OsString::from));
-    }
+    let mut line = first_options(&ssh, &plain, is_extended);
+    line.extend(ssh_line(&own, &flags, &ssh, || jump_of(&plain)));
     Ok(Prepared {
         arguments: line,
         stays,
         shown,
         has_local_commands: runs_local_commands(&plain),
     })
+}
+
+/// Options of ssh that win over all others.
+fn first_options(ssh: &SshArguments, plain: &[u8], is_extended: bool) -> Vec<OsString> {
+    let canonical = loses_canonical_name(ssh, plain).then_some("CanonicalizeHostname=always");
+    let timeout = is_extended.then_some("ConnectTimeout=none");
+    let options = canonical.into_iter().chain(timeout);
+    options.flat_map(|option| ["-o", option].map(OsString::from)).collect()
+}
+
+/// Settles whether a server half may be started at a host that has none. A `bowline ssh` that is the way of another one to a
+/// jump host (`-W`) asks if that one would.
+///
+/// If one may, and ssh has a ConnectTimeout, bowline keeps that instead of ssh, which is the result: ssh would end while
+/// the user is asked for a password.
+fn settle_install(
+    args: &mut SshArgs,
+    table: &ClientTable,
+    ssh: &SshArguments,
+    (has_terminal, plain): (bool, &[u8]),
+) -> bool {
+    let is_way = ssh.has(b'W') && args.reach.install.is_some();
+    let install = match args.reach.install.or(table.install).unwrap_or(Install::Ask) {
+        Install::Ask if !has_terminal && !is_way => Install::No,
+        wanted => wanted,
+    };
+    args.reach.install = Some(install);
+    let limit = connect_timeout_of(plain).filter(|_| install != Install::No);
+    if limit.is_some() {
+        args.reach.connect_timeout = args.reach.connect_timeout.or(table.connect_timeout).or(limit);
+    }
+    limit.is_some()
+}
+
+/// ssh's ConnectTimeout, less what it takes to say that nothing came.
+fn connect_timeout_of(said: &[u8]) -> Option<Duration> {
+    let line = lines(said).find_map(|line| line.strip_prefix(b"connecttimeout "))?;
+    let seconds: u64 = std::str::from_utf8(line).ok()?.parse().ok()?;
+    let least = Duration::from_millis(500);
+    Some(Duration::from_secs(seconds).saturating_sub(least).max(least))
 }
 
 /// What is shown if the terminal can move its cursor.
@@ -335,6 +378,7 @@ fn own_flags(args: &SshArgs, common: &CommonArgs, table: &ClientTable) -> Vec<Os
         "--transport",
         reach.transport.map(|transport| transport.to_string().into()),
     );
+    add("--install", reach.install.map(|install| install.to_string().into()));
     add(
         "--connect-timeout",
         reach

@@ -8,7 +8,7 @@ mod endpoint;
 mod pattern;
 mod written;
 
-pub(crate) use self::choice::{AuthWord, ClientAddressWord, Fallback, LogFormat, Predict, Transport};
+pub(crate) use self::choice::{AuthWord, ClientAddressWord, Fallback, Install, LogFormat, Predict, Transport};
 pub(crate) use self::endpoint::{Destination, ListenAddress, ListenRange, LoginName, PortRange, Target};
 pub(crate) use self::pattern::HostPattern;
 pub(super) use self::written::{Written, WrittenList};

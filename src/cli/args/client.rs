@@ -9,7 +9,7 @@ use russh::keys::ssh_key::Fingerprint;
 use super::options::options;
 use super::parse;
 use crate::carrier::relays::RelayName;
-use crate::cli::values::{Fallback, MtuCap, PathCommand, Port, Predict, ProxyText, Transport};
+use crate::cli::values::{Fallback, Install, MtuCap, PathCommand, Port, Predict, ProxyText, Transport};
 
 /// The variable in which `bowline ssh` passes its `--proxy` to the ProxyCommand. Other users can read arguments, but not
 /// this.
@@ -84,6 +84,13 @@ options! {
         /// connection breaks. Default: none; for `bowline ssh`, tcp.
         #[arg(long, value_name = "KIND", env = "BOWLINE_FALLBACK", value_parser = parse::<Fallback>)]
         pub(in crate::cli) fallback: Option<Fallback>,
+        /// If the host has no server half, start one there over ssh, without root: yes, no or ask
+        ///
+        /// bowline logs in with ssh's own arguments, copies itself into ~/.cache/bowline on the server unless a bowline
+        /// is there, and starts it for this user. `ask` asks on the terminal, once for each host. Default: for `bowline
+        /// ssh` on a terminal, ask; otherwise no. `bowline ssh --uninstall HOST` removes it.
+        #[arg(long, value_name = "WHEN", env = "BOWLINE_INSTALL", value_parser = parse::<Install>)]
+        pub(in crate::cli) install: Option<Install>,
         /// Give up if the session is not open after this time [default: 10s]
         ///
         /// If this is not set, ssh's ConnectTimeout minus 0.5 s is used. If that is not set either, a server half must be

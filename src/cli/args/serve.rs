@@ -44,7 +44,8 @@ options! {
         pub(in crate::cli) target: Option<Target>,
         /// Prove to clients that this server has this SSH host key; repeatable
         ///
-        /// Default: the host keys of sshd. If bowline does not run as root and cannot read them, it uses a key of its
+        /// ssh_host_ed25519_key in the state folder is bowline's own, which is created at first use. Default: the host
+        /// keys of sshd. If bowline does not run as root and cannot read them, it uses a key of its
         /// own in the state folder.
         #[arg(long, value_name = "FILE")]
         pub(in crate::cli) host_key: Vec<PathBuf>,

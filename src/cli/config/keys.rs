@@ -141,7 +141,7 @@ mod tests {
     use crate::cli::sshd::SshdSettings;
 
     /// Options that are said anew each time, and are in no file.
-    const NOT_SETTINGS: [&str; 5] = [
+    const NOT_SETTINGS: [&str; 6] = [
         "help",
         "version",
         // Which file.
@@ -149,6 +149,8 @@ mod tests {
         "verbose",
         // What ssh gives to its ProxyCommand.
         "ssh-option",
+        // What is done once.
+        "uninstall",
     ];
 
     #[test]

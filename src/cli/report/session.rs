@@ -19,6 +19,13 @@ pub(crate) fn notice(line: &str) {
     let _ = writeln!(io::stderr(), "bowline: {}", Escaped(line));
 }
 
+/// The server half there, and its record, stay.
+pub(crate) fn cannot_uninstall(host: &str, error: &dyn Error) -> Failure {
+    Failure::from_error(Exit::Unavailable, error)
+        .fact(format_args!("the server half at {host} was not removed"))
+        .hint("log in with ssh, and remove ~/.local/state/bowline/bootstrap and ~/.cache/bowline there")
+}
+
 /// ssh would log in as somebody whom no sshd can be asked about.
 pub(crate) fn not_a_user_name(error: InvalidUserName) -> Failure {
     Failure::new(Exit::Usage, error).hint(

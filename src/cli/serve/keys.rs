@@ -65,6 +65,9 @@ pub(super) fn host_keys(
     if settings.target == Some(Target::Builtin) {
         return for_builtin(named_or_own(&settings.host_keys, &settings.folders.state)?);
     }
+    if settings.host_keys == [own_path(&settings.folders.state)] {
+        return Ok(vec![own_host_key(&settings.folders.state)?]);
+    }
     if !settings.host_keys.is_empty() {
         return named_or_own(&settings.host_keys, &settings.folders.state);
     }

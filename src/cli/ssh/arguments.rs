@@ -81,6 +81,11 @@ impl SshArguments {
             .filter_map(|found| found.value.as_deref())
     }
 
+    /// All options as letters, in order, with their values.
+    pub(in crate::cli) fn options(&self) -> impl Iterator<Item = (u8, Option<&OsStr>)> {
+        self.found.iter().map(|found| (found.letter, found.value.as_deref()))
+    }
+
     /// The value that `-o KEYWORD=..` gives first, as ssh takes it.
     pub(super) fn configured(&self, keyword: &str) -> Option<OsString> {
         self.values(b'o').find_map(|option| {
@@ -91,7 +96,7 @@ impl SshArguments {
     }
 
     /// All arguments as they were.
-    pub(super) fn raw(&self) -> &[OsString] {
+    pub(in crate::cli) fn raw(&self) -> &[OsString] {
         &self.raw
     }
 
@@ -156,7 +161,7 @@ impl SshArguments {
 }
 
 /// `KEYWORD=VALUE` or `KEYWORD VALUE`, as ssh_config has it.
-pub(super) fn split_option(option: &OsStr) -> (&[u8], &[u8]) {
+pub(in crate::cli) fn split_option(option: &OsStr) -> (&[u8], &[u8]) {
     let bytes = option.as_bytes().trim_ascii();
     let separator = |byte: &u8| *byte == b'=' || byte.is_ascii_whitespace();
     let end = bytes.iter().position(separator).unwrap_or(bytes.len());

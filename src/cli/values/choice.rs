@@ -35,6 +35,15 @@ pub(crate) enum Predict {
     Never,
 }
 
+/// Whether a server half may be started over ssh at a host that has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Install {
+    Yes,
+    No,
+    /// If the user, at the terminal, says so.
+    Ask,
+}
+
 /// Who decides whether a user key may open a session, as written: `--auth`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AuthWord {
@@ -85,6 +94,14 @@ impl Value for Predict {
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         chosen(&[Predict::Adaptive, Predict::Always, Predict::Never], text)
+    }
+}
+
+impl Value for Install {
+    const EXPECTED: &'static str = "yes, no or ask";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        chosen(&[Install::Yes, Install::No, Install::Ask], text)
     }
 }
 
@@ -142,6 +159,16 @@ impl fmt::Display for Fallback {
         f.write_str(match self {
             Fallback::None => "none",
             Fallback::Tcp => "tcp",
+        })
+    }
+}
+
+impl fmt::Display for Install {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Install::Yes => "yes",
+            Install::No => "no",
+            Install::Ask => "ask",
         })
     }
 }

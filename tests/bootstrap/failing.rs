@@ -1,0 +1,97 @@
+//! Where no server half can be started: one line says why, and ssh works as without bowline.
+
+use super::server::{LIMIT, LOGS_IN, Server, Special, may_run};
+use crate::support::process::run;
+use crate::support::write_program;
+
+#[test]
+fn install_no_writes_nothing_and_does_not_log_in() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    server.expect_plain(&["--install=no"], "no bowline server half answers");
+    assert_eq!(server.logins(), 1);
+    assert_eq!(Server::files(&server.home()), Vec::<String>::new());
+}
+
+#[test]
+fn a_login_that_runs_no_commands_is_named_once() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::with(Special {
+        sshd: "ForceCommand echo not here; exit 3".to_owned(),
+        ..Special::default()
+    });
+    let said = run(&mut server.ssh(&["box"]), LIMIT).expect_code(3).err();
+    assert!(
+        said.contains("ForceCommand") && said.contains("using plain TCP"),
+        "{said}"
+    );
+    // It is remembered.
+    let said = run(&mut server.ssh(&["box"]), LIMIT).expect_code(3).err();
+    assert!(said.contains("ForceCommand") && !said.contains(LOGS_IN), "{said}");
+    assert_eq!(server.logins(), 3);
+}
+
+#[test]
+fn a_home_that_runs_no_programs_is_named() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::with(Special {
+        home: Some("noexec"),
+        ..Special::default()
+    });
+    server.expect_plain(&[], "noexec");
+    assert!(server.keepers().is_empty());
+}
+
+#[test]
+fn a_full_disk_is_named_and_not_left_fuller() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::with(Special {
+        home: Some("size=2m"),
+        ..Special::default()
+    });
+    server.expect_plain(&[], "No space left on device");
+    let left = run(
+        &mut server.ssh(&["--install=no", "box", "find . -name 'bowline.*'"]),
+        LIMIT,
+    )
+    .expect_code(0);
+    assert_eq!(left.out(), "");
+}
+
+#[test]
+fn nothing_is_sent_to_another_processor() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::with(Special {
+        sshd: "SetEnv PATH={dir}:/usr/bin:/bin".to_owned(),
+        ..Special::default()
+    });
+    let uname = "[ \"$1\" = -m ] && echo sparc64 || exec /bin/uname \"$@\"";
+    write_program(&server.there.join("uname"), uname);
+    server.expect_plain(&[], "Linux sparc64");
+    assert_eq!(Server::files(&server.home()), Vec::<String>::new());
+}
+
+#[test]
+fn a_program_that_does_not_run_there_is_named() {
+    if !may_run() {
+        return;
+    }
+    // A limit that no program of bowline's size fits into stands for a missing library.
+    let server = Server::with(Special {
+        shell: "/bin/bash",
+        ..Special::default()
+    });
+    super::server::write_for(&server, ".bashrc", "ulimit -v 30000\n");
+    let outcome = run(&mut server.ssh(&["box", "exit 7"]), LIMIT).expect_code(7);
+    assert!(outcome.err().contains("does not run there"), "{}", outcome.err());
+}

@@ -1,0 +1,219 @@
+//! A server half that `bowline ssh` starts itself, with real ssh and sshd, at accounts of their own.
+//!
+//! Wants root, for a mount namespace in which the account exists; without it nothing is tried, which is told.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod asking;
+mod failing;
+mod server;
+
+use rustix::process::Signal;
+use server::{LIMIT, LOGS_IN, Server, Special, USER, may_run, write_for};
+use std::fs;
+use std::path::Path;
+use support::process::{Running, pid_of, run};
+use support::wait_for;
+
+#[test]
+fn one_command_starts_a_server_half_at_a_fresh_account_and_the_next_one_finds_it() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    let first = server.expect_session(&[]);
+    assert!(first.err().contains(LOGS_IN), "{}", first.err());
+    assert_eq!((server.logins(), server.keepers().len()), (2, 1));
+    let next = server.expect_session(&[]);
+    assert_eq!(next.err(), "", "nothing has to be said");
+    assert_eq!(server.logins(), 3, "one more login, that of the session");
+}
+
+#[test]
+fn every_login_shell_will_do() {
+    if !may_run() {
+        return;
+    }
+    for shell in [
+        "/bin/dash",
+        "/bin/bash",
+        "/usr/bin/zsh",
+        "/usr/bin/fish",
+        "/bin/tcsh",
+        "/bin/csh",
+    ] {
+        if !Path::new(shell).exists() {
+            support::measured("login shell", format!("{shell} is not here"));
+            continue;
+        }
+        let server = Server::with(Special {
+            shell,
+            ..Special::default()
+        });
+        server.expect_session(&[]);
+    }
+}
+
+#[test]
+fn what_a_login_shell_prints_does_no_harm() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::with(Special {
+        shell: "/bin/bash",
+        ..Special::default()
+    });
+    write_for(
+        &server,
+        ".bashrc",
+        "echo Welcome; head -c 20000 /dev/zero | tr '\\0' x; printf 'no line break'\n",
+    );
+    server.expect_session(&[]);
+}
+
+#[test]
+fn two_clients_at_once_start_one_server_half() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    let mut other = server.ssh(&["--state-dir=other", "box", "exit 5"]);
+    let other = Running::start(&mut other);
+    server.expect_session(&[]);
+    other.finish(LIMIT).expect_code(5);
+    assert_eq!(server.keepers().len(), 1);
+    server.expect_session(&["--state-dir=other"]);
+    assert_eq!(server.logins(), 2 + 2 + 1, "both have found it");
+}
+
+#[test]
+fn after_a_reboot_it_is_started_again() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    server.expect_session(&[]);
+    server.reboot();
+    let again = server.expect_session(&[]);
+    assert!(again.err().contains(LOGS_IN), "{}", again.err());
+    assert!(
+        !again.err().contains("sending"),
+        "the program is still there: {}",
+        again.err()
+    );
+    assert_eq!(server.keepers().len(), 1);
+}
+
+#[test]
+fn a_session_survives_cut_carriers_while_bytes_flow() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    server.expect_session(&[]);
+    let mut command = server.ssh(&["box", "head -c 30000000 /dev/zero | tr '\\0' b; cat | wc -c"]);
+    command.env("BOWLINE_FAULT", "close-carrier-after=150ms");
+    let sent = vec![b'a'; 10_000_000];
+    let outcome = support::process::run_with_input(&mut command, sent, LIMIT).expect_code(0);
+    let (bytes, count) = outcome.stdout.split_at(30_000_000);
+    assert!(bytes.iter().all(|byte| *byte == b'b'));
+    assert_eq!(String::from_utf8_lossy(count).trim(), "10000000");
+    let log = server.home().join(".local/state/bowline/bootstrap");
+    let logs: Vec<String> = Server::files(&log)
+        .into_iter()
+        .filter(|file| file.ends_with("/log"))
+        .collect();
+    let said = fs::read_to_string(&logs[0]).expect("its log");
+    assert!(said.matches("resumed").count() > 1, "it was cut: {said}");
+}
+
+#[test]
+fn tls_is_enough() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    server.expect_session(&["--transport=tls"]);
+}
+
+#[test]
+fn a_jump_host_gets_a_server_half() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    // The key of the way to the jump host comes from the configuration, as with ssh.
+    let config = server.here.join("ssh_config");
+    let key = format!("  IdentityFile {}\n", server.there.join("user").display());
+    fs::write(&config, fs::read_to_string(&config).expect("written") + &key).expect("the scratch folder");
+    let inner = ["-J", "box", "inner", "echo from $SSH_CONNECTION; exit 7"];
+    run(&mut server.ssh(&inner), LIMIT).expect_code(7);
+    assert_eq!(server.keepers().len(), 1);
+    assert_eq!(server.logins(), 3, "{}", server.log());
+    run(&mut server.ssh(&inner), LIMIT).expect_code(7);
+    assert_eq!(server.logins(), 5, "it is found again: {}", server.log());
+}
+
+#[test]
+fn a_newer_client_starts_its_own_beside_the_old_one() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    server.expect_session(&[]);
+    // As an older version has left it.
+    let state = server.home().join(".local/state/bowline/bootstrap");
+    let host = fs::read_dir(&state)
+        .expect("its folder")
+        .flatten()
+        .next()
+        .expect("one host")
+        .path();
+    let version = env!("CARGO_PKG_VERSION");
+    let old = host.join("0.0.1");
+    server.reboot();
+    fs::rename(host.join(version), &old).expect("the scratch folder");
+    let program = server.home().join(format!(".cache/bowline/{version}/bowline"));
+    let mut command = server.command("setpriv");
+    let uid = server.uid().to_string();
+    command
+        .args(["--reuid", &uid, "--regid", &uid, "--clear-groups"])
+        .arg(program);
+    command
+        .args(["serve", "--config", "/dev/null", "--state-dir"])
+        .arg(&old);
+    command.arg("--runtime-dir").arg(old.join("run"));
+    command.args(["--listen", "127.0.0.1:0", "--only-user", USER, "--authorized-keys"]);
+    command.arg(old.join("authorized_keys"));
+    command.stdout(fs::File::create(old.join("ready")).expect("the scratch folder"));
+    let old_one = Running::spawn(&mut command);
+    let ready = wait_for(LIMIT, || {
+        fs::read_to_string(old.join("ready"))
+            .ok()
+            .filter(|text| text.ends_with('\n'))
+    });
+    assert!(ready.is_some());
+    server.expect_session(&[]);
+    assert_eq!(server.keepers().len(), 2, "the old one runs on");
+    rustix::process::kill_process(pid_of(old_one.id()), Signal::TERM).expect("it runs");
+}
+
+#[test]
+fn uninstall_leaves_nothing() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    server.expect_session(&[]);
+    run(&mut server.ssh(&["--uninstall", "box"]), LIMIT).expect_code(0);
+    assert!(server.keepers().is_empty());
+    let left: Vec<String> = Server::files(&server.home());
+    assert!(
+        left.iter()
+            .all(|path| path.ends_with("/.cache") || path.ends_with("/.local") || path.ends_with("/state")),
+        "{left:?}"
+    );
+    let records = Server::files(&server.here.join(".local/state/bowline/bootstrap"));
+    assert_eq!(records, Vec::<String>::new());
+}
