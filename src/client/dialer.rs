@@ -6,6 +6,7 @@ use crate::carrier::stream::{self, CommandError, CommandLine};
 use crate::carrier::via::{self, RelayAddress, RelayConnectRequest, RelayTransport, RelayWindow, ViaStream};
 use crate::carrier::{ConnectError, DialError, Dialed, Path, dial_quic, dial_tls};
 use crate::clock;
+use crate::identity::key_digest;
 use crate::identity::raw_key::{ServerKey, TlsKey};
 use crate::transport::quic::{MtuCap, QuicDialer};
 use crate::transport::{self, ATTEMPT_DELAY, WithoutStats, tls};
@@ -64,10 +65,10 @@ impl Dialer {
     /// Adds host keys by which relays find the server half. They are tried after those that were added before.
     pub(super) fn add_host_keys(&mut self, host_keys: impl IntoIterator<Item = Fingerprint>) {
         for key in host_keys {
-            if let Fingerprint::Sha256(digest) = key
-                && !self.relay_target.host_keys.contains(&KeyDigest::new(digest))
+            if let Some(digest) = key_digest(key)
+                && !self.relay_target.host_keys.contains(&digest)
             {
-                self.relay_target.host_keys.push(KeyDigest::new(digest));
+                self.relay_target.host_keys.push(digest);
             }
         }
     }

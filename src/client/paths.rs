@@ -1,15 +1,16 @@
 //! The paths to a server half, in the order in which they are tried.
 
 use crate::carrier::Path;
-use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress as ResolvedRelay, RelayName, RelayResolver};
+use crate::carrier::relays::{DEFAULT_RELAYS, RelayName, RelayResolver, ResolvedRelay};
 use crate::carrier::via::{RelayAddress, RelayTransport};
 use crate::connection::opening_order;
 use crate::hints::Hints;
+use parking_lot::{Mutex, MutexGuard};
 use russh::keys::ssh_key::Fingerprint;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
@@ -220,8 +221,7 @@ impl Paths {
     }
 
     fn known(&self) -> MutexGuard<'_, Candidates> {
-        // A panic elsewhere cannot leave these plain values half written.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

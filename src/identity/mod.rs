@@ -14,6 +14,17 @@ pub mod user_keys;
 #[cfg(test)]
 mod test_tools;
 
+use crate::wire::KeyDigest;
+use russh::keys::ssh_key::Fingerprint;
+
+/// The digest by which relays find a key; `None` unless the fingerprint is SHA-256.
+pub(crate) fn key_digest(fingerprint: Fingerprint) -> Option<KeyDigest> {
+    match fingerprint {
+        Fingerprint::Sha256(digest) => Some(KeyDigest::new(digest)),
+        _ => None,
+    }
+}
+
 /// Whether `pattern` with `*` and `?` matches the whole of `text`, as OpenSSH's `match_pattern` says.
 /// Takes at most `text.len() * pattern.len()` steps.
 ///

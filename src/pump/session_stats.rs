@@ -6,9 +6,9 @@ use crate::clock;
 use crate::connection::DialRequest;
 use crate::session::Session;
 use crate::wire::Offset;
+use parking_lot::{Mutex, MutexGuard};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -243,7 +243,7 @@ impl SessionStats {
 
     /// For the pump. A second call returns an empty channel.
     pub(super) fn take_stats_requests(&self) -> mpsc::Receiver<StatsRequest> {
-        let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let receiver = self.receiver.lock().take();
         receiver.unwrap_or_else(|| mpsc::channel(1).1)
     }
 
@@ -285,7 +285,6 @@ impl SessionStats {
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
-        // Plain values: a panic elsewhere cannot have left them inconsistent.
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+        self.history.lock()
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::{Fingerprint, HashAlg, PublicKey};
 
+use crate::identity::key_digest;
 use crate::wire::KeyDigest;
 
 /// Largest file that is read. It holds 100,000 keys.
@@ -94,7 +95,7 @@ impl AllowList {
 fn key_in(line: &str) -> Option<KeyDigest> {
     let words: Vec<&str> = line.split_whitespace().collect();
     if let Some(Ok(fingerprint)) = words.first().map(|word| word.parse::<Fingerprint>()) {
-        return digest(fingerprint);
+        return key_digest(fingerprint);
     }
     // `@revoked` revokes a key, `@cert-authority` is about the keys that it signs. Neither allows
     // this key.
@@ -105,14 +106,7 @@ fn key_in(line: &str) -> Option<KeyDigest> {
         .iter()
         .position(|word| KEY_TYPES.iter().any(|kind| word.starts_with(kind)))?;
     let key = PublicKey::from_openssh(&words.get(at..at + 2)?.join(" ")).ok()?;
-    digest(key.fingerprint(HashAlg::Sha256))
-}
-
-fn digest(fingerprint: Fingerprint) -> Option<KeyDigest> {
-    match fingerprint {
-        Fingerprint::Sha256(digest) => Some(KeyDigest::new(digest)),
-        _ => None,
-    }
+    key_digest(key.fingerprint(HashAlg::Sha256))
 }
 
 #[cfg(test)]

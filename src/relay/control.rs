@@ -10,12 +10,13 @@ use super::registrations::{CONTROL_QUEUE, ControlMessage, RegisteredServer};
 use super::windows::Windows;
 use crate::carrier::via::{RelayStreamError, ViaStream, read_message, send_message};
 use crate::clock;
+use crate::identity::key_digest;
 use crate::identity::known_hosts::tls_key_fingerprint;
 use crate::identity::statement::verify_host;
 use crate::tasks::off_thread;
 use crate::wire::{Code, KeyDigest, RelayMessage, RelayRefusalCode, Statement};
 use bytes::{Bytes, BytesMut};
-use russh::keys::ssh_key::{Fingerprint, HashAlg};
+use russh::keys::ssh_key::HashAlg;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -122,7 +123,7 @@ fn proven_keys(statements: &[Statement], tls_key: &[u8]) -> Vec<KeyDigest> {
     let mut keys = Vec::new();
     for statement in statements {
         match verify_host(statement, tls_key) {
-            Ok(proven) => keys.extend(digest(proven.key.fingerprint(HashAlg::Sha256))),
+            Ok(proven) => keys.extend(key_digest(proven.key.fingerprint(HashAlg::Sha256))),
             Err(error) if error.is_unsupported() => debug!(%error, "unsupported statement skipped"),
             // No server half sends invalid statements: stop verifying.
             Err(error) => {
@@ -132,18 +133,11 @@ fn proven_keys(statements: &[Statement], tls_key: &[u8]) -> Vec<KeyDigest> {
         }
     }
     if !keys.is_empty() {
-        keys.extend(tls_key_fingerprint(tls_key).and_then(digest));
+        keys.extend(tls_key_fingerprint(tls_key).and_then(key_digest));
     }
     keys.sort();
     keys.dedup();
     keys
-}
-
-fn digest(fingerprint: Fingerprint) -> Option<KeyDigest> {
-    match fingerprint {
-        Fingerprint::Sha256(digest) => Some(KeyDigest::new(digest)),
-        _ => None,
-    }
 }
 
 /// Keeps the server half registered until its connection closes.

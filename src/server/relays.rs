@@ -2,7 +2,7 @@
 //!
 //! The relays' names are resolved again from time to time: addresses change, and relays are added and removed.
 
-use crate::carrier::relays::{DEFAULT_RELAYS, RelayAddress, RelayName, RelayResolver};
+use crate::carrier::relays::{DEFAULT_RELAYS, RelayName, RelayResolver, ResolvedRelay};
 use crate::carrier::via::{AddressSource, IncomingStream, Registration, RegistrationSettings, ResolveFuture};
 use crate::clock;
 use crate::tasks::Tasks;
@@ -107,7 +107,7 @@ impl Registrar {
     }
 
     /// Registers with new relays, and deregisters from those that are no longer listed.
-    fn follow(&mut self, found: Vec<RelayAddress>, is_whole: bool, registrations: &Tasks) {
+    fn follow(&mut self, found: Vec<ResolvedRelay>, is_whole: bool, registrations: &Tasks) {
         let names: Vec<String> = found.iter().map(|relay| relay.relay.endpoint.to_string()).collect();
         if is_whole {
             self.listed.retain(|name, place| {
@@ -127,7 +127,7 @@ impl Registrar {
         }
     }
 
-    fn register(&mut self, name: String, relay: &RelayAddress, registrations: &Tasks) {
+    fn register(&mut self, name: String, relay: &ResolvedRelay, registrations: &Tasks) {
         let addresses = Arc::new(KnownAddresses(Mutex::new(relay.addresses.clone())));
         let key = relay.each().find_map(|address| address.key);
         let registration = Registration::new(

@@ -13,7 +13,7 @@ pub use rendezvous::{DEFAULT_RELAYS, choose};
 pub use resolver::{LookupError, RelayResolver, Resolved};
 
 use super::via;
-use crate::wire::KeyDigest;
+use crate::identity::key_digest;
 use russh::keys::ssh_key::Fingerprint;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct Relay {
 
 /// A relay and its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelayAddress {
+pub struct ResolvedRelay {
     /// The relay.
     pub relay: Relay,
     /// Its addresses in the order in which to try them, alternating between the address families.
@@ -42,14 +42,11 @@ pub struct RelayAddress {
     pub addresses: Vec<SocketAddr>,
 }
 
-impl RelayAddress {
+impl ResolvedRelay {
     /// The addresses as dial targets.
     pub fn each(&self) -> impl Iterator<Item = via::RelayAddress> {
         let name: Arc<str> = self.relay.endpoint.to_string().into();
-        let key = self.relay.pin.and_then(|pin| match pin {
-            Fingerprint::Sha256(digest) => Some(KeyDigest::new(digest)),
-            _ => None,
-        });
+        let key = self.relay.pin.and_then(key_digest);
         self.addresses.iter().map(move |address| via::RelayAddress {
             name: Arc::clone(&name),
             address: *address,

@@ -19,7 +19,7 @@ use crate::wire::Quoting;
 
 use super::cache::{Cache, ServiceRecord};
 use super::dns::{ask_all, find_in_hosts_file, look_up_host, look_up_service};
-use super::{DnsName, Endpoint, Host, Relay, RelayAddress, RelayName, choose};
+use super::{DnsName, Endpoint, Host, Relay, RelayName, ResolvedRelay, choose};
 
 /// Longest wait for name servers.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ pub struct RelayResolver {
 #[derive(Debug)]
 pub struct Resolved {
     /// The chosen relays that have an address, best first.
-    pub relays: Vec<RelayAddress>,
+    pub relays: Vec<ResolvedRelay>,
     /// When to resolve again: the shortest TTL, at least a minute and at most an hour; a minute
     /// after a failure.
     pub refresh_after: Duration,
@@ -199,7 +199,7 @@ impl Resolution<'_> {
         self.dns.get_or_init(made).clone()
     }
 
-    fn finish(self, relays: Vec<RelayAddress>) -> Resolved {
+    fn finish(self, relays: Vec<ResolvedRelay>) -> Resolved {
         self.cache.save();
         let refresh_after = if self.failures.is_empty() {
             self.refresh_after.clamp(MIN_REFRESH_INTERVAL, MAX_REFRESH_INTERVAL)
@@ -263,7 +263,7 @@ impl Resolution<'_> {
     }
 
     /// The chosen relays with their addresses, in the same order, without those that have none.
-    async fn resolve_addresses(&mut self, chosen: Vec<Relay>) -> Vec<RelayAddress> {
+    async fn resolve_addresses(&mut self, chosen: Vec<Relay>) -> Vec<ResolvedRelay> {
         let mut hosts: Vec<DnsName> = Vec::new();
         for relay in &chosen {
             if let Host::Name(name) = &relay.endpoint.host
@@ -280,7 +280,7 @@ impl Resolution<'_> {
             };
             let port = relay.endpoint.port;
             let addresses = ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
-            Some(RelayAddress { relay, addresses })
+            Some(ResolvedRelay { relay, addresses })
         });
         located.collect()
     }

@@ -38,12 +38,12 @@ struct QuicStream {
     connection: quinn::Connection,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
-    closed: Option<ControlClosed>,
+    closed: Option<Stopped>,
     /// The outcome of the shutdown, for a second caller: TLS inside the stream shuts down too.
     ended: Option<Result<(), io::ErrorKind>>,
 }
 
-type ControlClosed = Pin<Box<dyn Future<Output = Result<Option<quinn::VarInt>, quinn::StoppedError>> + Send + Sync>>;
+type Stopped = Pin<Box<dyn Future<Output = Result<Option<quinn::VarInt>, quinn::StoppedError>> + Send + Sync>>;
 
 /// Counts open streams.
 pub(super) struct LiveStream(Arc<AtomicUsize>);

@@ -5,6 +5,7 @@ mod file_values;
 mod keys;
 mod page;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use super::args::{CommonArgs, ConfigArgs};
 use super::places::{self, Owner};
 use super::report::Failure;
 use super::settings::Context;
+use crate::carrier::stream::masked;
 use command_matches::CommandMatches;
 use file_values::FileValues;
 use keys::{Key, Table};
@@ -263,11 +265,11 @@ fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-fn without_credentials(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}://...{}", &url[..scheme], &url[at..]),
-        _ => url.to_owned(),
-    }
+/// The value of `proxy`, in TOML, without what may be a user name or a password.
+fn without_credentials(value: &str) -> String {
+    let table = toml::from_str::<BTreeMap<String, String>>(&format!("proxy = {value}"));
+    let url = table.ok().and_then(|mut table| table.remove("proxy"));
+    quoted(&masked(url.as_deref().unwrap_or(value)))
 }
 
 #[cfg(test)]
@@ -277,11 +279,14 @@ mod tests {
 
     #[test]
     fn a_proxy_s_password_is_not_shown() {
-        assert_eq!(
-            without_credentials("\"http://ada:s@e@proxy:3128\""),
-            "\"http://...@proxy:3128\""
-        );
-        assert_eq!(without_credentials("\"socks5://proxy\""), "\"socks5://proxy\"");
+        for (written, shown) in [
+            ("\"http://ada:s@e@proxy:3128\"", "\"http://***@proxy:3128\""),
+            ("'ada:secret@proxy'", "\"***@proxy\""),
+            ("\"socks5://proxy\"", "\"socks5://proxy\""),
+            ("\"direct\"", "\"direct\""),
+        ] {
+            assert_eq!(without_credentials(written), shown);
+        }
     }
 
     #[test]
