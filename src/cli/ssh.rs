@@ -171,14 +171,18 @@ fn settle_install(
     (has_terminal, plain): (bool, &[u8]),
 ) -> bool {
     let is_way = ssh.has(b'W') && args.reach.install.is_some();
-    let install = match args.reach.install.or(table.install).unwrap_or(Install::Ask) {
+    let reach = args.reach.clone().or(table);
+    // Who names a port or a key means another server half.
+    let is_free = reach.port.is_none() && reach.tls_port.is_none() && reach.pin.is_none();
+    let install = match reach.install.unwrap_or(Install::Ask) {
+        _ if !is_free => Install::No,
         Install::Ask if !has_terminal && !is_way => Install::No,
         wanted => wanted,
     };
     args.reach.install = Some(install);
     let limit = connect_timeout_of(plain).filter(|_| install != Install::No);
     if limit.is_some() {
-        args.reach.connect_timeout = args.reach.connect_timeout.or(table.connect_timeout).or(limit);
+        args.reach.connect_timeout = reach.connect_timeout.or(limit);
     }
     limit.is_some()
 }

@@ -3,6 +3,7 @@
 use super::server::{LIMIT, LOGS_IN, Server, Special, may_run};
 use crate::support::process::run;
 use crate::support::write_program;
+use rustix::process::Signal;
 
 #[test]
 fn install_no_writes_nothing_and_does_not_log_in() {
@@ -33,6 +34,26 @@ fn a_login_that_runs_no_commands_is_named_once() {
     let said = run(&mut server.ssh(&["box"]), LIMIT).expect_code(3).err();
     assert!(said.contains("ForceCommand") && !said.contains(LOGS_IN), "{said}");
     assert_eq!(server.logins(), 3);
+}
+
+#[test]
+fn a_server_half_that_is_not_reached_is_named_with_its_ports_and_used_again_when_it_is() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    server.expect_session(&[]);
+    // It runs and says nothing, as behind a firewall.
+    server.signal_all(Signal::STOP);
+    let named = "if there are firewalls, open UDP port 6";
+    assert!(server.expect_plain(&[], named).err().contains(LOGS_IN));
+    assert!(
+        !server.expect_plain(&[], named).err().contains(LOGS_IN),
+        "nobody looks twice in an hour"
+    );
+    server.signal_all(Signal::CONT);
+    server.expect_session(&[]);
+    assert_eq!(server.keepers().len(), 1);
 }
 
 #[test]

@@ -13,8 +13,9 @@ use rustix::process::Signal;
 use server::{LIMIT, LOGS_IN, Server, Special, USER, may_run, write_for};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use support::process::{Running, pid_of, run};
-use support::wait_for;
+use support::{BOWLINE, wait_for};
 
 #[test]
 fn one_command_starts_a_server_half_at_a_fresh_account_and_the_next_one_finds_it() {
@@ -53,6 +54,60 @@ fn every_login_shell_will_do() {
         });
         server.expect_session(&[]);
     }
+}
+
+#[test]
+fn busybox_will_do() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::with(Special {
+        sshd: "SetEnv PATH={dir}/bin".to_owned(),
+        ..Special::default()
+    });
+    let programs = server.there.join("bin");
+    fs::create_dir(&programs).expect("the scratch folder");
+    run(Command::new("busybox").args(["--install", "-s"]).arg(&programs), LIMIT).expect_code(0);
+    server.expect_session(&[]);
+    run(&mut server.ssh(&["--uninstall", "box"]), LIMIT).expect_code(0);
+    assert!(server.keepers().is_empty());
+}
+
+#[test]
+fn an_agent_signs_for_logins_only() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start();
+    let socket = server.here.join("agent");
+    let mut agent = server.command("ssh-agent");
+    let _agent = Running::start(agent.arg("-D").arg("-a").arg(&socket));
+    let mut add = server.command("ssh-add");
+    add.arg("-q")
+        .arg(server.there.join("user"))
+        .env("SSH_AUTH_SOCK", &socket);
+    let added = wait_for(LIMIT, || (run(&mut add, LIMIT).code == Some(0)).then_some(()));
+    assert!(added.is_some(), "the agent has the key");
+    for _ in 0..2 {
+        let mut command = server.command(BOWLINE);
+        command.args(["ssh", "--install=yes", "-F", "ssh_config", "-o", "IdentitiesOnly=no"]);
+        command.args([
+            "-o",
+            "Compression=no",
+            "-o",
+            "BatchMode=yes",
+            "box",
+            "echo from $SSH_CONNECTION",
+        ]);
+        let outcome = run(command.env("SSH_AUTH_SOCK", &socket), LIMIT).expect_code(0);
+        assert!(
+            !outcome.out().contains("from 127.0.0.1 "),
+            "{}{}",
+            outcome.out(),
+            outcome.err()
+        );
+    }
+    assert_eq!(server.logins(), 3);
 }
 
 #[test]

@@ -223,6 +223,13 @@ impl Server {
         .collect()
     }
 
+    /// To all processes of this user.
+    pub(crate) fn signal_all(&self, signal: Signal) {
+        for pid in self.processes() {
+            rustix::process::kill_process(pid_of(pid), signal).expect("it runs");
+        }
+    }
+
     /// Everything of this user ends at once, as in a reboot.
     pub(crate) fn reboot(&self) {
         let gone = wait_for(LIMIT, || {

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -353,6 +354,19 @@ impl Answers {
     }
 }
 
+/// The size of this program in bytes.
+pub(super) fn program_size() -> io::Result<u64> {
+    Ok(std::fs::metadata(own_file()?)?.len())
+}
+
+/// Not by its path: the file there may have been replaced since.
+fn own_file() -> io::Result<PathBuf> {
+    match cfg!(target_os = "linux") {
+        true => Ok("/proc/self/exe".into()),
+        false => std::env::current_exe(),
+    }
+}
+
 /// This program's own file.
 struct Program {
     file: File,
@@ -362,13 +376,8 @@ struct Program {
 
 impl Program {
     fn own() -> io::Result<Program> {
-        // Not by its path: the file there may have been replaced since.
-        let path = match cfg!(target_os = "linux") {
-            true => "/proc/self/exe".into(),
-            false => std::env::current_exe()?,
-        };
         let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        let mut file = File::open(&path)?;
+        let mut file = File::open(own_file()?)?;
         let mut length = 0;
         let mut bytes = vec![0; 1 << 16];
         loop {

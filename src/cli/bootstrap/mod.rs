@@ -162,7 +162,8 @@ impl Bootstrap<'_> {
             return Err(BootstrapError::Declined);
         }
         if matches!(answer, Answer::Install) {
-            (self.notice)(&format!("sending bowline {VERSION} to {host}"));
+            let size = login::program_size().map_or(0, |bytes| bytes.div_ceil(1_000_000));
+            (self.notice)(&format!("sending bowline {VERSION} ({size} MB) to {host}"));
         }
         let Started { ready, ends_at_logout } = login.answer(&answer).await?;
         if ends_at_logout {
