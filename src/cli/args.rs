@@ -16,6 +16,7 @@ pub(super) use self::relay::RelayOptions;
 pub(super) use self::serve::ServeOptions;
 
 use self::options::options;
+use super::bootstrap::LOGIN_VARIABLE;
 use super::values::{Destination, HostPattern, ListenAddress, LogFormat, Port, SessionName, parse};
 use crate::identity::ssh_config::NESTING_VARIABLE;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
@@ -329,7 +330,7 @@ pub(super) fn unknown_variables() -> Vec<String> {
     }
     // The second is for tests: crate::fault.
     let mut known: Vec<OsString> = vec![super::logging::FILTER_VARIABLE.into(), "BOWLINE_FAULT".into()];
-    known.push(NESTING_VARIABLE.into());
+    known.extend([NESTING_VARIABLE, LOGIN_VARIABLE].map(OsString::from));
     collect(&command(), &mut known);
     let names = std::env::vars_os()
         .map(|(name, _)| name)

@@ -31,6 +31,7 @@ use crate::transport::quic::MtuCap;
 use crate::wire::{SessionId, UserName};
 
 use super::args::ProxyArgs;
+use super::bootstrap::is_in_login;
 use super::places::Folders;
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError};
@@ -125,8 +126,15 @@ impl ProxySettings {
             proxy,
             path_commands: reach.path_command.unwrap_or_default(),
             transport: reach.transport.unwrap_or(Transport::Auto),
-            fallback: reach.fallback.unwrap_or(Fallback::None),
-            install: reach.install.unwrap_or(Install::No),
+            // The login that starts a server half must not wait for one.
+            fallback: match is_in_login() {
+                true => Fallback::Tcp,
+                false => reach.fallback.unwrap_or(Fallback::None),
+            },
+            install: match is_in_login() {
+                true => Install::No,
+                false => reach.install.unwrap_or(Install::No),
+            },
             connect_timeout: reach.connect_timeout,
             answer_timeout: reach.connect_timeout,
             patience: reach.patience,

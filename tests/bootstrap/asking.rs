@@ -52,7 +52,7 @@ fn a_password_is_asked_for_by_each_login_and_then_only_for_the_session() {
     if !may_run() {
         return;
     }
-    let server = Server::start();
+    let server = Server::start().with_program();
     let mut pty = desk(&server);
     let command = line(&server, "-t -o PubkeyAuthentication=no");
     let prompt = "password: ";

@@ -41,7 +41,7 @@ fn a_server_half_that_is_not_reached_is_named_with_its_ports_and_used_again_when
     if !may_run() {
         return;
     }
-    let server = Server::start();
+    let server = Server::start().with_program();
     server.expect_session(&[]);
     // It runs and says nothing, as behind a firewall.
     server.signal_all(Signal::STOP);

@@ -15,7 +15,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use support::process::{Running, pid_of, run};
-use support::{BOWLINE, wait_for};
+use support::{BOWLINE, wait_for, write_program};
 
 #[test]
 fn one_command_starts_a_server_half_at_a_fresh_account_and_the_next_one_finds_it() {
@@ -51,7 +51,8 @@ fn every_login_shell_will_do() {
         let server = Server::with(Special {
             shell,
             ..Special::default()
-        });
+        })
+        .with_program();
         server.expect_session(&[]);
     }
 }
@@ -78,7 +79,7 @@ fn an_agent_signs_for_logins_only() {
     if !may_run() {
         return;
     }
-    let server = Server::start();
+    let server = Server::start().with_program();
     let socket = server.here.join("agent");
     let mut agent = server.command("ssh-agent");
     let _agent = Running::start(agent.arg("-D").arg("-a").arg(&socket));
@@ -111,6 +112,26 @@ fn an_agent_signs_for_logins_only() {
 }
 
 #[test]
+fn a_login_whose_proxy_command_leads_to_bowline_again_does_not_start_another() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start().with_program();
+    let way = server.here.join("way");
+    let config = server.here.join("ssh_config");
+    let script = format!("exec {BOWLINE} proxy --install yes -F {} \"$@\"", config.display());
+    write_program(&way, &script);
+    let text = fs::read_to_string(&config).expect("written");
+    let line = format!("Host box\n  ProxyCommand {} %r@%h %p\n", way.display());
+    fs::write(&config, line + &text).expect("the scratch folder");
+    let mut command = server.command("ssh");
+    command.args(["-F", "ssh_config", "-o", "Compression=no", "-o", "BatchMode=yes", "-i"]);
+    command.arg(server.there.join("user")).args(["box", "exit 7"]);
+    run(&mut command, LIMIT).expect_code(7);
+    assert_eq!((server.logins(), server.keepers().len()), (2, 1));
+}
+
+#[test]
 fn what_a_login_shell_prints_does_no_harm() {
     if !may_run() {
         return;
@@ -118,7 +139,8 @@ fn what_a_login_shell_prints_does_no_harm() {
     let server = Server::with(Special {
         shell: "/bin/bash",
         ..Special::default()
-    });
+    })
+    .with_program();
     write_for(
         &server,
         ".bashrc",
@@ -132,7 +154,7 @@ fn two_clients_at_once_start_one_server_half() {
     if !may_run() {
         return;
     }
-    let server = Server::start();
+    let server = Server::start().with_program();
     let mut other = server.ssh(&["--state-dir=other", "box", "exit 5"]);
     let other = Running::start(&mut other);
     server.expect_session(&[]);
@@ -165,7 +187,7 @@ fn a_session_survives_cut_carriers_while_bytes_flow() {
     if !may_run() {
         return;
     }
-    let server = Server::start();
+    let server = Server::start().with_program();
     server.expect_session(&[]);
     let mut command = server.ssh(&["box", "head -c 30000000 /dev/zero | tr '\\0' b; cat | wc -c"]);
     command.env("BOWLINE_FAULT", "close-carrier-after=150ms");
@@ -188,7 +210,7 @@ fn tls_is_enough() {
     if !may_run() {
         return;
     }
-    let server = Server::start();
+    let server = Server::start().with_program();
     server.expect_session(&["--transport=tls"]);
 }
 
@@ -197,7 +219,7 @@ fn a_jump_host_gets_a_server_half() {
     if !may_run() {
         return;
     }
-    let server = Server::start();
+    let server = Server::start().with_program();
     // The key of the way to the jump host comes from the configuration, as with ssh.
     let config = server.here.join("ssh_config");
     let key = format!("  IdentityFile {}\n", server.there.join("user").display());

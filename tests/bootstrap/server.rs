@@ -13,7 +13,7 @@ use crate::support::process::{Outcome, Running, pid_of, run};
 use crate::support::sshd::{make_key, program, public_key};
 use crate::support::{BOWLINE, Scratch, wait_for};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// The user's name there.
 pub(crate) const USER: &str = "ann";
@@ -108,6 +108,17 @@ impl Server {
         assert!(up.is_some(), "sshd does not come up: {}", server.log());
         server.write_client_files(port);
         server
+    }
+
+    /// With the program in place: to send one as large as that of the tests takes long on a busy machine.
+    pub(crate) fn with_program(self) -> Server {
+        let folder = self.home().join(".local/bin");
+        fs::create_dir_all(&folder).expect("the scratch folder");
+        fs::copy(BOWLINE, folder.join("bowline")).expect("the scratch folder");
+        for path in [self.home().join(".local"), folder.clone(), folder.join("bowline")] {
+            self.give(&path);
+        }
+        self
     }
 
     fn write_client_files(&self, port: u16) {

@@ -22,6 +22,14 @@ use crate::wire::PeerText;
 
 const SCRIPT: &str = include_str!("start.sh");
 
+/// Set for the ssh of a login, and for its ProxyCommand, which may be a bowline again (in a script, for example).
+pub(in crate::cli) const LOGIN_VARIABLE: &str = "BOWLINE_LOGS_IN";
+
+/// Whether this process is the way of such a login.
+pub(in crate::cli) fn is_in_login() -> bool {
+    std::env::var_os(LOGIN_VARIABLE).is_some()
+}
+
 /// ssh's options that lead to the host, or say how to log in.
 const KEPT_OPTIONS: &[u8] = b"46BbCcFIiJKklmopPqv";
 
@@ -166,6 +174,7 @@ impl Login {
             "exec sh -c 'eval \"$(dd bs=1 count={} 2>/dev/null)\"'",
             script.len()
         ));
+        command.env(LOGIN_VARIABLE, "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let stdin = child.stdin.take();

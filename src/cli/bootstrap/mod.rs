@@ -13,8 +13,8 @@ use crate::cli::values::Install;
 use crate::identity::ssh_config::SshConfig;
 use crate::wire::PeerText;
 
-pub(super) use self::login::login_arguments;
 use self::login::{Answer, Login, Question, Started};
+pub(super) use self::login::{LOGIN_VARIABLE, is_in_login, login_arguments};
 pub(super) use self::record::{Record, RecordFolder, Running};
 
 /// The version of this program, and of the server half that it starts.
