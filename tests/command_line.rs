@@ -53,6 +53,42 @@ fn help_into_a_closed_or_full_stdout_is_not_an_error() {
 }
 
 #[test]
+fn a_missing_command_and_a_port_behind_the_host_are_said_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = run(folder.path(), &["-v"]);
+    assert_eq!(missing.status.code(), Some(64));
+    assert_eq!(
+        stderr(&missing),
+        "error: a command is missing\nhint: `bowline --help` lists the commands\n"
+    );
+    let with_port = run(folder.path(), &["check", "127.0.0.1:22"]);
+    assert_eq!(with_port.status.code(), Some(69));
+    assert!(
+        stderr(&with_port).ends_with("`bowline check HOST PORT`, `bowline ssh -p PORT HOST`\n"),
+        "{}",
+        stderr(&with_port)
+    );
+}
+
+#[test]
+fn the_reason_why_there_is_no_session_comes_before_what_ssh_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let port = port.expect("a port").port().to_string();
+    for fallback in ["none", "tcp"] {
+        let bowline = ["ssh", "--connect-timeout", "5s", "--fallback", fallback];
+        let output = run(
+            folder.path(),
+            &[&bowline[..], &["-F", "none", "-p", &port, "127.0.0.1", "true"]].concat(),
+        );
+        assert_eq!(output.status.code(), Some(255));
+        let said = stderr(&output);
+        let (error, ssh) = (said.find("error: "), said.find("closed by"));
+        assert!(error.is_some() && error < ssh, "{said}");
+    }
+}
+
+#[test]
 fn a_bad_flag_is_a_usage_error_with_the_nearest_right_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = run(folder.path(), &["proxy", "--patince", "5s", "host"]);

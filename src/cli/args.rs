@@ -65,14 +65,15 @@ pub(super) enum Command {
     Setup(SetupArgs),
     /// Test every path to a host, and show what would end a session
     #[command(
-        long_about = "Test every path to a host from end to end: each address, port, transport and relay. All paths are tested \
-                      at the same time, each on its own. A path works if an authenticated probe reached sshd through it \
-                      and returned sshd's banner.\n\nBelow the table, check lists the settings that would end a session \
-                      during an outage, and the line that fixes each. It takes the options of `bowline proxy`. Each path gets \
-                      5s, or --connect-timeout.\n\nssh's configuration may run it: Match exec \"bowline check %n\". bowline \
-                      itself runs `ssh -G`. If that `ssh -G` starts a check for the same host, the check exits with 0 at \
-                      once, without a test.\n\nExit code: 0 if a path works and ssh can use it; 77 if no path works and a key \
-                      was refused; otherwise 69.",
+        long_about = "Test every path to a host from end to end: each address, port, transport and relay. All paths \
+                      are tested at the same time, each on its own. A path works if an authenticated probe reached \
+                      sshd through it and returned sshd's banner.\n\nBelow the table, check lists the settings that \
+                      would end a session during an outage, and the line that fixes each. It takes the options of \
+                      `bowline proxy`; --fallback has no effect. Each path gets 5s, or --connect-timeout.\n\nYou can \
+                      run check from ssh's configuration: Match exec \"bowline check %n\". Since bowline itself runs \
+                      `ssh -G`, that line would start a second check for the same host; the second check exits with 0 \
+                      at once, without a test.\n\nExit code: 0 if a path works and ssh can use it; 77 if no path \
+                      works and a key was refused; otherwise 69.",
         after_help = "Example:\n  bowline check build.example.org"
     )]
     Check(Box<CheckArgs>),
@@ -97,12 +98,13 @@ pub(super) enum Command {
     /// Run the server half next to sshd
     #[command(
         long_about = "Run the server half next to sshd.\n\nWhen it is ready, it prints one line: ready udp=ADDR:PORT \
-                  client-address=real|loopback version=VERSION keeper=PID fingerprint=SHA256:.., with tls=ADDR:PORT for \
-                  each --listen-tls.\n\nSIGTERM ends all sessions, and their clients are told. Under systemd with \
-                  FileDescriptorStoreMax=, the server half first asks systemd why it is stopped: sessions survive a restart and end with a stop. To be allowed to ask, it must run as root \
-                  (no User= in the unit). If systemd does not answer, sessions are kept for the next start. If you stop the \
-                  service while it is down, for example between a crash and its restart, clients are not told: they wait \
-                  until their --patience ends or the service starts again."
+                  client-address=real|loopback version=VERSION keeper=PID fingerprint=SHA256:.., with tls=ADDR:PORT \
+                  for each --listen-tls.\n\nWithout a service manager, SIGTERM ends all sessions and bowline tells \
+                  their clients. Under systemd with FileDescriptorStoreMax=, the server half first asks systemd why \
+                  it is stopped: a restart keeps the sessions, and a stop ends them. To be allowed to ask, it must \
+                  run as root (no User= in the unit). If systemd does not answer, sessions are kept for the next \
+                  start. If you stop the service while it is down, for example between a crash and its restart, \
+                  clients are not told: they wait until their --patience ends or the service starts again."
     )]
     Serve(Box<ServeOptions>),
     /// Connect clients to servers that cannot be reached directly
@@ -110,12 +112,12 @@ pub(super) enum Command {
     Relay(Box<RelayOptions>),
     /// Carry one SSH connection, as ssh's ProxyCommand
     #[command(
-        long_about = "Carry one SSH connection between stdin/stdout and the sshd next to a server half.\n\nUse it as ssh's \
-                  ProxyCommand. On stderr it prints only what you must know: that the session cannot continue, that it \
-                  falls back to plain TCP, or that a key needs your touch or passphrase.\n\nExit code: 0: ended cleanly; 64: \
-                  the command line or the configuration is wrong; 69: no path reached the server half; 70: internal error \
-                  of bowline; 75: the session was lost; 76: the server half broke the protocol, or has another version; \
-                  77: refused, by your known_hosts or by the server."
+        long_about = "Carry one SSH connection between stdin/stdout and the sshd next to a server half.\n\nUse it as \
+                  ssh's ProxyCommand. On stderr it prints only what you must know: that the session cannot continue, \
+                  that it falls back to plain TCP, or that a key needs your touch or passphrase.\n\nExit code: 0: \
+                  ended cleanly; 64: the command line or the configuration is wrong; 69: no path led to the server \
+                  half; 70: internal error of bowline; 75: the session was lost; 76: the other end broke the \
+                  protocol, or has another version; 77: refused, by your known_hosts or by the server."
     )]
     Proxy(Box<ProxyArgs>),
     /// Run the built-in SSH server
@@ -432,20 +434,21 @@ pub(in crate::cli) struct SetupArgs {
 }
 
 /// What `bowline status --help` says first.
-const ABOUT_STATUS: &str = "Show the sessions on this machine: your own and, if you have permission, those of a \
-server half and the connections through a relay.
+const ABOUT_STATUS: &str = "Show the sessions on this machine: your own, and those of the server halves and relays \
+that you run. Root sees all of them.
 
-The time after \"connected\" and \"probing\" says how long ago the other half was last heard, rounded up. The time after \
-\"detached\" says how long the session has had no path. Sessions that ended on a server half in the last five minutes are shown as \"gone\", with the \
-reason. TERMINAL and LAST KEY are those of the `bowline ssh` in front of a session. It does not say when the last key was typed \
-while it is suspended. For a relay, the newest thousand paths are shown: the address of the client, the host key of the server half, bytes from \
-and to the client, and the age.
+\"connected\": the other half was heard recently. \"probing\": it was not heard in time, and bowline tests the path. \
+The time after both says how long ago the other half was last heard, rounded up. The time after \"detached\" says how \
+long the session has had no path. Sessions that ended on a server half in the last five minutes are shown as \
+\"gone\", with the reason. TERMINAL and LAST KEY are those of the `bowline ssh` in front of a session. While that \
+`bowline ssh` is suspended, LAST KEY is unknown. For a relay, the newest thousand paths are shown: the address of the \
+client, the host key of the server half, bytes from and to the client, and the age.
 
-With --json, the document has these fields. sessions: see below. servers: keeper_pid, worker_pid, version, client_address (the \
-one that sshd sees), udp, tls, store_shortage (wanted, kept, most; only if a service manager stores fewer file descriptors \
-for the next start than it should). relays: pid, udp, tls, registered, splices (the number of paths), bytes_up, bytes_down, paths \
-(each: peer, transport, which is quic or tls, host_key, bytes_up, bytes_down, age_ms). silent: the processes that do not answer \
-(each: pid, socket, reason).
+With --json, the document has these fields. sessions: see below. servers: keeper_pid, worker_pid, version, \
+client_address (real or loopback: which client address sshd sees), udp, tls, store_shortage (wanted, kept, most; only \
+if a service manager stores fewer file descriptors for the next start than it should). relays: pid, udp, tls, \
+registered, splices (the number of paths), bytes_up, bytes_down, paths (each: peer, transport, which is quic or tls, \
+host_key, bytes_up, bytes_down, age_ms). silent: the processes that do not answer (each: pid, socket, reason).
 
 A session has: id, half (client, server), host, user, key, peer, alias (the client's address as sshd sees it), path, standby, \
 rtt_ms, loss (0 to 1), bytes_in, bytes_out, epoch, outages (survived, longest_ms), buffered, state (connected, probing, detached, \
@@ -453,8 +456,8 @@ gone), age_ms, age (state and age in words), reason, terminal (that of `bowline 
 pid, keeper_pid, worker_pid. Unknown values are null.";
 
 /// The same for `bowline kill`.
-const ABOUT_KILL: &str = "End sessions. The ssh of each session is told why, and so is the other half if there is a \
-path to it. If an argument names no session, or several, nothing is ended.";
+const ABOUT_KILL: &str = "End sessions. bowline tells each session's ssh why, and the other half too if there is a \
+path to it. If an argument names no session, or several, bowline ends none.";
 
 /// `bowline status`.
 #[derive(Debug, Clone, Copy, Default, Args)]

@@ -63,6 +63,12 @@ pub fn main() -> ExitCode {
 fn read_arguments() -> Result<Cli, ExitCode> {
     let parsed = args::matches_from(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(|error| {
+        if error.kind() == ErrorKind::MissingSubcommand {
+            let failure = Failure::new(Exit::Usage, "a command is missing");
+            let failure = failure.hint("`bowline --help` lists the commands");
+            failure.print();
+            return failure.exit_code();
+        }
         // A closed stdout is not an error: `bowline --help | head -1`.
         let _ = error.print();
         match error.kind() {

@@ -212,6 +212,7 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
             }
         }
         Err(Unopened { error, reason }) => {
+            leave_open(stdout);
             let is_no_path = is_no_path(&error);
             let failure = report::cannot_open_as(&settings.destination.host, error, ssh.ignores_host_keys);
             let failure = reason.into_iter().fold(failure, Failure::fact);
@@ -222,6 +223,12 @@ pub(super) async fn run(settings: ProxySettings) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// Keeps ssh's pipe open until this process ends. When it is closed, ssh says so and ends, and this process is to say why
+/// before that.
+fn leave_open(stdout: Stdout) {
+    std::mem::forget(stdout);
 }
 
 /// Whether a ProxyCommand, as it is written in ssh's configuration, runs `bowline proxy`.
@@ -484,8 +491,13 @@ async fn fall_back(
     terminal_socket: Option<PathBuf>,
 ) -> Result<(), Failure> {
     let connected = fallback::connect(&ssh.hostname, ssh.port, limit).await;
-    let (stream, address) =
-        connected.map_err(|error| report::cannot_fall_back(&ssh.hostname, ssh.port, &error, why))?;
+    let (stream, address) = match connected {
+        Ok(connected) => connected,
+        Err(error) => {
+            leave_open(stdout);
+            return Err(report::cannot_fall_back(&ssh.hostname, ssh.port, &error, why));
+        }
+    };
     report::notice(&match (why, reason) {
         (_, Some(reason)) => {
             format!("{reason}; using plain TCP to {address}: this session ends if its connection breaks")

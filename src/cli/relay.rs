@@ -105,7 +105,7 @@ fn check_who_is_listed(allow_servers: &Option<PathBuf>, open: bool) -> Result<()
             other: "--open",
         }),
         (None, false) => Err(SettingsError::Missing {
-            options: "--allow-servers FILE, or --open to list every server half",
+            options: "--allow-servers FILE, or --open to accept every server half",
         }),
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn run(args: SshArgs, common: CommonArgs) -> Failure {
         }
         Err(reason) => {
             if is_verbose {
-                notice(&format!("ssh has the terminal to itself: {reason}"));
+                notice(&format!("bowline replaces itself with ssh: {reason}"));
             }
             cannot_run("ssh", &ssh.exec())
         }

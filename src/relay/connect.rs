@@ -129,8 +129,8 @@ async fn find_server(state: &RelayState, source: SocketAddr, fingerprints: &[Key
     for registered in registrations {
         let permit = state.quotas.splice(source.ip(), &registered.tls_key, clock::now());
         let permit = permit.map_err(|code| match code {
-            RelayRefusalCode::Quota => (code, "too many sessions from this address or to this server half"),
-            code => (code, "too many sessions"),
+            RelayRefusalCode::Quota => (code, "too many paths from this address or to this server half"),
+            code => (code, "too many paths"),
         })?;
         let memory = match &registered.windows {
             Some(_) => None,

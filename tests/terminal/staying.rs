@@ -63,13 +63,13 @@ fn verbose_says_why_ssh_has_the_terminal_to_itself() {
         "./bssh --verbose -F ssh_config {HOST} true 2>&1 | grep itself; echo done-$((1+1))"
     ));
     desk.pty
-        .expect("ssh has the terminal to itself: stdout is not the controlling terminal\r\n");
+        .expect("bowline replaces itself with ssh: stdout is not the controlling terminal\r\n");
     desk.pty.expect("done-2");
     desk.pty.enter(&format!(
         "./bssh --verbose -F ssh_config {HOST} exit 3; echo \"code=$?.\""
     ));
     desk.pty
-        .expect("ssh has the terminal to itself: a command, without -t\r\n");
+        .expect("bowline replaces itself with ssh: a command, without -t\r\n");
     desk.expect_end(3);
 }
 

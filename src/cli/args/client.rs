@@ -41,7 +41,7 @@ options! {
         /// Read known host keys from this file instead of ssh's files
         #[arg(long, value_name = "FILE", env = "BOWLINE_KNOWN_HOSTS")]
         pub(in crate::cli) known_hosts: Option<PathBuf>,
-        /// UDP port of the server half [default: ssh's port]
+        /// UDP port of the server half; bowline also tries UDP port 443 [default: ssh's port]
         #[arg(long, value_name = "UDP", env = "BOWLINE_PORT", value_parser = parse::<Port>)]
         pub(in crate::cli) port: Option<Port>,
         /// TCP port of the server half for TLS, used if UDP is blocked [default: 443]
@@ -50,9 +50,9 @@ options! {
         /// Also try to reach the server half through this relay; repeatable
         ///
         /// The server half must be registered there (`bowline serve --relay`). A relay is written as r1.example.org or
-        /// r2.example.org:4433. Append #SHA256:.. to pin the relay's key. The value can also be the name of SRV records, such
-        /// as _bowline-relay._udp.example.org. Relays look up a server half by its host keys, so you must already know
-        /// one of them (known_hosts or --pin).
+        /// r2.example.org:4433. Append #SHA256:.. to pin the relay's key. The value can also be the name of SRV
+        /// records, such as _bowline-relay._udp.example.org, or an alias (CNAME) of such a name. Relays look up a
+        /// server half by its host keys, so you must already know one of them (known_hosts or --pin).
         #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
         pub(in crate::cli) relay: Option<Vec<RelayName>>,
         /// Also connect through this proxy, with TLS; `direct` for no proxy [default: HTTPS_PROXY or ALL_PROXY]
@@ -93,9 +93,9 @@ options! {
         pub(in crate::cli) install: Option<Install>,
         /// Give up if the session is not open after this time [default: 10s]
         ///
-        /// If this is not set, ssh's ConnectTimeout minus 0.5 s is used. If that is not set either, a server half must be
-        /// found within 10s (3s with --fallback tcp). If packets arrive from it, the limit is four times as long, and if it
-        /// reports that it is waiting for sshd, 120s. `bowline check` gives each path 5s.
+        /// Default: ssh's ConnectTimeout minus 0.5 s, if that is set. Otherwise bowline waits 10s for an answer of a
+        /// server half (3s with --fallback tcp), four times as long if packets arrive, and 120s if the server half
+        /// reports that it waits for sshd. `bowline check` gives each path 5s.
         #[arg(long, value_name = "DURATION", env = "BOWLINE_CONNECT_TIMEOUT", value_parser = parse::<Duration>)]
         pub(in crate::cli) connect_timeout: Option<Duration>,
         /// Give up an open session if an outage lasts longer than this

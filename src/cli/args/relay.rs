@@ -55,10 +55,10 @@ options! {
         pub(in crate::cli) max_half_open: Option<Count>,
         /// Memory for buffered data [default: a quarter of the machine's memory, or half of the control group's limit]
         ///
-        /// If both apply, the smaller one is the default. QUIC's receive windows towards both ends of every session
-        /// count, and so does the data between them. A session starts with a small share and gets more while it
-        /// transfers data. If a session stalls, the relay stops reading from it; it drops nothing. If there is no
-        /// memory for another session, clients are told that the relay is busy.
+        /// If both apply, the smaller one is the default. The budget includes QUIC's receive windows towards both ends
+        /// of every relayed path, and the data that waits between the two ends. A path starts with a small share and
+        /// gets more while it transfers data. If a path stalls, the relay stops reading from it; it drops nothing. If
+        /// there is no memory for another path, clients are told that the relay is busy.
         #[arg(long, value_name = "SIZE", env = "BOWLINE_MEMORY_BUDGET", value_parser = parse::<ByteSize>)]
         pub(in crate::cli) memory_budget: Option<ByteSize>,
         /// After SIGTERM, let sessions continue for this long [default: 30s]

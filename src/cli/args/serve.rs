@@ -31,9 +31,9 @@ options! {
         /// Register with this relay so that clients outside the NAT can reach this server; repeatable
         ///
         /// A relay is written as r1.example.org or r2.example.org:4433. Append #SHA256:.. to pin the relay's key. The
-        /// value can also be the name of SRV records, such as _bowline-relay._udp.example.org, or an alias (CNAME) of such a
-        /// name. If there are more than three relays, the host keys determine which three are used. BIND 9.18 does not
-        /// serve a zone with more than 100 records of one name.
+        /// value can also be the name of SRV records, such as _bowline-relay._udp.example.org, or an alias (CNAME) of
+        /// such a name. If there are more than three relays, the host keys determine which three are used. BIND does
+        /// not load a zone with more than 100 records of one name and type unless max-records-per-type is higher.
         #[arg(long, value_name = "HOST[:PORT]", env = "BOWLINE_RELAY", value_delimiter = ',', value_parser = parse::<RelayName>)]
         pub(in crate::cli) relay: Vec<RelayName>,
         /// Connect sessions to this SSH server, or to `builtin`
@@ -64,7 +64,7 @@ options! {
         /// Stop when there was no session for this long [default: never]
         #[arg(long, value_name = "DURATION", env = "BOWLINE_EXIT_WHEN_IDLE", value_parser = parse::<Duration>)]
         pub(in crate::cli) exit_when_idle: Option<Duration>,
-        /// Client address that sshd sees: auto, real or loopback [default: auto, real if possible]
+        /// Client address that sshd sees: auto, real or loopback [default: auto]
         ///
         /// `real`: sshd sees the client's own address, so sshd's address rules, penalties and log are exact. This needs
         /// CAP_NET_ADMIN, a policy routing rule and net.ipv4.tcp_fwmark_accept; bowline sets up the last two at
@@ -95,13 +95,14 @@ options! {
         pub(in crate::cli) session_ttl: Option<Duration>,
         /// Size of each session's replay buffer [default: 16MiB]
         ///
-        /// It holds the bytes that the client has not acknowledged, to send them again after an outage. It cannot be
-        /// larger than --memory-budget; if that is less than 16MiB, it is the default.
+        /// It holds the bytes that the client has not acknowledged, to send them again after an outage. The buffer
+        /// cannot be larger than --memory-budget. If --memory-budget is less than 16MiB, the default is the value of
+        /// --memory-budget.
         #[arg(long, value_name = "SIZE", env = "BOWLINE_REPLAY_BUFFER", value_parser = parse::<ByteSize>)]
         pub(in crate::cli) replay_buffer: Option<ByteSize>,
         /// Memory for the buffers of all sessions [default: 1GiB]
         ///
-        /// The default is less if half of the machine's memory is less, or half of the control group's limit
+        /// The default is the smallest of 1GiB, half of the machine's memory, and half of the control group's limit
         /// (MemoryHigh=, MemoryMax=, or a container's limit). The server half needs about the same amount of memory
         /// again for everything else.
         #[arg(long, value_name = "SIZE", env = "BOWLINE_MEMORY_BUDGET", value_parser = parse::<ByteSize>)]

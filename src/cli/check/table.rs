@@ -168,7 +168,7 @@ fn limits(text: &mut String, report: &Report<'_>, paths: &[CheckedPath], width: 
         let survives = rough(survives);
         line(
             text,
-            &format!("As far as is known, a session survives an outage of {survives}."),
+            &format!("By the known limits, a session survives an outage of up to {survives}."),
         );
     }
 }

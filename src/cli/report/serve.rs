@@ -31,8 +31,8 @@ pub(crate) fn in_use(endpoint: Endpoint, error: &io::Error, holders: &[Holder], 
         return there(endpoint)
             .fact(format_args!("process {}", keeper.pid))
             .hint(format_args!(
-                "its control socket is not in {}: name its runtime folder with --runtime-dir; then --replace takes \
-             over from it and keeps its sessions",
+                "its control socket is not in {}; to take over from it and keep its sessions, run this again with \
+                --runtime-dir FOLDER --replace, where FOLDER is its runtime folder",
                 folder.display()
             ));
     }

@@ -85,8 +85,8 @@ pub(crate) fn cannot_open_as(host: &str, error: OpenError, ignores_host_keys: bo
 }
 
 /// What to do if nothing is known but that no answer came.
-const NO_ANSWER: &str = "check that `bowline serve` runs there, and allow this UDP port if a firewall on the way \
-    blocks it; `--port` sets another port, and `--fallback tcp` connects without bowline";
+const NO_ANSWER: &str = "check that `bowline serve` runs there, and that every firewall on the way allows these UDP \
+ports; `--port` sets another port, and `--fallback tcp` connects without bowline";
 
 /// The program that prints lines of known_hosts gave no answer.
 pub(crate) fn no_known_hosts_command(error: &CommandError) -> Failure {
@@ -96,11 +96,22 @@ pub(crate) fn no_known_hosts_command(error: &CommandError) -> Failure {
 const BAD_KNOWN_HOSTS_COMMAND: &str = "ssh does not connect in this case either: run the command by hand, then \
     fix it or remove KnownHostsCommand from ssh's configuration";
 
+/// Whether it is a name, or an IPv4 address, with a port behind it. ssh does not know this form.
+fn has_port(host: &str) -> bool {
+    let parts = host.split_once(':');
+    parts.is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok())
+}
+
 /// No session was opened to `host`.
 pub(crate) fn cannot_open(host: &str, error: OpenError) -> Failure {
     match error {
         OpenError::Resolve(error) => {
-            Failure::from_error(Exit::Unavailable, &error).hint("check the name, and HostName in ssh's configuration")
+            let failure = Failure::from_error(Exit::Unavailable, &error);
+            match has_port(host) {
+                true => failure
+                    .hint("the port is an argument of its own: `bowline check HOST PORT`, `bowline ssh -p PORT HOST`"),
+                false => failure.hint("check the name, and HostName in ssh's configuration"),
+            }
         }
         OpenError::NoPath { attempts, .. } if attempts.iter().any(is_other_protocol) => other_protocol(host, &attempts),
         OpenError::NoPath { attempts, within } => {
@@ -360,6 +371,9 @@ pub(crate) fn cannot_fall_back(host: &str, port: u16, error: &io::Error, why: &O
     )
     .fact(format_args!("tcp {host} port {port}: {error}"))
     .fact(format_args!("bowline: {why}"))
+    .hint(format_args!(
+        "check the host's name and port, and that sshd runs there; `bowline check {host}` tests every path"
+    ))
 }
 
 /// How a session ended, as the caller is to be told.
@@ -380,7 +394,7 @@ pub(crate) fn session_end(outcome: Outcome) -> Result<(), Failure> {
         .hint(REPORT_DESYNC)),
         Outcome::Expired | Outcome::Unconfirmed(_) => Err(Failure::new(
             Exit::Lost,
-            "the session was lost: the outage lasted longer than its patience",
+            "the session was lost: no path worked for longer than --patience allows",
         )
         .hint(
             "--patience sets how long the client half waits for a path, and --session-ttl how long the \

@@ -122,9 +122,9 @@ fn warn_of_other_server(key: &HostKey, proved: &PublicKey) {
         event = "other-host-key",
         key = public.to_openssh().unwrap_or_default(),
         target_proves = %proved.fingerprint(HashAlg::Sha256),
-        "the SSH server at the target has a host key that is not one of this machine's sshd, so this server half proves a key of \
-         its own. A client learns it by one `bowline ssh --pin {fingerprint}`. If the private key of the target's is at hand, \
-         name it with --host-key"
+        "the SSH server at the target has a host key that is not one of this machine's sshd, so this server half \
+         proves a key of its own. Run `bowline ssh --pin {fingerprint}` once on each client. If you have the target's \
+         private key, name it with --host-key"
     );
 }
 
@@ -163,8 +163,8 @@ fn warn_of_own_key(key: &HostKey, files: &[PathBuf]) {
     let fingerprint = public.fingerprint(HashAlg::Sha256);
     warn!(
         key = public.to_openssh().unwrap_or_default(),
-        "none of sshd's host keys can be used, so this server half proves a key of its own. A client learns it by one \
-         `bowline ssh --pin {fingerprint}`"
+        "none of sshd's host keys can be used, so this server half proves a key of its own. Run `bowline ssh --pin \
+        {fingerprint}` once on each client"
     );
     debug!(unreadable = ?files, "host keys of sshd");
 }
