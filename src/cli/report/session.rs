@@ -85,8 +85,8 @@ pub(crate) fn cannot_open_as(host: &str, error: OpenError, ignores_host_keys: bo
 }
 
 /// What to do if nothing is known but that no answer came.
-const NO_ANSWER: &str = "check that `bowline serve` runs there, and that every firewall on the way allows these UDP \
-ports; `--port` sets another port, and `--fallback tcp` connects without bowline";
+const NO_ANSWER: &str = "check that `bowline serve` runs there; if a firewall is on the way, it has to allow these UDP \
+    ports; `--port` sets another port, and `--fallback tcp` connects without bowline";
 
 /// The program that prints lines of known_hosts gave no answer.
 pub(crate) fn no_known_hosts_command(error: &CommandError) -> Failure {
