@@ -44,6 +44,9 @@ const NOT_FOLLOWED: &[u16] = &[2, 3, 45, 69, 95, 1048, 2027];
 
 const HYPERLINK_END: &[u8] = b"\x1b]8;;\x1b\\";
 
+/// By their terminfo, programs set it in tmux and screen whenever they show the cursor.
+const CURSOR_MODE: u16 = 34;
+
 /// Most bytes of a string by which vim finds out whether the terminal shows unknown strings. It sends one.
 const MAX_PROBE: usize = 2;
 
@@ -225,6 +228,8 @@ struct Modes {
     /// First and last row, from 1, if not the whole screen.
     region: Option<(u16, u16)>,
     cursor_shape: bool,
+    /// Whether tmux and screen show the cursor more clearly (mode 34 of ANSI, off). Other terminals ignore it.
+    clear_cursor: bool,
     /// Keys of XTMODKEYS that were set: 4 is modifyOtherKeys.
     modify_keys: BTreeSet<u16>,
     main_keyboard: KeyboardStack,
@@ -378,6 +383,9 @@ impl Modes {
         }
         if self.cursor_shape {
             bytes.extend_from_slice(b"\x1b[0 q");
+        }
+        if self.clear_cursor {
+            write(bytes, format_args!("\x1b[{CURSOR_MODE}h"));
         }
         if self.is_changed(25) {
             bytes.extend_from_slice(b"\x1b[?25h");
@@ -558,10 +566,12 @@ impl Perform for Modes {
             }
             ([], 'h') => {
                 self.ansi.extend(values().filter(|mode| [4, 20].contains(mode)));
-                self.unknown |= values().any(|mode| ![4, 20].contains(&mode));
+                self.clear_cursor &= !values().any(|mode| mode == CURSOR_MODE);
+                self.unknown |= values().any(|mode| ![4, 20, CURSOR_MODE].contains(&mode));
             }
             ([], 'l') => values().for_each(|mode| {
                 self.ansi.remove(&mode);
+                self.clear_cursor |= mode == CURSOR_MODE;
             }),
             ([b'>'], 'u') => {
                 let stack = self.keyboard();
@@ -746,6 +756,12 @@ mod tests {
     }
 
     #[test]
+    fn the_cursor_of_tmux_is_as_usual_afterwards() {
+        assert_eq!(restored(b"\x1b[34h\x1b[?25h"), "");
+        assert_eq!(restored(b"\x1b[34l\x1b[?25h"), "\x1b[34h");
+    }
+
+    #[test]
     fn saved_modes_come_back() {
         assert_eq!(restored(b"\x1b[?1006h\x1b[?1006s\x1b[?1006l\x1b[?1006r"), "\x1b[?1006l");
     }
@@ -771,6 +787,7 @@ mod tests {
             "ls ä漢👍\r\n\x1b[1;31;48;5;5;38;2;1;5;6mx\x1b[m".as_bytes(),
             b"\x1b]0;title\x07\x1b]133;A\x1b\\\x1b[6n\x1b[c\x1b[>q\x1b[?u",
             b"\x1b[?1049h\x1b[22;0;0t\x1b[H\x1b[2J\x1b(0lqk\x1b(B\x1b[3;9r\x1b[2L",
+            b"\x1b[34l\x1b[?25h\x1b[34h\x1b[?25h",
         ] {
             assert!(!after(bytes).take_unknown(), "{bytes:?}");
         }
