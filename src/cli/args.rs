@@ -69,7 +69,8 @@ pub(super) enum Command {
                       are tested at the same time, each on its own. A path works if an authenticated probe reached \
                       sshd through it and returned sshd's banner.\n\nBelow the table, check lists the settings that \
                       would end a session during an outage, and the line that fixes each. It takes the options of \
-                      `bowline proxy`; --fallback has no effect. Each path gets 5s, or --connect-timeout.\n\nYou can \
+                      `bowline proxy`; --fallback has no effect. Each path gets 5s, or --connect-timeout. If `bowline \
+                      ssh` has started a server half at the host, check tests that one.\n\nYou can \
                       run check from ssh's configuration: Match exec \"bowline check %n\". Since bowline itself runs \
                       `ssh -G`, that line would start a second check for the same host; the second check exits with 0 \
                       at once, without a test.\n\nExit code: 0 if a path works and ssh can use it; 77 if no path \

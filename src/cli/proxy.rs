@@ -39,7 +39,8 @@ use super::signals::{Signals, leave_terminal};
 use super::values::{Destination, Fallback, Install, PathCommand, Transport};
 pub(super) use alternate_routes::AlternateRoutes;
 use caller::Caller;
-use opening::{Opening, Unopened};
+pub(super) use opening::Opening;
+use opening::Unopened;
 
 /// Where ssh is.
 type Pipe = (EarlyData<Stdin>, Stdout);
@@ -231,12 +232,13 @@ fn leave_open(stdout: Stdout) {
     std::mem::forget(stdout);
 }
 
-/// Whether a ProxyCommand, as it is written in ssh's configuration, runs `bowline proxy`.
+/// Whether a ProxyCommand, as it is written in ssh's configuration, runs `bowline proxy`. The program may have another name.
 pub(super) fn is_over_bowline(command: &str) -> bool {
     let program = command
         .split_once(" proxy ")
-        .map(|(program, _)| program.trim_matches('\''));
-    program.and_then(|program| Path::new(program).file_name()) == Some("bowline".as_ref())
+        .map(|(program, _)| Path::new(program.trim_matches('\'')));
+    let is_this = |program: &Path| std::env::current_exe().is_ok_and(|this| this == program);
+    program.is_some_and(|program| program.file_name() == Some("bowline".as_ref()) || is_this(program))
 }
 
 /// ssh's configuration for the host.

@@ -3,6 +3,7 @@
 //! [`open`] opens a session; [`open_with`] saves a round trip. [`OpenSession::run`] connects it to any reader and
 //! writer until it ends; [`OpenSession::into_stream`] returns it as one stream instead.
 
+mod address_rules;
 pub mod check;
 mod dialer;
 mod early_data;
@@ -20,6 +21,7 @@ mod standby;
 pub mod stdio;
 mod stream;
 
+pub use address_rules::refuses_keys_of_sessions;
 pub use early_data::EarlyData;
 pub use failures::{AttemptError, Failed, SmallMtu};
 pub use handshake::{ReapError, reap};

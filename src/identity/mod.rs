@@ -1,6 +1,7 @@
 //! Authentication of both ends by the SSH keys that they already have.
 
 pub mod authorized_keys;
+pub(crate) mod key_query;
 pub mod known_hosts;
 pub mod opaque_key;
 mod private_key;

@@ -256,6 +256,12 @@ impl UserKeys {
         &self.keys
     }
 
+    /// All keys and certificates in wire format, in the order in which ssh offers them.
+    pub fn blobs(&self) -> Vec<Vec<u8>> {
+        let offers = self.keys.iter().flat_map(|key| key.offers().map(|offer| offer.blob()));
+        offers.collect()
+    }
+
     /// What could not be used.
     pub fn unusable(&self) -> &[Skipped] {
         &self.unusable

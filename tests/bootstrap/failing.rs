@@ -2,8 +2,10 @@
 
 use super::server::{LIMIT, LOGS_IN, Server, Special, may_run};
 use crate::support::process::run;
-use crate::support::write_program;
+use crate::support::{BOWLINE, write_program};
 use rustix::process::Signal;
+use std::fs;
+use std::process::Command;
 
 #[test]
 fn install_no_writes_nothing_and_does_not_log_in() {
@@ -100,6 +102,60 @@ fn nothing_is_sent_to_another_processor() {
     write_program(&server.there.join("uname"), uname);
     server.expect_plain(&[], "Linux sparc64");
     assert_eq!(Server::files(&server.home()), Vec::<String>::new());
+}
+
+#[test]
+fn a_login_that_is_allowed_from_certain_addresses_only_stays_plain() {
+    if !may_run() {
+        return;
+    }
+    let rules = ["AllowUsers ann@127.0.0.1", ""];
+    for rule in rules {
+        let server = Server::with(Special {
+            sshd: rule.to_owned(),
+            ..Special::default()
+        })
+        .with_program();
+        if rule.is_empty() {
+            let key = server.there.join("user.pub");
+            let line = fs::read_to_string(&key).expect("written");
+            fs::write(&key, format!("from=\"127.0.0.1\" {line}")).expect("the scratch folder");
+        }
+        let named = "accepts your key only from certain addresses";
+        let first = server.expect_plain(&[], named).err();
+        assert!(first.contains(LOGS_IN), "{first}");
+        let next = server.expect_plain(&[], named).err();
+        assert_eq!(next.lines().count(), 1, "it is remembered: {next}");
+        assert_eq!(server.logins(), 3, "{}", server.log());
+    }
+}
+
+#[test]
+fn a_c_library_that_is_too_old_is_named_with_what_to_do() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::with(Special {
+        sshd: "SetEnv LD_LIBRARY_PATH={dir}/old".to_owned(),
+        ..Special::default()
+    });
+    // A library that this program needs and sh does not, without the versions of its symbols that are in it.
+    let needed = run(Command::new("ldd").arg(BOWLINE), LIMIT).expect_code(0).out();
+    let library = needed.lines().find(|line| line.contains("libm.so.6"));
+    let library = library.and_then(|line| line.split_whitespace().nth(2)).expect("libm");
+    let mut bytes = fs::read(library).expect("the library");
+    for at in 0..bytes.len() - 8 {
+        if bytes[at..].starts_with(b"GLIBC_2.") {
+            bytes[at + 6] = b'1';
+        }
+    }
+    let old = server.there.join("old");
+    fs::create_dir(&old).expect("the scratch folder");
+    fs::write(old.join("libm.so.6"), bytes).expect("the scratch folder");
+    let said = server.expect_plain(&[], "older C library").err();
+    assert!(said.contains("static build") && said.contains("GLIBC_"), "{said}");
+    let again = server.expect_plain(&[], "older C library").err();
+    assert_eq!(again.lines().count(), 1, "it is remembered: {again}");
 }
 
 #[test]

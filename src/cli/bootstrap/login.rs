@@ -86,13 +86,6 @@ impl Answer {
     }
 }
 
-/// The server half runs.
-pub(super) struct Started {
-    pub(super) ready: String,
-    /// The machine ends all processes of a user who logs out.
-    pub(super) ends_at_logout: bool,
-}
-
 /// A running login.
 pub(super) struct Login {
     child: Child,
@@ -215,11 +208,11 @@ impl Login {
         let _ = timeout(ANSWER_TIMEOUT, self.child.wait()).await;
     }
 
-    /// Has the script act, and waits for the result.
+    /// Has the script act, and waits for the result: the `ready` line of a server half that runs.
     ///
     /// # Errors
     /// What went wrong there.
-    pub(super) async fn answer(&mut self, answer: &Answer) -> Result<Started, BootstrapError> {
+    pub(super) async fn answer(&mut self, answer: &Answer) -> Result<String, BootstrapError> {
         let program = match answer {
             Answer::Install => Some(Program::own().map_err(BootstrapError::Ssh)?),
             _ => None,
@@ -233,7 +226,6 @@ impl Login {
         let mut stdin = self.stdin.take().ok_or(BootstrapError::Cut)?;
         // A failure is followed by the script's own words, or by the end of its answers.
         let _ = stdin.write_all(line.as_bytes()).await;
-        let mut ends_at_logout = false;
         let mut stdin = Some(stdin);
         loop {
             let next = timeout(START_TIMEOUT, self.answers.next()).await;
@@ -245,14 +237,8 @@ impl Login {
                         program.send(stdin).await;
                     }
                 }
-                "ends-at-logout" => ends_at_logout = true,
                 "failed" => return Err(failure(rest)),
-                "ready" | "removed" => {
-                    return Ok(Started {
-                        ready: said,
-                        ends_at_logout,
-                    });
-                }
+                "ready" | "removed" => return Ok(said),
                 _ => {}
             }
         }
@@ -292,14 +278,28 @@ fn script(halves: &[String; 2], question: &Question<'_>) -> String {
 
 fn failure(said: &str) -> BootstrapError {
     let (kind, text) = said.split_once(' ').unwrap_or((said, ""));
+    if let Some(missing) = missing_library(text.trim()).filter(|_| kind == "run") {
+        return BootstrapError::OldLibrary(missing);
+    }
     let text = PeerText::new(text.trim());
     match kind {
         "noexec" => BootstrapError::NoExec(text),
         "run" => BootstrapError::CannotRun(text),
         "damaged" => BootstrapError::Damaged(text),
         "start" => BootstrapError::Start(text),
+        "logout" => BootstrapError::EndsAtLogout(text),
         _ => BootstrapError::Write(text),
     }
+}
+
+/// In the words of glibc's loader, or of a shell for a program whose loader is not there.
+fn missing_library(said: &str) -> Option<PeerText> {
+    if let Some((_, after)) = said.rsplit_once("version `GLIBC_") {
+        let version = after.split('\'').next().unwrap_or_default();
+        return Some(PeerText::new(format!("GLIBC_{version} is missing")));
+    }
+    let is_missing = said.ends_with("not found") || said.ends_with("No such file or directory");
+    is_missing.then(|| PeerText::new(said))
 }
 
 /// The lines behind the marker in what the login prints.
@@ -452,10 +452,29 @@ mod tests {
             ]),
             ["--", "box"]
         );
+        // As packaging/build-static names it, for example.
+        let this = std::env::current_exe().unwrap();
+        let under_another_name = format!("ProxyCommand='{}' proxy -- '%r@%n' %p", this.display());
+        assert_eq!(login(&["-o", &under_another_name, "box"]), ["--", "box"]);
         assert_eq!(
             login(&["-o", "ProxyCommand=nc %h %p", "-o", "User=ann", "box"]),
             ["-o", "ProxyCommand=nc %h %p", "-o", "User=ann", "--", "box"]
         );
+    }
+
+    #[test]
+    fn a_missing_library_is_named_by_the_last_version_that_its_loader_misses() {
+        let loader = "run x: /lib/libc.so.6: version `GLIBC_2.33' not found (required by x) x: /lib/libc.so.6: version \
+                      `GLIBC_2.34' not found (required by x)";
+        let said = failure(loader).to_string();
+        assert!(said.ends_with("(packaging/README.md): GLIBC_2.34 is missing"), "{said}");
+        let said = failure("run sh: 7: bowline.8: not found").to_string();
+        assert!(
+            said.contains("static build") && said.ends_with("bowline.8: not found"),
+            "{said}"
+        );
+        let said = failure("run Killed").to_string();
+        assert_eq!(said, "the program does not run there: Killed");
     }
 
     #[test]

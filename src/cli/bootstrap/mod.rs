@@ -13,7 +13,7 @@ use crate::cli::values::Install;
 use crate::identity::ssh_config::SshConfig;
 use crate::wire::PeerText;
 
-use self::login::{Answer, Login, Question, Started};
+use self::login::{Answer, Login, Question};
 pub(super) use self::login::{LOGIN_VARIABLE, is_in_login, login_arguments};
 pub(super) use self::record::{Record, RecordFolder, Running};
 
@@ -52,12 +52,30 @@ pub(super) enum BootstrapError {
     /// Other bytes came than were sent.
     #[error("the program did not arrive whole: {0}")]
     Damaged(PeerText),
-    /// For example an older C library.
+    /// The loader says which version of which library is missing.
+    #[error(
+        "that machine has an older C library (or another one) than this program was built for; use a static build of bowline here \
+         (packaging/README.md): {0}"
+    )]
+    OldLibrary(PeerText),
+    /// For another reason.
     #[error("the program does not run there: {0}")]
     CannotRun(PeerText),
     /// `bowline serve` failed.
     #[error("it does not start there: {0}")]
     Start(PeerText),
+    /// And logind does not let this user linger.
+    #[error(
+        "that machine ends all processes of a login at its logout (KillUserProcesses=yes); ask its administrator for \
+         `loginctl enable-linger {0}`"
+    )]
+    EndsAtLogout(PeerText),
+    /// The server half connects to sshd from the server itself.
+    #[error(
+        "sshd there accepts your key only from certain addresses (from= in authorized_keys, or AllowUsers), and a \
+         server half connects to it from the server itself"
+    )]
+    AddressRules,
     /// The user said no, now or earlier.
     #[error("it was declined")]
     Declined,
@@ -78,6 +96,9 @@ impl BootstrapError {
                 | BootstrapError::OtherSystem { .. }
                 | BootstrapError::NoExec(_)
                 | BootstrapError::CannotRun(_)
+                | BootstrapError::OldLibrary(_)
+                | BootstrapError::AddressRules
+                | BootstrapError::EndsAtLogout(_)
         )
     }
 
@@ -115,18 +136,25 @@ impl Bootstrap<'_> {
                 Ok(running)
             }
             Err(error) => {
-                if matches!(error, BootstrapError::Declined) {
-                    self.keep(&Record::Declined)?;
-                } else if error.lasts() {
-                    self.keep(&Record::Failed(record::Failed {
-                        why: error.to_string(),
-                        version: VERSION.to_owned(),
-                        at: record::now(),
-                    }))?;
-                }
+                self.keep_failure(&error)?;
                 Err(error)
             }
         }
+    }
+
+    /// So that it is not tried again, if it would fail again.
+    pub(super) fn keep_failure(&self, error: &BootstrapError) -> Result<(), BootstrapError> {
+        if matches!(error, BootstrapError::Declined) {
+            return self.keep(&Record::Declined);
+        }
+        if !error.lasts() {
+            return Ok(());
+        }
+        self.keep(&Record::Failed(record::Failed {
+            why: error.to_string(),
+            version: VERSION.to_owned(),
+            at: record::now(),
+        }))
     }
 
     /// Whether a login would lead to nothing again.
@@ -165,14 +193,7 @@ impl Bootstrap<'_> {
             let size = login::program_size().map_or(0, |bytes| bytes.div_ceil(1_000_000));
             (self.notice)(&format!("sending bowline {VERSION} ({size} MB) to {host}"));
         }
-        let Started { ready, ends_at_logout } = login.answer(&answer).await?;
-        if ends_at_logout {
-            (self.notice)(&format!(
-                "{host} ends processes at logout (KillUserProcesses=yes), so the server half may not stay: ask its \
-                 administrator for `loginctl enable-linger {}`",
-                self.ssh.user
-            ));
-        }
+        let ready = login.answer(&answer).await?;
         Running::of_ready_line(&ready).ok_or_else(|| BootstrapError::Start(PeerText::new(ready)))
     }
 }

@@ -52,7 +52,7 @@ pub(in crate::cli) struct Running {
     pub(in crate::cli) udp: u16,
     pub(in crate::cli) tls: Option<u16>,
     fingerprint: String,
-    version: String,
+    pub(in crate::cli) version: String,
     /// When a login found it running although no path led there, in seconds since 1970.
     #[serde(default)]
     unreachable_at: Option<u64>,
@@ -65,6 +65,16 @@ pub(in crate::cli) struct Failed {
     /// Of the client that tried.
     pub(super) version: String,
     pub(super) at: u64,
+}
+
+impl Record {
+    /// The server half that was started, if one was.
+    pub(in crate::cli) fn running(self) -> Option<Running> {
+        match self {
+            Record::Running(running) => Some(running),
+            Record::Declined | Record::Failed(_) => None,
+        }
+    }
 }
 
 impl Failed {

@@ -81,18 +81,34 @@ lingers() {
 	[ "$(loginctl show-user "$(id -un)" -p Linger 2>/dev/null)" = Linger=yes ] && systemd-run --version >/dev/null 2>&1
 }
 
+login1() {
+	busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager "$1" 2>/dev/null
+}
+
+# logind.conf(5): KillUserProcesses ends what belongs to the session of a login.
 ends_at_logout() {
-	login1='org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager'
-	[ "$(busctl get-property $login1 KillUserProcesses 2>/dev/null)" = 'b true' ]
+	me=\"$(id -un)\"
+	[ "$(login1 KillUserProcesses)" = 'b true' ] && grep -q 'session-.*\.scope' /proc/self/cgroup || return
+	case $(login1 KillExcludeUsers) in
+	*"$me"*) return 1 ;;
+	esac
+	case $(login1 KillOnlyUsers) in
+	'as 0' | *"$me"*) return 0 ;;
+	esac
+	return 1
+}
+
+# What is started here has to stay when this login ends.
+expect_to_stay() {
+	if ! ends_at_logout || lingers; then return; fi
+	loginctl enable-linger >/dev/null 2>&1
+	lingers || fail logout "$(id -un)"
+	mkdir -p "$state/$host" && : >"$state/$host/lingers"
 }
 
 # Runs detached, with the folder's files as output.
 detached() {
 	: >"$folder/ready" && : >"$folder/log"
-	if ends_at_logout && ! lingers; then
-		loginctl enable-linger >/dev/null 2>&1
-		lingers || say ends-at-logout
-	fi
 	if lingers; then
 		systemd-run --user --quiet --collect -p "StandardOutput=append:$folder/ready" \
 			-p "StandardError=append:$folder/log" "$@" >/dev/null 2>&1 && return
@@ -151,6 +167,7 @@ uninstall() {
 			pause
 		done
 	done
+	if [ -f "$state/$host/lingers" ]; then loginctl disable-linger >/dev/null 2>&1; fi
 	problem=$(rm -rf "$state/$host" "$cache" 2>&1) || fail write "$problem"
 	rmdir "$state" "${state%/*}" 2>/dev/null
 	say removed
@@ -160,11 +177,13 @@ IFS= read -r answer
 trap 'exit 1' HUP INT TERM PIPE
 case $answer in
 "install "*)
+	expect_to_stay
 	set -- $answer
 	receive "$2" "$3"
 	start "$version" "$cache/$version/bowline"
 	;;
 "start "*)
+	expect_to_stay
 	answer=${answer#start }
 	start "${answer%% *}" "${answer#* }"
 	;;

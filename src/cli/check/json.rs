@@ -5,6 +5,7 @@
 //! host, user   as given, and as ssh -G says
 //! works        whether a path works and ssh can use it, which is whether the exit code is 0
 //! over_bowline whether ssh itself, by its configuration, goes over bowline to the host
+//! started      null, or the checked server half if bowline has started it over ssh: {version, udp, tls, fingerprint}
 //! not_given    options in ssh's ProxyCommand that this check was not given
 //! obstacle     null, or why ssh cannot use the paths: {message, hint}
 //! problem      null, or why there are no paths: {diagnosis, message}
@@ -44,6 +45,12 @@ pub(super) fn write(report: &Report<'_>) -> String {
         "user": report.ssh.user,
         "works": paths.iter().any(|path| path.diagnosis == Diagnosis::Works) && report.obstacle.is_none(),
         "over_bowline": other_way(report.ssh).is_none(),
+        "started": report.started.map(|it| json!({
+            "version": it.version,
+            "udp": it.udp,
+            "tls": it.tls,
+            "fingerprint": it.fingerprint().map(|key| key.to_string()),
+        })),
         "not_given": report.not_given,
         "obstacle": report.obstacle.as_ref().map(|it| json!({ "message": it.what, "hint": it.hint })),
         "problem": problem,

@@ -18,7 +18,8 @@ use crate::wire::Probed;
 use self::limits::Limit;
 use self::limits::Obstacle;
 use super::args::CheckArgs;
-use super::proxy::{self, AlternateRoutes, ProxySettings};
+use super::bootstrap::{Record, Running};
+use super::proxy::{self, AlternateRoutes, Opening, ProxySettings};
 use super::report::{self, Exit, Failure};
 use super::settings::{Context, SettingsError};
 use super::values::Fallback;
@@ -68,6 +69,8 @@ struct Report<'a> {
     obstacle: Option<Obstacle>,
     /// Options that ssh gives its proxy, and that were not given here.
     not_given: Vec<&'static str>,
+    /// The server half that was checked, if bowline has started it over ssh.
+    started: Option<&'a Running>,
 }
 
 /// Checks and tells.
@@ -89,8 +92,14 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
     };
     super::places::make_folder_of_memories(&settings.proxy.folders.state)?;
     let alternate_routes = AlternateRoutes::to(&ssh.hostname, &settings.proxy)?;
+    let opening = Opening::new(&settings.proxy, &ssh);
+    let started = opening.record().and_then(Record::running);
+    let client = match &started {
+        Some(running) => opening.config_of(running).await?,
+        None => proxy::client_config(&settings.proxy, &ssh, &alternate_routes).await?,
+    };
     let config = CheckConfig {
-        client: proxy::client_config(&settings.proxy, &ssh, &alternate_routes).await?,
+        client,
         ssh_port: ssh.port,
     };
     let host = &settings.proxy.destination.host;
@@ -112,6 +121,7 @@ pub(super) async fn run(settings: CheckSettings) -> Result<(), Failure> {
         limits: limits::all(&ssh, answer, settings.proxy.patience),
         obstacle,
         not_given: limits::not_given(&ssh, &given()),
+        started: started.as_ref(),
     };
     let said = if settings.json {
         json::write(&checked_report)

@@ -8,6 +8,7 @@ use crate::client::check::{CheckedPath, Diagnosis};
 use super::limits::other_way;
 use super::limits::{Limit, UNKNOWN, survival};
 use super::{Report, answer, words};
+use crate::cli::bootstrap::Running;
 use crate::cli::wrap::hanging_indent;
 use crate::wire::Escaped;
 
@@ -16,6 +17,11 @@ use crate::wire::Escaped;
 pub(super) fn write(report: &Report<'_>, width: Option<usize>) -> String {
     let Ok(paths) = report.paths else { return String::new() };
     let mut text = String::new();
+    if let Some(started) = report.started {
+        let (version, ports) = (&started.version, started.ports());
+        let what = format!("the one that bowline started there over ssh, version {version}, at {ports}");
+        line(&mut text, &hanging_indent("server half: ", &what, width));
+    }
     table(&mut text, paths, width);
     for relay in report.unresolved_relays {
         line(&mut text, &hanging_indent("no relay: ", relay, width));
@@ -30,7 +36,10 @@ pub(super) fn write(report: &Report<'_>, width: Option<usize>) -> String {
     for key in &report.keys {
         line(&mut text, &hanging_indent("key: ", key, width));
     }
-    advice(&mut text, paths, width);
+    match report.started {
+        Some(started) if paths.iter().all(is_silent) => start_again(&mut text, report.host, started, width),
+        _ => advice(&mut text, paths, width),
+    }
     notes(&mut text, report, paths, width);
     if let Some(obstacle) = &report.obstacle {
         line(&mut text, "");
@@ -116,6 +125,21 @@ fn diagnosis(checked: &CheckedPath) -> String {
         (None, Some(detail)) => format!("{meaning} ({detail})"),
         (None, None) => meaning.to_owned(),
     }
+}
+
+fn is_silent(path: &CheckedPath) -> bool {
+    path.handshake.is_none() && path.diagnosis != Diagnosis::WrongKey
+}
+
+/// It may have ended, which is no fault.
+fn start_again(text: &mut String, host: &str, started: &Running, width: Option<usize>) {
+    let what = format!(
+        "`bowline ssh {host}` starts it again over ssh if it does not run there; if there are firewalls, open {} in \
+         them",
+        started.ports()
+    );
+    line(text, "");
+    line(text, &hanging_indent("hint: ", &what, width));
 }
 
 /// Each piece of advice once.

@@ -3,14 +3,17 @@
 use tracing::info;
 
 use super::{AlternateRoutes, FALLBACK_DELAY, ProxySettings, client_config, is_no_path};
-use crate::cli::bootstrap::{Bootstrap, Record, RecordFolder, Running, login_arguments};
+use crate::cli::bootstrap::{Bootstrap, BootstrapError, Record, RecordFolder, Running, login_arguments};
 use crate::cli::places::Folders;
 use crate::cli::report::{self, Failure};
 use crate::cli::values::Install;
 use crate::client::stdio::Stdin;
 use crate::client::{self, ClientConfig, EarlyData, OpenError, OpenSession, Port};
 use crate::identity::ssh_config::{IdentityAgent, SshConfig};
+use crate::identity::user_keys::UserKeys;
+use bytes::Bytes;
 use std::time::Duration;
+use tokio::io::AsyncRead;
 
 /// No session.
 pub(super) struct Unopened {
@@ -20,7 +23,7 @@ pub(super) struct Unopened {
 }
 
 /// How to open one.
-pub(super) struct Opening<'a> {
+pub(in crate::cli) struct Opening<'a> {
     settings: &'a ProxySettings,
     ssh: &'a SshConfig,
     /// What is known about a server half that was started there.
@@ -28,9 +31,20 @@ pub(super) struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    pub(super) fn new(settings: &'a ProxySettings, ssh: &'a SshConfig) -> Opening<'a> {
+    pub(in crate::cli) fn new(settings: &'a ProxySettings, ssh: &'a SshConfig) -> Opening<'a> {
         let folder = RecordFolder::of(&settings.folders.state, ssh, &settings.destination.host);
         Opening { settings, ssh, folder }
+    }
+
+    /// What is known about a server half there that this client has started, unless another one is meant.
+    pub(in crate::cli) fn record(&self) -> Option<Record> {
+        self.folder.read().filter(|_| self.may_be_any())
+    }
+
+    /// Who names a port or a key means another server half.
+    fn may_be_any(&self) -> bool {
+        let settings = self.settings;
+        settings.port.is_none() && settings.tls_port.is_none() && settings.pins.is_empty()
     }
 
     /// Opens a session. `config` is for the host's own server half.
@@ -39,10 +53,7 @@ impl<'a> Opening<'a> {
         config: ClientConfig,
         stdin: &mut EarlyData<Stdin>,
     ) -> Result<OpenSession, Unopened> {
-        let settings = self.settings;
-        // Who names a port or a key means another server half.
-        let is_free = settings.port.is_none() && settings.tls_port.is_none() && settings.pins.is_empty();
-        let record = self.folder.read().filter(|_| is_free);
+        let record = self.record();
         if let Some(Record::Running(running)) = &record
             && let Ok(session) = self.open_started(running, stdin).await
         {
@@ -53,9 +64,9 @@ impl<'a> Opening<'a> {
             Err(error) => error,
         };
         let reason = match record {
-            _ if !is_free || !is_no_path(&error) => None,
+            _ if !self.may_be_any() || !is_no_path(&error) => None,
             Some(Record::Running(running)) if running.is_unreachable() => Some(self.not_reached(&running)),
-            _ if settings.install == Install::No => None,
+            _ if self.settings.install == Install::No => None,
             _ => match self.start(stdin).await {
                 Ok(session) => return Ok(session),
                 Err(reason) => reason,
@@ -82,16 +93,35 @@ impl<'a> Opening<'a> {
             let is_told = failed.is_told_elsewhere();
             (!is_told).then(|| format!("no server half was started at {host}: {failed}"))
         })?;
-        self.open_started(&running, stdin).await.map_err(|failed| {
-            if is_no_path(&failed) {
-                // Another login would not change it. Without the record one is tried.
-                let _ = self.folder.write(&Record::Running(running.clone().not_reached()));
-                return Some(self.not_reached(&running));
-            }
-            Some(format!(
-                "the server half that was started at {host} opens no session: {failed}"
-            ))
-        })
+        let unopened = |failed| Some(self.unopened(&running, &failed));
+        let nobodys = &mut EarlyData::new(tokio::io::empty());
+        let probe = self.open_started(&running, nobodys).await.map_err(unopened)?;
+        if self.refuses_keys(probe).await {
+            let failed = BootstrapError::AddressRules;
+            // If it stays unwritten, the next session has the same answer.
+            let _ = bootstrap.keep_failure(&failed);
+            return Err(Some(format!("the server half at {host} cannot be used: {failed}")));
+        }
+        self.open_started(&running, stdin).await.map_err(unopened)
+    }
+
+    /// Whether sshd accepts this user's keys from here, and not in sessions.
+    async fn refuses_keys(&self, probe: OpenSession) -> bool {
+        let ssh = self.ssh;
+        let keys = UserKeys::gather(ssh, &self.settings.identities, None).await.blobs();
+        let keys: Vec<Bytes> = keys.into_iter().map(Bytes::from).collect();
+        client::refuses_keys_of_sessions(probe, (&ssh.hostname, ssh.port), &ssh.user, &keys).await
+    }
+
+    /// What to say, after what led there was remembered.
+    fn unopened(&self, running: &Running, failed: &OpenError) -> String {
+        if is_no_path(failed) {
+            // Another login would not change it. Without the record one is tried.
+            let _ = self.folder.write(&Record::Running(running.clone().not_reached()));
+            return self.not_reached(running);
+        }
+        let host = &self.settings.destination.host;
+        format!("the server half that was started at {host} opens no session: {failed}")
     }
 
     fn not_reached(&self, running: &Running) -> String {
@@ -100,9 +130,15 @@ impl<'a> Opening<'a> {
     }
 
     /// Opens a session at a server half that was started over ssh, with the key that was made for it.
-    async fn open_started(&self, running: &Running, stdin: &mut EarlyData<Stdin>) -> Result<OpenSession, OpenError> {
+    async fn open_started<R>(&self, running: &Running, stdin: &mut EarlyData<R>) -> Result<OpenSession, OpenError>
+    where
+        R: AsyncRead + Unpin,
+    {
         let session = match self.config_of(running).await {
-            Ok(config) => client::open_with(config, stdin).await,
+            Ok(mut config) => {
+                config.connect_timeout = config.connect_timeout.min(FALLBACK_DELAY);
+                client::open_with(config, stdin).await
+            }
             Err(failure) => Err(no_path_because(&failure)),
         };
         match &session {
@@ -116,7 +152,11 @@ impl<'a> Opening<'a> {
         session
     }
 
-    async fn config_of(&self, running: &Running) -> Result<ClientConfig, Failure> {
+    /// How it is reached.
+    ///
+    /// # Errors
+    /// As for the host's own.
+    pub(in crate::cli) async fn config_of(&self, running: &Running) -> Result<ClientConfig, Failure> {
         let own = ProxySettings {
             port: Some(running.udp),
             tls_port: running.tls.or(self.settings.tls_port),
@@ -140,7 +180,6 @@ impl<'a> Opening<'a> {
         let mut config = client_config(&own, &with_its_key, &routes).await?;
         let known = [own.port.map(Port::Quic), own.tls_port.map(Port::Tls)];
         config.target.ports.retain(|port| known.contains(&Some(*port)));
-        config.connect_timeout = config.connect_timeout.min(FALLBACK_DELAY);
         Ok(config)
     }
 }
