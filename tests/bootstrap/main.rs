@@ -6,6 +6,7 @@
 mod support;
 
 mod asking;
+mod cable;
 mod failing;
 mod server;
 
@@ -274,6 +275,37 @@ fn a_newer_client_starts_its_own_beside_the_old_one() {
     server.expect_session(&[]);
     assert_eq!(server.keepers().len(), 2, "the old one runs on");
     rustix::process::kill_process(pid_of(old_one.id()), Signal::TERM).expect("it runs");
+}
+
+#[test]
+fn check_tests_the_server_half_that_was_started() {
+    if !may_run() {
+        return;
+    }
+    let server = Server::start().with_program();
+    server.expect_session(&[]);
+    let check = |more: &[&str]| {
+        let mut command = server.command(BOWLINE);
+        command.args(["check", "-F", "ssh_config", "box"]).args(more);
+        run(&mut command, LIMIT)
+    };
+    let told: serde_json::Value = serde_json::from_slice(&check(&["--json"]).expect_code(0).stdout).expect("JSON");
+    let started = &told["started"];
+    assert_eq!(started["version"], env!("CARGO_PKG_VERSION"), "{told:#}");
+    let udp = format!("quic 127.0.0.1:{}", started["udp"]);
+    let paths = told["paths"].as_array().expect("paths");
+    let works = |path: &&serde_json::Value| path["path"] == *udp && path["diagnosis"] == "works";
+    assert!(paths.iter().any(|path| works(&path)) && paths.len() == 2, "{told:#}");
+    let text = check(&[]).expect_code(0).out();
+    assert!(
+        text.starts_with("server half: the one that bowline started there over ssh"),
+        "{text}"
+    );
+    server.reboot();
+    let text = check(&[]).expect_code(69).out();
+    assert!(text.contains("`bowline ssh box` starts it again over ssh"), "{text}");
+    assert!(!text.contains("--listen-tls"), "{text}");
+    assert_eq!(server.logins(), 2, "check does not log in");
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use rustix::process::Signal;
 use std::fs::{self, File, Permissions};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::support::lab::wire::Wire;
 use crate::support::place::Place;
 use crate::support::process::{Outcome, Running, pid_of, run};
 use crate::support::sshd::{make_key, program, public_key};
@@ -30,6 +32,8 @@ pub(crate) struct Special<'a> {
     pub(crate) sshd: String,
     /// Options of a tmpfs that is mounted over the home.
     pub(crate) home: Option<&'a str>,
+    /// Whether client and server are two machines with a cable between them.
+    pub(crate) has_cable: bool,
 }
 
 impl Default for Special<'_> {
@@ -38,6 +42,7 @@ impl Default for Special<'_> {
             shell: "/bin/sh",
             sshd: String::new(),
             home: None,
+            has_cable: false,
         }
     }
 }
@@ -47,7 +52,9 @@ pub(crate) struct Server {
     pub(crate) there: Scratch,
     pub(crate) here: Scratch,
     uid: u32,
+    port: u16,
     sshd: Running,
+    cable: Option<Wire>,
 }
 
 impl Server {
@@ -61,6 +68,10 @@ impl Server {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let uid = 40_000 + (std::process::id() % 400) * 50 + NEXT.fetch_add(1, Ordering::Relaxed);
         let (there, here) = (Scratch::new(), Scratch::new());
+        let cable = special.has_cable.then(Wire::lay);
+        let place = cable
+            .as_ref()
+            .map_or_else(|| Place::on_this_machine(Ipv4Addr::LOCALHOST.into()), Wire::server);
         let (home, port) = (there.join("home"), Place::free_port());
         fs::set_permissions(there.path(), Permissions::from_mode(0o711)).expect("the scratch folder");
         fs::create_dir_all("/run/sshd").expect("root may make /run/sshd");
@@ -80,9 +91,10 @@ impl Server {
         fs::write(there.join("shadow"), text("/etc/shadow") + &shadow).expect("the scratch folder");
         let dir = there.path().display();
         let config = format!(
-            "{}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/user.pub\n\
+            "{}\nPort {port}\nListenAddress {address}\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/user.pub\n\
              PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication yes\nLogLevel VERBOSE\nUseDNS no\n",
-            special.sshd.replace("{dir}", &dir.to_string())
+            special.sshd.replace("{dir}", &dir.to_string()),
+            address = place.address
         );
         fs::write(there.join("sshd_config"), config).expect("the scratch folder");
         let mount = special.home.map_or_else(String::new, |options| {
@@ -95,7 +107,7 @@ impl Server {
             "mount --bind {dir}/passwd /etc/passwd && mount --bind {dir}/shadow /etc/shadow && {mount}\
              exec \"$0\" -D -e -f {dir}/sshd_config 2>{dir}/log"
         );
-        let mut command = Command::new("unshare");
+        let mut command = place.command("unshare");
         command.args(["--mount", "sh", "-c", &script]).arg(program());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let server = Server {
@@ -103,10 +115,12 @@ impl Server {
             there,
             here,
             uid,
+            port,
+            cable,
         };
         let up = wait_for(LIMIT, || server.log().contains("Server listening").then_some(()));
         assert!(up.is_some(), "sshd does not come up: {}", server.log());
-        server.write_client_files(port);
+        server.write_client_files(SocketAddr::new(place.address, port));
         server
     }
 
@@ -121,12 +135,13 @@ impl Server {
         self
     }
 
-    fn write_client_files(&self, port: u16) {
+    fn write_client_files(&self, sshd: SocketAddr) {
+        let (address, port) = (sshd.ip(), sshd.port());
         let here = self.here.path().display();
         let key = public_key(&self.there.join("host"));
-        fs::write(self.here.join("known_hosts"), format!("[127.0.0.1]:{port} {key}\n")).expect("the scratch folder");
+        fs::write(self.here.join("known_hosts"), format!("[{address}]:{port} {key}\n")).expect("the scratch folder");
         let config = format!(
-            "Host box inner\n  HostName 127.0.0.1\n  Port {port}\n  User {USER}\nHost *\n  IdentitiesOnly yes\n  \
+            "Host box inner\n  HostName {address}\n  Port {port}\n  User {USER}\nHost *\n  IdentitiesOnly yes\n  \
              UserKnownHostsFile {here}/known_hosts\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  \
              UpdateHostKeys no\n"
         );
@@ -149,7 +164,10 @@ impl Server {
 
     /// The program that is run on the client's machine, with a home of its own.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = match &self.cable {
+            Some(cable) => cable.client().command(program),
+            None => Command::new(program),
+        };
         for variable in [
             "SSH_AUTH_SOCK",
             "XDG_STATE_HOME",
@@ -255,6 +273,16 @@ impl Server {
             "processes stay: {:?}",
             self.processes()
         );
+    }
+
+    /// Between the two machines.
+    pub(crate) fn cable(&self) -> &Wire {
+        self.cable.as_ref().expect("a machine with a cable")
+    }
+
+    /// Of sshd.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Gives a file there to the user.

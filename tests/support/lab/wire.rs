@@ -43,6 +43,30 @@ impl Wire {
         self.place(1)
     }
 
+    /// Runs `ip` with these words on the client's machine.
+    ///
+    /// # Panics
+    /// With ip's own message when it fails.
+    pub fn at_client(&self, words: &str) {
+        let (namespace, _) = &self.ends[0];
+        sys::ip(&format!("-n {namespace} {words}"));
+    }
+
+    /// The server's machine receives what these rules of nftables let through, and nothing else is filtered.
+    ///
+    /// # Panics
+    /// With nft's own message when it refuses.
+    pub fn filter(&self, rules: &str) {
+        let table = format!(
+            "add table inet test\ndelete table inet test\ntable inet test {{ chain input {{ type filter hook input \
+             priority 0; iif lo accept; {rules} }} }}"
+        );
+        let mut nft = self.server().command("nft");
+        let done = nft.arg(table).output().expect("the nft program");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "nft: {said}");
+    }
+
     fn place(&self, end: usize) -> Place {
         let (namespace, address) = &self.ends[end];
         Place::in_namespace(namespace, (*address).into())
