@@ -58,8 +58,8 @@ impl Wire {
     /// With nft's own message when it refuses.
     pub fn filter(&self, rules: &str) {
         let table = format!(
-            "add table inet test\ndelete table inet test\ntable inet test {{ chain input {{ type filter hook input \
-             priority 0; iif lo accept; {rules} }} }}"
+            "add table inet test\ndelete table inet test\ntable inet test {{\nchain input {{\ntype filter hook input \
+             priority 0; iif lo accept; {rules}\n}}\n}}"
         );
         let mut nft = self.server().command("nft");
         let done = nft.arg(table).output().expect("the nft program");
