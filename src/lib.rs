@@ -14,6 +14,9 @@ mod controlling_terminal;
 mod descriptor;
 #[cfg_attr(not(debug_assertions), path = "fault/none.rs")]
 mod fault;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hints;
 pub mod identity;
 mod local_socket;

@@ -463,7 +463,7 @@ fn module_of(place: &str) -> Vec<&str> {
 fn is_test_file(place: &str) -> bool {
     place
         .split('/')
-        .any(|part| ["tests", "tests.rs", "testing.rs", "test_tools.rs"].contains(&part))
+        .any(|part| ["tests", "tests.rs", "testing.rs", "test_tools.rs", "fuzzing.rs"].contains(&part))
 }
 
 fn imports(place: &str, text: &str) -> Vec<String> {

@@ -16,9 +16,12 @@ mod crashes;
 mod half;
 #[path = "session_schedules/memory_store.rs"]
 mod memory_store;
+#[path = "../fuzz/replay.rs"]
+mod replay;
 #[path = "session_schedules/world.rs"]
 mod world;
 
+use chance::Chance;
 use std::panic::{catch_unwind, resume_unwind};
 use std::thread;
 use world::{Tally, World};
@@ -26,7 +29,7 @@ use world::{Tally, World};
 #[test]
 fn what_is_delivered_is_a_prefix_and_equal_once_a_carrier_stays_up() {
     if let Some(seed) = number("BOWLINE_SCHEDULE") {
-        World::new(seed).play();
+        World::new(Chance::new(seed)).play();
         return;
     }
     let schedules = number("BOWLINE_SCHEDULES").unwrap_or(20_000);
@@ -46,8 +49,15 @@ fn what_is_delivered_is_a_prefix_and_equal_once_a_carrier_stays_up() {
     );
 }
 
+#[test]
+fn schedules_near_the_seeds_of_the_fuzzer_lose_nothing() {
+    replay::replay("schedules", |bytes| {
+        World::new(Chance::chosen(bytes)).play();
+    });
+}
+
 fn play(seed: u64) -> Tally {
-    match catch_unwind(|| World::new(seed).play()) {
+    match catch_unwind(|| World::new(Chance::new(seed)).play()) {
         Ok(tally) => tally,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();

@@ -8,6 +8,8 @@ mod check;
 mod config;
 mod config_file;
 mod demo;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod generate;
 mod kill;
 mod logging;

@@ -1,6 +1,8 @@
 //! Authentication of both ends by the SSH keys that they already have.
 
 pub mod authorized_keys;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod key_query;
 pub mod known_hosts;
 pub mod opaque_key;

@@ -6,6 +6,8 @@
 
 mod dump;
 mod expand;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod nesting;
 
 use std::ffi::OsString;

@@ -7,6 +7,8 @@
 
 mod control_client;
 mod control_socket;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http;
 mod link;
 mod marks;

@@ -11,7 +11,7 @@ pub mod ipc;
 mod prober;
 mod registry;
 mod relays;
-mod session_store;
+pub(crate) mod session_store;
 mod shared_read;
 pub mod sshd_config;
 mod startups;

@@ -22,6 +22,7 @@ const PAGES: &[&str] = &[
     "docs/relays.md",
     "docs/setup.md",
     "docs/troubleshooting.md",
+    "fuzz/README.md",
     "packaging/README.md",
     "packaging/grafana/README.md",
 ];

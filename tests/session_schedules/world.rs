@@ -127,9 +127,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> World {
+    pub(crate) fn new(mut chance: Chance) -> World {
         static BEGINNING: OnceLock<Instant> = OnceLock::new();
-        let mut chance = Chance::new(seed);
         let now = *BEGINNING.get_or_init(bowline::clock::now);
         World {
             now,

@@ -5,6 +5,8 @@
 //! and the bytes.
 
 pub mod connection;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod session;
 pub mod wire;
 

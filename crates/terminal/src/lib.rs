@@ -14,6 +14,8 @@
 
 mod boundary;
 pub mod display;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod modes;
 mod overlay;
 pub mod predict;

@@ -4,6 +4,8 @@
 
 mod cache;
 mod dns;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod name;
 mod rendezvous;
 mod resolver;

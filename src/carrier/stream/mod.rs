@@ -8,6 +8,8 @@ mod proxy;
 
 pub use command::{CommandError, CommandStream, StderrTail};
 pub use command_line::{CommandLine, InvalidHost};
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy::fuzzing;
 pub use proxy::{
     EnvironmentError, Proxy, ProxyError, ProxyFault, ProxyRules, ProxyUrlError, SocksReply, connect, masked,
 };

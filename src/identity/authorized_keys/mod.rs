@@ -4,6 +4,8 @@
 //! inside the session still goes through sshd, which enforces the options that only restrict what a
 //! login may do.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod line;
 mod pattern;
 

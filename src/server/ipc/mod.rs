@@ -15,6 +15,8 @@
 
 pub(super) mod control_socket;
 pub(super) mod fd_bundle;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(super) mod seqpacket;
 
 use std::{

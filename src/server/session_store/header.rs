@@ -25,11 +25,11 @@ const MAGIC: [u8; 8] = *b"bowline\0";
 /// The layout version that this program writes and reads.
 const VERSION: u32 = 1;
 
-const FIXED: Range<usize> = 0..2048;
+pub(super) const FIXED: Range<usize> = 0..2048;
 const VERSION_AT: Range<usize> = 8..12;
-const BODY_AT: usize = 16;
+pub(super) const BODY_AT: usize = 16;
 const MARK: Range<usize> = 2048..2056;
-const SLOTS: [Range<usize>; 2] = [2112..2240, 2240..2368];
+pub(super) const SLOTS: [Range<usize>; 2] = [2112..2240, 2240..2368];
 
 /// What never changes about a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -314,7 +314,7 @@ fn slot(number: u64, header: &mut [u8]) -> &mut [u8] {
 }
 
 /// The mark for a record: the low half of its number, and a check value for that.
-fn mark_of(number: u64) -> u64 {
+pub(super) fn mark_of(number: u64) -> u64 {
     let low = number as u32;
     u64::from(low) | u64::from(!low.wrapping_mul(0x9e37_79b1)) << 32
 }

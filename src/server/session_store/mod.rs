@@ -8,6 +8,8 @@
 mod closed_sessions;
 mod counters;
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod header;
 mod lock;
 mod recovery;

@@ -5,6 +5,8 @@
 
 mod address_rules;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod loopback;
 mod methods;
 mod run;

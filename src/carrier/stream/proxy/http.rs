@@ -30,14 +30,19 @@ pub(super) async fn connect(
     let request = request(credentials, host, port);
     stream.write_all(&request).await.map_err(ProxyFault::Broken)?;
     let header = read_header(stream).await?;
+    check_response(&header, credentials.is_some(), host, port)
+}
+
+/// Whether the response opens the tunnel; `given`: the request had credentials.
+pub(super) fn check_response(header: &[u8], given: bool, host: &str, port: u16) -> Result<(), ProxyFault> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_LINES];
     let mut answer = httparse::Response::new(&mut lines);
-    let parsed = answer.parse(&header);
+    let parsed = answer.parse(header);
     let status = answer.code.filter(|_| parsed.is_ok()).ok_or(INVALID_RESPONSE)?;
     match status {
         200..=299 => Ok(()),
         // tinyproxy sends 401.
-        401 | 407 => Err(wanted(status, answer.headers, credentials.is_some())),
+        401 | 407 => Err(wanted(status, answer.headers, given)),
         403 | 405 => Err(ProxyFault::Forbidden {
             host: host.to_owned(),
             port,
@@ -124,7 +129,7 @@ async fn read_header(stream: &mut TcpStream) -> Result<Vec<u8>, ProxyFault> {
 }
 
 /// Just behind the first empty line. A line may end with a bare line feed (RFC 9112 section 2.2).
-fn end_of_header(bytes: &[u8]) -> Option<usize> {
+pub(super) fn end_of_header(bytes: &[u8]) -> Option<usize> {
     let mut line_start = 0;
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
         if matches!(&bytes[line_start..at], b"" | b"\r") && line_start > 0 {

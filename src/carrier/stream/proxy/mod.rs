@@ -2,6 +2,8 @@
 //!
 //! Errors, log lines and `Debug` never contain credentials.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http;
 mod rules;
 mod socks;

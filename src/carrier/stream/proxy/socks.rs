@@ -7,8 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use super::ProxyFault;
@@ -31,6 +30,11 @@ const PASSWORD_VERSION: u8 = 1;
 const ACCEPTED: u8 = 0;
 
 const INVALID_RESPONSE: ProxyFault = ProxyFault::InvalidResponse("SOCKS5");
+
+/// A connection to the proxy.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 /// Where the proxy should connect to.
 pub(super) enum Target<'a> {
@@ -72,7 +76,7 @@ impl fmt::Display for SocksReply {
 
 /// Requests a connection, and reads exactly the replies from the stream.
 pub(super) async fn connect(
-    stream: &mut TcpStream,
+    stream: &mut impl Stream,
     credentials: Option<&Credentials>,
     target: &Target<'_>,
 ) -> Result<(), ProxyFault> {
@@ -96,7 +100,7 @@ pub(super) async fn connect(
     }
 }
 
-async fn log_in(stream: &mut TcpStream, Credentials { user, password }: &Credentials) -> Result<(), ProxyFault> {
+async fn log_in(stream: &mut impl Stream, Credentials { user, password }: &Credentials) -> Result<(), ProxyFault> {
     let mut message = Zeroizing::new(vec![PASSWORD_VERSION]);
     for part in [user, password] {
         let length = u8::try_from(part.len()).map_err(|_| ProxyFault::LongCredentials)?;
@@ -136,12 +140,17 @@ fn request(target: &Target<'_>) -> Vec<u8> {
     request
 }
 
+async fn read_byte(stream: &mut impl Stream) -> Result<u8, ProxyFault> {
+    let [byte] = read(stream).await?;
+    Ok(byte)
+}
+
 /// The proxy's own address is not needed, but must be read before the target's first byte.
-async fn read_bound_address(stream: &mut TcpStream, kind: u8) -> Result<(), ProxyFault> {
+async fn read_bound_address(stream: &mut impl Stream, kind: u8) -> Result<(), ProxyFault> {
     let length = match kind {
         IPV4 => 4,
         IPV6 => 16,
-        NAME => usize::from(read::<1>(stream).await?[0]),
+        NAME => read_byte(stream).await?.into(),
         _ => return Err(INVALID_RESPONSE),
     };
     let mut address = [0; 255 + 2];
@@ -150,11 +159,11 @@ async fn read_bound_address(stream: &mut TcpStream, kind: u8) -> Result<(), Prox
     Ok(())
 }
 
-async fn send(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), ProxyFault> {
+async fn send(stream: &mut impl Stream, bytes: &[u8]) -> Result<(), ProxyFault> {
     stream.write_all(bytes).await.map_err(ProxyFault::Broken)
 }
 
-async fn read<const LENGTH: usize>(stream: &mut TcpStream) -> Result<[u8; LENGTH], ProxyFault> {
+async fn read<const LENGTH: usize>(stream: &mut impl Stream) -> Result<[u8; LENGTH], ProxyFault> {
     let mut bytes = [0; LENGTH];
     let read: io::Result<usize> = stream.read_exact(&mut bytes).await;
     read.map_err(ProxyFault::Broken)?;
@@ -163,7 +172,7 @@ async fn read<const LENGTH: usize>(stream: &mut TcpStream) -> Result<[u8; LENGTH
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 

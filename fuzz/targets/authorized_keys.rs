@@ -1,0 +1,3 @@
+#![no_main]
+
+bowline_fuzz::target!(bowline::fuzzing::authorized_keys, memory = 1 << 20);

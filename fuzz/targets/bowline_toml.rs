@@ -1,0 +1,3 @@
+#![no_main]
+
+bowline_fuzz::target!(bowline::fuzzing::bowline_toml, memory = 1 << 20);

@@ -1,0 +1,3 @@
+#![no_main]
+
+bowline_fuzz::target!(bowline_proto::fuzzing::frames, memory = 1 << 20);

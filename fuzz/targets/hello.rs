@@ -1,0 +1,3 @@
+#![no_main]
+
+bowline_fuzz::target!(bowline_proto::fuzzing::hello, memory = 1 << 20);

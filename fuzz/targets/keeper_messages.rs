@@ -1,0 +1,3 @@
+#![no_main]
+
+bowline_fuzz::target!(bowline::fuzzing::keeper_messages, memory = 1 << 20);

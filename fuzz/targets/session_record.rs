@@ -1,0 +1,3 @@
+#![no_main]
+
+bowline_fuzz::target!(bowline::fuzzing::session_record, memory = 1 << 20);

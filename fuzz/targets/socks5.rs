@@ -1,0 +1,3 @@
+#![no_main]
+
+bowline_fuzz::target!(bowline::fuzzing::socks5, memory = 1 << 20);
