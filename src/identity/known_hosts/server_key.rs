@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::super::opaque_key::ReadKey;
 use crate::identity::glob_matches;
+use crate::wire::{PeerText, Quoting};
 
 /// The DER before the 32 key bytes in the SPKI of an Ed25519 key (RFC 8410 section 4).
 const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -26,12 +27,12 @@ pub struct ServerKey {
 pub enum ServerKeyError {
     /// The blob cannot be decoded.
     #[error("not an SSH public key or certificate")]
-    Malformed(#[source] russh::keys::Error),
+    Malformed(#[source] Quoting<russh::keys::Error>),
     /// The type of the key is not supported.
     #[error("keys of type {algorithm} are not supported")]
     Unsupported {
         /// The name of the algorithm.
-        algorithm: String,
+        algorithm: PeerText,
     },
     /// The CA key of the certificate is itself a certificate.
     #[error("the certificate is signed by a certificate")]
@@ -51,10 +52,10 @@ impl ServerKey {
             ReadKey::Supported(key) => key,
             ReadKey::Opaque(key) => {
                 return Err(ServerKeyError::Unsupported {
-                    algorithm: key.name().to_owned(),
+                    algorithm: key.name().into(),
                 });
             }
-            ReadKey::Malformed(error) => return Err(ServerKeyError::Malformed(error)),
+            ReadKey::Malformed(error) => return Err(ServerKeyError::Malformed(error.into())),
         };
         let (key, certificate) = match key {
             KeyData::Certificate(certificate) => (certificate.public_key().clone(), Some(certificate)),
@@ -62,7 +63,7 @@ impl ServerKey {
         };
         match key.algorithm() {
             algorithm @ (Algorithm::Dsa | Algorithm::Other(_)) => Err(ServerKeyError::Unsupported {
-                algorithm: algorithm.to_string(),
+                algorithm: PeerText::new(algorithm),
             }),
             _ if matches!(
                 certificate.as_ref().map(|cert| cert.signature_key()),

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::identity::test_tools::{certify, keygen, opaque_blob, public_text, run};
+use crate::wire::ErrorChain;
 
 /// A folder with keys `a`, `b`, `c` and known_hosts files.
 struct Fixture {
@@ -514,6 +515,22 @@ fn hostile_blobs_are_refused_without_panic() {
     for end in 0..blob.len() {
         assert!(ServerKey::from_blob(&blob[..end]).is_err(), "{end}");
     }
+}
+
+#[test]
+fn an_error_about_a_blob_that_a_server_sent_is_escaped() {
+    let shown = |blob: &[u8]| ErrorChain(&ServerKey::from_blob(blob).unwrap_err()).to_string();
+    let malformed = shown(b"\0\0\0\x08\x1b[2Jssh-\0\0\0\0");
+    assert!(malformed.contains(r"\u{1b}[2Jssh-"), "{malformed}");
+    // ssh-key knows a certificate by the end of its type, and takes any character before it.
+    let fixture = Fixture::new();
+    let path = certify(&fixture.path("b"), &fixture.path("a"), &["-h", "-n", "h"]);
+    let blob = Certificate::read_file(&path).unwrap().to_bytes().unwrap();
+    assert_eq!(&blob[4..15], b"ssh-ed25519");
+    let mut unknown = blob;
+    unknown[5] = 0x1b;
+    let unsupported = shown(&unknown);
+    assert!(unsupported.contains(r"s\u{1b}h-ed25519"), "{unsupported}");
 }
 
 #[test]

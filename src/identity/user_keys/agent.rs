@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::SkipReason;
+use crate::wire::Quoting;
 
 /// Longest wait for an answer. The agent may ask the user for a PIN, a fingerprint or a
 /// confirmation, and ssh waits as long as sshd does: two minutes by its LoginGraceTime.
@@ -55,7 +56,7 @@ pub enum AgentAnswerError {
     },
     /// The signature cannot be decoded.
     #[error("not a signature")]
-    Signature(#[source] russh::keys::ssh_key::Error),
+    Signature(#[source] Quoting<russh::keys::ssh_key::Error>),
 }
 
 /// An agent, whether or not it is running.
@@ -103,7 +104,7 @@ impl Agent {
         let signature = take_string(&mut rest).filter(|_| rest.is_empty());
         let mut signature = signature.ok_or(SkipReason::AgentProtocol(AgentAnswerError::Malformed))?;
         let decoded = Signature::decode(&mut signature);
-        decoded.map_err(|error| SkipReason::AgentProtocol(AgentAnswerError::Signature(error)))
+        decoded.map_err(|error| SkipReason::AgentProtocol(AgentAnswerError::Signature(error.into())))
     }
 
     /// Sends `request`, and returns the fields of the answer if it has the expected type.
