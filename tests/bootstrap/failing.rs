@@ -67,7 +67,8 @@ fn a_home_that_runs_no_programs_is_named() {
         home: Some("noexec"),
         ..Special::default()
     });
-    server.expect_plain(&[], "noexec");
+    let said = server.expect_plain(&[], "noexec").err();
+    assert!(!said.contains("sending"), "nothing was sent: {said}");
     assert!(server.keepers().is_empty());
 }
 
@@ -121,7 +122,7 @@ fn a_login_that_is_allowed_from_certain_addresses_only_stays_plain() {
             let line = fs::read_to_string(&key).expect("written");
             fs::write(&key, format!("from=\"127.0.0.1\" {line}")).expect("the scratch folder");
         }
-        let named = "accepts your key only from certain addresses";
+        let named = "accepts your key from this machine but not from the server itself";
         let first = server.expect_plain(&[], named).err();
         assert!(first.contains(LOGS_IN), "{first}");
         let next = server.expect_plain(&[], named).err();

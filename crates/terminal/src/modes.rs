@@ -301,6 +301,19 @@ impl Modes {
         }
     }
 
+    fn set_ansi(&mut self, mode: u16, on: bool) {
+        match mode {
+            4 | 20 if on => {
+                self.ansi.insert(mode);
+            }
+            4 | 20 => {
+                self.ansi.remove(&mode);
+            }
+            CURSOR_MODE => self.clear_cursor = !on,
+            _ => self.unknown |= on,
+        }
+    }
+
     fn change(&mut self, mode: u16) {
         if ALTERNATE_SCREEN.contains(&mode) && self.is_alternate() {
             return;
@@ -564,15 +577,8 @@ impl Perform for Modes {
                 }
                 self.unknown = true;
             }
-            ([], 'h') => {
-                self.ansi.extend(values().filter(|mode| [4, 20].contains(mode)));
-                self.clear_cursor &= !values().any(|mode| mode == CURSOR_MODE);
-                self.unknown |= values().any(|mode| ![4, 20, CURSOR_MODE].contains(&mode));
-            }
-            ([], 'l') => values().for_each(|mode| {
-                self.ansi.remove(&mode);
-                self.clear_cursor |= mode == CURSOR_MODE;
-            }),
+            ([], 'h') => values().for_each(|mode| self.set_ansi(mode, true)),
+            ([], 'l') => values().for_each(|mode| self.set_ansi(mode, false)),
             ([b'>'], 'u') => {
                 let stack = self.keyboard();
                 stack.depth = (stack.depth + 1).min(MAX_KEYBOARD_STACK);

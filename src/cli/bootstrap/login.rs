@@ -208,11 +208,12 @@ impl Login {
         let _ = timeout(ANSWER_TIMEOUT, self.child.wait()).await;
     }
 
-    /// Has the script act, and waits for the result: the `ready` line of a server half that runs.
+    /// Has the script act, and waits for the result: the `ready` line of a server half that runs. `sending` is told the
+    /// size of the program when the script asks for it.
     ///
     /// # Errors
     /// What went wrong there.
-    pub(super) async fn answer(&mut self, answer: &Answer) -> Result<String, BootstrapError> {
+    pub(super) async fn answer(&mut self, answer: &Answer, sending: impl Fn(u64)) -> Result<String, BootstrapError> {
         let program = match answer {
             Answer::Install => Some(Program::own().map_err(BootstrapError::Ssh)?),
             _ => None,
@@ -234,6 +235,7 @@ impl Login {
             match word {
                 "send" => {
                     if let (Some(program), Some(stdin)) = (&program, stdin.take()) {
+                        sending(program.length);
                         program.send(stdin).await;
                     }
                 }
@@ -361,11 +363,6 @@ impl Answers {
             }
         }
     }
-}
-
-/// The size of this program in bytes.
-pub(super) fn program_size() -> io::Result<u64> {
-    Ok(std::fs::metadata(own_file()?)?.len())
 }
 
 /// Not by its path: the file there may have been replaced since.

@@ -72,8 +72,8 @@ pub(super) enum BootstrapError {
     EndsAtLogout(PeerText),
     /// The server half connects to sshd from the server itself.
     #[error(
-        "sshd there accepts your key only from certain addresses (from= in authorized_keys, or AllowUsers), and a \
-         server half connects to it from the server itself"
+        "sshd there accepts your key from this machine but not from the server itself, where a server half connects from \
+         (is there a from= in authorized_keys, or an address in AllowUsers?)"
     )]
     AddressRules,
     /// The user said no, now or earlier.
@@ -189,11 +189,11 @@ impl Bootstrap<'_> {
             login.quit().await;
             return Err(BootstrapError::Declined);
         }
-        if matches!(answer, Answer::Install) {
-            let size = login::program_size().map_or(0, |bytes| bytes.div_ceil(1_000_000));
+        let sending = |bytes: u64| {
+            let size = bytes.div_ceil(1_000_000);
             (self.notice)(&format!("sending bowline {VERSION} ({size} MB) to {host}"));
-        }
-        let ready = login.answer(&answer).await?;
+        };
+        let ready = login.answer(&answer, sending).await?;
         Running::of_ready_line(&ready).ok_or_else(|| BootstrapError::Start(PeerText::new(ready)))
     }
 }
@@ -211,7 +211,7 @@ pub(super) async fn uninstall(arguments: &[OsString], user: &str, folder: &Recor
     };
     let mut login = Login::start(arguments, &question).map_err(BootstrapError::Ssh)?;
     login.findings().await?;
-    login.answer(&Answer::Uninstall).await?;
+    login.answer(&Answer::Uninstall, |_| ()).await?;
     folder.remove().map_err(BootstrapError::Record)
 }
 
