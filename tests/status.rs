@@ -6,6 +6,7 @@ mod support;
 #[path = "status/watch.rs"]
 mod watch;
 
+use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -262,7 +263,11 @@ fn a_process_that_is_stopped_or_dead_holds_nobody_up() {
         let began = now();
         let told = status(folder);
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-        kill_process(stopped, Signal::CONT).expect("our own process");
+        match kill_process(stopped, Signal::CONT) {
+            // The keeper was faster, see below.
+            Err(Errno::SRCH) if stopped != proxy => {}
+            other => other.expect("our own process"),
+        }
         let silent = told["silent"].as_array().expect("a list");
         if silent.is_empty() && stopped != proxy {
             // The keeper kills a worker that hangs after about the time that `status` waits for an answer.
